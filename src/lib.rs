@@ -1,1 +1,7 @@
 //! hull: an OCI container runtime. A bundle is compiled into a plan; a wall carries it out.
+
+pub mod error;
+pub mod spec;
+pub mod sys;
+
+pub use error::{Context, Error, Result};
