@@ -1,0 +1,111 @@
+//! Runs one bundle under runc and under the runtime, and compares what a program sees from the inside.
+
+use super::bundle::Bundle;
+use super::{runtime, users};
+use std::path::PathBuf;
+
+/// What the program reports, section by section. Numbers that differ from run to run are taken out by `normalised`.
+const PROBE: &str = r#"
+echo "[status]"; grep -E '^(Uid|Gid|Groups|NStgid|NSpid|NSpgid|NSsid|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|SigIgn|SigQ_|Threads|Speculation|Cpus_allowed_list|Mems_allowed_list|CoreDumping|THP)' /proc/self/status
+echo "[mounts]"; cat /proc/self/mountinfo
+echo "[cgroup]"; cat /proc/self/cgroup
+echo "[fds]"; ls /proc/self/fd | grep -vx 3
+echo "[environment]"; env | sort
+echo "[limits]"; cat /proc/self/limits
+echo "[oom]"; cat /proc/self/oom_score_adj
+echo "[sched]"; ls /proc/self/timerslack_ns
+echo "[dev]"; ls -lan /dev | sed -E 's/ (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) .*[0-9:]{4,5} / /'
+echo "[cwd]"; pwd; hostname
+echo "[namespaces]"; ls /proc/self/ns | sort
+echo "[personality]"; cat /proc/self/personality
+echo "[maps]"; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups
+echo "[session]"; awk '{print $5 == $6, $7}' /proc/1/stat
+"#;
+
+/// Asserts that the program inside sees the same under runc as under the runtime. Skips where runc is not installed.
+#[track_caller]
+pub fn with_runc(bundle: &mut Bundle) {
+    let Some(runc) = users::runc() else {
+        skip!("runc is not installed, there is nothing to compare with")
+    };
+    bundle.args(&["/bin/sh", "-c", PROBE]);
+    let theirs = view(bundle, runc);
+    let ours = view(bundle, runtime::path());
+    let different = difference(&theirs, &ours);
+    assert!(
+        different.is_empty(),
+        "runc's view (-) and ours (+):\n{}",
+        different.join("\n")
+    );
+}
+
+#[track_caller]
+fn view(bundle: &Bundle, program: PathBuf) -> Vec<String> {
+    let mut one = Bundle {
+        spec: bundle.spec.clone(),
+        dir: bundle.dir.clone(),
+        id: bundle.id.clone(),
+        runtime: bundle.runtime.clone(),
+        cgroup: bundle.cgroup.clone(),
+    };
+    one.runtime.program = program;
+    normalised(&one.run().success().stdout)
+}
+
+fn normalised(text: &str) -> Vec<String> {
+    let mut section = "";
+    let mut lines = vec![];
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let line = if section == "[mounts]" && !line.starts_with('[') {
+            mount_line(line)
+        } else {
+            line.to_owned()
+        };
+        lines.push(format!("{section} {line}"));
+    }
+    lines
+}
+
+/// A line of mountinfo without its ids, its device number and peer groups; what is mounted, where, and with which options stays.
+fn mount_line(line: &str) -> String {
+    let fields: Vec<&str> = line.split(' ').collect();
+    let dash = fields
+        .iter()
+        .position(|f| *f == "-")
+        .unwrap_or(fields.len());
+    let tags = fields[6..dash]
+        .iter()
+        .map(|t| t.split(':').next().unwrap_or(t))
+        .collect::<Vec<_>>();
+    format!(
+        "{} {} {} {} - {}",
+        fields[3],
+        fields[4],
+        fields[5],
+        tags.join(" "),
+        fields[dash + 1..].join(" ")
+    )
+}
+
+/// The lines that only one of two texts has, marked with its side.
+fn difference(a: &[String], b: &[String]) -> Vec<String> {
+    let without = |x: &[String], y: &[String]| {
+        let mut rest = y.to_vec();
+        x.iter()
+            .filter(|l| {
+                rest.iter()
+                    .position(|r| r == *l)
+                    .map(|i| rest.remove(i))
+                    .is_none()
+            })
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let minus = without(a, b).into_iter().map(|l| format!("- {l}"));
+    minus
+        .chain(without(b, a).into_iter().map(|l| format!("+ {l}")))
+        .collect()
+}

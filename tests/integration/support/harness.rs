@@ -1,0 +1,254 @@
+//! Runs each test in a process of its own, so that a test may change its namespaces and its user, a hang is ended, and whatever is left
+//! behind (a mount, a cgroup, a process, a state directory) is laid at the door of the test that left it.
+
+use super::{fixture, leaks};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// A test: its name with its module's, and what it does. It fails by a panic.
+#[derive(Clone, Copy)]
+pub struct Test {
+    /// `integration::module::function`
+    pub name: &'static str,
+    /// The test itself.
+    pub run: fn(),
+}
+
+impl Test {
+    fn short(&self) -> &'static str {
+        self.name
+            .split_once("::")
+            .map_or(self.name, |(_, rest)| rest)
+    }
+}
+
+/// The longest that one test may take before it is ended as hung.
+const LIMIT: Duration = Duration::from_secs(240);
+
+struct Skip(String);
+
+/// Ends the test as skipped.
+pub fn skip(reason: String) -> ! {
+    std::panic::panic_any(Skip(reason))
+}
+
+struct Options {
+    filters: Vec<String>,
+    skips: Vec<String>,
+    jobs: usize,
+    list: bool,
+    nocapture: bool,
+    child: Option<String>,
+}
+
+fn options() -> Options {
+    let mut o = Options {
+        filters: vec![],
+        skips: vec![],
+        jobs: 3,
+        list: false,
+        nocapture: false,
+        child: None,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--list" => o.list = true,
+            "--nocapture" => o.nocapture = true,
+            "--skip" => o.skips.extend(args.next()),
+            "--jobs" | "--test-threads" => {
+                o.jobs = args
+                    .next()
+                    .and_then(|n| n.parse().ok())
+                    .expect("--jobs needs a number")
+            }
+            "--child" => o.child = args.next(),
+            flag if flag.starts_with('-') => {}
+            _ => o.filters.push(arg),
+        }
+    }
+    o
+}
+
+/// The suite's entry point.
+pub fn main(modules: &[&[Test]]) -> ExitCode {
+    let o = options();
+    let all = modules.iter().flat_map(|m| m.iter().copied());
+    if let Some(name) = &o.child {
+        let test = all
+            .into_iter()
+            .find(|t| t.short() == name)
+            .expect("no such test");
+        return child(test);
+    }
+    let chosen: VecDeque<Test> = all
+        .filter(|t| {
+            o.filters.is_empty() || o.filters.iter().any(|f| t.short().contains(f.as_str()))
+        })
+        .filter(|t| !o.skips.iter().any(|s| t.short().contains(s.as_str())))
+        .collect();
+    if o.list {
+        chosen.iter().for_each(|t| println!("{}", t.short()));
+        return ExitCode::SUCCESS;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("the suite needs root: it makes cgroups, namespaces and ordinary users");
+        return ExitCode::FAILURE;
+    }
+    parent(chosen, &o)
+}
+
+/// In the test's own process: run the test, and say by the exit status how it ended.
+fn child(test: Test) -> ExitCode {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .expect("cannot become a subreaper");
+    super::runtime::prepare_view();
+    super::runtime::start_reaper();
+    let old = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.payload().downcast_ref::<Skip>().is_none() {
+            old(info);
+        }
+    }));
+    match std::panic::catch_unwind(test.run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(payload) => match payload.downcast_ref::<Skip>() {
+            Some(Skip(reason)) => {
+                println!("SKIP {reason}");
+                ExitCode::from(77)
+            }
+            None => ExitCode::from(101),
+        },
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<&'static str>,
+    skipped: usize,
+}
+
+fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .expect("cannot become a subreaper");
+    let scratch = fixture::make_suite_scratch();
+    let before = leaks::Machine::now();
+    let (queue, tally) = (Mutex::new(chosen), Mutex::new(Tally::default()));
+    std::thread::scope(|s| {
+        for _ in 0..o.jobs {
+            s.spawn(|| {
+                while let Some(test) = { queue.lock().unwrap().pop_front() } {
+                    one(test, &scratch, o.nocapture, &tally);
+                }
+            });
+        }
+    });
+    let mut t = tally.into_inner().unwrap();
+    std::fs::remove_dir_all(&scratch).ok();
+    let left = before.left_since();
+    if left.is_empty() {
+        println!("PASS nothing_left_behind");
+        t.passed += 1;
+    } else {
+        println!("FAIL nothing_left_behind\n  {}", left.join("\n  "));
+        t.failed.push("nothing_left_behind");
+    }
+    if !t.failed.is_empty() {
+        println!("\nfailed:\n  {}", t.failed.join("\n  "));
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        t.passed,
+        t.failed.len(),
+        t.skipped
+    );
+    if t.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
+    let log_path = scratch.join(format!("{}.log", test.short().replace("::", ".")));
+    let log = File::create(&log_path).expect("cannot make the test's log");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--child", test.short()])
+        .env("HULL_TEST_SCRATCH", scratch)
+        .stdin(Stdio::null())
+        .process_group(0);
+    if !nocapture {
+        command.env("RUST_BACKTRACE", "0");
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+    }
+    let mut process = leaks::spawn(&mut command).expect("cannot start the test's process");
+    let pid = process.id();
+    let hung = !wait_within(&mut process, LIMIT);
+    let code = process.wait().expect("cannot wait for the test").code();
+    leaks::OWN.lock().unwrap().remove(&pid.cast_signed());
+    let left = leaks::after_test(pid, &scratch.join(pid.to_string()));
+    let said = std::fs::read_to_string(&log_path).unwrap_or_default();
+    let mut t = tally.lock().unwrap();
+    match (hung, code, left.is_empty()) {
+        (false, Some(0), true) => {
+            t.passed += 1;
+            println!("PASS {}", test.short());
+        }
+        (false, Some(77), true) => {
+            t.skipped += 1;
+            let reason = said
+                .lines()
+                .rev()
+                .find_map(|l| l.strip_prefix("SKIP "))
+                .unwrap_or("no reason given");
+            println!("SKIP {} ({reason})", test.short());
+        }
+        _ => {
+            t.failed.push(test.short());
+            println!("FAIL {}{}", test.short(), if hung { " (hung)" } else { "" });
+            said.lines()
+                .filter(|l| !l.starts_with("note: "))
+                .for_each(|l| println!("  {l}"));
+            left.iter().for_each(|l| println!("  left behind: {l}"));
+        }
+    }
+}
+
+/// Waits for a child's end; kills it, through a descriptor that cannot mean another process, when the time is over. False if killed.
+pub fn wait_within(process: &mut Child, limit: Duration) -> bool {
+    let pid = Pid::from_child(process);
+    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return true;
+    };
+    if readable_within(&fd, limit) {
+        return true;
+    }
+    pidfd_send_signal(&fd, Signal::KILL).ok();
+    false
+}
+
+/// Whether a descriptor becomes readable (or its other side goes away) in the time given.
+pub fn readable_within(fd: &impl std::os::fd::AsFd, limit: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let until = std::time::Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        let time = Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&time)) {
+            Ok(n) => return n > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => panic!("poll: {e}"),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a test, and the suite as a whole, left on the machine.
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// The state of the machine that containers could change, as lines to compare.
+pub struct Machine(BTreeSet<String>);
+
+impl Machine {
+    /// Reads mounts, cgroups, network namespaces, links and firewall rules.
+    pub fn now() -> Self {
+        let mut lines = BTreeSet::new();
+        for l in mounts() {
+            lines.insert(format!("mount {l}"));
+        }
+        for d in cgroups("hull-test-") {
+            lines.insert(format!("cgroup {}", d.display()));
+        }
+        for n in std::fs::read_dir("/run/netns")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            lines.insert(format!("network namespace {}", n.file_name().display()));
+        }
+        for n in std::fs::read_dir("/sys/class/net")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            lines.insert(format!("link {}", n.file_name().display()));
+        }
+        if let Ok(out) = Command::new("nft").args(["list", "ruleset"]).output() {
+            let rules = String::from_utf8_lossy(&out.stdout).into_owned();
+            lines.extend(
+                rules
+                    .lines()
+                    .filter(|l| l.starts_with("table"))
+                    .map(|l| format!("nft {l}")),
+            );
+        }
+        Self(lines)
+    }
+
+    /// What is on the machine now and was not then, together with processes that came to the suite as orphans. The machine's other
+    /// users are not the suite's business: only what carries the suite's own names counts for mounts and cgroups.
+    pub fn left_since(&self) -> Vec<String> {
+        let own = |l: &&String| {
+            let shared = l.starts_with("mount ") || l.starts_with("cgroup ");
+            !shared || l.contains(&format!("hull-test-{}", std::process::id()))
+        };
+        let mut left: Vec<String> = Self::now()
+            .0
+            .difference(&self.0)
+            .filter(own)
+            .cloned()
+            .collect();
+        left.extend(end_orphans(|_| true));
+        left
+    }
+}
+
+fn mounts() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines()
+        .filter_map(|l| l.split(' ').nth(4).map(str::to_owned))
+        .collect()
+}
+
+/// The cgroup directories of every hierarchy whose own name starts with `prefix`, children before their parents.
+pub fn cgroups(prefix: &str) -> Vec<PathBuf> {
+    let mut found = vec![];
+    let mut hierarchies = vec![PathBuf::from("/sys/fs/cgroup")];
+    hierarchies.extend(
+        std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|d| d.path()),
+    );
+    for h in hierarchies.iter().filter(|h| h.is_dir()) {
+        for d in std::fs::read_dir(h).into_iter().flatten().flatten() {
+            if d.file_name().to_string_lossy().starts_with(prefix) {
+                below(&d.path(), &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn below(dir: &Path, found: &mut Vec<PathBuf>) {
+    for d in std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|d| d.path().is_dir())
+    {
+        below(&d.path(), found);
+    }
+    found.push(dir.to_owned());
+}
+
+/// What the test with this pid left behind; all of it is then cleared away, so that one leak is one failure.
+pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
+    let mut left = end_orphans(|environ| environ.contains(&scratch.display().to_string()));
+    for d in cgroups(&format!("hull-test-{pid}-")) {
+        left.push(format!("cgroup {}", d.display()));
+        for task in std::fs::read_to_string(d.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            end(task.parse().unwrap_or(0));
+        }
+        remove_cgroup(&d);
+    }
+    for m in mounts()
+        .into_iter()
+        .rev()
+        .filter(|m| Path::new(m).starts_with(scratch))
+    {
+        rustix::mount::unmount(&m, rustix::mount::UnmountFlags::DETACH).ok();
+        left.push(format!("mount {m}"));
+    }
+    for state in std::fs::read_dir(scratch).into_iter().flatten().flatten() {
+        for id in std::fs::read_dir(state.path().join("state"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            left.push(format!("state {}", id.path().display()));
+        }
+    }
+    if scratch.exists() && std::fs::remove_dir_all(scratch).is_err() {
+        left.push(format!("files below {}", scratch.display()));
+    }
+    left
+}
+
+fn remove_cgroup(dir: &Path) {
+    let until = Instant::now() + Duration::from_secs(5);
+    while std::fs::remove_dir(dir).is_err() && dir.exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The children that this process started itself and waits for itself. Locked while one is started, so that none is taken for an orphan.
+pub static OWN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Starts a child that this process waits for itself.
+pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let mut own = OWN.lock().unwrap();
+    let child = command.spawn()?;
+    own.insert(child.id().cast_signed());
+    Ok(child)
+}
+
+/// Reaps the orphans that have ended.
+pub fn reap_orphans() {
+    let own = OWN.lock().unwrap();
+    children()
+        .into_iter()
+        .filter(|pid| !own.contains(pid) && is_zombie(*pid))
+        .for_each(reap);
+}
+
+/// The processes whose parent this process is, whether it started them or they came to it as orphans.
+pub fn children() -> Vec<i32> {
+    let mut all = vec![];
+    for task in std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(
+            text.split_whitespace()
+                .filter_map(|p| p.parse::<i32>().ok()),
+        );
+    }
+    all
+}
+
+/// Whether a process has ended and waits for its parent to ask for its status.
+pub fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('Z'))
+}
+
+/// Reaps the orphans that came to this process and ended, and ends those that live on; these are named. Which are meant, `ours` says
+/// from their environment and working directory.
+fn end_orphans(ours: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut left = vec![];
+    let own = OWN.lock().unwrap();
+    for pid in children().into_iter().filter(|pid| !own.contains(pid)) {
+        if is_zombie(pid) {
+            reap(pid);
+            continue;
+        }
+        if !ours(&traces(pid)) {
+            continue;
+        }
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        left.push(format!(
+            "process {pid}: {}",
+            String::from_utf8_lossy(&line).replace('\0', " ")
+        ));
+        end(pid);
+        reap(pid);
+    }
+    left
+}
+
+fn traces(pid: i32) -> String {
+    let of = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let group = rustix::process::getpgid(Pid::from_raw(pid)).map_or(0, Pid::as_raw_pid);
+    format!(
+        "{} {} {group}",
+        String::from_utf8_lossy(&of("environ")),
+        String::from_utf8_lossy(&of("mountinfo"))
+    )
+}
+
+fn end(pid: i32) {
+    if let Some(Ok(fd)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) {
+        pidfd_send_signal(&fd, Signal::KILL).ok();
+        super::harness::readable_within(&fd, Duration::from_secs(5));
+    }
+}
+
+fn reap(pid: i32) {
+    if let Some(p) = Pid::from_raw(pid) {
+        waitpid(Some(p), WaitOptions::NOHANG).ok();
+    }
+}

@@ -1,0 +1,100 @@
+//! The four kinds of user namespace, each compared with runc on the same bundle.
+
+use crate::support::users::{self, Holder};
+use crate::support::{Bundle, compare};
+use serde_json::json;
+
+tests![
+    root_without_user_namespace_sees_what_runc_shows,
+    new_user_namespace_shows_what_runc_shows,
+    joined_user_namespace_shows_what_runc_shows,
+    ordinary_user_sees_what_runc_shows,
+    new_user_namespace_maps_ids,
+    joined_user_namespace_is_the_one_named,
+    ordinary_user_is_root_inside,
+    ordinary_user_execs_into_the_container,
+    namespaces_are_owned_by_the_new_user_namespace,
+];
+
+fn root_without_user_namespace_sees_what_runc_shows() {
+    compare::with_runc(&mut Bundle::new());
+}
+
+fn new_user_namespace_shows_what_runc_shows() {
+    compare::with_runc(&mut Bundle::with_user_namespace());
+}
+
+fn joined_user_namespace_shows_what_runc_shows() {
+    let holder = Holder::with_user_namespace(&[]);
+    let mut b = Bundle::new();
+    b.join("user", holder.path("user")).map_ids();
+    compare::with_runc(&mut b);
+}
+
+fn ordinary_user_sees_what_runc_shows() {
+    compare::with_runc(&mut Bundle::of_ordinary_user());
+}
+
+fn new_user_namespace_maps_ids() {
+    let mut b = Bundle::with_user_namespace();
+    b.args(&["sleep", "1000"])
+        .set("/process/user", json!({ "uid": 7, "gid": 8 }));
+    let c = b.started();
+    assert_eq!(
+        c.status_line("Uid").split_whitespace().next(),
+        Some("200007")
+    );
+    assert_eq!(
+        c.status_line("Gid").split_whitespace().next(),
+        Some("200008")
+    );
+    assert_eq!(c.exec(&["id", "-u"]).success().stdout.trim(), "7");
+    let map = c.exec(&["cat", "/proc/self/uid_map"]).success().stdout;
+    assert_eq!(
+        map.split_whitespace().collect::<Vec<_>>(),
+        ["0", "200000", "65536"]
+    );
+}
+
+fn joined_user_namespace_is_the_one_named() {
+    let holder = Holder::with_user_namespace(&[]);
+    let mut b = Bundle::sleeper();
+    b.join("user", holder.path("user")).map_ids();
+    let c = b.started();
+    let inside = std::fs::read_link(format!("/proc/{}/ns/user", c.pid())).unwrap();
+    assert_eq!(inside.display().to_string(), holder.identity("user"));
+    let exec = c.exec(&["readlink", "/proc/self/ns/user"]).success().stdout;
+    assert_eq!(exec.trim(), holder.identity("user"));
+}
+
+fn ordinary_user_is_root_inside() {
+    let mut b = Bundle::of_ordinary_user();
+    assert_eq!(
+        b.output_of("id -u; cat /proc/self/setgroups; echo $$"),
+        "0\ndeny\n1"
+    );
+}
+
+fn ordinary_user_execs_into_the_container() {
+    let mut b = Bundle::of_ordinary_user();
+    b.args(&["sleep", "1000"]);
+    let c = b.started();
+    assert_eq!(
+        c.status_line("Uid").split_whitespace().next(),
+        Some(users::ORDINARY.to_string().as_str())
+    );
+    assert_eq!(c.exec(&["id", "-u"]).success().stdout.trim(), "0");
+    assert_eq!(c.exec(&["hostname"]).success().stdout.trim(), "box");
+}
+
+/// A namespace made before the user namespace would belong to the host: its root could not set the host's name in it.
+fn namespaces_are_owned_by_the_new_user_namespace() {
+    let mut b = Bundle::with_user_namespace();
+    b.add_caps(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]);
+    assert_eq!(
+        b.output_of(
+            "hostname other && hostname && ip link set lo up && cat /sys/class/net/lo/carrier"
+        ),
+        "other\n1"
+    );
+}
