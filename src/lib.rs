@@ -1,6 +1,7 @@
 //! hull: an OCI container runtime. A bundle is compiled into a plan; a wall carries it out.
 
 pub mod error;
+pub mod security;
 pub mod spec;
 pub mod sys;
 

@@ -228,12 +228,12 @@ config! {
     }
     /// set_mempolicy(2).
     MemoryPolicy { mode: Option<MemoryPolicyModeType>, nodes: Option<String>, flags: Vec<MemoryPolicyFlagType> }
-    /// config-linux.md, Seccomp.
+    /// config-linux.md, Seccomp. Absent `flags` and an empty list differ: see `security::seccomp`.
     Seccomp {
         default_action: Option<LinuxSeccompAction>,
         default_errno_ret: Option<u32>,
         architectures: Vec<Arch>,
-        flags: Vec<String>,
+        flags: Option<Vec<String>>,
         listener_path: Option<String>,
         listener_metadata: Option<String>,
         syscalls: Vec<Syscall>,

@@ -1,0 +1,227 @@
+//! The five capability sets (config.md, `capabilities`): names to masks, and whether the kernel will grant them.
+//!
+//! A name counts only as the spec writes it, `CAP_` and upper case; any other is unknown, is warned of and skipped. Asking for what
+//! hull itself does not have:
+//!
+//! | set | what happens |
+//! |---|---|
+//! | bounding | the capability stays out of the set: it can only shrink |
+//! | permitted | an error, as capset(2) gives it |
+//! | effective outside permitted, inheritable outside bounding | an error, likewise |
+//! | ambient outside permitted and inheritable | a warning, and the capability is left out |
+#![forbid(unsafe_code)]
+
+use crate::spec::config::Capabilities;
+use crate::{Context, Error, Result};
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
+use std::str::FromStr;
+
+/// The sets as bits, bit n being capability number n of linux/capability.h.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // named as in capabilities(7)
+pub struct Masks {
+    pub bounding: u64,
+    pub effective: u64,
+    pub inheritable: u64,
+    pub permitted: u64,
+    pub ambient: u64,
+}
+
+/// The masks of the sets that a config asks for, and a warning for what of it was left out. An absent section is five empty sets.
+///
+/// `last` is the kernel's last capability, of [`last_cap`].
+pub fn masks(sets: &Capabilities, last: u8) -> (Masks, Vec<String>) {
+    let Capabilities { bounding, effective, inheritable, permitted, ambient } = sets;
+    let mut unknown: Vec<&str> = Vec::new();
+    let mut mask = |names| mask(names, last, &mut unknown);
+    let mut masks = Masks {
+        bounding: mask(bounding),
+        effective: mask(effective),
+        inheritable: mask(inheritable),
+        permitted: mask(permitted),
+        ambient: mask(ambient),
+    };
+    unknown.sort_unstable();
+    unknown.dedup();
+    let mut warnings = Vec::new();
+    if !unknown.is_empty() {
+        warnings.push(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+    }
+    let raisable = masks.permitted & masks.inheritable;
+    for name in names(masks.ambient & !raisable) {
+        warnings.push(format!("can't raise ambient capability {name}: it is not both permitted and inheritable"));
+    }
+    masks.ambient &= raisable;
+    (masks, warnings)
+}
+
+/// The bits of the known names; the others are put with the unknown.
+fn mask<'a>(names: &'a [String], last: u8, unknown: &mut Vec<&'a str>) -> u64 {
+    let mut bits = 0;
+    for name in names {
+        match number(name) {
+            Some(number) if number <= last => bits |= 1 << number,
+            _ => unknown.push(name),
+        }
+    }
+    bits
+}
+
+impl Masks {
+    /// Whether a process whose permitted set is `held` may take on these sets, after its bounding set has shrunk to the one here.
+    /// In a new user namespace a process holds every capability.
+    ///
+    /// # Errors
+    /// EPERM, naming the capabilities that stand in the way.
+    pub fn check(&self, held: u64) -> Result<()> {
+        let refused = [
+            (self.permitted & !held, "hull itself does not hold"),
+            (self.effective & !self.permitted, "effective and not permitted:"),
+            (self.inheritable & !self.bounding, "inheritable and not bounding:"),
+        ];
+        match refused.into_iter().find(|(mask, _)| *mask != 0) {
+            Some((mask, why)) => {
+                let object = format!("caps ({why} {})", names(mask).join(" "));
+                Err(Error::sys("unable to apply", object, Errno::EPERM))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The number of a capability written as in the spec.
+pub fn number(name: &str) -> Option<u8> {
+    Capability::from_str(name).ok().map(|capability| capability.index())
+}
+
+/// The capabilities that a person names: `net_admin`, `NET_ADMIN`, `cap_net_admin`, or `all` for every one up to `last`.
+pub fn from_person(name: &str, last: u8) -> Option<u64> {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" {
+        return Some(all(last));
+    }
+    let number = number(&upper).or_else(|| number(&format!("CAP_{upper}")))?;
+    (number <= last).then_some(1 << number)
+}
+
+/// Every capability up to `last`.
+pub fn all(last: u8) -> u64 {
+    u64::MAX >> (63 - last.min(63))
+}
+
+/// The names of a mask's bits, in the order of their numbers; a bit without a name is `CAP_41` and so on.
+pub fn names(mask: u64) -> Vec<String> {
+    let known = caps::all();
+    let name = |number: u8| known.iter().find(|capability| capability.index() == number).map(ToString::to_string);
+    (0..64).filter(|bit| mask & (1 << bit) != 0).map(|bit| name(bit).unwrap_or_else(|| format!("CAP_{bit}"))).collect()
+}
+
+/// The number of the kernel's last capability (40 since Linux 5.9).
+///
+/// # Errors
+/// Without procfs, or where it holds no number.
+pub fn last_cap() -> Result<u8> {
+    const PATH: &str = "/proc/sys/kernel/cap_last_cap";
+    let text = std::fs::read_to_string(PATH).on("read", PATH)?;
+    text.trim().parse().map_err(|_| Error::new(format!("read {PATH}: not a capability number: {text:?}")))
+}
+
+/// The calling thread's permitted set.
+///
+/// # Errors
+/// None that the kernel gives.
+pub fn held() -> Result<u64> {
+    let set = caps::read(None, CapSet::Permitted).map_err(|e| Error::new(format!("read own capabilities: {e}")))?;
+    Ok(set.into_iter().fold(0, |mask, capability| mask | 1 << capability.index()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILL: u64 = 1 << 5;
+    const CHOWN: u64 = 1;
+
+    fn list(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn names_are_the_kernels_numbers() {
+        // linux/capability.h
+        for (name, expected) in [("CAP_CHOWN", 0), ("CAP_KILL", 5), ("CAP_SYS_ADMIN", 21), ("CAP_MAC_OVERRIDE", 32), ("CAP_CHECKPOINT_RESTORE", 40)] {
+            assert_eq!(number(name), Some(expected));
+        }
+        assert_eq!(names(all(40)).len(), 41);
+        assert_eq!(names(1 << 41 | 1), ["CAP_CHOWN", "CAP_41"]);
+        assert_eq!(all(63), u64::MAX);
+        assert_eq!(all(40), (1 << 41) - 1);
+    }
+
+    #[test]
+    fn unknown_unprefixed_lower_case_and_newer_names_are_warned_of() {
+        let sets = Capabilities {
+            bounding: list(&["CAP_KILL", "CAP_FOO", "CAP_BPF"]),
+            permitted: list(&["KILL", "CAP_FOO"]),
+            effective: list(&["cap_kill"]),
+            ..Capabilities::default()
+        };
+        let (masks, warnings) = masks(&sets, 38);
+        assert_eq!(masks, Masks { bounding: KILL, ..Masks::default() });
+        assert_eq!(warnings, ["ignoring unknown or unavailable capabilities: [CAP_BPF CAP_FOO KILL cap_kill]"]);
+    }
+
+    #[test]
+    fn inheritable_is_empty_unless_asked_for() {
+        let sets = Capabilities { bounding: list(&["CAP_KILL"]), effective: list(&["CAP_KILL"]), permitted: list(&["CAP_KILL"]), ..Capabilities::default() };
+        let (masks, warnings) = masks(&sets, 40);
+        assert_eq!(masks, Masks { bounding: KILL, effective: KILL, permitted: KILL, inheritable: 0, ambient: 0 });
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn ambient_needs_permitted_and_inheritable() {
+        let mut sets = Capabilities { permitted: list(&["CAP_KILL"]), ambient: list(&["CAP_KILL"]), ..Capabilities::default() };
+        let (without, warnings) = masks(&sets, 40);
+        assert_eq!(without.ambient, 0);
+        assert_eq!(warnings, ["can't raise ambient capability CAP_KILL: it is not both permitted and inheritable"]);
+        sets.inheritable = list(&["CAP_KILL"]);
+        let (with, warnings) = masks(&sets, 40);
+        assert_eq!(with.ambient, KILL);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn what_capset_would_refuse_is_refused_by_name() {
+        let fine = Masks { bounding: KILL | CHOWN, permitted: KILL, effective: KILL, inheritable: CHOWN, ambient: 0 };
+        assert!(fine.check(KILL).is_ok());
+        for (masks, held, words) in [
+            (fine, CHOWN, "unable to apply caps (hull itself does not hold CAP_KILL): operation not permitted"),
+            (Masks { effective: KILL | CHOWN, ..fine }, u64::MAX, "unable to apply caps (effective and not permitted: CAP_CHOWN): operation not permitted"),
+            (Masks { bounding: KILL, ..fine }, u64::MAX, "unable to apply caps (inheritable and not bounding: CAP_CHOWN): operation not permitted"),
+        ] {
+            let error = masks.check(held).unwrap_err();
+            assert_eq!(error.to_string(), words);
+            assert_eq!(error.errno(), Some(Errno::EPERM));
+        }
+    }
+
+    #[test]
+    fn people_may_name_them_as_they_like() {
+        for name in ["kill", "KILL", "cap_kill", "CAP_KILL", "Cap_Kill"] {
+            assert_eq!(from_person(name, 40), Some(KILL));
+        }
+        assert_eq!(from_person("all", 40), Some(all(40)));
+        assert_eq!(from_person("bpf", 38), None);
+        assert_eq!(from_person("", 40), None);
+    }
+
+    #[test]
+    fn the_own_sets_are_what_procfs_says() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap();
+        assert_eq!(held().unwrap(), u64::from_str_radix(line.trim(), 16).unwrap() & all(40));
+        assert!((36..64).contains(&last_cap().unwrap()));
+    }
+}

@@ -1,0 +1,6 @@
+//! What a process may do: its seccomp filter, capabilities, LSM labels, limits and scheduling. Everything here is computed before the
+//! clone; the child only loads bytes and masks.
+
+pub mod caps;
+pub mod rlimits;
+pub mod seccomp;
