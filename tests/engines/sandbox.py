@@ -1,0 +1,127 @@
+#!/usr/bin/python3
+"""Process 1 of a sandbox: one engine with one runtime, all its drills, the results as JSON.
+
+`run` starts it with `unshare` in new mount, network, pid, uts and ipc namespaces. /etc, /var/lib, /tmp and /var/tmp
+get a throw-away overlay, /run is an empty tmpfs. Whatever the engine does to links, mounts, processes and files is
+gone when this process ends; only cgroups outlive it, and `run` removes those.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+
+from drill import Skip, normalised
+from session import Session
+
+WORK = "/run/work"
+OVERLAID = ["/etc", "/var/lib", "/tmp", "/var/tmp"]
+
+
+def mount(*arguments):
+    """Mount by the mount program, whose errors are readable."""
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def isolate(work, v1_only):
+    """Make this mount and network namespace the drills' own; the folder `work` stays shared with the driver."""
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    for folder in ["/run/lock", "/run/t", "/run/netns", "/run/overlays", WORK]:
+        os.makedirs(folder)
+    mount("--bind", work, WORK)
+    for at in OVERLAID:
+        upper, scratch = (f"/run/overlays/{at[1:].replace('/', '-')}-{part}" for part in ("upper", "work"))
+        os.makedirs(upper)
+        os.makedirs(scratch)
+        os.chmod(upper, os.stat(at).st_mode & 0o7777)
+        mount("-t", "overlay", "-o", f"lowerdir={at},upperdir={upper},workdir={scratch}", "overlay", at)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    if v1_only:
+        show_v1_only()
+
+
+def show_v1_only():
+    """Mount the v1 hierarchies on a new /sys/fs/cgroup, without the v2 tree: Debian's crun refuses a hybrid one."""
+    with open("/proc/mounts") as mounts:
+        found = [line.split()[1:3] for line in mounts]
+    kept = [at for at, kind in found if kind == "cgroup"]
+    if not kept:
+        return
+    os.mkdir("/run/cgroup")
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run/cgroup")
+    for at in kept:
+        new = f"/run/cgroup/{os.path.basename(at)}"
+        os.mkdir(new)
+        mount("--bind", at, new)
+    subprocess.run(["umount", "--recursive", "/sys/fs/cgroup"], check=True)
+    mount("--move", "/run/cgroup", "/sys/fs/cgroup")
+
+
+def perform(drill, engine, session):
+    """Run one drill; the result is a dictionary with `status`, and `seen`, `why`, `transcript` as they apply."""
+    session.transcript.clear()
+    try:
+        seen = drill.function(engine)
+        seen = normalised(json.loads(json.dumps(seen)), session.runtime, session.path)
+        return {"status": "pass", "seen": seen, "compared": drill.compared, "transcript": list(session.transcript)}
+    except Skip as skip:
+        return {"status": "skip", "why": str(skip)}
+    except Exception as error:
+        said = str(error) if isinstance(error, AssertionError) else traceback.format_exc(limit=-3)
+        return {"status": "fail", "why": said or repr(error), "lacking": drill.lacking, "transcript": list(session.transcript)}
+
+
+def work(options):
+    """Start the engine, run its drills, stop it. Writes the results after each drill, so that a hang loses one only."""
+    module = importlib.import_module(options.engine.replace("-", "_"))
+    session = Session(options.engine, options.runtime, options.path, WORK, options.tag, options.full)
+    results = {}
+
+    def record(name, result):
+        results[name] = result
+        with open(f"{WORK}/results.json", "w") as out:
+            json.dump(results, out)
+
+    try:
+        engine = module.start(session)
+    except Skip as skip:
+        record("the engine starts", {"status": "skip", "why": str(skip)})
+        return
+    except Exception:
+        record("the engine starts", {"status": "fail", "why": traceback.format_exc(), "transcript": session.transcript})
+        return
+    record("the engine starts", {"status": "pass", "seen": None, "compared": False})
+    for drill in module.drills:
+        if (options.only and options.only not in drill.name) or (drill.full and not options.full):
+            continue
+        result = perform(drill, engine, session)
+        record(drill.name, result)
+        if result["status"] == "fail":
+            engine.clear()
+    engine.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ["engine", "runtime", "path", "work", "tag", "only"]:
+        parser.add_argument("--" + name)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--v1-only", action="store_true")
+    options = parser.parse_args()
+    isolate(options.work, options.v1_only)
+    worker = os.fork()
+    if worker == 0:
+        os.setsid()
+        work(options)
+        os._exit(0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    while os.wait()[0] != worker:  # orphans of the engine come to process 1
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What a drill may use: commands with a transcript, daemons, terminals, cgroups, waiting for something to be true."""
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+from pathlib import Path
+
+from drill import expect
+
+
+class Ran:
+    """How a command ended."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def ok(self):
+        """This result, if the command succeeded; otherwise the drill fails."""
+        expect(self.code == 0, f"exit {self.code}: {self.err.strip() or self.out.strip()}")
+        return self
+
+    def seen(self):
+        """The whole outcome as an observation."""
+        return {"code": self.code, "out": self.out, "err": self.err}
+
+
+class Session:
+    """One engine with one runtime in a sandbox of its own."""
+
+    def __init__(self, engine, runtime, path, work, tag, full):
+        self.engine, self.runtime, self.path, self.full = engine, runtime, path, full
+        self.work, self.tag = Path(work), tag
+        self.scratch = Path("/run/t")
+        self.transcript = []
+        self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/run/t/home", "LANG": "C", "TERM": "xterm"}
+        (self.scratch / "home").mkdir(parents=True, exist_ok=True)
+
+    def note(self, line):
+        """Add a line to the transcript that is shown when the drill fails."""
+        self.transcript.append(line)
+
+    def run(self, *argv, stdin=None, timeout=90, env=None, **popen):
+        """Run a command to its end; text in, text out. A command that does not end fails the drill."""
+        argv = [str(a) for a in argv]
+        fed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        self.note("$ " + " ".join(argv))
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=timeout,
+                                  env={**self.environment, **(env or {})}, **fed, **popen)
+        except subprocess.TimeoutExpired as expired:
+            self.note(f"  did not end in {timeout} s: {expired.stdout!r} {expired.stderr!r}")
+            raise AssertionError(f"did not end: {' '.join(argv)}") from None
+        self.note(f"  exit {done.returncode}; out {done.stdout[-2000:]!r}; err {done.stderr[-2000:]!r}")
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *argv, log, env=None, **popen):
+        """Start a daemon or a background command, its output in the file `log` of the work folder."""
+        self.note("$ " + " ".join(str(a) for a in argv) + " &")
+        with open(self.work / log, "ab") as out:
+            return subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                    env={**self.environment, **(env or {})}, **popen)
+
+    def terminal(self, *argv, script, size=(24, 80), timeout=60, env=None):
+        """Run a command on a terminal of its own and hold the dialogue `script`.
+
+        The script is a list of (expected regular expression, answer); an answer is text to type, a (rows, columns)
+        pair to resize the terminal to, or None. Returns the exit status and all that was printed.
+        """
+        argv = [str(a) for a in argv]
+        self.note("$ " + " ".join(argv) + "  (terminal)")
+        pid, fd = pty.fork()
+        if pid == 0:
+            resize(0, size)
+            os.execvpe(argv[0], argv, {**self.environment, **(env or {})})
+        shown, mark, end = "", 0, time.monotonic() + timeout
+        try:
+            for pattern, answer in script + [(None, None)]:
+                while pattern is None or not re.search(pattern, shown[mark:]):
+                    data = read_some(fd, end)
+                    if data is None and pattern is None:
+                        break
+                    expect(data is not None, f"the terminal ended before {pattern!r}: {shown!r}")
+                    shown += data
+                if pattern is not None:
+                    mark += re.search(pattern, shown[mark:]).end()
+                if isinstance(answer, tuple):
+                    resize(fd, answer)
+                elif answer is not None:
+                    os.write(fd, answer.encode())
+            status = wait_for(pid, end)
+        finally:
+            os.close(fd)
+            self.note(f"  shown {shown[-2000:]!r}")
+        return status, shown.replace("\r", "")
+
+    def until(self, what, condition, timeout=30):
+        """Wait until `condition()` is true, and return its value; the drill fails when it stays false."""
+        end = time.monotonic() + timeout
+        while True:
+            value = condition()
+            if value:
+                return value
+            expect(time.monotonic() < end, f"still waiting for {what} after {timeout} s")
+            time.sleep(0.05)
+
+    def state_roots_empty(self, *roots):
+        """No container is left in the runtime's state folders `roots`."""
+        left = [str(p) for root in roots for p in Path(root).glob("*") if p.is_dir()]
+        expect(not left, "state left behind:", left)
+
+    def cgroups(self, name):
+        """All cgroups whose path contains `name`, in all hierarchies; a path ends with a slash here."""
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        roots = [m[1] for m in mounts if m[2] in ("cgroup", "cgroup2")]
+        return [at for root in roots for at, _, _ in os.walk(root) if name in at[len(root):] + "/"]
+
+
+def resize(fd, size):
+    """Set a terminal's window size, (rows, columns)."""
+    import fcntl, struct, termios
+
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+
+
+def read_some(fd, end):
+    """The next piece of a terminal's output; None at its end. Fails the drill at the time `end`."""
+    ready, _, _ = select.select([fd], [], [], max(0, end - time.monotonic()))
+    expect(ready, "the terminal went silent")
+    try:
+        data = os.read(fd, 65536)
+    except OSError:  # EIO: the far side is closed
+        return None
+    return data.decode(errors="replace") or None
+
+
+def wait_for(pid, end):
+    """A child's exit status in the shell's counting; a child that does not end is killed and fails the drill."""
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    raise AssertionError("the command did not end with its terminal")
+
+
+def alive(pid):
+    """Whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def processes(named):
+    """The ids of the processes whose command line contains `named`, in this sandbox."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if named in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return found
+
+
+def load(text):
+    """JSON from a command's output; fails the drill on anything else."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise AssertionError(f"not JSON: {text[:300]!r}") from None
