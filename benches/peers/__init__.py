@@ -1,0 +1,1 @@
+"""The bench that runs hull and its peers in turn."""
