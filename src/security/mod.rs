@@ -2,5 +2,6 @@
 //! clone; the child only loads bytes and masks.
 
 pub mod caps;
+pub mod default_profile;
 pub mod rlimits;
 pub mod seccomp;

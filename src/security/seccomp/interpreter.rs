@@ -2,7 +2,7 @@
 //! (kernel/seccomp.c, seccomp_check_filter) and that compilers of filters emit.
 
 /// The part of `struct seccomp_data` that filters read; the instruction pointer reads as 0.
-pub(super) struct Data {
+pub(in crate::security) struct Data {
     pub number: u32,
     pub arch: u32,
     pub args: [u64; 6],
@@ -26,7 +26,7 @@ impl Data {
 }
 
 /// Returns SECCOMP_RET_*; panics where the kernel's checker would have refused the program.
-pub(super) fn run(program: &[u8], data: &Data) -> u32 {
+pub(in crate::security) fn run(program: &[u8], data: &Data) -> u32 {
     let instructions: Vec<(u32, usize, usize, u32)> = program
         .chunks_exact(8)
         .map(|i| {
