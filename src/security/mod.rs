@@ -3,5 +3,7 @@
 
 pub mod caps;
 pub mod default_profile;
+pub mod lsm;
+pub mod process;
 pub mod rlimits;
 pub mod seccomp;

@@ -5,7 +5,7 @@
 //! here, and a test holds its serialised types against these.)
 
 use oci_spec::runtime::{
-    Arch, IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    Arch, IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerPolicy,
     LinuxSeccompAction, LinuxSeccompOperator, MemoryPolicyFlagType, MemoryPolicyModeType,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -87,12 +87,12 @@ config! {
     Rlimit { #[serde(rename = "type")] typ: String, soft: u64, hard: u64 }
     /// `class` and level 0 to 7.
     IoPriority { class: Option<IOPriorityClass>, priority: i64 }
-    /// sched_setattr(2).
+    /// sched_setattr(2). The flags are text: the crate's enum spells two of them otherwise than the spec.
     Scheduler {
         policy: Option<LinuxSchedulerPolicy>,
         nice: Option<i32>,
         priority: Option<i32>,
-        flags: Vec<LinuxSchedulerFlag>,
+        flags: Vec<String>,
         runtime: Option<u64>,
         deadline: Option<u64>,
         period: Option<u64>,
