@@ -170,11 +170,12 @@ def remove_cgroups():
 
 
 def remove_stale_folders():
-    """Removes the scratch folders (empty outside their mount namespace) of runs that were killed."""
-    for name in os.listdir("/tmp"):
-        owner = name.removeprefix(PREFIX)
-        if name != owner and owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
-            os.rmdir(os.path.join("/tmp", name))
+    """Removes the folders of runs that were killed: scratch (empty outside its mount namespace) and disk."""
+    for parent in ("/tmp", "/var/tmp"):
+        for name in os.listdir(parent):
+            owner = name.removeprefix(PREFIX)
+            if name != owner and owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
+                shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
 def _busy_kernel_workers():

@@ -121,8 +121,8 @@ class Bubblewrap:
 
     def __init__(self, bench, path):
         spec = bench.spec
-        self.head = [path, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup",
-                     "--hostname", "bench", "--as-pid-1", "--die-with-parent", "--clearenv",
+        self.head = [path, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
+                     "--unshare-cgroup", "--hostname", "bench", "--as-pid-1", "--die-with-parent", "--clearenv",
                      "--setenv", "PATH", "/usr/bin:/bin", "--cap-drop", "ALL",
                      "--ro-bind", bench.rootfs, "/", "--proc", "/proc", "--dev", "/dev",
                      "--mqueue", "/dev/mqueue", "--ro-bind", "/sys", "/sys"]

@@ -1,0 +1,1 @@
+"""The performance isolation study: what a misbehaving container costs its neighbours and itself."""
