@@ -1,5 +1,6 @@
 //! hull: an OCI container runtime. A bundle is compiled into a plan; a wall carries it out.
 
+pub mod cgroups;
 pub mod error;
 pub mod security;
 pub mod spec;

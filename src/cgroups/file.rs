@@ -1,0 +1,58 @@
+//! Reading and writing the small files of a cgroup with as few system calls as the kernel allows: the standard library asks for
+//! the size first and reads once more for the end.
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{read as read_fd, write as write_fd};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Opens a file of a cgroup.
+pub(super) fn open_in(dir: &str, file: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    open(format!("{dir}/{file}").as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// The whole of a file of a cgroup. Its records are short or it has but one, so an answer that leaves half a page free is all.
+pub(super) fn read(dir: &str, file: &str) -> nix::Result<String> {
+    read_until(open_in(dir, file, OFlag::O_RDONLY)?, 2048)
+}
+
+/// The whole of a file whose records may be long (mountinfo: a record that does not fit ends an answer early).
+pub(super) fn read_records(dir: &str, file: &str) -> nix::Result<String> {
+    read_until(open_in(dir, file, OFlag::O_RDONLY)?, 0)
+}
+
+fn read_until(fd: impl AsFd, all_below: usize) -> nix::Result<String> {
+    let mut text = Vec::new();
+    let mut buffer = [0; 16384];
+    loop {
+        match read_fd(&fd, &mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                text.extend_from_slice(&buffer[..n]);
+                if n < all_below {
+                    break;
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Opens, writes and closes: the kernel takes one write as one value.
+pub(super) fn write(dir: &str, file: &str, value: &str) -> nix::Result<()> {
+    put(open_in(dir, file, OFlag::O_WRONLY)?, value)
+}
+
+/// Writes one value to an open file.
+pub(super) fn put(fd: impl AsFd, value: &str) -> nix::Result<()> {
+    loop {
+        match write_fd(&fd, value.as_bytes()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! A container's cgroups as they are: made, filled with values, joined, recorded, found again, removed.
+
+use super::devices::{Rules, Table};
+use super::file;
+use super::plan::{Driver, IfDenied, Place, Plan, find};
+use super::tree::Version;
+use crate::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkdir};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What another run of hull needs to find the cgroups again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Who made them.
+    pub driver: Driver,
+    /// Those that were made.
+    pub places: Vec<Place>,
+    /// The device rules in force, none when they were left alone.
+    pub devices: Option<Rules>,
+}
+
+/// The live handle. Dropped before [`Group::commit`], it removes the folders that it made.
+#[derive(Debug)]
+pub struct Group {
+    pub(super) driver: Driver,
+    pub(super) places: Vec<Place>,
+    pub(super) devices: Option<Rules>,
+    /// The v2 cgroup's folder, for CLONE_INTO_CGROUP.
+    unified: Option<OwnedFd>,
+    /// Folders made, in order.
+    made: Vec<String>,
+}
+
+impl Group {
+    /// Makes the folders of a plan and turns v2's controllers on.
+    ///
+    /// # Errors
+    /// The kernel refuses a folder or a needed controller; the cgroup is there already and has processes, or is frozen.
+    pub fn create(plan: &Plan) -> Result<Self> {
+        let mut group =
+            Self { driver: plan.driver, places: Vec::new(), devices: None, unified: None, made: Vec::new() };
+        for place in &plan.places {
+            match group.make(place) {
+                Ok(()) => group.places.push(place.clone()),
+                Err(error) if place.if_denied == IfDenied::Skip && denied(&error) => {}
+                Err(error) => return Err(error.within("unable to apply cgroup configuration")),
+            }
+        }
+        group.refuse_frozen()?;
+        Ok(group)
+    }
+
+    fn make(&mut self, place: &Place) -> Result<()> {
+        let made_before = self.made.len();
+        if place.version == Version::V2 {
+            self.enable(place)?;
+        }
+        // The cgroups above may be removed by another's end at any time: then all begins anew.
+        for _ in 0..8 {
+            match mkdir(place.dir.as_str(), Mode::from_bits_truncate(0o755)) {
+                Ok(()) => {
+                    self.made.push(place.dir.clone());
+                    break;
+                }
+                Err(Errno::EEXIST) => {
+                    self.refuse_full(place)?;
+                    break;
+                }
+                Err(Errno::ENOENT) => self.make_above(place)?,
+                Err(errno) => return Err(Error::sys("mkdir", &place.dir, errno)),
+            }
+        }
+        match place.version {
+            Version::V2 => self.open_unified(place),
+            Version::V1 if place.controllers.iter().any(|c| c == "cpuset") => {
+                for dir in &self.made[made_before..] {
+                    inherit_cpuset(dir, &place.mount_point)?;
+                }
+                if self.made.len() == made_before { inherit_cpuset(&place.dir, &place.mount_point) } else { Ok(()) }
+            }
+            Version::V1 => Ok(()),
+        }
+    }
+
+    fn make_above(&mut self, place: &Place) -> Result<()> {
+        let below = place.dir.strip_prefix(place.mount_point.as_str()).unwrap_or(&place.dir);
+        let slashes: Vec<usize> = below.char_indices().skip(1).filter(|(_, c)| *c == '/').map(|(at, _)| at).collect();
+        for at in slashes {
+            let dir = format!("{}{}", place.mount_point, &below[..at]);
+            match mkdir(dir.as_str(), Mode::from_bits_truncate(0o755)) {
+                Ok(()) => self.made.push(dir),
+                Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(Error::sys("mkdir", dir, errno)),
+            }
+        }
+        if place.version == Version::V2 { self.enable(place) } else { Ok(()) }
+    }
+
+    /// Turns controllers on from the root down to the parent. The parent is asked first: mostly all is on, and a write that
+    /// changes nothing may still wait for cgroups that are dying (`cgroup_lock_and_drain_offline`).
+    fn enable(&self, place: &Place) -> Result<()> {
+        const FILE: &str = "cgroup.subtree_control";
+        let Some((parent, _)) = place.dir.rsplit_once('/') else { return Ok(()) };
+        if place.enable.is_empty() || is_on(parent, &place.enable) {
+            return Ok(());
+        }
+        let mut at = place.mount_point.len();
+        loop {
+            let dir = &place.dir[..at];
+            let all: Vec<String> = place.enable.iter().map(|c| format!("+{c}")).collect();
+            match file::write(dir, FILE, &all.join(" ")) {
+                Ok(()) => {}
+                Err(Errno::ENOENT) => return Ok(()), // not made yet: asked again after that
+                Err(_) => {
+                    for controller in &place.enable {
+                        let one = file::write(dir, FILE, &format!("+{controller}"));
+                        if let (Err(errno), true) = (one, place.required.contains(controller)) {
+                            return Err(refused_controller(controller, dir, errno));
+                        }
+                    }
+                }
+            }
+            match place.dir[at + 1..].find('/') {
+                Some(next) => at += 1 + next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// v2's folder as an fd, and the rule of threads: below a cgroup that has processes or threads no domain can be.
+    fn open_unified(&mut self, place: &Place) -> Result<()> {
+        let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
+        if parent != place.mount_point {
+            let kind = file::read(&place.dir, "cgroup.type").unwrap_or_default();
+            let domain = place.required.iter().any(|c| matches!(c.as_str(), "memory" | "io" | "hugetlb" | "rdma"));
+            match kind.trim_end() {
+                "domain invalid" if !domain => {
+                    file::write(&place.dir, "cgroup.type", "threaded").on("write threaded to", format_args!("{}/cgroup.type", place.dir))?;
+                }
+                "domain invalid" => {
+                    return Err(Error::new(format!("cannot enter cgroupv2 \"{}\" with domain controllers -- it is in an invalid state", place.dir)));
+                }
+                kind @ ("threaded" | "domain threaded") if domain => {
+                    return Err(Error::new(format!("cannot enter cgroupv2 \"{}\" with domain controllers -- it is in {kind} mode", place.dir)));
+                }
+                _ => {}
+            }
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        self.unified = Some(open(place.dir.as_str(), flags, Mode::empty()).on("open", &place.dir)?);
+        Ok(())
+    }
+
+    /// A cgroup with processes is somebody's: its limits would fall on them.
+    fn refuse_full(&self, place: &Place) -> Result<()> {
+        match super::life::pids_below(&place.dir)?.len() {
+            0 => Ok(()),
+            n => Err(Error::new(format!("container's cgroup is not empty: {n} process(es) found ({})", place.dir))),
+        }
+    }
+
+    /// A process that joins a frozen cgroup stops there, and whoever waits for it waits for ever.
+    fn refuse_frozen(&self) -> Result<()> {
+        let Some(place) = find(&self.places, "freezer") else { return Ok(()) };
+        // Neither can a new child of the root be frozen, nor the root itself.
+        let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
+        if parent == place.mount_point && self.made.contains(&place.dir) {
+            return Ok(());
+        }
+        if super::life::is_frozen(place)? {
+            return Err(Error::new(format!("container's cgroup unexpectedly frozen ({})", place.dir)));
+        }
+        Ok(())
+    }
+
+    /// Writes all values and applies the device rules.
+    ///
+    /// # Errors
+    /// The kernel refuses one: the error names the file, the value and the part of the config.
+    pub fn apply(&mut self, plan: &Plan) -> Result<()> {
+        self.apply_limits(plan)?;
+        self.apply_devices(plan)
+    }
+
+    /// Writes the values, without device rules. They hold for processes that join later, and for `cpuset` and real-time shares
+    /// must be there before.
+    ///
+    /// # Errors
+    /// As for [`Group::apply`].
+    pub fn apply_limits(&self, plan: &Plan) -> Result<()> {
+        super::values::write_all(&self.places, &plan.writes).map_err(|e| e.within("unable to apply cgroup configuration"))
+    }
+
+    /// Applies the device rules, for a caller that mounts block devices of the spec before.
+    ///
+    /// # Errors
+    /// The kernel refuses a rule.
+    pub fn apply_devices(&mut self, plan: &Plan) -> Result<()> {
+        let Some(rules) = &plan.devices else { return Ok(()) };
+        let Some(place) = find(&self.places, "devices") else {
+            return if plan.places.iter().any(|p| p.if_denied == IfDenied::Skip) {
+                Ok(())
+            } else {
+                Err(Error::new("device rules: the container has no cgroup for them"))
+            };
+        };
+        match place.version {
+            Version::V1 => write_devices(place, &rules.table()?.writes())?,
+            Version::V2 => return Err(Error::new("device rules on cgroup v2 are not there yet")),
+        }
+        self.devices = Some(rules.clone());
+        Ok(())
+    }
+
+    /// The v2 cgroup, for CLONE_INTO_CGROUP. A child born into it needs only [`Group::join_fds`] besides.
+    pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The `tasks` files of the v1 cgroups. A child with one thread writes `0` to each: see the top of this room.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
+        let v1 = self.places.iter().filter(|p| p.version == Version::V1);
+        v1.map(|p| file::open_in(&p.dir, "tasks", OFlag::O_WRONLY).on("open", format_args!("{}/tasks", p.dir))).collect()
+    }
+
+    /// Moves a process with all its threads into every cgroup.
+    ///
+    /// # Errors
+    /// The kernel refuses: the process is gone, or may not be moved.
+    pub fn add(&self, pid: Pid) -> Result<()> {
+        for place in &self.places {
+            join(&place.dir, pid)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the folders.
+    pub fn commit(&mut self) {
+        self.made.clear();
+    }
+
+    /// What to write into the container's state.
+    pub fn record(&self) -> Record {
+        Record { driver: self.driver, places: self.places.clone(), devices: self.devices.clone() }
+    }
+
+    /// The handle for cgroups that are there.
+    ///
+    /// # Errors
+    /// None now; a driver may have to be asked.
+    pub fn open(record: &Record) -> Result<Self> {
+        Ok(Self {
+            driver: record.driver,
+            places: record.places.clone(),
+            devices: record.devices.clone(),
+            unified: None,
+            made: Vec::new(),
+        })
+    }
+
+    /// The container's folder in the hierarchy of a controller.
+    pub fn dir(&self, controller: &str) -> Option<&str> {
+        find(&self.places, controller).map(|p| p.dir.as_str())
+    }
+
+    /// All folders.
+    pub fn dirs(&self) -> impl Iterator<Item = &str> {
+        self.places.iter().map(|p| p.dir.as_str())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for dir in self.made.iter().rev() {
+            // The caller's own error is on its way; what cannot be removed here, `delete --force` removes.
+            let _ = super::life::remove_dir(dir);
+        }
+    }
+}
+
+/// Moves one process; EINVAL is what a process that is just being made answers.
+pub(super) fn join(dir: &str, pid: Pid) -> Result<()> {
+    const TRIES: u32 = 5;
+    for n in 1.. {
+        match file::write(dir, "cgroup.procs", &pid.to_string()) {
+            Err(Errno::EINVAL) if n < TRIES => std::thread::sleep(std::time::Duration::from_millis(30)),
+            result => return result.on(&format!("write {pid} to"), format_args!("{dir}/cgroup.procs")),
+        }
+    }
+    Ok(())
+}
+
+/// Writes device rules, opening each file once for neighbours.
+pub(super) fn write_devices(place: &Place, writes: &[(&str, String)]) -> Result<()> {
+    for same in writes.chunk_by(|a, b| a.0 == b.0) {
+        let name = same[0].0;
+        let open = file::open_in(&place.dir, name, OFlag::O_WRONLY).on("open", format_args!("{}/{name}", place.dir))?;
+        for (_, value) in same {
+            file::put(&open, value).map_err(|errno| {
+                let error = Error::sys(&format!("write \"{value}\" to"), format_args!("{}/{name}", place.dir), errno);
+                error.within("device rules (linux.resources.devices)")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[allow(dead_code)] // used by update
+/// What the kernel has of the rules now.
+pub(super) fn read_devices(place: &Place) -> Result<Table> {
+    Table::parse(&file::read(&place.dir, "devices.list").on("read", format_args!("{}/devices.list", place.dir))?)
+}
+
+fn denied(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
+}
+
+fn is_on(dir: &str, wanted: &[String]) -> bool {
+    let on = file::read(dir, "cgroup.subtree_control").unwrap_or_default();
+    wanted.iter().all(|c| on.split_whitespace().any(|o| o == c))
+}
+
+fn refused_controller(controller: &str, dir: &str, errno: Errno) -> Error {
+    let why = match errno {
+        Errno::EBUSY => "this cgroup has processes of its own, and on v2 an inner cgroup may not",
+        Errno::EOPNOTSUPP => "this cgroup is threaded",
+        Errno::ENOENT => "the cgroup above has it off",
+        _ => "",
+    };
+    let error = Error::sys(&format!("enable controller {controller} in"), format_args!("{dir}/cgroup.subtree_control"), errno);
+    let limit = format!("cannot set {controller} limit");
+    if why.is_empty() { error.within(limit) } else { error.within(format_args!("{limit}: {why}")) }
+}
+
+/// A new v1 cpuset has no processors and no memory and takes no process until it has: it gets its parent's.
+fn inherit_cpuset(dir: &str, mount_point: &str) -> Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        inherited(dir, mount_point, name)?;
+    }
+    Ok(())
+}
+
+fn inherited(dir: &str, mount_point: &str, name: &str) -> Result<String> {
+    let path = format!("{dir}/{name}");
+    let own = file::read(dir, name).on("read", &path)?;
+    let Some((parent, _)) = dir.rsplit_once('/').filter(|_| own.trim().is_empty() && dir != mount_point) else {
+        return Ok(own);
+    };
+    let value = inherited(parent, mount_point, name)?;
+    file::write(dir, name, value.trim_end()).on(&format!("write {} to", value.trim_end()), &path)?;
+    Ok(value)
+}

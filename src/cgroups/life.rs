@@ -1,0 +1,237 @@
+//! The processes of a cgroup: who they are, stopping them, ending them, and the end of the cgroup itself.
+
+use super::file;
+use super::group::Group;
+use super::plan::{Place, find};
+use super::tree::Version;
+use crate::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long a cgroup may take to become frozen, or empty after its processes were killed. A loaded machine needs seconds, a
+/// process in an uninterruptible call for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Group {
+    /// The place that tells the container's processes: the freezer's on v1, so that what is listed is what freezing holds still.
+    fn processes(&self) -> Option<&Place> {
+        find(&self.places, "freezer").or_else(|| self.places.first())
+    }
+
+    /// The container's processes, sorted; with those of sub-cgroups if asked. A cgroup that is gone has none.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read.
+    pub fn pids(&self, recursive: bool) -> Result<Vec<Pid>> {
+        match self.processes() {
+            None => Ok(Vec::new()),
+            Some(place) if recursive => pids_below(&place.dir),
+            Some(place) => Ok(pids_in(&place.dir)?.into_iter().collect()),
+        }
+    }
+
+    /// Whether the container is stopped by the freezer, its own or one above.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn frozen(&self) -> Result<bool> {
+        find(&self.places, "freezer").map_or(Ok(false), is_frozen)
+    }
+
+    /// Stops all processes; returns when all have stopped.
+    ///
+    /// # Errors
+    /// There is no freezer; or not all stopped within ten seconds: then they go on.
+    pub fn freeze(&self) -> Result<()> {
+        let place = find(&self.places, "freezer").ok_or_else(no_freezer)?;
+        let end = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(10);
+        loop {
+            // v1 may stay in FREEZING when a process was forked meanwhile, and looks again only when it is written to.
+            set_frozen(place, true)?;
+            if is_frozen(place)? {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                let thawed = set_frozen(place, false);
+                let error = Error::new(format!("freeze {}: not all processes stopped within {} s", place.dir, PATIENCE.as_secs()));
+                return Err(thawed.map_or_else(|e| error.clone().within(e), |()| error.clone()));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Lets the processes go on.
+    ///
+    /// # Errors
+    /// There is no freezer, or the kernel refuses.
+    pub fn thaw(&self) -> Result<()> {
+        set_frozen(find(&self.places, "freezer").ok_or_else(no_freezer)?, false)
+    }
+
+    /// Sends a signal to all processes, those of sub-cgroups too, none of which can get away by forking: v2 has a file for
+    /// SIGKILL; for other signals, and on v1, they are frozen meanwhile. After SIGKILL a frozen container is thawed, since on v1
+    /// a frozen process does not die; after another signal it is as it was.
+    ///
+    /// # Errors
+    /// A process cannot be signalled, for another reason than its end.
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        let Some(place) = self.processes() else { return Ok(()) };
+        if place.version == Version::V2 && signal == Signal::SIGKILL {
+            match file::write(&place.dir, "cgroup.kill", "1") {
+                Ok(()) | Err(Errno::ENODEV) => return Ok(()),
+                // Before 5.14 there is none; the cgroup may be gone too, then there is nobody.
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(Error::sys("write 1 to", format_args!("{}/cgroup.kill", place.dir), errno)),
+            }
+        }
+        let was_frozen = self.frozen().unwrap_or(false);
+        let freezes = was_frozen || self.freeze().is_ok();
+        let mut result = signal_all(place, signal);
+        if freezes && (!was_frozen || signal == Signal::SIGKILL) {
+            result = result.and(self.thaw_if_there());
+        }
+        if !freezes && signal == Signal::SIGKILL {
+            result = result.and_then(|()| kill_until_empty(place));
+        }
+        result
+    }
+
+    fn thaw_if_there(&self) -> Result<()> {
+        match self.thaw() {
+            Err(e) if matches!(e.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes the cgroups with all below them, waiting up to ten seconds for processes that are ending. Parents stay, as with
+    /// runc: they may have limits of somebody else.
+    ///
+    /// # Errors
+    /// All cgroups that could not be removed, in one sentence; the others are gone.
+    pub fn remove(&mut self) -> Result<()> {
+        self.commit();
+        let failed: Vec<String> = self.places.iter().filter_map(|p| remove_dir(&p.dir).err()).map(|e| e.to_string()).collect();
+        if failed.is_empty() { Ok(()) } else { Err(Error::new(failed.join("; "))) }
+    }
+}
+
+fn no_freezer() -> Error {
+    Error::new("cannot toggle freezer: cgroups not configured for container")
+}
+
+/// v1: its own state or, for one below a frozen one, the state that it has from there. v2: all have stopped.
+pub(super) fn is_frozen(place: &Place) -> Result<bool> {
+    let (name, yes) = match place.version {
+        Version::V1 => ("freezer.state", "FROZEN"),
+        Version::V2 => ("cgroup.events", "frozen 1"),
+    };
+    match file::read(&place.dir, name) {
+        Ok(text) => Ok(text.lines().any(|line| line == yes)),
+        Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
+        Err(errno) => Err(Error::sys("read", format_args!("{}/{name}", place.dir), errno)),
+    }
+}
+
+fn set_frozen(place: &Place, frozen: bool) -> Result<()> {
+    let (name, value) = match (place.version, frozen) {
+        (Version::V1, true) => ("freezer.state", "FROZEN"),
+        (Version::V1, false) => ("freezer.state", "THAWED"),
+        (Version::V2, true) => ("cgroup.freeze", "1"),
+        (Version::V2, false) => ("cgroup.freeze", "0"),
+    };
+    file::write(&place.dir, name, value).on(&format!("write {value} to"), format_args!("{}/{name}", place.dir))
+}
+
+fn signal_all(place: &Place, signal: Signal) -> Result<()> {
+    let mut result = Ok(());
+    for pid in pids_below(&place.dir)? {
+        match kill(pid, signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => result = Err(Error::sys(&format!("send {signal} to"), format_args!("process {pid}"), errno)),
+        }
+    }
+    result
+}
+
+/// Without a freezer a process can fork between the list and the signal: so until the list is empty.
+fn kill_until_empty(place: &Place) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !pids_below(&place.dir)?.is_empty() {
+        signal_all(place, Signal::SIGKILL)?;
+        if Instant::now() > end {
+            return Err(Error::new(format!("kill all processes of {}: some are left after {} s", place.dir, PATIENCE.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The processes of one cgroup. A threaded one (v2) tells threads only: their processes are listed by the domain above it.
+fn pids_in(dir: &str) -> Result<BTreeSet<Pid>> {
+    let text = match file::read(dir, "cgroup.procs") {
+        Err(Errno::EOPNOTSUPP) => file::read(dir, "cgroup.threads"),
+        other => other,
+    };
+    match text {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|n| *n > 0).map(Pid::from_raw).collect()),
+        Err(Errno::ENOENT | Errno::ENODEV) => Ok(BTreeSet::new()),
+        Err(errno) => Err(Error::sys("read", format_args!("{dir}/cgroup.procs"), errno)),
+    }
+}
+
+/// The processes of a cgroup and of all below it.
+pub(super) fn pids_below(dir: &str) -> Result<Vec<Pid>> {
+    let mut all = BTreeSet::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        all.append(&mut pids_in(&dir)?);
+        todo.extend(below(&dir)?);
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// The cgroups directly below; none of one that is gone.
+pub(super) fn below(dir: &str) -> Result<Vec<String>> {
+    let gone = |e: &std::io::Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if gone(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("read", dir, &e)),
+    };
+    let folders = entries.filter_map(|entry| entry.ok().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())));
+    Ok(folders.filter_map(|e| e.path().to_str().map(str::to_owned)).collect())
+}
+
+/// Removes a cgroup with all below it. One that is gone is removed.
+pub(super) fn remove_dir(dir: &str) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        match rmdir(dir) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::EBUSY) => {}
+            Err(errno) => return Err(Error::sys("rmdir", dir, errno)),
+        }
+        for child in below(dir)? {
+            remove_dir(&child)?;
+        }
+        if rmdir(dir).is_ok() {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            let left = pids_below(dir)?.len();
+            return Err(Error::sys("rmdir", dir, Errno::EBUSY).within(format_args!("{left} process(es) left after {} s", PATIENCE.as_secs())));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn rmdir(dir: &str) -> nix::Result<()> {
+    std::fs::remove_dir(dir).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+}

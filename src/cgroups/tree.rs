@@ -1,0 +1,228 @@
+//! What hierarchies there are, where they are mounted and where the caller is in each: found, never assumed.
+
+use super::file;
+use crate::{Context, Result};
+use nix::sys::stat::stat;
+use nix::unistd::{AccessFlags, Uid, access};
+use serde::{Deserialize, Serialize};
+
+/// The inode of the first user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// Which of the two interfaces a hierarchy speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    /// `cgroup`: one hierarchy a controller, or a few together.
+    V1,
+    /// `cgroup2`: the one unified hierarchy.
+    V2,
+}
+
+/// One mounted hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hierarchy {
+    /// Which interface it speaks.
+    pub version: Version,
+    /// Where it is mounted, e.g. `/sys/fs/cgroup/memory`.
+    pub mount_point: String,
+    /// Which of its cgroups is the mount's root, as the caller's cgroup namespace names it.
+    pub root: String,
+    /// v1: the mount's controllers (`name=systemd` for one without any). v2: `cgroup.controllers` of the mount's root.
+    pub controllers: Vec<String>,
+    /// v2: `cgroup.controllers` of the parent of the caller's own cgroup, where a relative path begins.
+    pub near_controllers: Vec<String>,
+    /// The caller's own cgroup as /proc/self/cgroup names it.
+    pub own: String,
+    /// Whether the caller may make cgroups in its own one (v2: beside it).
+    pub writable: bool,
+}
+
+/// All hierarchies that can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tree {
+    /// v1 hierarchies in the order of their mounts, and the v2 one.
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+impl Hierarchy {
+    /// The folder of the caller's own cgroup; none when the mount does not show it (a mount from outside of the cgroup namespace).
+    pub fn own_dir(&self) -> Option<String> {
+        if self.root.starts_with("/..") || self.own.starts_with("/..") {
+            return None;
+        }
+        let rest = if self.root == "/" { self.own.as_str() } else { self.own.strip_prefix(self.root.as_str())? };
+        match rest {
+            "" | "/" => Some(self.mount_point.clone()),
+            _ if rest.starts_with('/') => Some(format!("{}{rest}", self.mount_point)),
+            _ => None,
+        }
+    }
+
+    /// Where a relative path begins. v1: the own cgroup. v2: its parent, since the own one has processes, and a cgroup with
+    /// processes cannot give controllers to its children (cgroup-v2.rst, "No Internal Process Constraint"); runc does the same.
+    pub fn relative_dir(&self) -> Option<String> {
+        let own = self.own_dir()?;
+        if self.version == Version::V1 || own == self.mount_point {
+            return Some(own);
+        }
+        own.rsplit_once('/').map(|(parent, _)| parent.to_owned())
+    }
+}
+
+impl Tree {
+    /// Reads /proc/self/mountinfo and /proc/self/cgroup, and for v2 `cgroup.controllers`.
+    ///
+    /// # Errors
+    /// One of these cannot be read.
+    pub fn probe() -> Result<Self> {
+        let mountinfo = file::read_records("/proc/self", "mountinfo").on("read", "/proc/self/mountinfo")?;
+        let own = file::read("/proc/self", "cgroup").on("read", "/proc/self/cgroup")?;
+        let mut tree = Self::parse(&mountinfo, &own);
+        // The first user namespace's root may write wherever the mount may. Everyone else must ask.
+        let privileged =
+            Uid::effective().is_root() && stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == INITIAL_USER_NAMESPACE);
+        for hierarchy in &mut tree.hierarchies {
+            let begin = hierarchy.relative_dir();
+            if hierarchy.version == Version::V2 {
+                hierarchy.controllers = controllers(&hierarchy.mount_point)?;
+                hierarchy.near_controllers = match &begin {
+                    Some(dir) if *dir != hierarchy.mount_point => controllers(dir)?,
+                    _ => hierarchy.controllers.clone(),
+                };
+            }
+            if hierarchy.writable && !privileged {
+                hierarchy.writable = begin.is_some_and(|dir| access(dir.as_str(), AccessFlags::W_OK).is_ok());
+            }
+        }
+        Ok(tree)
+    }
+
+    /// The tree that the texts of /proc/self/mountinfo and /proc/self/cgroup describe; v2's controllers are not in them.
+    pub fn parse(mountinfo: &str, own: &str) -> Self {
+        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+        let groups: Vec<(Vec<&str>, &str)> = own.lines().filter_map(parse_own).collect();
+        let mut tree = Self::default();
+        for mount in mounts.iter().filter(|m| m.version.is_some() && !m.is_covered(&mounts)) {
+            let Some(version) = mount.version else { continue };
+            let group = groups.iter().find(|(names, _)| match version {
+                Version::V2 => names == &[""],
+                Version::V1 => names.iter().any(|name| mount.super_options.iter().any(|option| option == name)),
+            });
+            let Some((names, path)) = group else { continue };
+            let hierarchy = Hierarchy {
+                version,
+                mount_point: mount.mount_point.clone(),
+                root: mount.root.clone(),
+                controllers: if version == Version::V1 { names.iter().map(|&n| n.to_owned()).collect() } else { Vec::new() },
+                near_controllers: Vec::new(),
+                own: path.trim_end_matches(" (deleted)").to_owned(),
+                writable: !mount.read_only,
+            };
+            tree.offer(hierarchy);
+        }
+        tree
+    }
+
+    /// A hierarchy can be mounted more than once (bind mounts for containers): the mount that shows most of it is taken.
+    fn offer(&mut self, new: Hierarchy) {
+        let same = |h: &&mut Hierarchy| h.version == new.version && h.controllers == new.controllers;
+        match self.hierarchies.iter_mut().find(same) {
+            None => self.hierarchies.push(new),
+            Some(old) => {
+                let rank = |h: &Hierarchy| (h.own_dir().is_some(), h.writable, std::cmp::Reverse(h.root.len()));
+                if rank(&new) > rank(old) {
+                    *old = new;
+                }
+            }
+        }
+    }
+
+    /// Whether there is no v1 hierarchy: runc's "unified mode".
+    pub fn is_pure_v2(&self) -> bool {
+        !self.hierarchies.is_empty() && self.hierarchies.iter().all(|h| h.version == Version::V2)
+    }
+}
+
+fn controllers(dir: &str) -> Result<Vec<String>> {
+    let text = file::read(dir, "cgroup.controllers").on("read", format_args!("{dir}/cgroup.controllers"))?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// `4:memory:/user`: the controllers, and the cgroup's path (which may have colons).
+fn parse_own(line: &str) -> Option<(Vec<&str>, &str)> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    Some((fields.next()?.split(',').collect(), fields.next()?))
+}
+
+/// The fields of a mountinfo line that matter here (proc_pid_mountinfo(5)).
+struct Mount {
+    id: u64,
+    parent: u64,
+    root: String,
+    mount_point: String,
+    version: Option<Version>,
+    super_options: Vec<String>,
+    read_only: bool,
+}
+
+impl Mount {
+    fn parse(line: &str) -> Option<Self> {
+        let (front, back) = line.split_once(" - ")?;
+        let front: Vec<&str> = front.split(' ').collect();
+        let back: Vec<&str> = back.split(' ').collect();
+        let super_options: Vec<String> = back.get(2).unwrap_or(&"").split(',').map(str::to_owned).collect();
+        let read_only = front.get(5)?.split(',').any(|o| o == "ro") || super_options.iter().any(|o| o == "ro");
+        Some(Self {
+            id: front.first()?.parse().ok()?,
+            parent: front.get(1)?.parse().ok()?,
+            root: unescape(front.get(3)?),
+            mount_point: unescape(front.get(4)?),
+            version: match *back.first()? {
+                "cgroup" => Some(Version::V1),
+                "cgroup2" => Some(Version::V2),
+                _ => None,
+            },
+            super_options,
+            read_only,
+        })
+    }
+
+    /// Whether another mount lies over this one's path. The path leads through the mounts that this one stands on; it is cut
+    /// where one of those, or this one, carries another mount at or above the place where the way goes on.
+    fn is_covered(&self, all: &[Self]) -> bool {
+        let mut chain = vec![self];
+        while let Some(below) = all.iter().find(|m| m.id == chain[chain.len() - 1].parent && chain.iter().all(|c| c.id != m.id)) {
+            chain.push(below);
+        }
+        let is_at_or_above = |path: &str, other: &str| {
+            other.strip_prefix(path.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        all.iter().filter(|other| chain.iter().all(|c| c.id != other.id)).any(|other| {
+            let Some(at) = chain.iter().position(|c| c.id == other.parent) else { return false };
+            // What the way goes on with: the next mount of the chain, or this one's own root.
+            is_at_or_above(&other.mount_point, &chain[at.saturating_sub(1)].mount_point)
+        })
+    }
+}
+
+/// mountinfo writes blanks, tabs, line ends and backslashes as three octal digits.
+fn unescape(text: &str) -> String {
+    if !text.contains('\\') {
+        return text.to_owned();
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let mut ahead = bytes.clone();
+        let mut digit = || ahead.next().filter(|d| (b'0'..=b'7').contains(d)).map(|d| u32::from(d - b'0'));
+        match (byte, digit(), digit(), digit()) {
+            (b'\\', Some(a), Some(b), Some(c)) => {
+                out.push((a * 64 + b * 8 + c) as u8);
+                bytes = ahead;
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
