@@ -5,7 +5,7 @@
 // distance from this program is the runtime's own cost.
 //
 //   floor run ROOTFS PROGRAM [ARG...]               make the container, run the program, wait
-//   floor run-cgroups NAME ROOTFS PROGRAM [ARG...]  the same, born in a cgroup NAME of every v1 hierarchy, removed after
+//   floor run-cgroups NAME ROOTFS PROGRAM [ARG...]  the same, in a cgroup NAME of every v1 hierarchy, removed after
 //   floor exec PID PROGRAM [ARG...]                 join the namespaces of PID and run the program there
 //
 // Exit status: the program's; 125 when a step failed, with the step and the reason on stderr.

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import time
@@ -68,7 +69,11 @@ class Worker:
             request = json.loads(line)
             if request is None:
                 return
-            stream.write(json.dumps(self._measure(request)) + "\n")
+            try:
+                result = self._measure(request)
+            except (OSError, ValueError) as error:
+                result = {"seconds": 0, "cpu": 0, "status": 1, "error": f"the bench itself: {error}"}
+            stream.write(json.dumps(result) + "\n")
             stream.flush()
 
     def _measure(self, request):
@@ -141,8 +146,24 @@ def _run(argv, actions):
 
 
 def _wait(pid_file):
+    """Waits for the container's first process. It is this process's child after `create` has ended, unless the runtime
+    leaves a process of its own between the two; then its end is seen, and its status is not."""
     with open(pid_file, encoding="ascii") as text:
-        return _reap(int(text.read()))
+        pid = int(text.read())
+    try:
+        return _reap(pid)
+    except ChildProcessError:
+        return _await_stranger(pid)
+
+
+def _await_stranger(pid):
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return 0
+    ended, _, _ = select.select([pidfd], [], [], COMMAND_LIMIT_SECONDS)
+    os.close(pidfd)
+    return 0 if ended else 124
 
 
 def _hide_v2():
