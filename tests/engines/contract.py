@@ -243,7 +243,7 @@ def kill_forms(r):
         r.await_status(b, "stopped")
         r.clean(b)
     b = r.running("forms", "/bin/sh", "-c", "/bin/sleep 55 & /bin/sleep 55 & wait")
-    count = lambda: len(json.loads(r.call("ps", "--format", "json", "forms", bundle=b).ok().out))
+    count = lambda: len(json.loads(r.call("ps", "--format", "json", "forms", bundle=b).ok().out) or [])
     r.s.until("three processes", lambda: count() == 3)
     seen.append(r.call("kill", "--all", "forms", "9", bundle=b).code)
     r.s.until("their end", lambda: count() == 0)
