@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -83,6 +82,15 @@ def thaw(name):
                 state.write_text("THAWED")
 
 
+_boxes = set()
+
+
+def kill_boxes():
+    """Ends every box now; the threads that wait for them clean up as always."""
+    for box in list(_boxes):
+        box.kill()
+
+
 def run(test, runtime, suite):
     """Runs a test in its box and returns its Output."""
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="conformance-"))
@@ -102,14 +110,15 @@ def _run_box(name, test, runtime, suite, scratch):
     # To files, not pipes: a container left running holds them open.
     with open(out, "wb") as stdout, open(err, "wb") as stderr:
         box = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True)
+        _boxes.add(box)
         try:
             status = box.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             status = None
         finally:
             thaw(name)
-            with contextlib.suppress(ProcessLookupError):
-                # unshare --kill-child: the whole process namespace goes with it.
-                os.kill(box.pid, signal.SIGKILL)
+            # unshare --kill-child: the whole process namespace goes with it.
+            box.kill()
             box.wait()
+            _boxes.discard(box)
     return Output(status, out.read_text(errors="replace"), err.read_text(errors="replace"))

@@ -102,7 +102,8 @@ def run_all(tests, runtimes, suite, jobs):
                 for test, future in work.items():
                     verdicts[runtime.name][test] = future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            execution.kill_boxes()
             raise
     return verdicts
 
