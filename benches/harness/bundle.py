@@ -24,6 +24,15 @@ def make_rootfs(path, busybox, programs=()):
     return path
 
 
+def compile_c(source, folder):
+    """Compiles one of the benches' own programs, apart from hull's build; returns the static binary's path."""
+    path = os.path.join(folder, os.path.basename(source).removesuffix(".c"))
+    done = subprocess.run(["cc", "-O2", "-static", "-o", path, source], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchError(f"compile {source}: {done.stderr.strip()}")
+    return path
+
+
 def default_spec(runc, folder):
     """What `runc spec` writes, without a terminal and with a cgroup namespace.
 

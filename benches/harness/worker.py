@@ -10,7 +10,7 @@ import time
 
 from . import machine
 
-# A command that takes longer than this hangs; it is killed and the sample counts as failed.
+# A command that takes longer than this hangs, unless it is known to be slow.
 COMMAND_LIMIT_SECONDS = 60
 
 # Meant for the bench, which cleans up and then ends the timing processes; what they start gets the default back.
@@ -34,12 +34,13 @@ class Worker:
         theirs.close()
         self._channel = ours.makefile("rw")
 
-    def perform(self, steps, keep_output=False):
+    def perform(self, steps, keep_output=False, limit=COMMAND_LIMIT_SECONDS):
         """Carries out steps, each `["run", argv...]` or `["wait", pid file]`; returns the measured result.
 
         The result has `seconds` (wall), `cpu` (s of user and system time of everything that was reaped), `status` (the
-        first one that is not zero), and `error` (what stderr says when the status is not zero)."""
-        self._channel.write(json.dumps({"steps": steps, "keep": keep_output}) + "\n")
+        first one that is not zero), and `error` (what stderr says when the status is not zero). A command that takes
+        longer than `limit` seconds is killed and has status 124."""
+        self._channel.write(json.dumps({"steps": steps, "keep": keep_output, "limit": limit}) + "\n")
         self._channel.flush()
         line = self._channel.readline()
         if not line:
@@ -85,7 +86,8 @@ class Worker:
         start = time.perf_counter()
         status = 0
         for verb, *words in request["steps"]:
-            status = _run(words, actions) if verb == "run" else _wait(words[0])
+            status = (_run(words, actions, request["limit"]) if verb == "run"
+                      else _wait(words[0], request["limit"]))
             if status != 0:
                 break
         seconds = time.perf_counter() - start
@@ -118,8 +120,8 @@ def _give_up(_signal, _frame):
     raise _Hang
 
 
-def _reap(pid):
-    signal.alarm(COMMAND_LIMIT_SECONDS)
+def _reap(pid, limit):
+    signal.alarm(limit)
     try:
         _, status = os.waitpid(pid, 0)
         return os.waitstatus_to_exitcode(status)
@@ -140,28 +142,28 @@ def _reap_orphans():
         pass
 
 
-def _run(argv, actions):
+def _run(argv, actions, limit):
     return _reap(os.posix_spawn(argv[0], argv, os.environ, file_actions=actions,
-                                setsigdef=[*TERMINAL_SIGNALS, signal.SIGPIPE]))
+                                setsigdef=[*TERMINAL_SIGNALS, signal.SIGPIPE]), limit)
 
 
-def _wait(pid_file):
+def _wait(pid_file, limit):
     """Waits for the container's first process. It is this process's child after `create` has ended, unless the runtime
     leaves a process of its own between the two; then its end is seen, and its status is not."""
     with open(pid_file, encoding="ascii") as text:
         pid = int(text.read())
     try:
-        return _reap(pid)
+        return _reap(pid, limit)
     except ChildProcessError:
-        return _await_stranger(pid)
+        return _await_stranger(pid, limit)
 
 
-def _await_stranger(pid):
+def _await_stranger(pid, limit):
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return 0
-    ended, _, _ = select.select([pidfd], [], [], COMMAND_LIMIT_SECONDS)
+    ended, _, _ = select.select([pidfd], [], [], limit)
     os.close(pidfd)
     return 0 if ended else 124
 
