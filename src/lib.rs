@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod error;
+pub mod features;
 pub mod security;
 pub mod spec;
 pub mod sys;

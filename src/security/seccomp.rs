@@ -93,6 +93,39 @@ pub fn library_version() -> String {
     }
 }
 
+/// The architectures that the linked libseccomp knows, in the spec's names, sorted.
+pub fn known_architectures() -> Vec<String> {
+    const ALL: [Arch; 23] = [
+        Arch::ScmpArchX86,
+        Arch::ScmpArchX86_64,
+        Arch::ScmpArchX32,
+        Arch::ScmpArchArm,
+        Arch::ScmpArchAarch64,
+        Arch::ScmpArchMips,
+        Arch::ScmpArchMips64,
+        Arch::ScmpArchMips64n32,
+        Arch::ScmpArchMipsel,
+        Arch::ScmpArchMipsel64,
+        Arch::ScmpArchMipsel64n32,
+        Arch::ScmpArchPpc,
+        Arch::ScmpArchPpc64,
+        Arch::ScmpArchPpc64le,
+        Arch::ScmpArchS390,
+        Arch::ScmpArchS390x,
+        Arch::ScmpArchParisc,
+        Arch::ScmpArchParisc64,
+        Arch::ScmpArchRiscv64,
+        Arch::ScmpArchLoongarch64,
+        Arch::ScmpArchM68k,
+        Arch::ScmpArchSh,
+        Arch::ScmpArchSheb,
+    ];
+    let known = |arch: &&Arch| ScmpSyscall::from_name_by_arch("read", architecture(**arch)).is_ok();
+    let mut names: Vec<String> = ALL.iter().filter(known).map(ToString::to_string).collect();
+    names.sort_unstable();
+    names
+}
+
 /// The flags of [`KNOWN_FLAGS`] that this kernel has.
 pub fn supported_flags() -> Vec<&'static str> {
     KNOWN_FLAGS
