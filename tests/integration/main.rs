@@ -8,13 +8,30 @@
 #[macro_use]
 mod support;
 
+mod capabilities;
+mod devices;
 mod exec;
+mod hooks;
 mod lifecycle;
+mod mounts;
+mod namespaces;
+mod process;
+mod terminal;
 mod user_namespaces;
 
 /// Every test of the suite, module by module.
-const MODULES: &[&[support::harness::Test]] =
-    &[exec::TESTS, lifecycle::TESTS, user_namespaces::TESTS];
+const MODULES: &[&[support::harness::Test]] = &[
+    capabilities::TESTS,
+    devices::TESTS,
+    exec::TESTS,
+    hooks::TESTS,
+    lifecycle::TESTS,
+    mounts::TESTS,
+    namespaces::TESTS,
+    process::TESTS,
+    terminal::TESTS,
+    user_namespaces::TESTS,
+];
 
 fn main() -> std::process::ExitCode {
     support::harness::main(MODULES)

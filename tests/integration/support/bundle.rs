@@ -206,10 +206,20 @@ impl Bundle {
         ((out.status == 0).then(|| Container::new(self)), out)
     }
 
-    /// `create` and `start`.
+    /// `create` and `start`, to where the program itself runs: `start` may return while the first process is still the runtime's.
+    #[track_caller]
     pub fn started(&self) -> Container<'_> {
         let c = self.create();
+        let exe = format!("/proc/{}/exe", c.pid());
+        let before = fs::read_link(&exe).ok();
+        let mut gone = 0;
         c.start();
+        super::until("the program's start", || {
+            let now = fs::read_link(&exe).ok();
+            // While one of several threads replaces the program, there is none for a moment.
+            gone = if now.is_none() { gone + 1 } else { 0 };
+            gone > 5 || (now.is_some() && now != before)
+        });
         c
     }
 

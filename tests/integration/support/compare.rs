@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 /// What the program reports, section by section. Numbers that differ from run to run are taken out by `normalised`.
 const PROBE: &str = r#"
-echo "[status]"; grep -E '^(Uid|Gid|Groups|NStgid|NSpid|NSpgid|NSsid|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|SigIgn|SigQ_|Threads|Speculation|Cpus_allowed_list|Mems_allowed_list|CoreDumping|THP)' /proc/self/status
+echo "[status]"; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|SigIgn|SigQ_|Threads|Speculation|Cpus_allowed_list|Mems_allowed_list|CoreDumping|THP)' /proc/self/status
+echo "[pids]"; grep -E '^NS' /proc/self/status | awk '{print $1, NF}'
 echo "[mounts]"; cat /proc/self/mountinfo
 echo "[cgroup]"; cat /proc/self/cgroup
 echo "[fds]"; ls /proc/self/fd | grep -vx 3

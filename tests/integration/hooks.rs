@@ -1,0 +1,453 @@
+//! The six kinds of hooks: when they run, where, with what state on their standard input, and what their failure means.
+
+use crate::support::users::version;
+use crate::support::{Bundle, Container, fixture, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+
+tests![
+    hooks_run_in_order,
+    poststart_runs_in_start_after_the_program_has_begun,
+    hooks_of_one_kind_run_in_the_order_given,
+    hook_whose_child_holds_its_output_does_not_hang,
+    state_on_standard_input,
+    status_in_each_hook,
+    hooks_get_args_and_env_and_nothing_else,
+    hooks_run_in_the_right_namespaces,
+    create_container_hooks_see_the_mounts,
+    hook_pid_has_the_new_network_namespace,
+    prestart_failure_stops_create,
+    create_runtime_failure_stops_create,
+    create_container_failure_stops_create,
+    start_container_failure_stops_start,
+    poststart_failure,
+    poststop_failure_does_not_stop_delete,
+    poststop_runs_the_rest_after_a_failure,
+    hook_that_is_missing_is_an_error,
+    hook_that_hangs_is_ended,
+    hook_output_is_in_the_error,
+    relative_hook_path_is_an_error,
+    hooks_run_without_a_terminal_of_the_program,
+    state_commands_work_inside_hooks,
+];
+
+const KINDS: [&str; 6] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
+
+/// A folder that hooks write to; the container sees it at the same path.
+fn notes(b: &mut Bundle) -> PathBuf {
+    let dir = fixture::new_dir("notes");
+    fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    b.mount(
+        dir.to_str().unwrap(),
+        "bind",
+        dir.to_str().unwrap(),
+        &["bind", "rw"],
+    );
+    dir
+}
+
+fn hook(script: &str) -> Value {
+    json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] })
+}
+
+fn add(b: &mut Bundle, kind: &str, script: &str) {
+    b.push(&format!("/hooks/{kind}"), hook(script));
+}
+
+fn hooks_run_in_order() {
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    let log = format!("{}/log", dir.display());
+    let before = &KINDS[..4];
+    for kind in before.iter().chain(&["poststop"]) {
+        add(&mut b, kind, &format!("echo {kind} >> {log}"));
+    }
+    b.args(&["/bin/sh", "-c", &format!("echo program >> {log}")]);
+    let c = b.create();
+    let read = || fs::read_to_string(&log).unwrap();
+    assert_eq!(read(), "prestart\ncreateRuntime\ncreateContainer\n");
+    c.start();
+    c.wait_for("stopped");
+    assert_eq!(
+        read(),
+        "prestart\ncreateRuntime\ncreateContainer\nstartContainer\nprogram\n"
+    );
+    c.call(&["delete"]).success();
+    assert!(read().ends_with("program\npoststop\n"), "{}", read());
+}
+
+fn poststart_runs_in_start_after_the_program_has_begun() {
+    only_hull!("{} runs poststart hooks in create", version());
+    let mut b = Bundle::sleeper();
+    let dir = notes(&mut b);
+    let script = format!(
+        "sed -E 's/.*\"pid\": *([0-9]+).*/\\1/' > {0}/pid; tr '\\0' ' ' < /proc/$(cat {0}/pid)/cmdline > {0}/program",
+        dir.display()
+    );
+    add(&mut b, "poststart", &script);
+    let c = b.create();
+    assert!(!dir.join("pid").exists(), "not in create");
+    c.start();
+    assert_eq!(
+        fs::read_to_string(dir.join("program")).unwrap(),
+        "sleep 1000 ",
+        "start waits for the hook"
+    );
+}
+
+fn hooks_of_one_kind_run_in_the_order_given() {
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    for kind in KINDS {
+        for n in 1..4 {
+            add(
+                &mut b,
+                kind,
+                &format!("echo {n} >> {}/{kind}", dir.display()),
+            );
+        }
+    }
+    b.args(&["true"]);
+    b.run().success();
+    for kind in KINDS {
+        assert_eq!(
+            fs::read_to_string(dir.join(kind)).unwrap(),
+            "1\n2\n3\n",
+            "{kind}"
+        );
+    }
+}
+
+/// What each hook found on its standard input.
+fn states(b: &mut Bundle) -> (Vec<Value>, i64) {
+    let dir = notes(b);
+    for kind in KINDS {
+        add(b, kind, &format!("cat > {}/{kind}", dir.display()));
+    }
+    b.args(&["sleep", "1000"])
+        .set("/annotations", json!({ "colour": "blue" }));
+    let c = b.started();
+    let pid = i64::from(c.pid());
+    c.kill("KILL").success();
+    c.wait_for("stopped");
+    c.call(&["delete"]).success();
+    let read = |kind| {
+        let text = fs::read_to_string(dir.join(kind)).unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{kind}: {e}: {text}"))
+    };
+    (KINDS.iter().map(read).collect(), pid)
+}
+
+fn state_on_standard_input() {
+    let mut b = Bundle::new();
+    let (states, pid) = states(&mut b);
+    for (kind, state) in KINDS.iter().zip(&states) {
+        assert_eq!(state["id"], b.id.as_str(), "{kind}");
+        assert_eq!(state["bundle"], b.dir.to_str().unwrap(), "{kind}");
+        assert_eq!(state["annotations"]["colour"], "blue", "{kind}");
+        assert!(
+            state["ociVersion"].as_str().unwrap().starts_with("1."),
+            "{kind}"
+        );
+        match *kind {
+            // Inside the container the first process is number 1.
+            "createContainer" | "startContainer" => {
+                assert!(state["pid"] == 1 || state["pid"] == pid, "{kind} {state}")
+            }
+            "poststop" => assert!(state.get("pid").is_none_or(|p| p == 0), "{state}"),
+            _ => assert_eq!(state["pid"], pid, "{kind}"),
+        }
+    }
+}
+
+fn status_in_each_hook() {
+    let (states, _) = states(&mut Bundle::new());
+    let status: Vec<&str> = states
+        .iter()
+        .map(|s| s["status"].as_str().unwrap())
+        .collect();
+    assert!(matches!(status[0], "creating" | "created"), "{status:?}");
+    assert_eq!(status[1..4], ["creating", "creating", "created"]);
+    assert_eq!(status[5], "stopped");
+    only_hull!("{} runs poststart hooks in create", version());
+    assert_eq!(status[4], "running");
+}
+
+fn hooks_get_args_and_env_and_nothing_else() {
+    let mut b = Bundle::new();
+    b.runtime
+        .env
+        .push(("SECRET_OF_THE_HOST".into(), "1".into()));
+    let dir = notes(&mut b);
+    let script = format!(
+        "(tr '\\0' '\\n' < /proc/$$/environ; echo $0 $1; ls /proc/$$/fd) > {}/seen",
+        dir.display()
+    );
+    b.push("/hooks/createRuntime", json!({ "path": "/bin/sh", "args": ["other-name", "-c", script, "zero", "one"], "env": ["A=1", "B=2"] }));
+    b.args(&["true"]);
+    b.run().success();
+    let seen = fs::read_to_string(dir.join("seen")).unwrap();
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines[..3], ["A=1", "B=2", "zero one"]);
+    assert!(lines[3..].starts_with(&["0", "1"]), "{seen}");
+    assert!(
+        lines[3..]
+            .iter()
+            .all(|fd| ["0", "1", "2", "10"].contains(fd)),
+        "no descriptor of the runtime's: {seen}"
+    );
+}
+
+fn hooks_run_in_the_right_namespaces() {
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    for kind in KINDS {
+        add(
+            &mut b,
+            kind,
+            &format!(
+                "(readlink /proc/self/ns/net; readlink /proc/self/ns/mnt) > {}/{kind}",
+                dir.display()
+            ),
+        );
+    }
+    b.args(&["sleep", "1000"]);
+    let c = b.started();
+    let of = |pid: &str| {
+        ["net", "mnt"]
+            .map(|n| {
+                fs::read_link(format!("/proc/{pid}/ns/{n}"))
+                    .unwrap()
+                    .display()
+                    .to_string()
+            })
+            .join("\n")
+            + "\n"
+    };
+    let (host, inside) = (of("self"), of(&c.pid().to_string()));
+    drop(c);
+    for kind in KINDS {
+        let expected = if ["createContainer", "startContainer"].contains(&kind) {
+            &inside
+        } else {
+            &host
+        };
+        assert_eq!(
+            &fs::read_to_string(dir.join(kind)).unwrap(),
+            expected,
+            "{kind}"
+        );
+    }
+}
+
+/// createContainer hooks run after the mounts and before the root is changed: they find the bundle by its host's path, and the mounts in it.
+fn create_container_hooks_see_the_mounts() {
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    add(
+        &mut b,
+        "createContainer",
+        &format!(
+            "(grep -c 'rootfs/proc ' /proc/self/mountinfo; cat /etc/hostname) > {}/seen",
+            dir.display()
+        ),
+    );
+    b.args(&["true"]);
+    b.run().success();
+    let seen = fs::read_to_string(dir.join("seen")).unwrap();
+    let host = fs::read_to_string("/etc/hostname").unwrap_or_default();
+    assert_eq!(seen, format!("1\n{host}"));
+}
+
+/// What Docker's and Podman's network set-up relies on.
+fn hook_pid_has_the_new_network_namespace() {
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    let script = format!(
+        "pid=$(sed -E 's/.*\"pid\": *([0-9]+).*/\\1/' | tr -d '\\n'); readlink /proc/$pid/ns/net > {0}/net; nsenter --net=/proc/$pid/ns/net ip link set lo mtu 1234 2> {0}/err",
+        dir.display()
+    );
+    add(&mut b, "prestart", &script);
+    let text = b.output_of("readlink /proc/self/ns/net; cat /sys/class/net/lo/mtu");
+    let net = fs::read_to_string(dir.join("net")).unwrap();
+    assert_eq!(text, format!("{net}1234"));
+}
+
+#[track_caller]
+fn create_fails(kind: &str) {
+    let mut b = Bundle::sleeper();
+    add(&mut b, kind, "echo some words >&2; exit 3");
+    let error = b.try_create(&[]).1.failure();
+    assert_has!(error, "hook");
+    assert_has!(error, "exit status 3");
+    assert_has!(b.call(&["state", &b.id]).failure(), "does not exist");
+    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is gone");
+}
+
+fn prestart_failure_stops_create() {
+    create_fails("prestart");
+}
+
+fn create_runtime_failure_stops_create() {
+    create_fails("createRuntime");
+}
+
+fn create_container_failure_stops_create() {
+    create_fails("createContainer");
+}
+
+fn start_container_failure_stops_start() {
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    add(&mut b, "startContainer", "exit 3");
+    b.args(&["touch", dir.join("ran").to_str().unwrap()]);
+    let c = b.create();
+    c.call(&["start"]);
+    c.wait_for("stopped");
+    assert!(!dir.join("ran").exists(), "the program did not run");
+}
+
+/// The specification of 1.2 and later: an error, and the container is stopped.
+fn poststart_failure() {
+    only_hull!("{} runs poststart hooks in create", version());
+    let mut b = Bundle::sleeper();
+    add(&mut b, "poststart", "exit 3");
+    let c = b.create();
+    assert_has!(c.call(&["start"]).failure(), "hook");
+    c.wait_for("stopped");
+}
+
+fn poststop_failure_does_not_stop_delete() {
+    let mut b = Bundle::sleeper();
+    add(&mut b, "poststop", "exit 3");
+    let c = b.started();
+    c.kill("KILL").success();
+    c.wait_for("stopped");
+    let out = c.call(&["delete"]);
+    assert_has!(c.call(&["state"]).failure(), "does not exist");
+    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is gone");
+    only_hull!("{} says nothing of it", version());
+    assert_has!(out.stderr, "hook");
+}
+
+fn poststop_runs_the_rest_after_a_failure() {
+    only_hull!("{} ends at the first that fails", version());
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    add(&mut b, "poststop", "exit 3");
+    add(
+        &mut b,
+        "poststop",
+        &format!("touch {}/second", dir.display()),
+    );
+    b.args(&["true"]);
+    let c = b.started();
+    c.wait_for("stopped");
+    c.call(&["delete"]);
+    assert!(dir.join("second").exists());
+}
+
+fn hook_that_is_missing_is_an_error() {
+    let mut b = Bundle::sleeper();
+    b.push("/hooks/createRuntime", json!({ "path": "/no/such/hook" }));
+    let error = b.try_create(&[]).1.failure();
+    assert_has!(error, "/no/such/hook");
+    assert_has!(error, "no such file or directory");
+}
+
+fn hook_that_hangs_is_ended() {
+    let mut b = Bundle::sleeper();
+    let mut h = hook("exec sleep 1000");
+    h["timeout"] = json!(1);
+    b.push("/hooks/createRuntime", h);
+    let error = b.try_create(&[]).1.failure();
+    assert!(
+        error.contains("timeout") || error.contains("timed out") || error.contains("ran past"),
+        "{error}"
+    );
+    assert_has!(b.call(&["state", &b.id]).failure(), "does not exist");
+}
+
+fn hook_whose_child_holds_its_output_does_not_hang() {
+    only_hull!("{} waits for the child", version());
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    add(
+        &mut b,
+        "createRuntime",
+        &format!("sleep 1000 & echo $! > {}/pid", dir.display()),
+    );
+    assert_eq!(b.output_of("echo program"), "program");
+    let pid: i32 = fs::read_to_string(dir.join("pid"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .ok();
+}
+
+fn hook_output_is_in_the_error() {
+    let mut b = Bundle::sleeper();
+    add(
+        &mut b,
+        "createRuntime",
+        "echo some words of explanation >&2; exit 1",
+    );
+    assert_has!(b.try_create(&[]).1.failure(), "some words of explanation");
+}
+
+fn relative_hook_path_is_an_error() {
+    only_hull!("{} looks it up in the working directory", version());
+    let mut b = Bundle::sleeper();
+    b.push("/hooks/createRuntime", json!({ "path": "bin/true" }));
+    assert_has!(b.try_create(&[]).1.failure(), "bin/true");
+}
+
+fn hooks_run_without_a_terminal_of_the_program() {
+    let mut b = Bundle::new();
+    let dir = notes(&mut b);
+    add(
+        &mut b,
+        "createRuntime",
+        &format!(
+            "cat > /dev/null; echo words of the hook; readlink /proc/self/fd/0 > {}/stdin",
+            dir.display()
+        ),
+    );
+    assert_eq!(
+        b.output_of("echo program"),
+        "program",
+        "the hook's output is not the program's"
+    );
+    assert_has!(fs::read_to_string(dir.join("stdin")).unwrap(), "pipe:");
+}
+
+/// Engines' hooks ask for the state, and the state's lock must not be held meanwhile.
+fn state_commands_work_inside_hooks() {
+    let mut b = Bundle::sleeper();
+    let dir = notes(&mut b);
+    let call = format!(
+        "{} --root {}",
+        b.runtime.program.display(),
+        b.runtime.state.display()
+    );
+    let script = format!("{call} state {} > {}/state", b.id, dir.display());
+    add(&mut b, "poststart", &script);
+    let c: Container = b.create();
+    c.start();
+    until("the hook", || {
+        crate::support::runtime::text(dir.join("state")).contains("\"status\"")
+    });
+}

@@ -1,0 +1,462 @@
+//! `process`: who the program is, where it stands, and what it is given.
+
+use crate::support::users::version;
+use crate::support::{Bundle, fixture, until};
+use serde_json::json;
+use std::fs;
+
+tests![
+    user_and_group,
+    additional_groups,
+    no_additional_groups_means_none,
+    umask,
+    working_directory,
+    missing_working_directory_is_made,
+    working_directory_that_is_a_file_is_an_error,
+    working_directory_of_the_users_own,
+    relative_working_directory_is_an_error,
+    environment_is_what_was_given,
+    home_comes_from_the_containers_passwd,
+    home_that_was_given_is_kept,
+    path_is_searched_for_the_program,
+    program_is_taken_from_the_working_directory,
+    rlimits,
+    rlimit_that_is_unknown_is_an_error,
+    rlimit_given_twice_is_an_error,
+    no_new_privileges,
+    oom_score_adjust,
+    oom_score_adjust_of_exec,
+    scheduler,
+    scheduler_with_impossible_fields_is_an_error,
+    io_priority,
+    exec_cpu_affinity,
+    script_with_interpreter,
+    missing_interpreter_is_an_error,
+    program_for_another_architecture_is_an_error,
+    empty_args_are_an_error,
+    signals_are_as_at_birth,
+    first_process_leads_a_session,
+    apparmor_profile_is_an_error_where_it_is_off,
+    selinux_label_is_an_error_where_it_is_off,
+    memory_policy,
+];
+
+fn user_and_group() {
+    let mut b = Bundle::new();
+    b.set("/process/user", json!({ "uid": 1000, "gid": 29 }));
+    assert_eq!(
+        b.output_of("id -u; id -g; grep -E '^[UG]id' /proc/self/status"),
+        "1000\n29\nUid:\t1000\t1000\t1000\t1000\nGid:\t29\t29\t29\t29"
+    );
+}
+
+fn additional_groups() {
+    let mut b = Bundle::new();
+    b.set(
+        "/process/user",
+        json!({ "uid": 1000, "gid": 1000, "additionalGids": [5, 10, 4_000_000] }),
+    );
+    assert_eq!(
+        b.output_of("grep Groups /proc/self/status").trim(),
+        "Groups:\t5 10 4000000"
+    );
+}
+
+fn no_additional_groups_means_none() {
+    let mut b = Bundle::new();
+    assert_eq!(
+        b.output_of("grep Groups /proc/self/status").trim(),
+        "Groups:"
+    );
+}
+
+fn umask() {
+    let mut b = Bundle::new();
+    assert_eq!(b.output_of("umask"), "0022", "the default");
+    b.set("/process/user/umask", json!(0o027));
+    assert_eq!(b.output_of("umask"), "0027");
+}
+
+fn working_directory() {
+    assert_eq!(
+        Bundle::new()
+            .set("/process/cwd", json!("/usr/bin"))
+            .output_of("pwd; readlink /proc/self/cwd"),
+        "/usr/bin\n/usr/bin"
+    );
+}
+
+fn missing_working_directory_is_made() {
+    let mut b = Bundle::new();
+    b.writable().set("/process/cwd", json!("/some/where/new"));
+    assert_eq!(
+        b.output_of("pwd; stat -c '%a %u' ."),
+        "/some/where/new\n755 0"
+    );
+}
+
+fn working_directory_that_is_a_file_is_an_error() {
+    let mut b = Bundle::new();
+    b.set("/process/cwd", json!("/etc/passwd"));
+    assert_has!(b.run().failure(), "not a directory");
+}
+
+fn working_directory_of_the_users_own() {
+    let mut b = Bundle::new();
+    let private = b.rootfs().join("private");
+    fs::create_dir(&private).unwrap();
+    fs::set_permissions(
+        &private,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    std::os::unix::fs::chown(&private, Some(1000), Some(1000)).unwrap();
+    b.set("/process/cwd", json!("/private"))
+        .set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    assert_eq!(b.output_of("pwd"), "/private");
+}
+
+fn relative_working_directory_is_an_error() {
+    let mut b = Bundle::new();
+    b.set("/process/cwd", json!("tmp"));
+    assert_has!(b.run().failure(), "cwd");
+}
+
+fn environment_is_what_was_given() {
+    let mut b = Bundle::sleeper();
+    b.runtime
+        .env
+        .push(("SECRET_OF_THE_HOST".into(), "1".into()));
+    b.set(
+        "/process/env",
+        json!(["PATH=/bin", "EMPTY=", "A=b=c", "HOME=/h", "WITH SPACE=x y"]),
+    );
+    let c = b.started();
+    assert_eq!(
+        c.proc_file("environ"),
+        "PATH=/bin\0EMPTY=\0A=b=c\0HOME=/h\0WITH SPACE=x y\0"
+    );
+    let out = c
+        .exec_with(&["--env", "A=second"], &["env"])
+        .success()
+        .stdout;
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "A=second",
+            "EMPTY=",
+            "HOME=/h",
+            "PATH=/bin",
+            "WITH SPACE=x y"
+        ]
+    );
+}
+
+fn home_comes_from_the_containers_passwd() {
+    let mut b = Bundle::new();
+    assert_eq!(b.output_of("echo $HOME"), "/root");
+    b.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    assert_eq!(b.output_of("echo $HOME"), "/home/ada");
+    b.set("/process/user", json!({ "uid": 4242, "gid": 1000 }));
+    assert_eq!(b.output_of("echo $HOME"), "/");
+}
+
+fn home_that_was_given_is_kept() {
+    let mut b = Bundle::new();
+    b.push("/process/env", json!("HOME=/elsewhere"));
+    assert_eq!(b.output_of("echo $HOME"), "/elsewhere");
+}
+
+fn path_is_searched_for_the_program() {
+    let mut b = Bundle::new();
+    fixture::write_executable(&b.rootfs().join("var/tool"), "#!/bin/sh\necho found $0\n");
+    b.set("/process/env", json!(["PATH=/none:/var:/bin"]))
+        .args(&["tool"]);
+    assert_eq!(b.run().success().stdout, "found /var/tool\n");
+}
+
+fn program_is_taken_from_the_working_directory() {
+    let mut b = Bundle::new();
+    fixture::write_executable(&b.rootfs().join("var/tool"), "#!/bin/sh\necho found\n");
+    b.set("/process/cwd", json!("/var")).args(&["./tool"]);
+    assert_eq!(b.run().success().stdout, "found\n");
+}
+
+fn rlimits() {
+    let mut b = Bundle::new();
+    let all = [
+        ("CORE", "core file size", 0_u64, 0_u64),
+        ("NOFILE", "open files", 100, 200),
+        ("NPROC", "processes", 500, 600),
+        ("CPU", "cpu time", 60, 70),
+        ("FSIZE", "file size", 1 << 20, 1 << 21),
+        ("DATA", "data size", 1 << 30, 1 << 31),
+        ("STACK", "stack size", 1 << 22, 1 << 23),
+        ("RSS", "resident set", 1 << 30, 1 << 30),
+        ("AS", "address space", 1 << 33, 1 << 34),
+        ("MEMLOCK", "locked memory", 4096, 8192),
+        ("LOCKS", "file locks", 10, 20),
+        ("SIGPENDING", "pending signals", 30, 40),
+        ("MSGQUEUE", "msgqueue size", 1000, 2000),
+        ("NICE", "nice priority", 0, 0),
+        ("RTPRIO", "realtime priority", 0, 0),
+        ("RTTIME", "realtime timeout", 1000, 2000),
+    ];
+    let list: Vec<_> = all.iter().map(|(name, _, soft, hard)| json!({ "type": format!("RLIMIT_{name}"), "soft": soft, "hard": hard })).collect();
+    b.set("/process/rlimits", json!(list));
+    let text = b.output_of("cat /proc/self/limits");
+    for (name, words, soft, hard) in all {
+        let line = text
+            .lines()
+            .find(|l| l.contains(words))
+            .unwrap_or_else(|| panic!("no {words} in\n{text}"));
+        let numbers: Vec<&str> = line[26..].split_whitespace().collect();
+        assert_eq!(
+            numbers[..2],
+            [soft.to_string(), hard.to_string()],
+            "RLIMIT_{name}"
+        );
+    }
+    let b = {
+        b.args(&["sleep", "1000"]);
+        b
+    };
+    let c = b.started();
+    assert_eq!(
+        c.exec(&["sh", "-c", "ulimit -Sn; ulimit -Hn"])
+            .success()
+            .stdout,
+        "100\n200\n"
+    );
+}
+
+fn rlimit_that_is_unknown_is_an_error() {
+    let mut b = Bundle::new();
+    b.set(
+        "/process/rlimits",
+        json!([{ "type": "RLIMIT_NOSUCH", "soft": 1, "hard": 1 }]),
+    );
+    assert_has!(b.run().failure(), "rlimit");
+}
+
+fn rlimit_given_twice_is_an_error() {
+    only_hull!("{} takes the last", version());
+    let mut b = Bundle::new();
+    b.push(
+        "/process/rlimits",
+        json!({ "type": "RLIMIT_NOFILE", "soft": 5, "hard": 5 }),
+    );
+    assert_has!(b.run().failure(), "rlimit_nofile");
+}
+
+fn no_new_privileges() {
+    let mut b = Bundle::new();
+    for (value, seen) in [(true, "1"), (false, "0")] {
+        b.set("/process/noNewPrivileges", json!(value));
+        assert_eq!(
+            b.output_of("grep NoNewPrivs /proc/self/status"),
+            format!("NoNewPrivs:\t{seen}")
+        );
+    }
+}
+
+fn oom_score_adjust() {
+    let mut b = Bundle::new();
+    b.set("/process/oomScoreAdj", json!(321));
+    assert_eq!(b.output_of("cat /proc/self/oom_score_adj"), "321");
+}
+
+fn oom_score_adjust_of_exec() {
+    only_hull!("{} gives exec the first process's value", version());
+    let b = Bundle::sleeper();
+    let c = b.started();
+    let process = json!({
+        "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"], "args": ["cat", "/proc/self/oom_score_adj"], "oomScoreAdj": 654
+    });
+    assert_eq!(c.exec_process(&process).success().stdout, "654\n");
+}
+
+fn scheduler() {
+    only_hull!("{} has no scheduler", version());
+    let mut b = Bundle::new();
+    b.set(
+        "/process/scheduler",
+        json!({ "policy": "SCHED_BATCH", "nice": 5 }),
+    );
+    // Fields 19 and 41 of stat: nice and policy; SCHED_BATCH is 3, SCHED_IDLE is 5.
+    let stat = "awk '{print $19, $41}' /proc/1/stat";
+    assert_eq!(b.output_of(stat), "5 3");
+    b.set("/process/scheduler", json!({ "policy": "SCHED_IDLE" }));
+    assert_eq!(b.output_of(stat), "0 5");
+    b.set(
+        "/process/scheduler",
+        json!({ "policy": "SCHED_OTHER", "nice": 7, "flags": ["SCHED_FLAG_RESET_ON_FORK"] }),
+    );
+    assert_eq!(b.output_of(stat), "7 0");
+}
+
+fn scheduler_with_impossible_fields_is_an_error() {
+    only_hull!("{} has no scheduler", version());
+    let mut b = Bundle::new();
+    for bad in [
+        json!({ "policy": "SCHED_NOSUCH" }),
+        json!({ "policy": "SCHED_OTHER", "nice": 99 }),
+        json!({ "policy": "SCHED_OTHER", "priority": 5 }),
+        json!({ "policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_NOSUCH"] }),
+    ] {
+        b.set("/process/scheduler", bad);
+        assert_has!(b.run().failure(), "sched");
+    }
+}
+
+fn io_priority() {
+    only_hull!("{} has no ioPriority", version());
+    let mut b = Bundle::new();
+    b.set(
+        "/process/ioPriority",
+        json!({ "class": "IOPRIO_CLASS_BE", "priority": 6 }),
+    );
+    assert_eq!(b.output_of("ionice -p 1"), "best-effort: prio 6");
+    b.set(
+        "/process/ioPriority",
+        json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 }),
+    );
+    assert_has!(b.output_of("ionice -p 1"), "idle");
+    b.set(
+        "/process/ioPriority",
+        json!({ "class": "IOPRIO_CLASS_NOSUCH", "priority": 0 }),
+    );
+    assert_has!(b.run().failure(), "ioprio_class_nosuch");
+}
+
+fn exec_cpu_affinity() {
+    only_hull!("{} has no execCPUAffinity", version());
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        skip!("one processor leaves no choice of affinity");
+    }
+    let mut b = Bundle::sleeper();
+    b.set(
+        "/process/execCPUAffinity",
+        json!({ "initial": "0", "final": "1" }),
+    );
+    let c = b.started();
+    let process = json!({
+        "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"], "args": ["grep", "Cpus_allowed_list", "/proc/self/status"],
+        "execCPUAffinity": { "initial": "0", "final": "1" }
+    });
+    assert_eq!(
+        c.exec_process(&process).success().stdout,
+        "Cpus_allowed_list:\t1\n"
+    );
+    assert_eq!(
+        c.exec(&["grep", "Cpus_allowed_list", "/proc/self/status"])
+            .success()
+            .stdout,
+        "Cpus_allowed_list:\t1\n",
+        "from the config"
+    );
+    assert_ne!(
+        c.status_line("Cpus_allowed_list"),
+        "1",
+        "the first process is not concerned"
+    );
+}
+
+fn script_with_interpreter() {
+    let mut b = Bundle::new();
+    fixture::write_executable(&b.rootfs().join("var/script"), "#!/bin/sh\necho $0 $1\n");
+    b.args(&["/var/script", "word"]);
+    assert_eq!(b.run().success().stdout, "/var/script word\n");
+}
+
+fn missing_interpreter_is_an_error() {
+    let mut b = Bundle::new();
+    fixture::write_executable(&b.rootfs().join("var/script"), "#!/no/such/shell\n");
+    b.args(&["/var/script"]);
+    assert_has!(b.run().failure(), "no such file or directory");
+}
+
+fn program_for_another_architecture_is_an_error() {
+    let mut b = Bundle::new();
+    fixture::write_executable(
+        &b.rootfs().join("var/foreign"),
+        "\x7fELF\x02\x01\x01 not a program of this machine",
+    );
+    b.args(&["/var/foreign"]);
+    assert_has!(b.run().failure(), "exec format error");
+}
+
+fn empty_args_are_an_error() {
+    let mut b = Bundle::new();
+    b.set("/process/args", json!([]));
+    assert_has!(b.run().failure(), "args");
+    b.remove("/process/args");
+    assert_has!(b.run().failure(), "args");
+}
+
+/// Engines start the runtime with SIGPIPE or SIGQUIT ignored; the program must not inherit that.
+fn signals_are_as_at_birth() {
+    let b = Bundle::sh("grep -E '^Sig(Ign|Blk)' /proc/self/status");
+    b.write();
+    let plain = b
+        .runtime
+        .command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+    let mut c = std::process::Command::new("sh");
+    c.args(["-c", "trap '' PIPE QUIT USR1; exec \"$@\"", "sh"])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    let out = crate::support::runtime::finish(c, crate::support::runtime::LIMIT)
+        .success()
+        .stdout;
+    assert_has!(out, "SigBlk:\t0000000000000000");
+    only_hull!("{} hands ignored signals on", version());
+    assert_has!(out, "SigIgn:\t0000000000000000");
+}
+
+fn first_process_leads_a_session() {
+    let mut b = Bundle::new();
+    assert_eq!(
+        b.output_of("awk '{print $1, $5, $6}' /proc/1/stat"),
+        "1 1 1"
+    );
+}
+
+fn apparmor_profile_is_an_error_where_it_is_off() {
+    if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+        skip!("AppArmor is on here");
+    }
+    let mut b = Bundle::new();
+    b.set("/process/apparmorProfile", json!("some-profile"));
+    assert_has!(b.run().failure(), "apparmor");
+}
+
+fn selinux_label_is_an_error_where_it_is_off() {
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        skip!("SELinux is on here");
+    }
+    let mut b = Bundle::new();
+    b.set(
+        "/process/selinuxLabel",
+        json!("system_u:system_r:container_t:s0"),
+    );
+    assert_has!(b.run().failure(), "selinux");
+}
+
+fn memory_policy() {
+    only_hull!("{} has no memoryPolicy", version());
+    let mut b = Bundle::sleeper();
+    b.set(
+        "/linux/memoryPolicy",
+        json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] }),
+    );
+    let c = b.started();
+    until("numa_maps", || c.proc_file("numa_maps").contains("bind"));
+    drop(c);
+    b.set(
+        "/linux/memoryPolicy",
+        json!({ "mode": "MPOL_NOSUCH", "nodes": "0" }),
+    );
+    assert_has!(b.run().failure(), "mpol_nosuch");
+}
