@@ -9,6 +9,8 @@
 mod support;
 
 mod capabilities;
+mod commands;
+mod descriptors;
 mod devices;
 mod exec;
 mod hooks;
@@ -16,12 +18,16 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod resources;
+mod seccomp;
 mod terminal;
 mod user_namespaces;
 
 /// Every test of the suite, module by module.
 const MODULES: &[&[support::harness::Test]] = &[
     capabilities::TESTS,
+    commands::TESTS,
+    descriptors::TESTS,
     devices::TESTS,
     exec::TESTS,
     hooks::TESTS,
@@ -29,6 +35,8 @@ const MODULES: &[&[support::harness::Test]] = &[
     mounts::TESTS,
     namespaces::TESTS,
     process::TESTS,
+    resources::TESTS,
+    seccomp::TESTS,
     terminal::TESTS,
     user_namespaces::TESTS,
 ];

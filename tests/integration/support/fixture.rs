@@ -30,6 +30,8 @@ pub fn make_suite_scratch() -> PathBuf {
         .expect("the package busybox-static is not installed");
     fs::copy(busybox, dir.join("busybox")).expect("cannot copy busybox");
     fs::set_permissions(dir.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+    // The suite's own program, which is static, makes inside a container the calls that no applet makes.
+    fs::copy(std::env::current_exe().unwrap(), dir.join("probe")).expect("cannot copy the probe");
     dir
 }
 
@@ -72,6 +74,8 @@ pub fn fill_rootfs(root: &Path) {
     }
     fs::hard_link(suite_scratch().join("busybox"), root.join("bin/busybox"))
         .expect("cannot link busybox");
+    fs::hard_link(suite_scratch().join("probe"), root.join("bin/probe"))
+        .expect("cannot link the probe");
     for applet in APPLETS.split_whitespace() {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }

@@ -9,6 +9,7 @@ pub mod console;
 pub mod fixture;
 pub mod harness;
 pub mod leaks;
+pub mod raw;
 pub mod runtime;
 pub mod spec;
 pub mod users;

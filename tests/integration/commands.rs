@@ -1,0 +1,424 @@
+//! The commands that tell: list, ps, state, spec, features, version, help; and the log that engines read.
+
+use crate::support::{Bundle, fixture, runtime, until};
+use serde_json::Value;
+use std::fs;
+use std::process::Command;
+
+tests![
+    version_has_the_lines_that_docker_reads,
+    help_of_every_command,
+    unknown_command_is_an_error,
+    unknown_flag_is_an_error,
+    list_as_table_json_and_quiet,
+    list_of_no_state_directory_is_empty,
+    ps_as_table_and_json,
+    ps_takes_options_of_ps,
+    spec_writes_a_config_that_runs,
+    spec_rootless_runs_as_an_ordinary_user,
+    spec_does_not_overwrite,
+    features_is_a_document,
+    log_in_json_has_one_object_with_the_error,
+    log_as_text,
+    log_is_appended_to,
+    without_log_the_error_is_on_standard_error,
+    log_that_cannot_be_opened_is_an_error,
+    debug_says_more,
+    successful_commands_say_nothing,
+    root_is_made_where_it_is_missing,
+    rootless_flag_is_accepted,
+    systemd_cgroup_without_systemd_is_an_error,
+];
+
+fn plain(args: &[&str]) -> runtime::Output {
+    let mut c = Command::new(runtime::path());
+    c.args(args).stdin(std::process::Stdio::null());
+    runtime::finish(c, runtime::LIMIT)
+}
+
+fn version_has_the_lines_that_docker_reads() {
+    let text = plain(&["--version"]).success().stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    let words: Vec<&str> = lines[0].split(' ').collect();
+    assert_eq!(words[1], "version", "{text}");
+    assert!(words[2].starts_with(|c: char| c.is_ascii_digit()), "{text}");
+    assert!(lines.iter().any(|l| l.starts_with("commit: ")), "{text}");
+    assert!(lines.iter().any(|l| l.starts_with("spec: 1.")), "{text}");
+    assert!(
+        lines.iter().any(|l| l.starts_with("libseccomp: 2.")),
+        "{text}"
+    );
+    assert_eq!(plain(&["-v"]).success().stdout, text);
+}
+
+fn help_of_every_command() {
+    let text = plain(&["--help"]).success().stdout;
+    let commands = [
+        "create", "start", "state", "kill", "delete", "run", "exec", "list", "ps", "pause",
+        "resume", "update", "events", "spec", "features",
+    ];
+    for command in commands {
+        assert_has!(text, command);
+        assert_has!(plain(&[command, "--help"]).success().stdout, command);
+    }
+}
+
+fn unknown_command_is_an_error() {
+    // runc prints its help to standard output.
+    let out = plain(&["nosuchcommand"]);
+    assert_ne!(out.status, 0);
+    assert_has!(format!("{}{}", out.stdout, out.stderr), "nosuchcommand");
+}
+
+fn unknown_flag_is_an_error() {
+    let b = Bundle::sleeper();
+    b.write();
+    let out = b.call(&[
+        "create",
+        "--no-such-flag",
+        "--bundle",
+        b.dir.to_str().unwrap(),
+        &b.id,
+    ]);
+    assert_ne!(out.status, 0);
+    assert_has!(format!("{}{}", out.stdout, out.stderr), "no-such-flag");
+}
+
+fn list_as_table_json_and_quiet() {
+    let b = Bundle::sleeper();
+    let c = b.started();
+    let table = b.call(&["list"]).success().stdout;
+    let mut lines = table.lines();
+    let head: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+    assert_eq!(head, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
+    let row: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+    assert_eq!(
+        row[..4],
+        [
+            &b.id,
+            &c.pid().to_string(),
+            "running",
+            b.dir.to_str().unwrap()
+        ]
+    );
+    assert_eq!(row[5], "root");
+    assert_eq!(
+        b.call(&["list", "--quiet"]).success().stdout,
+        format!("{}\n", b.id)
+    );
+    let list: Value =
+        serde_json::from_str(&b.call(&["list", "--format", "json"]).success().stdout).unwrap();
+    assert_eq!(list[0]["id"], b.id.as_str());
+    assert_eq!(list[0]["status"], "running");
+    assert_eq!(list[0]["pid"], c.pid());
+    assert_eq!(list[0]["owner"], "root");
+    assert_has!(b.call(&["list", "--format", "xml"]).failure(), "format");
+}
+
+fn list_of_no_state_directory_is_empty() {
+    let b = Bundle::new();
+    let out = b.call(&["list", "--format", "json"]).success().stdout;
+    assert!(matches!(out.trim(), "null" | "[]"), "{out}");
+    assert_eq!(b.call(&["list", "--quiet"]).success().stdout, "");
+}
+
+fn ps_as_table_and_json() {
+    let b = Bundle::sh("sleep 999 & sleep 1000; true");
+    let c = b.started();
+    until("both children", || {
+        b.cgroup_file("pids", "cgroup.procs").lines().count() == 3
+    });
+    let out = c.call(&["ps", "--format", "json"]).success();
+    let mut pids: Vec<i32> = serde_json::from_str(&out.stdout).unwrap();
+    pids.sort_unstable();
+    let text = b.cgroup_file("pids", "cgroup.procs");
+    let mut expected: Vec<i32> = text.lines().map(|l| l.parse().unwrap()).collect();
+    expected.sort_unstable();
+    assert_eq!(pids, expected);
+    assert_eq!(out.stderr, "");
+    let table = c.call(&["ps"]).success().stdout;
+    assert_has!(table.lines().next().unwrap(), "PID");
+    assert_eq!(table.lines().count(), 4);
+    assert_has!(table, "sleep 999");
+}
+
+fn ps_takes_options_of_ps() {
+    let b = Bundle::sleeper();
+    let _c = b.started();
+    let out = b.call(&["ps", &b.id, "-o", "pid,comm"]).success().stdout;
+    assert_has!(out, "sleep");
+    assert_eq!(out.lines().count(), 2, "{out}");
+}
+
+fn spec_in(b: &Bundle, flags: &[&str]) -> runtime::Output {
+    let mut c = b.runtime.command(&[&["spec"], flags].concat());
+    c.current_dir(&b.dir);
+    runtime::finish(c, runtime::LIMIT)
+}
+
+/// Sets up what the default configuration asks for and a test has not: a terminal, and a cgroup of the test's own.
+fn read_spec(b: &mut Bundle) {
+    b.spec = serde_json::from_str(&fs::read_to_string(b.dir.join("config.json")).unwrap()).unwrap();
+    assert_eq!(b.spec["process"]["terminal"], true);
+    b.set("/process/terminal", false.into());
+}
+
+fn spec_writes_a_config_that_runs() {
+    let mut b = Bundle::new();
+    spec_in(&b, &[]).success();
+    read_spec(&mut b);
+    let ours = crate::support::spec::default_spec();
+    for part in ["root", "mounts", "process"] {
+        let mut part_of_ours = ours[part].clone();
+        part_of_ours.as_object_mut().map(|o| o.remove("terminal"));
+        b.spec[part].as_object_mut().map(|o| o.remove("terminal"));
+        assert_eq!(b.spec[part], part_of_ours, "{part}");
+    }
+    let cgroup = b.cgroup.clone();
+    b.set("/linux/cgroupsPath", cgroup.into());
+    assert_eq!(
+        b.output_of("hostname; id -u"),
+        format!("{}\n0", b.spec["hostname"].as_str().unwrap())
+    );
+    let dir = fixture::new_dir("elsewhere");
+    b.call(&["spec", "--bundle", dir.to_str().unwrap()])
+        .success();
+    assert!(dir.join("config.json").exists());
+}
+
+fn spec_rootless_runs_as_an_ordinary_user() {
+    let mut b = Bundle::of_ordinary_user();
+    spec_in(&b, &["--rootless"]).success();
+    read_spec(&mut b);
+    assert_eq!(
+        b.spec["linux"]["uidMappings"][0]["hostID"],
+        crate::support::users::ORDINARY
+    );
+    assert_eq!(b.output_of("id -u"), "0");
+}
+
+fn spec_does_not_overwrite() {
+    let b = Bundle::new();
+    fs::write(b.dir.join("config.json"), "mine").unwrap();
+    spec_in(&b, &[]).failure();
+    assert_eq!(
+        fs::read_to_string(b.dir.join("config.json")).unwrap(),
+        "mine"
+    );
+}
+
+fn features_is_a_document() {
+    let text = plain(&["features"]).success().stdout;
+    let f: Value = serde_json::from_str(&text).unwrap();
+    assert!(f["ociVersionMin"].as_str().unwrap().starts_with("1."));
+    assert!(f["ociVersionMax"].as_str().unwrap().starts_with("1."));
+    let has = |path: &str, item: &str| {
+        let list = f
+            .pointer(path)
+            .and_then(Value::as_array)
+            .unwrap_or_else(|| panic!("{path} is missing"));
+        assert!(list.iter().any(|v| v == item), "{item} is not in {path}");
+    };
+    for hook in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "startContainer",
+        "poststart",
+        "poststop",
+    ] {
+        has("/hooks", hook);
+    }
+    for option in [
+        "bind",
+        "rbind",
+        "ro",
+        "rro",
+        "nosuid",
+        "tmpcopyup",
+        "rprivate",
+        "rslave",
+    ] {
+        has("/mountOptions", option);
+    }
+    for namespace in ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"] {
+        has("/linux/namespaces", namespace);
+    }
+    has("/linux/capabilities", "CAP_SYS_ADMIN");
+    has("/linux/seccomp/actions", "SCMP_ACT_NOTIFY");
+    has("/linux/seccomp/operators", "SCMP_CMP_MASKED_EQ");
+    has("/linux/seccomp/archs", "SCMP_ARCH_X86_64");
+    assert_eq!(f["linux"]["cgroup"]["v1"], true);
+    assert_eq!(f["linux"]["seccomp"]["enabled"], true);
+    if runtime::drives_hull() {
+        has("/linux/namespaces", "time");
+        has("/mountOptions", "idmap");
+        assert_eq!(f["linux"]["mountExtensions"]["idmap"]["enabled"], true);
+        assert!(!text.contains("null"), "a part that is unknown is left out");
+    }
+}
+
+/// A failing command with the log's flags; gives the log's text.
+fn logged(b: &Bundle, format: &[&str]) -> String {
+    let log = fixture::new_dir("log").join("log");
+    let args = [
+        &["--log", log.to_str().unwrap()],
+        format,
+        &["state", "none"],
+    ]
+    .concat();
+    assert_eq!(b.call(&args).status, 1);
+    fs::read_to_string(log).unwrap()
+}
+
+fn log_in_json_has_one_object_with_the_error() {
+    let text = logged(&Bundle::new(), &["--log-format", "json"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    let object: Value = serde_json::from_str(lines[0]).unwrap();
+    assert_eq!(object["level"], "error");
+    assert_has!(object["msg"].as_str().unwrap(), "container does not exist");
+    assert!(object["time"].as_str().unwrap().contains('T'));
+    // The same for a failure inside the container.
+    let mut b = Bundle::new();
+    b.args(&["/no/such/program"]);
+    b.write();
+    let log = fixture::new_dir("log").join("log");
+    b.call(&[
+        "--log",
+        log.to_str().unwrap(),
+        "--log-format=json",
+        "create",
+        "--bundle",
+        b.dir.to_str().unwrap(),
+        &b.id,
+    ]);
+    let text = fs::read_to_string(log).unwrap();
+    let errors: Vec<Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .filter(|o: &Value| o["level"] == "error")
+        .collect();
+    assert_has!(
+        errors.last().unwrap()["msg"].as_str().unwrap(),
+        "no such file or directory"
+    );
+    if runtime::drives_hull() {
+        assert_eq!(
+            text.lines().count(),
+            1,
+            "conmon's reader takes exactly one object: {text}"
+        );
+    }
+}
+
+fn log_as_text() {
+    let text = logged(&Bundle::new(), &["--log-format", "text"]);
+    assert_has!(text, "level=error");
+    assert_has!(text, "container does not exist");
+    assert_eq!(
+        logged(&Bundle::new(), &[]).matches("level=error").count(),
+        1,
+        "text is the default"
+    );
+    assert_has!(
+        Bundle::new()
+            .call(&["--log-format", "xml", "list"])
+            .failure(),
+        "xml"
+    );
+}
+
+fn log_is_appended_to() {
+    let b = Bundle::new();
+    let log = fixture::new_dir("log").join("log");
+    for _ in 0..2 {
+        b.call(&[
+            "--log",
+            log.to_str().unwrap(),
+            "--log-format",
+            "json",
+            "state",
+            "none",
+        ]);
+    }
+    assert_eq!(fs::read_to_string(log).unwrap().lines().count(), 2);
+}
+
+fn without_log_the_error_is_on_standard_error() {
+    let out = Bundle::new().call(&["state", "none"]);
+    assert_eq!(out.stdout, "");
+    assert_has!(out.failure(), "container does not exist");
+}
+
+fn log_that_cannot_be_opened_is_an_error() {
+    assert_has!(
+        Bundle::new()
+            .call(&["--log", "/no/such/folder/log", "list"])
+            .failure(),
+        "no such file or directory"
+    );
+}
+
+fn debug_says_more() {
+    let b = Bundle::sh("true");
+    b.write();
+    let out = b
+        .call(&["--debug", "run", "--bundle", b.dir.to_str().unwrap(), &b.id])
+        .success();
+    assert_has!(out.stderr, "level=debug");
+}
+
+fn successful_commands_say_nothing() {
+    let b = Bundle::sleeper();
+    let (c, out) = b.try_create(&[]);
+    let c = c.unwrap();
+    let mut said = vec![out];
+    said.push(c.call(&["start"]));
+    said.push(c.exec(&["true"]));
+    said.push(c.call(&["pause"]));
+    said.push(c.call(&["resume"]));
+    said.push(c.call(&["update", "--pids-limit", "30"]));
+    said.push(c.kill("KILL"));
+    c.wait_for("stopped");
+    said.push(c.call(&["delete"]));
+    for out in said {
+        assert_eq!(
+            (out.status, out.stdout.as_str(), out.stderr.as_str()),
+            (0, "", "")
+        );
+    }
+}
+
+fn root_is_made_where_it_is_missing() {
+    let mut b = Bundle::sh("echo here");
+    b.runtime.state = b.dir.join("state/deep/er");
+    assert_eq!(b.run().success().stdout, "here\n");
+    let mode = fs::metadata(&b.runtime.state).unwrap();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077 & !0o011,
+        0,
+        "others may not look into it"
+    );
+    fs::remove_dir_all(b.dir.join("state")).unwrap();
+}
+
+fn rootless_flag_is_accepted() {
+    let mut b = Bundle::of_ordinary_user();
+    for value in ["auto", "true"] {
+        b.runtime.global = vec![format!("--rootless={value}")];
+        assert_eq!(b.output_of("id -u"), "0");
+    }
+    b.runtime.global = vec!["--rootless=maybe".into()];
+    b.run().failure();
+}
+
+fn systemd_cgroup_without_systemd_is_an_error() {
+    if std::path::Path::new("/run/systemd/system").exists() {
+        skip!("systemd runs here");
+    }
+    let mut b = Bundle::sleeper();
+    b.runtime.global = vec!["--systemd-cgroup".into()];
+    b.set("/linux/cgroupsPath", "system.slice:hull:test".into());
+    assert_has!(b.try_create(&[]).1.failure(), "systemd");
+}

@@ -1,0 +1,320 @@
+//! What the program inherits: descriptors, the session keyring; and what is told by files and variables beside them.
+
+use crate::support::users::version;
+use crate::support::{Bundle, Container, fixture, runtime};
+use std::fs;
+use std::process::Command;
+
+tests![
+    program_sees_three_descriptors,
+    exec_sees_three_descriptors,
+    stray_descriptors_do_not_reach_the_program,
+    preserved_descriptors_reach_the_program,
+    exec_preserves_descriptors,
+    preserving_a_closed_descriptor_is_an_error,
+    listen_descriptors_reach_the_program,
+    standard_streams_are_the_runtimes_own,
+    closed_standard_streams_are_survived,
+    session_keyring_is_the_containers,
+    no_new_keyring_keeps_the_callers,
+    working_directory_in_a_descriptor_is_refused,
+    exec_working_directory_in_a_descriptor_is_refused,
+    pid_file_in_a_missing_folder_is_an_error,
+    pidfd_socket_gets_the_pidfd,
+];
+
+/// Runs a command of the runtime by way of a shell that sets descriptors up.
+fn through_shell(b: &Bundle, set_up: &str, args: &[&str]) -> runtime::Output {
+    let plain = b.runtime.command(args);
+    let mut c = Command::new("bash");
+    c.args(["-c", &format!("{set_up}; exec \"$@\""), "bash"])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    c.stdin(std::process::Stdio::null())
+        .env("HULL_TEST_DIR", fixture::test_scratch());
+    runtime::finish(c, runtime::LIMIT)
+}
+
+fn run_through_shell(b: &Bundle, set_up: &str, flags: &[&str]) -> runtime::Output {
+    b.write();
+    let dir = b.dir.to_str().unwrap().to_owned();
+    let args = [&["run", "--bundle", &dir], flags, &[&b.id]].concat();
+    through_shell(b, set_up, &args)
+}
+
+/// The open descriptors of a process, as the host sees them.
+fn open_in(pid: impl std::fmt::Display) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let mut all: Vec<u32> = entries
+        .map(|d| d.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+fn wait_for_sleep(pid: impl std::fmt::Display) {
+    runtime::until("the program", || {
+        runtime::text(format!("/proc/{pid}/cmdline")).starts_with("sleep")
+    });
+}
+
+/// `create` by way of a shell, and `start`; the program ends up as `sleep`.
+fn started_through_shell<'a>(b: &'a Bundle, set_up: &str, flags: &[&str]) -> Container<'a> {
+    b.write();
+    let args = [
+        &["create", "--bundle", b.dir.to_str().unwrap()],
+        flags,
+        &[&b.id],
+    ]
+    .concat();
+    through_shell(b, set_up, &args).success();
+    let c = Container::new(b);
+    c.start();
+    wait_for_sleep(c.pid());
+    c
+}
+
+/// `exec --detach` by way of a shell; gives the pid.
+fn exec_through_shell(b: &Bundle, set_up: &str, flags: &[&str], program: &[&str]) -> String {
+    let file = fixture::new_dir("pid").join("pid");
+    let args = [
+        &["exec", "--detach", "--pid-file", file.to_str().unwrap()],
+        flags,
+        &[&b.id],
+        program,
+    ]
+    .concat();
+    through_shell(b, set_up, &args).success();
+    let pid = fs::read_to_string(file).unwrap();
+    wait_for_sleep(&pid);
+    pid
+}
+
+fn program_sees_three_descriptors() {
+    for mut b in [
+        Bundle::new(),
+        Bundle::with_user_namespace(),
+        Bundle::of_ordinary_user(),
+    ] {
+        b.args(&["sleep", "1000"]);
+        assert_eq!(open_in(b.started().pid()), [0, 1, 2]);
+    }
+}
+
+fn exec_sees_three_descriptors() {
+    let b = Bundle::sleeper();
+    let _c = b.started();
+    assert_eq!(
+        open_in(exec_through_shell(&b, "true", &[], &["sleep", "999"])),
+        [0, 1, 2]
+    );
+}
+
+const STRAY: &str = "exec 3</etc/passwd 4</etc 5</ 7</proc 9</etc/group 63</tmp";
+
+fn stray_descriptors_do_not_reach_the_program() {
+    let b = Bundle::sleeper();
+    let c = started_through_shell(&b, STRAY, &[]);
+    assert_eq!(open_in(c.pid()), [0, 1, 2]);
+    assert_eq!(
+        open_in(exec_through_shell(&b, STRAY, &[], &["sleep", "999"])),
+        [0, 1, 2]
+    );
+}
+
+/// Two files to be handed on, as descriptors 3 and 4, with others beyond them; and a program that reads them.
+fn two_files() -> (String, String) {
+    let dir = fixture::new_dir("preserved");
+    fs::write(dir.join("three"), "third\n").unwrap();
+    fs::write(dir.join("four"), "fourth\n").unwrap();
+    let script = "cat <&3 > /dev/shm/3; cat <&4 > /dev/shm/4; echo $LISTEN_FDS $LISTEN_PID > /dev/shm/listen; exec sleep 1000";
+    (
+        format!("exec 3<{0}/three 4<{0}/four 5</etc 6</", dir.display()),
+        script.to_owned(),
+    )
+}
+
+fn in_shm(c: &Container, file: &str) -> String {
+    runtime::text(format!("/proc/{}/root/dev/shm/{file}", c.pid()))
+}
+
+fn preserved_descriptors_reach_the_program() {
+    let (set_up, script) = two_files();
+    let b = Bundle::sh(&script);
+    let c = started_through_shell(&b, &set_up, &["--preserve-fds", "2"]);
+    assert_eq!(
+        (in_shm(&c, "3").as_str(), in_shm(&c, "4").as_str()),
+        ("third\n", "fourth\n")
+    );
+    assert_eq!(open_in(c.pid()), [0, 1, 2, 3, 4]);
+}
+
+fn exec_preserves_descriptors() {
+    let (set_up, script) = two_files();
+    let b = Bundle::sleeper();
+    let c = b.started();
+    let pid = exec_through_shell(
+        &b,
+        &set_up,
+        &["--preserve-fds", "2"],
+        &["sh", "-c", &script],
+    );
+    assert_eq!(
+        (in_shm(&c, "3").as_str(), in_shm(&c, "4").as_str()),
+        ("third\n", "fourth\n")
+    );
+    assert_eq!(open_in(pid), [0, 1, 2, 3, 4]);
+}
+
+fn preserving_a_closed_descriptor_is_an_error() {
+    only_hull!("{} finds its own descriptors there", version());
+    let b = Bundle::sh("true");
+    let error = run_through_shell(&b, "exec 3<&- 4<&- 5<&-", &["--preserve-fds", "3"]).failure();
+    assert_has!(error, "preserve");
+}
+
+fn listen_descriptors_reach_the_program() {
+    let (set_up, script) = two_files();
+    let b = Bundle::sh(&script);
+    let c = started_through_shell(
+        &b,
+        &format!("{set_up}; export LISTEN_FDS=2 LISTEN_PID=$$"),
+        &[],
+    );
+    assert_eq!(
+        in_shm(&c, "listen"),
+        "2 1\n",
+        "the program is process 1, and LISTEN_PID says so"
+    );
+    assert_eq!(in_shm(&c, "4"), "fourth\n");
+    assert_eq!(open_in(c.pid()), [0, 1, 2, 3, 4]);
+}
+
+fn standard_streams_are_the_runtimes_own() {
+    let dir = fixture::new_dir("streams");
+    let b = Bundle::sh("cat; echo to two >&2; readlink /proc/self/fd/1");
+    b.write();
+    let set_up = format!("exec <<<input >{0}/out 2>{0}/err", dir.display());
+    through_shell(
+        &b,
+        &set_up,
+        &["run", "--bundle", b.dir.to_str().unwrap(), &b.id],
+    )
+    .success();
+    assert_has!(fs::read_to_string(dir.join("out")).unwrap(), "input\n");
+    assert_eq!(fs::read_to_string(dir.join("err")).unwrap(), "to two\n");
+}
+
+fn closed_standard_streams_are_survived() {
+    let mut b = Bundle::new();
+    let dir = fixture::new_dir("closed");
+    fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    b.mount("/mnt", "bind", dir.to_str().unwrap(), &["bind"]);
+    b.args(&["/bin/sh", "-c", "ls -l /proc/1/fd > /mnt/seen"]);
+    assert_eq!(run_through_shell(&b, "exec 0<&- 1>&- 2>&-", &[]).status, 0);
+    let seen = fs::read_to_string(dir.join("seen")).unwrap();
+    for line in seen.lines().filter(|l| l.contains(" -> ")) {
+        let target = line.rsplit(" -> ").next().unwrap();
+        assert!(
+            ["/dev/null", "/mnt/seen"].contains(&target) || target.starts_with("pipe:"),
+            "a stream became something of the runtime's:\n{seen}"
+        );
+    }
+}
+
+fn session_keyring_is_the_containers() {
+    let b = {
+        let mut b = Bundle::new();
+        b.args(&["/bin/probe", "--probe", "keyring"]);
+        b
+    };
+    let text = b.run().success().stdout;
+    assert!(text.starts_with("keyring;0;0;"), "{text}");
+    assert!(
+        text.trim_end().ends_with(&format!(";_ses.{}", b.id)),
+        "{text}"
+    );
+    // Possessor: all rights; user: view, read, write and search, as runc gives.
+    assert_eq!(text.split(';').nth(3), Some("3f1b0000"), "{text}");
+}
+
+fn no_new_keyring_keeps_the_callers() {
+    let b = {
+        let mut b = Bundle::new();
+        b.args(&["/bin/probe", "--probe", "keyring"]);
+        b
+    };
+    let text = b.run_with(&["--no-new-keyring"]).success().stdout;
+    assert!(!text.contains(&b.id), "{text}");
+}
+
+/// CVE-2024-21626: a leaked descriptor of a host's folder as the working directory.
+fn working_directory_in_a_descriptor_is_refused() {
+    for n in (3..=12).chain([63]) {
+        let mut b = Bundle::sh("cat etc/shadow ../../../../etc/shadow; pwd");
+        b.set("/process/cwd", format!("/proc/self/fd/{n}").into());
+        let out = run_through_shell(&b, STRAY, &[]);
+        assert_ne!(
+            out.status, 0,
+            "descriptor {n}: {}{}",
+            out.stdout, out.stderr
+        );
+        assert!(
+            !out.stdout.contains("root:"),
+            "descriptor {n} led to the host"
+        );
+    }
+}
+
+fn exec_working_directory_in_a_descriptor_is_refused() {
+    let b = Bundle::sleeper();
+    let _c = b.started();
+    for n in (3..=12).chain([63]) {
+        let cwd = format!("/proc/self/fd/{n}");
+        let out = through_shell(
+            &b,
+            STRAY,
+            &[
+                "exec",
+                "--cwd",
+                &cwd,
+                &b.id,
+                "sh",
+                "-c",
+                "cat etc/shadow ../../../etc/shadow",
+            ],
+        );
+        assert_ne!(
+            out.status, 0,
+            "descriptor {n}: {}{}",
+            out.stdout, out.stderr
+        );
+        assert!(
+            !out.stdout.contains("root:"),
+            "descriptor {n} led to the host"
+        );
+    }
+}
+
+fn pid_file_in_a_missing_folder_is_an_error() {
+    let b = Bundle::sleeper();
+    b.try_create(&["--pid-file", "/no/such/folder/pid"])
+        .1
+        .failure();
+    assert_has!(b.call(&["state", &b.id]).failure(), "does not exist");
+}
+
+fn pidfd_socket_gets_the_pidfd() {
+    only_hull!("{} has no --pidfd-socket", version());
+    let socket = crate::support::console::FdSocket::new();
+    let b = Bundle::sleeper();
+    let (c, out) = b.try_create(&["--pidfd-socket", socket.path.to_str().unwrap()]);
+    out.success();
+    let (_, fds, _) = socket.receive();
+    let info = fs::read_to_string(format!(
+        "/proc/self/fdinfo/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&fds[0])
+    ))
+    .unwrap();
+    assert_has!(info, &format!("Pid:\t{}\n", c.unwrap().pid())[..]);
+}

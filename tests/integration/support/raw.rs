@@ -1,0 +1,86 @@
+//! The system calls that have no safe wrapper: the probe, which a container runs as `/bin/probe --probe WORDS`, and the agent's side of
+//! seccomp's notifications.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::process::ExitCode;
+
+/// Runs inside a container. `syscall NUMBER ARGS...` makes the call and prints what came back; `keyring` prints the session keyring's
+/// description; `dumpable` prints whether this process may be traced by its equals.
+pub fn probe() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(2).collect();
+    match words.first().map(String::as_str) {
+        Some("syscall") => {
+            let number = |w: &String| w.parse::<i64>().expect("a number");
+            println!(
+                "{}",
+                call(
+                    number(&words[1]),
+                    &words[2..].iter().map(number).collect::<Vec<_>>()
+                )
+            );
+        }
+        Some("keyring") => println!("{}", keyring()),
+        Some("dumpable") => println!("{:?}", rustix::process::dumpable_behavior()),
+        _ => return ExitCode::FAILURE,
+    }
+    ExitCode::SUCCESS
+}
+
+/// Makes a system call whose arguments are numbers alone. Gives `ok N` or the error's number as `errno N`.
+fn call(number: i64, args: &[i64]) -> String {
+    let a = |i: usize| args.get(i).copied().unwrap_or(0);
+    // SAFETY: the tests pass numbers that the kernel takes as numbers, or pointers that are null or invalid, which it refuses.
+    let result = unsafe { libc::syscall(number, a(0), a(1), a(2), a(3), a(4), a(5)) };
+    match result {
+        -1 => format!(
+            "errno {}",
+            std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+        ),
+        n => format!("ok {n}"),
+    }
+}
+
+/// `keyctl(KEYCTL_DESCRIBE, KEY_SPEC_SESSION_KEYRING)`: type, owner, group, rights and name.
+fn keyring() -> String {
+    let mut buffer = [0_u8; 256];
+    // SAFETY: the buffer lives over the call, and its length is passed.
+    let n = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            6_i64,
+            -3_i64,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    match usize::try_from(n) {
+        Ok(n) => String::from_utf8_lossy(&buffer[..n.saturating_sub(1)]).into_owned(),
+        Err(_) => format!("error: {}", std::io::Error::last_os_error()),
+    }
+}
+
+/// Takes one notification from a seccomp listener and answers it with an error; gives the call's number and the caller's pid.
+pub fn answer_with_error(listener: BorrowedFd, errno: i32) -> std::io::Result<(i32, u32)> {
+    const RECEIVE: u64 = 0xc050_2100;
+    const SEND: u64 = 0xc018_2101;
+    let mut request = [0_u64; 10];
+    // SAFETY: the buffer has the size of struct seccomp_notif (80 bytes) and is zeroed, as the kernel asks.
+    if unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, request.as_mut_ptr()) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let (id, pid, number) = (
+        request[0],
+        request[1] & 0xffff_ffff,
+        request[2] & 0xffff_ffff,
+    );
+    // struct seccomp_notif_resp: id, val, error (negative) and flags.
+    let mut response = [id, 0, u64::from((-errno).cast_unsigned())];
+    // SAFETY: the buffer has the size of struct seccomp_notif_resp (24 bytes).
+    if unsafe { libc::ioctl(listener.as_raw_fd(), SEND, response.as_mut_ptr()) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok((
+        i32::try_from(number).unwrap_or(-1),
+        u32::try_from(pid).unwrap_or(0),
+    ))
+}
