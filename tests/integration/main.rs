@@ -8,34 +8,42 @@
 #[macro_use]
 mod support;
 
+mod bad_input;
 mod capabilities;
 mod commands;
 mod descriptors;
 mod devices;
 mod exec;
+mod hardening;
 mod hooks;
 mod lifecycle;
+mod load;
 mod mounts;
 mod namespaces;
 mod process;
 mod resources;
+mod root_filesystem;
 mod seccomp;
 mod terminal;
 mod user_namespaces;
 
 /// Every test of the suite, module by module.
 const MODULES: &[&[support::harness::Test]] = &[
+    bad_input::TESTS,
     capabilities::TESTS,
     commands::TESTS,
     descriptors::TESTS,
     devices::TESTS,
     exec::TESTS,
+    hardening::TESTS,
     hooks::TESTS,
     lifecycle::TESTS,
+    load::TESTS,
     mounts::TESTS,
     namespaces::TESTS,
     process::TESTS,
     resources::TESTS,
+    root_filesystem::TESTS,
     seccomp::TESTS,
     terminal::TESTS,
     user_namespaces::TESTS,

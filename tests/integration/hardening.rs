@@ -1,0 +1,408 @@
+//! What broke other runtimes, attack by attack; the names are those of the CVE lists. The costly races live elsewhere.
+
+use crate::support::users::version;
+use crate::support::{Bundle, fixture, runtime, until};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+tests![
+    cve_2016_9962_exec_is_not_dumpable,
+    cve_2019_5736_entrypoint_is_proc_self_exe,
+    cve_2019_5736_interpreter_is_proc_self_exe,
+    cve_2019_5736_exec_of_proc_self_exe,
+    cve_2019_5736_own_binary_cannot_be_written,
+    cve_2019_19921_proc_is_a_symlink,
+    cve_2019_18837_farm_of_symlinks,
+    cve_2022_29162_inheritable_is_empty,
+    cve_2023_25809_cgroup_is_read_only,
+    cve_2025_31133_dev_null_is_a_symlink,
+    cve_2026_41579_dev_is_a_symlink,
+    bind_of_the_hosts_root,
+    hostile_passwd_does_not_matter,
+    hostile_libraries_do_not_matter,
+    program_is_not_dumpable_before_its_start,
+    created_container_waits_with_its_own_rights_only,
+    mounts_are_made_below_the_root_only,
+    run_as_root_without_capabilities_cannot_change_the_host,
+    exec_does_not_trust_the_containers_proc,
+];
+
+/// A number that changes with the runtime's own file.
+fn fingerprint() -> (u64, i64, u64) {
+    let meta = fs::metadata(runtime::path()).unwrap();
+    (meta.size(), meta.mtime_nsec(), meta.ino())
+}
+
+/// Every process that the first process of the container can see, for a while: none that may be traced, apart from the program's own.
+fn cve_2016_9962_exec_is_not_dumpable() {
+    // The owner of /proc/PID's files is root of the host where a process is not dumpable: seen from a user namespace, nobody.
+    let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1|/proc/$$) ;; *) \
+        if e=$(readlink $p/exe 2>/dev/null); then case $e in /bin/*) ;; *) echo \"$p $e\" >> /dev/shm/seen;; esac; fi;; esac; done; done";
+    let mut b = Bundle::with_user_namespace();
+    b.args(&["/bin/sh", "-c", script]);
+    let all = json!([
+        "CAP_SYS_PTRACE",
+        "CAP_DAC_OVERRIDE",
+        "CAP_SYS_ADMIN",
+        "CAP_KILL"
+    ]);
+    for set in ["bounding", "effective", "permitted"] {
+        b.set(&format!("/process/capabilities/{set}"), all.clone());
+    }
+    let c = b.started();
+    for _ in 0..30 {
+        c.exec(&["/bin/true"]).success();
+    }
+    let seen = runtime::text(format!("/proc/{}/root/dev/shm/seen", c.pid()));
+    assert_eq!(
+        seen, "",
+        "the container read the program of a process that was joining it"
+    );
+}
+
+fn cve_2019_5736_entrypoint_is_proc_self_exe() {
+    let before = fingerprint();
+    let mut b = Bundle::new();
+    b.writable().args(&["/proc/self/exe", "--version"]);
+    let out = b.run();
+    // Whatever it gives, it is not a handle to write with; the next tests try.
+    assert!(out.status != 0 || out.stdout.contains("version"), "{out:?}");
+    assert_eq!(fingerprint(), before);
+}
+
+fn cve_2019_5736_interpreter_is_proc_self_exe() {
+    let before = fingerprint();
+    let mut b = Bundle::new();
+    b.writable();
+    fixture::write_executable(&b.rootfs().join("bin/evil"), "#!/proc/self/exe\n");
+    b.args(&["/bin/evil"]);
+    b.run();
+    let mut b = Bundle::sleeper();
+    fixture::write_executable(&b.rootfs().join("bin/evil"), "#!/proc/self/exe\n");
+    b.writable();
+    let c = b.started();
+    c.exec(&["/bin/evil"]);
+    assert_eq!(fingerprint(), before);
+}
+
+/// Watches for the runtime's process from inside, and opens its file for writing as soon as it is no longer busy.
+fn cve_2019_5736_exec_of_proc_self_exe() {
+    let before = fingerprint();
+    let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) \
+        (exec 9>>$p/exe && echo overwritten >&9 && echo $p >> /dev/shm/won) 2>/dev/null;; esac; done; done";
+    let mut b = Bundle::sh(script);
+    b.writable();
+    for set in ["bounding", "effective", "permitted"] {
+        b.set(
+            &format!("/process/capabilities/{set}"),
+            json!([
+                "CAP_SYS_PTRACE",
+                "CAP_DAC_OVERRIDE",
+                "CAP_SYS_ADMIN",
+                "CAP_DAC_READ_SEARCH"
+            ]),
+        );
+    }
+    // busybox is the program of the shell itself: a copy of the tests' own, or the attack would hit that.
+    let own = b.rootfs().join("bin/busybox");
+    fs::remove_file(&own).unwrap();
+    fs::copy(fixture::suite_scratch().join("busybox"), &own).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o555)).unwrap();
+    let c = b.started();
+    for _ in 0..30 {
+        c.exec(&["/proc/self/exe", "--help"]);
+    }
+    assert_eq!(fingerprint(), before, "the host's binary was changed");
+}
+
+fn cve_2019_5736_own_binary_cannot_be_written() {
+    let b = Bundle::sleeper();
+    let c = b.create();
+    // While it waits for start, the first process still is the runtime: its file is sealed, or on a read-only mount.
+    let result = fs::OpenOptions::new()
+        .append(true)
+        .open(format!("/proc/{}/exe", c.pid()))
+        .and_then(|mut f| std::io::Write::write_all(&mut f, b"x"));
+    assert!(
+        result.is_err(),
+        "the runtime's program could be written through /proc"
+    );
+}
+
+fn cve_2019_19921_proc_is_a_symlink() {
+    let outside = fixture::new_dir("outside");
+    let mut b = Bundle::new();
+    fs::remove_dir(b.rootfs().join("proc")).unwrap();
+    symlink(&outside, b.rootfs().join("proc")).unwrap();
+    b.args(&["true"]);
+    assert_has!(b.run().failure(), "proc");
+    fs::remove_file(b.rootfs().join("proc")).unwrap();
+    symlink("var", b.rootfs().join("proc")).unwrap();
+    assert_has!(b.run().failure(), "proc");
+    assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
+}
+
+/// Every path that set-up touches is a symlink to a folder of the host's, absolute and relative; nothing there may change.
+fn cve_2019_18837_farm_of_symlinks() {
+    only_hull!("{} is open to it where /dev is a symlink", version());
+    for climb in [String::new(), "../".repeat(20)] {
+        let outside = fixture::new_dir("outside");
+        fs::write(outside.join("file"), "outside").unwrap();
+        for name in ["dev", "sys", "mnt", "run", "tmp", "home"] {
+            let target = format!(
+                "{climb}{}",
+                if climb.is_empty() {
+                    outside.to_str().unwrap()
+                } else {
+                    &outside.to_str().unwrap()[1..]
+                }
+            );
+            let mut b = Bundle::new();
+            let link = b.rootfs().join(name);
+            fs::remove_dir_all(&link).unwrap();
+            symlink(&target, &link).unwrap();
+            b.writable()
+                .mount(&format!("/{name}/new"), "tmpfs", "tmpfs", &[]);
+            b.mount(&format!("/{name}/file"), "bind", "/etc/hostname", &["bind"]);
+            b.push("/linux/maskedPaths", json!(format!("/{name}/file")));
+            b.push("/linux/readonlyPaths", json!(format!("/{name}")));
+            b.push(
+                "/linux/devices",
+                json!({ "path": format!("/{name}/device"), "type": "c", "major": 1, "minor": 3 }),
+            );
+            b.set("/process/cwd", json!(format!("/{name}/work")));
+            b.args(&["true"]);
+            b.run();
+            let names: Vec<_> = fs::read_dir(&outside)
+                .unwrap()
+                .map(|d| d.unwrap().file_name())
+                .collect();
+            assert_eq!(
+                names,
+                ["file"],
+                "/{name} as a symlink let something be made outside"
+            );
+            assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "outside");
+        }
+    }
+}
+
+fn cve_2022_29162_inheritable_is_empty() {
+    let b = Bundle::sleeper();
+    let c = b.started();
+    assert_eq!(c.status_line("CapInh"), "0000000000000000");
+    assert_has!(
+        c.exec(&["grep", "CapInh", "/proc/self/status"])
+            .success()
+            .stdout,
+        "0000000000000000"
+    );
+}
+
+fn cve_2023_25809_cgroup_is_read_only() {
+    // The tmpfs that holds the hierarchies is the container's own; still, hull makes that read-only too.
+    let places = if runtime::drives_hull() {
+        "/sys/fs/cgroup /sys/fs/cgroup/*"
+    } else {
+        "/sys/fs/cgroup/*"
+    };
+    let try_it = &format!(
+        "for d in {places}; do mkdir $d/hull-escape 2>/dev/null && echo made $d; done; true"
+    );
+    assert_eq!(Bundle::new().output_of(try_it), "");
+    assert_eq!(Bundle::with_user_namespace().output_of(try_it), "");
+    assert_eq!(Bundle::of_ordinary_user().output_of(try_it), "");
+    for mut b in [
+        Bundle::new(),
+        Bundle::with_user_namespace(),
+        Bundle::of_ordinary_user(),
+    ] {
+        b.push("/linux/namespaces", json!({ "type": "cgroup" }));
+        assert_eq!(b.output_of(try_it), "", "in a cgroup namespace");
+    }
+}
+
+fn cve_2025_31133_dev_null_is_a_symlink() {
+    only_hull!("{} is open to it", version());
+    let mut b = Bundle::new();
+    // The image's own /dev, with no tmpfs over it.
+    b.spec["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+    symlink("/proc/sys/kernel/core_pattern", b.rootfs().join("dev/null")).unwrap();
+    b.writable().args(&[
+        "/bin/sh",
+        "-c",
+        "cat /proc/keys | wc -c; stat -c '%t:%T' /proc/keys",
+    ]);
+    let host = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let out = b.run();
+    // Either the link was replaced by the device, or it is an error; never is a proc file bound over the masked path.
+    assert!(out.status != 0 || out.stdout == "0\n1:3\n", "{out:?}");
+    assert_eq!(
+        fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(),
+        host
+    );
+}
+
+fn cve_2026_41579_dev_is_a_symlink() {
+    only_hull!("{} is open to it", version());
+    let outside = fixture::new_dir("outside");
+    let mut b = Bundle::new();
+    fs::remove_dir_all(b.rootfs().join("dev")).unwrap();
+    symlink(&outside, b.rootfs().join("dev")).unwrap();
+    b.args(&["true"]);
+    b.run();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    b.spec["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+    b.writable();
+    b.run();
+    assert_eq!(
+        fs::read_dir(&outside).unwrap().count(),
+        0,
+        "with no tmpfs on /dev"
+    );
+}
+
+/// The root with a pinned mount namespace in it: a peer resolved a path after setns and went astray.
+fn bind_of_the_hosts_root() {
+    let mut b = Bundle::new();
+    b.mount("/mnt", "bind", "/", &["rbind", "ro", "rprivate"]);
+    assert_eq!(
+        b.output_of("ls -d /mnt/proc /mnt/etc; hostname"),
+        "/mnt/etc\n/mnt/proc\nbox"
+    );
+}
+
+fn hostile_passwd_does_not_matter() {
+    let mut b = Bundle::new();
+    // runc's reader gives up on a line of a mebibyte, with an error.
+    let length = if runtime::drives_hull() {
+        1 << 20
+    } else {
+        1 << 10
+    };
+    let long = format!("root:x:0:0:{}:/root:/bin/sh\n", "x".repeat(length));
+    for text in [
+        "",
+        ":::::::\n\n::\n",
+        "root:x:99999999999999999999:0::/evil:/bin/sh\n",
+        "root\nroot:x\n",
+        long.as_str(),
+        "\0\0\0",
+    ] {
+        fs::write(b.rootfs().join("etc/passwd"), text).unwrap();
+        assert_eq!(
+            b.output_of("id -u"),
+            "0",
+            "{:?}",
+            &text[..text.len().min(40)]
+        );
+    }
+    fs::remove_file(b.rootfs().join("etc/passwd")).unwrap();
+    assert_eq!(b.output_of("id -u"), "0");
+    symlink("/dev/zero", b.rootfs().join("etc/passwd")).unwrap();
+    b.args(&["id", "-u"]);
+    only_hull!("{} reads a device for ever", version());
+    b.run();
+}
+
+/// CVE-2019-14271: nothing is loaded from the image by a process with the host's rights.
+fn hostile_libraries_do_not_matter() {
+    let mut b = Bundle::new();
+    for d in ["lib", "lib64", "lib/x86_64-linux-gnu", "etc"] {
+        fs::create_dir_all(b.rootfs().join(d)).unwrap();
+    }
+    for f in [
+        "lib/libnss_files.so.2",
+        "lib/x86_64-linux-gnu/libc.so.6",
+        "lib64/ld-linux-x86-64.so.2",
+        "etc/ld.so.preload",
+        "etc/ld.so.cache",
+    ] {
+        fs::write(b.rootfs().join(f), "not a library").unwrap();
+    }
+    assert_eq!(b.output_of("hostname"), "box");
+}
+
+fn program_is_not_dumpable_before_its_start() {
+    let b = Bundle::sleeper();
+    let c = b.create();
+    // Files of a process that is not dumpable belong to root of the host, whoever the process is.
+    let mut user = Bundle::sleeper();
+    user.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    let waiting = user.create();
+    let owner = fs::metadata(format!("/proc/{}/environ", waiting.pid()))
+        .unwrap()
+        .uid();
+    assert_eq!(owner, 0, "the waiting process may be traced by its user");
+    drop(c);
+}
+
+/// What waits for start has the container's namespaces and root already, and no descriptor into the host's file system.
+fn created_container_waits_with_its_own_rights_only() {
+    let b = Bundle::sleeper();
+    let c = b.create();
+    for fd in fs::read_dir(format!("/proc/{}/fd", c.pid()))
+        .unwrap()
+        .flatten()
+    {
+        let target = fs::read_link(fd.path()).unwrap_or_default();
+        let number: u32 = fd.file_name().to_str().unwrap().parse().unwrap();
+        let is_folder = fs::metadata(fd.path()).is_ok_and(|m| m.is_dir());
+        assert!(
+            number <= 2 || !is_folder,
+            "descriptor {number} is the folder {}",
+            target.display()
+        );
+    }
+    let root = fs::metadata(format!("/proc/{}/root/.", c.pid())).unwrap();
+    assert_eq!(root.ino(), fs::metadata(b.rootfs()).unwrap().ino());
+    assert_eq!(c.status_line("CapInh"), "0000000000000000");
+}
+
+fn mounts_are_made_below_the_root_only() {
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let b = Bundle::sleeper();
+    let c = b.started();
+    let own = |text: String| {
+        text.lines()
+            .filter(|l| l.contains(b.dir.to_str().unwrap()))
+            .count()
+    };
+    assert_eq!(
+        own(fs::read_to_string("/proc/self/mountinfo").unwrap()),
+        own(before)
+    );
+    drop(c);
+}
+
+fn run_as_root_without_capabilities_cannot_change_the_host() {
+    let mut b = Bundle::new();
+    b.writable()
+        .add_caps(&["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
+    let text = b.output_of("for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/sys/vm/swappiness; do (echo 1 > $f) 2>/dev/null && echo wrote $f; done; true");
+    assert_eq!(text, "");
+}
+
+/// The container's /proc may be anything by the time of an exec.
+fn exec_does_not_trust_the_containers_proc() {
+    let mut b = Bundle::sh(
+        "mount -t tmpfs tmpfs /proc && mkdir -p /proc/self/attr /proc/self/fd /proc/1 && echo fake > /proc/self/status; exec sleep 1000",
+    );
+    b.add_caps(&["CAP_SYS_ADMIN"]);
+    let c = b.started();
+    let fake = format!("/proc/{}/root/proc/self/status", c.pid());
+    until("the false proc", || {
+        Path::new(&fake).exists() && runtime::text(&fake) == "fake\n"
+    });
+    let out = c.exec(&["echo", "words"]);
+    assert!(out.status != 0 || out.stdout == "words\n", "{out:?}");
+    assert_eq!(runtime::text(&fake), "fake\n");
+}
