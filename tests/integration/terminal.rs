@@ -282,7 +282,9 @@ fn run_detached_with_a_terminal() {
 
 /// In the foreground the runtime stands between two terminals.
 fn run_on_a_terminal_copies_it() {
-    let b = with_terminal("echo ready; stty size; read line; echo got $line; exit 9");
+    let b = with_terminal(
+        "echo ready; until stty size 2>&1 | grep '27 83'; do sleep 0.05; done; read line; echo got $line; exit 9",
+    );
     b.write();
     let pty = nix::pty::openpty(
         &nix::pty::Winsize {
