@@ -1,0 +1,194 @@
+//! Who a process is: ids, groups, capabilities, and the other attributes that prctl and its kin set.
+
+use super::{Sys, call};
+use std::ffi::CStr;
+
+/// setresuid(2), of this thread alone.
+///
+/// # Errors
+/// EPERM, EINVAL for an unmapped id.
+pub fn setresuid(uid: u32) -> Sys<()> {
+    call!(libc::SYS_setresuid, uid, uid, uid).map(drop)
+}
+
+/// setresgid(2), of this thread alone.
+///
+/// # Errors
+/// EPERM, EINVAL for an unmapped id.
+pub fn setresgid(gid: u32) -> Sys<()> {
+    call!(libc::SYS_setresgid, gid, gid, gid).map(drop)
+}
+
+/// setgroups(2) from little-endian words as a plan carries them.
+///
+/// # Errors
+/// EPERM where the user namespace denies it.
+pub fn setgroups(count: usize, groups: *const u8) -> Sys<()> {
+    // Valid: the caller's bytes hold `count` native 32-bit words; the kernel copies from any alignment.
+    call!(libc::SYS_setgroups, count, groups).map(drop)
+}
+
+/// prctl(2) with integers only.
+///
+/// # Errors
+/// The kernel's.
+pub fn prctl(option: i32, a: u64, b: u64) -> Sys<i64> {
+    call!(libc::SYS_prctl, option, a, b, 0, 0)
+}
+
+/// The three sets of capset(2), as masks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapSets {
+    /// What the thread may use now.
+    pub effective: u64,
+    /// What it may make effective.
+    pub permitted: u64,
+    /// What survives execve of a program with inheritable file capabilities.
+    pub inheritable: u64,
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+const CAP_VERSION_3: u32 = 0x2008_0522;
+
+/// capset(2) of this thread.
+///
+/// # Errors
+/// EPERM.
+pub fn capset(sets: CapSets) -> Sys<()> {
+    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let (e, p, i) = (sets.effective, sets.permitted, sets.inheritable);
+    let data = [e as u32, p as u32, i as u32, (e >> 32) as u32, (p >> 32) as u32, (i >> 32) as u32];
+    // Valid: version 3 has two data structures of three words.
+    call!(libc::SYS_capset, &raw const header, data.as_ptr()).map(drop)
+}
+
+/// capget(2) of this thread.
+///
+/// # Errors
+/// None in practice.
+pub fn capget() -> Sys<CapSets> {
+    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let mut data = [0_u32; 6];
+    // Valid: version 3 has two data structures of three words.
+    call!(libc::SYS_capget, &raw const header, data.as_mut_ptr())?;
+    let wide = |low: usize| u64::from(data[low]) | (u64::from(data[low + 3]) << 32);
+    Ok(CapSets { effective: wide(0), permitted: wide(1), inheritable: wide(2) })
+}
+
+/// seccomp(2) `SECCOMP_SET_MODE_FILTER` with a program in its native layout; the listener's descriptor with that flag, else 0.
+///
+/// # Errors
+/// EINVAL for a bad program, EACCES without privilege.
+pub fn seccomp_filter(program: &[u8], flags: u32) -> Sys<i64> {
+    #[repr(C)]
+    struct Program {
+        len: u16,
+        filter: *const u8,
+    }
+    let program = Program { len: (program.len() / 8) as u16, filter: program.as_ptr() };
+    // Valid: pointer and length belong together; the kernel copies from any alignment.
+    call!(libc::SYS_seccomp, 1, flags, &raw const program)
+}
+
+/// prlimit64(2) of another process.
+///
+/// # Errors
+/// EPERM when raising without CAP_SYS_RESOURCE.
+pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
+    let limit = [soft, hard];
+    // Valid: the new limit only.
+    call!(libc::SYS_prlimit64, pid, resource, limit.as_ptr(), std::ptr::null::<u8>()).map(drop)
+}
+
+/// personality(2).
+///
+/// # Errors
+/// The kernel's.
+pub fn personality(persona: u64) -> Sys<()> {
+    call!(libc::SYS_personality, persona).map(drop)
+}
+
+/// ioprio_set(2) of this thread.
+///
+/// # Errors
+/// EPERM for the real-time class.
+pub fn ioprio_set(value: u32) -> Sys<()> {
+    call!(libc::SYS_ioprio_set, 1, 0, value).map(drop)
+}
+
+/// sched_setattr(2) of this thread with the kernel's structure as bytes.
+///
+/// # Errors
+/// EPERM, EINVAL.
+pub fn sched_setattr(attr: &[u8]) -> Sys<()> {
+    // Valid: the structure states its own size in its first word.
+    call!(libc::SYS_sched_setattr, 0, attr.as_ptr(), 0).map(drop)
+}
+
+/// sched_setaffinity(2).
+///
+/// # Errors
+/// EINVAL when no CPU of the mask exists.
+pub fn sched_setaffinity(pid: i32, mask: &[u8]) -> Sys<()> {
+    // Valid: mask and length belong together.
+    call!(libc::SYS_sched_setaffinity, pid, mask.len(), mask.as_ptr()).map(drop)
+}
+
+/// set_mempolicy(2); the mask in 64-bit words.
+///
+/// # Errors
+/// EINVAL.
+pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
+    let pointer = if mask.is_empty() { std::ptr::null() } else { mask.as_ptr() };
+    // Valid: mask and its number of bits belong together; the kernel reads whole words, and plans pad to them.
+    call!(libc::SYS_set_mempolicy, mode, pointer, mask.len() * 8 + usize::from(!mask.is_empty())).map(drop)
+}
+
+/// keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`: the keyring's serial number.
+///
+/// # Errors
+/// EDQUOT, ENOSYS, EPERM.
+pub fn join_session_keyring(name: &CStr) -> Sys<i64> {
+    // Valid: NUL-terminated.
+    call!(libc::SYS_keyctl, 1, name.as_ptr())
+}
+
+/// keyctl(2) `KEYCTL_DESCRIBE` then `KEYCTL_SETPERM`: adds the owner's search right as runc does (`UsrSearch` besides what is there).
+///
+/// # Errors
+/// The kernel's.
+pub fn keyring_permissions(serial: i64, permissions: u32) -> Sys<()> {
+    call!(libc::SYS_keyctl, 5, serial, permissions).map(drop)
+}
+
+/// keyctl(2) `KEYCTL_DESCRIBE`: the length of the text.
+///
+/// # Errors
+/// The kernel's.
+pub fn keyring_describe(serial: i64, buffer: &mut [u8]) -> Sys<usize> {
+    // Valid: the buffer and its length belong together.
+    call!(libc::SYS_keyctl, 6, serial, buffer.as_mut_ptr(), buffer.len()).map(|n| n as usize)
+}
+
+/// sethostname(2).
+///
+/// # Errors
+/// EPERM.
+pub fn sethostname(name: &[u8]) -> Sys<()> {
+    // Valid: pointer and length belong together.
+    call!(libc::SYS_sethostname, name.as_ptr(), name.len()).map(drop)
+}
+
+/// setdomainname(2).
+///
+/// # Errors
+/// EPERM.
+pub fn setdomainname(name: &[u8]) -> Sys<()> {
+    // Valid: pointer and length belong together.
+    call!(libc::SYS_setdomainname, name.as_ptr(), name.len()).map(drop)
+}

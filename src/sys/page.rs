@@ -1,0 +1,86 @@
+//! One page shared by hull and its child: the child reports by plain stores, which no system call filter can catch.
+
+use nix::errno::Errno;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+/// Layout of the page. All fields start as zero.
+#[repr(C)]
+pub struct Report {
+    /// Index of the step being carried out.
+    pub step: AtomicU32,
+    /// Error number of the failed step, or 0.
+    pub errno: AtomicI32,
+    /// What within the step failed; see `init::report`.
+    pub detail: AtomicU32,
+    /// Stores past the last call a filter could catch: 1 when the filter is loaded and all is done.
+    pub filtered: AtomicU32,
+    /// The seccomp listener's descriptor in the child, plus 1; 0 while there is none.
+    pub listener: AtomicI32,
+    /// Set by the parent once it holds the listener.
+    pub taken: AtomicU32,
+    /// The final process's id as the parent sees it, where a stage process made it.
+    pub pid: AtomicI32,
+    /// How many of the outcomes are filled.
+    pub outcomes: AtomicU32,
+    /// (step << 8 | outcome) of the steps whose policy had to decide.
+    pub outcome: [AtomicU32; 240],
+}
+
+/// The mapping; unmapped when dropped.
+pub struct Page {
+    report: *const Report,
+}
+
+impl Page {
+    const SIZE: usize = 4096;
+
+    /// A fresh page, shared over clone and backed by memory only.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new() -> Result<Self, Errno> {
+        Self::map(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS)
+    }
+
+    /// The page behind a memory file of at least one page, for a process that was not cloned.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn from_file(fd: i32) -> Result<Self, Errno> {
+        Self::map(fd, libc::MAP_SHARED)
+    }
+
+    fn map(fd: i32, flags: i32) -> Result<Self, Errno> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), Self::SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(Self { report: address.cast() })
+    }
+
+    /// The page's fields.
+    pub fn report(&self) -> &Report {
+        // SAFETY: the mapping is page-aligned, larger than the structure, and lives as long as `self`; every field is atomic, and
+        // any bit pattern is valid.
+        unsafe { &*self.report }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `map`, and no reference outlives `self`.
+        unsafe { libc::munmap(self.report.cast_mut().cast(), Self::SIZE) };
+    }
+}
+
+impl Report {
+    /// Notes what a step's policy decided; beyond the table's room it is not noted.
+    pub fn note(&self, step: u32, outcome: u8) {
+        let index = self.outcomes.load(Ordering::Relaxed) as usize;
+        if let Some(place) = self.outcome.get(index) {
+            place.store((step << 8) | u32::from(outcome), Ordering::Relaxed);
+            self.outcomes.store(index as u32 + 1, Ordering::Release);
+        }
+    }
+}

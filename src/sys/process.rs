@@ -1,0 +1,212 @@
+//! Processes: clone3, namespaces, pidfds, signals, execve and exit.
+
+use super::{Sys, call, fd};
+use std::ffi::CStr;
+
+/// clone3(2): the child is made in the cgroup whose directory is given.
+pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// clone3(2): all handlers are the default's in the child.
+pub const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Which side of a clone the caller is on.
+pub enum Cloned {
+    /// The new process. It may only make plain system calls until execve.
+    Child,
+    /// The old one: the child's id as the caller sees it, and a pidfd.
+    Parent {
+        /// The child's process id.
+        pid: i32,
+        /// A descriptor of the child.
+        pidfd: i32,
+    },
+}
+
+/// clone3(2) in the manner of fork, with a pidfd; `cgroup` makes the child in that cgroup (v2).
+///
+/// # Errors
+/// The kernel's.
+pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
+    let mut pidfd: i32 = -1;
+    let mut args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup as u64;
+    }
+    // Valid: without CLONE_VM and a stack the child goes on here on its own copy of this one.
+    match call!(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())? {
+        0 => Ok(Cloned::Child),
+        pid => Ok(Cloned::Parent { pid: fd(pid), pidfd }),
+    }
+}
+
+/// unshare(2).
+///
+/// # Errors
+/// The kernel's.
+pub fn unshare(flags: u64) -> Sys<()> {
+    call!(libc::SYS_unshare, flags).map(drop)
+}
+
+/// setns(2): by a namespace's descriptor, or by a pidfd with several flags.
+///
+/// # Errors
+/// The kernel's.
+pub fn setns(raw: i32, flags: u64) -> Sys<()> {
+    call!(libc::SYS_setns, raw, flags).map(drop)
+}
+
+/// setsid(2).
+///
+/// # Errors
+/// EPERM when already a leader.
+pub fn setsid() -> Sys<()> {
+    call!(libc::SYS_setsid).map(drop)
+}
+
+/// pidfd_open(2).
+///
+/// # Errors
+/// ESRCH.
+pub fn pidfd_open(pid: i32) -> Sys<i32> {
+    call!(libc::SYS_pidfd_open, pid, 0).map(fd)
+}
+
+/// pidfd_send_signal(2).
+///
+/// # Errors
+/// ESRCH, EPERM, EINVAL.
+pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Sys<()> {
+    // Valid: no siginfo.
+    call!(libc::SYS_pidfd_send_signal, pidfd, signal, std::ptr::null::<u8>(), 0).map(drop)
+}
+
+/// pidfd_getfd(2): a copy of another process's descriptor.
+///
+/// # Errors
+/// The kernel's.
+pub fn pidfd_getfd(pidfd: i32, raw: i32) -> Sys<i32> {
+    call!(libc::SYS_pidfd_getfd, pidfd, raw, 0).map(fd)
+}
+
+/// getpid(2), asked of the kernel: the C library's copy may be another's after a clone.
+pub fn getpid() -> i32 {
+    call!(libc::SYS_getpid).map(fd).unwrap_or(0)
+}
+
+/// Ends this process without any of the C library's exit machinery.
+pub fn exit(status: i32) -> ! {
+    loop {
+        let _ = call!(libc::SYS_exit_group, status);
+    }
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By exit, with this status.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+impl Ended {
+    /// The status a shell gives: the program's own, or 128 and the signal.
+    pub fn status(self) -> i32 {
+        match self {
+            Ended::Exited(status) => status,
+            Ended::Killed(signal) => 128 + signal,
+        }
+    }
+}
+
+/// waitid(2) on a pidfd; `None` with `WNOHANG` when it still runs.
+///
+/// # Errors
+/// ECHILD when it is no child.
+pub fn wait(pidfd: i32, nohang: bool) -> Sys<Option<Ended>> {
+    const P_PIDFD: i32 = 3;
+    let options = libc::WEXITED | if nohang { libc::WNOHANG } else { 0 };
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    // Valid: the buffer has the size of the structure; no rusage.
+    super::retry(|| call!(libc::SYS_waitid, P_PIDFD, pidfd, info.as_mut_ptr(), options, std::ptr::null::<u8>()))?;
+    // SAFETY: zeroed is a valid value, and the kernel filled it if a child was found.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: these fields are those of SIGCHLD, which waitid fills; all zero otherwise.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    Ok(Some(if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Killed(status) }))
+}
+
+/// execveat(2); with an empty path the descriptor itself is run.
+pub fn execveat(dir: i32, path: &CStr, argv: *const *const libc::c_char, envp: *const *const libc::c_char, flags: i32) -> nix::errno::Errno {
+    // Valid: the caller's arrays end in null and point to NUL-terminated strings that live on.
+    match call!(libc::SYS_execveat, dir, path.as_ptr(), argv, envp, flags) {
+        Err(errno) => errno,
+        Ok(_) => nix::errno::Errno::UnknownErrno,
+    }
+}
+
+/// Gives the signals of a mask their default action (bit 0 is signal 1).
+pub fn default_signals(mask: u64) {
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: u64,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+    for signal in 1..=64 {
+        if mask & (1 << (signal - 1)) != 0 {
+            // Valid: the structure is the kernel's own layout, with an 8-byte mask.
+            let _ = call!(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null::<u8>(), 8);
+        }
+    }
+}
+
+/// Unblocks all signals.
+pub fn unblock_signals() {
+    let none = 0_u64;
+    // Valid: an 8-byte mask.
+    let _ = call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null::<u8>(), 8);
+}
+
+/// ppoll(2) for reading on up to two descriptors (a negative one is skipped); the timeout in milliseconds, or none.
+/// Answers which are ready (an end or an error counts).
+///
+/// # Errors
+/// The kernel's.
+pub fn poll2(first: i32, second: i32, timeout_ms: Option<u64>) -> Sys<(bool, bool)> {
+    let mut fds = [
+        libc::pollfd { fd: first, events: libc::POLLIN, revents: 0 },
+        libc::pollfd { fd: second, events: libc::POLLIN, revents: 0 },
+    ];
+    let spec = timeout_ms.map(|ms| libc::timespec { tv_sec: (ms / 1000) as i64, tv_nsec: ((ms % 1000) * 1_000_000) as i64 });
+    let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // Valid: two entries, a timeout or null, no signal mask.
+    super::retry(|| call!(libc::SYS_ppoll, fds.as_mut_ptr(), 2, spec_ptr, std::ptr::null::<u8>(), 8))?;
+    Ok((fds[0].revents != 0, fds[1].revents != 0))
+}
