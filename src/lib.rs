@@ -3,6 +3,8 @@
 pub mod cgroups;
 pub mod error;
 pub mod features;
+pub mod init;
+pub mod plan;
 pub mod security;
 pub mod spec;
 pub mod sys;

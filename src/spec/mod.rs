@@ -1,3 +1,66 @@
-//! The bundle's configuration: what was said ([`config`]) and, validated, what it means.
+//! The bundle's configuration: what was said ([`config`]) and, validated, what it means ([`Spec`]).
 
 pub mod config;
+pub mod mount_options;
+mod validate;
+
+use crate::{Context, Error, Result};
+use config::{Config, Namespace};
+use oci_spec::runtime::LinuxNamespaceType;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A config that has been checked, with the bundle's folder. It cannot be made unchecked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    bundle: PathBuf,
+    config: Config,
+}
+
+impl Spec {
+    /// Reads and checks the `config.json` of a bundle.
+    ///
+    /// # Errors
+    /// A missing or unreadable file; wrong JSON, with line and column; every clause of the spec that the config breaks.
+    pub fn load(bundle: &Path) -> Result<Self> {
+        let bundle = bundle.canonicalize().on("open bundle", bundle.display())?;
+        let path = bundle.join("config.json");
+        let text = std::fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::new(format!("JSON specification file {} not found", path.display())),
+            _ => Error::io("read", path.display(), &error),
+        })?;
+        let config: Config = serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
+        Self::check(config, bundle)
+    }
+
+    /// Checks a config that was made in memory, for the bundle's folder given.
+    ///
+    /// # Errors
+    /// Every clause of the spec that the config breaks.
+    pub fn check(config: Config, bundle: PathBuf) -> Result<Self> {
+        validate::config(&config, &bundle)?;
+        Ok(Self { bundle, config })
+    }
+
+    /// The bundle's folder, absolute.
+    pub fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    /// The config itself.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The root file system's folder, absolute.
+    pub fn rootfs(&self) -> PathBuf {
+        let path = self.config.root.as_ref().map_or("rootfs", |root| root.path.as_str());
+        self.bundle.join(path)
+    }
+
+    /// The namespace of a kind, if the config names one.
+    pub fn namespace(&self, kind: LinuxNamespaceType) -> Option<&Namespace> {
+        let linux = self.config.linux.as_ref()?;
+        linux.namespaces.iter().find(|namespace| namespace.typ == Some(kind))
+    }
+}

@@ -286,3 +286,20 @@ pub fn pipe() -> Sys<(i32, i32)> {
     call!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC)?;
     Ok((ends[0], ends[1]))
 }
+
+/// lseek(2) to the beginning.
+///
+/// # Errors
+/// The kernel's.
+pub fn rewind(raw: i32) -> Sys<()> {
+    call!(libc::SYS_lseek, raw, 0, libc::SEEK_SET).map(drop)
+}
+
+/// getdents64(2): how many bytes of directory entries were written to `buffer`; 0 at the end.
+///
+/// # Errors
+/// The kernel's.
+pub fn getdents(raw: i32, buffer: &mut [u8]) -> Sys<usize> {
+    // Valid: the buffer and its length belong together.
+    call!(libc::SYS_getdents64, raw, buffer.as_mut_ptr(), buffer.len()).map(|n| n as usize)
+}

@@ -1,0 +1,153 @@
+//! Finding the program and becoming it.
+
+use super::report::{Detail, Fault};
+use super::target::Held;
+use super::{Done, Scratch, World};
+use crate::plan::wire::StrList;
+use crate::sys::{file, process};
+use nix::errno::Errno;
+use std::ffi::{CStr, c_char};
+use std::sync::atomic::Ordering;
+
+/// Where in the scratch text HOME begins; the program's path stands before.
+const HOME_AT: usize = libc::PATH_MAX as usize;
+
+impl Scratch {
+    /// Fills argv and envp; `home` is an offset into the text where `HOME=…` stands.
+    pub(super) fn arrays(&mut self, args: StrList, env: StrList, home: Option<usize>) -> (*const *const c_char, *const *const c_char) {
+        let mut next = 0;
+        let mut push = |pointer: *const c_char| {
+            if let Some(place) = self.pointers.get_mut(next) {
+                *place = pointer;
+            }
+            next += 1;
+        };
+        args.into_iter().for_each(|arg| push(arg.as_ptr()));
+        push(std::ptr::null());
+        env.into_iter().for_each(|variable| push(variable.as_ptr()));
+        if let Some(text) = home.and_then(|at| self.text.get(at..)).and_then(|text| CStr::from_bytes_until_nul(text).ok()) {
+            push(text.as_ptr());
+        }
+        push(std::ptr::null());
+        (self.pointers.as_ptr(), self.pointers.get(args.len() + 1..).map_or(std::ptr::null(), <[_]>::as_ptr))
+    }
+
+    /// Writes a NUL-terminated string made of parts; its length with the NUL.
+    fn compose(&mut self, at: usize, parts: &[&[u8]]) -> Result<usize, Errno> {
+        let mut end = at;
+        for part in parts.iter().copied().chain([&b"\0"[..]]) {
+            let place = self.text.get_mut(end..end + part.len()).ok_or(Errno::ENAMETOOLONG)?;
+            place.copy_from_slice(part);
+            end += part.len();
+        }
+        if end - at > libc::PATH_MAX as usize { Err(Errno::ENAMETOOLONG) } else { Ok(end - at) }
+    }
+
+    fn text_at(&self, at: usize) -> Result<&CStr, Errno> {
+        self.text.get(at..).and_then(|text| CStr::from_bytes_until_nul(text).ok()).ok_or(Errno::EINVAL)
+    }
+}
+
+/// Whether a path is a file that may be run, under the final ids.
+fn check(path: &CStr) -> Result<(), Fault> {
+    let file = Held(file::openat(libc::AT_FDCWD, path, libc::O_PATH, 0)?);
+    if file::fstat(file.0)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        return Err(Fault::with(Errno::EISDIR, Detail::IsFolder));
+    }
+    file::executable(file.0).map_err(|errno| Fault::with(errno, Detail::NotExecutable))
+}
+
+impl World<'_> {
+    /// Looks a name up in PATH, or takes a path as it is; the first that may be run is kept, as Go's and the shells' lookups do.
+    pub(super) fn find_program(&mut self, name: &CStr, path: &CStr) -> Done {
+        let bytes = name.to_bytes();
+        if bytes.contains(&b'/') {
+            self.program = self.scratch.compose(0, &[bytes])?;
+            return check(name);
+        }
+        let mut refused = None;
+        for folder in path.to_bytes().split(|&b| b == b':').filter(|_| !bytes.is_empty()) {
+            let folder = if folder.is_empty() { b"." } else { folder };
+            self.program = self.scratch.compose(0, &[folder, b"/", bytes])?;
+            match check(self.scratch.text_at(0)?) {
+                Ok(()) => return Ok(()),
+                Err(fault) if fault.errno == Errno::EACCES => refused = Some(fault),
+                Err(_) => {}
+            }
+        }
+        self.program = 0;
+        Err(refused.unwrap_or(Fault::with(Errno::ENOENT, Detail::NotInPath)))
+    }
+
+    /// execve. Where create's caller is gone already, the container's stderr is the only place left for the reason.
+    pub(super) fn exec(&mut self, args: StrList, env: StrList, home: bool, uid: u32) -> Done {
+        self.report.filtered.store(1, Ordering::Release);
+        let home = if home { Some(self.home(uid)?) } else { None };
+        let (argv, envp) = self.scratch.arrays(args, env, home);
+        let path = self.scratch.text_at(0)?;
+        let errno = process::execveat(libc::AT_FDCWD, path, argv, envp, 0);
+        self.say_why(errno);
+        self.report.detail.store(Detail::Execve as u32, Ordering::Relaxed);
+        self.report.errno.store(errno as i32, Ordering::Release);
+        process::exit(255)
+    }
+
+    fn say_why(&self, errno: Errno) {
+        let path = self.program.checked_sub(1).and_then(|end| self.scratch.text.get(..end)).unwrap_or(b"");
+        let why: &[u8] = match errno {
+            Errno::ENOEXEC => b": exec format error\n",
+            Errno::ENOENT => b": no such file or directory\n",
+            Errno::EACCES => b": permission denied\n",
+            _ => b": the kernel refused it\n",
+        };
+        for part in [b"exec ", path, why] {
+            let _ = file::write(2, part);
+        }
+    }
+
+    /// HOME from the container's own passwd, read line by line through a small window; `/` where the user has none.
+    fn home(&mut self, uid: u32) -> Result<usize, Fault> {
+        let mut window = [0_u8; 4096];
+        let mut filled = 0;
+        let passwd = file::openat(libc::AT_FDCWD, c"/etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0).map(Held);
+        if let Ok(passwd) = passwd {
+            loop {
+                let count = file::read(passwd.0, &mut window[filled..]).unwrap_or(0);
+                filled += count;
+                let mut start = 0;
+                while let Some(end) = window[start..filled].iter().position(|&b| b == b'\n').map(|n| start + n) {
+                    if self.home_in(&window[start..end], uid)? {
+                        return Ok(HOME_AT);
+                    }
+                    start = end + 1;
+                }
+                if count == 0 {
+                    if self.home_in(&window[start..filled], uid)? {
+                        return Ok(HOME_AT);
+                    }
+                    break;
+                }
+                // A line longer than the window is skipped.
+                let rest = if start == 0 && filled == window.len() { 0 } else { filled - start };
+                window.copy_within(filled - rest..filled, 0);
+                filled = rest;
+            }
+        }
+        self.scratch.compose(HOME_AT, &[b"HOME=/"])?;
+        Ok(HOME_AT)
+    }
+
+    /// Takes the sixth field of a passwd line whose third is the user.
+    fn home_in(&mut self, line: &[u8], uid: u32) -> Result<bool, Errno> {
+        let mut fields = line.split(|&b| b == b':');
+        let Some(id) = fields.nth(2) else { return Ok(false) };
+        let number = id.iter().try_fold(0_u64, |sum, &b| b.is_ascii_digit().then(|| (sum * 10 + u64::from(b - b'0')).min(1 << 40)));
+        if id.is_empty() || number != Some(u64::from(uid)) {
+            return Ok(false);
+        }
+        match fields.nth(2) {
+            Some(home) if !home.is_empty() => self.scratch.compose(HOME_AT, &[b"HOME=", home]).map(|_| true),
+            _ => Ok(false),
+        }
+    }
+}

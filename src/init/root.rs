@@ -1,0 +1,91 @@
+//! The container's root: attaching it, leaving the old one, and what is written through procfs.
+
+use super::report::{Detail, Fault};
+use super::target::{Held, make};
+use super::{Done, World};
+use crate::plan::step::{Leave, slot};
+use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS};
+use crate::sys::mount::{self, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE};
+use crate::sys::ids;
+use nix::errno::Errno;
+use std::ffi::CStr;
+
+impl World<'_> {
+    /// Attaches the root on top of `/`, from where pivot_root can take it: no path of the host is resolved.
+    pub(super) fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> Done {
+        let tree = match self.slots.get(slot::ROOT as usize) {
+            Some(&tree) if tree >= 0 => tree,
+            _ => {
+                let flags = OPEN_TREE_CLONE | if recursive { AT_RECURSIVE } else { 0 };
+                mount::open_tree(libc::AT_FDCWD, path, flags).map_err(|errno| Fault::with(errno, Detail::Source))?
+            }
+        };
+        if propagation != 0 {
+            mount::mount_setattr(tree, AT_RECURSIVE, &MountAttr { propagation, ..MountAttr::default() })?;
+        }
+        mount::move_mount_on_root(tree)?;
+        self.root = tree;
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self, how: Leave) -> Done {
+        file::fchdir(self.root)?;
+        match how {
+            Leave::Pivot => {
+                mount::pivot_root(c".", c".")?;
+                // The old root now lies on top of the new one at `.`, and is what this unmounts (pivot_root(2), NOTES).
+                mount::umount(c".", libc::MNT_DETACH)?;
+            }
+            Leave::Move => {
+                mount::mount(c".", c"/", c"", libc::MS_MOVE, c"")?;
+                file::chroot(c".")?;
+            }
+            Leave::Chroot => file::chroot(c".")?,
+        }
+        file::chdir(c"/")?;
+        self.root = file::openat(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        Ok(())
+    }
+
+    /// Writes below the host's procfs, whose descriptor no mount of the container can shadow (CVE-2025-52881).
+    pub(super) fn write_proc(&self, path: &CStr, value: &CStr, resolve: u64) -> Done {
+        let proc = self.slot(slot::PROC).map_err(|errno| Fault::with(errno, Detail::NotProc))?;
+        let file = Held(file::openat2(proc, path, libc::O_WRONLY, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | resolve)?);
+        let bytes = value.to_bytes();
+        match file::write(file.0, bytes)? {
+            count if count == bytes.len() => Ok(()),
+            _ => Err(Errno::EIO.into()),
+        }
+    }
+
+    /// A task's own attributes belong to the host's root while it is not dumpable, so an init in a user namespace is dumpable for the
+    /// time of this open; nobody else is in the container yet.
+    pub(super) fn label(&self, file: &CStr, value: &CStr) -> Done {
+        match self.write_proc(file, value, 0) {
+            Err(fault) if fault.errno == Errno::EACCES => {
+                ids::prctl(libc::PR_SET_DUMPABLE, 1, 0)?;
+                let done = self.write_proc(file, value, 0);
+                ids::prctl(libc::PR_SET_DUMPABLE, 0, 0)?;
+                done
+            }
+            done => done,
+        }
+    }
+
+    /// Makes the working directory, or enters it and checks that it lies below the root: a leaked descriptor's folder does not
+    /// (CVE-2024-21626), and the kernel says so by a name without a leading slash.
+    pub(super) fn working_directory(&self, path: &CStr, create: bool) -> Done {
+        if create {
+            make(self.root, path, true, true)?;
+            return Ok(());
+        }
+        file::chdir(path)?;
+        let mut buffer = [0_u8; libc::PATH_MAX as usize];
+        match file::getcwd(&mut buffer) {
+            Ok(_) if buffer[0] == b'/' => Ok(()),
+            Err(Errno::ERANGE) => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => Err(Fault::with(Errno::ENOENT, Detail::CwdOutside)),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
