@@ -2,6 +2,7 @@
 
 use super::Done;
 use super::report::{Detail, Fault};
+use crate::sys::file;
 use crate::sys::ids::{self, CapSets};
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -59,4 +60,21 @@ pub fn keyring(name: &CStr) -> Done {
     let field = text[..length].split(|&b| b == b';').nth(3).unwrap_or(b"0");
     let permissions = field.iter().try_fold(0_u32, |sum, &b| (b as char).to_digit(16).map(|d| (sum << 4) | d)).unwrap_or(0);
     Ok(ids::keyring_permissions(serial, permissions | USER_SEARCH)?)
+}
+
+/// Gives stdin, stdout and stderr to the user, as runc does: a program that reopens `/dev/stdout` may not otherwise. The null device is
+/// everybody's, and a file system that cannot change owners keeps what it has.
+pub fn own_stdio(uid: u32) -> Result<(), Errno> {
+    for descriptor in 0..3 {
+        let Ok(stat) = file::fstat(descriptor) else { continue };
+        let null = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
+        if null || stat.st_uid == uid {
+            continue;
+        }
+        match file::fchownat(descriptor, c"", uid, u32::MAX) {
+            Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }

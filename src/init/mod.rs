@@ -13,6 +13,7 @@ mod program;
 pub mod report;
 mod root;
 mod target;
+pub use target::Held;
 
 use crate::plan::step::{Attribute, Barrier, StepRef, slot};
 use crate::plan::wire::{Malformed, Reader};
@@ -199,6 +200,7 @@ fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
         Attribute::Session => process::setsid(),
         Attribute::Loopback => sys::socket::loopback_up(),
         Attribute::Descriptors => sys::file::cloexec_from(number as i32),
+        Attribute::Stdio => identity::own_stdio(number as u32),
         Attribute::Rlimit => {
             let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or(Errno::EBADMSG);
             sys::ids::prlimit(0, number as u32, word(0)?, word(8)?)

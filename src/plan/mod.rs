@@ -1,4 +1,160 @@
 //! Spec and Facts are compiled into a plan: what the wall does outside, and what init does inside.
+//!
+//! [`plan`] is pure: no file, no system call. It reads as the order of a container's making; each part is a file beside this one.
 
+mod devices;
+mod exec;
+mod hooks;
+mod mounts;
+mod namespaces;
+pub mod outside;
+mod print;
+mod process;
 pub mod step;
 pub mod wire;
+
+pub use exec::{ExecRequest, exec};
+pub use hooks::state_document;
+pub use print::{as_json, as_text};
+
+use crate::cgroups;
+use crate::facts::Facts;
+use crate::security::seccomp::Filter;
+use crate::spec::Spec;
+use crate::{Error, Result};
+use outside::{Open, OutStep};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::path::PathBuf;
+use step::{Barrier, Step, slot};
+
+/// A step with the part of the config that it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Placed<S> {
+    /// What is done.
+    pub step: S,
+    /// A path in `config.json`, or hull's own reason in brackets.
+    pub from: Cow<'static, str>,
+}
+
+/// What a container's making consists of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Plan {
+    /// Carried out by the wall on the host.
+    pub outside: Vec<Placed<OutStep>>,
+    /// Carried out by init in the new world.
+    pub inside: Vec<Placed<Step>>,
+    /// What was asked and is not done, a sentence each.
+    pub warnings: Vec<String>,
+    /// How many slots the wall fills.
+    pub slots: u32,
+}
+
+impl Plan {
+    /// `inside` as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(4096);
+        self.inside.iter().for_each(|placed| placed.step.put(&mut bytes));
+        bytes
+    }
+}
+
+/// What a plan is made from besides the Spec and the Facts: the command's own options.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The container's id.
+    pub id: String,
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// `--preserve-fds` and socket activation: how many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+    /// Variables that hull adds to the program's environment.
+    pub extra_env: Vec<String>,
+    /// The cgroup's plan.
+    pub cgroup: Option<cgroups::Plan>,
+    /// The compiled filter of `linux.seccomp`.
+    pub filter: Option<Filter>,
+    /// Layers put over the root file system: changes go to them and not to the folder.
+    pub overlay: Option<Overlay>,
+}
+
+/// An overlay whose lowest layer is the config's root (overlayfs of the kernel's documentation).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Takes the changes.
+    pub upper: PathBuf,
+    /// Empty, on the same file system as `upper`.
+    pub work: PathBuf,
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    spec: &'a Spec,
+    facts: &'a Facts,
+    request: &'a Request,
+    plan: Plan,
+    /// For each mount of the config, the slot of its opened source.
+    sources: Vec<u32>,
+}
+
+impl Draft<'_> {
+    fn outside(&mut self, step: OutStep, from: impl Into<Cow<'static, str>>) {
+        self.plan.outside.push(Placed { step, from: from.into() });
+    }
+
+    fn inside(&mut self, step: Step, from: impl Into<Cow<'static, str>>) {
+        self.plan.inside.push(Placed { step, from: from.into() });
+    }
+
+    fn warn(&mut self, warning: impl Into<String>) {
+        self.plan.warnings.push(warning.into());
+    }
+
+    /// Gives a slot to what the wall opens.
+    fn open(&mut self, what: Open, from: impl Into<Cow<'static, str>>) -> u32 {
+        let slot = self.plan.slots;
+        self.plan.slots += 1;
+        self.outside(OutStep::Open { slot, what }, from);
+        slot
+    }
+
+    /// Both sides meet.
+    fn barrier(&mut self, kind: Barrier) {
+        self.outside(OutStep::Barrier(kind), "[barrier]");
+        self.inside(Step::Barrier { kind }, "[barrier]");
+    }
+}
+
+/// Compiles a container's making.
+///
+/// # Errors
+/// What the config asks and this host cannot do, naming the field.
+pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
+    let plan = Plan { slots: slot::FIRST_FREE, ..Plan::default() };
+    let mut draft = Draft { spec, facts, request, plan, sources: Vec::new() };
+    let world = namespaces::world(&draft)?;
+    draft.outside(OutStep::Open { slot: slot::PROC, what: Open::Procfs }, "[procfs]");
+    draft.outside(OutStep::Open { slot: slot::START, what: Open::StartFifo }, "[start]");
+    if let Some(cgroup) = &request.cgroup {
+        draft.outside(OutStep::Cgroup(Box::new(cgroup.clone())), "linux.cgroupsPath, linux.resources");
+    }
+    namespaces::make(&mut draft, &world)?;
+    namespaces::enter(&mut draft, &world)?;
+    mounts::root(&mut draft, &world)?;
+    mounts::mounts(&mut draft, &world)?;
+    devices::devices(&mut draft, &world)?;
+    process::console(&mut draft)?;
+    hooks::create(&mut draft)?;
+    mounts::leave(&mut draft, &world)?;
+    process::attributes(&mut draft, &world)?;
+    process::identity(&mut draft, &world)?;
+    process::program(&mut draft)?;
+    Ok(draft.plan)
+}
+
+/// The config's process, which `create` needs.
+fn process<'a>(spec: &'a Spec) -> Result<&'a crate::spec::config::Process> {
+    spec.config().process.as_ref().ok_or_else(|| Error::new("process property must not be empty"))
+}

@@ -68,6 +68,8 @@ choice! {
         Descriptors = 13,
         /// setrlimit(2): resource in `number`, soft and hard limit as two 64-bit words in `bytes`.
         Rlimit = 14,
+        /// stdin, stdout and stderr belong to the user `number`, where they may and are not the null device.
+        Stdio = 15,
     }
 }
 

@@ -4,6 +4,8 @@ pub mod config;
 pub mod mount_options;
 mod validate;
 
+pub use validate::dotted;
+
 use crate::{Context, Error, Result};
 use config::{Config, Namespace};
 use oci_spec::runtime::LinuxNamespaceType;

@@ -1,0 +1,195 @@
+//! What this host, this user and this cgroup tree can do: plain data, complete before anything is planned.
+
+use crate::cgroups::Tree;
+use crate::spec::Spec;
+use crate::spec::config::IdMapping;
+use crate::sys::{file, ids, kernel};
+use crate::{Context, Error, Result};
+use oci_spec::runtime::LinuxNamespaceType;
+use serde::{Deserialize, Serialize};
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+/// Whose a namespace is that the config joins by path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// hull's own user namespace, or one outside it: joined before the user namespace is.
+    Outer,
+    /// The user namespace that the config joins: joined after it.
+    Joined,
+    /// It is the one hull is in already: nothing to join.
+    Own,
+}
+
+/// One namespace joined by path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedNamespace {
+    /// `CLONE_NEW*`.
+    pub kind: u32,
+    /// Where it is.
+    pub path: String,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// The programs that write id maps for ordinary users (newuidmap(1)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdHelpers {
+    /// newuidmap.
+    pub uid: PathBuf,
+    /// newgidmap.
+    pub gid: PathBuf,
+}
+
+/// What the host can do for one Spec.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Effective user id.
+    pub euid: u32,
+    /// Effective group id.
+    pub egid: u32,
+    /// hull holds CAP_SYS_ADMIN in its user namespace.
+    pub privileged: bool,
+    /// hull itself is in a user namespace other than the first.
+    pub in_user_namespace: bool,
+    /// The permitted capabilities, as a mask.
+    pub permitted: u64,
+    /// The bounding set, as a mask.
+    pub bounding: u64,
+    /// The kernel's last capability.
+    pub last_capability: u8,
+    /// Signals that hull's caller left ignored (bit 0 is signal 1).
+    pub ignored_signals: u64,
+    /// The cgroup hierarchies.
+    pub cgroups: Tree,
+    /// Namespaces that the Spec joins by path.
+    pub joined: Vec<JoinedNamespace>,
+    /// newuidmap and newgidmap, where hull is unprivileged and the Spec maps ids.
+    pub id_helpers: Option<IdHelpers>,
+    /// AppArmor and SELinux, where the Spec asks for a label.
+    pub lsm: Option<crate::security::lsm::Facts>,
+    /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
+    pub kcore: bool,
+}
+
+impl Facts {
+    /// Asks the host what this Spec needs to know.
+    ///
+    /// # Errors
+    /// procfs is not there; a namespace's path cannot be opened.
+    pub fn probe(spec: &Spec) -> Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").on("read", "/proc/self/status")?;
+        let hex = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
+        };
+        let permitted = hex("CapPrm:");
+        let (euid, egid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let privileged = permitted & (1 << 21) != 0;
+        let process = spec.config().process.as_ref();
+        let linux = spec.config().linux.as_ref();
+        let labelled = process.is_some_and(|p| p.apparmor_profile.is_some() || p.selinux_label.is_some())
+            || linux.is_some_and(|l| l.mount_label.is_some());
+        let maps = linux.is_some_and(|linux| !linux.uid_mappings.is_empty());
+        Ok(Self {
+            euid,
+            egid,
+            privileged,
+            in_user_namespace: in_user_namespace(),
+            permitted,
+            bounding: hex("CapBnd:"),
+            last_capability: last_capability(),
+            ignored_signals: hex("SigIgn:"),
+            cgroups: Tree::probe()?,
+            joined: joined(spec)?,
+            id_helpers: if maps && !privileged { id_helpers() } else { None },
+            lsm: if labelled { Some(crate::security::lsm::Facts::probe()) } else { None },
+            kcore: Path::new("/proc/kcore").exists(),
+        })
+    }
+
+    /// Whether an unprivileged user can write a map alone: a single run of its own id (user_namespaces(7)).
+    pub fn can_map_alone(&self, mappings: &[IdMapping], own: u32) -> bool {
+        matches!(mappings, [only] if only.size == 1 && only.host_id == own)
+    }
+}
+
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
+}
+
+/// The kernel says EINVAL to a capability that it does not know.
+fn last_capability() -> u8 {
+    const KNOWN: u8 = 40;
+    let exists = |n: u8| ids::prctl(libc::PR_CAPBSET_READ, u64::from(n), 0).is_ok();
+    if exists(KNOWN) {
+        (KNOWN..63).take_while(|&n| exists(n)).last().unwrap_or(KNOWN)
+    } else {
+        (0..KNOWN).rev().find(|&n| exists(n)).unwrap_or(0)
+    }
+}
+
+fn id_helpers() -> Option<IdHelpers> {
+    let find = |name: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+    };
+    Some(IdHelpers { uid: find("newuidmap")?, gid: find("newgidmap")? })
+}
+
+/// Identity of a namespace: its inode on nsfs.
+fn identity(descriptor: i32) -> Result<(u64, u64), nix::errno::Errno> {
+    file::fstat(descriptor).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+fn open(path: &str) -> Result<crate::init::Held> {
+    let name = CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
+    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(crate::init::Held).on("open namespace", path)
+}
+
+fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
+    let Some(linux) = &spec.config().linux else { return Ok(Vec::new()) };
+    let with_path = |n: &&crate::spec::config::Namespace| n.path.as_deref().is_some_and(|path| !path.is_empty());
+    let user = spec.namespace(LinuxNamespaceType::User).filter(with_path).and_then(|n| n.path.as_deref());
+    let user = user.map(open).transpose()?.map(|held| identity(held.0)).transpose().on("stat", "user namespace")?;
+    let mut list = Vec::new();
+    for namespace in linux.namespaces.iter().filter(with_path) {
+        let (Some(kind), Some(path)) = (namespace.typ, namespace.path.clone()) else { continue };
+        let held = open(&path)?;
+        let here = identity(held.0).on("stat", &path)?;
+        if crate::sys::file::filesystem(held.0).on("stat", &path)? != NSFS_MAGIC {
+            return Err(Error::new(format!("namespace path {path} is no namespace")));
+        }
+        let own = open(&format!("/proc/self/ns/{}", own_name(kind))).and_then(|own| identity(own.0).on("stat", "own namespace"));
+        let owner = if own.is_ok_and(|own| own == here) {
+            Owner::Own
+        } else if kind == LinuxNamespaceType::User || user.is_none() {
+            Owner::Outer
+        } else {
+            match kernel::owner_of_namespace(held.0).map(crate::init::Held).and_then(|owner| identity(owner.0)) {
+                Ok(owner) if Some(owner) == user => Owner::Joined,
+                _ => Owner::Outer,
+            }
+        };
+        list.push(JoinedNamespace { kind: kind as u32, path, owner });
+    }
+    Ok(list)
+}
+
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+fn own_name(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mnt",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        // Children are made in `pid_for_children`; hull never changes its own, so the two are the same.
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Time => "time",
+    }
+}

@@ -1,0 +1,88 @@
+//! `exec` is another, shorter `inside`, made of the same steps.
+
+use super::namespaces::set;
+use super::process::{Place, console_step, exec_step, identity_steps, rlimit_step};
+use super::step::{Attribute, Barrier, Step};
+use super::{Placed, Plan};
+use crate::Result;
+use crate::facts::Facts;
+use crate::security::rlimits;
+use crate::security::seccomp::Filter;
+use crate::spec::config::{CpuAffinity, Process};
+use std::borrow::Cow;
+
+/// What an exec is made from besides the process and the Facts.
+#[derive(Clone, Debug, Default)]
+pub struct ExecRequest {
+    /// The container has a user namespace of its own.
+    pub user_namespace: bool,
+    /// setgroups(2) may be called there.
+    pub may_set_groups: bool,
+    /// The annotation `run.oci.keep_original_groups` is 1.
+    pub keep_groups: bool,
+    /// The container's filter.
+    pub filter: Option<Filter>,
+    /// How many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+    /// The child joins its cgroup after it is made.
+    pub joins_cgroup: bool,
+    /// The session keyring's name, if the container has one.
+    pub keyring: Option<String>,
+    /// hull may raise limits over the child.
+    pub hull_sets_limits: bool,
+}
+
+/// Compiles an exec. The namespaces are joined by a stage before the first step.
+///
+/// # Errors
+/// What the process asks and this host cannot do.
+pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<Plan> {
+    let mut plan = Plan { slots: super::slot::FIRST_FREE, ..Plan::default() };
+    let mut add = |step: Step, from: &'static str| plan.inside.push(Placed { step, from: Cow::Borrowed(from) });
+    add(set(Attribute::Session, 0), "[session]");
+    if request.user_namespace {
+        add(Step::Ids { uid: 0, gid: 0, groups: Vec::new(), set_groups: false, keep: false }, "linux.namespaces[user]");
+        add(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
+    }
+    add(Step::Barrier { kind: Barrier::Placed }, "[barrier]");
+    if let Some(name) = &request.keyring {
+        add(Step::Keyring { name: name.clone() }, "[session keyring]");
+    }
+    if let Some(CpuAffinity { initial: _, last: Some(last) }) = &process.exec_cpu_affinity {
+        let bytes = crate::security::process::cpu_mask(last)?;
+        add(Step::Set { what: Attribute::Affinity, number: 0, bytes }, "process.execCPUAffinity.final");
+    }
+    if let Some(scheduler) = &process.scheduler {
+        let bytes = crate::security::process::scheduler(scheduler)?;
+        add(Step::Set { what: Attribute::Scheduler, number: 0, bytes }, "process.scheduler");
+    }
+    if let Some(priority) = &process.io_priority {
+        add(set(Attribute::IoPriority, u64::from(crate::security::process::io_priority(priority)?)), "process.ioPriority");
+    }
+    if process.terminal {
+        add(console_step(process, false), "process.terminal");
+    } else if process.user.uid != 0 {
+        add(set(Attribute::Stdio, u64::from(process.user.uid)), "process.user.uid");
+    }
+    if !request.hull_sets_limits {
+        for limit in rlimits::parse(&process.rlimits)? {
+            add(rlimit_step(limit), "process.rlimits");
+        }
+    }
+    let place = Place {
+        held: if request.user_namespace { u64::MAX } else { facts.permitted },
+        bounding: if request.user_namespace { u64::MAX } else { facts.bounding },
+        may_set_groups: request.may_set_groups,
+        keep_groups: request.keep_groups,
+        filter: request.filter.clone(),
+        preserve_fds: request.preserve_fds,
+    };
+    let (steps, warnings) = identity_steps(process, facts, &place)?;
+    for (step, from) in steps {
+        add(step, from);
+    }
+    let home = !process.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
+    add(exec_step(process, process.env.clone(), home), "process.args, process.env");
+    plan.warnings = warnings;
+    Ok(plan)
+}

@@ -1,0 +1,212 @@
+//! Namespaces: which are made, which are joined and by whom, and the id maps.
+
+use super::Draft;
+use super::outside::{MapWriter, Open, OutStep, Stage};
+use super::step::{Attribute, Barrier, Step, slot};
+use crate::cgroups;
+use crate::facts::Owner;
+use crate::spec::config::{IdMapping, Linux};
+use crate::{Error, Result};
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+
+/// What the new world is like, as far as later parts of the plan must know.
+pub struct World {
+    /// `CLONE_NEW*` of what is made.
+    pub made: u64,
+    /// A mount namespace of its own, made or joined.
+    pub mount: bool,
+    /// A user namespace, made or joined.
+    pub user: bool,
+    /// A network namespace that is made.
+    pub network: bool,
+    /// A cgroup namespace, made or joined.
+    pub cgroup: bool,
+    /// The container's id 0 exists.
+    pub has_root: bool,
+    /// setgroups(2) may be called.
+    pub may_set_groups: bool,
+    /// The child unshares its cgroup namespace itself, once it is in its cgroup (v1).
+    unshare_cgroup: bool,
+    /// What is joined: kind, path, owner.
+    joined: Vec<(u32, String, Owner)>,
+    /// hull opens mount sources for the child.
+    pub opens_sources: bool,
+}
+
+const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
+const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+const NEWTIME: u64 = 0x80;
+
+/// Works out the new world.
+pub fn world(draft: &Draft) -> Result<World> {
+    let none = Linux::default();
+    let linux = draft.spec.config().linux.as_ref().unwrap_or(&none);
+    let mut made = 0;
+    for namespace in &linux.namespaces {
+        if namespace.path.as_deref().unwrap_or_default().is_empty() {
+            made |= namespace.typ.map_or(0, |kind| kind as u64);
+        }
+    }
+    let joined: Vec<_> = draft.facts.joined.iter().filter(|j| j.owner != Owner::Own).map(|j| (j.kind, j.path.clone(), j.owner)).collect();
+    let has = |kind: Kind| made & kind as u64 != 0 || joined.iter().any(|(joined, ..)| *joined == kind as u32);
+    if !has(Kind::Mount) && draft.spec.namespace(Kind::Mount).is_none() {
+        return Err(Error::new("linux.namespaces: hull needs a mount namespace, made or joined by path"));
+    }
+    let user = has(Kind::User);
+    if !user && !draft.facts.privileged {
+        return Err(Error::new("rootless container requires user namespaces"));
+    }
+    let born = draft.request.cgroup.as_ref().is_none_or(is_born);
+    let alone = draft.facts.can_map_alone(&linux.gid_mappings, draft.facts.egid);
+    let made_user = made & NEWUSER != 0;
+    Ok(World {
+        made,
+        mount: true,
+        user,
+        network: made & Kind::Network as u64 != 0,
+        cgroup: has(Kind::Cgroup),
+        has_root: !made_user || (maps_zero(&linux.uid_mappings) && maps_zero(&linux.gid_mappings)),
+        may_set_groups: !made_user || draft.facts.privileged || (!alone && draft.facts.id_helpers.is_some()),
+        unshare_cgroup: made & NEWCGROUP != 0 && !born,
+        joined,
+        opens_sources: draft.facts.privileged,
+    })
+}
+
+fn maps_zero(mappings: &[IdMapping]) -> bool {
+    mappings.iter().any(|mapping| mapping.container_id == 0)
+}
+
+impl World {
+    /// Whether somebody must stand between parent and child: where a user or process namespace is joined, where one that hull's user
+    /// namespace owns is joined by a container with another, and for a new time namespace.
+    fn needs_stage(&self) -> bool {
+        let kinds = [Kind::User as u32, Kind::Pid as u32, Kind::Time as u32];
+        self.joined.iter().any(|(kind, ..)| kinds.contains(kind)) || (self.user && !self.joined.is_empty()) || self.made & NEWTIME != 0
+    }
+}
+
+/// The clone, and what hull does to the child before it goes on.
+pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
+    let linux = draft.spec.config().linux.clone().unwrap_or_default();
+    let mut stage = world.needs_stage().then(Stage::default);
+    let mut own_joins = Vec::new();
+    for (kind, path, owner) in &world.joined {
+        let slot = draft.open(Open::Namespace { path: path.clone() }, format!("linux.namespaces[{}]", kind_name(*kind)));
+        match (&mut stage, owner) {
+            (Some(stage), _) if *kind == Kind::User as u32 => stage.user = Some(slot),
+            (Some(stage), Owner::Joined) => stage.after.push((slot, *kind)),
+            (Some(stage), _) => stage.before.push((slot, *kind)),
+            (None, _) => own_joins.push((slot, *kind)),
+        }
+    }
+    let mut flags = world.made & !NEWTIME;
+    if world.unshare_cgroup {
+        flags &= !NEWCGROUP;
+    }
+    if let (Some(stage), true) = (&mut stage, world.made & NEWTIME != 0) {
+        stage.time = Some(linux.time_offsets.clone());
+    }
+    super::mounts::open_sources(draft, world)?;
+    draft.outside(OutStep::Clone { flags, stage }, "linux.namespaces");
+    if let Some(value) = draft.spec.config().process.as_ref().and_then(|process| process.oom_score_adj) {
+        let lenient = !draft.facts.privileged || draft.facts.in_user_namespace;
+        draft.outside(OutStep::OomScore { value, lenient }, "process.oomScoreAdj");
+    }
+    id_maps(draft, world, &linux)?;
+    let joins_cgroup = draft.request.cgroup.as_ref().is_some_and(|plan| !is_born(plan) && !plan.places.is_empty());
+    if joins_cgroup {
+        draft.outside(OutStep::JoinCgroup, "linux.cgroupsPath");
+    }
+    for (host, device) in &linux.net_devices {
+        let name = device.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| host.clone());
+        draft.outside(OutStep::NetDevice { host: host.clone(), name }, format!("linux.netDevices.{host}"));
+    }
+    draft.inside(set(Attribute::Session, 0), "[session]");
+    draft.inside(set(Attribute::Umask, 0), "[umask]");
+    if !world.user || world.made & NEWUSER == 0 {
+        draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
+    }
+    if joins_cgroup || world.made & NEWUSER != 0 || !linux.net_devices.is_empty() {
+        draft.barrier(Barrier::Placed);
+    }
+    for (slot, kind) in own_joins {
+        draft.inside(Step::Join { slot, kind }, format!("linux.namespaces[{}]", kind_name(kind)));
+    }
+    Ok(())
+}
+
+fn id_maps(draft: &mut Draft, world: &World, linux: &Linux) -> Result<()> {
+    if world.made & NEWUSER == 0 {
+        return Ok(());
+    }
+    let facts = draft.facts;
+    let maps = [(true, &linux.uid_mappings, facts.euid, "linux.uidMappings"), (false, &linux.gid_mappings, facts.egid, "linux.gidMappings")];
+    for (uid, mappings, own, from) in maps {
+        let alone = facts.can_map_alone(mappings, own);
+        let writer = match (&facts.id_helpers, facts.privileged || alone) {
+            (_, true) => MapWriter::Direct,
+            (Some(helpers), false) => MapWriter::Helper(if uid { helpers.uid.clone() } else { helpers.gid.clone() }),
+            (None, false) => {
+                return Err(Error::new(format!(
+                    "{from}: an ordinary user may map only its own id ({own}) without newuidmap and newgidmap, which are not installed"
+                )));
+            }
+        };
+        let deny_setgroups = !uid && !facts.privileged && writer == MapWriter::Direct;
+        draft.outside(OutStep::IdMap { uid, mappings: mappings.clone(), writer, deny_setgroups }, from);
+    }
+    Ok(())
+}
+
+/// What the child does first in its namespaces.
+pub fn enter(draft: &mut Draft, world: &World) -> Result<()> {
+    if world.user && world.has_root {
+        let ids = Step::Ids { uid: 0, gid: 0, groups: Vec::new(), set_groups: false, keep: false };
+        draft.inside(ids, "linux.namespaces[user]");
+        draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
+    }
+    if world.unshare_cgroup {
+        draft.inside(Step::Unshare { flags: NEWCGROUP as u32 }, "linux.namespaces[cgroup]");
+    }
+    if !draft.request.no_new_keyring {
+        draft.inside(Step::Keyring { name: format!("_ses.{}", draft.request.id) }, "[session keyring]");
+    }
+    let config = draft.spec.config();
+    for (what, value, from) in [(Attribute::Hostname, &config.hostname, "hostname"), (Attribute::Domainname, &config.domainname, "domainname")] {
+        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+            draft.inside(Step::Set { what, number: 0, bytes: value.as_bytes().to_vec() }, from);
+        }
+    }
+    if world.network {
+        draft.inside(set(Attribute::Loopback, 0), "linux.namespaces[network]");
+    }
+    Ok(())
+}
+
+/// Whether the child can be made in its cgroup: one v2 hierarchy and no other, made by hull itself (clone3(2), CLONE_INTO_CGROUP).
+pub fn is_born(plan: &cgroups::Plan) -> bool {
+    matches!(plan.driver, cgroups::Driver::Cgroupfs) && matches!(&plan.places[..], [only] if only.version == cgroups::Version::V2)
+}
+
+/// A step that sets a number.
+pub fn set(what: Attribute, number: u64) -> Step {
+    Step::Set { what, number, bytes: Vec::new() }
+}
+
+/// The spec's name of `CLONE_NEW*`.
+pub fn kind_name(kind: u32) -> &'static str {
+    match kind as i32 {
+        libc::CLONE_NEWNS => "mount",
+        libc::CLONE_NEWCGROUP => "cgroup",
+        libc::CLONE_NEWUTS => "uts",
+        libc::CLONE_NEWIPC => "ipc",
+        libc::CLONE_NEWUSER => "user",
+        libc::CLONE_NEWPID => "pid",
+        libc::CLONE_NEWNET => "network",
+        _ => "time",
+    }
+}
+
+/// The slot of nothing.
+pub const NO_SLOT: u32 = slot::NONE;

@@ -1,0 +1,247 @@
+//! The process: its terminal, attributes, identity and program.
+
+use super::Draft;
+use super::namespaces::{World, set};
+use super::outside::{Open, OutStep};
+use super::step::{Attribute, Barrier, Protection, Step, slot};
+use crate::facts::Facts;
+use crate::security::caps::{self, Masks};
+use crate::security::{lsm, process as tables, rlimits};
+use crate::spec::config::{Capabilities, Linux, Process, User};
+use crate::spec::dotted;
+use crate::{Error, Result};
+
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// The terminal, in the container's own devpts.
+pub fn console(draft: &mut Draft) -> Result<()> {
+    let process = super::process(draft.spec)?;
+    if !process.terminal {
+        if process.user.uid != 0 {
+            draft.inside(set(Attribute::Stdio, u64::from(process.user.uid)), "process.user.uid");
+        }
+        return Ok(());
+    }
+    draft.outside(OutStep::Open { slot: slot::CONSOLE, what: Open::ConsoleSocket }, "process.terminal");
+    draft.inside(console_step(process, true), "process.terminal");
+    Ok(())
+}
+
+/// The step that opens a process's terminal.
+pub fn console_step(process: &Process, mount: bool) -> Step {
+    let size = process.console_size.clone().unwrap_or_default();
+    let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u32;
+    Step::Console { rows: clamp(size.height), columns: clamp(size.width), mount, uid: process.user.uid }
+}
+
+/// What is set once the old root is left: kernel parameters, hidden paths, scheduling.
+pub fn attributes(draft: &mut Draft, world: &World) -> Result<()> {
+    let spec = draft.spec;
+    let none = Linux::default();
+    let linux = spec.config().linux.as_ref().unwrap_or(&none);
+    for (key, value) in &linux.sysctl {
+        let path = format!("sys/{}", dotted(key).replace('.', "\0").replace('/', ".").replace('\0', "/"));
+        draft.inside(Step::Sysctl { path, value: value.clone() }, format!("linux.sysctl.{key}"));
+    }
+    for (index, path) in linux.readonly_paths.iter().enumerate() {
+        let target = super::mounts::inside_path(path);
+        draft.inside(Step::Protect { target, how: Protection::ReadOnly }, format!("linux.readonlyPaths[{index}]"));
+    }
+    for (index, path) in linux.masked_paths.iter().enumerate() {
+        let target = super::mounts::inside_path(path);
+        draft.inside(Step::Protect { target, how: Protection::Mask }, format!("linux.maskedPaths[{index}]"));
+    }
+    if let Some(personality) = &linux.personality {
+        draft.inside(set(Attribute::Personality, tables::personality(personality)?), "linux.personality");
+    }
+    if let Some(policy) = &linux.memory_policy {
+        let (mode, mask) = tables::memory_policy(policy)?;
+        draft.inside(Step::Set { what: Attribute::MemoryPolicy, number: u64::from(mode), bytes: mask }, "linux.memoryPolicy");
+    }
+    if let Some(rdt) = &linux.intel_rdt {
+        return Err(tables::intel_rdt_refusal(rdt));
+    }
+    if let Some(label) = linux.mount_label.as_deref().filter(|label| !label.is_empty()) {
+        lsm::check_mount_label(label, draft.facts.lsm.as_ref())?;
+    }
+    scheduling(draft, super::process(spec)?)?;
+    limits(draft, world)
+}
+
+fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
+    if let Some(scheduler) = &process.scheduler {
+        draft.inside(Step::Set { what: Attribute::Scheduler, number: 0, bytes: tables::scheduler(scheduler)? }, "process.scheduler");
+    }
+    if let Some(priority) = &process.io_priority {
+        draft.inside(set(Attribute::IoPriority, u64::from(tables::io_priority(priority)?)), "process.ioPriority");
+    }
+    Ok(())
+}
+
+/// hull sets the limits once the child is set up, since only it may raise them; in a user namespace of an ordinary user the child does,
+/// for it may have ids that hull has no right over.
+fn limits(draft: &mut Draft, world: &World) -> Result<()> {
+    let limits = rlimits::parse(&super::process(draft.spec)?.rlimits)?;
+    if world.user && !draft.facts.privileged {
+        for limit in limits {
+            draft.inside(rlimit_step(limit), "process.rlimits");
+        }
+    }
+    Ok(())
+}
+
+/// The step by which a process sets its own limit.
+pub fn rlimit_step(limit: rlimits::Limit) -> Step {
+    let bytes = [limit.soft.to_le_bytes(), limit.hard.to_le_bytes()].concat();
+    Step::Set { what: Attribute::Rlimit, number: u64::from(limit.resource), bytes }
+}
+
+/// Labels, privileges, ids and capabilities.
+pub fn identity(draft: &mut Draft, world: &World) -> Result<()> {
+    let process = super::process(draft.spec)?;
+    let place = Place {
+        held: if world.user { u64::MAX } else { draft.facts.permitted },
+        bounding: if world.user { u64::MAX } else { draft.facts.bounding },
+        may_set_groups: world.may_set_groups,
+        keep_groups: draft.spec.config().annotations.get("run.oci.keep_original_groups").is_some_and(|value| value == "1"),
+        filter: draft.request.filter.clone(),
+        preserve_fds: draft.request.preserve_fds,
+    };
+    let (steps, warnings) = identity_steps(process, draft.facts, &place)?;
+    for (step, from) in steps {
+        draft.inside(step, from);
+    }
+    draft.plan.warnings.extend(warnings);
+    Ok(())
+}
+
+/// Where a process comes to be, as far as its identity depends on it.
+pub struct Place {
+    /// The capabilities held there.
+    pub held: u64,
+    /// The bounding set there.
+    pub bounding: u64,
+    /// setgroups(2) may be called.
+    pub may_set_groups: bool,
+    /// The annotation `run.oci.keep_original_groups` is 1.
+    pub keep_groups: bool,
+    /// The filter that will be loaded.
+    pub filter: Option<crate::security::seccomp::Filter>,
+    /// How many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+}
+
+type Steps = Vec<(Step, &'static str)>;
+
+/// From the label to the loaded filter; used by create and by exec.
+///
+/// Without `noNewPrivileges` a filter needs CAP_SYS_ADMIN, which is kept in the permitted set over the change of ids and given up right
+/// after the load. So everything else, and the look-up of the program under the final ids, happens before the filter does.
+pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result<(Steps, Vec<String>)> {
+    let mut steps: Steps = Vec::new();
+    let all = caps::all(facts.last_capability);
+    let none = Capabilities::default();
+    let (mut masks, mut warnings) = caps::masks(process.capabilities.as_ref().unwrap_or(&none), facts.last_capability);
+    if process.capabilities.is_none() {
+        // No section: the set stays as it is for the container's root (as runc has it).
+        let held = place.held & all;
+        masks = Masks { bounding: place.bounding & all, effective: held, permitted: held, inheritable: 0, ambient: 0 };
+    }
+    warnings.extend(restrict(&mut masks, place, all)?);
+    for (file, value, from) in lsm::labels(process, facts.lsm.as_ref())? {
+        steps.push((Step::Label { file, value }, from));
+    }
+    if process.no_new_privileges {
+        steps.push((set(Attribute::NoNewPrivileges, 0), "process.noNewPrivileges"));
+    }
+    let dropped = place.bounding & all & !masks.bounding;
+    if dropped != 0 {
+        steps.push((Step::Bounding { drop: dropped }, "process.capabilities.bounding"));
+    }
+    steps.push((ids_step(&process.user, place)?, "process.user"));
+    let needs_admin = place.filter.is_some() && !process.no_new_privileges;
+    let extra = if needs_admin { CAP_SYS_ADMIN & place.held & !masks.permitted } else { 0 };
+    let capabilities = |effective: u64, permitted: u64| Step::Capabilities { effective, permitted, inheritable: masks.inheritable, ambient: masks.ambient };
+    steps.push((capabilities(masks.effective, masks.permitted | extra), "process.capabilities"));
+    steps.push((Step::WorkingDirectory { path: process.cwd.clone(), create: false }, "process.cwd"));
+    let path = process.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
+    steps.push((Step::Program { name: process.args[0].clone(), path: path.to_owned() }, "process.args[0]"));
+    steps.push((set(Attribute::Descriptors, 3 + u64::from(place.preserve_fds)), "[descriptors]"));
+    steps.push((set(Attribute::Umask, u64::from(process.user.umask.unwrap_or(0o022))), "process.user.umask"));
+    steps.push((set(Attribute::Signals, facts.ignored_signals), "[signals]"));
+    let raise = needs_admin && masks.effective & CAP_SYS_ADMIN == 0;
+    if raise {
+        steps.push((capabilities(masks.effective | CAP_SYS_ADMIN, masks.permitted | extra), "[seccomp(2) needs CAP_SYS_ADMIN]"));
+    }
+    steps.push((Step::Barrier { kind: Barrier::Ready }, "[barrier]"));
+    if let Some(filter) = &place.filter {
+        let step = Step::Filter { program: filter.program.clone(), flags: filter.flags & !8, notify: filter.notify };
+        steps.push((step, "linux.seccomp"));
+        if raise {
+            steps.push((capabilities(masks.effective, masks.permitted), "process.capabilities"));
+        }
+    }
+    Ok((steps, warnings))
+}
+
+/// Capabilities that hull itself does not hold cannot be given: a warning where runc warns, an error where it fails.
+fn restrict(masks: &mut Masks, place: &Place, all: u64) -> Result<Vec<String>> {
+    let missing = (masks.permitted | masks.effective) & !place.held & all;
+    let mut warnings = Vec::new();
+    if missing != 0 {
+        return Err(Error::new(format!("unable to apply caps: hull itself does not hold {}", caps::names(missing).join(" "))));
+    }
+    let unbounded = masks.bounding & !place.bounding & all;
+    if unbounded != 0 {
+        warnings.push(format!("process.capabilities.bounding: {} not in hull's own bounding set", caps::names(unbounded).join(" ")));
+        masks.bounding &= !unbounded;
+    }
+    // The kernel takes an ambient capability only where it is permitted and inheritable (capabilities(7)).
+    let lonely = masks.ambient & !(masks.permitted & masks.inheritable);
+    if lonely != 0 {
+        warnings.push(format!("process.capabilities.ambient: {} not both permitted and inheritable, left out", caps::names(lonely).join(" ")));
+        masks.ambient &= !lonely;
+    }
+    Ok(warnings)
+}
+
+fn ids_step(user: &User, place: &Place) -> Result<Step> {
+    // A username is for Windows; the umask is a step of its own.
+    let User { uid, gid, umask: _, additional_gids, username: _ } = user;
+    if !place.may_set_groups && !additional_gids.is_empty() {
+        return Err(Error::new("process.user.additionalGids: cannot set any additional groups in a rootless container"));
+    }
+    let set_groups = place.may_set_groups && !place.keep_groups;
+    Ok(Step::Ids { uid: *uid, gid: *gid, groups: additional_gids.clone(), set_groups, keep: *uid != 0 })
+}
+
+/// Ready, the wait for start, and the program.
+pub fn program(draft: &mut Draft) -> Result<()> {
+    let spec = draft.spec;
+    let process = super::process(spec)?;
+    draft.outside(OutStep::Barrier(Barrier::Ready), "[barrier]");
+    if draft.request.filter.as_ref().is_some_and(|filter| filter.notify) {
+        let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.clone()).unwrap_or_default();
+        let path = seccomp.listener_path.unwrap_or_default();
+        draft.outside(OutStep::Listener { path, metadata: seccomp.listener_metadata.unwrap_or_default() }, "linux.seccomp.listenerPath");
+    }
+    let user_space = draft.spec.namespace(oci_spec::runtime::LinuxNamespaceType::User).is_some();
+    if !(user_space && !draft.facts.privileged) {
+        for limit in rlimits::parse(&process.rlimits)? {
+            draft.outside(OutStep::Rlimit(limit), "process.rlimits");
+        }
+    }
+    draft.outside(OutStep::Record, "[record]");
+    draft.inside(Step::WaitStart {}, "[start]");
+    super::hooks::start(draft);
+    let env: Vec<String> = process.env.iter().chain(&draft.request.extra_env).cloned().collect();
+    let home = !env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
+    draft.inside(exec_step(process, env, home), "process.args, process.env");
+    Ok(())
+}
+
+/// execve with the environment given.
+pub fn exec_step(process: &Process, env: Vec<String>, home: bool) -> Step {
+    let env = if home { env.into_iter().filter(|variable| !variable.starts_with("HOME=")).collect() } else { env };
+    Step::Exec { args: process.args.clone(), env, home, uid: process.user.uid }
+}
