@@ -99,6 +99,7 @@ impl World<'_> {
             StepRef::Set { what, number, bytes } => Ok(set(what, number, bytes)?),
             StepRef::Join { slot, kind } => Ok(process::setns(self.slot(slot)?, u64::from(kind))?),
             StepRef::Unshare { flags } => Ok(process::unshare(u64::from(flags))?),
+            StepRef::Enroll { first, count } => self.enroll(first, count),
             StepRef::Ids { uid, gid, groups, set_groups, keep } => identity::ids(uid, gid, set_groups.then_some(groups), keep),
             StepRef::Keyring { name } => identity::keyring(name),
             StepRef::Propagation { flags } => Ok(sys::mount::mount(c"", c"/", c"", flags, c"")?),
@@ -133,10 +134,17 @@ impl World<'_> {
         }
     }
 
+    fn enroll(&self, first: u32, count: u32) -> Done {
+        for slot in first..first.saturating_add(count) {
+            sys::file::write(self.slot(slot)?, b"0")?;
+        }
+        Ok(())
+    }
+
     /// Meets the parent; its end of the socket closing is its death.
     fn barrier(&mut self, kind: Barrier) -> Done {
         let socket = self.slot(slot::SYNC)?;
-        if kind != Barrier::Placed {
+        if matches!(kind, Barrier::Hooks | Barrier::Ready) {
             sys::socket::send(socket, &[kind as u8])?;
         }
         if kind != Barrier::Ready {

@@ -1,14 +1,14 @@
 //! `exec` is another, shorter `inside`, made of the same steps.
 
 use super::namespaces::set;
-use super::process::{Place, console_step, exec_step, identity_steps, rlimit_step};
+use super::process::{Place, console_step, exec_step, identity_steps, mask_bytes, rlimit_step};
 use super::step::{Attribute, Barrier, Step};
 use super::{Placed, Plan};
 use crate::Result;
 use crate::facts::Facts;
-use crate::security::rlimits;
+use crate::security::{process as tables, rlimits};
 use crate::security::seccomp::Filter;
-use crate::spec::config::{CpuAffinity, Process};
+use crate::spec::config::Process;
 use std::borrow::Cow;
 
 /// What an exec is made from besides the process and the Facts.
@@ -24,20 +24,23 @@ pub struct ExecRequest {
     pub filter: Option<Filter>,
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
-    /// The child joins its cgroup after it is made.
-    pub joins_cgroup: bool,
+    /// How many v1 cgroups the child joins by itself.
+    pub cgroups: u32,
     /// The session keyring's name, if the container has one.
     pub keyring: Option<String>,
     /// hull may raise limits over the child.
     pub hull_sets_limits: bool,
 }
 
+/// The slot of the first v1 cgroup's `tasks` file.
+pub const FIRST_CGROUP: u32 = super::slot::FIRST_FREE;
+
 /// Compiles an exec. The namespaces are joined by a stage before the first step.
 ///
 /// # Errors
 /// What the process asks and this host cannot do.
 pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<Plan> {
-    let mut plan = Plan { slots: super::slot::FIRST_FREE, ..Plan::default() };
+    let mut plan = Plan { slots: FIRST_CGROUP + request.cgroups, ..Plan::default() };
     let mut add = |step: Step, from: &'static str| plan.inside.push(Placed { step, from: Cow::Borrowed(from) });
     add(set(Attribute::Session, 0), "[session]");
     if request.user_namespace {
@@ -45,19 +48,26 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
         add(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
     add(Step::Barrier { kind: Barrier::Placed }, "[barrier]");
+    if request.cgroups > 0 {
+        add(Step::Enroll { first: FIRST_CGROUP, count: request.cgroups }, "[cgroup]");
+    }
     if let Some(name) = &request.keyring {
         add(Step::Keyring { name: name.clone() }, "[session keyring]");
     }
-    if let Some(CpuAffinity { initial: _, last: Some(last) }) = &process.exec_cpu_affinity {
-        let bytes = crate::security::process::cpu_mask(last)?;
-        add(Step::Set { what: Attribute::Affinity, number: 0, bytes }, "process.execCPUAffinity.final");
+    if let Some(affinity) = &process.exec_cpu_affinity {
+        // The initial mask is hull's own to take, before it makes the child.
+        let (_, last) = tables::exec_cpu_affinity(affinity)?;
+        if last.is_some() {
+            let bytes = mask_bytes(last);
+            add(Step::Set { what: Attribute::Affinity, number: 0, bytes }, "process.execCPUAffinity.final");
+        }
     }
     if let Some(scheduler) = &process.scheduler {
-        let bytes = crate::security::process::scheduler(scheduler)?;
+        let bytes = tables::scheduler(scheduler)?.bytes().to_vec();
         add(Step::Set { what: Attribute::Scheduler, number: 0, bytes }, "process.scheduler");
     }
     if let Some(priority) = &process.io_priority {
-        add(set(Attribute::IoPriority, u64::from(crate::security::process::io_priority(priority)?)), "process.ioPriority");
+        add(set(Attribute::IoPriority, tables::io_priority(priority)? as u64), "process.ioPriority");
     }
     if process.terminal {
         add(console_step(process, false), "process.terminal");

@@ -137,9 +137,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     let world = namespaces::world(&draft)?;
     draft.outside(OutStep::Open { slot: slot::PROC, what: Open::Procfs }, "[procfs]");
     draft.outside(OutStep::Open { slot: slot::START, what: Open::StartFifo }, "[start]");
-    if let Some(cgroup) = &request.cgroup {
-        draft.outside(OutStep::Cgroup(Box::new(cgroup.clone())), "linux.cgroupsPath, linux.resources");
-    }
+    namespaces::cgroup(&mut draft, &world);
     namespaces::make(&mut draft, &world)?;
     namespaces::enter(&mut draft, &world)?;
     mounts::root(&mut draft, &world)?;

@@ -25,8 +25,12 @@ pub struct World {
     pub has_root: bool,
     /// setgroups(2) may be called.
     pub may_set_groups: bool,
-    /// The child unshares its cgroup namespace itself, once it is in its cgroup (v1).
+    /// The child unshares its cgroup namespace itself, once it is in its cgroup.
     unshare_cgroup: bool,
+    /// systemd makes the cgroup, after the child.
+    by_systemd: bool,
+    /// How many v1 cgroups the child joins.
+    v1_cgroups: u32,
     /// What is joined: kind, path, owner.
     joined: Vec<(u32, String, Owner)>,
     /// hull opens mount sources for the child.
@@ -56,7 +60,10 @@ pub fn world(draft: &Draft) -> Result<World> {
     if !user && !draft.facts.privileged {
         return Err(Error::new("rootless container requires user namespaces"));
     }
-    let born = draft.request.cgroup.as_ref().is_none_or(is_born);
+    let by_systemd = draft.request.cgroup.as_ref().is_some_and(|plan| matches!(plan.driver, cgroups::Driver::Systemd { .. }));
+    let v1 = |plan: &cgroups::Plan| plan.places.iter().filter(|place| place.version == cgroups::Version::V1).count() as u32;
+    let v1_cgroups = if by_systemd { 0 } else { draft.request.cgroup.as_ref().map_or(0, v1) };
+    let late = v1_cgroups > 0 || by_systemd || joined.iter().any(|(kind, ..)| *kind == Kind::User as u32);
     let alone = draft.facts.can_map_alone(&linux.gid_mappings, draft.facts.egid);
     let made_user = made & NEWUSER != 0;
     Ok(World {
@@ -67,7 +74,9 @@ pub fn world(draft: &Draft) -> Result<World> {
         cgroup: has(Kind::Cgroup),
         has_root: !made_user || (maps_zero(&linux.uid_mappings) && maps_zero(&linux.gid_mappings)),
         may_set_groups: !made_user || draft.facts.privileged || (!alone && draft.facts.id_helpers.is_some()),
-        unshare_cgroup: made & NEWCGROUP != 0 && !born,
+        unshare_cgroup: made & NEWCGROUP != 0 && late,
+        by_systemd,
+        v1_cgroups,
         joined,
         opens_sources: draft.facts.privileged,
     })
@@ -108,13 +117,17 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
         stage.time = Some(linux.time_offsets.clone());
     }
     super::mounts::open_sources(draft, world)?;
-    draft.outside(OutStep::Clone { flags, stage }, "linux.namespaces");
+    // In a joined user namespace the child has no right to be born in the host's cgroup.
+    let has_cgroup = draft.request.cgroup.as_ref().is_some_and(|plan| !plan.places.is_empty());
+    let joins_user = stage.as_ref().is_some_and(|stage| stage.user.is_some());
+    let into_cgroup = has_cgroup && !world.by_systemd && !joins_user;
+    draft.outside(OutStep::Clone { flags, stage, into_cgroup }, "linux.namespaces");
     if let Some(value) = draft.spec.config().process.as_ref().and_then(|process| process.oom_score_adj) {
         let lenient = !draft.facts.privileged || draft.facts.in_user_namespace;
         draft.outside(OutStep::OomScore { value, lenient }, "process.oomScoreAdj");
     }
     id_maps(draft, world, &linux)?;
-    let joins_cgroup = draft.request.cgroup.as_ref().is_some_and(|plan| !is_born(plan) && !plan.places.is_empty());
+    let joins_cgroup = has_cgroup && (world.by_systemd || joins_user);
     if joins_cgroup {
         draft.outside(OutStep::JoinCgroup, "linux.cgroupsPath");
     }
@@ -184,9 +197,17 @@ pub fn enter(draft: &mut Draft, world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Whether the child can be made in its cgroup: one v2 hierarchy and no other, made by hull itself (clone3(2), CLONE_INTO_CGROUP).
-pub fn is_born(plan: &cgroups::Plan) -> bool {
-    matches!(plan.driver, cgroups::Driver::Cgroupfs) && matches!(&plan.places[..], [only] if only.version == cgroups::Version::V2)
+/// The cgroup is made before the child, which is born in it (v2) and enrols itself (v1). systemd makes a scope only around a process.
+pub fn cgroup(draft: &mut Draft, world: &World) {
+    let Some(plan) = draft.request.cgroup.clone() else { return };
+    if !world.by_systemd {
+        let first = draft.plan.slots;
+        draft.plan.slots += world.v1_cgroups;
+        draft.outside(OutStep::Cgroup { plan: Box::new(plan), first }, "linux.cgroupsPath, linux.resources");
+        if world.v1_cgroups > 0 {
+            draft.inside(Step::Enroll { first, count: world.v1_cgroups }, "linux.cgroupsPath");
+        }
+    }
 }
 
 /// A step that sets a number.

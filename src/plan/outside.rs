@@ -91,14 +91,21 @@ pub enum OutStep {
         /// With what.
         what: Open,
     },
-    /// Makes the cgroup and sets its limits.
-    Cgroup(Box<cgroups::Plan>),
+    /// Makes the cgroup and sets its limits; the `tasks` files of v1 go into the slots from `first` on.
+    Cgroup {
+        /// What is made.
+        plan: Box<cgroups::Plan>,
+        /// The first slot.
+        first: u32,
+    },
     /// Makes the child.
     Clone {
         /// `CLONE_NEW*`.
         flags: u64,
         /// By way of a stage.
         stage: Option<Stage>,
+        /// Born in the v2 cgroup.
+        into_cgroup: bool,
     },
     /// Writes the child's oom_score_adj.
     OomScore {
@@ -156,7 +163,7 @@ impl OutStep {
     pub fn name(&self) -> &'static str {
         match self {
             OutStep::Open { .. } => "Open",
-            OutStep::Cgroup(_) => "Cgroup",
+            OutStep::Cgroup { .. } => "Cgroup",
             OutStep::Clone { .. } => "Clone",
             OutStep::OomScore { .. } => "OomScore",
             OutStep::IdMap { .. } => "IdMap",

@@ -7,7 +7,7 @@ use super::step::{Attribute, Barrier, Protection, Step, slot};
 use crate::facts::Facts;
 use crate::security::caps::{self, Masks};
 use crate::security::{lsm, process as tables, rlimits};
-use crate::spec::config::{Capabilities, Linux, Process, User};
+use crate::spec::config::{Capabilities, IntelRdt, Linux, Process, User};
 use crate::spec::dotted;
 use crate::{Error, Result};
 
@@ -52,17 +52,20 @@ pub fn attributes(draft: &mut Draft, world: &World) -> Result<()> {
         draft.inside(Step::Protect { target, how: Protection::Mask }, format!("linux.maskedPaths[{index}]"));
     }
     if let Some(personality) = &linux.personality {
-        draft.inside(set(Attribute::Personality, tables::personality(personality)?), "linux.personality");
+        draft.inside(set(Attribute::Personality, u64::from(tables::personality(personality)?)), "linux.personality");
     }
     if let Some(policy) = &linux.memory_policy {
         let (mode, mask) = tables::memory_policy(policy)?;
-        draft.inside(Step::Set { what: Attribute::MemoryPolicy, number: u64::from(mode), bytes: mask }, "linux.memoryPolicy");
+        draft.inside(Step::Set { what: Attribute::MemoryPolicy, number: u64::from(mode), bytes: mask_bytes(mask) }, "linux.memoryPolicy");
     }
     if let Some(rdt) = &linux.intel_rdt {
-        return Err(tables::intel_rdt_refusal(rdt));
+        return Err(intel_rdt_refusal(rdt));
     }
     if let Some(label) = linux.mount_label.as_deref().filter(|label| !label.is_empty()) {
-        lsm::check_mount_label(label, draft.facts.lsm.as_ref())?;
+        // Where SELinux is on, the label is an option of each new file system: see `mounts`.
+        if let lsm::MountLabel::Off(warning) = lsm::mount_label(Some(label), &draft.facts.lsm.unwrap_or_default())? {
+            draft.warn(warning);
+        }
     }
     scheduling(draft, super::process(spec)?)?;
     limits(draft, world)
@@ -70,10 +73,10 @@ pub fn attributes(draft: &mut Draft, world: &World) -> Result<()> {
 
 fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
     if let Some(scheduler) = &process.scheduler {
-        draft.inside(Step::Set { what: Attribute::Scheduler, number: 0, bytes: tables::scheduler(scheduler)? }, "process.scheduler");
+        draft.inside(Step::Set { what: Attribute::Scheduler, number: 0, bytes: tables::scheduler(scheduler)?.bytes().to_vec() }, "process.scheduler");
     }
     if let Some(priority) = &process.io_priority {
-        draft.inside(set(Attribute::IoPriority, u64::from(tables::io_priority(priority)?)), "process.ioPriority");
+        draft.inside(set(Attribute::IoPriority, tables::io_priority(priority)? as u64), "process.ioPriority");
     }
     Ok(())
 }
@@ -148,8 +151,8 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
         masks = Masks { bounding: place.bounding & all, effective: held, permitted: held, inheritable: 0, ambient: 0 };
     }
     warnings.extend(restrict(&mut masks, place, all)?);
-    for (file, value, from) in lsm::labels(process, facts.lsm.as_ref())? {
-        steps.push((Step::Label { file, value }, from));
+    for (label, from) in labels(process, facts)? {
+        steps.push((Step::Label { file: format!("thread-self/{}", label.file), value: label.text }, from));
     }
     if process.no_new_privileges {
         steps.push((set(Attribute::NoNewPrivileges, 0), "process.noNewPrivileges"));
@@ -174,6 +177,7 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
         steps.push((capabilities(masks.effective | CAP_SYS_ADMIN, masks.permitted | extra), "[seccomp(2) needs CAP_SYS_ADMIN]"));
     }
     steps.push((Step::Barrier { kind: Barrier::Ready }, "[barrier]"));
+    steps.push((Step::Barrier { kind: Barrier::Recorded }, "[barrier]"));
     if let Some(filter) = &place.filter {
         let step = Step::Filter { program: filter.program.clone(), flags: filter.flags & !8, notify: filter.notify };
         steps.push((step, "linux.seccomp"));
@@ -182,6 +186,32 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
         }
     }
     Ok((steps, warnings))
+}
+
+fn labels(process: &Process, facts: &Facts) -> Result<Vec<(lsm::Attr, &'static str)>> {
+    let on = facts.lsm.unwrap_or_default();
+    let profile = lsm::apparmor_exec(process.apparmor_profile.as_deref(), &on)?.map(|label| (label, "process.apparmorProfile"));
+    let selinux = lsm::selinux_exec(process.selinux_label.as_deref(), &on)?;
+    Ok(profile.into_iter().chain(selinux.into_iter().map(|label| (label, "process.selinuxLabel"))).collect())
+}
+
+/// A mask of CPUs or nodes as the kernel takes it.
+pub fn mask_bytes(mask: Option<tables::Bits>) -> Vec<u8> {
+    mask.into_iter().flatten().flat_map(u64::to_ne_bytes).collect()
+}
+
+/// resctrl is not carried out: said in docs/limitations.md.
+fn intel_rdt_refusal(rdt: &IntelRdt) -> Error {
+    let IntelRdt { clos_id, schemata, l3_cache_schema, mem_bw_schema, enable_cmt, enable_mbm, enable_monitoring } = rdt;
+    let schema = !schemata.is_empty() || l3_cache_schema.is_some() || mem_bw_schema.is_some();
+    let monitor = [enable_cmt, enable_mbm, enable_monitoring].into_iter().any(|flag| *flag == Some(true));
+    let what = match (clos_id, schema, monitor) {
+        (_, true, _) => "a schema",
+        (Some(_), ..) => "closID",
+        (_, _, true) => "monitoring",
+        _ => "a class of service",
+    };
+    Error::new(format!("linux.intelRdt: {what} is asked for, but hull does not carry out resctrl (docs/limitations.md)"))
 }
 
 /// Capabilities that hull itself does not hold cannot be given: a warning where runc warns, an error where it fails.
@@ -220,23 +250,30 @@ pub fn program(draft: &mut Draft) -> Result<()> {
     let spec = draft.spec;
     let process = super::process(spec)?;
     draft.outside(OutStep::Barrier(Barrier::Ready), "[barrier]");
+    outside_limits(draft, process)?;
+    draft.outside(OutStep::Record, "[record]");
+    draft.outside(OutStep::Barrier(Barrier::Recorded), "[barrier]");
     if draft.request.filter.as_ref().is_some_and(|filter| filter.notify) {
         let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.clone()).unwrap_or_default();
         let path = seccomp.listener_path.unwrap_or_default();
         draft.outside(OutStep::Listener { path, metadata: seccomp.listener_metadata.unwrap_or_default() }, "linux.seccomp.listenerPath");
     }
-    let user_space = draft.spec.namespace(oci_spec::runtime::LinuxNamespaceType::User).is_some();
-    if !(user_space && !draft.facts.privileged) {
-        for limit in rlimits::parse(&process.rlimits)? {
-            draft.outside(OutStep::Rlimit(limit), "process.rlimits");
-        }
-    }
-    draft.outside(OutStep::Record, "[record]");
     draft.inside(Step::WaitStart {}, "[start]");
     super::hooks::start(draft);
     let env: Vec<String> = process.env.iter().chain(&draft.request.extra_env).cloned().collect();
     let home = !env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
     draft.inside(exec_step(process, env, home), "process.args, process.env");
+    Ok(())
+}
+
+fn outside_limits(draft: &mut Draft, process: &Process) -> Result<()> {
+    let user_space = draft.spec.namespace(oci_spec::runtime::LinuxNamespaceType::User).is_some();
+    if user_space && !draft.facts.privileged {
+        return Ok(());
+    }
+    for limit in rlimits::parse(&process.rlimits)? {
+        draft.outside(OutStep::Rlimit(limit), "process.rlimits");
+    }
     Ok(())
 }
 

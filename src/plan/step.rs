@@ -30,9 +30,10 @@ choice! {
     /// id maps written, cgroups joined  ──────▶  Placed    (only where one of them is needed)
     /// prestart, createRuntime hooks    ◀──────  Hooks     (only where there are such hooks)
     ///                                  ──────▶
-    /// record written                   ◀──────  Ready
+    /// limits set, record written       ◀──────  Ready
+    ///                                  ──────▶  Recorded  (from here on the container outlives hull; no barrier comes after the filter)
     /// ```
-    Barrier { Placed = 0, Hooks = 1, Ready = 2 }
+    Barrier { Placed = 0, Hooks = 1, Ready = 2, Recorded = 3 }
 }
 
 choice! {
@@ -128,6 +129,9 @@ steps! {
     Join = 2 { slot: U32, kind: U32 }
     /// Makes namespaces for this process.
     Unshare = 3 { flags: U32 }
+    /// Joins the v1 cgroups whose `tasks` files are in `count` slots from `first` on, by writing 0: a single thread that moves itself
+    /// needs none of the locks that stall the host (runc issue 4782).
+    Enroll = 26 { first: U32, count: U32 }
     /// Takes on ids. `keep` holds the permitted capabilities over the change (`PR_SET_KEEPCAPS`).
     Ids = 4 { uid: U32, gid: U32, groups: U32s, set_groups: Flag, keep: Flag }
     /// Joins a new session keyring, and lets the keyring's possessor search it.
