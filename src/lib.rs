@@ -2,11 +2,17 @@
 
 pub mod cgroups;
 pub mod error;
+pub mod facts;
 pub mod features;
 pub mod init;
+pub mod namespaces;
+pub mod net;
 pub mod plan;
+pub mod rootfs;
 pub mod security;
 pub mod spec;
+pub mod state;
 pub mod sys;
+pub mod wall;
 
 pub use error::{Context, Error, Result};

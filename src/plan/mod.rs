@@ -15,6 +15,7 @@ pub mod wire;
 
 pub use exec::{ExecRequest, exec};
 pub use hooks::state_document;
+pub use namespaces::kind_name;
 pub use print::{as_json, as_text};
 
 use crate::cgroups;

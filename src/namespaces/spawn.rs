@@ -1,0 +1,221 @@
+//! The child: cloned into its namespaces, directly or by way of a stage.
+//!
+//! ```text
+//! hull ──clone3(CLONE_NEW*, CLONE_INTO_CGROUP)──▶ child: walks `inside`
+//!
+//! hull ──clone3──▶ stage: setns of what the old user namespace owns, of the user namespace, of what that one owns;
+//!                   │     a new time namespace and its offsets
+//!                   └─clone3(CLONE_PARENT, CLONE_NEW*)──▶ child: hull's own child too
+//! ```
+//! hull never joins anything itself and so never gives up its privileges over the host.
+
+use super::idmap::socket_pair;
+use crate::init::report::Detail;
+use crate::init::{Held, Scratch, walk};
+use crate::plan::outside::Stage;
+use crate::plan::step::slot;
+use crate::plan::wire::Malformed;
+use crate::sys::page::{Page, Report};
+use crate::sys::process::{self, Cloned};
+use crate::sys::{Sys, file};
+use crate::{Context, Error, Result};
+use nix::errno::Errno;
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+/// The step number in the page when the stage failed.
+pub const STAGE: u32 = u32::MAX;
+
+/// A child that waits at a barrier or works towards one.
+pub struct Child {
+    /// Its process id as hull sees it.
+    pub pid: i32,
+    /// A descriptor of it.
+    pub pidfd: Held,
+    /// hull's end of the socket for barriers.
+    pub sync: Held,
+    /// Where it reports.
+    pub page: Page,
+}
+
+/// How a child is made.
+pub struct Birth<'a> {
+    /// `CLONE_NEW*`.
+    pub flags: u64,
+    /// By way of a stage.
+    pub stage: Option<&'a Stage>,
+    /// The v2 cgroup it is born in.
+    pub cgroup: Option<i32>,
+    /// `inside`.
+    pub script: &'a [u8],
+    /// The slots; the one for the socket is filled here.
+    pub slots: &'a mut [i32],
+    /// A fresh process reads the script (`hull init`) and not the cloned one.
+    pub fresh: bool,
+}
+
+/// Makes the child.
+///
+/// # Errors
+/// The kernel's, of the clone or of a namespace that the stage could not join.
+pub fn spawn(birth: Birth) -> Result<Child> {
+    let Birth { flags, stage, cgroup, script, slots, fresh } = birth;
+    let (sync, theirs) = socket_pair()?;
+    slots[slot::SYNC as usize] = theirs.0;
+    let mut scratch = Scratch::for_script(script).map_err(|Malformed| Error::new("the plan's script cannot be read"))?;
+    let (page, image) = if fresh { Image::make(script, slots)? } else { (Page::new().on("make", "the report page")?, None) };
+    let offsets = stage.and_then(|stage| stage.time.as_ref()).map(offsets_text);
+    let become_child = |page: &Page, scratch: &mut Scratch, slots: &[i32]| -> ! {
+        file::close(sync.0);
+        match &image {
+            Some(image) => image.run(page.report()),
+            None => walk(script, slots, page.report(), scratch),
+        }
+    };
+    let (pid, pidfd) = match stage {
+        None => match process::clone(flags, cgroup).on("clone", "the container's process")? {
+            Cloned::Child => become_child(&page, &mut scratch, slots),
+            Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
+        },
+        Some(stage) => match process::clone(0, None).on("clone", "the stage process")? {
+            Cloned::Child => {
+                if let Err((errno, which)) = enter(stage, slots, offsets.as_deref()) {
+                    stage_failed(page.report(), errno, which);
+                }
+                match process::clone(flags | libc::CLONE_PARENT as u64, cgroup) {
+                    Ok(Cloned::Child) => become_child(&page, &mut scratch, slots),
+                    Ok(Cloned::Parent { pid, .. }) => {
+                        page.report().pid.store(pid, Ordering::Release);
+                        process::exit(0)
+                    }
+                    Err(errno) => stage_failed(page.report(), errno, 0),
+                }
+            }
+            Cloned::Parent { pidfd, .. } => after_stage(&Held(pidfd), page.report())?,
+        },
+    };
+    drop(theirs);
+    Ok(Child { pid, pidfd, sync, page })
+}
+
+fn stage_failed(report: &Report, errno: Errno, which: u32) -> ! {
+    report.step.store(STAGE, Ordering::Relaxed);
+    report.detail.store(Detail::Stage as u32 | (which << 8), Ordering::Relaxed);
+    report.errno.store(errno as i32, Ordering::Release);
+    process::exit(1)
+}
+
+fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
+    process::wait(stage.0, false).on("wait for", "the stage process")?;
+    let errno = report.errno.load(Ordering::Acquire);
+    let pid = report.pid.load(Ordering::Acquire);
+    if pid == 0 {
+        let kind = report.detail.load(Ordering::Acquire) >> 8;
+        let what = match kind {
+            0 => "clone the container's process in the joined namespaces".to_owned(),
+            kind => format!("join the {} namespace", crate::plan::kind_name(1 << kind)),
+        };
+        let errno = if errno == 0 { Errno::ECHILD } else { Errno::from_raw(errno) };
+        return Err(Error::new(format!("{what}: {}", crate::error::words(errno))));
+    }
+    let pidfd = process::pidfd_open(pid).on("open", "the container's process")?;
+    Ok((pid, Held(pidfd)))
+}
+
+/// `CLONE_NEW*` is one bit: its number fits into the detail.
+fn code(kind: u32) -> u32 {
+    kind.trailing_zeros()
+}
+
+fn enter(stage: &Stage, slots: &[i32], offsets: Option<&str>) -> Result<(), (Errno, u32)> {
+    let at = |slot: u32| slots.get(slot as usize).copied().unwrap_or(-1);
+    for &(slot, kind) in &stage.before {
+        process::setns(at(slot), u64::from(kind)).map_err(|errno| (errno, code(kind)))?;
+    }
+    if let Some(user) = stage.user {
+        let kind = libc::CLONE_NEWUSER as u32;
+        process::setns(at(user), u64::from(kind)).map_err(|errno| (errno, code(kind)))?;
+    }
+    for &(slot, kind) in &stage.after {
+        process::setns(at(slot), u64::from(kind)).map_err(|errno| (errno, code(kind)))?;
+    }
+    if let Some(text) = offsets {
+        time_namespace(at(slot::PROC), text).map_err(|errno| (errno, code(0x80)))?;
+    }
+    Ok(())
+}
+
+fn offsets_text(offsets: &std::collections::BTreeMap<String, crate::spec::config::TimeOffset>) -> String {
+    offsets.iter().fold(String::new(), |mut text, (clock, offset)| {
+        let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
+        text
+    })
+}
+
+fn time_namespace(proc: i32, text: &str) -> Sys<()> {
+    process::unshare(0x80)?;
+    if text.is_empty() {
+        return Ok(());
+    }
+    let held = Held(file::openat2(proc, c"self/timens_offsets", libc::O_WRONLY, 0, file::RESOLVE_BENEATH)?);
+    file::write(held.0, text.as_bytes()).map(drop)
+}
+
+/// What a fresh `hull init` needs: the script, the slots and the page as memory files, and a command line.
+struct Image {
+    script: Held,
+    slots: Vec<i32>,
+    args: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Image {
+    fn make(script: &[u8], slots: &mut [i32]) -> Result<(Page, Option<Self>)> {
+        let file = Held(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
+        file::write(file.0, script).on("write", "the script")?;
+        let page = Held(file::memfd(c"hull:page", 0).on("make", "a memory file for the page")?);
+        file::write(page.0, &[0_u8; 4096]).on("write", "the page")?;
+        let mapped = Page::from_file(page.0).on("map", "the page")?;
+        slots[slot::PAGE as usize] = page.keep();
+        let numbers: Vec<String> = slots.iter().map(ToString::to_string).collect();
+        let args: Vec<CString> = ["hull".into(), "init".into(), "--script".into(), file.0.to_string(), "--slots".into(), numbers.join(",")]
+            .into_iter()
+            .map(|arg: String| CString::new(arg).unwrap_or_default())
+            .collect();
+        let pointers = args.iter().map(|arg| arg.as_ptr()).chain([std::ptr::null(), std::ptr::null()]).collect();
+        Ok((mapped, Some(Self { script: file, slots: slots.to_vec(), args, pointers })))
+    }
+
+    /// Becomes `hull init`; the descriptors of the table survive, and nothing else.
+    fn run(&self, report: &Report) -> ! {
+        for &raw in self.slots.iter().filter(|raw| **raw >= 0).chain([&self.script.0]) {
+            let _ = file::clear_cloexec(raw);
+        }
+        let empty = self.pointers.get(self.args.len()..).map_or(std::ptr::null(), <[_]>::as_ptr);
+        let errno = process::execveat(libc::AT_FDCWD, c"/proc/self/exe", self.pointers.as_ptr(), empty, 0);
+        stage_failed(report, errno, 0)
+    }
+}
+
+/// `hull init`: reads the script and carries it out, in this fresh process, as the cloned child would.
+///
+/// # Errors
+/// A script or table that cannot be read. Otherwise it does not return.
+pub fn run_init(script: i32, slots: &[i32]) -> Result<std::convert::Infallible> {
+    file::rewind(script).on("read", "the script")?;
+    let mut bytes = Vec::new();
+    let mut window = [0_u8; 65536];
+    loop {
+        match file::read(script, &mut window).on("read", "the script")? {
+            0 => break,
+            count => bytes.extend_from_slice(&window[..count]),
+        }
+    }
+    file::close(script);
+    let _ = file::cloexec_from(3);
+    let page = slots.get(slot::PAGE as usize).copied().unwrap_or(-1);
+    let page = Page::from_file(page).on("map", "the report page")?;
+    let mut scratch = Scratch::for_script(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;
+    walk(&bytes, slots, page.report(), &mut scratch)
+}

@@ -1,0 +1,104 @@
+//! A failed step of the child, in the words that people and engines know.
+
+use crate::Error;
+use crate::init::report::{Detail, cause};
+use crate::namespaces::spawn::Child;
+use crate::plan::Plan;
+use crate::plan::step::{Attribute, Protection, Step};
+use crate::sys::process::{self, Ended};
+use nix::errno::Errno;
+use std::sync::atomic::Ordering;
+
+/// Why the child is gone: what it stored in its page, or how the kernel ended it.
+pub fn child_error(plan: &Plan, child: &Child) -> Error {
+    let ended = process::wait(child.pidfd.0, false);
+    let report = child.page.report();
+    let errno = report.errno.load(Ordering::Acquire);
+    let (index, detail) = (report.step.load(Ordering::Relaxed), report.detail.load(Ordering::Relaxed));
+    let Some(placed) = plan.inside.get(index as usize).filter(|_| errno != 0) else {
+        let how = match ended {
+            Ok(Some(Ended::Killed(libc::SIGKILL))) => "it was killed: its memory limit may be too low".to_owned(),
+            Ok(Some(Ended::Killed(signal))) => format!("it was ended by signal {signal}"),
+            _ if errno != 0 => cause(errno, detail),
+            Ok(Some(Ended::Exited(status))) => format!("it ended with status {status}"),
+            _ => "it is gone".to_owned(),
+        };
+        return Error::new(format!("unable to start container process: container init failed: {how}"));
+    };
+    let place = format!("(step {index} of {}, from {})", plan.inside.len(), placed.from);
+    Error::new(format!("unable to start container process: {}", sentence(&placed.step, errno, detail, &place)))
+}
+
+/// One step's failure. The words of a missing program, a bad working directory and a failed hook are those that engines match.
+pub fn sentence(step: &Step, errno: i32, detail: u32, place: &str) -> String {
+    let why = cause(errno, detail);
+    match step {
+        Step::Program { name, .. } => match Detail::from_code(detail) {
+            Detail::Plain if name.contains('/') => format!("exec: \"{name}\": stat {name}: {why}"),
+            _ => format!("exec: \"{name}\": {why}"),
+        },
+        Step::Exec { args, .. } => {
+            let name = args.first().map(String::as_str).unwrap_or_default();
+            if errno == Errno::ENOEXEC as i32 { format!("exec {name}: exec format error") } else { format!("exec {name}: {why}") }
+        }
+        Step::WorkingDirectory { path, .. } if Detail::from_code(detail) == Detail::CwdOutside => why.replace("{path}", path),
+        Step::WorkingDirectory { path, .. } => format!("chdir to cwd (\"{path}\") set in config.json failed: {why}"),
+        Step::Hook { path, .. } => format!("error running hook {path}: {why} {place}"),
+        other => format!("{}: {why} {place}", operation(other)),
+    }
+}
+
+/// What a step was doing, to what.
+fn operation(step: &Step) -> String {
+    match step {
+        Step::Barrier { kind } => format!("meet hull at the barrier {kind:?}"),
+        Step::Set { what, .. } => attribute(*what).to_owned(),
+        Step::Join { kind, .. } => format!("join the {} namespace", crate::plan::kind_name(*kind)),
+        Step::Unshare { flags } => format!("make a {} namespace", crate::plan::kind_name(*flags)),
+        Step::Ids { uid, gid, .. } => format!("become user {uid} and group {gid}"),
+        Step::Keyring { name } => format!("join session keyring {name}"),
+        Step::Propagation { .. } => "set the propagation of /".to_owned(),
+        Step::Root { .. } => "attach the root file system".to_owned(),
+        Step::Mount { target, fstype, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": mount {fstype} on {target}"),
+        Step::Bind { target, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": bind on {target}"),
+        Step::Attributes { target, .. } => format!("change the mount at {target}"),
+        Step::Protect { target, how: Protection::Mask } => format!("can't mask path \"{target}\""),
+        Step::Protect { target, .. } => format!("can't make \"{target}\" read-only"),
+        Step::Node { path, .. } => format!("error creating device nodes: make {path}"),
+        Step::Symlink { path, target } => format!("link {path} to {target}"),
+        Step::Console { .. } => "set up the console".to_owned(),
+        Step::Leave { .. } => "pivot_root: leave the old root".to_owned(),
+        Step::Sysctl { path, value } => format!("write sysctl {} = {value:?}", path.trim_start_matches("sys/").replace('/', ".")),
+        Step::Label { file, value } => format!("unable to apply label {value:?} to {file}"),
+        Step::Bounding { .. } => "drop capabilities from the bounding set".to_owned(),
+        Step::Capabilities { .. } => "unable to apply caps".to_owned(),
+        Step::Filter { .. } => "error loading seccomp filter".to_owned(),
+        Step::WaitStart {} => "wait for start".to_owned(),
+        Step::Enroll { .. } => "join the cgroup".to_owned(),
+        Step::Hook { path, .. } => format!("run hook {path}"),
+        Step::WorkingDirectory { path, .. } => format!("enter {path}"),
+        Step::Program { name, .. } => format!("find {name}"),
+        Step::Exec { .. } => "exec".to_owned(),
+    }
+}
+
+fn attribute(what: Attribute) -> &'static str {
+    match what {
+        Attribute::Hostname => "sethostname",
+        Attribute::Domainname => "setdomainname",
+        Attribute::Dumpable => "become undumpable",
+        Attribute::Personality => "set the personality",
+        Attribute::Scheduler => "error setting scheduler",
+        Attribute::IoPriority => "error setting io priority",
+        Attribute::MemoryPolicy => "error setting memory policy",
+        Attribute::Affinity => "set the CPU affinity",
+        Attribute::Umask => "set the umask",
+        Attribute::NoNewPrivileges => "set no_new_privs",
+        Attribute::Signals => "reset signals",
+        Attribute::Session => "make a session",
+        Attribute::Loopback => "bring loopback up",
+        Attribute::Descriptors => "mark descriptors close-on-exec",
+        Attribute::Rlimit => "error setting rlimits",
+        Attribute::Stdio => "give stdio to the user",
+    }
+}
