@@ -1,6 +1,7 @@
 //! What this host, this user and this cgroup tree can do: plain data, complete before anything is planned.
 
 use crate::cgroups::Tree;
+use crate::security::lsm::Lsm;
 use crate::spec::Spec;
 use crate::spec::config::IdMapping;
 use crate::sys::{file, ids, kernel};
@@ -68,7 +69,7 @@ pub struct Facts {
     /// newuidmap and newgidmap, where hull is unprivileged and the Spec maps ids.
     pub id_helpers: Option<IdHelpers>,
     /// AppArmor and SELinux, where the Spec asks for a label.
-    pub lsm: Option<crate::security::lsm::Facts>,
+    pub lsm: Option<Lsm>,
     /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
     pub kcore: bool,
 }
@@ -104,7 +105,7 @@ impl Facts {
             cgroups: Tree::probe()?,
             joined: joined(spec)?,
             id_helpers: if maps && !privileged { id_helpers() } else { None },
-            lsm: if labelled { Some(crate::security::lsm::Facts::probe()) } else { None },
+            lsm: if labelled { Some(Lsm::probe()) } else { None },
             kcore: Path::new("/proc/kcore").exists(),
         })
     }

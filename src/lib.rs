@@ -1,10 +1,13 @@
 //! hull: an OCI container runtime. A bundle is compiled into a plan; a wall carries it out.
 
 pub mod cgroups;
+pub mod cli;
+pub mod container;
 pub mod error;
 pub mod facts;
 pub mod features;
 pub mod init;
+pub mod log;
 pub mod namespaces;
 pub mod net;
 pub mod plan;

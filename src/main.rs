@@ -1,2 +1,4 @@
 //! Starts the command line and maps its result to an exit status; nothing else.
-fn main() {}
+fn main() -> std::process::ExitCode {
+    hull::cli::main()
+}

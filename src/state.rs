@@ -219,7 +219,7 @@ impl Store {
 
 fn missing(id: &str, error: &std::io::Error) -> Error {
     match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(format!("container {id:?} does not exist")),
+        std::io::ErrorKind::NotFound => Error::new(format!("container does not exist: {id}")),
         _ => Error::io("open container", id, error),
     }
 }

@@ -22,6 +22,7 @@ mod file;
 mod group;
 mod life;
 mod limits;
+mod mounts;
 mod plan;
 mod tree;
 mod values;
@@ -31,5 +32,6 @@ mod tests;
 
 pub use devices::{Kind, Rule, Rules};
 pub use group::{Group, Record};
+pub use mounts::{CgroupMount, mounts_for_container};
 pub use plan::{Driver, IfDenied, Place, Plan, Policy, Request, Write, plan};
 pub use tree::{Hierarchy, Tree, Version};

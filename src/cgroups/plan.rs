@@ -126,6 +126,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The record of what will be made, for whoever must clear up after a runtime that was killed.
+    pub fn record(&self) -> super::Record {
+        super::Record { driver: self.driver, places: self.places.clone(), devices: self.devices.clone() }
+    }
+
     /// Where a controller's files are.
     pub fn place(&self, controller: &str) -> Option<&Place> {
         find(&self.places, controller)

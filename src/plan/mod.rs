@@ -13,9 +13,10 @@ mod process;
 pub mod step;
 pub mod wire;
 
-pub use exec::{ExecRequest, exec};
+pub use exec::{ExecRequest, FIRST_CGROUP, exec};
 pub use hooks::state_document;
 pub use namespaces::kind_name;
+pub use process::mask_bytes;
 pub use print::{as_json, as_text};
 
 use crate::cgroups;

@@ -225,7 +225,7 @@ fn file_system(draft: &mut Draft, world: &World, mount: &Mount, target: String, 
 /// A mount of type cgroup: the hierarchies of the host's tree, or the one of v2.
 fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptions, from: &Cow<'static, str>) -> Result<()> {
     let Some(plan) = &draft.request.cgroup else { return Ok(()) };
-    let mounts = cgroups::mounts_for_container(&draft.facts.cgroups, plan, world.cgroup);
+    let mounts = cgroups::mounts_for_container(plan, world.cgroup);
     let refused = if world.user || draft.facts.in_user_namespace { Refused::Skip } else { Refused::Fail };
     for mount in mounts {
         let path = format!("{target}{}", mount.below());
@@ -236,9 +236,10 @@ fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptio
                 let step = fs_step(path, "tmpfs", "tmpfs", flags, "mode=755,nr_blocks=0", Refused::Fail);
                 draft.inside(step, from.clone());
             }
-            cgroups::CgroupMount::File { fstype, data, .. } => {
-                let source = if fstype == "cgroup2" { "cgroup2" } else { "cgroup" };
-                draft.inside(fs_step(path, &fstype, source, flags, &data, refused), from.clone());
+            cgroups::CgroupMount::File { fstype, data, host, .. } => {
+                // v2 takes any source; the host's folder is what is bound where the kernel refuses the mount.
+                let (source, refused) = if fstype == "cgroup2" { (host.as_str(), Refused::BindHost) } else { ("cgroup", refused) };
+                draft.inside(fs_step(path, fstype, source, flags, &data, refused), from.clone());
             }
             cgroups::CgroupMount::Bind { source, .. } => {
                 let (set, clear) = options.attributes();

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 /// What the running kernel does. Plain data: a test makes up its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Lsm {
     /// AppArmor confines programs.
     pub apparmor: bool,

@@ -1,6 +1,7 @@
 //! The bundle's configuration: what was said ([`config`]) and, validated, what it means ([`Spec`]).
 
 pub mod config;
+pub mod default;
 pub mod mount_options;
 mod validate;
 

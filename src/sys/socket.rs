@@ -115,3 +115,23 @@ pub fn window_size(terminal: i32, rows: u16, columns: u16) -> Sys<()> {
 pub fn gone() -> Errno {
     Errno::ECONNRESET
 }
+
+/// Takes a descriptor over as an owned one.
+pub fn owned(raw: i32) -> std::os::fd::OwnedFd {
+    // SAFETY: the callers give up the only handle on an open descriptor (`Held::keep`, or a message just received).
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) }
+}
+
+/// A view of a descriptor whose owner outlives it.
+pub fn borrow<'a>(raw: i32) -> std::os::fd::BorrowedFd<'a> {
+    // SAFETY: the callers hold the descriptor's owner for as long as they use the view.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(raw) }
+}
+
+/// A terminal's size (`TIOCGWINSZ`): rows and columns; none where it is no terminal or has none.
+pub fn terminal_size(raw: i32) -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // Valid: a pointer to the structure.
+    call!(libc::SYS_ioctl, raw, libc::TIOCGWINSZ, &raw mut size).ok()?;
+    (size.ws_row != 0 || size.ws_col != 0).then_some((size.ws_row, size.ws_col))
+}

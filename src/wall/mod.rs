@@ -2,10 +2,13 @@
 
 mod hooks;
 mod listener;
+mod meeting;
 mod slots;
 pub mod words;
 
 pub use hooks::run as run_hook;
+pub use meeting::Meeting;
+pub use slots::{START_FIFO, procfs};
 pub use words::child_error;
 
 use crate::cgroups::{self, Group};
@@ -18,7 +21,7 @@ use crate::plan::step::{Barrier, slot};
 use crate::plan::{Plan, state_document};
 use crate::spec::Spec;
 use crate::state::Decided;
-use crate::sys::{ids, process, socket};
+use crate::sys::{ids, process};
 use crate::{Context, Error, Result};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -85,7 +88,7 @@ pub fn carry_out(plan: &Plan, job: &mut Job) -> Result<Made> {
     for placed in &plan.outside {
         work.step(&placed.step).map_err(|error| if error.errno().is_some() { error.within(&placed.from) } else { error })?;
     }
-    work.filtered()?;
+    work.meeting()?.filtered()?;
     work.done = true;
     if let Some(group) = &mut work.group {
         group.commit();
@@ -115,13 +118,13 @@ impl Work<'_, '_> {
             OutStep::IdMap { uid, mappings, writer, deny_setgroups } => idmap::write(self.child()?.pid, *uid, mappings, writer, *deny_setgroups),
             OutStep::JoinCgroup => self.join_cgroup(),
             OutStep::NetDevice { host, name } => crate::net::move_device(host, name, self.child()?.pid),
-            OutStep::Barrier(kind) => self.barrier(*kind),
+            OutStep::Barrier(kind) => self.meeting()?.barrier(*kind),
             OutStep::Hook { list, index, hook } => {
                 let state = state_document(self.job.spec, self.job.id, "creating", Some(self.child()?.pid));
                 hooks::run(list, *index, hook, &state, self.job.spec.bundle())?;
-                if *index + 1 == self.hooks_in(list) && self.is_last_hook(list) { self.send(Barrier::Hooks) } else { Ok(()) }
+                if *index + 1 == self.hooks_in(list) && self.is_last_hook(list) { self.meeting()?.send(Barrier::Hooks) } else { Ok(()) }
             }
-            OutStep::Listener { path, metadata } => self.listener(path, metadata),
+            OutStep::Listener { path, metadata } => self.meeting()?.listener(self.job.spec, self.job.id, path, metadata),
             OutStep::Rlimit(limit) => {
                 let name = crate::security::rlimits::name(limit.resource).unwrap_or("resource limit");
                 ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard).on("set", name)
@@ -170,28 +173,6 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Meets the child. Its death is an error and not a hang: its pidfd is watched beside the socket.
-    fn barrier(&self, kind: Barrier) -> Result<()> {
-        let child = self.child()?;
-        if matches!(kind, Barrier::Placed | Barrier::Recorded) {
-            return self.send(kind);
-        }
-        let (readable, _) = process::poll2(child.sync.0, child.pidfd.0, None).on("wait for", "the container's process")?;
-        let mut byte = [0_u8; 1];
-        if readable && matches!(socket::recv(child.sync.0, &mut byte), Ok(1)) && byte[0] == kind as u8 {
-            return Ok(());
-        }
-        Err(words::child_error(self.plan, child))
-    }
-
-    fn send(&self, kind: Barrier) -> Result<()> {
-        let child = self.child()?;
-        match socket::send(child.sync.0, &[kind as u8]) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(words::child_error(self.plan, child)),
-        }
-    }
-
     fn hooks_in(&self, wanted: &str) -> usize {
         self.plan.outside.iter().filter(|placed| matches!(&placed.step, OutStep::Hook { list, .. } if *list == wanted)).count()
     }
@@ -200,42 +181,12 @@ impl Work<'_, '_> {
         list == "createRuntime" || self.hooks_in("createRuntime") == 0
     }
 
-    fn listener(&mut self, path: &str, metadata: &str) -> Result<()> {
-        let child = self.child()?;
-        let remote = loop {
-            match child.page.report().listener.load(Ordering::Acquire) {
-                0 => self.pause_while_alive()?,
-                number => break number - 1,
-            }
-        };
-        let fd = process::pidfd_getfd(child.pidfd.0, remote).map(Held).on("take", "the seccomp listener")?;
-        listener::send(self.job.spec, self.job.id, child.pid, fd.0, path, metadata)?;
-        child.page.report().taken.store(1, Ordering::Release);
-        Ok(())
-    }
-
-    /// The child tells by memory alone that it is past its filter: seen here by looking, since no call of its could be relied on.
-    fn filtered(&self) -> Result<()> {
-        while self.child()?.page.report().filtered.load(Ordering::Acquire) == 0 {
-            self.pause_while_alive()?;
-        }
-        Ok(())
-    }
-
-    fn pause_while_alive(&self) -> Result<()> {
-        let child = self.child()?;
-        match process::poll2(child.pidfd.0, -1, Some(0)) {
-            Ok((false, _)) => {
-                std::thread::sleep(std::time::Duration::from_micros(20));
-                Ok(())
-            }
-            _ => Err(words::child_error(self.plan, child)),
-        }
+    fn meeting(&self) -> Result<Meeting<'_>> {
+        Ok(Meeting { plan: self.plan, child: self.child()? })
     }
 
     fn outcomes(&self) -> Vec<Decided> {
-        let Some(child) = &self.child else { return Vec::new() };
-        decided(self.plan, child)
+        self.child.as_ref().map(|child| decided(self.plan, child)).unwrap_or_default()
     }
 }
 

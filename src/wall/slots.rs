@@ -24,7 +24,7 @@ impl Work<'_, '_> {
                 file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)?
             }
             Open::StartFifo => self.start_fifo()?,
-            Open::ConsoleSocket => self.job.console.take().ok_or_else(|| Error::new("cannot allocate tty if runc will detach without setting console socket".replace("runc", "hull")))?,
+            Open::ConsoleSocket => self.job.console.take().ok_or_else(|| Error::new("cannot allocate tty if hull will detach without setting console socket"))?,
         };
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = held.0;

@@ -1,0 +1,84 @@
+//! `hull exec`.
+
+use super::Global;
+use super::create::connect_console;
+use super::process_args::ProcessArgs;
+use crate::Result;
+use crate::container::create::write_pid_file;
+use crate::container::exec::Options;
+use crate::container::foreground::{Signals, attend, console_pair, receive_terminal};
+use crate::container::Container;
+use crate::{Context, Error};
+use std::path::PathBuf;
+
+/// Options of `exec`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    process: ProcessArgs,
+    /// Do not wait for the program
+    #[arg(short, long)]
+    detach: bool,
+    /// Write the program's process id to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Unix socket that takes the terminal
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// Unix socket that takes a pidfd of the program
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
+    /// How many more descriptors than 0, 1, 2 the program gets
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: u32,
+    /// Cgroup below the container's own
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
+    /// Run in a paused container too; it begins when the container is resumed
+    #[arg(long)]
+    ignore_paused: bool,
+    /// Do not become the reaper of the program's orphans (hull never does)
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    command: Vec<String>,
+}
+
+/// Carries the command out; the status is the program's.
+pub fn run(args: Args, global: &Global) -> Result<u8> {
+    exec(&args, global).map_err(|error| error.within("exec failed"))
+}
+
+fn exec(args: &Args, global: &Global) -> Result<u8> {
+    let container = Container::open(&global.store(), &args.id)?;
+    let mut process = args.process.process(container.record.spec.config(), &args.command)?;
+    if args.process.tty {
+        process.terminal = true;
+    }
+    let given = connect_console(args.console_socket.as_deref())?;
+    match (process.terminal, args.detach, &given) {
+        (true, true, None) => return Err(Error::new("cannot allocate tty if hull will detach without setting console socket")),
+        (false, _, Some(_)) => return Err(Error::new("cannot use console socket if hull will not detach or allocate tty")),
+        _ => {}
+    }
+    let options = Options { preserve_fds: args.preserve_fds, ignore_paused: args.ignore_paused, cgroup: args.cgroup.clone() };
+    let own = if process.terminal && given.is_none() { Some(console_pair()?) } else { None };
+    let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
+    let signals = if args.detach { None } else { Some(Signals::hold()?) };
+    let child = container.exec(&process, &options, theirs)?;
+    if let Some(path) = &args.pidfd_socket {
+        let socket = std::os::unix::net::UnixStream::connect(path).on("connect to pidfd socket", path.display())?;
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        crate::sys::socket::send_fd(raw, b"pidfd", child.pidfd.0).on("send the pidfd to", path.display())?;
+    }
+    if let Some(path) = &args.pid_file {
+        write_pid_file(path, child.pid)?;
+    }
+    let Some(signals) = signals else { return Ok(0) };
+    let terminal = ours.as_ref().map(receive_terminal).transpose()?;
+    Ok(attend(&child.pidfd, &signals, terminal)?.status() as u8)
+}

@@ -1,0 +1,20 @@
+//! `hull init`: a fresh process that carries out `inside`; hull's own use.
+
+use crate::Result;
+use crate::namespaces::spawn::run_init;
+
+/// Options of `init`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Descriptor of the script
+    #[arg(long)]
+    script: i32,
+    /// Descriptors of the slots, by commas; -1 is an empty one
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    slots: Vec<i32>,
+}
+
+/// Carries the script out; does not return but on an error.
+pub fn run(args: &Args) -> Result<u8> {
+    match run_init(args.script, &args.slots)? {}
+}

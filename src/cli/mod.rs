@@ -1,0 +1,186 @@
+//! The command line: one file a verb, each parses, makes one call, and prints.
+
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod init;
+mod kill;
+mod list;
+mod pause;
+mod plan;
+mod process_args;
+mod ps;
+mod run;
+mod spec;
+mod start;
+mod state;
+mod table;
+mod version;
+
+pub use table::Table;
+
+use crate::log::{self, Format};
+use crate::state::Store;
+use crate::{Error, Result};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Run programs in containers: one bundle, behind the wall of your choice.
+#[derive(Parser)]
+#[command(name = "hull", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "A bundle is a folder with a config.json and a root file system (OCI runtime spec 1.x).")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(clap::Args, Clone)]
+pub struct Global {
+    /// Folder of the containers' records [default: /run/hull, or $XDG_RUNTIME_DIR/hull for an ordinary user]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    root: Option<PathBuf>,
+    /// Write the log to this file and not to stderr
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Format of the log
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Log what hull does
+    #[arg(long, global = true)]
+    debug: bool,
+    /// Let systemd make the cgroups; cgroupsPath is then slice:prefix:name
+    #[arg(long, global = true)]
+    systemd_cgroup: bool,
+    /// Whether to run as an ordinary user: true, false or auto; hull finds out by itself
+    #[arg(long, global = true, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rootless: Option<String>,
+    /// Path of the criu program
+    #[arg(long, global = true, hide = true, value_name = "PATH")]
+    criu: Option<PathBuf>,
+    /// Print the version
+    #[arg(short = 'v', long, action = ArgAction::SetTrue)]
+    version: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Global {
+    /// The containers' store.
+    fn store(&self) -> Store {
+        let default = || match nix::unistd::geteuid().is_root() {
+            true => PathBuf::from("/run/hull"),
+            false => match std::env::var_os("XDG_RUNTIME_DIR") {
+                Some(folder) => PathBuf::from(folder).join("hull"),
+                None => PathBuf::from(format!("/tmp/hull-{}", nix::unistd::geteuid())),
+            },
+        };
+        Store::new(self.root.clone().unwrap_or_else(default))
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a container whose program waits for start
+    Create(create::Args),
+    /// Let a created container's program begin
+    Start(start::Args),
+    /// Print a container's state as JSON
+    State(state::Args),
+    /// Send a signal to a container
+    Kill(kill::Args),
+    /// Remove a container and all that belongs to it
+    #[command(visible_alias = "rm")]
+    Delete(delete::Args),
+    /// Make a container, run its program and remove it
+    Run(run::Args),
+    /// Run another program in a container
+    Exec(exec::Args),
+    /// List containers
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    /// List the processes of a container
+    Ps(ps::Args),
+    /// Freeze all processes of a container
+    Pause(pause::Args),
+    /// Thaw a paused container
+    Resume(pause::Args),
+    /// Write a config.json to begin with
+    Spec(spec::Args),
+    /// Print what this runtime can do, as the runtime spec's features document
+    Features(features::Args),
+    /// Print the steps by which a bundle becomes a container
+    Plan(plan::Args),
+    /// Carry out a plan's inside in this process (hull's own use)
+    #[command(hide = true)]
+    Init(init::Args),
+}
+
+impl Command {
+    fn carry_out(self, global: &Global) -> Result<u8> {
+        match self {
+            Command::Create(args) => create::run(args, global),
+            Command::Start(args) => start::run(&args, global),
+            Command::State(args) => state::run(&args, global),
+            Command::Kill(args) => kill::run(&args, global),
+            Command::Delete(args) => delete::run(&args, global),
+            Command::Run(args) => run::run(args, global),
+            Command::Exec(args) => exec::run(args, global),
+            Command::List(args) => list::run(&args, global),
+            Command::Ps(args) => ps::run(&args, global),
+            Command::Pause(args) => pause::pause(&args, global),
+            Command::Resume(args) => pause::resume(&args, global),
+            Command::Spec(args) => spec::run(&args),
+            Command::Features(args) => features::run(&args),
+            Command::Plan(args) => plan::run(&args, global),
+            Command::Init(args) => init::run(&args),
+        }
+    }
+}
+
+/// hull's entry.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if matches!(args.get(1).and_then(|arg| arg.to_str()), Some("--version" | "-v")) {
+        version::print();
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    if cli.global.version {
+        version::print();
+        return ExitCode::SUCCESS;
+    }
+    let format = match cli.global.log_format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug });
+    match cli.command.carry_out(&cli.global) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error goes to stderr for people, and to the log for engines, which read its last line.
+fn complain(error: &Error) {
+    log::error(&error.to_string());
+    eprintln!("hull: {error}");
+}

@@ -1,0 +1,133 @@
+//! The process of an exec: from a file, or from the container's own with flags over it.
+
+use crate::spec::config::{Capabilities, Config, Process, User};
+use crate::{Context, Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Flags that describe a process.
+#[derive(clap::Args)]
+pub struct ProcessArgs {
+    /// JSON file of the process; other flags of the process do not count then
+    #[arg(short, long, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Working directory
+    #[arg(long, value_name = "FOLDER")]
+    pub cwd: Option<String>,
+    /// Variable of the environment
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// User id, and group id after a colon
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// Supplementary group
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// Capability to add to the bounding, effective, permitted and ambient-free sets
+    #[arg(short, long, value_name = "CAP")]
+    pub cap: Vec<String>,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// Set no_new_privs
+    #[arg(long)]
+    pub no_new_privs: bool,
+}
+
+/// A user as `UID` or `UID:GID`, nothing else (CVE-2026-30892 was a lenient parser).
+///
+/// # Errors
+/// Anything that is not one or two numbers.
+pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
+    let number = |part: &str, what: &str| {
+        let plain = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let parsed = part.parse::<u32>().ok().filter(|id| plain && *id != u32::MAX);
+        parsed.ok_or_else(|| Error::new(format!("user {text:?}: {part:?} is no {what}")))
+    };
+    match text.split_once(':') {
+        None => Ok((number(text, "user id")?, None)),
+        Some((uid, gid)) => Ok((number(uid, "user id")?, Some(number(gid, "group id")?))),
+    }
+}
+
+impl ProcessArgs {
+    /// The process that is to run.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a malformed flag; no program.
+    pub fn process(&self, config: &Config, command: &[String]) -> Result<Process> {
+        match &self.process {
+            Some(path) => read(path),
+            None => self.from_flags(config, command),
+        }
+    }
+
+    fn from_flags(&self, config: &Config, command: &[String]) -> Result<Process> {
+        if command.is_empty() {
+            return Err(Error::new("exec needs a program: hull exec ID COMMAND, or --process FILE"));
+        }
+        let base = config.process.clone().unwrap_or_default();
+        let mut user = base.user.clone();
+        if let Some(text) = &self.user {
+            let (uid, gid) = parse_user(text)?;
+            user = User { uid, gid: gid.unwrap_or(user.gid), ..user };
+        }
+        if !self.additional_gids.is_empty() {
+            user.additional_gids.extend(&self.additional_gids);
+        }
+        let mut env = base.env.clone();
+        env.extend(self.env.iter().cloned());
+        let capabilities = if self.cap.is_empty() { base.capabilities.clone() } else { Some(self.with_caps(base.capabilities.clone().unwrap_or_default())) };
+        Ok(Process {
+            terminal: self.tty,
+            console_size: None,
+            user,
+            args: command.to_vec(),
+            env,
+            cwd: self.cwd.clone().unwrap_or_else(|| base.cwd.clone()),
+            capabilities,
+            no_new_privileges: self.no_new_privs || base.no_new_privileges,
+            apparmor_profile: self.apparmor.clone().or_else(|| base.apparmor_profile.clone()),
+            selinux_label: self.process_label.clone().or_else(|| base.selinux_label.clone()),
+            ..base
+        })
+    }
+
+    /// Adds capabilities as runc's exec does: to bounding, effective and permitted, and to ambient where they are inheritable.
+    fn with_caps(&self, mut sets: Capabilities) -> Capabilities {
+        for name in &self.cap {
+            let inheritable = sets.inheritable.contains(name);
+            let Capabilities { bounding, effective, inheritable: _, permitted, ambient } = &mut sets;
+            for set in [bounding, effective, permitted].into_iter().chain(inheritable.then_some(ambient)) {
+                if !set.contains(name) {
+                    set.push(name.clone());
+                }
+            }
+        }
+        sets
+    }
+}
+
+fn read(path: &Path) -> Result<Process> {
+    let text = std::fs::read(path).on("read", path.display())?;
+    serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_user;
+
+    #[test]
+    fn users_are_numbers_and_nothing_else() {
+        assert_eq!(parse_user("7").unwrap(), (7, None));
+        assert_eq!(parse_user("7:8").unwrap(), (7, Some(8)));
+        for bad in ["", ":", "7:", ":8", "-1", "+1", "7:8:9", "root", "4294967295", " 7", "0x7", "99999999999"] {
+            assert!(parse_user(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `hull ps`.
+
+use super::Global;
+use crate::container::Container;
+use crate::{Context, Error, Result};
+use clap::ValueEnum;
+use std::process::{Command, Stdio};
+
+/// Options of `ps`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    format: PsFormat,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Options for ps(1)
+    #[arg(value_name = "PS OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PsFormat {
+    Table,
+    Json,
+}
+
+/// Carries the command out.
+pub fn run(args: &Args, global: &Global) -> Result<u8> {
+    let pids = Container::open(&global.store(), &args.id)?.pids()?;
+    if matches!(args.format, PsFormat::Json) {
+        let text = serde_json::to_string(&pids).map_err(|error| Error::new(format!("print JSON: {error}")))?;
+        println!("{text}");
+        return Ok(0);
+    }
+    let options: Vec<&str> = if args.options.is_empty() { vec!["-ef"] } else { args.options.iter().map(String::as_str).collect() };
+    let output = Command::new("ps").args(&options).stderr(Stdio::inherit()).output().on("run", "ps")?;
+    if !output.status.success() {
+        return Err(Error::new("ps failed"));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines();
+    let heading = lines.next().unwrap_or_default();
+    let column = heading.split_whitespace().position(|name| name == "PID").ok_or_else(|| Error::new("couldn't find PID field in ps output"))?;
+    println!("{heading}");
+    for line in lines {
+        let pid = line.split_whitespace().nth(column).and_then(|text| text.parse::<i32>().ok());
+        if pid.is_some_and(|pid| pids.contains(&pid)) {
+            println!("{line}");
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,197 @@
+//! `create`: Spec and Facts to plan, the plan to the wall, the record to disk.
+
+use super::Container;
+use crate::cgroups::{self, Driver};
+use crate::facts::Facts;
+use crate::init::Held;
+use crate::plan::{self, Overlay, Plan, Request};
+use crate::security::seccomp;
+use crate::spec::Spec;
+use crate::state::{self, Phase, Record, Store, VERSION};
+use crate::wall::{self, Job, Made};
+use crate::{Context, Error, Result};
+use oci_spec::runtime::LinuxNamespaceType;
+use std::path::{Path, PathBuf};
+
+/// What `create` and `run` were asked besides the bundle.
+#[derive(Default)]
+pub struct Options {
+    /// `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// `--preserve-fds`.
+    pub preserve_fds: u32,
+    /// `--pid-file`.
+    pub pid_file: Option<PathBuf>,
+    /// `--pidfd-socket`: takes a descriptor of init.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Layers over the root.
+    pub overlay: Option<Overlay>,
+    /// A fresh process carries out `inside`.
+    pub fresh_init: bool,
+}
+
+/// Compiles the plan of a bundle, and shows nothing to the host but questions.
+///
+/// # Errors
+/// Of the config, the host, or both together.
+pub fn compile(spec: &Spec, id: &str, options: &Options) -> Result<(Facts, Plan)> {
+    let facts = Facts::probe(spec)?;
+    let request = request(spec, &facts, id, options)?;
+    let plan = plan::plan(spec, &facts, &request)?;
+    Ok((facts, plan))
+}
+
+fn request(spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Request> {
+    let config = spec.config();
+    let linux = config.linux.as_ref();
+    let rootless = !facts.privileged || facts.in_user_namespace;
+    let driver = if options.systemd_cgroup { Driver::Systemd { user: facts.euid != 0 } } else { Driver::Cgroupfs };
+    let asked = cgroups::Request {
+        id,
+        path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
+        driver,
+        resources: linux.and_then(|linux| linux.resources.as_ref()),
+        device_rules: !rootless,
+        annotations: &config.annotations,
+        rootless,
+    };
+    let filter = match linux.and_then(|linux| linux.seccomp.as_ref()).filter(|seccomp| seccomp::is_asked(seccomp)) {
+        Some(seccomp) => Some(seccomp::compile(seccomp)?),
+        None => None,
+    };
+    let (extra_env, listen_fds) = socket_activation();
+    Ok(Request {
+        id: id.to_owned(),
+        no_pivot: options.no_pivot,
+        no_new_keyring: options.no_new_keyring,
+        preserve_fds: options.preserve_fds + listen_fds,
+        extra_env,
+        cgroup: Some(cgroups::plan(&asked, &facts.cgroups)?),
+        filter,
+        overlay: options.overlay.clone(),
+    })
+}
+
+/// Sockets that systemd opened for hull are the container's (sd_listen_fds(3)); its first process is 1 there, as runc has it.
+fn socket_activation() -> (Vec<String>, u32) {
+    let count = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    if count == 0 {
+        return (Vec::new(), 0);
+    }
+    let mut env = vec![format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()];
+    if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
+        env.push(format!("LISTEN_FDNAMES={names}"));
+    }
+    (env, count)
+}
+
+/// Makes a container that waits for `start`. On an error nothing of it is left.
+///
+/// # Errors
+/// Of whatever step failed.
+pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
+    let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
+    match (terminal, &console) {
+        (true, None) => return Err(Error::new("cannot allocate tty if hull will detach without setting console socket")),
+        (false, Some(_)) => return Err(Error::new("cannot use console socket if hull will not detach or allocate tty")),
+        _ => {}
+    }
+    crate::state::check_id(id)?;
+    let (facts, plan) = compile(spec, id, options)?;
+    for warning in &plan.warnings {
+        crate::log::warn(warning);
+    }
+    check_preserved(options.preserve_fds)?;
+    let lock = store.make(id)?;
+    let result = make(store, id, spec, facts, &plan, options, console);
+    if result.is_err() {
+        let _ = store.remove(id);
+    }
+    drop(lock);
+    result
+}
+
+/// A descriptor that is not open cannot be preserved (runc's words).
+fn check_preserved(count: u32) -> Result<()> {
+    for descriptor in 3..3 + count {
+        if !Path::new(&format!("/proc/self/fd/{descriptor}")).exists() {
+            return Err(Error::new(format!("unable to preserve fd {descriptor}: please check that file descriptor {descriptor} is open")));
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn make(store: &Store, id: &str, spec: &Spec, facts: Facts, plan: &Plan, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
+    let folder = store.folder(id);
+    let mut record = Record {
+        version: VERSION,
+        boot_id: state::boot_id(),
+        id: id.to_owned(),
+        phase: Phase::Creating,
+        pid: 0,
+        start_time: 0,
+        created: state::now(),
+        owner: facts.euid,
+        spec: spec.clone(),
+        facts,
+        cgroup: None,
+        overlay: options.overlay.clone(),
+        outcomes: Vec::new(),
+        stdio: stdio(),
+        no_new_keyring: options.no_new_keyring,
+    };
+    let mut write = |pid: i32, cgroup, outcomes| {
+        record.cgroup = cgroup;
+        record.outcomes = outcomes;
+        if pid > 0 {
+            record.pid = pid;
+            record.phase = Phase::Made;
+            record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the container's process is gone"))?;
+        }
+        store.write(&record)
+    };
+    let mut job = Job { spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
+    let made = wall::carry_out(plan, &mut job)?;
+    let container = Container { record, store: store.clone() };
+    if let Err(error) = announce(&container, &made, options) {
+        let _ = container.take_down();
+        return Err(error);
+    }
+    Ok((container, made))
+}
+
+/// Tells the caller who init is: by pid file and by pidfd.
+fn announce(container: &Container, made: &Made, options: &Options) -> Result<()> {
+    if let Some(path) = &options.pidfd_socket {
+        let socket = std::os::unix::net::UnixStream::connect(path).on("connect to pidfd socket", path.display())?;
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        crate::sys::socket::send_fd(raw, b"pidfd", made.child.pidfd.0).on("send the pidfd to", path.display())?;
+    }
+    match &options.pid_file {
+        Some(path) => write_pid_file(path, container.record.pid),
+        None => Ok(()),
+    }
+}
+
+/// Writes a pid file whole: a reader sees all of it or nothing.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = path.with_file_name(format!(".{name}"));
+    std::fs::write(&temporary, pid.to_string()).on("write", temporary.display())?;
+    std::fs::rename(&temporary, path).on("write pid file", path.display())
+}
+
+/// What stdin, stdout and stderr are, which a checkpoint must know.
+fn stdio() -> Vec<String> {
+    (0..3).map(|n| std::fs::read_link(format!("/proc/self/fd/{n}")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()).collect()
+}
+
+/// Whether a container's processes die with its init: it has a process namespace of its own.
+pub fn has_pid_namespace(spec: &Spec) -> bool {
+    spec.namespace(LinuxNamespaceType::Pid).is_some_and(|n| n.path.as_deref().unwrap_or_default().is_empty())
+}

@@ -1,0 +1,102 @@
+//! `delete`: everything that create made is taken down; errors on the way are collected, and it goes on.
+
+use super::{Container, Status};
+use crate::init::Held;
+use crate::plan::state_document;
+use crate::state::Store;
+use crate::sys::process;
+use crate::{Context, Error, Result};
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+
+/// Removes a container.
+///
+/// # Errors
+/// It does not exist (unless forced), or runs; what could not be removed.
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
+    let lock = match store.lock(id) {
+        Err(error) if force && error.errno().is_none() => return forced_missing(id, error),
+        other => other?,
+    };
+    let container = match Container::open(store, id) {
+        // A folder without a record: hull died before it wrote one.
+        Err(_) if force && !store.folder(id).join("state.json").exists() => return store.remove(id),
+        other => other?,
+    };
+    match container.status() {
+        Status::Stopped | Status::Created => {}
+        _ if force => {}
+        status => return Err(Error::new(format!("cannot delete container {id} that is not stopped: {}", status.word()))),
+    }
+    let result = container.take_down();
+    drop(lock);
+    result
+}
+
+/// A container that is not there is what a forced delete wants; a malformed id is still an error.
+fn forced_missing(id: &str, error: Error) -> Result<()> {
+    crate::state::check_id(id).map_err(|_| error)
+}
+
+impl Container {
+    /// Ends all processes and removes cgroup, record and scratch; then the poststop hooks run. What fails is collected.
+    ///
+    /// # Errors
+    /// All that failed, in one sentence.
+    pub fn take_down(&self) -> Result<()> {
+        let mut failed: Vec<String> = Vec::new();
+        let mut note = |result: Result<()>| {
+            if let Err(error) = result {
+                failed.push(error.to_string());
+            }
+        };
+        note(self.end_init());
+        match self.group() {
+            Ok(Some(mut group)) => {
+                note(group.kill(Signal::SIGKILL));
+                note(group.remove());
+            }
+            Ok(None) => {}
+            Err(error) => note(Err(error)),
+        }
+        note(self.store.remove(&self.record.id));
+        self.poststop();
+        if failed.is_empty() { Ok(()) } else { Err(Error::new(format!("delete container {}: {}", self.record.id, failed.join("; ")))) }
+    }
+
+    fn end_init(&self) -> Result<()> {
+        let Ok(pidfd) = self.pidfd() else { return Ok(()) };
+        match process::pidfd_send_signal(pidfd.0, libc::SIGKILL) {
+            Err(nix::errno::Errno::ESRCH) => return Ok(()),
+            other => other.on("kill container", &self.record.id)?,
+        }
+        if self.status() == Status::Paused {
+            self.needed_group()?.thaw()?;
+        }
+        wait_gone(&pidfd, Duration::from_secs(10)).then_some(()).ok_or_else(|| Error::new("init did not end within 10 s of SIGKILL"))
+    }
+
+    /// Failures of these hooks are warned of, and the rest run (runtime.md, Lifecycle 12).
+    fn poststop(&self) {
+        let Some(hooks) = &self.record.spec.config().hooks else { return };
+        for (index, hook) in hooks.poststop.iter().enumerate() {
+            let state = state_document(&self.record.spec, &self.record.id, "stopped", Some(0));
+            if let Err(error) = crate::wall::run_hook("poststop", index, hook, &state, self.record.spec.bundle()) {
+                crate::log::warn(&error.to_string());
+            }
+        }
+    }
+}
+
+/// Waits until a process is gone (its pidfd becomes readable), whoever reaps it.
+pub fn wait_gone(pidfd: &Held, limit: Duration) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match process::poll2(pidfd.0, -1, Some(left.as_millis() as u64)) {
+            Ok((true, _)) => return true,
+            _ if left.is_zero() => return false,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `exec`: another process in a container, by way of a stage that joins its namespaces.
+
+use super::{Container, Status};
+use crate::cgroups::Version;
+use crate::facts::{Facts, Owner};
+use crate::init::Held;
+use crate::namespaces::spawn::{Birth, Child, spawn};
+use crate::plan::outside::Stage;
+use crate::plan::step::{Barrier, slot};
+use crate::plan::{self, ExecRequest};
+use crate::security::{rlimits, seccomp};
+use crate::spec::config::Process;
+use crate::sys::{ids, process as sys_process};
+use crate::wall::{Meeting, procfs};
+use crate::{Context, Error, Result};
+use oci_spec::runtime::LinuxNamespaceType;
+use std::os::fd::IntoRawFd;
+
+/// What `exec` was asked besides the process.
+#[derive(Default)]
+pub struct Options {
+    /// `--preserve-fds`.
+    pub preserve_fds: u32,
+    /// `--ignore-paused`.
+    pub ignore_paused: bool,
+    /// `--cgroup`: paths below the container's cgroup.
+    pub cgroup: Option<String>,
+}
+
+impl Container {
+    /// Makes a process in the container; it runs when this returns.
+    ///
+    /// # Errors
+    /// The container is stopped or paused; the program is missing; the kernel refuses a step.
+    pub fn exec(&self, process: &Process, options: &Options, console: Option<Held>) -> Result<Child> {
+        match self.status() {
+            Status::Running | Status::Created => {}
+            Status::Paused if options.ignore_paused => {}
+            Status::Paused => return Err(Error::new("cannot exec in a paused container (use --ignore-paused to override)")),
+            Status::Stopped | Status::Creating => return Err(Error::new("cannot exec in a stopped container")),
+        }
+        check(process)?;
+        let init = self.pidfd()?;
+        let facts = Facts::probe(&self.record.spec)?;
+        let mut tasks = Vec::new();
+        if let Some(group) = self.group()? {
+            tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
+        }
+        let request = self.exec_request(&facts, options, tasks.len() as u32)?;
+        let plan = plan::exec(process, &facts, &request)?;
+        for warning in &plan.warnings {
+            crate::log::warn(warning);
+        }
+        let mut slots = vec![-1; plan.slots as usize + 1];
+        let pidfd_slot = plan.slots;
+        slots[pidfd_slot as usize] = init.0;
+        let proc = procfs()?;
+        slots[slot::PROC as usize] = proc.0;
+        slots[slot::CONSOLE as usize] = console.as_ref().map_or(-1, |held| held.0);
+        for (index, held) in tasks.iter().enumerate() {
+            slots[plan::FIRST_CGROUP as usize + index] = held.0;
+        }
+        // A process of the container must not reach hull through its own /proc while it joins (CVE-2016-9962).
+        ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
+        take_initial_affinity(process)?;
+        let stage = self.stage(pidfd_slot);
+        let script = plan.encode();
+        let birth = Birth { flags: 0, stage: Some(&stage), cgroup: None, script: &script, slots: &mut slots, fresh: false };
+        let child = spawn(birth)?;
+        match self.settle(&plan, &child, process, &request) {
+            Ok(()) => Ok(child),
+            Err(error) => {
+                let _ = sys_process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
+                let _ = sys_process::wait(child.pidfd.0, false);
+                Err(error)
+            }
+        }
+    }
+
+    fn exec_request(&self, facts: &Facts, options: &Options, cgroups: u32) -> Result<ExecRequest> {
+        let spec = &self.record.spec;
+        let linux = spec.config().linux.as_ref();
+        let user_namespace = self.is_other(LinuxNamespaceType::User);
+        let filter = match linux.and_then(|linux| linux.seccomp.as_ref()).filter(|seccomp| seccomp::is_asked(seccomp)) {
+            Some(seccomp) => Some(seccomp::compile(seccomp)?),
+            None => None,
+        };
+        Ok(ExecRequest {
+            user_namespace,
+            may_set_groups: !user_namespace || setgroups_allowed(self.record.pid),
+            keep_groups: spec.config().annotations.get("run.oci.keep_original_groups").is_some_and(|value| value == "1"),
+            filter,
+            preserve_fds: options.preserve_fds,
+            cgroups,
+            keyring: (!self.record.no_new_keyring).then(|| format!("_ses.{}", self.record.id)),
+            hull_sets_limits: facts.privileged,
+        })
+    }
+
+    /// Whether the container has a namespace of a kind that is not hull's own.
+    fn is_other(&self, kind: LinuxNamespaceType) -> bool {
+        let own = self.record.facts.joined.iter().any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Own);
+        self.record.spec.namespace(kind).is_some() && !own
+    }
+
+    /// Joins by init's pidfd, several namespaces at once (setns(2)): first what the outer user namespace owns.
+    fn stage(&self, pidfd: u32) -> Stage {
+        use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+        let kinds = [Cgroup, Ipc, Mount, Network, Pid, Time, Uts];
+        let user = self.is_other(User);
+        let outer = |kind: LinuxNamespaceType| {
+            !user || self.record.facts.joined.iter().any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Outer)
+        };
+        let mask = |wanted: bool| kinds.iter().filter(|kind| self.is_other(**kind) && outer(**kind) == wanted).fold(0, |mask, kind| mask | *kind as u32);
+        let list = |mask: u32| if mask == 0 { Vec::new() } else { vec![(pidfd, mask)] };
+        Stage { before: list(mask(true)), user: user.then_some(pidfd), after: list(mask(false)), time: None }
+    }
+
+    fn settle(&self, plan: &plan::Plan, child: &Child, process: &Process, request: &ExecRequest) -> Result<()> {
+        let meeting = Meeting { plan, child };
+        self.join_unified(child.pid)?;
+        if let Some(score) = process.oom_score_adj {
+            let path = format!("/proc/{}/oom_score_adj", child.pid);
+            crate::namespaces::idmap::write_file(&path, &score.to_string())?;
+        }
+        meeting.barrier(Barrier::Placed)?;
+        meeting.barrier(Barrier::Ready)?;
+        if request.hull_sets_limits {
+            for limit in rlimits::parse(&process.rlimits)? {
+                ids::prlimit(child.pid, limit.resource, limit.soft, limit.hard).on("error setting rlimits for", child.pid)?;
+            }
+        }
+        meeting.barrier(Barrier::Recorded)?;
+        if request.filter.as_ref().is_some_and(|filter| filter.notify) {
+            let spec = &self.record.spec;
+            let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.clone()).unwrap_or_default();
+            meeting.listener(spec, &self.record.id, &seccomp.listener_path.unwrap_or_default(), &seccomp.listener_metadata.unwrap_or_default())?;
+        }
+        meeting.filtered()
+    }
+
+    /// On v2 the process goes where init is: it may have moved into a cgroup below, and then the container's own takes none (EBUSY).
+    fn join_unified(&self, pid: i32) -> Result<()> {
+        let Some(group) = self.group()? else { return Ok(()) };
+        let record = group.record();
+        let Some(place) = record.places.iter().find(|place| place.version == Version::V2) else { return Ok(()) };
+        let path = format!("{}/cgroup.procs", place.dir);
+        match crate::namespaces::idmap::write_file(&path, &pid.to_string()) {
+            Err(error) if error.errno() == Some(nix::errno::Errno::EBUSY) => {
+                let own = std::fs::read_to_string(format!("/proc/{}/cgroup", self.record.pid)).on("read cgroup of", self.record.pid)?;
+                let init = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+                crate::namespaces::idmap::write_file(&format!("{}{init}/cgroup.procs", place.mount_point), &pid.to_string())
+            }
+            other => other,
+        }
+    }
+}
+
+/// `execCPUAffinity.initial` is hull's own before the child joins the container's cgroup (config.md).
+fn take_initial_affinity(process: &Process) -> Result<()> {
+    let Some(affinity) = &process.exec_cpu_affinity else { return Ok(()) };
+    let (initial, _) = crate::security::process::exec_cpu_affinity(affinity)?;
+    match plan::mask_bytes(initial) {
+        mask if mask.is_empty() => Ok(()),
+        mask => ids::sched_setaffinity(0, &mask).on("set", "the initial CPU affinity"),
+    }
+}
+
+fn setgroups_allowed(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/setgroups")).map_or(true, |text| text.trim() != "deny")
+}
+
+/// What must hold of a process given to exec.
+fn check(process: &Process) -> Result<()> {
+    if process.args.is_empty() {
+        return Err(Error::new("process args cannot be empty"));
+    }
+    if !process.cwd.starts_with('/') {
+        return Err(Error::new(format!("cwd must be an absolute path: {:?}", process.cwd)));
+    }
+    let strings = process.args.iter().chain(&process.env).chain([&process.cwd]);
+    match strings.into_iter().find(|text| text.contains('\0')) {
+        Some(text) => Err(Error::new(format!("process: {text:?} contains a NUL byte"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,209 @@
+//! A container or exec in the foreground: signals go in, the terminal is carried both ways, the status comes out.
+
+use crate::init::Held;
+use crate::sys::process::{self, Ended};
+use crate::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Signals held back from the moment before the child is made, so that none is lost between.
+pub struct Signals {
+    descriptor: SignalFd,
+    former: SigSet,
+}
+
+impl Signals {
+    /// Holds back all signals that can be passed on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn hold() -> Result<Self> {
+        let mut set = SigSet::all();
+        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE] {
+            set.remove(signal);
+        }
+        let mut former = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut former)).on("block", "signals")?;
+        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).on("make", "a signalfd")?;
+        Ok(Self { descriptor, former })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.former), None);
+    }
+}
+
+/// hull's own terminal in raw mode, put back when dropped.
+struct Raw {
+    former: Termios,
+}
+
+impl Raw {
+    fn enter() -> Option<Self> {
+        let stdin = std::io::stdin();
+        let former = tcgetattr(stdin.as_fd()).ok()?;
+        let mut raw = former.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self { former })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.former);
+    }
+}
+
+/// A socket pair for a terminal that hull keeps itself: (hull's end, the child's).
+///
+/// # Errors
+/// The kernel's.
+pub fn console_pair() -> Result<(OwnedFd, Held)> {
+    let (ours, theirs) = crate::namespaces::idmap::socket_pair()?;
+    Ok((crate::sys::socket::owned(ours.keep()), theirs))
+}
+
+/// Receives the terminal that the child sent.
+///
+/// # Errors
+/// The child sent none.
+pub fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut bytes = [0_u8; 64];
+    let mut iov = [std::io::IoSliceMut::new(&mut bytes)];
+    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).on("receive", "the terminal")?;
+    for control in message.cmsgs().on("receive", "the terminal")? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control
+            && let Some(descriptor) = descriptors.first()
+        {
+            return Ok(crate::sys::socket::owned(*descriptor));
+        }
+    }
+    Err(Error::new("receive the terminal: the container sent none"))
+}
+
+/// Stays with a child until it ends: passes signals on, and carries the terminal if there is one.
+///
+/// # Errors
+/// The kernel's.
+pub fn attend(pidfd: &Held, signals: &Signals, terminal: Option<OwnedFd>) -> Result<Ended> {
+    let mut carrier = Carrier { stdin_open: terminal.is_some(), terminal };
+    let _raw = if carrier.terminal.is_some() && std::io::stdin().is_terminal() { Raw::enter() } else { None };
+    carrier.resize();
+    loop {
+        let (ended, signalled) = carrier.wait(pidfd, signals)?;
+        if signalled {
+            while let Ok(Some(info)) = signals.descriptor.read_signal() {
+                pass_on(info.ssi_signo as i32, pidfd, &carrier);
+            }
+        }
+        if ended {
+            let ended = process::wait(pidfd.0, false).on("wait for", "the container's process")?;
+            carrier.drain();
+            return ended.ok_or_else(|| Error::new("wait for the container's process: it has not ended"));
+        }
+    }
+}
+
+fn pass_on(signal: i32, pidfd: &Held, carrier: &Carrier) {
+    match signal {
+        libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE => {}
+        libc::SIGWINCH => carrier.resize(),
+        other => drop(process::pidfd_send_signal(pidfd.0, other)),
+    }
+}
+
+struct Carrier {
+    terminal: Option<OwnedFd>,
+    stdin_open: bool,
+}
+
+impl Carrier {
+    /// Sleeps until something happens; carries what there is. (the child ended, a signal came)
+    fn wait(&mut self, pidfd: &Held, signals: &Signals) -> Result<(bool, bool)> {
+        let stdin = std::io::stdin();
+        let child = crate::sys::socket::borrow(pidfd.0);
+        let mut fds = vec![PollFd::new(child, PollFlags::POLLIN), PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN)];
+        if let Some(terminal) = &self.terminal {
+            fds.push(PollFd::new(terminal.as_fd(), PollFlags::POLLIN));
+            if self.stdin_open {
+                fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => return Ok((false, true)),
+            other => other.on("wait for", "the container")?,
+        };
+        let ready = |at: usize| fds.get(at).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
+        let (ended, signalled, output, input) = (ready(0), ready(1), ready(2), ready(3));
+        drop(fds);
+        if output {
+            self.carry_out();
+        }
+        if input && let Some(terminal) = &self.terminal {
+            self.stdin_open = carry(stdin.as_fd(), terminal.as_fd());
+        }
+        Ok((ended, signalled))
+    }
+
+    fn carry_out(&mut self) -> bool {
+        let Some(terminal) = &self.terminal else { return false };
+        let open = carry(terminal.as_fd(), std::io::stdout().as_fd());
+        if !open {
+            self.terminal = None;
+        }
+        open
+    }
+
+    /// What the terminal still holds after the program's end.
+    fn drain(&mut self) {
+        while let Some(terminal) = &self.terminal {
+            let mut fds = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
+            let ready = matches!(poll(&mut fds, PollTimeout::ZERO), Ok(count) if count > 0);
+            if !ready || !self.carry_out() {
+                return;
+            }
+        }
+    }
+
+    /// Gives the container's terminal the size of hull's own.
+    fn resize(&self) {
+        if let (Some(terminal), Some((rows, columns))) = (&self.terminal, crate::sys::socket::terminal_size(1)) {
+            let _ = crate::sys::socket::window_size(terminal.as_raw_fd(), rows, columns);
+        }
+    }
+}
+
+/// One bufferful from one end to the other; false at the end of either.
+fn carry(from: BorrowedFd, to: BorrowedFd) -> bool {
+    let mut buffer = [0_u8; 16384];
+    let count = match nix::unistd::read(from, &mut buffer) {
+        Ok(0) => return false,
+        Ok(count) => count,
+        Err(Errno::EINTR | Errno::EAGAIN) => return true,
+        // EIO: nobody has the terminal open any more.
+        Err(_) => return false,
+    };
+    let mut left = &buffer[..count];
+    while !left.is_empty() {
+        match nix::unistd::write(to, left) {
+            Ok(written) => left = &left[written..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let mut fds = [PollFd::new(to, PollFlags::POLLOUT)];
+                let _ = poll(&mut fds, PollTimeout::NONE);
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}

@@ -1,0 +1,77 @@
+//! What hull says besides its results: to stderr, or in runc's formats to the file of `--log`.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `time="…" level=… msg="…"`.
+    Text,
+    /// `{"level":…,"msg":…,"time":…}`.
+    Json,
+}
+
+/// Where and how to log.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `--log`.
+    pub file: Option<PathBuf>,
+    /// `--log-format`.
+    pub format: Format,
+    /// `--debug`.
+    pub debug: bool,
+}
+
+static TARGET: OnceLock<Target> = OnceLock::new();
+
+/// Sets the target, once.
+pub fn open(target: Target) {
+    let _ = TARGET.set(target);
+}
+
+/// A line of level debug; only with `--debug`.
+pub fn debug(message: &str) {
+    if TARGET.get().is_some_and(|target| target.debug) {
+        line("debug", message);
+    }
+}
+
+/// A warning: to stderr, or to the log file. Not into a JSON log unless debugging: Podman's monitor reads that file as one object.
+pub fn warn(message: &str) {
+    match TARGET.get() {
+        Some(target) if target.debug || (target.file.is_some() && target.format == Format::Text) => line("warning", message),
+        Some(target) if target.file.is_some() => {}
+        _ => eprintln!("hull: warning: {message}"),
+    }
+}
+
+/// A line of level error, to the file only: stderr gets the sentence as it is.
+pub fn error(message: &str) {
+    if TARGET.get().is_some_and(|target| target.file.is_some()) {
+        line("error", message);
+    }
+}
+
+fn line(level: &str, message: &str) {
+    let Some(target) = TARGET.get() else { return };
+    let time = crate::state::now();
+    // Whole seconds, as logrus writes them.
+    let time = format!("{}Z", time.split('.').next().unwrap_or_default());
+    let text = match target.format {
+        Format::Json => format!("{}\n", serde_json::json!({"level": level, "msg": message, "time": time})),
+        Format::Text => format!("time={:?} level={level} msg={message:?}\n", time),
+    };
+    let written = match &target.file {
+        Some(path) => {
+            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+            file.and_then(|mut file| file.write_all(text.as_bytes()))
+        }
+        None => std::io::stderr().write_all(text.as_bytes()),
+    };
+    // A log that cannot be written must not stop a container.
+    drop(written);
+}

@@ -1,0 +1,85 @@
+//! hull's side of the barriers with a child.
+
+use super::{listener, words};
+use crate::init::Held;
+use crate::namespaces::spawn::Child;
+use crate::plan::Plan;
+use crate::plan::step::Barrier;
+use crate::spec::Spec;
+use crate::sys::{process, socket};
+use crate::{Context, Result};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A child and the plan it carries out.
+pub struct Meeting<'a> {
+    /// For the words of its errors.
+    pub plan: &'a Plan,
+    /// Who is met.
+    pub child: &'a Child,
+}
+
+impl Meeting<'_> {
+    /// Meets the child. Its death is an error and not a hang: its pidfd is watched beside the socket.
+    ///
+    /// # Errors
+    /// Of the step that the child failed at.
+    pub fn barrier(&self, kind: Barrier) -> Result<()> {
+        if matches!(kind, Barrier::Placed | Barrier::Recorded) {
+            return self.send(kind);
+        }
+        let (readable, _) = process::poll2(self.child.sync.0, self.child.pidfd.0, None).on("wait for", "the container's process")?;
+        let mut byte = [0_u8; 1];
+        if readable && matches!(socket::recv(self.child.sync.0, &mut byte), Ok(1)) && byte[0] == kind as u8 {
+            return Ok(());
+        }
+        Err(words::child_error(self.plan, self.child))
+    }
+
+    /// Lets the child go on.
+    ///
+    /// # Errors
+    /// Of the step that the child failed at.
+    pub fn send(&self, kind: Barrier) -> Result<()> {
+        socket::send(self.child.sync.0, &[kind as u8]).map_err(|_| words::child_error(self.plan, self.child))
+    }
+
+    /// Takes the seccomp listener, while the child waits on memory, and sends it to its agent.
+    ///
+    /// # Errors
+    /// The filter was refused; the agent is not there.
+    pub fn listener(&self, spec: &Spec, id: &str, path: &str, metadata: &str) -> Result<()> {
+        let report = self.child.page.report();
+        let remote = loop {
+            match report.listener.load(Ordering::Acquire) {
+                0 => self.pause_while_alive()?,
+                number => break number - 1,
+            }
+        };
+        let fd = process::pidfd_getfd(self.child.pidfd.0, remote).map(Held).on("take", "the seccomp listener")?;
+        listener::send(spec, id, self.child.pid, fd.0, path, metadata)?;
+        report.taken.store(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// The child tells by memory alone that it is past its filter: seen here by looking, since no call of its could be relied on.
+    ///
+    /// # Errors
+    /// Of the step that the child failed at.
+    pub fn filtered(&self) -> Result<()> {
+        while self.child.page.report().filtered.load(Ordering::Acquire) == 0 {
+            self.pause_while_alive()?;
+        }
+        Ok(())
+    }
+
+    fn pause_while_alive(&self) -> Result<()> {
+        match process::poll2(self.child.pidfd.0, -1, Some(0)) {
+            Ok((false, _)) => {
+                std::thread::sleep(Duration::from_micros(20));
+                Ok(())
+            }
+            _ => Err(words::child_error(self.plan, self.child)),
+        }
+    }
+}
