@@ -58,7 +58,7 @@ pub struct Global {
     #[arg(long, global = true)]
     systemd_cgroup: bool,
     /// Whether to run as an ordinary user: true, false or auto; hull finds out by itself
-    #[arg(long, global = true, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(id = "when_rootless", long = "rootless", value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rootless: Option<String>,
     /// Path of the criu program
     #[arg(long, global = true, hide = true, value_name = "PATH")]

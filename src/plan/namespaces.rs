@@ -13,8 +13,6 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 pub struct World {
     /// `CLONE_NEW*` of what is made.
     pub made: u64,
-    /// A mount namespace of its own, made or joined.
-    pub mount: bool,
     /// A user namespace, made or joined.
     pub user: bool,
     /// A network namespace that is made.
@@ -68,7 +66,6 @@ pub fn world(draft: &Draft) -> Result<World> {
     let made_user = made & NEWUSER != 0;
     Ok(World {
         made,
-        mount: true,
         user,
         network: made & Kind::Network as u64 != 0,
         cgroup: has(Kind::Cgroup),

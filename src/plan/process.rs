@@ -144,12 +144,8 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
     let mut steps: Steps = Vec::new();
     let all = caps::all(facts.last_capability);
     let none = Capabilities::default();
+    // No section is five empty sets, as its peers have it.
     let (mut masks, mut warnings) = caps::masks(process.capabilities.as_ref().unwrap_or(&none), facts.last_capability);
-    if process.capabilities.is_none() {
-        // No section: the set stays as it is for the container's root (as runc has it).
-        let held = place.held & all;
-        masks = Masks { bounding: place.bounding & all, effective: held, permitted: held, inheritable: 0, ambient: 0 };
-    }
     warnings.extend(restrict(&mut masks, place, all)?);
     for (label, from) in labels(process, facts)? {
         steps.push((Step::Label { file: format!("thread-self/{}", label.file), value: label.text }, from));

@@ -208,6 +208,7 @@ macro_rules! choice {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "kebab-case")]
         #[repr(u8)]
+        #[allow(missing_docs)]
         pub enum $name { $( $(#[$vmeta])* $variant = $tag ),* }
         impl $crate::plan::wire::Field for $name {
             type Owned = $name;
@@ -230,10 +231,12 @@ macro_rules! steps {
         /// A step of `inside`, as the plan owns it.
         #[derive(Clone, Debug, PartialEq, serde::Serialize)]
         #[serde(rename_all = "kebab-case")]
+        #[allow(missing_docs)] // a step's own words stand before it, in `plan::step`
         pub enum Step { $( $(#[$meta])* $name { $( $(#[$fmeta])* $field: <$kind as $crate::plan::wire::Field>::Owned ),* } ),* }
 
         /// The same step as the walker sees it.
         #[derive(Clone, Copy)]
+        #[allow(missing_docs)]
         pub enum StepRef<'a> {
             $( $(#[$meta])* $name { $( $(#[$fmeta])* $field: <$kind as $crate::plan::wire::Field>::Ref<'a> ),* } ),*
         }
