@@ -184,7 +184,7 @@ for aspect in image.ASPECTS:
 
     @drills(f"seen inside: {aspect}")
     def seen_inside(e, aspect=aspect):
-        return e.run("inside", "/bin/show", aspect).ok().out.replace(e.s.tag, "TAG")
+        return e.run("inside", "/bin/show", aspect).ok().out
 
 
 @drills("seen inside: descriptors")
@@ -362,7 +362,7 @@ def exec_wrong(e):
 @drills("exec: sees what the first process sees")
 def exec_inside(e):
     e.launch("xi", "/bin/sleep", "100")
-    seen = {a: e.exec("xi", "/bin/show", a).ok().out.replace(e.s.tag, "TAG") for a in image.ASPECTS}
+    seen = {a: e.exec("xi", "/bin/show", a).ok().out for a in image.ASPECTS}
     e.remove("xi")
     return seen
 

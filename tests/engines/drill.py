@@ -85,16 +85,17 @@ VOLATILE = [
 ]
 
 
-def normalised(value, runtime, path):
-    """`value` with ids, inode numbers, times and the runtime's own name replaced, so that two runs can be compared."""
+def normalised(value, runtime, path, tag):
+    """`value` with ids, inode numbers, times, the run's tag and the runtime's name replaced, so that two runs compare."""
     if isinstance(value, str):
+        value = value.replace(tag, "TAG")
         for pattern, instead in VOLATILE:
             value = pattern.sub(instead, value)
         return re.sub(rf"\b{re.escape(runtime)}\b", "RUNTIME", value.replace(path, "RUNTIME"))
     if isinstance(value, dict):
-        return {k: normalised(v, runtime, path) for k, v in value.items()}
+        return {k: normalised(v, runtime, path, tag) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [normalised(v, runtime, path) for v in value]
+        return [normalised(v, runtime, path, tag) for v in value]
     return value
 
 

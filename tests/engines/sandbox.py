@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 
 from drill import Skip, normalised
@@ -39,6 +40,7 @@ def isolate(work, v1_only):
         os.makedirs(scratch)
         os.chmod(upper, os.stat(at).st_mode & 0o7777)
         mount("-t", "overlay", "-o", f"lowerdir={at},upperdir={upper},workdir={scratch}", "overlay", at)
+    mount("--make-rshared", "/")  # as systemd has it, in a peer group of this namespace alone
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if v1_only:
         show_v1_only()
@@ -66,7 +68,7 @@ def perform(drill, engine, session):
     session.transcript.clear()
     try:
         seen = drill.function(engine)
-        seen = normalised(json.loads(json.dumps(seen)), session.runtime, session.path)
+        seen = normalised(json.loads(json.dumps(seen)), session.runtime, session.path, session.tag)
         return {"status": "pass", "seen": seen, "compared": drill.compared, "transcript": list(session.transcript)}
     except Skip as skip:
         return {"status": "skip", "why": str(skip)}
@@ -98,7 +100,9 @@ def work(options):
     for drill in module.drills:
         if (options.only and options.only not in drill.name) or (drill.full and not options.full):
             continue
+        begun = time.monotonic()
         result = perform(drill, engine, session)
+        result["seconds"] = round(time.monotonic() - begun, 1)
         record(drill.name, result)
         if result["status"] == "fail":
             engine.clear()

@@ -1,0 +1,567 @@
+"""Podman, with root. Its drills also serve rootless Podman, see podman_rootless.py."""
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+
+import image
+from drill import Drills, Skip, expect, phrases
+from session import alive, load, processes
+
+PACKAGES = ["podman", "conmon", "netavark", "tini", "iptables", "busybox-static", "iproute2", "uidmap", "slirp4netns", "catatonit"]
+drills = Drills()
+PAUSE = "localhost/pause:drill"
+
+CONTAINERS = """[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
+init_path = "/usr/bin/tini-static"
+log_driver = "k8s-file"
+[engine]
+runtime = "{name}"
+runtime_supports_json = ["{base}"]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+infra_image = "{pause}"
+infra_command = "/bin/pause"
+image_default_transport = "docker://"
+[engine.runtimes]
+{name} = ["{path}"]
+[network]
+network_backend = "netavark"
+"""
+STORAGE = """[storage]
+driver = "overlay"
+graphroot = "{at}/storage"
+runroot = "{at}/runroot"
+rootless_storage_path = "{at}/storage"
+"""
+
+
+class Podman:
+    """Podman, its configuration, and the containers made by it."""
+
+    rootless = False
+
+    def __init__(self, session):
+        self.s = session
+        self.at = session.scratch / "podman"
+        self.at.mkdir(exist_ok=True)
+        names = {"name": session.runtime, "base": Path(session.path).name, "path": session.path, "pause": PAUSE}
+        Path("/etc/containers/containers.conf").write_text(CONTAINERS.format(**names))
+        Path("/etc/containers/storage.conf").write_text(STORAGE.format(at=self.at))
+        Path("/etc/containers/policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        Path("/etc/subuid").write_text("containers:200000:1000000\ndriller:100000:65536\n")
+        Path("/etc/subgid").write_text("containers:200000:1000000\ndriller:100000:65536\n")
+        self.kube = []
+        self.parent = ["--cgroup-parent", f"/{session.tag}"]
+
+    def stop(self):
+        """Remove the containers; there is no daemon."""
+        self.clear()
+
+    def clear(self):
+        """Remove all containers and pods."""
+        self.podman("pod", "rm", "--all", "--force", "--time", "0")
+        self.podman("rm", "--all", "--force", "--time", "0")
+
+    def command(self, *argv):
+        """The argument list of a podman command."""
+        return ["podman", *map(str, argv)]
+
+    def podman(self, *argv, **more):
+        """Run a podman command."""
+        return self.s.run(*self.command(*argv), **more)
+
+    def run(self, *argv, **more):
+        """`podman run --rm` in the foreground: flags, then the command behind "--"."""
+        at = argv.index("--")
+        return self.podman("run", "--rm", *self.parent, *argv[:at], image.NAME, *argv[at + 1 :], **more)
+
+    def launch(self, name, *argv, **more):
+        """A container in the background: flags, then the command behind "--"; returns the id of its process."""
+        at = argv.index("--")
+        self.podman("run", "--detach", "--name", name, *self.parent, *argv[:at], image.NAME, *argv[at + 1 :], **more).ok()
+        return self.inspect(name)["State"]["Pid"]
+
+    def inspect(self, name):
+        """What `podman inspect` says of a container."""
+        return load(self.podman("container", "inspect", name).ok().out)[0]
+
+    def remove(self, *names):
+        """Remove containers by force."""
+        self.podman("rm", "--force", "--time", "0", *names).ok()
+
+    def cgroup(self, name, controller, file):
+        """A file of a container's cgroup, found by its process."""
+        lines = Path(f"/proc/{self.inspect(name)['State']['Pid']}/cgroup").read_text().splitlines()
+        path = [l.split(":", 2)[2] for l in lines if controller in l.split(":")[1].split(",")][0]
+        return Path(f"/sys/fs/cgroup/{controller}{path}/{file}").read_text().strip()
+
+
+def start(session):
+    """Podman with both images in its storage."""
+    engine = Podman(session)
+    prepare(engine)
+    return engine
+
+
+def prepare(engine):
+    """Load both images."""
+    pause = engine.s.scratch / "pause.tar"
+    image.archive(pause, PAUSE, config={"Cmd": ["/bin/pause"]})
+    os.chmod(engine.s.work, 0o755)
+    for archive in [engine.s.work / "busybox.tar", pause]:
+        engine.podman("load", "--quiet", "--input", archive, timeout=120).ok()
+
+
+@drills("info: the runtime, its path and version")
+def info(e):
+    found = load(e.podman("info", "--format", "json").ok().out)["host"]["ociRuntime"]
+    expect(found["name"] == e.s.runtime and found["path"] == e.s.path and " version " in found["version"], found)
+    return None
+
+
+@drills("run: output, exit status, 128+n")
+def run_status(e):
+    seen = [e.run("--", "/bin/sh", "-c", "echo o; echo e >&2; exit 7").seen(), e.run("--", "/bin/true").code,
+            e.run("--init", "--", "/bin/sh", "-c", "kill -TERM $$").code, e.run("--init", "--", "/bin/sh", "-c", "kill -KILL $$").code]
+    expect(seen == [{"code": 7, "out": "o\n", "err": "e\n"}, 0, 143, 137], seen)
+    return seen
+
+
+WRONG = {
+    "missing program, by path": (["/nowhere"], 127), "missing program, by name": (["nowhere"], 127),
+    "no execute permission": (["/bin/not-executable"], 126), "directory": (["/tmp"], 126), "no format": (["/bin/no-format"], None),
+}
+for what, (args, status) in WRONG.items():
+
+    @drills(f"run: {what}" + (f": {status}" if status else ""))
+    def run_wrong(e, args=args, status=status):
+        ran = e.run("--", *args)
+        expect(status is None or ran.code == status, ran.seen())
+        return [ran.code, phrases(ran.err)]
+
+
+@drills("run: wrong mounts, users and working directories")
+def run_refused(e):
+    seen = []
+    for flags in [["--volume", "/nowhere:/x"], ["--volume", "/run:/etc/passwd"], ["--workdir", "/etc/passwd"], ["--user", "nobody-here"],
+                  ["--workdir", "/not/there"]]:
+        ran = e.run(*flags, "--", "/bin/true")
+        seen.append([ran.code, phrases(ran.err)])
+    return seen
+
+
+for aspect in image.ASPECTS:
+
+    @drills(f"seen inside: {aspect}")
+    def seen_inside(e, aspect=aspect):
+        return e.run("--hostname", "drill", "--name", "inside", "--", "/bin/show", aspect).ok().out
+
+
+@drills("seen inside: descriptors")
+def seen_descriptors(e):
+    listing = e.run("--", "/bin/ls", "-l", "/proc/self/fd").ok().out
+    return sorted(line.split()[-3:] for line in listing.splitlines() if "->" in line)
+
+
+@drills("run: --read-only --tmpfs -v, a volume, tmpcopyup")
+def run_mounts(e):
+    outside = e.at / "outside"
+    outside.mkdir(exist_ok=True, mode=0o777)
+    os.chmod(outside, 0o777)
+    (outside / "file").write_text("content\n")
+    script = "touch /x; touch /ro/y; touch /rw/z && echo written; cat /file; touch /t/x && echo fresh; ls /etc/copied | wc -l; /bin/show mounts"
+    ran = e.run("--read-only", "--tmpfs", "/t:size=1m,noexec", "--tmpfs", "/home:tmpcopyup", "-v", f"{outside}:/ro:ro", "-v", f"{outside}:/rw",
+                "-v", f"{outside}/file:/file:ro", "-v", "/vol", "--", "/bin/sh", "-c", script + "; ls /home").ok()
+    expect((outside / "z").exists() and not (outside / "y").exists() and ran.out.endswith("user\n"), ran.seen())
+    return [ran.out.replace(str(outside), ""), ran.err]
+
+
+@drills("run: --cap-drop --cap-add --security-opt --user --group-add --umask")
+def run_security(e):
+    profile = e.at / "profile.json"
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    cases = [["--cap-drop", "ALL"], ["--cap-drop", "CHOWN", "--cap-add", "NET_ADMIN"], ["--security-opt", "no-new-privileges"],
+             ["--security-opt", "seccomp=unconfined"], ["--user", "1000:2000", "--group-add", "3000"], ["--umask", "0077"],
+             ["--security-opt", "mask=/etc/group", "--security-opt", "unmask=/proc/kcore"]]
+    seen = [e.run(*case, "--", "/bin/show", "credentials").ok().out for case in cases]
+    blocked = e.run("--security-opt", f"seccomp={profile}", "--", "/bin/mkdir", "/tmp/x")
+    expect(blocked.code == 1 and "Umask:\t0077" in seen[5], blocked.seen(), seen[5])
+    return [*seen, blocked.code, blocked.err]
+
+
+@drills("run: --ulimit")
+def run_ulimit(e):
+    return e.run("--ulimit", "nofile=1000:2000", "--ulimit", "core=0:0", "--ulimit", "nproc=30000:32000", "--", "/bin/show", "limits").ok().out
+
+
+@drills("run: --memory --pids-limit --cpus --cpuset-cpus")
+def run_limits(e):
+    e.launch("limits", "--memory", "64m", "--memory-swap", "128m", "--pids-limit", "17", "--cpus", "0.5", "--cpuset-cpus", "0", "--", "/bin/sleep", "1000")
+    seen = {}
+    for controller, file in [("memory", "memory.limit_in_bytes"), ("pids", "pids.max"), ("cpu", "cpu.cfs_quota_us"), ("cpuset", "cpuset.cpus")]:
+        seen[file] = e.cgroup("limits", controller, file)
+    e.remove("limits")
+    expect(list(seen.values()) == ["67108864", "17", "50000", "0"], seen)
+    return seen
+
+
+@drills("run: out of memory")
+def run_oom(e):
+    e.podman("run", "--name", "oom", *e.parent, "--memory", "16m", image.NAME, "/usr/bin/tail", "-c", "200m", "/dev/zero")
+    state = e.inspect("oom")["State"]
+    e.remove("oom")
+    expect(state["ExitCode"] == 137, state)
+    return [state["OOMKilled"], state["ExitCode"]]
+
+
+@drills("run: --device")
+def run_device(e):
+    script = "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened"
+    ran = e.run("--device", "/dev/fuse:/dev/drill:rw", "--", "/bin/sh", "-c", script)
+    return [ran.code, ran.out, phrases(ran.err)]
+
+
+@drills("run: --privileged")
+def run_privileged(e):
+    ran = e.run("--privileged", "--", "/bin/sh", "-c", "/bin/show masked; ls /dev | wc -l")
+    return [ran.code, ran.out, phrases(ran.err)]
+
+
+@drills("run: --cgroups=disabled")
+def run_no_cgroups(e):
+    ran = e.podman("run", "--rm", "--cgroups=disabled", image.NAME, "/bin/sh", "-c", "echo ran")
+    return [ran.code, ran.out, phrases(ran.err)]
+
+
+@drills("run: --network none, host, container, --pid and --ipc modes")
+def run_namespaces(e):
+    e.launch("other", "--ipc", "shareable", "--", "/bin/sleep", "1000")
+    seen = {}
+    for flags in [["--pid", "host"], ["--uts", "host"], ["--network", "host"], ["--network", "none"], ["--network", "container:other"],
+                  ["--pid", "container:other"], ["--ipc", "container:other"], ["--ipc", "host"], ["--cgroupns", "private"]]:
+        ran = e.run(*flags, "--", "/bin/sh", "-c", "/sbin/ip -o link | /usr/bin/wc -l; /usr/bin/tr '\\0' ' ' </proc/1/cmdline | /usr/bin/cut -c1-20")
+        seen[" ".join(flags)] = [ran.code, ran.out, phrases(ran.err)]
+    e.remove("other")
+    return seen
+
+
+@drills("run: --userns auto")
+def userns_auto(e):
+    ran = e.run("--userns", "auto:size=4096", "--", "/bin/sh", "-c", "/bin/cat /proc/self/uid_map; /usr/bin/id; touch /tmp/x && echo written")
+    expect(ran.code == 0 and "4096" in ran.out, ran.seen())
+    return [ran.code, re.sub(r" +", " ", ran.out)]
+
+
+@drills("run: --uidmap, --gidmap")
+def uidmap(e):
+    ran = e.run("--uidmap", "0:1:1000", "--gidmap", "0:1:1000", "--", "/bin/sh", "-c", "/bin/cat /proc/self/uid_map; /bin/stat -c %u /bin; /bin/show credentials")
+    return [ran.code, re.sub(r" +", " ", ran.out), phrases(ran.err)]
+
+
+@drills("run: --preserve-fds, and exec's")
+def preserve_fds(e):
+    source = e.at / "preserved"
+    source.write_text("through three\n")
+    opened = os.open(source, os.O_RDONLY)
+    os.dup2(opened, 20)
+    os.close(opened)
+    os.dup2(20, 3, inheritable=True)
+    try:
+        first = e.run("--preserve-fds", "1", "--", "/bin/sh", "-c", "/bin/cat <&3", pass_fds=(3,))
+        os.lseek(3, 0, os.SEEK_SET)
+        e.launch("kept", "--", "/bin/sleep", "1000")
+        second = e.podman("exec", "--preserve-fds", "1", "kept", "/bin/sh", "-c", "/bin/cat <&3", pass_fds=(3,))
+    finally:
+        os.close(3)
+        os.close(20)
+    e.remove("kept")
+    expect(first.out == second.out == "through three\n", first.seen(), second.seen())
+    return None
+
+
+def notified(e, mode, *command):
+    """Start a detached container with NOTIFY_SOCKET set; returns all that came over the socket."""
+    path = e.at / "notify.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
+        ours.bind(str(path))
+        os.chmod(path, 0o777)
+        ours.settimeout(20)
+        e.launch("notify", f"--sdnotify={mode}", "--", *command, env={"NOTIFY_SOCKET": str(path)})
+        inside = e.podman("exec", "notify", "/bin/sh", "-c", "/usr/bin/env | /bin/grep -c NOTIFY_SOCKET; ls -l $NOTIFY_SOCKET | cut -c1").out
+        got = b""
+        try:
+            while b"READY=1" not in got:
+                got += ours.recv(4096) + b"\n"
+        except TimeoutError:
+            pass
+    e.remove("notify")
+    return got.decode(), inside
+
+
+@drills("run: --sdnotify conmon, ignore")
+def sdnotify(e):
+    got, _ = notified(e, "conmon", "/bin/sleep", "1000")
+    expect("MAINPID=" in got and "READY=1" in got, got)
+    return sorted({line.split("=")[0] for line in got.split()})
+
+
+@drills("run: --sdnotify container: the socket reaches the container")
+def sdnotify_container(e):
+    path = e.at / "notify.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs:
+        ours.bind(str(path))
+        os.chmod(path, 0o777)
+        ours.settimeout(20)
+        argv = e.command("run", "--rm", *e.parent, "--sdnotify=container", "--name", "notify", image.NAME, "/bin/sh", "-c",
+                         "echo $NOTIFY_SOCKET >/tmp/where; exec /bin/sleep 1000")
+        runner = e.s.start(*argv, log="sdnotify.log", env={"NOTIFY_SOCKET": str(path)})
+        at = e.s.until("the container", lambda: e.podman("exec", "notify", "/bin/cat", "/tmp/where").out.strip())
+        pid = e.inspect("notify")["State"]["Pid"]
+        theirs.connect(f"/proc/{pid}/root{at}")  # as the container's own process would
+        theirs.send(b"READY=1\n")
+        got = ""
+        while "READY=1" not in got:
+            got += ours.recv(4096).decode() + "\n"
+        e.remove("notify")
+        runner.wait(30)
+    return bool(at)
+
+
+@drills("systemd units: generated, and their commands run")
+def generate_systemd(e):
+    e.podman("create", "--name", "unit", *e.parent, image.NAME, "/bin/sleep", "1000").ok()
+    unit = e.podman("generate", "systemd", "--new", "--name", "unit").ok().out
+    e.remove("unit")
+    commands = dict(re.findall(r"^(ExecStart|ExecStop|ExecStopPost)=((?:.*\\\n)*.*)$", unit, re.M))
+    e.s.note(unit)
+    cid = e.at / "unit.cid"
+    cid.unlink(missing_ok=True)
+    words = lambda name: commands[name].replace("\\\n", " ").replace("%t/%n.ctr-id", str(cid)).replace("%t/%N.ctr-id", str(cid)).split()
+    path = e.at / "notify.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
+        ours.bind(str(path))
+        os.chmod(path, 0o777)
+        ours.settimeout(20)
+        e.podman(*words("ExecStart")[1:], env={"NOTIFY_SOCKET": str(path)}).ok()
+        got = ""
+        while "READY=1" not in got:
+            got += ours.recv(4096).decode() + "\n"
+    pid = e.inspect("unit")["State"]["Pid"]
+    expect(alive(pid) and "MAINPID=" in got, got)
+    stopped = e.podman("stop", "--time", "0", "--ignore", "--cidfile", cid).code
+    e.podman(*words("ExecStopPost")[1:])
+    expect(not alive(pid), "it lives on")
+    return stopped
+
+
+@drills("exec: status, 126, 127, user, cwd, environment, stopped and paused containers")
+def exec_status(e):
+    e.launch("xx", "--", "/bin/sleep", "1000")
+    cases = [["xx", "/bin/sh", "-c", "echo o; echo e >&2; exit 5"], ["xx", "/nowhere"], ["xx", "nowhere"], ["xx", "/bin/not-executable"],
+             ["--user", "user", "--workdir", "/tmp", "--env", "A=b", "xx", "/bin/sh", "-c", "id; pwd; echo $A"],
+             ["--user", "1000:3000", "xx", "/bin/show", "credentials"], ["xx", "/bin/sh", "-c", "kill -9 $$"], ["--privileged", "xx", "/bin/show", "credentials"]]
+    ran = [e.podman("exec", *case) for case in cases]
+    e.podman("kill", "xx").ok()
+    e.podman("wait", "xx")
+    stopped = e.podman("exec", "xx", "/bin/true")
+    e.remove("xx")
+    expect([r.code for r in ran[:4]] == [5, 127, 127, 126] and ran[6].code == 137, [r.seen() for r in ran])
+    return [[r.code, r.out, phrases(r.err)] for r in [*ran, stopped]]
+
+
+@drills("exec: detached; stdin to its end")
+def exec_detached(e):
+    e.launch("xd", "--", "/bin/sleep", "1000")
+    e.podman("exec", "--detach", "xd", "/bin/sh", "-c", "echo done >/tmp/done").ok()
+    e.s.until("the file", lambda: e.podman("exec", "xd", "/bin/cat", "/tmp/done").out == "done\n")
+    text = "".join(f"line {i}\n" for i in range(20000))
+    out = e.podman("exec", "-i", "xd", "/usr/bin/md5sum", stdin=text).ok().out
+    e.remove("xd")
+    return out
+
+
+@drills("exec -it and run -it: a terminal, its size, its resizing")
+def terminals(e):
+    script = [(r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"dev/pts/\d", (50, 132)), (r"[#$] ", "sleep 1; /bin/stty size; exit 9\n"), (r"50 132", None)]
+    e.launch("xt", "--", "/bin/sleep", "1000")
+    inner = e.s.terminal(*e.command("exec", "-it", "xt", "/bin/sh"), script=script)
+    e.remove("xt")
+    outer = e.s.terminal(*e.command("run", "--rm", "-it", *e.parent, image.NAME, "/bin/sh"), script=script)
+    expect(inner[0] == outer[0] == 9 and "24 80" in inner[1], inner, outer)
+    return None
+
+
+@drills("logs, top, wait, restart, kill, stop, attach")
+def life(e):
+    pid = e.launch("life", "--", "/bin/sh", "-c", "echo said; echo err >&2; exec /bin/sleep 1000")
+    logs = e.s.until("logs", lambda: (lambda r: r if r.out and r.err else None)(e.podman("logs", "life"))).seen()
+    top = e.podman("top", "life", "pid", "comm", "user").ok().out.split()
+    e.podman("restart", "--time", "0", "life").ok()
+    expect(not alive(pid) and e.inspect("life")["State"]["Running"], "not restarted")
+    e.podman("kill", "--signal", "KILL", "life").ok()
+    waited = e.podman("wait", "life").ok().out
+    again = e.podman("kill", "life")
+    e.remove("life")
+    e.launch("trap", "--", "/bin/trap")
+    e.s.until("readiness", lambda: "ready" in e.podman("logs", "trap").out)
+    e.podman("stop", "--time", "20", "trap").ok()
+    code = e.inspect("trap")["State"]["ExitCode"]
+    e.remove("trap")
+    expect(top[3:] == ["1", "sleep", "root"] and code == 42, top, code)
+    return [logs, waited, again.code, phrases(again.err), code]
+
+
+@drills("pause and unpause; exec in a paused container")
+def pause(e):
+    e.launch("pp", "--", "/bin/sleep", "1000")
+    e.podman("pause", "pp").ok()
+    seen = [e.inspect("pp")["State"]["Status"]]
+    refused = e.podman("exec", "pp", "/bin/true")
+    e.podman("unpause", "pp").ok()
+    seen += [refused.code, phrases(refused.err), e.inspect("pp")["State"]["Status"]]
+    e.remove("pp")
+    expect(seen[0] == "paused" and seen[3] == "running", seen)
+    return seen
+
+
+@drills("update")
+def update(e):
+    e.launch("up", "--memory", "64m", "--cpus", "0.5", "--", "/bin/sleep", "1000")
+    changed = e.podman("update", "--memory", "96m", "--memory-swap", "192m", "--cpu-quota", "30000", "up")
+    seen = [changed.code] + [e.cgroup("up", c, f) for c, f in [("memory", "memory.limit_in_bytes"), ("cpu", "cpu.cfs_quota_us")]]
+    e.remove("up")
+    expect(seen[0] == 0 and seen[1] == str(96 << 20), changed.seen(), seen)
+    return seen
+
+
+@drills("stats")
+def stats(e):
+    e.launch("st", "--", "/bin/sh", "-c", "x=$(/usr/bin/seq 1 20000); exec /bin/sleep 1000")
+    shown = load(e.podman("stats", "--no-stream", "--format", "json", "st").ok().out)[0]
+    e.remove("st")
+    expect(shown["pids"] == "1" and not shown["mem_usage"].startswith("0B"), shown)
+    return shown["pids"]
+
+
+@drills("health check")
+def health(e):
+    e.launch("well", "--health-cmd", "test -e /tmp/well", "--health-interval", "disable", "--health-retries", "1", "--", "/bin/sleep", "1000")
+    first = e.podman("healthcheck", "run", "well")
+    e.podman("exec", "well", "/bin/touch", "/tmp/well").ok()
+    second = e.podman("healthcheck", "run", "well")
+    e.remove("well")
+    expect(first.code == 1 and second.code == 0, first.seen(), second.seen())
+    return [first.code, second.code]
+
+
+@drills("network: an address, a published port")
+def network(e):
+    e.launch("web", "--publish", "127.0.0.1:18082:8080", "--", "/usr/sbin/httpd", "-f", "-p", "8080", "-h", "/etc")
+
+    def answers():
+        try:
+            with socket.create_connection(("127.0.0.1", 18082), 2) as connection:
+                connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
+                return connection.recv(1000).startswith(b"HTTP/1.")
+        except OSError:
+            return False
+
+    e.s.until("an answer", answers)
+    e.remove("web")
+    return None
+
+
+@drills("pods: shared namespaces, infra container, pause, stop, remove")
+def pods(e):
+    e.podman("pod", "create", "--name", "pod", *e.parent, "--share", "net,ipc,uts,pid", "--hostname", "podhost").ok()
+    names = ["one", "two"]
+    for name in names:
+        e.podman("run", "--detach", "--pod", "pod", "--name", name, image.NAME, "/bin/sleep", "1000").ok()
+    seen = [e.podman("exec", "one", "/bin/hostname").ok().out, e.podman("exec", "two", "/bin/cat", "/proc/1/cmdline").ok().out]
+    links = [e.podman("exec", n, "/bin/readlink", "/proc/self/ns/net").ok().out for n in names]
+    e.podman("pod", "stop", "--time", "0", "pod").ok()
+    states = [e.inspect(n)["State"]["Status"] for n in names]
+    e.podman("pod", "start", "pod").ok()
+    seen.append([e.inspect(n)["State"]["Status"] for n in names])
+    e.podman("pod", "rm", "--force", "--time", "0", "pod").ok()
+    expect(links[0] == links[1] and seen[0] == "podhost\n" and "pause" in seen[1], links, seen)
+    return [seen, states]
+
+
+KUBE = f"""apiVersion: v1
+kind: Pod
+metadata:
+  name: kube
+spec:
+  containers:
+  - name: main
+    image: {image.NAME}
+    command: ["/bin/sh", "-c", "echo $GREETING; exec /bin/sleep 1000"]
+    env: [{{name: GREETING, value: hello}}]
+    securityContext: {{runAsUser: 1000, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+  - name: side
+    image: {image.NAME}
+    command: ["/bin/sleep", "1000"]
+  restartPolicy: Never
+"""
+
+
+@drills("play kube, and down again")
+def play_kube(e):
+    file = e.at / "kube.yaml"
+    file.write_text(KUBE)
+    os.chmod(file, 0o644)
+    played = e.podman("play", "kube", *e.kube, file)
+    expect(played.code == 0, played.seen())
+    logs = e.s.until("the greeting", lambda: e.podman("logs", "kube-main").out)
+    seen = [logs, e.podman("exec", "kube-main", "/bin/show", "credentials").ok().out, e.podman("exec", "kube-main", "/bin/touch", "/x").code]
+    down = e.podman("play", "kube", "--down", file)
+    expect(down.code == 0 and not e.podman("ps", "--all", "--quiet").ok().out, down.seen())
+    return seen
+
+
+@drills("commit, cp, diff of a container")
+def files(e):
+    e.launch("fs", "--", "/bin/sh", "-c", "echo made >/made; exec /bin/sleep 1000")
+    e.s.until("the file", lambda: e.podman("exec", "fs", "/usr/bin/test", "-e", "/made").code == 0)
+    (e.at / "in").write_text("copied\n")
+    e.podman("cp", e.at / "in", "fs:/tmp/in").ok()
+    seen = [e.podman("exec", "fs", "/bin/cat", "/tmp/in").ok().out, sorted(e.podman("diff", "fs").ok().out.split("\n"))]
+    e.podman("commit", "--quiet", "fs", "localhost/committed:drill").ok()
+    seen.append(e.podman("run", "--rm", *e.parent, "localhost/committed:drill", "/bin/cat", "/made").ok().out)
+    e.remove("fs")
+    e.podman("rmi", "localhost/committed:drill").ok()
+    return seen
+
+
+@drills("checkpoint and restore")
+def checkpoint(e):
+    check = e.s.run("criu", "check") if Path("/usr/sbin/criu").exists() else None
+    if check is None or check.code != 0:
+        raise Skip("criu does not work here: " + (check.err.splitlines() or ["?"])[0] if check else "criu is not installed")
+    e.launch("cp", "--", "/bin/sleep", "1000")
+    e.podman("container", "checkpoint", "--export", e.at / "cp.tar", "cp").ok()
+    e.remove("cp")
+    restored = e.podman("container", "restore", "--import", e.at / "cp.tar").ok()
+    expect(alive(e.inspect("cp")["State"]["Pid"]), restored.seen())
+    e.remove("cp")
+    return None
+
+
+@drills("nothing is left at the end")
+def nothing_left(e):
+    expect(not e.podman("ps", "--all", "--quiet").ok().out, "containers left")
+    e.s.state_roots_empty("/run/runc", "/run/crun", "/run/hull")
+    e.s.until("conmon's end", lambda: not [p for p in processes("/usr/bin/conmon") if alive(p)])
+    # conmon's own cgroup and the pods' are Podman's to remove
+    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if Path(c).name.startswith("libpod-") and "conmon" not in c]
+    expect(not left, "cgroups left:", left[:5])
+    return None
