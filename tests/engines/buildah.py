@@ -148,7 +148,7 @@ def run(e):
 def terminal(e):
     container = e.buildah("from", "--pull-never", image.NAME).ok().out.strip()
     argv = ["buildah", "run", "--runtime", e.s.path, "--isolation", "oci", "--tty", container, "--", "/bin/sh"]
-    status, shown = e.s.terminal(*argv, script=[(r"[#$] ", "test -t 0 && tty; exit 5\n"), (r"dev/pts/\d|console", None)])
+    status, shown = e.s.terminal(*argv, script=[(r"[#$] ", "test -t 0 && tty\n"), (r"dev/pts/\d|console", "exit 5\n")])
     e.buildah("rm", container).ok()
     return status
 

@@ -94,7 +94,7 @@ class Runtime:
     def call(self, *argv, bundle, style="containerd", stdin=None, env=None, fds=(), inherited=()):
         """Call the runtime as an engine of that style does, from the bundle's folder.
 
-        The container's output goes to files of the bundle, as a pipe would be held open by the container. `fds` are
+        Output goes to files of the bundle, one a verb, as a container holds on to those of its `create`. `fds` are
         passed on with their numbers; `inherited` are signals that arrive ignored.
         """
         log = bundle / ("oci-log" if style == "conmon" else "log.json")
@@ -107,7 +107,8 @@ class Runtime:
         self.s.note("$ " + " ".join(whole))
         before = log.read_text() if log.exists() else ""
         ignore = lambda: [signal.signal(number, signal.SIG_IGN) for number in inherited]
-        out, err = bundle / "stdout", bundle / "stderr"
+        verb = next((a for a in argv if a in ("create", "run", "exec")), "call")
+        out, err = bundle / f"{verb}.out", bundle / f"{verb}.err"
         with open(out, "wb") as o, open(err, "wb") as e:
             process = subprocess.Popen(whole, cwd=bundle, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=o,
                                        stderr=e, pass_fds=fds, env={**self.s.environment, **(env or {})},

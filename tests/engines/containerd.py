@@ -305,7 +305,7 @@ def run_rootfs(e):
 def run_terminal(e):
     argv = ["ctr", "--address", e.socket, "--namespace", e.s.tag, "run", "--rm", "--tty", *e.options(), image.NAME, "term"]
     script = [(r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"dev/pts/\d", (50, 132)),
-              (r"[#$] ", "sleep 0.5; /bin/stty size; exit 9\n"), (r"50 132", None)]
+              (r"[#$] ", "sleep 0.5; /bin/stty size\n"), (r"50 132", "exit 9\n")]
     status, shown = e.s.terminal(*argv, "/bin/sh", script=script)
     expect(status == 9 and "24 80" in shown, status, shown)
     return status
@@ -371,7 +371,7 @@ def exec_inside(e):
 def exec_terminal(e):
     e.launch("xt", "/bin/sleep", "100")
     argv = ["ctr", "--address", e.socket, "--namespace", e.s.tag, "task", "exec", "--exec-id", "t", "--tty", "xt", "/bin/sh"]
-    script = [(r"[#$] ", "test -t 0 && /bin/stty size; exit 6\n"), (r"24 80", None)]
+    script = [(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")]
     status, shown = e.s.terminal(*argv, script=script)
     e.remove("xt")
     expect(status == 6, status, shown)

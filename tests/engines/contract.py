@@ -370,7 +370,7 @@ def exec_process(r):
     wanted = {"user": {"uid": 1000, "gid": 1000, "additionalGids": [5, 2000]}, "cwd": "/tmp",
               "env": ["A=b", "PATH=/bin"], "capabilities": {"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"]}}
     r.exec(b, "/bin/sh", "-c", script, process=wanted).ok()
-    out = r.s.until("its output", lambda: (lambda t: t if t.count("\n") == 11 else None)((b / "stdout").read_text()))
+    out = r.s.until("its output", lambda: (lambda t: t if t.count("\n") == 11 else None)((b / "exec.out").read_text()))
     r.clean(b)
     return out
 
@@ -440,8 +440,7 @@ def stray(r):
     finally:
         for fd in {3, *ends}:
             os.close(fd)
-    # the container's output follows create's, whose files `start` has since truncated
-    out = (b / "stdout").read_text()
+    out = (b / "create.out").read_text()
     r.clean(b)
     return out.count("->")
 
@@ -482,7 +481,7 @@ def signals(r):
     expect("SigIgn:\t0000000000000000" in ran.out and "SigBlk:\t0000000000000000" in ran.out, ran.out)
     b = r.running("sigexec")
     r.exec(b, "/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status", inherited=ignored).ok()
-    r.s.until("output", lambda: "SigIgn:\t0000000000000000" in (b / "stdout").read_text())
+    r.s.until("output", lambda: "SigIgn:\t0000000000000000" in (b / "exec.out").read_text())
     r.clean(b)
 
 
@@ -557,7 +556,7 @@ def notify(r):
 def exec_umask(r):
     b = r.running("umask")
     r.exec(b, "/bin/sh", "-c", "umask; echo done", process={"user": {"uid": 0, "gid": 0, "umask": 0o027}}).ok()
-    out = r.s.until("its output", lambda: (lambda t: t if "done" in t else None)((b / "stdout").read_text()))
+    out = r.s.until("its output", lambda: (lambda t: t if "done" in t else None)((b / "exec.out").read_text()))
     r.clean(b)
     expect(out.startswith("0027"), out)
 

@@ -269,11 +269,15 @@ def exec_stream(e):
     url = e.call("Exec", container_id=container, cmd=["/bin/sh"], tty=True, stdin=True, stdout=True)["url"]
     stream = Stream(url)
     stream.send(4, json.dumps({"Width": 101, "Height": 37}).encode())
-    stream.send(0, b"sleep 1; /bin/stty size; test -t 0 && echo terminal; exit 6\n")
+    stream.send(0, b"sleep 1; /bin/stty size; test -t 0 && echo termin''al\n")
+    first = b""
+    while b"\nterminal" not in first.replace(b"\r", b""):
+        first += stream.receive()[1]
+    stream.send(0, b"exit 6\n")
     shown = stream.all()
     stream.close()
     e.remove_pod(pod[0])
-    expect(b"37 101" in shown.get(1, b"") and b"\nterminal" in shown[1], shown)
+    expect(b"37 101" in first, first, shown)
     return [json.loads(shown[3])["status"], b"6" in shown[3]]
 
 
@@ -296,12 +300,13 @@ def attach(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sh", stdin=True, stdin_once=False, tty=True)
     stream = Stream(e.call("Attach", container_id=container, stdin=True, stdout=True, tty=True)["url"])
-    stream.send(0, b"echo $((6*7)); exit 3\n")
+    stream.send(0, b"echo $((6*7))\n")
     shown = b""
     while b"\n42" not in shown.replace(b"\r", b""):
         shown += stream.receive()[1]
-    stream.close()
+    stream.send(0, b"exit 3\n")
     status = e.ended(container)
+    stream.close()
     e.remove_pod(pod[0])
     return status["exit_code"]
 

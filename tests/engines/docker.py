@@ -305,7 +305,7 @@ def exec_status(e):
 @drills("exec -it: a terminal, its size, its resizing")
 def exec_terminal(e):
     e.launch("xt", "--", "/bin/sleep", "1000")
-    script = [(r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"dev/pts/\d", (50, 132)), (r"[#$] ", "sleep 1; /bin/stty size; exit 9\n"), (r"50 132", None)]
+    script = [(r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"dev/pts/\d", (50, 132)), (r"[#$] ", "sleep 1; /bin/stty size\n"), (r"50 132", "exit 9\n")]
     status, shown = e.s.terminal(CLIENT, "--host", e.host, "exec", "-it", "xt", "/bin/sh", script=script)
     e.remove("xt")
     expect(status == 9 and "24 80" in shown, status, shown)
@@ -403,7 +403,7 @@ def build(e):
     expect(built.code == 0, built.seen())
     failing = context / "failing"
     failing.write_text(f"FROM {image.NAME}\nRUN exit 9\n")
-    failed = e.docker("build", "--file", failing, context, env={"DOCKER_BUILDKIT": "0"})
+    failed = e.docker("build", "--force-rm", "--file", failing, context, env={"DOCKER_BUILDKIT": "0"})
     ran = e.docker("run", "--rm", "built:drill").ok().out
     expect("uid=0" in ran and "uid=1000" in ran and "returned a non-zero code: 9" in failed.err, ran, failed.err)
     return [ran, failed.code]

@@ -390,7 +390,7 @@ def exec_detached(e):
 
 @drills("exec -it and run -it: a terminal, its size, its resizing")
 def terminals(e):
-    script = [(r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"dev/pts/\d", (50, 132)), (r"[#$] ", "sleep 1; /bin/stty size; exit 9\n"), (r"50 132", None)]
+    script = [(r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"dev/pts/\d", (50, 132)), (r"[#$] ", "sleep 1; /bin/stty size\n"), (r"50 132", "exit 9\n")]
     e.launch("xt", "--", "/bin/sleep", "1000")
     inner = e.s.terminal(*e.command("exec", "-it", "xt", "/bin/sh"), script=script)
     e.remove("xt")

@@ -40,10 +40,10 @@ def isolate(work, v1_only):
         os.makedirs(scratch)
         os.chmod(upper, os.stat(at).st_mode & 0o7777)
         mount("-t", "overlay", "-o", f"lowerdir={at},upperdir={upper},workdir={scratch}", "overlay", at)
-    mount("--make-rshared", "/")  # as systemd has it, in a peer group of this namespace alone
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if v1_only:
         show_v1_only()
+    mount("--make-rshared", "/")  # as systemd has it, in a peer group of this namespace alone
 
 
 def show_v1_only():
