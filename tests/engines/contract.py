@@ -7,14 +7,14 @@ import json
 import os
 import re
 import signal
-import socket
 import stat
 from datetime import datetime
 from pathlib import Path
 
-from bundle import ConsoleSocket, Runtime
+import surroundings
+from bundle import Runtime
 from drill import Drills, expect
-from session import alive, read_some
+from session import alive
 
 PACKAGES = ["busybox-static", "iproute2"]
 drills = Drills()
@@ -375,125 +375,6 @@ def exec_process(r):
     return out
 
 
-def dialogue(r, fd, flags=""):
-    """Type at a terminal and read its answer; the file descriptor is closed."""
-    import time
-
-    os.write(fd, b"/bin/stty size; tty; echo done\n")
-    shown, end = "", time.monotonic() + 20
-    while "\ndone" not in shown.replace("\r", ""):
-        shown += read_some(fd, end) or ""
-    os.close(fd)
-    return re.findall(r"/dev/pts/\d+|\d+ \d+", shown)
-
-
-@drills("create with a terminal: its descriptor comes over the console socket")
-def console(r):
-    b = r.bundle("console", ["/bin/sh"], terminal=True, change=lambda c: c["process"].update(consoleSize={"height": 33, "width": 111}))
-    listening = ConsoleSocket(b)
-    r.create(b, "--console-socket", listening.path).ok()
-    fd, name = listening.terminal()
-    r.call("start", "console", bundle=b).ok()
-    seen = dialogue(r, fd)
-    r.clean(b)
-    expect("33 111" in seen, seen)
-    return seen, bool(name)
-
-
-@drills("create with a terminal and no console socket, the reverse: refused")
-def console_missing(r):
-    b = r.bundle("noconsole", ["/bin/sh"], terminal=True)
-    seen = [r.create(b).code]
-    r.clean(b)
-    b = r.bundle("noterminal", ["/bin/sh"])
-    seen.append(r.create(b, "--console-socket", ConsoleSocket(b).path).code)
-    r.clean(b)
-    expect(all(seen), seen)
-    return seen
-
-
-for style, flags in [("containerd", []), ("conmon", ["--tty"])]:
-
-    @drills(f"exec with a terminal as {style} does")
-    def exec_console(r, style=style, flags=flags):
-        b = r.bundle("xt")
-        r.create(b, style=style).ok()
-        r.call("start", "xt", bundle=b, style=style).ok()
-        listening = ConsoleSocket(b)
-        r.exec(b, "/bin/sh", flags=[*flags, "--console-socket", listening.path], process={"terminal": True}, style=style).ok()
-        fd, name = listening.terminal()
-        expect((b / "exec.pid").exists(), "no pid file")
-        seen = dialogue(r, fd)
-        r.clean(b, style)
-        return seen, bool(name)
-
-
-@drills("descriptors: none but 0, 1, 2 reaches the container, whatever was open")
-def stray(r):
-    b = r.bundle("stray", ["/bin/ls", "-l", "/proc/self/fd"])
-    ends = os.pipe()
-    os.dup2(ends[0], 3, inheritable=True) if ends[0] != 3 else None
-    try:
-        r.create(b, fds=(3, ends[1])).ok()
-        r.call("start", "stray", bundle=b).ok()
-        r.await_status(b, "stopped")
-    finally:
-        for fd in {3, *ends}:
-            os.close(fd)
-    out = (b / "create.out").read_text()
-    r.clean(b)
-    return out.count("->")
-
-
-@drills("descriptors: --preserve-fds passes them on, at create and exec")
-def preserved(r):
-    seen = []
-    for verb in ["create", "exec"]:
-        b = r.bundle("kept", ["/bin/sh", "-c", "/bin/cat <&3 >/tmp/from-3; /bin/sleep 100"])
-        source = os.open(b / "config.json", os.O_RDONLY)
-        os.dup2(source, 20)
-        os.close(source)
-        os.dup2(20, 3, inheritable=True)
-        try:
-            if verb == "create":
-                r.create(b, "--preserve-fds", "1", fds=(3,), style="conmon").ok()
-                r.call("start", "kept", bundle=b, style="conmon").ok()
-            else:
-                b = r.bundle("kept")
-                r.create(b, style="conmon").ok()
-                r.call("start", "kept", bundle=b, style="conmon").ok()
-                r.exec(b, "/bin/sh", "-c", "/bin/cat <&3 >/tmp/from-3", flags=["--preserve-fds", "1"], fds=(3,), style="conmon").ok()
-            got = r.rootfs / "tmp/from-3"
-            seen.append(r.s.until("content", lambda: got.exists() and '"ociVersion"' in got.read_text()))
-        finally:
-            os.close(3)
-            os.close(20)
-            r.clean(b, "conmon")
-            (r.rootfs / "tmp/from-3").unlink(missing_ok=True)
-    return seen
-
-
-@drills("signals: SIGPIPE and SIGQUIT that arrive ignored are not inherited")
-def signals(r):
-    b = r.bundle("signals", ["/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"])
-    ignored = [signal.SIGPIPE, signal.SIGQUIT]
-    ran = r.call("run", "--bundle", b, "signals", bundle=b, inherited=ignored).ok()
-    expect("SigIgn:\t0000000000000000" in ran.out and "SigBlk:\t0000000000000000" in ran.out, ran.out)
-    b = r.running("sigexec")
-    r.exec(b, "/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status", inherited=ignored).ok()
-    r.s.until("output", lambda: "SigIgn:\t0000000000000000" in (b / "exec.out").read_text())
-    r.clean(b)
-
-
-@drills("environment: the daemon's and conmon's own variables stay out")
-def environment(r):
-    b = r.bundle("env", ["/usr/bin/env"])
-    noise = {"TTRPC_ADDRESS": "/x", "GOMAXPROCS": "2", "_OCI_SYNCPIPE": "9", "_OCI_STARTPIPE": "8", "NOISE": "1"}
-    ran = r.call("run", "--bundle", b, "env", bundle=b, env=noise).ok()
-    expect(not [n for n in noise if n in ran.out], ran.out)
-    return sorted(ran.out.splitlines())
-
-
 @drills("run: the exit status is the program's, 128+n after a signal")
 def run_status(r):
     seen = []
@@ -511,45 +392,6 @@ def run_status(r):
     r.clean(b)
     expect(seen == [7, 0, 137], seen)
     return seen
-
-
-@drills("run: LISTEN_FDS as systemd passes them")
-def listen(r):
-    b = r.bundle("listen", ["/bin/sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; /bin/ls /proc/self/fd | /usr/bin/wc -l"])
-    source = os.open(b / "config.json", os.O_RDONLY)
-    os.dup2(source, 20)
-    os.close(source)
-    os.dup2(20, 3, inheritable=True)
-    try:
-        script = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-        ran = r.s.run("sh", "-c", script, "-", r.s.path, "--root", r.root, "run", "--bundle", b, "listen", pass_fds=(3,)).ok()
-    finally:
-        os.close(3)
-        os.close(20)
-    r.clean(b)
-    expect(ran.out.startswith("1 1\n"), ran.out)
-    return ran.out
-
-
-@drills("run: NOTIFY_SOCKET is offered to the container and READY=1 passed on")
-def notify(r):
-    b = r.bundle("notify", ["/bin/sh", "-c", "echo $NOTIFY_SOCKET >/tmp/notify; /bin/sleep 1000"])
-    (r.rootfs / "tmp/notify").unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs:
-        ours.bind(str(b / "notify.sock"))
-        ours.settimeout(30)
-        runner = r.s.start(r.s.path, "--root", r.root, "run", "--bundle", b, "--pid-file", b / "run.pid", "notify",
-                           log="notify.log", env={"NOTIFY_SOCKET": str(b / "notify.sock")})
-        at = r.s.until("its start", lambda: (r.rootfs / "tmp/notify").exists() and (r.rootfs / "tmp/notify").read_text().strip())
-        pid = (b / "run.pid").read_text()
-        theirs.connect(f"/proc/{pid}/root{at}")  # as the container's own process would
-        theirs.send(b"READY=1\n")
-        said = ours.recv(4096).decode()
-        os.kill(int(pid), signal.SIGKILL)
-        runner.wait(30)
-    r.clean(b)
-    expect("READY=1" in said, said)
-    return at
 
 
 @drills("exec: the umask of a process file", compared=False, lacking=["runc"])
@@ -615,6 +457,9 @@ def buildah(r):
     expect("executable file not found in $PATH" in wrong.err, wrong.err)
     r.clean(b)
     return wrong.code
+
+
+drills += surroundings.drills
 
 
 @drills("nothing is left at the end")
