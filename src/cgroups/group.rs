@@ -102,7 +102,7 @@ impl Group {
 
     /// Turns controllers on from the root down to the parent. The parent is asked first: mostly all is on, and a write that
     /// changes nothing may still wait for cgroups that are dying (`cgroup_lock_and_drain_offline`).
-    fn enable(&self, place: &Place) -> Result<()> {
+    pub(super) fn enable(&self, place: &Place) -> Result<()> {
         const FILE: &str = "cgroup.subtree_control";
         let Some((parent, _)) = place.dir.rsplit_once('/') else { return Ok(()) };
         if place.enable.is_empty() || is_on(parent, &place.enable) {
@@ -150,8 +150,7 @@ impl Group {
                 _ => {}
             }
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        self.unified = Some(open(place.dir.as_str(), flags, Mode::empty()).on("open", &place.dir)?);
+        self.unified = Some(open_dir(&place.dir)?);
         Ok(())
     }
 
@@ -210,7 +209,7 @@ impl Group {
         };
         match place.version {
             Version::V1 => write_devices(place, &rules.table()?.writes())?,
-            Version::V2 => return Err(Error::new("device rules on cgroup v2 are not there yet")),
+            Version::V2 => super::bpf::apply(open_dir(&place.dir)?.as_fd(), &place.dir, rules)?,
         }
         self.devices = Some(rules.clone());
         Ok(())
@@ -285,6 +284,11 @@ impl Drop for Group {
     }
 }
 
+/// A cgroup's folder. (CLONE_INTO_CGROUP and bpf(2) take no O_PATH fd.)
+pub(super) fn open_dir(dir: &str) -> Result<OwnedFd> {
+    open(dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).on("open", dir)
+}
+
 /// Moves one process; EINVAL is what a process that is just being made answers.
 pub(super) fn join(dir: &str, pid: Pid) -> Result<()> {
     const TRIES: u32 = 5;
@@ -312,7 +316,6 @@ pub(super) fn write_devices(place: &Place, writes: &[(&str, String)]) -> Result<
     Ok(())
 }
 
-#[allow(dead_code)] // used by update
 /// What the kernel has of the rules now.
 pub(super) fn read_devices(place: &Place) -> Result<Table> {
     Table::parse(&file::read(&place.dir, "devices.list").on("read", format_args!("{}/devices.list", place.dir))?)

@@ -115,7 +115,8 @@ impl Group {
     /// All cgroups that could not be removed, in one sentence; the others are gone.
     pub fn remove(&mut self) -> Result<()> {
         self.commit();
-        let failed: Vec<String> = self.places.iter().filter_map(|p| remove_dir(&p.dir).err()).map(|e| e.to_string()).collect();
+        let end = Instant::now() + PATIENCE;
+        let failed: Vec<String> = self.places.iter().filter_map(|p| remove_until(&p.dir, end).err()).map(|e| e.to_string()).collect();
         if failed.is_empty() { Ok(()) } else { Err(Error::new(failed.join("; "))) }
     }
 }
@@ -209,7 +210,10 @@ pub(super) fn below(dir: &str) -> Result<Vec<String>> {
 
 /// Removes a cgroup with all below it. One that is gone is removed.
 pub(super) fn remove_dir(dir: &str) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
+    remove_until(dir, Instant::now() + PATIENCE)
+}
+
+fn remove_until(dir: &str, end: Instant) -> Result<()> {
     let mut pause = Duration::from_micros(100);
     loop {
         match rmdir(dir) {
@@ -218,7 +222,7 @@ pub(super) fn remove_dir(dir: &str) -> Result<()> {
             Err(errno) => return Err(Error::sys("rmdir", dir, errno)),
         }
         for child in below(dir)? {
-            remove_dir(&child)?;
+            remove_until(&child, end)?;
         }
         if rmdir(dir).is_ok() {
             return Ok(());

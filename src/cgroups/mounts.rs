@@ -45,31 +45,31 @@ impl CgroupMount {
     }
 }
 
-/// The mounts, in order: on v2 one, on v1 and hybrid trees the v1 hierarchies, as runc has it.
+/// The mounts, in order, as runc has them: on v2 one, on v1 and hybrid trees the v1 hierarchies. v2 without a cgroup namespace
+/// shows the whole tree (bound where a user namespace may not mount it); v1's hierarchies are then the container's part alone.
 pub fn mounts_for_container(plan: &Plan, has_cgroup_namespace: bool) -> Vec<CgroupMount> {
-    let one = |place: &Place, below: String| {
-        if has_cgroup_namespace {
-            let (fstype, data) = match place.version {
-                Version::V1 => ("cgroup", place.controllers.join(",")),
-                Version::V2 => ("cgroup2", String::new()),
-            };
-            CgroupMount::File { below, fstype, data, host: place.dir.clone() }
-        } else {
-            CgroupMount::Bind { below, source: place.dir.clone() }
+    let all = || plan.places.iter().chain(&plan.stays);
+    let one = |place: &Place, below: String| match (place.version, has_cgroup_namespace) {
+        (Version::V1, true) => {
+            CgroupMount::File { below, fstype: "cgroup", data: place.controllers.join(","), host: place.dir.clone() }
+        }
+        (Version::V1, false) => CgroupMount::Bind { below, source: place.dir.clone() },
+        (Version::V2, own) => {
+            let host = if own { &place.dir } else { &place.mount_point };
+            CgroupMount::File { below, fstype: "cgroup2", data: String::new(), host: host.clone() }
         }
     };
-    if let [only] = &plan.places[..]
-        && only.version == Version::V2
-    {
-        return vec![one(only, String::new())];
+    if let (Some(place), true) = (all().next(), all().all(|place| place.version == Version::V2)) {
+        return vec![one(place, String::new())];
     }
     let mut mounts = vec![CgroupMount::Tmpfs];
-    for place in plan.places.iter().filter(|place| place.version == Version::V1) {
+    let mut links = Vec::new();
+    for place in all().filter(|place| place.version == Version::V1) {
         let name = place.mount_point.rsplit('/').next().unwrap_or_default();
         mounts.push(one(place, format!("/{name}")));
-        for controller in place.controllers.iter().filter(|controller| name.contains(',') && *controller != name) {
-            mounts.push(CgroupMount::Symlink { below: format!("/{controller}"), to: name.to_owned() });
-        }
+        let others = name.split(',').filter(|controller| *controller != name);
+        links.extend(others.map(|controller| CgroupMount::Symlink { below: format!("/{controller}"), to: name.to_owned() }));
     }
+    mounts.append(&mut links);
     mounts
 }

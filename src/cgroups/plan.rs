@@ -60,6 +60,8 @@ pub struct Place {
     pub controllers: Vec<String>,
     /// Where the hierarchy is mounted.
     pub mount_point: String,
+    /// Which cgroup the mount's root is, as /proc/PID/cgroup names it.
+    pub root: String,
     /// The cgroup's folder; missing parents are made too.
     pub dir: String,
     /// v2: controllers to be turned on in each cgroup above that has them off. Those that a limit needs must come on.
@@ -117,6 +119,8 @@ pub struct Plan {
     pub driver: Driver,
     /// The cgroups, in the order in which they are made.
     pub places: Vec<Place>,
+    /// The caller's own cgroups in which the container stays, where it gets none: not made, limited or removed.
+    pub stays: Vec<Place>,
     /// The values, in order.
     pub writes: Vec<Write>,
     /// The device rules, none when they are left alone.
@@ -150,11 +154,20 @@ pub(super) fn find<'a>(places: &'a [Place], controller: &str) -> Option<&'a Plac
 /// # Errors
 /// A path that leads nowhere, a limit whose controller does not exist in this tree, a value that no kernel takes.
 pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
-    let mut plan =
-        Plan { driver: request.driver, places: Vec::new(), writes: Vec::new(), devices: None, fallbacks: Vec::new() };
+    let mut plan = Plan {
+        driver: request.driver,
+        places: Vec::new(),
+        stays: Vec::new(),
+        writes: Vec::new(),
+        devices: None,
+        fallbacks: Vec::new(),
+    };
     let mut denied = Vec::new();
     match request.driver {
-        Driver::Disabled => plan.fallbacks.push("cgroups are disabled: the container stays in the caller's".to_owned()),
+        Driver::Disabled => {
+            plan.stays = tree.hierarchies.iter().filter_map(own_place).collect();
+            plan.fallbacks.push("cgroups are disabled: the container stays in the caller's".to_owned());
+        }
         Driver::Cgroupfs => denied = places(&mut plan, request, tree)?,
         Driver::Systemd { .. } => return Err(Error::new("the systemd cgroup driver is not there yet")),
     }
@@ -186,6 +199,7 @@ fn places(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<Vec<Place>>
         if place.if_denied == IfDenied::Skip && !hierarchy.writable {
             let why = format!("{}: not writable: the container stays in the caller's cgroup {}", place.mount_point, hierarchy.own);
             plan.fallbacks.push(why);
+            plan.stays.extend(own_place(hierarchy));
             denied.push(place);
         } else {
             plan.places.push(place);
@@ -222,10 +236,25 @@ fn place(request: &Request, hierarchy: &Hierarchy) -> Result<Place> {
         version: hierarchy.version,
         controllers: if near { hierarchy.near_controllers.clone() } else { hierarchy.controllers.clone() },
         mount_point: hierarchy.mount_point.clone(),
+        root: hierarchy.root.clone(),
         dir: format!("{}/{wanted}", above.trim_end_matches('/')),
         enable: Vec::new(),
         required: Vec::new(),
         if_denied: if request.rootless && path.is_none() { IfDenied::Skip } else { IfDenied::Fail },
+    })
+}
+
+/// The caller's own cgroup, where it can be seen.
+fn own_place(hierarchy: &Hierarchy) -> Option<Place> {
+    Some(Place {
+        version: hierarchy.version,
+        controllers: hierarchy.controllers.clone(),
+        mount_point: hierarchy.mount_point.clone(),
+        root: hierarchy.root.clone(),
+        dir: hierarchy.own_dir()?,
+        enable: Vec::new(),
+        required: Vec::new(),
+        if_denied: IfDenied::Skip,
     })
 }
 
@@ -238,6 +267,11 @@ fn plan_devices(plan: &mut Plan, request: &Request) -> Result<()> {
     let spec = request.resources.map_or(&[][..], |r| &r.devices);
     let rules = devices::Rules::new(spec)?;
     match plan.place("devices") {
+        Some(_) if request.rootless => {
+            // v1's files ask for CAP_SYS_ADMIN, bpf(2) for CAP_BPF, both in the first user namespace.
+            plan.fallbacks.push("device rules are not applied: an ordinary user may not set any".to_owned());
+            Ok(())
+        }
         Some(place) => {
             if place.version == Version::V1 {
                 rules.table()?;

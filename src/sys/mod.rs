@@ -3,6 +3,7 @@
 //! The functions here that the cloned child uses do nothing but the call: no allocation, no lock, no logging. They take C strings and
 //! raw descriptors, and answer with the kernel's error number.
 
+pub mod bpf;
 pub mod file;
 pub mod ids;
 pub mod kernel;

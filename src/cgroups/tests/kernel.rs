@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A name nobody else has, and its removal.
-struct Name(String);
+pub struct Name(pub String);
 
 impl Name {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self(format!("/hull-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
@@ -31,15 +31,42 @@ impl Drop for Name {
     }
 }
 
+/// What the root of the v2 tree gives its children, put back at the end; one test at a time.
+pub struct RootControl {
+    before: Option<(String, String)>,
+    _alone: std::sync::MutexGuard<'static, ()>,
+}
+
+impl RootControl {
+    pub fn keep() -> Self {
+        static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let v2 = Tree::probe().unwrap().hierarchies.into_iter().find(|h| h.version == Version::V2);
+        let file = v2.map(|h| format!("{}/cgroup.subtree_control", h.mount_point));
+        Self { before: file.map(|f| (read_to_string(&f).unwrap(), f)), _alone: alone }
+    }
+}
+
+impl Drop for RootControl {
+    fn drop(&mut self) {
+        let Some((before, file)) = &self.before else { return };
+        for controller in read_to_string(file).unwrap_or_default().split_whitespace() {
+            if !before.split_whitespace().any(|c| c == controller) {
+                let _ = write(file, format!("-{controller}"));
+            }
+        }
+    }
+}
+
 /// A program that is ended with the test.
-struct Program(Child);
+pub struct Program(pub Child);
 
 impl Program {
-    fn new(script: &str) -> Self {
+    pub fn new(script: &str) -> Self {
         Self(Command::new("sh").args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.0.id() as i32)
     }
 }
@@ -51,12 +78,12 @@ impl Drop for Program {
     }
 }
 
-fn planned(request: &Request) -> Plan {
+pub fn planned(request: &Request) -> Plan {
     plan(request, &Tree::probe().unwrap()).unwrap()
 }
 
 /// Whether this machine has a v1 hierarchy of the controller; says so when it does not.
-fn has_v1(controller: &str) -> bool {
+pub fn has_v1(controller: &str) -> bool {
     let tree = Tree::probe().unwrap();
     let has = tree.hierarchies.iter().any(|h| h.version == Version::V1 && h.controllers.iter().any(|c| c == controller));
     if !has {
@@ -65,7 +92,7 @@ fn has_v1(controller: &str) -> bool {
     has && may_write()
 }
 
-fn may_write() -> bool {
+pub fn may_write() -> bool {
     let may = Tree::probe().unwrap().hierarchies.iter().all(|h| h.writable);
     if !may {
         eprintln!("skipped: no right to make cgroups here");
@@ -73,7 +100,7 @@ fn may_write() -> bool {
     may
 }
 
-fn value(group: &Group, controller: &str, file: &str) -> String {
+pub fn value(group: &Group, controller: &str, file: &str) -> String {
     read_to_string(format!("{}/{file}", group.dir(controller).unwrap())).unwrap().trim_end().to_owned()
 }
 
@@ -86,7 +113,7 @@ fn created_joined_found_again_and_removed() {
     let plan = planned(&request(Some(&name.0), None));
     let mut group = Group::create(&plan).unwrap();
     group.apply(&plan).unwrap();
-    let program = Program::new("sleep 100 & wait");
+    let program = Program::new("exec sleep 100");
     group.add(program.pid()).unwrap();
     group.commit();
     let record = serde_json::to_string(&group.record()).unwrap();
@@ -304,4 +331,33 @@ fn a_fork_bomb_is_killed_and_sub_cgroups_are_removed() {
     program.0.wait().unwrap();
     group.remove().unwrap();
     assert!(!events.ends_with("max 0"), "the limit never acted: {events}");
+}
+
+#[test]
+fn device_rules_act_on_v2_and_are_replaced() {
+    let Some(v2) = Tree::probe().unwrap().hierarchies.into_iter().find(|h| h.version == Version::V2 && h.writable) else {
+        eprintln!("skipped: no cgroup v2 is mounted, or it may not be written");
+        return;
+    };
+    let _root = RootControl::keep();
+    // Only the v2 part of the machine's tree, so that a v1 devices hierarchy does not take the rules.
+    let name = Name::new();
+    let tree = Tree { hierarchies: vec![v2] };
+    let attempt = |rules: &str| {
+        let r = resources(rules);
+        let mut wish = request(Some(&name.0), Some(&r));
+        wish.device_rules = true;
+        let plan = plan(&wish, &tree).unwrap();
+        let mut group = Group::create(&plan).unwrap();
+        group.apply_devices(&plan).unwrap();
+        group.commit();
+        let procs = format!("{}/cgroup.procs", group.dir("devices").unwrap());
+        let script = format!("echo 0 > {procs}; head -c0 /dev/zero && echo zero; head -c0 /dev/kmsg && echo kmsg; echo > /dev/kmsg && echo write");
+        let output = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).output().unwrap();
+        let programs = crate::sys::bpf::device_programs(group.clone_fd().unwrap()).unwrap().len();
+        (String::from_utf8_lossy(&output.stdout).replace('\n', " "), programs)
+    };
+    assert_eq!(attempt(r#"{"devices":[{"allow":false}]}"#), ("zero ".to_owned(), 1));
+    assert_eq!(attempt(r#"{"devices":[{"allow":true,"type":"c","major":1,"access":"r"}]}"#), ("zero kmsg ".to_owned(), 1));
+    assert_eq!(attempt(r#"{"devices":[{"allow":false}]}"#), ("zero ".to_owned(), 1));
 }

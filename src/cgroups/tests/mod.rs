@@ -1,7 +1,11 @@
 //! Pure parts on faked trees; the rest on this machine's own cgroups, under absolute names that each test removes.
 
+mod bpf;
 mod devices;
 mod fake;
 mod kernel;
+mod mounts;
 mod plan;
 mod tree;
+mod update;
+mod watch;

@@ -1,0 +1,115 @@
+//! Telling of OOM kills when they happen.
+
+use super::file;
+use super::group::Group;
+use super::plan::find;
+use super::tree::Version;
+use crate::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Readable (poll) when something happened; then ask [`OomEvents::read`].
+#[derive(Debug)]
+pub struct OomEvents {
+    dir: String,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// The kernel signals an eventfd when it begins to kill, and once more when the cgroup is removed.
+    V1 { event: EventFd, _control: OwnedFd },
+    /// `memory.events` is modified; its `oom_kill` counts.
+    V2 { watch: Inotify, seen: u64 },
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oom {
+    /// Nothing of interest.
+    Nothing,
+    /// So many more OOM kills.
+    Kills(u64),
+    /// The cgroup has been removed: no more will come.
+    Gone,
+}
+
+impl Group {
+    /// Begins to watch. Nothing before this is told.
+    ///
+    /// # Errors
+    /// The container has no memory controller; the kernel refuses.
+    pub fn oom_events(&self) -> Result<OomEvents> {
+        let place = find(&self.places, "memory").ok_or_else(|| Error::new("memory controller missing"))?;
+        let dir = place.dir.clone();
+        let source = match place.version {
+            Version::V1 => {
+                let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).on("eventfd for", &dir)?;
+                let path = format!("{dir}/memory.oom_control");
+                let control = file::open_in(&dir, "memory.oom_control", OFlag::O_RDONLY).on("open", path)?;
+                let value = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
+                file::write(&dir, "cgroup.event_control", &value).on("write to", format_args!("{dir}/cgroup.event_control"))?;
+                Source::V1 { event, _control: control }
+            }
+            Version::V2 => {
+                let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).on("inotify for", &dir)?;
+                let path = format!("{dir}/memory.events");
+                watch.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY).on("watch", &path)?;
+                let seen = kills(&dir).on("read", &path)?;
+                Source::V2 { watch, seen }
+            }
+        };
+        Ok(OomEvents { dir, source })
+    }
+}
+
+impl AsFd for OomEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.source {
+            Source::V1 { event, .. } => event.as_fd(),
+            Source::V2 { watch, .. } => watch.as_fd(),
+        }
+    }
+}
+
+impl OomEvents {
+    /// What happened since the last time; does not wait.
+    ///
+    /// # Errors
+    /// The kernel's answer cannot be read.
+    pub fn read(&mut self) -> Result<Oom> {
+        match &mut self.source {
+            Source::V1 { event, .. } => match event.read() {
+                Ok(_) if !std::path::Path::new(&self.dir).exists() => Ok(Oom::Gone),
+                Ok(n) => Ok(Oom::Kills(n)),
+                Err(Errno::EAGAIN) => Ok(Oom::Nothing),
+                Err(errno) => Err(Error::sys("read OOM events of", &self.dir, errno)),
+            },
+            Source::V2 { watch, seen } => {
+                match watch.read_events() {
+                    Ok(_) | Err(Errno::EAGAIN) => {}
+                    Err(errno) => return Err(Error::sys("read OOM events of", &self.dir, errno)),
+                }
+                match kills(&self.dir) {
+                    Ok(now) if now > *seen => {
+                        let new = now - *seen;
+                        *seen = now;
+                        Ok(Oom::Kills(new))
+                    }
+                    Ok(_) => Ok(Oom::Nothing),
+                    Err(Errno::ENOENT | Errno::ENODEV) => Ok(Oom::Gone),
+                    Err(errno) => Err(Error::sys("read", format_args!("{}/memory.events", self.dir), errno)),
+                }
+            }
+        }
+    }
+}
+
+fn kills(dir: &str) -> nix::Result<u64> {
+    let text = file::read(dir, "memory.events")?;
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
+    Ok(count.unwrap_or(0))
+}
