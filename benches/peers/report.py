@@ -20,6 +20,7 @@ def row(sample, base, calls):
         ratios = intervals.paired_ratios(sample.seconds, base.seconds)
         entry["times_floor"] = intervals.median(ratios)
         entry["times_floor_interval"] = intervals.interval(ratios)
+        entry["cpu_times_floor"] = intervals.median(intervals.paired_ratios(sample.cpu, base.cpu))
     if calls:
         entry["system_calls"], entry["top_calls"] = calls
     return entry
@@ -27,16 +28,17 @@ def row(sample, base, calls):
 
 def table(title, rows):
     """Lines of text for one scenario."""
-    lines = [title, f"  {'':14}  {'median':>8}  {'least':>8}  {'cpu':>8}  {'x floor':>7}  {'95 % interval':>15}  "
-                    f"{'calls':>6}  failed"]
+    lines = [title, f"  {'':14}  {'median':>8}  {'least':>8}  {'x floor':>7}  {'95 % interval':>15}  "
+                    f"{'cpu':>8}  {'x floor':>7}  {'calls':>6}  failed"]
     for entry in rows:
-        ratio, span = f"{'-':>7}", f"{'-':>15}"
+        ratio, span, cpu = f"{'-':>7}", f"{'-':>15}", f"{'-':>7}"
         if "times_floor" in entry:
             low, high = entry["times_floor_interval"]
             ratio, span = f"{entry['times_floor']:7.2f}", f"{f'{low:.2f} - {high:.2f}':>15}"
+            cpu = f"{entry['cpu_times_floor']:7.2f}"
         calls = entry.get("system_calls", "-")
         lines.append(f"  {entry['peer']:14}  {_milliseconds(entry['median_s'])}  {_milliseconds(entry['min_s'])}  "
-                     f"{_milliseconds(entry['cpu_median_s'])}  {ratio}  {span}  {calls:>6}  "
+                     f"{ratio}  {span}  {_milliseconds(entry['cpu_median_s'])}  {cpu}  {calls:>6}  "
                      f"{entry['failed']} of {entry['failed'] + entry['runs']}")
         lines += [f"  {'':14}  {error}" for error in entry["errors"][:1]]
     return lines
