@@ -80,7 +80,8 @@ impl Facts {
     /// # Errors
     /// procfs is not there; a namespace's path cannot be opened.
     pub fn probe(spec: &Spec) -> Result<Self> {
-        let status = std::fs::read_to_string("/proc/self/status").on("read", "/proc/self/status")?;
+        let status = file::read_small(c"/proc/self/status").on("read", "/proc/self/status")?;
+        let status = String::from_utf8_lossy(&status);
         let hex = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
@@ -116,9 +117,10 @@ impl Facts {
     }
 }
 
+/// The first user namespace has a fixed inode number (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
 fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().ne(["0", "0", "4294967295"])
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    std::fs::metadata("/proc/self/ns/user").map_or(true, |namespace| std::os::unix::fs::MetadataExt::ino(&namespace) != INITIAL)
 }
 
 /// The kernel says EINVAL to a capability that it does not know.
@@ -126,7 +128,7 @@ fn last_capability() -> u8 {
     const KNOWN: u8 = 40;
     let exists = |n: u8| ids::prctl(libc::PR_CAPBSET_READ, u64::from(n), 0).is_ok();
     if exists(KNOWN) {
-        (KNOWN..63).take_while(|&n| exists(n)).last().unwrap_or(KNOWN)
+        (KNOWN + 1..63).take_while(|&n| exists(n)).last().unwrap_or(KNOWN)
     } else {
         (0..KNOWN).rev().find(|&n| exists(n)).unwrap_or(0)
     }

@@ -4,6 +4,7 @@ use crate::cgroups;
 use crate::facts::Facts;
 use crate::plan::Overlay;
 use crate::spec::Spec;
+use crate::sys::file;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -116,6 +117,18 @@ impl Store {
         self.root.join(id)
     }
 
+    /// A folder for what can be made again, owned and entered by hull's user alone. Its name is no container's.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn cache(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.root.join(format!("@{name}"));
+        if !folder.is_dir() {
+            std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&folder).on("make", folder.display())?;
+        }
+        Ok(folder)
+    }
+
     /// Makes the folder of a new container and locks it.
     ///
     /// # Errors
@@ -192,6 +205,10 @@ impl Store {
     /// The kernel's.
     pub fn remove(&self, id: &str) -> Result<()> {
         let folder = self.folder(id);
+        // Most often it holds the record alone.
+        if std::fs::remove_file(folder.join("state.json")).is_ok() && std::fs::remove_dir(&folder).is_ok() {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder.display(), &error)),
             _ => Ok(()),
@@ -226,13 +243,15 @@ fn missing(id: &str, error: &std::io::Error) -> Error {
 
 /// The kernel's boot id.
 pub fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
+    let text = file::read_small(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 /// A process's state letter and start time (proc(5), stat); none when it is gone.
 pub fn process_stat(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let name = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok()?;
+    let text = file::read_small(&name).ok()?;
+    let text = String::from_utf8_lossy(&text);
     // The command's name stands in parentheses and may hold anything.
     let after = text.rsplit_once(')')?.1;
     let mut fields = after.split_whitespace();

@@ -31,7 +31,7 @@ enum PlanFormat {
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let spec = Spec::load(&args.bundle)?;
     let options = Options { systemd_cgroup: global.systemd_cgroup, ..Options::default() };
-    let (_, plan) = compile(&spec, &args.id, &options)?;
+    let (_, plan) = compile(&global.store(), &spec, &args.id, &options)?;
     match args.format {
         PlanFormat::Text => print!("{}", plan::as_text(&plan)),
         PlanFormat::Json => println!("{}", super::state::pretty(&plan::as_json(&plan))?),

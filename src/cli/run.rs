@@ -37,15 +37,15 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
     let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
     let given = connect_console(make.console_socket.as_deref())?;
     if *detach {
-        let (container, _) = create(store, id, &spec, &options, given)?;
-        container.start().inspect_err(|_| drop(container.take_down()))?;
+        let (container, made) = create(store, id, &spec, &options, given)?;
+        container.start_made(&made.start).inspect_err(|_| drop(container.take_down()))?;
         return Ok(0);
     }
     let own = if terminal && given.is_none() { Some(console_pair()?) } else { None };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
     let (container, made) = create(store, id, &spec, &options, theirs)?;
-    let started = container.start();
+    let started = container.start_made(&made.start);
     let ended = match (started, ours.as_ref().map(receive_terminal).transpose()) {
         (Ok(()), Ok(terminal)) => attend(&made.child.pidfd, &signals, terminal),
         (Err(error), _) | (_, Err(error)) => Err(error),

@@ -5,7 +5,7 @@ use crate::cgroups::{self, Driver};
 use crate::facts::Facts;
 use crate::init::Held;
 use crate::plan::{self, Overlay, Plan, Request};
-use crate::security::seccomp;
+use crate::security::seccomp::{self, Filter};
 use crate::spec::Spec;
 use crate::state::{self, Phase, Record, Store, VERSION};
 use crate::wall::{self, Job, Made};
@@ -38,14 +38,14 @@ pub struct Options {
 ///
 /// # Errors
 /// Of the config, the host, or both together.
-pub fn compile(spec: &Spec, id: &str, options: &Options) -> Result<(Facts, Plan)> {
+pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<(Facts, Plan)> {
     let facts = Facts::probe(spec)?;
-    let request = request(spec, &facts, id, options)?;
+    let request = request(store, spec, &facts, id, options)?;
     let plan = plan::plan(spec, &facts, &request)?;
     Ok((facts, plan))
 }
 
-fn request(spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Request> {
+fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Request> {
     let config = spec.config();
     let linux = config.linux.as_ref();
     let rootless = !facts.privileged || facts.in_user_namespace;
@@ -59,10 +59,7 @@ fn request(spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Re
         annotations: &config.annotations,
         rootless,
     };
-    let filter = match linux.and_then(|linux| linux.seccomp.as_ref()).filter(|seccomp| seccomp::is_asked(seccomp)) {
-        Some(seccomp) => Some(seccomp::compile(seccomp)?),
-        None => None,
-    };
+    let filter = filter(store, spec)?;
     let (extra_env, listen_fds) = socket_activation();
     Ok(Request {
         id: id.to_owned(),
@@ -74,6 +71,23 @@ fn request(spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Re
         filter,
         overlay: options.overlay.clone(),
     })
+}
+
+/// The filter of a config, compiled once for each content: that takes libseccomp longer than all the rest takes hull.
+///
+/// # Errors
+/// The profile cannot be carried out.
+pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
+    let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
+    let Some(seccomp) = seccomp.filter(|seccomp| seccomp::is_asked(seccomp)) else { return Ok(None) };
+    let filter = match store.cache("seccomp") {
+        Ok(folder) => seccomp::compile_cached(seccomp, &folder)?,
+        Err(_) => seccomp::compile(seccomp)?,
+    };
+    for warning in &filter.warnings {
+        crate::log::debug(warning);
+    }
+    Ok(Some(filter))
 }
 
 /// Sockets that systemd opened for hull are the container's (sd_listen_fds(3)); its first process is 1 there, as runc has it.
@@ -101,7 +115,7 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
         _ => {}
     }
     crate::state::check_id(id)?;
-    let (facts, plan) = compile(spec, id, options)?;
+    let (facts, plan) = compile(store, spec, id, options)?;
     for warning in &plan.warnings {
         crate::log::warn(warning);
     }

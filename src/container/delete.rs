@@ -1,5 +1,6 @@
 //! `delete`: everything that create made is taken down; errors on the way are collected, and it goes on.
 
+use super::create::has_pid_namespace;
 use super::{Container, Status};
 use crate::init::Held;
 use crate::plan::state_document;
@@ -53,8 +54,11 @@ impl Container {
         note(self.end_init());
         match self.group() {
             Ok(Some(mut group)) => {
-                note(group.kill(Signal::SIGKILL));
-                note(group.remove());
+                // With init the kernel ends all of its process namespace; only what is left is sought.
+                if !has_pid_namespace(&self.record.spec) || group.remove().is_err() {
+                    note(group.kill(Signal::SIGKILL));
+                    note(group.remove());
+                }
             }
             Ok(None) => {}
             Err(error) => note(Err(error)),

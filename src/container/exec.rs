@@ -8,7 +8,7 @@ use crate::namespaces::spawn::{Birth, Child, spawn};
 use crate::plan::outside::Stage;
 use crate::plan::step::{Barrier, slot};
 use crate::plan::{self, ExecRequest};
-use crate::security::{rlimits, seccomp};
+use crate::security::rlimits;
 use crate::spec::config::Process;
 use crate::sys::{ids, process as sys_process};
 use crate::wall::{Meeting, procfs};
@@ -79,12 +79,8 @@ impl Container {
 
     fn exec_request(&self, facts: &Facts, options: &Options, cgroups: u32) -> Result<ExecRequest> {
         let spec = &self.record.spec;
-        let linux = spec.config().linux.as_ref();
         let user_namespace = self.is_other(LinuxNamespaceType::User);
-        let filter = match linux.and_then(|linux| linux.seccomp.as_ref()).filter(|seccomp| seccomp::is_asked(seccomp)) {
-            Some(seccomp) => Some(seccomp::compile(seccomp)?),
-            None => None,
-        };
+        let filter = super::create::filter(&self.store, spec)?;
         Ok(ExecRequest {
             user_namespace,
             may_set_groups: !user_namespace || setgroups_allowed(self.record.pid),

@@ -163,6 +163,17 @@ impl Container {
         self.poststart()
     }
 
+    /// The same for whoever has just made the container and holds its fifo.
+    ///
+    /// # Errors
+    /// It died while it waited; a hook failed.
+    pub fn start_made(&self, start: &Held) -> Result<()> {
+        let fifo = self.folder().join(START_FIFO);
+        std::fs::remove_file(&fifo).on("remove", fifo.display())?;
+        crate::sys::file::write(start.0, b"0").on("start container", &self.record.id)?;
+        self.poststart()
+    }
+
     /// The hooks that run after the program has begun. One that fails stops the container (as runc has it).
     fn poststart(&self) -> Result<()> {
         let Some(hooks) = &self.record.spec.config().hooks else { return Ok(()) };

@@ -71,13 +71,17 @@ struct World<'a> {
     root: i32,
     /// A detached empty read-only tmpfs that masks folders, once made.
     empty: i32,
+    /// The container's null device, once it is checked.
+    null: i32,
+    /// The folder of the last name.
+    parent: target::Parent,
     /// How long the program's path in the scratch text is, with its NUL; 0 before it is looked up.
     program: usize,
 }
 
 /// Carries out a script to its end, which is execve; never returns.
 pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
-    let mut world = World { slots, report, scratch, step: 0, root: libc::AT_FDCWD, empty: -1, program: 0 };
+    let mut world = World { slots, report, scratch, step: 0, root: libc::AT_FDCWD, empty: -1, null: -1, parent: target::Parent::NONE, program: 0 };
     let mut reader = Reader::new(inside);
     loop {
         report.step.store(world.step, Ordering::Relaxed);
@@ -96,6 +100,7 @@ impl World<'_> {
     fn carry_out(&mut self, step: StepRef) -> Done {
         match step {
             StepRef::Barrier { kind } => self.barrier(kind),
+            StepRef::Set { what: Attribute::Descriptors, number, .. } => Ok(self.close_others(number as i32)?),
             StepRef::Set { what, number, bytes } => Ok(set(what, number, bytes)?),
             StepRef::Join { slot, kind } => Ok(process::setns(self.slot(slot)?, u64::from(kind))?),
             StepRef::Unshare { flags } => Ok(process::unshare(u64::from(flags))?),
@@ -120,10 +125,10 @@ impl World<'_> {
                 identity::capabilities(sys::ids::CapSets { effective, permitted, inheritable }, ambient)
             }
             StepRef::WorkingDirectory { path, create } => self.working_directory(path, create),
-            StepRef::Program { name, path } => self.find_program(name, path),
+            StepRef::Program { name, path, home, uid } => self.find_program(name, path, home, uid),
             StepRef::Filter { program, flags, notify } => self.filter(program, flags, notify),
             StepRef::WaitStart {} => self.wait_start(),
-            StepRef::Exec { args, env, home, uid } => self.exec(args, env, home, uid),
+            StepRef::Exec { args, env, home } => self.exec(args, env, home),
         }
     }
 
@@ -155,6 +160,20 @@ impl World<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Closes every descriptor from `first` on but the two that are needed until execve, which close there.
+    fn close_others(&self, first: i32) -> Sys<()> {
+        let sync = self.slot(slot::SYNC).unwrap_or(-1);
+        let start = self.slot(slot::START).unwrap_or(-1);
+        let mut from = first;
+        for kept in [sync.min(start), sync.max(start)] {
+            if kept >= from {
+                sys::file::close_range(from, kept - 1)?;
+                from = kept + 1;
+            }
+        }
+        sys::file::close_range(from, i32::MAX)
     }
 
     /// Loads the filter. With a listener, the child waits for its parent by looking at memory: no filter can catch that.
@@ -207,7 +226,7 @@ fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
         }
         Attribute::Session => process::setsid(),
         Attribute::Loopback => sys::socket::loopback_up(),
-        Attribute::Descriptors => sys::file::cloexec_from(number as i32),
+        Attribute::Descriptors => Err(Errno::EINVAL),
         Attribute::Stdio => identity::own_stdio(number as u32),
         Attribute::Rlimit => {
             let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or(Errno::EBADMSG);

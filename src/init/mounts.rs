@@ -1,7 +1,7 @@
 //! Mounts, binds, masks, nodes and links, each on a place that a descriptor holds.
 
 use super::report::{Detail, Fault, Outcome};
-use super::target::{Held, lookup, make};
+use super::target::lookup;
 use super::{Done, World, copyup};
 use crate::plan::step::{Create, Protection, Refused, StepRef, slot};
 use crate::sys::file;
@@ -22,38 +22,40 @@ impl World<'_> {
             return Err(Errno::EINVAL.into());
         };
         let place = self.target(target, create, true, follow)?;
-        file::fchdir(place.0).map_err(|errno| Fault::with(errno, Detail::Target))?;
+        file::fchdir(place).map_err(|errno| Fault::with(errno, Detail::Target))?;
         let flags_now = if copy_up { flags & !libc::MS_RDONLY } else { flags };
         match mount::mount(source, c".", fstype, flags_now, data) {
             Ok(()) => {}
-            Err(Errno::EPERM) if refused == Refused::BindHost => return self.bind_host(target, source, &place, flags),
+            Err(Errno::EPERM) if refused == Refused::BindHost => return self.bind_host(target, source, place, flags),
             Err(Errno::EPERM | Errno::ENODEV | Errno::EACCES) if refused == Refused::Skip => {
                 self.report.note(self.step, Outcome::Skipped as u8);
                 return Ok(());
             }
             Err(errno) => return Err(errno.into()),
         }
+        self.mounted(target);
         if !copy_up && propagation == 0 {
             return Ok(());
         }
         let mounted = self.target(target, Create::No, true, follow)?;
         if copy_up {
-            copyup::copy_tree(place.0, mounted.0).map_err(|errno| Fault::with(errno, Detail::CopyUp))?;
+            copyup::copy_tree(place, mounted).map_err(|errno| Fault::with(errno, Detail::CopyUp))?;
         }
         let set = if copy_up && flags & libc::MS_RDONLY != 0 { ATTR_RDONLY } else { 0 };
-        Ok(mount::mount_setattr(mounted.0, 0, &MountAttr { set, propagation, ..MountAttr::default() })?)
+        Ok(mount::mount_setattr(mounted, 0, &MountAttr { set, propagation, ..MountAttr::default() })?)
     }
 
     /// A user namespace without a network or process namespace of its own may not mount sysfs or procfs: the host's is bound.
-    fn bind_host(&self, path: &CStr, source: &CStr, place: &Held, flags: u64) -> Done {
+    fn bind_host(&mut self, path: &CStr, source: &CStr, place: i32, flags: u64) -> Done {
         let host = if source.to_bytes().first() == Some(&b'/') { source } else { path };
-        let tree = Held(mount::open_tree(libc::AT_FDCWD, host, OPEN_TREE_CLONE | AT_RECURSIVE)?);
-        mount::move_mount(tree.0, place.0)?;
+        let tree = mount::open_tree(libc::AT_FDCWD, host, OPEN_TREE_CLONE | AT_RECURSIVE)?;
+        mount::move_mount(tree, place)?;
+        self.mounted(path);
         let mut set = 0;
         for (old, new) in [(libc::MS_RDONLY, ATTR_RDONLY), (libc::MS_NOSUID, ATTR_NOSUID), (libc::MS_NODEV, ATTR_NODEV), (libc::MS_NOEXEC, ATTR_NOEXEC)] {
             set |= if flags & old != 0 { new } else { 0 };
         }
-        mount::mount_setattr(tree.0, AT_RECURSIVE, &MountAttr { set, ..MountAttr::default() })?;
+        mount::mount_setattr(tree, AT_RECURSIVE, &MountAttr { set, ..MountAttr::default() })?;
         self.report.note(self.step, Outcome::BoundHost as u8);
         Ok(())
     }
@@ -62,20 +64,17 @@ impl World<'_> {
         let StepRef::Bind { target, slot: index, source, recursive, create, in_proc, link, set, clear, rset, rclear, propagation } = step else {
             return Err(Errno::EINVAL.into());
         };
-        let opened;
         let tree = if index == slot::NONE {
             let flags = OPEN_TREE_CLONE | if recursive { AT_RECURSIVE } else { 0 } | if link { libc::AT_SYMLINK_NOFOLLOW as u32 } else { 0 };
-            opened = Held(mount::open_tree(libc::AT_FDCWD, source, flags).map_err(|errno| Fault::with(errno, Detail::Source))?);
-            opened.0
+            mount::open_tree(libc::AT_FDCWD, source, flags).map_err(|errno| Fault::with(errno, Detail::Source))?
         } else {
-            opened = Held(self.slot(index)?);
-            opened.0
+            self.slot(index)?
         };
         if link && file::fstat(tree)?.st_mode & libc::S_IFMT == libc::S_IFLNK {
             return self.copy_link(tree, target);
         }
         let place = self.target(target, create, is_folder(tree)?, true)?;
-        if !in_proc && file::filesystem(place.0)? == PROC_SUPER_MAGIC {
+        if !in_proc && file::filesystem(place)? == PROC_SUPER_MAGIC {
             return Err(Fault::with(Errno::EPERM, Detail::InsideProc));
         }
         let attributes = |errno| Fault::with(errno, Detail::Attributes);
@@ -93,11 +92,12 @@ impl World<'_> {
                 mount::mount_setattr(tree, deep, &MountAttr { propagation, ..MountAttr::default() }).map_err(attributes)?;
             }
         }
-        mount::move_mount(tree, place.0)?;
+        mount::move_mount(tree, place)?;
+        self.mounted(target);
         Ok(())
     }
 
-    fn copy_link(&self, link: i32, target: &CStr) -> Done {
+    fn copy_link(&mut self, link: i32, target: &CStr) -> Done {
         let mut text = [0_u8; libc::PATH_MAX as usize];
         let length = file::readlinkat(link, c"", &mut text[..libc::PATH_MAX as usize - 1])?;
         text[length] = 0;
@@ -117,7 +117,7 @@ impl World<'_> {
             other => other?,
         };
         let deep = if recursive { AT_RECURSIVE } else { 0 };
-        Ok(mount::mount_setattr(place.0, deep, &MountAttr { set, clear, propagation, userns_fd: 0 })?)
+        Ok(mount::mount_setattr(place, deep, &MountAttr { set, clear, propagation, userns_fd: 0 })?)
     }
 
     pub(super) fn protect(&mut self, target: &CStr, how: Protection) -> Done {
@@ -130,103 +130,103 @@ impl World<'_> {
         };
         match how {
             Protection::ReadOnly => {
-                let tree = Held(mount::open_tree(place.0, c"", OPEN_TREE_CLONE | AT_RECURSIVE)?);
+                let tree = mount::open_tree(place, c"", OPEN_TREE_CLONE | AT_RECURSIVE)?;
                 let set = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
-                mount::mount_setattr(tree.0, AT_RECURSIVE, &set)?;
-                Ok(mount::move_mount(tree.0, place.0)?)
+                mount::mount_setattr(tree, AT_RECURSIVE, &set)?;
+                Ok(mount::move_mount(tree, place)?)
             }
-            Protection::Mask if is_folder(place.0)? => {
+            Protection::Mask if is_folder(place)? => {
                 self.report.note(self.step, Outcome::MaskedFolder as u8);
-                self.mask_folder(target, &place)
+                self.mask_folder(target, place)
             }
             Protection::Mask => {
                 self.report.note(self.step, Outcome::MaskedFile as u8);
-                let null = Held(self.null_device()?);
-                let tree = Held(mount::open_tree(null.0, c"", OPEN_TREE_CLONE)?);
-                Ok(mount::move_mount(tree.0, place.0)?)
+                let tree = mount::open_tree(self.null_device()?, c"", OPEN_TREE_CLONE)?;
+                Ok(mount::move_mount(tree, place)?)
             }
         }
     }
 
     /// One empty read-only tmpfs serves all masked folders: a superblock each would be the dearest part of the whole set-up.
-    fn mask_folder(&mut self, target: &CStr, place: &Held) -> Done {
+    fn mask_folder(&mut self, target: &CStr, place: i32) -> Done {
         if self.empty >= 0 {
-            let tree = Held(mount::open_tree(self.empty, c"", OPEN_TREE_CLONE)?);
-            return Ok(mount::move_mount(tree.0, place.0)?);
+            let tree = mount::open_tree(self.empty, c"", OPEN_TREE_CLONE)?;
+            return Ok(mount::move_mount(tree, place)?);
         }
-        file::fchdir(place.0)?;
+        file::fchdir(place)?;
         mount::mount(c"tmpfs", c".", c"tmpfs", libc::MS_RDONLY, c"nr_blocks=1,nr_inodes=1")?;
         // Kept open, by its path now that it covers the folder: later masks are clones of it.
-        self.empty = lookup(self.root, target, 0, true)?.keep();
+        self.empty = lookup(self.root, target, 0, true)?;
         Ok(())
     }
 
     /// The container's null device, checked to be it: an image may have put a link there (CVE-2025-31133).
-    fn null_device(&self) -> Result<i32, Fault> {
-        let null = lookup(self.root, c"/dev/null", libc::O_NOFOLLOW, true)?;
-        let stat = file::fstat(null.0)?;
-        if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-            return Err(Fault::with(Errno::ENODEV, Detail::NotNull));
+    fn null_device(&mut self) -> Result<i32, Fault> {
+        if self.null < 0 {
+            let null = lookup(self.root, c"/dev/null", libc::O_NOFOLLOW, true)?;
+            let stat = file::fstat(null)?;
+            if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+                return Err(Fault::with(Errno::ENODEV, Detail::NotNull));
+            }
+            self.null = null;
         }
-        Ok(null.keep())
+        Ok(self.null)
     }
 
     pub(super) fn node(&mut self, step: StepRef) -> Done {
         let StepRef::Node { path, mode, device, uid, gid, bind } = step else {
             return Err(Errno::EINVAL.into());
         };
-        let (folder, start) = self.parent_of(path)?;
-        let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[start..]).map_err(|_| Errno::EINVAL)?;
+        let (folder, name) = self.parent_of(path)?;
         if bind {
-            return self.bind_node(path, &folder, name);
+            return self.bind_node(path, folder, name);
         }
-        match file::mknodat(folder.0, name, mode, device) {
+        match file::mknodat(folder, name, mode, device) {
             Ok(()) => {}
-            Err(Errno::EPERM) => return self.bind_node(path, &folder, name),
-            Err(Errno::EEXIST) => return self.existing_node(&folder, name, mode, device),
+            Err(Errno::EPERM) => return self.bind_node(path, folder, name),
+            Err(Errno::EEXIST) => return existing_node(folder, name, mode, device),
             Err(errno) => return Err(errno.into()),
         }
         if uid != 0 || gid != 0 {
-            file::fchownat(folder.0, name, uid, gid)?;
+            file::fchownat(folder, name, uid, gid)?;
         }
         Ok(())
     }
 
-    /// A node that is there already must be the one that is asked for.
-    fn existing_node(&self, folder: &Held, name: &CStr, mode: u32, device: u64) -> Done {
-        let there = Held(file::openat(folder.0, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?);
-        let stat = file::fstat(there.0)?;
-        let same = stat.st_mode & libc::S_IFMT == mode & libc::S_IFMT && (stat.st_rdev == device || mode & libc::S_IFMT == libc::S_IFIFO);
-        if same { Ok(()) } else { Err(Errno::EEXIST.into()) }
-    }
-
     /// mknod is refused in a user namespace: the host's device is bound onto an empty file.
-    fn bind_node(&self, path: &CStr, folder: &Held, name: &CStr) -> Done {
+    fn bind_node(&self, path: &CStr, folder: i32, name: &CStr) -> Done {
         let source = |errno| Fault::with(errno, Detail::Source);
-        let tree = Held(mount::open_tree(libc::AT_FDCWD, path, OPEN_TREE_CLONE).map_err(source)?);
-        match file::mknodat(folder.0, name, libc::S_IFREG | 0o666, 0) {
+        let tree = mount::open_tree(libc::AT_FDCWD, path, OPEN_TREE_CLONE).map_err(source)?;
+        match file::mknodat(folder, name, libc::S_IFREG | 0o666, 0) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let place = Held(file::openat(folder.0, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?);
-        mount::move_mount(tree.0, place.0)?;
+        let place = file::openat(folder, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+        mount::move_mount(tree, place)?;
         self.report.note(self.step, Outcome::BoundHost as u8);
         Ok(())
     }
 
-    pub(super) fn symlink(&self, path: &CStr, target: &CStr) -> Done {
-        let (folder, start) = self.parent_of(path)?;
-        let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[start..]).map_err(|_| Errno::EINVAL)?;
-        match file::symlinkat(target, folder.0, name) {
+    pub(super) fn symlink(&mut self, path: &CStr, target: &CStr) -> Done {
+        let (folder, name) = self.parent_of(path)?;
+        match file::symlinkat(target, folder, name) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 
     /// Puts the terminal's peer on `/dev/console`, from its descriptor.
-    pub(super) fn mount_console(&self, peer: i32) -> Done {
-        let place = make(self.root, c"/dev/console", false, false)?;
-        let tree = Held(mount::open_tree(peer, c"", OPEN_TREE_CLONE)?);
-        Ok(mount::move_mount(tree.0, place.0)?)
+    pub(super) fn mount_console(&mut self, peer: i32) -> Done {
+        let place = self.target(c"/dev/console", Create::LikeSource, false, false)?;
+        let tree = mount::open_tree(peer, c"", OPEN_TREE_CLONE)?;
+        Ok(mount::move_mount(tree, place)?)
     }
+}
+
+/// A node that is there already must be the one that is asked for.
+fn existing_node(folder: i32, name: &CStr, mode: u32, device: u64) -> Done {
+    let there = file::openat(folder, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+    let stat = file::fstat(there)?;
+    let same = stat.st_mode & libc::S_IFMT == mode & libc::S_IFMT && (stat.st_rdev == device || mode & libc::S_IFMT == libc::S_IFIFO);
+    if same { Ok(()) } else { Err(Errno::EEXIST.into()) }
 }

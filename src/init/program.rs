@@ -59,7 +59,12 @@ fn check(path: &CStr) -> Result<(), Fault> {
 
 impl World<'_> {
     /// Looks a name up in PATH, or takes a path as it is; the first that may be run is kept, as Go's and the shells' lookups do.
-    pub(super) fn find_program(&mut self, name: &CStr, path: &CStr) -> Done {
+    ///
+    /// HOME is read now too: a filter may forbid opening files later.
+    pub(super) fn find_program(&mut self, name: &CStr, path: &CStr, home: bool, uid: u32) -> Done {
+        if home {
+            self.home(uid)?;
+        }
         let bytes = name.to_bytes();
         if bytes.contains(&b'/') {
             self.program = self.scratch.compose(0, &[bytes])?;
@@ -80,10 +85,9 @@ impl World<'_> {
     }
 
     /// execve. Where create's caller is gone already, the container's stderr is the only place left for the reason.
-    pub(super) fn exec(&mut self, args: StrList, env: StrList, home: bool, uid: u32) -> Done {
+    pub(super) fn exec(&mut self, args: StrList, env: StrList, home: bool) -> Done {
         self.report.filtered.store(1, Ordering::Release);
-        let home = if home { Some(self.home(uid)?) } else { None };
-        let (argv, envp) = self.scratch.arrays(args, env, home);
+        let (argv, envp) = self.scratch.arrays(args, env, home.then_some(HOME_AT));
         let path = self.scratch.text_at(0)?;
         let errno = process::execveat(libc::AT_FDCWD, path, argv, envp, 0);
         self.say_why(errno);
@@ -106,7 +110,7 @@ impl World<'_> {
     }
 
     /// HOME from the container's own passwd, read line by line through a small window; `/` where the user has none.
-    fn home(&mut self, uid: u32) -> Result<usize, Fault> {
+    fn home(&mut self, uid: u32) -> Done {
         let mut window = [0_u8; 4096];
         let mut filled = 0;
         let passwd = file::openat(libc::AT_FDCWD, c"/etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0).map(Held);
@@ -117,13 +121,13 @@ impl World<'_> {
                 let mut start = 0;
                 while let Some(end) = window[start..filled].iter().position(|&b| b == b'\n').map(|n| start + n) {
                     if self.home_in(&window[start..end], uid)? {
-                        return Ok(HOME_AT);
+                        return Ok(());
                     }
                     start = end + 1;
                 }
                 if count == 0 {
                     if self.home_in(&window[start..filled], uid)? {
-                        return Ok(HOME_AT);
+                        return Ok(());
                     }
                     break;
                 }
@@ -134,7 +138,7 @@ impl World<'_> {
             }
         }
         self.scratch.compose(HOME_AT, &[b"HOME=/"])?;
-        Ok(HOME_AT)
+        Ok(())
     }
 
     /// Takes the sixth field of a passwd line whose third is the user.

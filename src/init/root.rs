@@ -1,7 +1,7 @@
 //! The container's root: attaching it, leaving the old one, and what is written through procfs.
 
 use super::report::{Detail, Fault};
-use super::target::{Held, make};
+use super::target::{Held, Parent, make_folder};
 use super::{Done, World};
 use crate::plan::step::{Leave, slot};
 use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS};
@@ -44,6 +44,7 @@ impl World<'_> {
         }
         file::chdir(c"/")?;
         self.root = file::openat(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        self.parent = Parent::NONE;
         Ok(())
     }
 
@@ -76,7 +77,7 @@ impl World<'_> {
     /// (CVE-2024-21626), and the kernel says so by a name without a leading slash.
     pub(super) fn working_directory(&self, path: &CStr, create: bool) -> Done {
         if create {
-            make(self.root, path, true, true)?;
+            make_folder(self.root, path, true)?;
             return Ok(());
         }
         file::chdir(path)?;

@@ -55,18 +55,20 @@ impl PathBuffer {
 
 /// Opens a path inside a root with `O_PATH`, symbolic links resolved within it or refused.
 ///
-/// # Errors
-/// The kernel's.
-pub fn lookup(root: i32, path: &CStr, flags: i32, follow: bool) -> Result<Held, Errno> {
-    let resolve = RESOLVE_IN_ROOT | if follow { 0 } else { RESOLVE_NO_SYMLINKS };
-    file::openat2(root, path, libc::O_PATH | flags, 0, resolve).map(Held)
-}
-
-/// Opens a path inside a root; missing folders on the way are made 0755. `last` is what the last component becomes.
+/// The descriptors of this room stay open until the step that closes all at once: a call for each would double the number of calls.
 ///
 /// # Errors
 /// The kernel's.
-pub fn make(root: i32, path: &CStr, last_is_folder: bool, follow: bool) -> Result<Held, Errno> {
+pub fn lookup(root: i32, path: &CStr, flags: i32, follow: bool) -> Result<i32, Errno> {
+    let resolve = RESOLVE_IN_ROOT | if follow { 0 } else { RESOLVE_NO_SYMLINKS };
+    file::openat2(root, path, libc::O_PATH | flags, 0, resolve)
+}
+
+/// Opens a folder inside a root; missing folders on the way are made 0755.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_folder(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
     match lookup(root, path, 0, follow) {
         Err(Errno::ENOENT) => {}
         other => return other,
@@ -81,10 +83,9 @@ pub fn make(root: i32, path: &CStr, last_is_folder: bool, follow: bool) -> Resul
             continue;
         }
         let end = bytes[start..].iter().position(|&b| b == b'/').map_or(bytes.len(), |n| start + n);
-        let is_last = bytes[end..].iter().all(|&b| b == b'/');
         parent = match lookup(root, buffer.head(bytes, end)?, 0, follow) {
             Err(Errno::ENOENT) => {
-                create(parent.0, buffer.head(&bytes[start..], end - start)?, !is_last || last_is_folder)?;
+                create(parent, buffer.head(&bytes[start..], end - start)?, true)?;
                 lookup(root, buffer.head(bytes, end)?, 0, follow)?
             }
             other => other?,
@@ -102,27 +103,105 @@ fn create(parent: i32, name: &CStr, folder: bool) -> Result<(), Errno> {
     }
 }
 
+/// The folder that the last name was looked up in: most names of a set-up share `/dev` or `/sys/fs/cgroup`.
+pub(super) struct Parent {
+    path: [u8; 64],
+    length: usize,
+    descriptor: i32,
+}
+
+impl Parent {
+    pub(super) const NONE: Self = Self { path: [0; 64], length: 0, descriptor: -1 };
+
+    fn get(&self, folder: &[u8]) -> Option<i32> {
+        (self.descriptor >= 0 && &self.path[..self.length] == folder).then_some(self.descriptor)
+    }
+
+    fn set(&mut self, folder: &[u8], descriptor: i32) {
+        self.descriptor = -1;
+        if let Some(place) = self.path.get_mut(..folder.len()) {
+            place.copy_from_slice(folder);
+            self.length = folder.len();
+            self.descriptor = descriptor;
+        }
+    }
+}
+
+/// A path's folder and last name; the folder of `/name` is empty.
+fn split(path: &CStr) -> Result<(&[u8], &CStr), Errno> {
+    let bytes = path.to_bytes_with_nul();
+    let cut = bytes.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
+    let name = CStr::from_bytes_with_nul(&bytes[cut..]).map_err(|_| Errno::EINVAL)?;
+    Ok((&bytes[..cut.saturating_sub(1)], name))
+}
+
 impl World<'_> {
     /// The place where a mount goes.
-    pub(super) fn target(&self, path: &CStr, create: Create, source_is_folder: bool, follow: bool) -> Result<Held, Fault> {
-        let found = match create {
-            Create::No => lookup(self.root, path, 0, follow),
-            Create::Folder => make(self.root, path, true, follow),
-            Create::LikeSource => make(self.root, path, source_is_folder, follow),
+    pub(super) fn target(&mut self, path: &CStr, create: Create, source_is_folder: bool, follow: bool) -> Result<i32, Fault> {
+        let folder = match create {
+            Create::No => None,
+            Create::Folder => Some(true),
+            Create::LikeSource => Some(source_is_folder),
         };
-        found.map_err(|errno| match errno {
+        self.find_or_make(path, folder, follow).map_err(|errno| match errno {
             Errno::ELOOP if !follow => Fault::with(errno, Detail::SymlinkedTarget),
             _ => Fault::with(errno, Detail::Target),
         })
     }
 
-    /// The folder that holds a path's last component, made if missing, and where the component begins.
-    pub(super) fn parent_of(&self, path: &CStr) -> Result<(Held, usize), Fault> {
-        let bytes = path.to_bytes();
-        let cut = bytes.iter().rposition(|&b| b == b'/').unwrap_or(0);
+    fn find_or_make(&mut self, path: &CStr, folder: Option<bool>, follow: bool) -> Result<i32, Errno> {
+        let (parent_path, name) = split(path)?;
+        let cached = if name.is_empty() { None } else { self.parent.get(parent_path) };
+        match (cached, folder) {
+            // The folder that is held was filled by hull just now: the name is most likely missing.
+            (Some(parent), Some(folder)) => {
+                create(parent, name, folder)?;
+                self.look_in(parent, name, path, follow)
+            }
+            (Some(parent), None) => self.look_in(parent, name, path, follow),
+            (None, folder) => match (lookup(self.root, path, 0, follow), folder) {
+                (Err(Errno::ENOENT), Some(folder)) => {
+                    let parent = self.folder(parent_path)?;
+                    create(parent, name, folder)?;
+                    self.look_in(parent, name, path, follow)
+                }
+                (found, _) => found,
+            },
+        }
+    }
+
+    /// A name in a folder that is held; a symbolic link must be resolved from the root.
+    fn look_in(&self, parent: i32, name: &CStr, path: &CStr, follow: bool) -> Result<i32, Errno> {
+        match lookup(parent, name, 0, false) {
+            Err(Errno::ELOOP) => lookup(self.root, path, 0, follow),
+            other => other,
+        }
+    }
+
+    /// A folder of the container, made if missing, and kept for the next name.
+    fn folder(&mut self, path: &[u8]) -> Result<i32, Errno> {
+        if let Some(descriptor) = self.parent.get(path) {
+            return Ok(descriptor);
+        }
         let mut buffer = PathBuffer::new();
-        let folder = if cut == 0 { c"/" } else { buffer.head(bytes, cut)? };
-        let held = make(self.root, folder, true, true).map_err(|errno| Fault::with(errno, Detail::Target))?;
-        Ok((held, if bytes.first() == Some(&b'/') || cut > 0 { cut + 1 } else { 0 }))
+        let name = if path.is_empty() { c"/" } else { buffer.head(path, path.len())? };
+        let descriptor = make_folder(self.root, name, true)?;
+        self.parent.set(path, descriptor);
+        Ok(descriptor)
+    }
+
+    /// The folder that holds a path's last component, made if missing, and that component.
+    pub(super) fn parent_of<'p>(&mut self, path: &'p CStr) -> Result<(i32, &'p CStr), Fault> {
+        let (folder, name) = split(path)?;
+        let held = self.folder(folder).map_err(|errno| Fault::with(errno, Detail::Target))?;
+        Ok((held, name))
+    }
+
+    /// After a mount: what was held below or at it may lie under it now.
+    pub(super) fn mounted(&mut self, target: &CStr) {
+        let (path, held) = (target.to_bytes(), &self.parent.path[..self.parent.length]);
+        if held.starts_with(path) || path == b"/" {
+            self.parent = Parent::NONE;
+        }
     }
 }

@@ -91,8 +91,7 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
     for (step, from) in steps {
         add(step, from);
     }
-    let home = !process.env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
-    add(exec_step(process, process.env.clone(), home), "process.args, process.env");
+    add(exec_step(process, process.env.clone()), "process.args, process.env");
     plan.warnings = warnings;
     Ok(plan)
 }

@@ -164,7 +164,7 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
     steps.push((capabilities(masks.effective, masks.permitted | extra), "process.capabilities"));
     steps.push((Step::WorkingDirectory { path: process.cwd.clone(), create: false }, "process.cwd"));
     let path = process.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
-    steps.push((Step::Program { name: process.args[0].clone(), path: path.to_owned() }, "process.args[0]"));
+    steps.push((Step::Program { name: process.args[0].clone(), path: path.to_owned(), home: needs_home(&process.env), uid: process.user.uid }, "process.args[0]"));
     steps.push((set(Attribute::Descriptors, 3 + u64::from(place.preserve_fds)), "[descriptors]"));
     steps.push((set(Attribute::Umask, u64::from(process.user.umask.unwrap_or(0o022))), "process.user.umask"));
     steps.push((set(Attribute::Signals, facts.ignored_signals), "[signals]"));
@@ -257,8 +257,7 @@ pub fn program(draft: &mut Draft) -> Result<()> {
     draft.inside(Step::WaitStart {}, "[start]");
     super::hooks::start(draft);
     let env: Vec<String> = process.env.iter().chain(&draft.request.extra_env).cloned().collect();
-    let home = !env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
-    draft.inside(exec_step(process, env, home), "process.args, process.env");
+    draft.inside(exec_step(process, env), "process.args, process.env");
     Ok(())
 }
 
@@ -273,8 +272,14 @@ fn outside_limits(draft: &mut Draft, process: &Process) -> Result<()> {
     Ok(())
 }
 
+/// HOME is set where the config does not (as runc has it).
+fn needs_home(env: &[String]) -> bool {
+    !env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()))
+}
+
 /// execve with the environment given.
-pub fn exec_step(process: &Process, env: Vec<String>, home: bool) -> Step {
+pub fn exec_step(process: &Process, env: Vec<String>) -> Step {
+    let home = needs_home(&env);
     let env = if home { env.into_iter().filter(|variable| !variable.starts_with("HOME=")).collect() } else { env };
-    Step::Exec { args: process.args.clone(), env, home, uid: process.user.uid }
+    Step::Exec { args: process.args.clone(), env, home }
 }

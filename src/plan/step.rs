@@ -65,7 +65,7 @@ choice! {
         Session = 11,
         /// `SIOCSIFFLAGS` of `lo`.
         Loopback = 12,
-        /// Descriptors from `number` on end at execve.
+        /// Descriptors from `number` on are closed, but those of the socket and the fifo.
         Descriptors = 13,
         /// setrlimit(2): resource in `number`, soft and hard limit as two 64-bit words in `bytes`.
         Rlimit = 14,
@@ -174,12 +174,12 @@ steps! {
     Capabilities = 20 { effective: U64, permitted: U64, inheritable: U64, ambient: U64 }
     /// Changes the working directory, made if missing, and checks that it lies inside the root (CVE-2024-21626).
     WorkingDirectory = 21 { path: Str, create: Flag }
-    /// Looks the program up, so that a missing one is create's error.
-    Program = 22 { name: Str, path: Str }
+    /// Looks the program up, so that a missing one is create's error; with `home`, also HOME in the container's passwd.
+    Program = 22 { name: Str, path: Str, home: Flag, uid: U32 }
     /// Loads the filter; with `notify` the parent takes the listener.
     Filter = 23 { program: Bytes, flags: U32, notify: Flag }
     /// Waits for `start`.
     WaitStart = 24 { }
-    /// Becomes the program; with `home`, HOME is looked up in the container's passwd.
-    Exec = 25 { args: Strs, env: Strs, home: Flag, uid: U32 }
+    /// Becomes the program; with `home`, HOME is the one that was looked up.
+    Exec = 25 { args: Strs, env: Strs, home: Flag }
 }

@@ -61,6 +61,44 @@ pub fn cloexec_from(first: i32) -> Sys<()> {
     call!(libc::SYS_close_range, first as u32, u32::MAX, CLOSE_RANGE_CLOEXEC).map(drop)
 }
 
+/// close_range(2): closes the descriptors from `first` to `last`, both included. Before kernel 5.9 one by one, up to 4096.
+///
+/// # Errors
+/// EINVAL.
+pub fn close_range(first: i32, last: i32) -> Sys<()> {
+    if last < first {
+        return Ok(());
+    }
+    match call!(libc::SYS_close_range, first as u32, last as u32, 0) {
+        Err(Errno::ENOSYS) => {
+            (first..=last.min(4096)).for_each(close);
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
+/// A small file of procfs or cgroupfs, whole, in two reads.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_small(path: &CStr) -> Sys<Vec<u8>> {
+    let held = crate::init::Held(openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
+    let mut bytes = vec![0; 8192];
+    let mut filled = 0;
+    loop {
+        match read(held.0, &mut bytes[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+        if filled == bytes.len() {
+            bytes.resize(filled * 2, 0);
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
 /// mkdirat(2).
 ///
 /// # Errors
