@@ -107,6 +107,9 @@ def difference(ours, reference, where=""):
             if found:
                 return found
         return None
+    if isinstance(ours, list) and isinstance(reference, list) and len(ours) == len(reference):
+        found = [difference(mine, theirs, f"{where}[{at}]") for at, (mine, theirs) in enumerate(zip(ours, reference))]
+        return " ; ".join(f for f in found if f) or None
     if isinstance(ours, str) and isinstance(reference, str) and "\n" in ours + reference:
         mine, theirs = ours.splitlines(), reference.splitlines()
         only = [f"+{l}" for l in mine if l not in theirs] + [f"-{l}" for l in theirs if l not in mine]
