@@ -122,6 +122,8 @@ for what, (args, *words) in WRONG.items():
         seen = r.create(b).refused(*words)
         expect(not (b / "init.pid").exists() or not alive(int((b / "init.pid").read_text())), "its process lives")
         gone = r.call("state", "wrong", bundle=b).refused("does not exist")
+        left = r.s.cgroups(f"/{r.s.tag}/wrong/")
+        expect(not left, "cgroups left:", left)
         r.clean(b)
         return seen, gone
 

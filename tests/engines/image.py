@@ -18,11 +18,13 @@ PASSWD = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\nuser:x:1000
 GROUP = "root:x:0:\ndaemon:x:1:\nuser:x:1000:\nextra:x:2000:user\n"
 
 # Prints one aspect of the process's world, for comparison between runtimes. Programs are named by their full path,
-# as busybox's shell would otherwise run them without an exec.
+# as busybox's shell would otherwise run them without an exec. Mounts are sorted, as their order tells when they were
+# made and not how they stack; the folder of the v1 hierarchies is left writable by runc where the config says "ro".
 SHOW = r"""#!/bin/sh
 case $1 in
 credentials) /bin/grep -E '^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp|SigBlk|SigIgn|Umask):' /proc/self/status ;;
-mounts) /usr/bin/awk '{i=7; while ($i != "-") i++; print $5, $6, $(i+1), (i > 7 ? "propagated" : "private")}' /proc/self/mountinfo ;;
+mounts) /usr/bin/awk '{i=7; while ($i != "-") i++; print $5, $6, $(i+1), (i > 7 ? "propagated" : "private")}' /proc/self/mountinfo |
+    /bin/sed 's,^/sys/fs/cgroup r[ow],/sys/fs/cgroup r?,' | /usr/bin/sort ;;
 devices) cd /dev && for f in * pts/ptmx; do
     [ -L "$f" ] && echo "$f -> $(readlink "$f")" || /bin/stat -c '%n %F %a %u:%g %t,%T' "$f"; done ;;
 limits) /bin/cat /proc/self/limits ;;
