@@ -1,6 +1,6 @@
 //! What is wrong from the beginning: always one clear sentence, the right exit status, and nothing left.
 
-use crate::support::users::{private_mounts, version};
+use crate::support::users::private_mounts;
 use crate::support::{Bundle, fixture, runtime};
 use serde_json::{Value, json};
 use std::fs;
@@ -55,7 +55,7 @@ fn fails(b: &Bundle) -> String {
     let lines = error
         .trim()
         .lines()
-        .filter(|l| !l.contains("level=warning"))
+        .filter(|l| !l.contains("level=warning") && !l.contains("warning:"))
         .count();
     assert!(
         lines <= 1 || !runtime::drives_hull(),
@@ -122,14 +122,14 @@ fn config_that_is_a_folder() {
 fn empty_config() {
     text_fails("");
     text_fails("{}");
-    only_hull!("{} falls over null and a list", version());
+    only_hull!("runc 1.1.5 falls over null and a list");
     text_fails("null");
     text_fails("[]");
 }
 
 fn wrong_json_names_line_and_column() {
     let error = text_fails("{\n  \"ociVersion\": \"1.0.2\",\n  \"process\": }\n");
-    only_hull!("{} tells neither line nor column", version());
+    only_hull!("runc 1.1.5 tells neither line nor column");
     assert_has!(error, "line 3");
     assert_has!(error, "column 14");
 }
@@ -228,7 +228,7 @@ fn unknown_fields_are_ignored() {
 }
 
 fn missing_version() {
-    only_hull!("{} does not look at it", version());
+    only_hull!("runc 1.1.5 does not look at it");
     let mut b = Bundle::new();
     b.remove("/ociVersion");
     assert_has!(fails(&b), "ociversion");
@@ -251,7 +251,7 @@ fn foreign_versions() {
             "{good}"
         );
     }
-    only_hull!("{} does not look at it", version());
+    only_hull!("runc 1.1.5 does not look at it");
     for bad in ["2.0.0", "0.9.0", "one", ""] {
         let mut b = Bundle::new();
         b.set("/ociVersion", json!(bad));
@@ -320,7 +320,7 @@ fn bad_ids() {
 fn longest_id() {
     let mut b = Bundle::sh("echo here");
     b.id = "a".repeat(255);
-    only_hull!("{} has limits of its own", version());
+    only_hull!("runc 1.1.5 has limits of its own");
     let out = b.run();
     assert!(
         out.status == 0 || out.stderr.contains("too long") || out.stderr.contains("longer"),

@@ -354,7 +354,7 @@ fn pid_file_names_the_first_process() {
 }
 
 fn options_stand_before_or_after_the_id() {
-    only_hull!("{} takes no option after the id", version());
+    only_hull!("runc 1.1.5 takes no option after the id");
     let b = Bundle::sleeper();
     let c = b.started();
     b.call(&["kill", &b.id, "--all", "KILL"]).success();

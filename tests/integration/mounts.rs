@@ -1,6 +1,6 @@
 //! `mounts`: every kind and option, read from mountinfo inside the container.
 
-use crate::support::users::{private_mounts, version};
+use crate::support::users::private_mounts;
 use crate::support::{Bundle, fixture};
 use serde_json::json;
 use std::fs;
@@ -36,6 +36,7 @@ tests![
     sysfs_is_this_network_namespaces,
     devpts_is_a_new_instance,
     mqueue_and_shm,
+    mqueue_belongs_to_root_in_a_user_namespace,
     label_less_data_options_reach_the_file_system,
     idmapped_mount_in_a_user_namespace,
     idmapped_mount_without_a_user_namespace,
@@ -87,10 +88,7 @@ fn tmpfs_takes_size_mode_and_flags() {
 }
 
 fn tmpfs_mode_wins_over_the_folder_below() {
-    only_hull!(
-        "{} gives a tmpfs the mode of the folder below it",
-        version()
-    );
+    only_hull!("runc 1.1.5 gives a tmpfs the mode of the folder below it");
     let mut b = Bundle::new();
     b.mount("/mnt", "tmpfs", "tmpfs", &["mode=1711"]);
     b.mount("/var", "tmpfs", "tmpfs", &[]);
@@ -144,7 +142,7 @@ fn flags_are_taken_back_by_their_opposites() {
 }
 
 fn the_option_defaults_means_nothing() {
-    only_hull!("{} hands the option to the file system", version());
+    only_hull!("runc 1.1.5 hands the option to the file system");
     let mut b = Bundle::new();
     b.mount("/mnt", "tmpfs", "tmpfs", &["nosuid", "ro", "defaults"]);
     assert_options(&mut b, "/mnt", &["ro", "nosuid"], &[]);
@@ -401,7 +399,7 @@ fn bind_with_type_none_or_bind() {
 /// A flag that the host's mount has may not be taken away in a user namespace: the kernel answers EPERM to a remount without it, so the
 /// runtime must keep it where the configuration does not ask for its opposite.
 fn bind_keeps_locked_flags_in_a_user_namespace() {
-    only_hull!("{} fails with EPERM there", version());
+    only_hull!("runc 1.1.5 fails with EPERM there");
     private_mounts();
     let source = fixture::new_dir("locked");
     let flags = nix::mount::MsFlags::MS_NOSUID
@@ -475,6 +473,16 @@ fn mqueue_and_shm() {
     );
 }
 
+/// The kernel gives a new mqueue to the ids of whoever mounts it: these must be root's inside by then.
+fn mqueue_belongs_to_root_in_a_user_namespace() {
+    only_hull!("runc 1.1.5 gives it root's user and nobody's group");
+    let mut b = Bundle::with_user_namespace();
+    assert_eq!(
+        b.output_of("stat -c '%u %g' /dev/mqueue /dev/shm"),
+        "0 0\n0 0"
+    );
+}
+
 fn label_less_data_options_reach_the_file_system() {
     let mut b = Bundle::new();
     b.mount("/mnt", "tmpfs", "tmpfs", &["nr_inodes=12"]);
@@ -493,7 +501,7 @@ fn folder_of_1000() -> String {
 }
 
 fn idmapped_mount_in_a_user_namespace() {
-    only_hull!("{} has no idmapped mounts", version());
+    only_hull!("runc 1.1.5 has no idmapped mounts");
     let source = folder_of_1000();
     let mut b = Bundle::with_user_namespace();
     b.mount("/mnt", "bind", &source, &["bind", "idmap"]);
@@ -508,7 +516,7 @@ fn idmapped_mount_in_a_user_namespace() {
 }
 
 fn idmapped_mount_without_a_user_namespace() {
-    only_hull!("{} has no idmapped mounts", version());
+    only_hull!("runc 1.1.5 has no idmapped mounts");
     let source = folder_of_1000();
     let map = json!([{ "containerID": 1000, "hostID": 5000, "size": 1 }]);
     let mut b = Bundle::new();
@@ -519,7 +527,7 @@ fn idmapped_mount_without_a_user_namespace() {
 }
 
 fn recursive_idmapped_mount() {
-    only_hull!("{} has no idmapped mounts", version());
+    only_hull!("runc 1.1.5 has no idmapped mounts");
     let source = tree_with_submount();
     std::os::unix::fs::chown(format!("{source}/sub/inner"), Some(1000), Some(1000)).unwrap();
     for (option, owner) in [("ridmap", "1000"), ("idmap", "65534")] {

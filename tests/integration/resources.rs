@@ -1,6 +1,5 @@
 //! `linux.resources`, read from the cgroups' own files; `update`, which changes them; `events`, which tells of them.
 
-use crate::support::users::version;
 use crate::support::{Bundle, Container, fixture, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -146,7 +145,7 @@ fn cpu_sets() {
 }
 
 fn cpu_idle_and_burst() {
-    only_hull!("{} has neither", version());
+    only_hull!("runc 1.1.5 has neither");
     let b = limited(json!({ "cpu": { "quota": 50_000, "period": 100_000, "burst": 10_000 } }));
     let c = b.started();
     assert_eq!(b.cgroup_file("cpu", "cpu.cfs_burst_us"), "10000");
@@ -219,7 +218,7 @@ fn block_io_weight() {
         .find(|f| fs::exists(format!("/sys/fs/cgroup/blkio/{f}")).unwrap());
     let b = limited(json!({ "blockIO": { "weight": 300 } }));
     let Some(weight) = weight else {
-        only_hull!("{} drops the weight in silence", version());
+        only_hull!("runc 1.1.5 drops the weight in silence");
         let (c, out) = b.try_create(&[]);
         drop(c);
         // The kernel was built without weights: the value cannot be applied, and that is no secret.
@@ -239,7 +238,7 @@ fn huge_page_limits() {
             (4 << 20).to_string()
         );
     } else {
-        only_hull!("{} passes over the v2 side of a hybrid tree", version());
+        only_hull!("runc 1.1.5 passes over the v2 side of a hybrid tree");
         let (c, out) = b.try_create(&[]);
         if out.status == 0 {
             assert_eq!(
@@ -257,7 +256,7 @@ fn network_class_without_its_hierarchy_is_an_error() {
     if mounted("net_cls") || mounted("net_cls,net_prio") {
         skip!("net_cls is mounted here");
     }
-    only_hull!("{} passes over it in silence", version());
+    only_hull!("runc 1.1.5 passes over it in silence");
     let b = limited(json!({ "network": { "classID": 1_048_577 } }));
     assert_has!(b.try_create(&[]).1.failure(), "net_cls");
 }
@@ -266,7 +265,7 @@ fn intel_rdt_without_the_kernels_support_is_an_error() {
     if std::path::Path::new("/sys/fs/resctrl").exists() {
         skip!("resctrl is here");
     }
-    only_hull!("{} knows less of it", version());
+    only_hull!("runc 1.1.5 knows less of it");
     let mut b = Bundle::sleeper();
     b.set(
         "/linux/intelRdt",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// What the program reports, section by section. Numbers that differ from run to run are taken out by `normalised`.
 const PROBE: &str = r#"
-echo "[status]"; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|SigIgn|SigQ_|Threads|Speculation|Cpus_allowed_list|Mems_allowed_list|CoreDumping|THP)' /proc/self/status
+echo "[status]"; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|Threads|Speculation|Cpus_allowed_list|Mems_allowed_list|CoreDumping|THP)' /proc/self/status
 echo "[pids]"; grep -E '^NS' /proc/self/status | awk '{print $1, NF}'
 echo "[mounts]"; cat /proc/self/mountinfo
 echo "[cgroup]"; cat /proc/self/cgroup
@@ -60,14 +60,35 @@ fn normalised(text: &str) -> Vec<String> {
         if line.starts_with('[') {
             section = line;
         }
+        if section == "[dev]" && line.ends_with(" mqueue") {
+            continue;
+        }
         let line = if section == "[mounts]" && !line.starts_with('[') {
-            mount_line(line)
+            intended(&mount_line(line))
         } else {
             line.to_owned()
         };
         lines.push(format!("{section} {line}"));
     }
     lines
+}
+
+/// What differs by intent is taken out, each with its reason:
+/// - a mask's tmpfs may be bounded (`size`, `nr_inodes`): it is read-only and nothing is to be stored in it;
+/// - the tmpfs that holds the cgroup hierarchies may be read-only where runc's is writable;
+/// - ignored signals are handed on by runc, and not by hull (process.rs has a test);
+/// - the owner of an mqueue in a user namespace (mounts.rs has a test).
+fn intended(line: &str) -> String {
+    if !line.contains(" - tmpfs ") || line.contains(" /dev") {
+        return line.to_owned();
+    }
+    let (flags, data) = line.rsplit_once(' ').unwrap_or((line, ""));
+    let kept: Vec<&str> = data
+        .split(',')
+        .filter(|o| !o.starts_with("size=") && !o.starts_with("nr_inodes="))
+        .collect();
+    let flags = flags.replace(" /sys/fs/cgroup rw,", " /sys/fs/cgroup ro,");
+    format!("{flags} {}", kept.join(","))
 }
 
 /// A line of mountinfo without its ids, its device number and peer groups; what is mounted, where, and with which options stays.

@@ -15,11 +15,11 @@ macro_rules! skip {
     ($($reason:tt)*) => { crate::support::harness::skip(format!($($reason)*)) };
 }
 
-/// Skips the test where another runtime is driven in hull's place, for the reason given.
+/// Skips the test where another runtime is driven in hull's place; the reason says why the test could not be proved on runc.
 macro_rules! only_hull {
     ($($reason:tt)*) => {
         if !crate::support::runtime::drives_hull() {
-            skip!($($reason)*);
+            skip!("for hull alone: {}", format!($($reason)*));
         }
     };
 }
