@@ -170,11 +170,13 @@ pub fn main() -> ExitCode {
         LogFormat::Json => Format::Json,
     };
     log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug });
+    // runc's status of an exec that failed by itself: 1 may be the program's own.
+    let failure = if matches!(cli.command, Command::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE };
     match cli.command.carry_out(&cli.global) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            failure
         }
     }
 }

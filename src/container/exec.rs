@@ -89,7 +89,8 @@ impl Container {
             preserve_fds: options.preserve_fds,
             cgroups,
             keyring: (!self.record.no_new_keyring).then(|| format!("_ses.{}", self.record.id)),
-            hull_sets_limits: facts.privileged,
+            // As in a container's making: only over a child in another user namespace has hull the right for certain.
+            hull_sets_limits: facts.privileged && user_namespace,
         })
     }
 

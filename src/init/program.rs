@@ -114,7 +114,11 @@ impl World<'_> {
         let mut window = [0_u8; 4096];
         let mut filled = 0;
         let passwd = file::openat(libc::AT_FDCWD, c"/etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0).map(Held);
-        if let Ok(passwd) = passwd {
+        // An image may have a device there, which is read without an end.
+        let regular = |held: &Held| file::fstat(held.0).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+        if let Ok(passwd) = passwd
+            && regular(&passwd)
+        {
             loop {
                 let count = file::read(passwd.0, &mut window[filled..]).unwrap_or(0);
                 filled += count;

@@ -139,6 +139,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     let world = namespaces::world(&draft)?;
     draft.outside(OutStep::Open { slot: slot::PROC, what: Open::Procfs }, "[procfs]");
     draft.outside(OutStep::Open { slot: slot::START, what: Open::StartFifo }, "[start]");
+    process::console_socket(&mut draft)?;
     namespaces::cgroup(&mut draft, &world);
     namespaces::make(&mut draft, &world)?;
     namespaces::enter(&mut draft, &world)?;

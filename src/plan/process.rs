@@ -13,6 +13,14 @@ use crate::{Error, Result};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
+/// The socket that takes the terminal: the child has a copy of the descriptors of its birth and gets none later.
+pub fn console_socket(draft: &mut Draft) -> Result<()> {
+    if super::process(draft.spec)?.terminal {
+        draft.outside(OutStep::Open { slot: slot::CONSOLE, what: Open::ConsoleSocket }, "process.terminal");
+    }
+    Ok(())
+}
+
 /// The terminal, in the container's own devpts.
 pub fn console(draft: &mut Draft) -> Result<()> {
     let process = super::process(draft.spec)?;
@@ -22,7 +30,6 @@ pub fn console(draft: &mut Draft) -> Result<()> {
         }
         return Ok(());
     }
-    draft.outside(OutStep::Open { slot: slot::CONSOLE, what: Open::ConsoleSocket }, "process.terminal");
     draft.inside(console_step(process, true), "process.terminal");
     Ok(())
 }
@@ -81,14 +88,14 @@ fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// hull sets the limits once the child is set up, since only it may raise them; in a user namespace of an ordinary user the child does,
-/// for it may have ids that hull has no right over.
+/// The child sets its limits while it still has hull's ids: prlimit(2) over a process of other ids wants `CAP_SYS_RESOURCE`, which hull may
+/// lack. Only in a new user namespace does hull set them, since the child has lost the right to raise them, and hull has every right there.
 fn limits(draft: &mut Draft, world: &World) -> Result<()> {
-    let limits = rlimits::parse(&super::process(draft.spec)?.rlimits)?;
-    if world.user && !draft.facts.privileged {
-        for limit in limits {
-            draft.inside(rlimit_step(limit), "process.rlimits");
-        }
+    if world.user && draft.facts.privileged {
+        return Ok(());
+    }
+    for limit in rlimits::parse(&super::process(draft.spec)?.rlimits)? {
+        draft.inside(rlimit_step(limit), "process.rlimits");
     }
     Ok(())
 }
@@ -263,7 +270,7 @@ pub fn program(draft: &mut Draft) -> Result<()> {
 
 fn outside_limits(draft: &mut Draft, process: &Process) -> Result<()> {
     let user_space = draft.spec.namespace(oci_spec::runtime::LinuxNamespaceType::User).is_some();
-    if user_space && !draft.facts.privileged {
+    if !user_space || !draft.facts.privileged {
         return Ok(());
     }
     for limit in rlimits::parse(&process.rlimits)? {
