@@ -1,7 +1,7 @@
 //! `exec`: a further process in a container.
 
 use crate::support::users::version;
-use crate::support::{Bundle, fixture};
+use crate::support::{Bundle, fixture, until};
 use serde_json::json;
 use std::fs;
 
@@ -79,8 +79,8 @@ fn exec_detached_writes_the_pid_file() {
     )
     .success();
     let pid = fs::read_to_string(file).unwrap();
-    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    assert_eq!(line, "sleep\x00999\0");
+    let line = || crate::support::runtime::text(format!("/proc/{pid}/cmdline"));
+    until("the program", || line() == "sleep\x00999\0");
     assert_eq!(
         b.cgroup_file("pids", "cgroup.procs")
             .lines()
