@@ -307,9 +307,9 @@ fn hostile_passwd_does_not_matter() {
     fs::remove_file(b.rootfs().join("etc/passwd")).unwrap();
     assert_eq!(b.output_of("id -u"), "0");
     symlink("/dev/zero", b.rootfs().join("etc/passwd")).unwrap();
-    b.args(&["id", "-u"]);
     only_hull!("runc 1.1.5 reads a device for ever");
-    b.run();
+    b.args(&["true"]);
+    b.run().success();
 }
 
 /// CVE-2019-14271: nothing is loaded from the image by a process with the host's rights.
