@@ -7,7 +7,6 @@ import image
 from drill import Drills, expect, phrases
 from podman import STORAGE
 
-PACKAGES = ["buildah", "busybox-static", "iproute2"]
 drills = Drills()
 
 CONTAINERFILE = f"""FROM {image.NAME} AS base

@@ -10,7 +10,6 @@ import image
 from drill import Drills, Skip, expect, phrases
 from session import alive, load, processes
 
-PACKAGES = ["containerd", "busybox-static", "iproute2"]
 drills = Drills()
 
 CONFIG = """version = 2

@@ -16,7 +16,6 @@ from bundle import Runtime
 from drill import Drills, expect
 from session import alive
 
-PACKAGES = ["busybox-static", "iproute2"]
 drills = Drills()
 
 

@@ -15,7 +15,6 @@ from drill import Drills, Skip, expect, phrases
 from session import alive, processes
 from websocket import Stream
 
-PACKAGES = ["containerd", "containernetworking-plugins", "python3-grpcio", "iptables", "busybox-static", "iproute2"]
 drills = Drills()
 PAUSE = "docker.io/library/pause:drill"
 POD, CONTAINER, NODE, TARGET = range(4)  # namespace modes

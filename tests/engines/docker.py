@@ -9,7 +9,6 @@ import image
 from drill import Drills, Skip, expect, phrases
 from session import alive, load, processes
 
-PACKAGES = ["docker.io", "containerd", "tini", "iptables", "busybox-static", "iproute2"]
 drills = Drills()
 CLIENT = "/usr/bin/docker"  # Debian's; another one may come first in PATH
 

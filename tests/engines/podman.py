@@ -10,7 +10,6 @@ import image
 from drill import Drills, Skip, expect, phrases
 from session import alive, load, processes
 
-PACKAGES = ["podman", "conmon", "netavark", "tini", "iptables", "busybox-static", "iproute2", "uidmap", "slirp4netns", "catatonit"]
 drills = Drills()
 PAUSE = "localhost/pause:drill"
 

@@ -8,7 +8,6 @@ import podman
 from drill import Drills, expect
 from session import alive
 
-PACKAGES = podman.PACKAGES
 USER = 64321  # not one that a machine is likely to have
 
 # What Podman itself refuses an ordinary user on cgroup v1, or what needs root's privileges.
