@@ -88,6 +88,8 @@ impl Global {
     }
 }
 
+// There is one of it in a process.
+#[allow(clippy::large_enum_variant)]
 #[derive(Subcommand)]
 enum Command {
     /// Make a container whose program waits for start

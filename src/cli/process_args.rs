@@ -63,11 +63,11 @@ impl ProcessArgs {
     pub fn process(&self, config: &Config, command: &[String]) -> Result<Process> {
         match &self.process {
             Some(path) => read(path),
-            None => self.from_flags(config, command),
+            None => self.flags_over(config, command),
         }
     }
 
-    fn from_flags(&self, config: &Config, command: &[String]) -> Result<Process> {
+    fn flags_over(&self, config: &Config, command: &[String]) -> Result<Process> {
         if command.is_empty() {
             return Err(Error::new("exec needs a program: hull exec ID COMMAND, or --process FILE"));
         }

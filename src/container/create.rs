@@ -45,7 +45,11 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
     Ok((facts, plan))
 }
 
-fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Request> {
+/// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and the compiled filter.
+///
+/// # Errors
+/// A filter or limits that cannot be.
+pub fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Request> {
     let config = spec.config();
     let linux = config.linux.as_ref();
     let rootless = !facts.privileged || facts.in_user_namespace;

@@ -27,8 +27,7 @@ impl World<'_> {
         match process::clone(0, None)? {
             Cloned::Child => {
                 let _ = file::dup_to(stdin.0, 0);
-                let (argv, envp) = self.scratch.arrays(args, env, None);
-                process::execveat(libc::AT_FDCWD, path, argv, envp, 0);
+                self.scratch.arrays.execveat(libc::AT_FDCWD, path, args, env, 0);
                 process::exit(CANNOT_RUN)
             }
             Cloned::Parent { pidfd, .. } => wait_hook(Held(pidfd), timeout),

@@ -17,7 +17,7 @@ pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> Done {
         ids::prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
     }
     if let Some(groups) = groups {
-        ids::setgroups(groups.len() / 4, groups.as_ptr()).map_err(|errno| Fault::with(errno, Detail::Groups))?;
+        ids::setgroups(groups).map_err(|errno| Fault::with(errno, Detail::Groups))?;
     }
     ids::setresgid(gid)?;
     ids::setresuid(uid)?;

@@ -21,7 +21,6 @@ use crate::sys::page::Report;
 use crate::sys::{self, Sys, process};
 use nix::errno::Errno;
 use report::{Detail, Fault};
-use std::ffi::c_char;
 use std::sync::atomic::Ordering;
 
 /// A step's result.
@@ -30,7 +29,7 @@ pub type Done = Result<(), Fault>;
 /// Room that the walker uses, sized before the clone.
 pub struct Scratch {
     /// For argv and envp.
-    pointers: Vec<*const c_char>,
+    arrays: process::Arrays,
     /// For the program's path and HOME.
     text: Vec<u8>,
     /// For a hook's state.
@@ -46,18 +45,18 @@ impl Scratch {
     /// [`Malformed`] when the bytes are no script.
     pub fn for_script(inside: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(inside);
-        let (mut pointers, mut state) = (0, 0);
+        let (mut strings, mut state) = (0, 0);
         while !reader.is_empty() {
             match StepRef::get(&mut reader)? {
-                StepRef::Exec { args, env, .. } => pointers = pointers.max(args.len() + env.len() + 3),
+                StepRef::Exec { args, env, .. } => strings = strings.max(args.len() + env.len() + 1),
                 StepRef::Hook { args, env, state: template, .. } => {
-                    pointers = pointers.max(args.len() + env.len() + 3);
+                    strings = strings.max(args.len() + env.len());
                     state = state.max(template.len());
                 }
                 _ => {}
             }
         }
-        Ok(Self { pointers: vec![std::ptr::null(); pointers], text: vec![0; Self::TEXT], state: vec![0; state] })
+        Ok(Self { arrays: process::Arrays::with_room(strings), text: vec![0; Self::TEXT], state: vec![0; state] })
     }
 }
 

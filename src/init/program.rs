@@ -6,32 +6,13 @@ use super::{Done, Scratch, World};
 use crate::plan::wire::StrList;
 use crate::sys::{file, process};
 use nix::errno::Errno;
-use std::ffi::{CStr, c_char};
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 /// Where in the scratch text HOME begins; the program's path stands before.
 const HOME_AT: usize = libc::PATH_MAX as usize;
 
 impl Scratch {
-    /// Fills argv and envp; `home` is an offset into the text where `HOME=…` stands.
-    pub(super) fn arrays(&mut self, args: StrList, env: StrList, home: Option<usize>) -> (*const *const c_char, *const *const c_char) {
-        let mut next = 0;
-        let mut push = |pointer: *const c_char| {
-            if let Some(place) = self.pointers.get_mut(next) {
-                *place = pointer;
-            }
-            next += 1;
-        };
-        args.into_iter().for_each(|arg| push(arg.as_ptr()));
-        push(std::ptr::null());
-        env.into_iter().for_each(|variable| push(variable.as_ptr()));
-        if let Some(text) = home.and_then(|at| self.text.get(at..)).and_then(|text| CStr::from_bytes_until_nul(text).ok()) {
-            push(text.as_ptr());
-        }
-        push(std::ptr::null());
-        (self.pointers.as_ptr(), self.pointers.get(args.len() + 1..).map_or(std::ptr::null(), <[_]>::as_ptr))
-    }
-
     /// Writes a NUL-terminated string made of parts; its length with the NUL.
     fn compose(&mut self, at: usize, parts: &[&[u8]]) -> Result<usize, Errno> {
         let mut end = at;
@@ -42,10 +23,11 @@ impl Scratch {
         }
         if end - at > libc::PATH_MAX as usize { Err(Errno::ENAMETOOLONG) } else { Ok(end - at) }
     }
+}
 
-    fn text_at(&self, at: usize) -> Result<&CStr, Errno> {
-        self.text.get(at..).and_then(|text| CStr::from_bytes_until_nul(text).ok()).ok_or(Errno::EINVAL)
-    }
+/// The NUL-terminated string that begins there.
+fn text_at(text: &[u8], at: usize) -> Result<&CStr, Errno> {
+    text.get(at..).and_then(|text| CStr::from_bytes_until_nul(text).ok()).ok_or(Errno::EINVAL)
 }
 
 /// Whether a path is a file that may be run, under the final ids.
@@ -74,7 +56,7 @@ impl World<'_> {
         for folder in path.to_bytes().split(|&b| b == b':').filter(|_| !bytes.is_empty()) {
             let folder = if folder.is_empty() { b"." } else { folder };
             self.program = self.scratch.compose(0, &[folder, b"/", bytes])?;
-            match check(self.scratch.text_at(0)?) {
+            match check(text_at(&self.scratch.text, 0)?) {
                 Ok(()) => return Ok(()),
                 Err(fault) if fault.errno == Errno::EACCES => refused = Some(fault),
                 Err(_) => {}
@@ -87,9 +69,10 @@ impl World<'_> {
     /// execve. Where create's caller is gone already, the container's stderr is the only place left for the reason.
     pub(super) fn exec(&mut self, args: StrList, env: StrList, home: bool) -> Done {
         self.report.filtered.store(1, Ordering::Release);
-        let (argv, envp) = self.scratch.arrays(args, env, home.then_some(HOME_AT));
-        let path = self.scratch.text_at(0)?;
-        let errno = process::execveat(libc::AT_FDCWD, path, argv, envp, 0);
+        let Scratch { arrays, text, .. } = &mut *self.scratch;
+        let path = text_at(text, 0)?;
+        let home = if home { Some(text_at(text, HOME_AT)?) } else { None };
+        let errno = arrays.execveat(libc::AT_FDCWD, path, args, env.into_iter().chain(home), 0);
         self.say_why(errno);
         self.report.detail.store(Detail::Execve as u32, Ordering::Relaxed);
         self.report.errno.store(errno as i32, Ordering::Release);

@@ -16,7 +16,7 @@ use crate::plan::outside::Stage;
 use crate::plan::step::slot;
 use crate::plan::wire::Malformed;
 use crate::sys::page::{Page, Report};
-use crate::sys::process::{self, Cloned};
+use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -64,11 +64,11 @@ pub fn spawn(birth: Birth) -> Result<Child> {
     let (sync, theirs) = socket_pair()?;
     slots[slot::SYNC as usize] = theirs.0;
     let mut scratch = Scratch::for_script(script).map_err(|Malformed| Error::new("the plan's script cannot be read"))?;
-    let (page, image) = if fresh { Image::make(script, slots)? } else { (Page::new().on("make", "the report page")?, None) };
+    let (page, mut image) = if fresh { Image::make(script, slots)? } else { (Page::new().on("make", "the report page")?, None) };
     let offsets = stage.and_then(|stage| stage.time.as_ref()).map(offsets_text);
-    let become_child = |page: &Page, scratch: &mut Scratch, slots: &[i32]| -> ! {
+    let mut become_child = |page: &Page, scratch: &mut Scratch, slots: &[i32]| -> ! {
         file::close(sync.0);
-        match &image {
+        match &mut image {
             Some(image) => image.run(page.report()),
             None => walk(script, slots, page.report(), scratch),
         }
@@ -167,7 +167,7 @@ struct Image {
     script: Held,
     slots: Vec<i32>,
     args: Vec<CString>,
-    pointers: Vec<*const libc::c_char>,
+    arrays: Arrays,
 }
 
 impl Image {
@@ -183,17 +183,17 @@ impl Image {
             .into_iter()
             .map(|arg: String| CString::new(arg).unwrap_or_default())
             .collect();
-        let pointers = args.iter().map(|arg| arg.as_ptr()).chain([std::ptr::null(), std::ptr::null()]).collect();
-        Ok((mapped, Some(Self { script: file, slots: slots.to_vec(), args, pointers })))
+        let arrays = Arrays::with_room(args.len());
+        Ok((mapped, Some(Self { script: file, slots: slots.to_vec(), args, arrays })))
     }
 
     /// Becomes `hull init`; the descriptors of the table survive, and nothing else.
-    fn run(&self, report: &Report) -> ! {
+    fn run(&mut self, report: &Report) -> ! {
         for &raw in self.slots.iter().filter(|raw| **raw >= 0).chain([&self.script.0]) {
             let _ = file::clear_cloexec(raw);
         }
-        let empty = self.pointers.get(self.args.len()..).map_or(std::ptr::null(), <[_]>::as_ptr);
-        let errno = process::execveat(libc::AT_FDCWD, c"/proc/self/exe", self.pointers.as_ptr(), empty, 0);
+        let args = self.args.iter().map(CString::as_c_str);
+        let errno = self.arrays.execveat(libc::AT_FDCWD, c"/proc/self/exe", args, [], 0);
         stage_failed(report, errno, 0)
     }
 }

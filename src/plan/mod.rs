@@ -156,6 +156,6 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
 }
 
 /// The config's process, which `create` needs.
-fn process<'a>(spec: &'a Spec) -> Result<&'a crate::spec::config::Process> {
+fn process(spec: &Spec) -> Result<&crate::spec::config::Process> {
     spec.config().process.as_ref().ok_or_else(|| Error::new("process property must not be empty"))
 }

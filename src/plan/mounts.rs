@@ -223,7 +223,7 @@ fn file_system(draft: &mut Draft, world: &World, mount: &Mount, target: String, 
 }
 
 /// A mount of type cgroup: the hierarchies of the host's tree, or the one of v2.
-fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptions, from: &Cow<'static, str>) -> Result<()> {
+fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptions, from: &str) -> Result<()> {
     let Some(plan) = &draft.request.cgroup else { return Ok(()) };
     let mounts = cgroups::mounts_for_container(plan, world.cgroup);
     let refused = if world.user || draft.facts.in_user_namespace { Refused::Skip } else { Refused::Fail };
@@ -234,12 +234,12 @@ fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptio
             cgroups::CgroupMount::Tmpfs => {
                 let flags = flags & !libc::MS_RDONLY;
                 let step = fs_step(path, "tmpfs", "tmpfs", flags, "mode=755,nr_blocks=0", Refused::Fail);
-                draft.inside(step, from.clone());
+                draft.inside(step, from.to_owned());
             }
             cgroups::CgroupMount::File { fstype, data, host, .. } => {
                 // v2 takes any source; the host's folder is what is bound where the kernel refuses the mount.
                 let (source, refused) = if fstype == "cgroup2" { (host.as_str(), Refused::BindHost) } else { ("cgroup", refused) };
-                draft.inside(fs_step(path, fstype, source, flags, &data, refused), from.clone());
+                draft.inside(fs_step(path, fstype, source, flags, &data, refused), from.to_owned());
             }
             cgroups::CgroupMount::Bind { source, .. } => {
                 let (set, clear) = options.attributes();
@@ -247,13 +247,13 @@ fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptio
                     target: path, slot: NO_SLOT, source, recursive: true, create: Create::Folder, in_proc: false, link: false,
                     set, clear, rset: 0, rclear: 0, propagation: 0,
                 };
-                draft.inside(step, from.clone());
+                draft.inside(step, from.to_owned());
             }
-            cgroups::CgroupMount::Symlink { to, .. } => draft.inside(Step::Symlink { path, target: to }, from.clone()),
+            cgroups::CgroupMount::Symlink { to, .. } => draft.inside(Step::Symlink { path, target: to }, from.to_owned()),
         }
     }
     if options.flags & libc::MS_RDONLY != 0 {
-        draft.inside(Step::Attributes { target, set: ATTR_RDONLY, clear: 0, recursive: false, propagation: 0, missing: true }, from.clone());
+        draft.inside(Step::Attributes { target, set: ATTR_RDONLY, clear: 0, recursive: false, propagation: 0, missing: true }, from.to_owned());
     }
     Ok(())
 }

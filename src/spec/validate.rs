@@ -72,7 +72,7 @@ fn mount(mount: &Mount) -> Result<()> {
     if is_bind && mount.source.as_deref().unwrap_or_default().is_empty() {
         return refuse(format!("bind mount on {} has no source", mount.destination));
     }
-    if !mount.uid_mappings.is_empty() != !mount.gid_mappings.is_empty() {
+    if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
         return refuse(format!("mount on {}: uidMappings and gidMappings must be given together", mount.destination));
     }
     if !mount.uid_mappings.is_empty() && !is_bind {
@@ -164,8 +164,8 @@ fn linux(linux: &Linux, config: &Config) -> Result<()> {
     for path in linux.masked_paths.iter().chain(&linux.readonly_paths) {
         no_nul("maskedPaths, readonlyPaths", path)?;
     }
-    let private = has(linux, LinuxNamespaceType::Mount);
-    if !private && !(linux.masked_paths.is_empty() && linux.readonly_paths.is_empty()) {
+    let restricts = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
+    if restricts && !has(linux, LinuxNamespaceType::Mount) {
         return refuse("unable to restrict sys entries without a private MNT namespace");
     }
     for (index, device) in linux.devices.iter().enumerate() {
@@ -192,10 +192,10 @@ fn id_mappings(linux: &Linux) -> Result<()> {
     let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
     match user {
         None if mapped => return refuse("User namespace mappings specified, but user namespace isn't enabled in the config"),
-        Some(namespace) if namespace.path.as_deref().unwrap_or_default().is_empty() => {
-            if linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty() {
-                return refuse("User namespaces enabled, but no uid and gid mappings found in linux.uidMappings and linux.gidMappings");
-            }
+        Some(namespace)
+            if namespace.path.as_deref().unwrap_or_default().is_empty() && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) =>
+        {
+            return refuse("User namespaces enabled, but no uid and gid mappings found in linux.uidMappings and linux.gidMappings");
         }
         _ => {}
     }

@@ -191,7 +191,7 @@ pub fn filesystem(raw: i32) -> Sys<i64> {
     // Valid: the buffer has the size of the structure.
     call!(libc::SYS_fstatfs, raw, stat.as_mut_ptr())?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
-    Ok(unsafe { stat.assume_init() }.f_type as i64)
+    Ok(unsafe { stat.assume_init() }.f_type)
 }
 
 /// faccessat2(2) by effective ids; an empty path means the descriptor itself.

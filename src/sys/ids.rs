@@ -19,13 +19,13 @@ pub fn setresgid(gid: u32) -> Sys<()> {
     call!(libc::SYS_setresgid, gid, gid, gid).map(drop)
 }
 
-/// setgroups(2) from little-endian words as a plan carries them.
+/// setgroups(2) from little-endian words as a plan carries them; bytes beyond the last whole word are left out.
 ///
 /// # Errors
 /// EPERM where the user namespace denies it.
-pub fn setgroups(count: usize, groups: *const u8) -> Sys<()> {
-    // Valid: the caller's bytes hold `count` native 32-bit words; the kernel copies from any alignment.
-    call!(libc::SYS_setgroups, count, groups).map(drop)
+pub fn setgroups(groups: &[u8]) -> Sys<()> {
+    // Valid: the bytes hold that many native 32-bit words; the kernel copies from any alignment.
+    call!(libc::SYS_setgroups, groups.len() / 4, groups.as_ptr()).map(drop)
 }
 
 /// prctl(2) with integers only.

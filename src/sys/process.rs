@@ -1,6 +1,7 @@
 //! Processes: clone3, namespaces, pidfds, signals, execve and exit.
 
 use super::{Sys, call, fd};
+use nix::errno::Errno;
 use std::ffi::CStr;
 
 /// clone3(2): the child is made in the cgroup whose directory is given.
@@ -160,12 +161,42 @@ pub fn wait(pidfd: i32, nohang: bool) -> Sys<Option<Ended>> {
     Ok(Some(if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Killed(status) }))
 }
 
-/// execveat(2); with an empty path the descriptor itself is run.
-pub fn execveat(dir: i32, path: &CStr, argv: *const *const libc::c_char, envp: *const *const libc::c_char, flags: i32) -> nix::errno::Errno {
-    // Valid: the caller's arrays end in null and point to NUL-terminated strings that live on.
-    match call!(libc::SYS_execveat, dir, path.as_ptr(), argv, envp, flags) {
-        Err(errno) => errno,
-        Ok(_) => nix::errno::Errno::UnknownErrno,
+/// Room for the two arrays of pointers that execve takes. It is made before the clone, since nothing may be allocated after.
+pub struct Arrays {
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Arrays {
+    /// Room for so many arguments and variables together.
+    pub fn with_room(strings: usize) -> Self {
+        Self { pointers: vec![std::ptr::null(); strings + 2] }
+    }
+
+    /// execveat(2); with an empty path the descriptor itself is run. Answers only why it failed; E2BIG when the room is too small.
+    pub fn execveat<'a, A, E>(&mut self, dir: i32, path: &CStr, args: A, env: E, flags: i32) -> Errno
+    where
+        A: IntoIterator<Item = &'a CStr>,
+        E: IntoIterator<Item = &'a CStr>,
+    {
+        let (mut next, mut count) = (0, 0);
+        let mut put = |pointer| {
+            next += 1;
+            self.pointers.get_mut(next - 1).map(|place| *place = pointer)
+        };
+        let mut whole = true;
+        args.into_iter().for_each(|text| {
+            count += 1;
+            whole &= put(text.as_ptr()).is_some();
+        });
+        whole &= put(std::ptr::null()).is_some();
+        env.into_iter().for_each(|text| whole &= put(text.as_ptr()).is_some());
+        whole &= put(std::ptr::null()).is_some();
+        let Some(envp) = self.pointers.get(count + 1..).filter(|_| whole) else { return Errno::E2BIG };
+        // Valid: both arrays end in null, and the strings that they point to outlive this call.
+        match call!(libc::SYS_execveat, dir, path.as_ptr(), self.pointers.as_ptr(), envp.as_ptr(), flags) {
+            Err(errno) => errno,
+            Ok(_) => Errno::UnknownErrno,
+        }
     }
 }
 

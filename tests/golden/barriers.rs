@@ -1,0 +1,82 @@
+//! Both scripts hold the same barriers in the same order: otherwise one side would wait for the other for ever.
+
+use crate::cases::{self, Bundle};
+use crate::hosts::ALL;
+use hull::init::Scratch;
+use hull::plan::Plan;
+use hull::plan::outside::OutStep;
+use hull::plan::step::{Barrier, Step};
+
+fn outside(plan: &Plan) -> Vec<Barrier> {
+    plan.outside.iter().filter_map(|placed| if let OutStep::Barrier(kind) = placed.step { Some(kind) } else { None }).collect()
+}
+
+fn inside(plan: &Plan) -> Vec<Barrier> {
+    plan.inside.iter().filter_map(|placed| if let Step::Barrier { kind } = placed.step { Some(kind) } else { None }).collect()
+}
+
+/// What must hold of every plan.
+pub fn check(plan: &Plan, name: &str) {
+    let (outside, inside) = (outside(plan), inside(plan));
+    assert_eq!(outside, inside, "{name}: the sides do not meet");
+    assert!(outside.ends_with(&[Barrier::Ready, Barrier::Recorded]), "{name}: {outside:?} ends otherwise");
+    assert!(outside.windows(2).all(|pair| (pair[0] as u8) < pair[1] as u8), "{name}: {outside:?} is out of order");
+    let position = |wanted: &dyn Fn(&Step) -> bool| plan.inside.iter().position(|placed| wanted(&placed.step));
+    let last_barrier = plan.inside.iter().rposition(|placed| matches!(placed.step, Step::Barrier { .. }));
+    if let Some(filter) = position(&|step| matches!(step, Step::Filter { .. })) {
+        assert!(last_barrier < Some(filter), "{name}: a barrier comes after the filter");
+    }
+    assert!(position(&|step| matches!(step, Step::WaitStart {})) > last_barrier, "{name}: start is waited for before the last barrier");
+    assert!(matches!(plan.inside.last().map(|placed| &placed.step), Some(Step::Exec { .. })), "{name}: the last step is not the program");
+    slots(plan, name);
+    Scratch::for_script(&plan.encode()).unwrap_or_else(|_| panic!("{name}: the script cannot be read back"));
+}
+
+/// Each slot that a step uses is filled by the wall before, and none twice.
+fn slots(plan: &Plan, name: &str) {
+    let mut filled = vec![0; plan.slots as usize];
+    for placed in &plan.outside {
+        match &placed.step {
+            OutStep::Open { slot, .. } => filled[*slot as usize] += 1,
+            OutStep::Cgroup { first, .. } => {
+                for place in filled.iter_mut().skip(*first as usize).take(tasks(plan)) {
+                    *place += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(filled.iter().all(|count| *count <= 1), "{name}: a slot is filled twice: {filled:?}");
+    for placed in &plan.inside {
+        let used = match placed.step {
+            Step::Join { slot, .. } | Step::Bind { slot, .. } if slot != hull::plan::step::slot::NONE => vec![slot],
+            Step::Enroll { first, count } => (first..first + count).collect(),
+            _ => continue,
+        };
+        assert!(used.iter().all(|slot| filled[*slot as usize] == 1), "{name}: {} uses an empty slot of {used:?}", placed.step.name());
+    }
+}
+
+fn tasks(plan: &Plan) -> usize {
+    let enrolled = plan.inside.iter().find_map(|placed| if let Step::Enroll { count, .. } = placed.step { Some(count as usize) } else { None });
+    enrolled.unwrap_or(0)
+}
+
+#[test]
+fn the_same_on_both_sides() {
+    let bundle = Bundle::new("barriers");
+    let (mut plans, mut refused) = (0, 0);
+    for case in cases::configs() {
+        for host in ALL {
+            match case.compile(host, &bundle) {
+                Ok((_, _, plan)) => {
+                    check(&plan, &format!("{} as {}", case.name, host.name()));
+                    plans += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    println!("{plans} plans checked; {refused} pairs of config and host are refused (tests/golden/plans/refusals.txt says why)");
+    assert!(plans > refused);
+}

@@ -1,0 +1,130 @@
+//! The plans of real configs on made-up hosts, against files.
+
+use crate::cases::{self, Bundle, Case};
+use crate::hosts::{ALL, Host};
+use crate::text;
+use hull::plan::{ExecRequest, exec};
+use hull::spec::config::{Config, Process};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+/// Compares with the files, or writes them.
+struct Files {
+    update: bool,
+    wrong: Vec<String>,
+    seen: BTreeSet<String>,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self { update: std::env::var_os("UPDATE_GOLDEN").is_some(), wrong: Vec::new(), seen: BTreeSet::new() }
+    }
+
+    fn compare(&mut self, name: &str, is: &str) {
+        let path = cases::plans().join(name);
+        self.seen.insert(name.to_owned());
+        let was = std::fs::read_to_string(&path).unwrap_or_default();
+        if was == is {
+            return;
+        }
+        if self.update {
+            std::fs::write(&path, is).unwrap();
+            return;
+        }
+        let line = was.lines().zip(is.lines()).position(|(was, is)| was != is).unwrap_or(was.lines().count().min(is.lines().count()));
+        let at = |text: &str| text.lines().nth(line).unwrap_or("(end)").to_owned();
+        self.wrong.push(format!("{name}, line {}:\n  file: {}\n  now:  {}", line + 1, at(&was), at(is)));
+    }
+
+    /// Fails with every difference. A file that nothing gives any more is one too.
+    fn finish(mut self, mine: impl Fn(&str) -> bool) {
+        for entry in std::fs::read_dir(cases::plans()).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if mine(&name) && !self.seen.contains(&name) {
+                if self.update {
+                    std::fs::remove_file(&path).unwrap();
+                } else {
+                    self.wrong.push(format!("{name}: no config gives this plan"));
+                }
+            }
+        }
+        let count = self.wrong.len();
+        assert!(count == 0, "{count} plans are not as their files; UPDATE_GOLDEN=1 writes them anew\n{}", self.wrong.join("\n"));
+    }
+}
+
+/// The hosts whose plan of a config is kept: where its engine would run it. Elsewhere it is only checked for its barriers.
+fn hosts(case: &Case) -> Vec<Host> {
+    let config: Config = case.config(Host::RootHybrid);
+    let has_user = config.linux.is_some_and(|linux| !linux.uid_mappings.is_empty());
+    let is_default = case.name.contains("-spec");
+    let common = ["containerd-run", "cri-pod-container", "docker-run", "podman-run", "buildah-run"].contains(&case.name.as_str());
+    if is_default && has_user {
+        return ALL.to_vec();
+    }
+    if case.name.contains("rootless") {
+        return vec![Host::Nested];
+    }
+    match (is_default || common || has_user, has_user) {
+        (_, true) => vec![Host::RootHybrid, Host::RootUnified, Host::UserHelped],
+        (true, false) => vec![Host::RootHybrid, Host::RootUnified],
+        _ => vec![Host::RootHybrid],
+    }
+}
+
+#[test]
+fn plans_of_real_configs() {
+    let bundle = Bundle::new("plans");
+    let mut files = Files::new();
+    for case in cases::configs() {
+        for host in hosts(&case) {
+            let text = match case.compile(host, &bundle) {
+                Ok((_, _, plan)) => text::of(&plan, &bundle.0),
+                Err(error) => format!("error: {error}\n"),
+            };
+            files.compare(&format!("{}.{}.plan", case.name, host.name()), &text);
+        }
+    }
+    files.finish(|name| name.ends_with(".plan") && !name.ends_with(".exec.plan"));
+}
+
+/// What is refused, and in which words: one file for all pairs of config and host.
+#[test]
+fn refusals() {
+    let bundle = Bundle::new("refusals");
+    let mut files = Files::new();
+    let mut text = String::new();
+    for case in cases::configs() {
+        for host in ALL {
+            if let Err(error) = case.compile(host, &bundle) {
+                let _ = writeln!(text, "{} {}: {error}", case.name, host.name());
+            }
+        }
+    }
+    files.compare("refusals.txt", &text);
+    files.finish(|name| name == "refusals.txt");
+}
+
+#[test]
+fn plans_of_exec() {
+    let bundle = Bundle::new("exec");
+    let mut files = Files::new();
+    for case in cases::processes() {
+        let process: Process = serde_json::from_str(&case.text).unwrap();
+        let host = if case.name.contains("rootless") { Host::Nested } else { Host::RootHybrid };
+        let facts = host.facts(&Config::default());
+        let user = host == Host::Nested;
+        let request = ExecRequest {
+            user_namespace: user,
+            may_set_groups: true,
+            cgroups: if user { 0 } else { 8 },
+            keyring: Some("_ses.c1".into()),
+            hull_sets_limits: !user,
+            ..ExecRequest::default()
+        };
+        let plan = exec(&process, &facts, &request).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        files.compare(&format!("{}.{}.exec.plan", case.name, host.name()), &text::of(&plan, &bundle.0));
+    }
+    files.finish(|name| name.ends_with(".exec.plan"));
+}
