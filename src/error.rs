@@ -1,5 +1,7 @@
 //! The one error type: what hull was doing, to what, and why it failed, in one sentence.
 
+#![forbid(unsafe_code)]
+
 use nix::errno::Errno;
 use std::fmt;
 
@@ -45,14 +47,21 @@ impl Error {
 }
 
 impl fmt::Display for Error {
+    /// One line: what a config or an image put into a name can neither end the line of a log nor speak to a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        for part in self.message.split_inclusive(char::is_control) {
+            match part.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => write!(f, "{}{}", &part[..at], last.escape_default())?,
+                _ => f.write_str(part)?,
+            }
+        }
+        Ok(())
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        fmt::Display::fmt(self, f)
     }
 }
 

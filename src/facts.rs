@@ -1,5 +1,7 @@
 //! What this host, this user and this cgroup tree can do: plain data, complete before anything is planned.
 
+#![forbid(unsafe_code)]
+
 use crate::cgroups::Tree;
 use crate::security::lsm::Lsm;
 use crate::spec::Spec;

@@ -3,6 +3,7 @@
 //!
 //! Written as JSON and not by the types of `oci-spec`, which put absent fields as null and annotations in no order; a test reads the
 //! document by those types and finds nothing lost.
+
 #![forbid(unsafe_code)]
 
 use crate::security::{caps, process, seccomp};

@@ -1,5 +1,7 @@
 //! What hull says besides its results: to stderr, or in runc's formats to the file of `--log`.
 
+#![forbid(unsafe_code)]
+
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;

@@ -1,5 +1,7 @@
 //! A container's record on disk: one writer at a time (a lock on its folder), replaced by atomic rename.
 
+#![forbid(unsafe_code)]
+
 use crate::cgroups;
 use crate::facts::Facts;
 use crate::plan::Overlay;

@@ -1,5 +1,7 @@
 //! The command line: one file a verb, each parses, makes one call, and prints.
 
+#![forbid(unsafe_code)]
+
 mod create;
 mod delete;
 mod exec;

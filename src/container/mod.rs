@@ -1,5 +1,7 @@
 //! The life of a container: created, started, entered, killed, deleted. The record is on disk; the truth is the kernel's.
 
+#![forbid(unsafe_code)]
+
 pub mod create;
 pub mod delete;
 pub mod exec;

@@ -4,6 +4,8 @@
 //! `docs/design.md`; a peer hangs for breaking this). Everything that needs room is in [`Scratch`], made before the clone. A failure
 //! is stored in the shared page as (step, error number, detail); the parent, who has the plan, words it.
 
+#![forbid(unsafe_code)]
+
 mod console;
 mod copyup;
 mod hooks;

@@ -1,4 +1,6 @@
 //! Namespaces: making and joining them by clone, the id maps of user namespaces.
 
+#![forbid(unsafe_code)]
+
 pub mod idmap;
 pub mod spawn;

@@ -1,5 +1,7 @@
 //! Networks: host devices that move into a container.
 
+#![forbid(unsafe_code)]
+
 use crate::{Error, Result};
 
 /// Moves a network device of the host into a process's network namespace, under a new name.

@@ -2,8 +2,11 @@
 //!
 //! [`plan`] is pure: no file, no system call. It reads as the order of a container's making; each part is a file beside this one.
 
+#![forbid(unsafe_code)]
+
 mod devices;
 mod exec;
+mod fields;
 mod hooks;
 mod mounts;
 mod namespaces;
@@ -11,6 +14,8 @@ pub mod outside;
 mod print;
 mod process;
 pub mod step;
+#[cfg(test)]
+pub mod tests;
 pub mod wire;
 
 pub use exec::{ExecRequest, FIRST_CGROUP, exec};
@@ -99,6 +104,8 @@ struct Draft<'a> {
     plan: Plan,
     /// For each mount of the config, the slot of its opened source.
     sources: Vec<u32>,
+    /// The mount option of `linux.mountLabel`, where SELinux is on.
+    label: Option<String>,
 }
 
 impl Draft<'_> {
@@ -135,7 +142,8 @@ impl Draft<'_> {
 /// What the config asks and this host cannot do, naming the field.
 pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     let plan = Plan { slots: slot::FIRST_FREE, ..Plan::default() };
-    let mut draft = Draft { spec, facts, request, plan, sources: Vec::new() };
+    let mut draft = Draft { spec, facts, request, plan, sources: Vec::new(), label: None };
+    fields::warn(&mut draft);
     let world = namespaces::world(&draft)?;
     draft.outside(OutStep::Open { slot: slot::PROC, what: Open::Procfs }, "[procfs]");
     draft.outside(OutStep::Open { slot: slot::START, what: Open::StartFifo }, "[start]");

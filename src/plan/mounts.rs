@@ -5,6 +5,7 @@ use super::namespaces::{NO_SLOT, World};
 use super::outside::{IdMap, Open};
 use super::step::{Create, Leave, Refused, Step, slot};
 use crate::cgroups;
+use crate::security::lsm;
 use crate::spec::config::Mount;
 use crate::spec::mount_options::MountOptions;
 use crate::sys::mount::ATTR_RDONLY;
@@ -117,9 +118,30 @@ fn path_text(path: PathBuf) -> Result<String> {
     path.into_os_string().into_string().map_err(|path| Error::new(format!("path {} is not UTF-8", path.to_string_lossy())))
 }
 
+/// A new file system's options with `linux.mountLabel`. procfs, sysfs and mqueue take none, and a mount that names a context keeps it.
+fn labelled(draft: &Draft, fstype: &str, data: &str) -> String {
+    match &draft.label {
+        Some(label) if !["proc", "sysfs", "mqueue"].contains(&fstype) && !data.contains("context=") => {
+            if data.is_empty() { label.clone() } else { format!("{data},{label}") }
+        }
+        _ => data.to_owned(),
+    }
+}
+
+fn take_label(draft: &mut Draft) -> Result<()> {
+    let asked = draft.spec.config().linux.as_ref().and_then(|linux| linux.mount_label.as_deref());
+    match lsm::mount_label(asked, &draft.facts.lsm.unwrap_or_default())? {
+        lsm::MountLabel::None => {}
+        lsm::MountLabel::Option(label) => draft.label = Some(label),
+        lsm::MountLabel::Off(warning) => draft.warn(warning),
+    }
+    Ok(())
+}
+
 /// The mounts, in the config's order.
 pub fn mounts(draft: &mut Draft, world: &World) -> Result<()> {
     let spec = draft.spec;
+    take_label(draft)?;
     for (index, mount) in spec.config().mounts.iter().enumerate() {
         let Mount { destination, typ, source: _, options, uid_mappings: _, gid_mappings: _ } = mount;
         let from: Cow<'static, str> = format!("mounts[{index}]").into();
@@ -208,9 +230,9 @@ fn file_system(draft: &mut Draft, world: &World, mount: &Mount, target: String, 
         Step::Mount {
             target,
             source: mount.source.clone().filter(|source| !source.is_empty()).unwrap_or_else(|| fstype.clone()),
+            data: labelled(draft, &fstype, &options.data),
             fstype,
             flags,
-            data: options.data.clone(),
             propagation: options.propagation & !MS_REC,
             create: Create::Folder,
             refused,
@@ -233,7 +255,8 @@ fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptio
         match mount {
             cgroups::CgroupMount::Tmpfs => {
                 let flags = flags & !libc::MS_RDONLY;
-                let step = fs_step(path, "tmpfs", "tmpfs", flags, "mode=755,nr_blocks=0", Refused::Fail);
+                let data = labelled(draft, "tmpfs", "mode=755,nr_blocks=0");
+                let step = fs_step(path, "tmpfs", "tmpfs", flags, &data, Refused::Fail);
                 draft.inside(step, from.to_owned());
             }
             cgroups::CgroupMount::File { fstype, data, host, .. } => {

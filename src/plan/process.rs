@@ -68,12 +68,6 @@ pub fn attributes(draft: &mut Draft, world: &World) -> Result<()> {
     if let Some(rdt) = &linux.intel_rdt {
         return Err(intel_rdt_refusal(rdt));
     }
-    if let Some(label) = linux.mount_label.as_deref().filter(|label| !label.is_empty()) {
-        // Where SELinux is on, the label is an option of each new file system: see `mounts`.
-        if let lsm::MountLabel::Off(warning) = lsm::mount_label(Some(label), &draft.facts.lsm.unwrap_or_default())? {
-            draft.warn(warning);
-        }
-    }
     scheduling(draft, super::process(spec)?)?;
     limits(draft, world)
 }

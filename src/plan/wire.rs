@@ -56,6 +56,12 @@ pub trait Field {
     /// # Errors
     /// [`Malformed`] when the bytes are no such field.
     fn get<'a>(from: &mut Reader<'a>) -> Result<Self::Ref<'a>, Malformed>;
+    /// What the walker sees, as the plan would own it.
+    #[cfg(test)]
+    fn own(seen: Self::Ref<'_>) -> Self::Owned;
+    /// Any value of the kind.
+    #[cfg(test)]
+    fn any(random: &mut super::tests::Random) -> Self::Owned;
 }
 
 macro_rules! number {
@@ -70,6 +76,14 @@ macro_rules! number {
             }
             fn get<'a>(from: &mut Reader<'a>) -> Result<$ty, Malformed> {
                 Ok(<$ty>::from_le_bytes(from.array()?))
+            }
+            #[cfg(test)]
+            fn own(seen: $ty) -> $ty {
+                seen
+            }
+            #[cfg(test)]
+            fn any(random: &mut super::tests::Random) -> $ty {
+                random.number() as $ty
             }
         }
     )* };
@@ -91,6 +105,14 @@ impl Field for Flag {
             _ => Err(Malformed),
         }
     }
+    #[cfg(test)]
+    fn own(seen: bool) -> bool {
+        seen
+    }
+    #[cfg(test)]
+    fn any(random: &mut super::tests::Random) -> bool {
+        random.below(2) == 1
+    }
 }
 
 /// Bytes.
@@ -105,6 +127,14 @@ impl Field for Bytes {
     fn get<'a>(from: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
         let count = U32::get(from)? as usize;
         from.take(count)
+    }
+    #[cfg(test)]
+    fn own(seen: &[u8]) -> Vec<u8> {
+        seen.to_vec()
+    }
+    #[cfg(test)]
+    fn any(random: &mut super::tests::Random) -> Vec<u8> {
+        random.bytes()
     }
 }
 
@@ -122,6 +152,14 @@ impl Field for Str {
         let count = U32::get(from)? as usize;
         let bytes = from.take(count.checked_add(1).ok_or(Malformed)?)?;
         CStr::from_bytes_with_nul(bytes).map_err(|_| Malformed)
+    }
+    #[cfg(test)]
+    fn own(seen: &CStr) -> String {
+        seen.to_string_lossy().into_owned()
+    }
+    #[cfg(test)]
+    fn any(random: &mut super::tests::Random) -> String {
+        random.text()
     }
 }
 
@@ -184,6 +222,14 @@ impl Field for Strs {
         }
         Ok(StrList { count, items })
     }
+    #[cfg(test)]
+    fn own(seen: StrList) -> Vec<String> {
+        seen.into_iter().map(Str::own).collect()
+    }
+    #[cfg(test)]
+    fn any(random: &mut super::tests::Random) -> Vec<String> {
+        (0..random.below(5)).map(|_| random.text()).collect()
+    }
 }
 
 /// 32-bit numbers, seen by the walker as their bytes.
@@ -198,6 +244,14 @@ impl Field for U32s {
     fn get<'a>(from: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
         let count = U32::get(from)? as usize;
         from.take(count.checked_mul(4).ok_or(Malformed)?)
+    }
+    #[cfg(test)]
+    fn own(seen: &[u8]) -> Vec<u32> {
+        seen.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+    }
+    #[cfg(test)]
+    fn any(random: &mut super::tests::Random) -> Vec<u32> {
+        (0..random.below(9)).map(|_| random.number() as u32).collect()
     }
 }
 
@@ -219,6 +273,13 @@ macro_rules! choice {
                     $( [$tag] => Ok($name::$variant), )*
                     _ => Err($crate::plan::wire::Malformed),
                 }
+            }
+            #[cfg(test)]
+            fn own(seen: $name) -> $name { seen }
+            #[cfg(test)]
+            fn any(random: &mut $crate::plan::tests::Random) -> $name {
+                let all = [ $( $name::$variant ),* ];
+                all[random.below(all.len())]
             }
         }
     };
@@ -266,6 +327,23 @@ macro_rules! steps {
                     $( [$tag] => Ok(StepRef::$name { $( $field: <$kind as $crate::plan::wire::Field>::get(from)? ),* }), )*
                     _ => Err($crate::plan::wire::Malformed),
                 }
+            }
+
+            /// The step as a plan would own it.
+            #[cfg(test)]
+            pub fn own(self) -> Step {
+                match self { $( StepRef::$name { $( $field ),* } => {
+                    Step::$name { $( $field: <$kind as $crate::plan::wire::Field>::own($field) ),* }
+                } ),* }
+            }
+        }
+
+        #[cfg(test)]
+        impl Step {
+            /// Every kind once, with any fields.
+            pub fn any_of_each(random: &mut $crate::plan::tests::Random) -> Vec<Self> {
+                let _ = &random;
+                vec![ $( Step::$name { $( $field: <$kind as $crate::plan::wire::Field>::any(random) ),* } ),* ]
             }
         }
     };

@@ -1,5 +1,7 @@
 //! Mount sources, opened by hull before the child is made: a name of the host is resolved once, here.
 
+#![forbid(unsafe_code)]
+
 use crate::init::Held;
 use crate::namespaces::idmap;
 use crate::plan::outside::IdMap;

@@ -1,6 +1,8 @@
 //! What a process may do: its seccomp filter, capabilities, LSM labels, limits and scheduling. Everything here is computed before the
 //! clone; the child only loads bytes and masks.
 
+#![forbid(unsafe_code)]
+
 pub mod caps;
 pub mod default_profile;
 pub mod lsm;

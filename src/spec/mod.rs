@@ -1,5 +1,7 @@
 //! The bundle's configuration: what was said ([`config`]) and, validated, what it means ([`Spec`]).
 
+#![forbid(unsafe_code)]
+
 pub mod config;
 pub mod default;
 pub mod mount_options;

@@ -1,5 +1,7 @@
 //! The first wall: `outside` carried out on this kernel, with the child on the other side.
 
+#![forbid(unsafe_code)]
+
 mod hooks;
 mod listener;
 mod meeting;

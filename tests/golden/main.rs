@@ -7,6 +7,8 @@
 
 mod barriers;
 mod cases;
+mod fields;
 mod hosts;
+mod mutated;
 mod plans;
 mod text;

@@ -1,0 +1,75 @@
+//! The cloned child never allocates: hull itself under an allocator that ends any clone which uses it.
+//!
+//! This program, called `hull-trapped`, is hull's command line with the allocator of [`trap`]. The suite's own tests of what happens
+//! between clone and execve (hooks, terminals, filters with a listener, copied-up mounts, user namespaces, exec, a joining stage) drive it
+//! in hull's place: a child that allocates ends with status 99 before its program begins, and the test fails.
+//!
+//! The whole suite runs under it by `HULL_RUNTIME`: `cargo test --test child -- --install DIR` puts the program into a folder.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../integration/support/mod.rs"]
+#[macro_use]
+#[allow(dead_code)] // the other suite uses the rest
+mod support;
+
+#[path = "../integration/exec.rs"]
+mod exec;
+#[path = "../integration/hooks.rs"]
+mod hooks;
+#[path = "../integration/terminal.rs"]
+mod terminal;
+#[path = "../integration/user_namespaces.rs"]
+mod user_namespaces;
+
+mod trap;
+mod trapped;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+#[global_allocator]
+static ALLOCATOR: trap::Trap = trap::Trap;
+
+/// The name under which this program is hull.
+const NAME: &str = "hull-trapped";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args();
+    let called = args.next().unwrap_or_default();
+    match (Path::new(&called).file_name().and_then(|name| name.to_str()), args.next().as_deref()) {
+        // The second is how a fresh init is called.
+        (Some(NAME | "hull"), _) => hull::cli::main(),
+        (_, Some("--prove")) => trapped::prove(),
+        (_, Some("--install")) => {
+            install(&PathBuf::from(args.next().expect("--install needs a folder")));
+            ExitCode::SUCCESS
+        }
+        _ if std::env::var_os("HULL_RUNTIME").is_some() => {
+            support::harness::main(&[trapped::TESTS, exec::TESTS, hooks::TESTS, terminal::TESTS, user_namespaces::TESTS])
+        }
+        _ => again_with_the_trap(),
+    }
+}
+
+fn install(folder: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join(NAME);
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for path in [folder, &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    program
+}
+
+/// Starts this program again, with the trapped hull as the runtime that the tests drive.
+fn again_with_the_trap() -> ExitCode {
+    let folder = std::env::temp_dir().join(format!("hull-trap-{}", std::process::id()));
+    let program = install(&folder);
+    let status = Command::new(std::env::current_exe().unwrap()).args(std::env::args_os().skip(1)).env("HULL_RUNTIME", program).status();
+    std::fs::remove_dir_all(&folder).unwrap();
+    match status {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
