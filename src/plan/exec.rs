@@ -93,5 +93,6 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
     }
     add(exec_step(process, process.env.clone()), "process.args, process.env");
     plan.warnings = warnings;
+    plan.check()?;
     Ok(plan)
 }

@@ -33,7 +33,8 @@ use outside::{Open, OutStep};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::path::PathBuf;
-use step::{Barrier, Step, slot};
+use step::{Barrier, Step, StepRef, slot};
+use wire::Reader;
 
 /// A step with the part of the config that it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,6 +59,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Refuses a string that the kernel would see shorter than it was checked, wherever in the config it came from.
+    fn check(&self) -> Result<()> {
+        let mut bytes = Vec::new();
+        for placed in &self.inside {
+            bytes.clear();
+            placed.step.put(&mut bytes);
+            if StepRef::get(&mut Reader::new(&bytes)).is_err() {
+                return Err(Error::new(format!("{}: a string contains a NUL byte", placed.from)));
+            }
+        }
+        Ok(())
+    }
+
     /// `inside` as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4096);
@@ -160,6 +174,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     process::attributes(&mut draft, &world)?;
     process::identity(&mut draft, &world)?;
     process::program(&mut draft)?;
+    draft.plan.check()?;
     Ok(draft.plan)
 }
 

@@ -67,8 +67,12 @@ impl<'de> Deserializer<'de> for Asker<'_> {
         deserialize_u64 visit_u64 1, deserialize_f32 visit_f32 1.0, deserialize_f64 visit_f64 1.0, deserialize_char visit_char 'x'
     );
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        // The crate reads a capability as a string and then looks it up.
-        visitor.visit_borrowed_str(if self.path.starts_with("/process/capabilities") { "CAP_KILL" } else { "x" })
+        // The crate looks into some strings.
+        visitor.visit_borrowed_str(match self.path.as_str() {
+            path if path.starts_with("/process/capabilities") => "CAP_KILL",
+            path if path.starts_with("/process/execCPUAffinity") => "0",
+            _ => "x",
+        })
     }
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.deserialize_str(visitor)
@@ -92,8 +96,11 @@ impl<'de> Deserializer<'de> for Asker<'_> {
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
     }
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(serde::de::Error::custom(format!("{}: a type that does not say what it is", self.path)))
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match is_foreign(&self.path) {
+            true => visitor.visit_borrowed_str("x"),
+            false => Err(serde::de::Error::custom(format!("{}: a type that does not say what it is", self.path))),
+        }
     }
     serde::forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any }
 }
