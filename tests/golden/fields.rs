@@ -117,9 +117,11 @@ pub fn full_document() -> Value {
     serde_json::to_value(everything::<Config>().0).unwrap()
 }
 
-/// Sections of other platforms, which are not hull's.
+/// Sections of other platforms, and the crate's own: mappings at the top, which the spec has in `linux`, and two names that the spec
+/// spells `enableCMT` and `enableMBM`.
 fn is_foreign(path: &str) -> bool {
-    ["/solaris", "/windows", "/zos", "/uid_mappings"].iter().any(|section| path.starts_with(section))
+    let own = ["/uidMappings", "/gidMappings", "/linux/intelRdt/enableCmt", "/linux/intelRdt/enableMbm"];
+    ["/solaris", "/windows", "/zos"].iter().chain(&own).any(|section| path.starts_with(section))
 }
 
 #[test]
@@ -133,8 +135,7 @@ fn every_field_of_the_crate_is_known() {
 /// What the crate's types write, hull reads without loss.
 #[test]
 fn what_the_crate_writes_is_kept() {
-    let mut written = serde_json::to_value(everything::<Spec>().0).unwrap();
-    written.as_object_mut().unwrap().retain(|key, _| !is_foreign(&format!("/{key}")));
+    let written = serde_json::to_value(everything::<Spec>().0).unwrap();
     let config: Config = serde_json::from_value(written.clone()).unwrap();
     let kept = serde_json::to_value(config).unwrap();
     let mut lost = Vec::new();
@@ -144,6 +145,7 @@ fn what_the_crate_writes_is_kept() {
 
 fn compare(path: &str, written: &Value, kept: &Value, lost: &mut Vec<String>) {
     match (written, kept) {
+        _ if is_foreign(path) => {}
         (Value::Object(written), _) => written.iter().for_each(|(key, value)| compare(&format!("{path}/{key}"), value, &kept[key], lost)),
         (Value::Array(written), _) => written.iter().enumerate().for_each(|(at, value)| compare(&format!("{path}/{at}"), value, &kept[at], lost)),
         _ if written == kept => {}
