@@ -7,6 +7,7 @@ use hull::facts::Facts;
 use hull::plan::{Plan, plan};
 use hull::spec::Spec;
 use hull::spec::config::Config;
+use hull::state::Store;
 use std::path::{Path, PathBuf};
 
 /// A config that an engine wrote.
@@ -60,6 +61,11 @@ impl Bundle {
         std::fs::create_dir_all(path.join("rootfs")).unwrap();
         Self(path.canonicalize().unwrap())
     }
+
+    /// Where compiled filters are kept meanwhile.
+    pub fn store(&self) -> Store {
+        Store::new(self.0.join("state"))
+    }
 }
 
 impl Drop for Bundle {
@@ -88,7 +94,7 @@ impl Case {
     pub fn compile(&self, host: Host, bundle: &Bundle) -> Result<(Spec, Facts, Plan)> {
         let spec = Spec::check(self.config(host), bundle.0.clone())?;
         let facts = host.facts(spec.config());
-        let plan = plan(&spec, &facts, &request(&spec, &facts, "c1", &Options::default())?)?;
+        let plan = plan(&spec, &facts, &request(&bundle.store(), &spec, &facts, "c1", &Options::default())?)?;
         Ok((spec, facts, plan))
     }
 }

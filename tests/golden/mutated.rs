@@ -78,7 +78,7 @@ impl Outcomes {
         let tried = catch_unwind(AssertUnwindSafe(|| {
             let spec = Spec::load(&bundle.0)?;
             let facts = host.facts(spec.config());
-            let plan = plan(&spec, &facts, &request(&spec, &facts, "c1", &Options::default())?)?;
+            let plan = plan(&spec, &facts, &request(&bundle.store(), &spec, &facts, "c1", &Options::default())?)?;
             barriers::check(&plan, what);
             Ok::<(), hull::Error>(())
         }));
