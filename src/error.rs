@@ -10,6 +10,7 @@ use std::fmt;
 pub struct Error {
     message: String,
     errno: Option<Errno>,
+    status: Option<u8>,
 }
 
 /// hull's result.
@@ -18,12 +19,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error that is not a system call's: the whole sentence is given.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), errno: None }
+        Self { message: message.into(), errno: None, status: None }
     }
 
     /// A system call's error: `operation object: why`.
     pub fn sys(operation: &str, object: impl fmt::Display, errno: Errno) -> Self {
-        Self { message: format!("{operation} {object}: {}", words(errno)), errno: Some(errno) }
+        Self { message: format!("{operation} {object}: {}", words(errno)), errno: Some(errno), status: None }
     }
 
     /// The same for an error of the standard library.
@@ -37,7 +38,18 @@ impl Error {
     /// Puts the larger operation in front: `context: message`.
     #[must_use]
     pub fn within(self, context: impl fmt::Display) -> Self {
-        Self { message: format!("{context}: {}", self.message), errno: self.errno }
+        Self { message: format!("{context}: {}", self.message), ..self }
+    }
+
+    /// Names the exit status that a shell would give.
+    #[must_use]
+    pub fn with_status(self, status: u8) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
+    /// The exit status that a shell would give, where it would not be the common one.
+    pub fn status(&self) -> Option<u8> {
+        self.status
     }
 
     /// The system's error number, if one was the cause.

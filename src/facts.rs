@@ -119,8 +119,8 @@ impl Facts {
     }
 }
 
-/// The first user namespace has a fixed inode number (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
-fn in_user_namespace() -> bool {
+/// Whether hull is in a user namespace other than the first, which has a fixed inode number (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
+pub fn in_user_namespace() -> bool {
     const INITIAL: u64 = 0xEFFF_FFFD;
     std::fs::metadata("/proc/self/ns/user").map_or(true, |namespace| std::os::unix::fs::MetadataExt::ino(&namespace) != INITIAL)
 }

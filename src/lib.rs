@@ -10,6 +10,7 @@ pub mod init;
 pub mod log;
 pub mod namespaces;
 pub mod net;
+pub mod people;
 pub mod plan;
 pub mod rootfs;
 pub mod security;

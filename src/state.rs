@@ -4,7 +4,7 @@
 
 use crate::cgroups;
 use crate::facts::Facts;
-use crate::plan::Overlay;
+use crate::plan::Layers;
 use crate::spec::Spec;
 use crate::sys::file;
 use crate::{Context, Error, Result};
@@ -64,8 +64,8 @@ pub struct Record {
     pub facts: Facts,
     /// The cgroup.
     pub cgroup: Option<cgroups::Record>,
-    /// Layers over the root file system.
-    pub overlay: Option<Overlay>,
+    /// What the root file system was put together of.
+    pub layers: Option<Layers>,
     /// What the steps' policies decided.
     pub outcomes: Vec<Decided>,
     /// What stdin, stdout and stderr were: the names of `/proc/self/fd`.

@@ -60,7 +60,7 @@ impl Make {
             preserve_fds: self.preserve_fds,
             pid_file: self.pid_file.clone(),
             pidfd_socket: self.pidfd_socket.clone(),
-            overlay: None,
+            layers: None,
             fresh_init: self.fresh_init,
         }
     }

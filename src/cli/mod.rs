@@ -9,6 +9,7 @@ mod features;
 mod init;
 mod kill;
 mod list;
+mod logs;
 mod pause;
 mod plan;
 mod process_args;
@@ -109,6 +110,8 @@ enum Command {
     Run(run::Args),
     /// Run another program in a container
     Exec(exec::Args),
+    /// Show what a detached container printed
+    Logs(logs::Args),
     /// List containers
     #[command(visible_alias = "ls")]
     List(list::Args),
@@ -127,6 +130,9 @@ enum Command {
     /// Carry out a plan's inside in this process (hull's own use)
     #[command(hide = true)]
     Init(init::Args),
+    /// Keep the output of a detached container (hull's own use)
+    #[command(hide = true)]
+    LogKeeper(logs::KeeperArgs),
 }
 
 impl Command {
@@ -139,6 +145,7 @@ impl Command {
             Command::Delete(args) => delete::run(&args, global),
             Command::Run(args) => run::run(args, global),
             Command::Exec(args) => exec::run(args, global),
+            Command::Logs(args) => logs::run(&args, global),
             Command::List(args) => list::run(&args, global),
             Command::Ps(args) => ps::run(&args, global),
             Command::Pause(args) => pause::pause(&args, global),
@@ -147,6 +154,7 @@ impl Command {
             Command::Features(args) => features::run(&args),
             Command::Plan(args) => plan::run(&args, global),
             Command::Init(args) => init::run(&args),
+            Command::LogKeeper(args) => logs::keep(args, global),
         }
     }
 }
@@ -174,13 +182,18 @@ pub fn main() -> ExitCode {
         LogFormat::Json => Format::Json,
     };
     log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug });
-    // runc's status of an exec that failed by itself: 1 may be the program's own.
-    let failure = if matches!(cli.command, Command::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE };
+    // The command's status where hull itself fails. runc's exec: 1 may be the program's own. `docker run`: 125.
+    let common = match &cli.command {
+        Command::Exec(_) => 255,
+        Command::Run(args) if args.is_for_people() => 125,
+        _ => 1,
+    };
     match cli.command.carry_out(&cli.global) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             complain(&error);
-            failure
+            // Where a program cannot be run, people get the shell's answer.
+            ExitCode::from(error.status().filter(|_| common == 125).unwrap_or(common))
         }
     }
 }

@@ -3,9 +3,11 @@
 use super::Global;
 use crate::container::create::{Options, compile};
 use crate::spec::Spec;
-use crate::{Result, plan};
+use crate::plan::Layers;
+use crate::state::Record;
+use crate::{Context, Error, Result, plan};
 use clap::ValueEnum;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `plan`.
 #[derive(clap::Args)]
@@ -30,11 +32,23 @@ enum PlanFormat {
 /// Carries the command out.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let spec = Spec::load(&args.bundle)?;
-    let options = Options { systemd_cgroup: global.systemd_cgroup, ..Options::default() };
+    let layers = recorded_layers(&args.bundle)?;
+    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, ..Options::default() };
     let (_, plan) = compile(&global.store(), &spec, &args.id, &options)?;
     match args.format {
         PlanFormat::Text => print!("{}", plan::as_text(&plan)),
         PlanFormat::Json => println!("{}", super::state::pretty(&plan::as_json(&plan))?),
     }
     Ok(0)
+}
+
+/// A container that people made has its bundle in its own folder, and beside it the record, which knows what the root is made of.
+fn recorded_layers(bundle: &Path) -> Result<Option<Layers>> {
+    let path = bundle.join("state.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read(&path).on("read", path.display())?;
+    let record: Record = serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
+    Ok(record.layers)
 }

@@ -2,7 +2,8 @@
 
 use super::Global;
 use super::create::{Make, connect_console};
-use crate::Result;
+use crate::people::{self, Flags, Mode};
+use crate::{Error, Result};
 use crate::container::create::create;
 use crate::container::foreground::{Signals, attend, console_pair, receive_terminal};
 use crate::container::{Container, delete};
@@ -12,26 +13,52 @@ use crate::state::Store;
 /// Options of `run`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Do not wait for the program
+    /// Do not wait for the program; with --rootfs its output is kept for hull logs
     #[arg(short, long)]
     detach: bool,
     /// Keep the container after its end
     #[arg(long)]
     keep: bool,
-    /// The container's id
-    #[arg(value_name = "ID")]
-    id: String,
+    /// With --rootfs the program and its arguments, else the container's id
+    #[arg(value_name = "ID | -- COMMAND", required = true)]
+    words: Vec<String>,
+    #[command(flatten)]
+    people: Flags,
     #[command(flatten)]
     make: Make,
 }
 
+impl Args {
+    /// Whether this is the form for people.
+    pub fn is_for_people(&self) -> bool {
+        self.people.rootfs.is_some()
+    }
+}
+
 /// Carries the command out; the status is the program's.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
+    if args.is_for_people() {
+        return run_folder(&args, global);
+    }
     run_bundle(&args, &global.store(), global).map_err(|error| error.within("hull run failed"))
 }
 
+/// The form for people.
+fn run_folder(args: &Args, global: &Global) -> Result<u8> {
+    let Args { detach, keep, words, people: flags, make } = args;
+    if make.bundle.as_os_str() != "." || make.console_socket.is_some() {
+        return Err(Error::new("--bundle and --console-socket are for bundles; with --rootfs there is none"));
+    }
+    let mode = Mode { detach: *detach, keep: *keep };
+    people::run(flags, words, &mode, make.options(global), &global.store())
+}
+
 fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
-    let Args { detach, keep, id, make } = args;
+    let Args { detach, keep, words, people: _, make } = args;
+    let [id] = &words[..] else {
+        let words = words.join(" ");
+        return Err(Error::new(format!("one container id is wanted, not {words:?}; to run a program on a folder: hull run --rootfs FOLDER -- COMMAND")));
+    };
     let spec = Spec::load(&make.bundle)?;
     let options = make.options(global);
     let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);

@@ -4,7 +4,7 @@ use super::Container;
 use crate::cgroups::{self, Driver};
 use crate::facts::Facts;
 use crate::init::Held;
-use crate::plan::{self, Overlay, Plan, Request};
+use crate::plan::{self, Layers, Plan, Request};
 use crate::security::seccomp::{self, Filter};
 use crate::spec::Spec;
 use crate::state::{self, Phase, Record, Store, VERSION};
@@ -28,8 +28,8 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// `--pidfd-socket`: takes a descriptor of init.
     pub pidfd_socket: Option<PathBuf>,
-    /// Layers over the root.
-    pub overlay: Option<Overlay>,
+    /// What the root file system is put together of, where it is not the config's root alone.
+    pub layers: Option<Layers>,
     /// A fresh process carries out `inside`.
     pub fresh_init: bool,
 }
@@ -73,7 +73,7 @@ pub fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Op
         extra_env,
         cgroup: Some(cgroups::plan(&asked, &facts.cgroups)?),
         filter,
-        overlay: options.overlay.clone(),
+        layers: options.layers.clone(),
     })
 }
 
@@ -158,7 +158,7 @@ fn make(store: &Store, id: &str, spec: &Spec, facts: Facts, plan: &Plan, options
         spec: spec.clone(),
         facts,
         cgroup: None,
-        overlay: options.overlay.clone(),
+        layers: options.layers.clone(),
         outcomes: Vec::new(),
         stdio: stdio(),
         no_new_keyring: options.no_new_keyring,

@@ -59,13 +59,26 @@ impl Container {
                     note(group.kill(Signal::SIGKILL));
                     note(group.remove());
                 }
+                self.leave_common_cgroup();
             }
             Ok(None) => {}
             Err(error) => note(Err(error)),
         }
+        for work in self.record.layers.iter().flat_map(crate::plan::Layers::work_folders) {
+            note(crate::rootfs::remove_work(work));
+        }
         note(self.store.remove(&self.record.id));
         self.poststop();
         if failed.is_empty() { Ok(()) } else { Err(Error::new(format!("delete container {}: {}", self.record.id, failed.join("; ")))) }
+    }
+
+    /// The cgroup that hull itself names for people's containers goes with the last of them. With others in it the kernel refuses.
+    fn leave_common_cgroup(&self) {
+        for place in self.record.cgroup.iter().flat_map(|cgroup| &cgroup.places) {
+            if place.dir == format!("{}/hull/{}", place.mount_point, self.record.id) {
+                let _ = std::fs::remove_dir(format!("{}/hull", place.mount_point));
+            }
+        }
     }
 
     fn end_init(&self) -> Result<()> {

@@ -96,22 +96,58 @@ pub fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
 /// # Errors
 /// The kernel's.
 pub fn attend(pidfd: &Held, signals: &Signals, terminal: Option<OwnedFd>) -> Result<Ended> {
+    stay(pidfd, None, signals, terminal)
+}
+
+/// The same, and what a signal does to a program that does nothing about it is done by hull: the kernel spares the first process of a
+/// process namespace (pid_namespaces(7)), so that ^C would not end a `sleep`.
+///
+/// # Errors
+/// The kernel's.
+pub fn attend_acting(pidfd: &Held, pid: i32, signals: &Signals, terminal: Option<OwnedFd>) -> Result<Ended> {
+    stay(pidfd, Some(pid), signals, terminal)
+}
+
+fn stay(pidfd: &Held, acts_for: Option<i32>, signals: &Signals, terminal: Option<OwnedFd>) -> Result<Ended> {
     let mut carrier = Carrier { stdin_open: terminal.is_some(), terminal };
+    let mut ended_by = None;
     let _raw = if carrier.terminal.is_some() && std::io::stdin().is_terminal() { Raw::enter() } else { None };
     carrier.resize();
     loop {
         let (ended, signalled) = carrier.wait(pidfd, signals)?;
         if signalled {
             while let Ok(Some(info)) = signals.descriptor.read_signal() {
-                pass_on(info.ssi_signo as i32, pidfd, &carrier);
+                let signal = info.ssi_signo as i32;
+                pass_on(signal, pidfd, &carrier);
+                if ENDING.contains(&signal) && acts_for.is_some_and(|pid| leaves_to_default(pid, signal)) {
+                    let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
+                    ended_by = Some(signal);
+                }
             }
         }
         if ended {
             let ended = process::wait(pidfd.0, false).on("wait for", "the container's process")?;
             carrier.drain();
+            let ended = match (ended, ended_by) {
+                (Some(Ended::Killed(libc::SIGKILL)), Some(signal)) => Some(Ended::Killed(signal)),
+                (ended, _) => ended,
+            };
             return ended.ok_or_else(|| Error::new("wait for the container's process: it has not ended"));
         }
     }
+}
+
+/// Signals by which people and their tools end a program.
+const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+
+/// Whether a process neither catches, nor ignores, nor blocks a signal (proc_pid_status(5)).
+fn leaves_to_default(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(u64::MAX)
+    };
+    (mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")) & (1 << (signal - 1)) == 0
 }
 
 fn pass_on(signal: i32, pidfd: &Held, carrier: &Carrier) {

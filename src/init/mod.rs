@@ -10,6 +10,7 @@ mod console;
 mod copyup;
 mod hooks;
 mod identity;
+mod layers;
 mod mounts;
 mod program;
 pub mod report;
@@ -110,6 +111,8 @@ impl World<'_> {
             StepRef::Keyring { name } => identity::keyring(name),
             StepRef::Propagation { flags } => Ok(sys::mount::mount(c"", c"/", c"", flags, c"")?),
             StepRef::Root { path, recursive, propagation } => self.attach_root(path, recursive, propagation),
+            StepRef::Scratch {} => self.make_scratch(),
+            StepRef::Layer { .. } => self.layer(step),
             StepRef::Mount { .. } => self.mount(step),
             StepRef::Bind { .. } => self.bind(step),
             StepRef::Attributes { .. } => self.attributes(step),

@@ -23,6 +23,11 @@ impl World<'_> {
         if propagation != 0 {
             mount::mount_setattr(tree, AT_RECURSIVE, &MountAttr { propagation, ..MountAttr::default() })?;
         }
+        if self.root != libc::AT_FDCWD {
+            // The scratch file system, which is the working directory: stacked below the new root it would keep the old one there, for the
+            // unmounting after the pivot takes only what lies on top.
+            mount::umount(c".", libc::MNT_DETACH)?;
+        }
         mount::move_mount_on_root(tree)?;
         self.root = tree;
         Ok(())

@@ -8,6 +8,7 @@ mod devices;
 mod exec;
 mod fields;
 mod hooks;
+mod layers;
 mod mounts;
 mod namespaces;
 pub mod outside;
@@ -20,6 +21,8 @@ pub mod wire;
 
 pub use exec::{ExecRequest, FIRST_CGROUP, exec};
 pub use hooks::state_document;
+pub use layers::{FROM as LAYERS, Kept, Layers, Part};
+pub use mounts::inside_path;
 pub use namespaces::kind_name;
 pub use process::mask_bytes;
 pub use print::{as_json, as_text};
@@ -30,9 +33,8 @@ use crate::security::seccomp::Filter;
 use crate::spec::Spec;
 use crate::{Error, Result};
 use outside::{Open, OutStep};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::borrow::Cow;
-use std::path::PathBuf;
 use step::{Barrier, Step, StepRef, slot};
 use wire::Reader;
 
@@ -97,17 +99,8 @@ pub struct Request {
     pub cgroup: Option<cgroups::Plan>,
     /// The compiled filter of `linux.seccomp`.
     pub filter: Option<Filter>,
-    /// Layers put over the root file system: changes go to them and not to the folder.
-    pub overlay: Option<Overlay>,
-}
-
-/// An overlay whose lowest layer is the config's root (overlayfs of the kernel's documentation).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Overlay {
-    /// Takes the changes.
-    pub upper: PathBuf,
-    /// Empty, on the same file system as `upper`.
-    pub work: PathBuf,
+    /// What the root file system is put together of; the config's root alone if nothing is given.
+    pub layers: Option<Layers>,
 }
 
 /// A plan in the making.

@@ -64,11 +64,10 @@ pub fn open_sources(draft: &mut Draft, world: &World) -> Result<()> {
         libc::MS_SHARED => 0,
         other => other,
     };
-    let what = match &draft.request.overlay {
-        Some(over) => Open::Overlay { lower: draft.spec.rootfs(), upper: over.upper.clone(), work: over.work.clone() },
-        None => Open::Tree { path: draft.spec.rootfs(), recursive: true, propagation, id_map: None, link: false },
-    };
-    draft.outside(super::OutStep::Open { slot: slot::ROOT, what }, "root.path");
+    if draft.request.layers.is_none() {
+        let what = Open::Tree { path: draft.spec.rootfs(), recursive: true, propagation, id_map: None, link: false };
+        draft.outside(super::OutStep::Open { slot: slot::ROOT, what }, "root.path");
+    }
     for (index, mount) in config.mounts.iter().enumerate() {
         let options = MountOptions::parse(&mount.options)?;
         if !is_bind(mount, &options) || options.remount {
@@ -106,8 +105,8 @@ pub fn root(draft: &mut Draft, world: &World) -> Result<()> {
     // The host's mounts are about to be left, and nothing done to them may reach the host.
     let flags = MS_REC | if base_propagation(draft) == libc::MS_PRIVATE { libc::MS_PRIVATE } else { libc::MS_SLAVE };
     draft.inside(Step::Propagation { flags }, "linux.rootfsPropagation");
-    if !world.opens_sources && draft.request.overlay.is_some() {
-        return Err(Error::new("an overlay over the whole root needs CAP_SYS_ADMIN"));
+    if let Some(layers) = draft.request.layers.clone() {
+        return super::layers::root(draft, &layers);
     }
     let path = if world.opens_sources { String::new() } else { path_text(draft.spec.rootfs())? };
     draft.inside(Step::Root { path, recursive: true, propagation: 0 }, "root.path");
@@ -319,8 +318,11 @@ pub fn leave(draft: &mut Draft, _world: &World) -> Result<()> {
         draft.inside(step, "linux.rootfsPropagation");
     }
     if readonly {
-        let step = Step::Attributes { target: "/".into(), set: ATTR_RDONLY, clear: 0, recursive: false, propagation: 0, missing: false };
-        draft.inside(step, "root.readonly");
+        let layers = draft.request.layers.clone().unwrap_or_default();
+        for target in layers.overlays().map(super::mounts::inside_path).filter(|target| target != "/").chain(["/".to_owned()]) {
+            let step = Step::Attributes { target, set: ATTR_RDONLY, clear: 0, recursive: false, propagation: 0, missing: false };
+            draft.inside(step, "root.readonly");
+        }
     }
     Ok(())
 }

@@ -26,15 +26,6 @@ pub enum Open {
         /// The path's last symbolic link itself is meant.
         link: bool,
     },
-    /// A detached overlay over the root file system.
-    Overlay {
-        /// The lowest layer.
-        lower: PathBuf,
-        /// Takes the changes.
-        upper: PathBuf,
-        /// Overlayfs's own.
-        work: PathBuf,
-    },
     /// A namespace's file.
     Namespace {
         /// On the host.

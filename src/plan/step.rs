@@ -180,6 +180,11 @@ steps! {
     Filter = 23 { program: Bytes, flags: U32, notify: Flag }
     /// Waits for `start`.
     WaitStart = 24 { }
+    /// Attaches an empty tmpfs as the root, with the folders `root` and `layers`, and makes it the working directory.
+    Scratch = 27 { }
+    /// Mounts an overlay on a folder: `lower` of the host below, changes into `upper`, which with `own` lies in that folder of the scratch
+    /// file system. With `else_bind` the source stands there read-only where the kernel refuses the overlay.
+    Layer = 28 { target: Str, source: Str, lower: Str, upper: Str, work: Str, own: Str, marks: Str, else_bind: Flag }
     /// Becomes the program; with `home`, HOME is the one that was looked up.
     Exec = 25 { args: Strs, env: Strs, home: Flag }
 }

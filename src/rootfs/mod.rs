@@ -43,19 +43,23 @@ pub fn tree(path: &Path, recursive: bool, propagation: u64, id_map: Option<&IdMa
     Ok(tree)
 }
 
-/// A detached overlay: `lower` below, changes in `upper`.
+/// Removes the work folder of an overlay. What overlayfs leaves in it has no mode bits at all, which stops an ordinary user. The folder
+/// above goes too when it is empty: it is made for work folders alone.
 ///
 /// # Errors
-/// The kernel's.
-pub fn overlay(lower: &Path, upper: &Path, work: &Path) -> Result<Held> {
-    let context = mount::fsopen(c"overlay").map(Held).on("open", "the overlay file system")?;
-    for (key, path) in [(c"lowerdir", lower), (c"upperdir", upper), (c"workdir", work)] {
-        // Colons separate layers, and a backslash escapes (overlayfs of the kernel's documentation).
-        let text = path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
-        let value = CString::new(text).map_err(|_| Error::new("a layer's path contains a NUL byte"))?;
-        mount::fsconfig_string(context.0, key, &value).on("set overlay layer", path.display())?;
+/// The kernel's; a folder that is not there is none.
+pub fn remove_work(work: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let inner = work.join("work");
+    if inner.is_dir() {
+        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o700)).on("change the mode of", inner.display())?;
     }
-    let object = format!("an overlay of {} and {}", lower.display(), upper.display());
-    mount::fsconfig_create(context.0).on("make", &object)?;
-    mount::fsmount(context.0, 0).map(Held).on("mount", &object)
+    match std::fs::remove_dir_all(work) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", work.display(), &error)),
+        _ => {}
+    }
+    if let Some(above) = work.parent() {
+        let _ = std::fs::remove_dir(above);
+    }
+    Ok(())
 }

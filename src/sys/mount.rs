@@ -129,6 +129,15 @@ pub fn fsconfig_string(raw: i32, key: &CStr, value: &CStr) -> Sys<()> {
     call!(libc::SYS_fsconfig, raw, 1, key.as_ptr(), value.as_ptr(), 0).map(drop)
 }
 
+/// fsconfig(2) `FSCONFIG_SET_FLAG`.
+///
+/// # Errors
+/// The kernel's.
+pub fn fsconfig_flag(raw: i32, key: &CStr) -> Sys<()> {
+    // Valid: NUL-terminated; a flag has no value.
+    call!(libc::SYS_fsconfig, raw, 0, key.as_ptr(), std::ptr::null::<u8>(), 0).map(drop)
+}
+
 /// fsconfig(2) `FSCONFIG_CMD_CREATE`.
 ///
 /// # Errors

@@ -135,3 +135,9 @@ pub fn terminal_size(raw: i32) -> Option<(u16, u16)> {
     call!(libc::SYS_ioctl, raw, libc::TIOCGWINSZ, &raw mut size).ok()?;
     (size.ws_row != 0 || size.ws_col != 0).then_some((size.ws_row, size.ws_col))
 }
+
+/// Whether a descriptor is a terminal.
+pub fn is_terminal(raw: i32) -> bool {
+    // SAFETY: isatty(3) takes any number.
+    unsafe { libc::isatty(raw) == 1 }
+}

@@ -11,7 +11,7 @@ pub mod words;
 pub use hooks::run as run_hook;
 pub use meeting::Meeting;
 pub use slots::{START_FIFO, procfs};
-pub use words::child_error;
+pub use words::{child_error, refused_program};
 
 use crate::cgroups::{self, Group};
 use crate::init::Held;

@@ -18,7 +18,6 @@ impl Work<'_, '_> {
         let held = match what {
             Open::Procfs => procfs()?,
             Open::Tree { path, recursive, propagation, id_map, link } => rootfs::tree(path, *recursive, *propagation, id_map.as_ref(), *link)?,
-            Open::Overlay { lower, upper, work } => rootfs::overlay(lower, upper, work)?,
             Open::Namespace { path } => {
                 let name = CString::new(path.as_str()).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
                 file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)?

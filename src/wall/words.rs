@@ -26,7 +26,24 @@ pub fn child_error(plan: &Plan, child: &Child) -> Error {
         return Error::new(format!("unable to start container process: container init failed: {how}"));
     };
     let place = format!("(step {index} of {}, from {})", plan.inside.len(), placed.from);
-    Error::new(format!("unable to start container process: {}", sentence(&placed.step, errno, detail, &place)))
+    let error = Error::new(format!("unable to start container process: {}", sentence(&placed.step, errno, detail, &place)));
+    match &placed.step {
+        Step::Program { .. } | Step::Exec { .. } => error.with_status(shell_status(errno)),
+        _ => error,
+    }
+}
+
+/// What a shell answers: 127 for a program that is not there, 126 for one that cannot be run.
+fn shell_status(errno: i32) -> u8 {
+    if errno == Errno::ENOENT as i32 { 127 } else { 126 }
+}
+
+/// The shell's answer where the program was found and the kernel refused it after `start`; the container's stderr has the reason.
+pub fn refused_program(child: &Child) -> Option<u8> {
+    let report = child.page.report();
+    let errno = report.errno.load(Ordering::Acquire);
+    let refused = Detail::from_code(report.detail.load(Ordering::Relaxed)) == Detail::Execve;
+    (refused && errno != 0).then(|| shell_status(errno))
 }
 
 /// One step's failure. The words of a missing program, a bad working directory and a failed hook are those that engines match.
@@ -59,6 +76,8 @@ fn operation(step: &Step) -> String {
         Step::Keyring { name } => format!("join session keyring {name}"),
         Step::Propagation { .. } => "set the propagation of /".to_owned(),
         Step::Root { .. } => "attach the root file system".to_owned(),
+        Step::Scratch {} => "make the scratch file system".to_owned(),
+        Step::Layer { source, upper, .. } => format!("put an overlay on {source}, with its changes in {upper}"),
         Step::Mount { target, fstype, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": mount {fstype} on {target}"),
         Step::Bind { target, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": bind on {target}"),
         Step::Attributes { target, .. } => format!("change the mount at {target}"),

@@ -1,0 +1,18 @@
+//! `hull run --rootfs FOLDER -- COMMAND`: a container without a config. What a person says ([`Ask`]) and what the host has become a
+//! config like any other, and parts of a root (see `plan::layers`); from there on it is a container like any other.
+#![forbid(unsafe_code)]
+
+mod ask;
+mod config;
+mod ids;
+mod keeper;
+mod layers;
+mod logs;
+mod run;
+mod users;
+mod values;
+
+pub use ask::{Ask, Flags, Volume};
+pub use keeper::{Keep, keep};
+pub use logs::{Options as LogOptions, show};
+pub use run::{Mode, run};
