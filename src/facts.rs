@@ -4,12 +4,14 @@
 
 use crate::cgroups::Tree;
 use crate::security::lsm::Lsm;
+use crate::security::rlimits;
 use crate::spec::Spec;
-use crate::spec::config::IdMapping;
+use crate::spec::config::{IdMapping, Rlimit};
 use crate::sys::{file, ids, kernel};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +72,8 @@ pub struct Facts {
     pub joined: Vec<JoinedNamespace>,
     /// newuidmap and newgidmap, where hull is unprivileged and the Spec maps ids.
     pub id_helpers: Option<IdHelpers>,
+    /// Hard limits of hull's own, of the resources that the Spec limits.
+    pub hard_limits: BTreeMap<u32, u64>,
     /// AppArmor and SELinux, where the Spec asks for a label.
     pub lsm: Option<Lsm>,
     /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
@@ -108,6 +112,7 @@ impl Facts {
             cgroups: Tree::probe()?,
             joined: joined(spec)?,
             id_helpers: if maps && !privileged { id_helpers() } else { None },
+            hard_limits: process.map(|process| hard_limits(&process.rlimits)).transpose()?.unwrap_or_default(),
             lsm: if labelled { Some(Lsm::probe()) } else { None },
             kcore: Path::new("/proc/kcore").exists(),
         })
@@ -134,6 +139,12 @@ fn last_capability() -> u8 {
     } else {
         (0..KNOWN).rev().find(|&n| exists(n)).unwrap_or(0)
     }
+}
+
+/// hull's own hard limits of what is asked for.
+fn hard_limits(asked: &[Rlimit]) -> Result<BTreeMap<u32, u64>> {
+    let limits = rlimits::parse(asked)?;
+    limits.iter().map(|limit| Ok((limit.resource, ids::hard_limit(limit.resource).on("read", "own resource limits")?))).collect()
 }
 
 fn id_helpers() -> Option<IdHelpers> {

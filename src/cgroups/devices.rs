@@ -129,6 +129,21 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// The writes for a new v1 cgroup, in the order in which the config names the devices, the defaults last.
+    ///
+    /// # Errors
+    /// A hole in a wider rule: v1 has none.
+    pub fn writes(&self) -> Result<Vec<(&'static str, String)>> {
+        let table = self.table()?;
+        let (reset, except) = table.files();
+        let mut exceptions: Vec<_> = table.exceptions.iter().collect();
+        exceptions.sort_by_key(|(device, _)| self.rules.iter().position(|rule| rule.device == **device));
+        let all = std::iter::once((reset, "a".to_owned()));
+        Ok(all.chain(exceptions.into_iter().map(|(device, access)| (except, Show(device, *access).to_string()))).collect())
+    }
+}
+
 impl Table {
     /// Undoes exceptions that the rule covers.
     fn take_back(&mut self, rule: &Rule) -> Result<()> {

@@ -208,7 +208,7 @@ impl Group {
             };
         };
         match place.version {
-            Version::V1 => write_devices(place, &rules.table()?.writes())?,
+            Version::V1 => write_devices(place, &rules.writes()?)?,
             Version::V2 => super::bpf::apply(open_dir(&place.dir)?.as_fd(), &place.dir, rules)?,
         }
         self.devices = Some(rules.clone());

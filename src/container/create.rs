@@ -127,6 +127,9 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
     let lock = store.make(id)?;
     let result = make(store, id, spec, facts, &plan, options, console);
     if result.is_err() {
+        if spec.namespace(LinuxNamespaceType::Mount).is_none() {
+            let _ = crate::rootfs::unmount_below(&spec.rootfs());
+        }
         let _ = store.remove(id);
     }
     drop(lock);

@@ -8,6 +8,7 @@ use crate::state::Store;
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use nix::sys::signal::Signal;
+use oci_spec::runtime::LinuxNamespaceType;
 use std::time::{Duration, Instant};
 
 /// Removes a container.
@@ -66,6 +67,9 @@ impl Container {
         }
         for work in self.record.layers.iter().flat_map(crate::plan::Layers::work_folders) {
             note(crate::rootfs::remove_work(work));
+        }
+        if self.record.spec.namespace(LinuxNamespaceType::Mount).is_none() {
+            note(crate::rootfs::unmount_below(&self.record.spec.rootfs()));
         }
         note(self.store.remove(&self.record.id));
         self.poststop();

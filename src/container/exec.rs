@@ -46,7 +46,7 @@ impl Container {
         if let Some(group) = self.group()? {
             tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
         }
-        let request = self.exec_request(&facts, options, tasks.len() as u32)?;
+        let request = self.exec_request(options, tasks.len() as u32)?;
         let plan = plan::exec(process, &facts, &request)?;
         for warning in &plan.warnings {
             crate::log::warn(warning);
@@ -67,7 +67,7 @@ impl Container {
         let script = plan.encode();
         let birth = Birth { flags: 0, stage: Some(&stage), cgroup: None, script: &script, slots: &mut slots, fresh: false };
         let child = spawn(birth)?;
-        match self.settle(&plan, &child, process, &request) {
+        match self.settle(&plan, &child, process, (&facts, &request)) {
             Ok(()) => Ok(child),
             Err(error) => {
                 let _ = sys_process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
@@ -77,7 +77,7 @@ impl Container {
         }
     }
 
-    fn exec_request(&self, facts: &Facts, options: &Options, cgroups: u32) -> Result<ExecRequest> {
+    fn exec_request(&self, options: &Options, cgroups: u32) -> Result<ExecRequest> {
         let spec = &self.record.spec;
         let user_namespace = self.is_other(LinuxNamespaceType::User);
         let filter = super::create::filter(&self.store, spec)?;
@@ -89,8 +89,6 @@ impl Container {
             preserve_fds: options.preserve_fds,
             cgroups,
             keyring: (!self.record.no_new_keyring).then(|| format!("_ses.{}", self.record.id)),
-            // As in a container's making: only over a child in another user namespace has hull the right for certain.
-            hull_sets_limits: facts.privileged && user_namespace,
         })
     }
 
@@ -113,7 +111,7 @@ impl Container {
         Stage { before: list(mask(true)), user: user.then_some(pidfd), after: list(mask(false)), time: None }
     }
 
-    fn settle(&self, plan: &plan::Plan, child: &Child, process: &Process, request: &ExecRequest) -> Result<()> {
+    fn settle(&self, plan: &plan::Plan, child: &Child, process: &Process, (facts, request): (&Facts, &ExecRequest)) -> Result<()> {
         let meeting = Meeting { plan, child };
         self.join_unified(child.pid)?;
         if let Some(score) = process.oom_score_adj {
@@ -122,8 +120,8 @@ impl Container {
         }
         meeting.barrier(Barrier::Placed)?;
         meeting.barrier(Barrier::Ready)?;
-        if request.hull_sets_limits {
-            for limit in rlimits::parse(&process.rlimits)? {
+        for limit in rlimits::parse(&process.rlimits)? {
+            if !plan::sets_itself(&limit, facts, request.user_namespace) {
                 ids::prlimit(child.pid, limit.resource, limit.soft, limit.hard).on("error setting rlimits for", child.pid)?;
             }
         }

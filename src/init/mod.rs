@@ -87,6 +87,10 @@ pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch
     let mut reader = Reader::new(inside);
     loop {
         report.step.store(world.step, Ordering::Relaxed);
+        if reader.is_empty() {
+            // A container without a process: its start is its end.
+            process::exit(0);
+        }
         let done = match StepRef::get(&mut reader) {
             Ok(step) => world.carry_out(step),
             Err(Malformed) => Err(Fault::with(Errno::EBADMSG, Detail::Malformed)),
@@ -110,7 +114,8 @@ impl World<'_> {
             StepRef::Ids { uid, gid, groups, set_groups, keep } => identity::ids(uid, gid, set_groups.then_some(groups), keep),
             StepRef::Keyring { name } => identity::keyring(name),
             StepRef::Propagation { flags } => Ok(sys::mount::mount(c"", c"/", c"", flags, c"")?),
-            StepRef::Root { path, recursive, propagation } => self.attach_root(path, recursive, propagation),
+            StepRef::Root { path, attach: false, .. } => self.open_root(path),
+            StepRef::Root { path, recursive, propagation, attach: true } => self.attach_root(path, recursive, propagation),
             StepRef::Scratch {} => self.make_scratch(),
             StepRef::Layer { .. } => self.layer(step),
             StepRef::Mount { .. } => self.mount(step),

@@ -11,6 +11,13 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 
 impl World<'_> {
+    /// In the host's own mount namespace nothing may be attached to `/`.
+    pub(super) fn open_root(&mut self, path: &CStr) -> Done {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        self.root = file::openat(libc::AT_FDCWD, path, flags, 0).map_err(|errno| Fault::with(errno, Detail::Source))?;
+        Ok(())
+    }
+
     /// Attaches the root on top of `/`, from where pivot_root can take it: no path of the host is resolved.
     pub(super) fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> Done {
         let tree = match self.slots.get(slot::ROOT as usize) {

@@ -1,12 +1,12 @@
 //! `exec` is another, shorter `inside`, made of the same steps.
 
 use super::namespaces::set;
-use super::process::{Place, console_step, exec_step, identity_steps, mask_bytes, rlimit_step};
+use super::process::{Place, console_step, exec_step, identity_steps, mask_bytes};
 use super::step::{Attribute, Barrier, Step};
 use super::{Placed, Plan};
 use crate::Result;
 use crate::facts::Facts;
-use crate::security::{process as tables, rlimits};
+use crate::security::process as tables;
 use crate::security::seccomp::Filter;
 use crate::spec::config::Process;
 use std::borrow::Cow;
@@ -28,8 +28,6 @@ pub struct ExecRequest {
     pub cgroups: u32,
     /// The session keyring's name, if the container has one.
     pub keyring: Option<String>,
-    /// hull may raise limits over the child.
-    pub hull_sets_limits: bool,
 }
 
 /// The slot of the first v1 cgroup's `tasks` file.
@@ -74,12 +72,8 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
     } else if process.user.uid != 0 {
         add(set(Attribute::Stdio, u64::from(process.user.uid)), "process.user.uid");
     }
-    if !request.hull_sets_limits {
-        for limit in rlimits::parse(&process.rlimits)? {
-            add(rlimit_step(limit), "process.rlimits");
-        }
-    }
     let place = Place {
+        in_user_namespace: request.user_namespace,
         held: if request.user_namespace { u64::MAX } else { facts.permitted },
         bounding: if request.user_namespace { u64::MAX } else { facts.bounding },
         may_set_groups: request.may_set_groups,

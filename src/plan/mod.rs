@@ -24,7 +24,7 @@ pub use hooks::state_document;
 pub use layers::{FROM as LAYERS, Kept, Layers, Part};
 pub use mounts::inside_path;
 pub use namespaces::kind_name;
-pub use process::mask_bytes;
+pub use process::{mask_bytes, sets_itself};
 pub use print::{as_json, as_text};
 
 use crate::cgroups;
@@ -164,14 +164,9 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     process::console(&mut draft)?;
     hooks::create(&mut draft)?;
     mounts::leave(&mut draft, &world)?;
-    process::attributes(&mut draft, &world)?;
+    process::attributes(&mut draft)?;
     process::identity(&mut draft, &world)?;
-    process::program(&mut draft)?;
+    process::program(&mut draft, &world)?;
     draft.plan.check()?;
     Ok(draft.plan)
-}
-
-/// The config's process, which `create` needs.
-fn process(spec: &Spec) -> Result<&crate::spec::config::Process> {
-    spec.config().process.as_ref().ok_or_else(|| Error::new("process property must not be empty"))
 }

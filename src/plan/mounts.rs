@@ -49,12 +49,19 @@ fn source_path(draft: &Draft, mount: &Mount) -> PathBuf {
     draft.spec.bundle().join(mount.source.as_deref().unwrap_or_default())
 }
 
-/// With privilege, sources are opened by hull: the child may lack the right to reach them, and a name is resolved once.
+/// Whether a privileged child without a user namespace needs hull to open its mount sources: for an id map, or copies that
+/// stay peers of the host's mounts. Otherwise it opens them itself before it leaves the old root, in the order of the mounts.
+pub fn needs_opened(draft: &Draft) -> bool {
+    let mapped = |mount: &Mount| !mount.uid_mappings.is_empty() || mount.options.iter().any(|option| option == "idmap" || option == "ridmap");
+    base_propagation(draft) == libc::MS_SHARED || draft.spec.config().mounts.iter().any(mapped)
+}
+
+/// For a child in a user namespace, sources are opened by hull with its privileges: the child may lack the right to reach them.
 pub fn open_sources(draft: &mut Draft, world: &World) -> Result<()> {
     let config = draft.spec.config();
     draft.sources = vec![NO_SLOT; config.mounts.len()];
     if !world.opens_sources {
-        return match config.mounts.iter().position(|mount| !mount.uid_mappings.is_empty()) {
+        return match config.mounts.iter().position(|mount| !mount.uid_mappings.is_empty()).filter(|_| !draft.facts.privileged) {
             Some(index) => Err(Error::new(format!("mounts[{index}]: an id-mapped mount needs CAP_SYS_ADMIN"))),
             None => Ok(()),
         };
@@ -102,6 +109,11 @@ fn id_map(draft: &Draft, mount: &Mount, options: &MountOptions) -> Result<Option
 
 /// The root file system takes its place.
 pub fn root(draft: &mut Draft, world: &World) -> Result<()> {
+    if !world.mount {
+        let path = path_text(draft.spec.rootfs())?;
+        draft.inside(Step::Root { path, recursive: false, propagation: 0, attach: false }, "root.path");
+        return Ok(());
+    }
     // The host's mounts are about to be left, and nothing done to them may reach the host.
     let flags = MS_REC | if base_propagation(draft) == libc::MS_PRIVATE { libc::MS_PRIVATE } else { libc::MS_SLAVE };
     draft.inside(Step::Propagation { flags }, "linux.rootfsPropagation");
@@ -109,7 +121,7 @@ pub fn root(draft: &mut Draft, world: &World) -> Result<()> {
         return super::layers::root(draft, &layers);
     }
     let path = if world.opens_sources { String::new() } else { path_text(draft.spec.rootfs())? };
-    draft.inside(Step::Root { path, recursive: true, propagation: 0 }, "root.path");
+    draft.inside(Step::Root { path, recursive: true, propagation: 0, attach: true }, "root.path");
     Ok(())
 }
 
@@ -296,10 +308,14 @@ fn fs_step(target: String, fstype: &str, source: &str, flags: u64, data: &str, r
 }
 
 /// The old root is left, and the new one gets its final attributes.
-pub fn leave(draft: &mut Draft, _world: &World) -> Result<()> {
+pub fn leave(draft: &mut Draft, world: &World) -> Result<()> {
     let spec = draft.spec;
-    let how = if draft.request.no_pivot { Leave::Move } else { Leave::Pivot };
-    draft.inside(Step::Leave { how }, if draft.request.no_pivot { "[--no-pivot]" } else { "[pivot_root]" });
+    let (how, from) = match (world.mount, draft.request.no_pivot) {
+        (false, _) => (Leave::Chroot, "[no mount namespace]"),
+        (true, true) => (Leave::Move, "[--no-pivot]"),
+        (true, false) => (Leave::Pivot, "[pivot_root]"),
+    };
+    draft.inside(Step::Leave { how }, from);
     for (index, mount) in spec.config().mounts.iter().enumerate() {
         let options = MountOptions::parse(&mount.options)?;
         if inside_path(&mount.destination) == "/dev" && !is_bind(mount, &options) && options.flags & libc::MS_RDONLY != 0 {
@@ -307,7 +323,7 @@ pub fn leave(draft: &mut Draft, _world: &World) -> Result<()> {
             draft.inside(step, format!("mounts[{index}]"));
         }
     }
-    let readonly = spec.config().root.as_ref().is_some_and(|root| root.readonly);
+    let readonly = world.mount && spec.config().root.as_ref().is_some_and(|root| root.readonly);
     let asked = spec.config().linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref()).unwrap_or_default();
     let propagation = if matches!(asked, "" | "slave" | "rslave") { 0 } else { base_propagation(draft) };
     if let Some(cwd) = spec.config().process.as_ref().map(|process| process.cwd.clone()) {

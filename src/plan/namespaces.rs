@@ -13,6 +13,8 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 pub struct World {
     /// `CLONE_NEW*` of what is made.
     pub made: u64,
+    /// A mount namespace of its own, made or joined.
+    pub mount: bool,
     /// A user namespace, made or joined.
     pub user: bool,
     /// A network namespace that is made.
@@ -51,9 +53,6 @@ pub fn world(draft: &Draft) -> Result<World> {
     }
     let joined: Vec<_> = draft.facts.joined.iter().filter(|j| j.owner != Owner::Own).map(|j| (j.kind, j.path.clone(), j.owner)).collect();
     let has = |kind: Kind| made & kind as u64 != 0 || joined.iter().any(|(joined, ..)| *joined == kind as u32);
-    if !has(Kind::Mount) && draft.spec.namespace(Kind::Mount).is_none() {
-        return Err(Error::new("linux.namespaces: hull needs a mount namespace, made or joined by path"));
-    }
     let user = has(Kind::User);
     if !user && !draft.facts.privileged {
         return Err(Error::new("rootless container requires user namespaces"));
@@ -66,6 +65,7 @@ pub fn world(draft: &Draft) -> Result<World> {
     let made_user = made & NEWUSER != 0;
     Ok(World {
         made,
+        mount: has(Kind::Mount),
         user,
         network: made & Kind::Network as u64 != 0,
         cgroup: has(Kind::Cgroup),
@@ -75,7 +75,7 @@ pub fn world(draft: &Draft) -> Result<World> {
         by_systemd,
         v1_cgroups,
         joined,
-        opens_sources: draft.facts.privileged,
+        opens_sources: draft.facts.privileged && (user || super::mounts::needs_opened(draft)),
     })
 }
 

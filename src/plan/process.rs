@@ -15,7 +15,7 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// The socket that takes the terminal: the child has a copy of the descriptors of its birth and gets none later.
 pub fn console_socket(draft: &mut Draft) -> Result<()> {
-    if super::process(draft.spec)?.terminal {
+    if draft.spec.config().process.as_ref().is_some_and(|process| process.terminal) {
         draft.outside(OutStep::Open { slot: slot::CONSOLE, what: Open::ConsoleSocket }, "process.terminal");
     }
     Ok(())
@@ -23,7 +23,7 @@ pub fn console_socket(draft: &mut Draft) -> Result<()> {
 
 /// The terminal, in the container's own devpts.
 pub fn console(draft: &mut Draft) -> Result<()> {
-    let process = super::process(draft.spec)?;
+    let Some(process) = &draft.spec.config().process else { return Ok(()) };
     if !process.terminal {
         if process.user.uid != 0 {
             draft.inside(set(Attribute::Stdio, u64::from(process.user.uid)), "process.user.uid");
@@ -42,7 +42,7 @@ pub fn console_step(process: &Process, mount: bool) -> Step {
 }
 
 /// What is set once the old root is left: kernel parameters, hidden paths, scheduling.
-pub fn attributes(draft: &mut Draft, world: &World) -> Result<()> {
+pub fn attributes(draft: &mut Draft) -> Result<()> {
     let spec = draft.spec;
     let none = Linux::default();
     let linux = spec.config().linux.as_ref().unwrap_or(&none);
@@ -68,8 +68,10 @@ pub fn attributes(draft: &mut Draft, world: &World) -> Result<()> {
     if let Some(rdt) = &linux.intel_rdt {
         return Err(intel_rdt_refusal(rdt));
     }
-    scheduling(draft, super::process(spec)?)?;
-    limits(draft, world)
+    match &spec.config().process {
+        Some(process) => scheduling(draft, process),
+        None => Ok(()),
+    }
 }
 
 fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
@@ -82,16 +84,10 @@ fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// The child sets its limits while it still has hull's ids: prlimit(2) over a process of other ids wants `CAP_SYS_RESOURCE`, which hull may
-/// lack. Only in a new user namespace does hull set them, since the child has lost the right to raise them, and hull has every right there.
-fn limits(draft: &mut Draft, world: &World) -> Result<()> {
-    if world.user && draft.facts.privileged {
-        return Ok(());
-    }
-    for limit in rlimits::parse(&super::process(draft.spec)?.rlimits)? {
-        draft.inside(rlimit_step(limit), "process.rlimits");
-    }
-    Ok(())
+/// Whether the child itself can set a limit: it may lower all, and raise what hull may, unless a user namespace took that from it.
+pub fn sets_itself(limit: &rlimits::Limit, facts: &Facts, in_user_namespace: bool) -> bool {
+    let held = facts.hard_limits.get(&limit.resource).copied().unwrap_or(u64::MAX);
+    !in_user_namespace || !facts.privileged || limit.hard <= held
 }
 
 /// The step by which a process sets its own limit.
@@ -102,8 +98,15 @@ pub fn rlimit_step(limit: rlimits::Limit) -> Step {
 
 /// Labels, privileges, ids and capabilities.
 pub fn identity(draft: &mut Draft, world: &World) -> Result<()> {
-    let process = super::process(draft.spec)?;
+    let Some(process) = &draft.spec.config().process else {
+        // runtime.md, Start: only start needs a process. Without one the container is made, and its start is its end.
+        for kind in [Barrier::Ready, Barrier::Recorded] {
+            draft.inside(Step::Barrier { kind }, "[barrier]");
+        }
+        return Ok(());
+    };
     let place = Place {
+        in_user_namespace: world.user,
         held: if world.user { u64::MAX } else { draft.facts.permitted },
         bounding: if world.user { u64::MAX } else { draft.facts.bounding },
         may_set_groups: world.may_set_groups,
@@ -121,6 +124,8 @@ pub fn identity(draft: &mut Draft, world: &World) -> Result<()> {
 
 /// Where a process comes to be, as far as its identity depends on it.
 pub struct Place {
+    /// It has a user namespace of its own.
+    pub in_user_namespace: bool,
     /// The capabilities held there.
     pub held: u64,
     /// The bounding set there.
@@ -151,6 +156,12 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
     for (label, from) in labels(process, facts)? {
         steps.push((Step::Label { file: format!("thread-self/{}", label.file), value: label.text }, from));
     }
+    steps.push((set(Attribute::Descriptors, 3 + u64::from(place.preserve_fds)), "[descriptors]"));
+    for limit in rlimits::parse(&process.rlimits)? {
+        if sets_itself(&limit, facts, place.in_user_namespace) {
+            steps.push((rlimit_step(limit), "process.rlimits"));
+        }
+    }
     if process.no_new_privileges {
         steps.push((set(Attribute::NoNewPrivileges, 0), "process.noNewPrivileges"));
     }
@@ -166,7 +177,6 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
     steps.push((Step::WorkingDirectory { path: process.cwd.clone(), create: false }, "process.cwd"));
     let path = process.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
     steps.push((Step::Program { name: process.args[0].clone(), path: path.to_owned(), home: needs_home(&process.env), uid: process.user.uid }, "process.args[0]"));
-    steps.push((set(Attribute::Descriptors, 3 + u64::from(place.preserve_fds)), "[descriptors]"));
     steps.push((set(Attribute::Umask, u64::from(process.user.umask.unwrap_or(0o022))), "process.user.umask"));
     steps.push((set(Attribute::Signals, facts.ignored_signals), "[signals]"));
     let raise = needs_admin && masks.effective & CAP_SYS_ADMIN == 0;
@@ -223,12 +233,10 @@ fn restrict(masks: &mut Masks, place: &Place, all: u64) -> Result<Vec<String>> {
         warnings.push(format!("process.capabilities.bounding: {} not in hull's own bounding set", caps::names(unbounded).join(" ")));
         masks.bounding &= !unbounded;
     }
-    // The kernel takes an ambient capability only where it is permitted and inheritable (capabilities(7)).
+    // The kernel takes an ambient capability only where it is permitted and inheritable (capabilities(7)); the default config of
+    // runc asks for three that are not, and its peers drop them without a word.
     let lonely = masks.ambient & !(masks.permitted & masks.inheritable);
-    if lonely != 0 {
-        warnings.push(format!("process.capabilities.ambient: {} not both permitted and inheritable, left out", caps::names(lonely).join(" ")));
-        masks.ambient &= !lonely;
-    }
+    masks.ambient &= !lonely;
     Ok(warnings)
 }
 
@@ -243,11 +251,16 @@ fn ids_step(user: &User, place: &Place) -> Result<Step> {
 }
 
 /// Ready, the wait for start, and the program.
-pub fn program(draft: &mut Draft) -> Result<()> {
+pub fn program(draft: &mut Draft, world: &World) -> Result<()> {
     let spec = draft.spec;
-    let process = super::process(spec)?;
     draft.outside(OutStep::Barrier(Barrier::Ready), "[barrier]");
-    outside_limits(draft, process)?;
+    if let Some(process) = &spec.config().process {
+        for limit in rlimits::parse(&process.rlimits)? {
+            if !sets_itself(&limit, draft.facts, world.user) {
+                draft.outside(OutStep::Rlimit(limit), "process.rlimits");
+            }
+        }
+    }
     draft.outside(OutStep::Record, "[record]");
     draft.outside(OutStep::Barrier(Barrier::Recorded), "[barrier]");
     if draft.request.filter.as_ref().is_some_and(|filter| filter.notify) {
@@ -257,19 +270,9 @@ pub fn program(draft: &mut Draft) -> Result<()> {
     }
     draft.inside(Step::WaitStart {}, "[start]");
     super::hooks::start(draft);
+    let Some(process) = &spec.config().process else { return Ok(()) };
     let env: Vec<String> = process.env.iter().chain(&draft.request.extra_env).cloned().collect();
     draft.inside(exec_step(process, env), "process.args, process.env");
-    Ok(())
-}
-
-fn outside_limits(draft: &mut Draft, process: &Process) -> Result<()> {
-    let user_space = draft.spec.namespace(oci_spec::runtime::LinuxNamespaceType::User).is_some();
-    if !user_space || !draft.facts.privileged {
-        return Ok(());
-    }
-    for limit in rlimits::parse(&process.rlimits)? {
-        draft.outside(OutStep::Rlimit(limit), "process.rlimits");
-    }
     Ok(())
 }
 

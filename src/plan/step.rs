@@ -138,8 +138,9 @@ steps! {
     Keyring = 5 { name: Str }
     /// Sets the propagation of every mount there is.
     Propagation = 6 { flags: U64 }
-    /// Attaches the root file system: the detached mount in the slot, or the path of the host where there is none.
-    Root = 7 { path: Str, recursive: Flag, propagation: U64 }
+    /// Attaches the root file system: the detached mount in the slot, or the path of the host where there is none. Without `attach`
+    /// (no mount namespace of one's own) the folder is only opened.
+    Root = 7 { path: Str, recursive: Flag, propagation: U64, attach: Flag }
     /// Mounts a file system. Flags are `MS_*`; `follow` allows symbolic links in the target; `copy_up` fills a tmpfs from below.
     Mount = 8 {
         target: Str, fstype: Str, source: Str, flags: U64, data: Str, propagation: U64,

@@ -63,3 +63,21 @@ pub fn remove_work(work: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// Takes down what a container without a mount namespace of its own mounted below its root, the last first.
+///
+/// # Errors
+/// All that could not be unmounted.
+pub fn unmount_below(root: &Path) -> Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").on("read", "/proc/self/mountinfo")?;
+    let root = root.to_string_lossy();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " "));
+    let below: Vec<String> = points.filter(|point| point.strip_prefix(&*root).is_some_and(|rest| rest.starts_with('/'))).collect();
+    let mut failed = Vec::new();
+    for point in below.iter().rev() {
+        if let Err(error) = c_path(Path::new(point)).and_then(|name| mount::umount(&name, libc::MNT_DETACH).on("unmount", point)) {
+            failed.push(error.to_string());
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Error::new(failed.join("; "))) }
+}

@@ -105,6 +105,17 @@ pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
     call!(libc::SYS_prlimit64, pid, resource, limit.as_ptr(), std::ptr::null::<u8>()).map(drop)
 }
 
+/// This process's own hard limit (prlimit64(2)); `u64::MAX` is none.
+///
+/// # Errors
+/// EINVAL for an unknown resource.
+pub fn hard_limit(resource: u32) -> Sys<u64> {
+    let mut limit = [0_u64; 2];
+    // Valid: the old limit only.
+    call!(libc::SYS_prlimit64, 0, resource, std::ptr::null::<u8>(), limit.as_mut_ptr())?;
+    Ok(limit[1])
+}
+
 /// personality(2).
 ///
 /// # Errors

@@ -122,7 +122,7 @@ impl Work<'_, '_> {
             OutStep::NetDevice { host, name } => crate::net::move_device(host, name, self.child()?.pid),
             OutStep::Barrier(kind) => self.meeting()?.barrier(*kind),
             OutStep::Hook { list, index, hook } => {
-                let state = state_document(self.job.spec, self.job.id, "creating", Some(self.child()?.pid));
+                let state = state_document(self.job.spec, self.job.id, "created", Some(self.child()?.pid));
                 hooks::run(list, *index, hook, &state, self.job.spec.bundle())?;
                 if *index + 1 == self.hooks_in(list) && self.is_last_hook(list) { self.meeting()?.send(Barrier::Hooks) } else { Ok(()) }
             }

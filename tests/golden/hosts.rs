@@ -49,6 +49,7 @@ impl Host {
     /// The Facts of a config there.
     pub fn facts(self, config: &Config) -> Facts {
         let root = Facts {
+            hard_limits: [(libc::RLIMIT_NOFILE, 1 << 20), (libc::RLIMIT_NPROC, 1 << 20), (libc::RLIMIT_CORE, u64::MAX)].into(),
             euid: 0,
             egid: 0,
             privileged: true,

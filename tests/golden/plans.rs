@@ -120,7 +120,6 @@ fn plans_of_exec() {
             may_set_groups: true,
             cgroups: if user { 0 } else { 8 },
             keyring: Some("_ses.c1".into()),
-            hull_sets_limits: !user,
             ..ExecRequest::default()
         };
         let plan = exec(&process, &facts, &request).unwrap_or_else(|error| panic!("{}: {error}", case.name));
