@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import stat
 from datetime import datetime
 from pathlib import Path
 
@@ -467,6 +466,6 @@ drills += surroundings.drills
 
 @drills("nothing is left at the end")
 def nothing_left(r):
-    expect(not [p for p in r.root.glob("*") if stat.S_ISDIR(p.stat().st_mode)], "state left:", list(r.root.glob("*")))
+    r.s.state_roots_empty(r.root)
     left = [c for c in r.s.cgroups(f"/{r.s.tag}/") if not c.endswith(r.s.tag)]
     expect(not left, "cgroups left:", left)

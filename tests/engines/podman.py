@@ -8,7 +8,7 @@ from pathlib import Path
 
 import image
 from drill import Drills, Skip, expect, phrases
-from session import alive, load, processes
+from session import RESIZING, alive, load, processes
 
 drills = Drills()
 PAUSE = "localhost/pause:drill"
@@ -215,7 +215,7 @@ def run_oom(e):
     state = e.inspect("oom")["State"]
     e.remove("oom")
     expect(state["ExitCode"] == 137, state)
-    return [state["OOMKilled"], state["ExitCode"]]
+    return state["ExitCode"]
 
 
 @drills("run: --device")
@@ -389,12 +389,11 @@ def exec_detached(e):
 
 @drills("exec -it and run -it: a terminal, its size, its resizing")
 def terminals(e):
-    script = [(r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"dev/pts/\d", (50, 132)), (r"[#$] ", "sleep 1; /bin/stty size\n"), (r"50 132", "exit 9\n")]
     e.launch("xt", "--", "/bin/sleep", "1000")
-    inner = e.s.terminal(*e.command("exec", "-it", "xt", "/bin/sh"), script=script)
+    inner = e.s.terminal(*e.command("exec", "-it", "xt", "/bin/sh"), script=RESIZING)
     e.remove("xt")
-    outer = e.s.terminal(*e.command("run", "--rm", "-it", *e.parent, image.NAME, "/bin/sh"), script=script)
-    expect(inner[0] == outer[0] == 9 and "24 80" in inner[1], inner, outer)
+    outer = e.s.terminal(*e.command("run", "--rm", "-it", *e.parent, image.NAME, "/bin/sh"), script=RESIZING)
+    expect(inner[0] == outer[0] == 9, inner, outer)
     return None
 
 
