@@ -5,7 +5,6 @@ use super::group::{Group, open_dir};
 use super::plan::Place;
 use super::tree::Version;
 use crate::{Context, Error, Result};
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -38,7 +37,7 @@ impl Group {
             let sub = place.controllers.iter().find_map(|c| subs.get(c)).or_else(|| subs.get(""));
             let dir = match sub.map(|s| super::plan::clean(s)).filter(|s| !s.is_empty()) {
                 Some(sub) => format!("{}/{sub}", place.dir),
-                None if place.version == Version::V2 && is_inner(&place.dir) => init_dir(place, init)?,
+                None if place.version == Version::V2 && is_inner(&place.dir) => dir_of(place, init)?,
                 None => place.dir.clone(),
             };
             match place.version {
@@ -60,14 +59,22 @@ fn is_inner(dir: &str) -> bool {
     file::read(dir, "cgroup.subtree_control").is_ok_and(|given| !given.trim().is_empty())
 }
 
-/// init's v2 cgroup, as a folder.
-fn init_dir(place: &Place, init: Pid) -> Result<String> {
-    let path = format!("/proc/{init}");
+/// A process's cgroup of one hierarchy, as a folder.
+pub(super) fn dir_of(place: &Place, pid: Pid) -> Result<String> {
+    let path = format!("/proc/{pid}");
     let text = file::read(&path, "cgroup").on("read", format_args!("{path}/cgroup"))?;
-    let own = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let is_it = |names: &str| match place.version {
+        Version::V2 => names.is_empty(),
+        Version::V1 => names.split(',').any(|name| place.controllers.iter().any(|c| c == name)),
+    };
+    let own = text.lines().find_map(|line| {
+        let (names, path) = line.split_once(':')?.1.split_once(':')?;
+        is_it(names).then_some(path)
+    });
+    let own = own.unwrap_or_default();
     let below = if place.root == "/" { Some(own) } else { own.strip_prefix(place.root.as_str()) };
     match below {
         Some(below) => Ok(format!("{}{}", place.mount_point, below.trim_end_matches('/'))),
-        None => Err(Error::sys("find the cgroup of init", format_args!("{init} ({own})"), Errno::EBUSY)),
+        None => Err(Error::new(format!("cgroup {own} of process {pid} is not within the mount on {}", place.mount_point))),
     }
 }

@@ -3,6 +3,7 @@
 use super::devices::{Rules, Table};
 use super::file;
 use super::plan::{Driver, IfDenied, Place, Plan, find};
+use super::systemd::Client;
 use super::tree::Version;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -21,18 +22,24 @@ pub struct Record {
     pub places: Vec<Place>,
     /// The device rules in force, none when they were left alone.
     pub devices: Option<Rules>,
+    /// systemd's name for them.
+    #[serde(default)]
+    pub unit: Option<String>,
 }
 
-/// The live handle. Dropped before [`Group::commit`], it removes the folders that it made.
+/// The live handle. Dropped before [`Group::commit`], it removes the folders that it made and stops the unit.
 #[derive(Debug)]
 pub struct Group {
     pub(super) driver: Driver,
     pub(super) places: Vec<Place>,
     pub(super) devices: Option<Rules>,
+    pub(super) unit: Option<String>,
     /// The v2 cgroup's folder, for CLONE_INTO_CGROUP.
     unified: Option<OwnedFd>,
     /// Folders made, in order.
     made: Vec<String>,
+    /// Whether the unit is this handle's to stop.
+    started: bool,
 }
 
 impl Group {
@@ -41,10 +48,12 @@ impl Group {
     /// # Errors
     /// The kernel refuses a folder or a needed controller; the cgroup is there already and has processes, or is frozen.
     pub fn create(plan: &Plan) -> Result<Self> {
-        let mut group =
-            Self { driver: plan.driver, places: Vec::new(), devices: None, unified: None, made: Vec::new() };
+        if plan.unit.is_some() {
+            return Err(Error::new("systemd makes a cgroup only around a process"));
+        }
+        let mut group = Self::new(plan);
         for place in &plan.places {
-            match group.make(place) {
+            match group.make(place, true) {
                 Ok(()) => group.places.push(place.clone()),
                 Err(error) if place.if_denied == IfDenied::Skip && denied(&error) => {}
                 Err(error) => return Err(error.within("unable to apply cgroup configuration")),
@@ -54,7 +63,66 @@ impl Group {
         Ok(group)
     }
 
-    fn make(&mut self, place: &Place) -> Result<()> {
+    fn new(plan: &Plan) -> Self {
+        Self {
+            driver: plan.driver,
+            places: Vec::new(),
+            devices: None,
+            unit: plan.unit.as_ref().map(|unit| unit.name.clone()),
+            unified: None,
+            made: Vec::new(),
+            started: false,
+        }
+    }
+
+    /// Asks systemd for the unit around a process, waits until it is there, and makes what systemd does not: on v1 the
+    /// hierarchies that it leaves alone, on v2 the controllers that it has no property for.
+    ///
+    /// # Errors
+    /// systemd cannot be reached or refuses; the kernel refuses the rest.
+    pub fn start(plan: &Plan, pid: Pid) -> Result<Self> {
+        let unit = plan.unit.as_ref().ok_or_else(|| Error::new("the plan has no unit for systemd"))?;
+        let context = "unable to apply cgroup configuration";
+        let mut group = Self::new(plan);
+        Client::connect(unit.user)?.start(unit, &[], pid).map_err(|e| e.within(context))?;
+        group.started = true;
+        for planned in &plan.places {
+            let mut place = planned.clone();
+            let now = super::exec::dir_of(&place, pid)?;
+            if place.version == Version::V2 {
+                // Where systemd has in fact put it: the user's instance may be elsewhere than its name says.
+                place.dir.clone_from(&now);
+            }
+            group.make(&place, false).map_err(|e| e.within(context))?;
+            if now != place.dir {
+                join(&place.dir, pid).map_err(|e| e.within(context))?;
+            }
+            group.places.push(place);
+        }
+        Ok(group)
+    }
+
+    /// Moves a process into the unit, by systemd: for an ordinary user, who may not write where two units meet.
+    ///
+    /// # Errors
+    /// There is no unit; systemd refuses.
+    pub fn attach(&self, pid: Pid, below: &str) -> Result<()> {
+        let name = self.unit.as_ref().ok_or_else(|| Error::new("the container has no unit of systemd"))?;
+        let below = format!("/{}", super::plan::clean(below));
+        Client::connect(self.by_user())?.attach(name, &below, pid)
+    }
+
+    pub(super) fn by_user(&self) -> bool {
+        self.driver == Driver::Systemd { user: true }
+    }
+
+    /// Stops the unit with what is left in it.
+    pub(super) fn stop_unit(&self) -> Result<()> {
+        self.unit.as_ref().map_or(Ok(()), |name| Client::connect(self.by_user())?.stop(name))
+    }
+
+    /// `fresh`: nobody may be in it.
+    fn make(&mut self, place: &Place, fresh: bool) -> Result<()> {
         let made_before = self.made.len();
         if place.version == Version::V2 {
             self.enable(place)?;
@@ -67,7 +135,9 @@ impl Group {
                     break;
                 }
                 Err(Errno::EEXIST) => {
-                    self.refuse_full(place)?;
+                    if fresh {
+                        self.refuse_full(place)?;
+                    }
                     break;
                 }
                 Err(Errno::ENOENT) => self.make_above(place)?,
@@ -243,11 +313,12 @@ impl Group {
     /// Keeps the folders.
     pub fn commit(&mut self) {
         self.made.clear();
+        self.started = false;
     }
 
     /// What to write into the container's state.
     pub fn record(&self) -> Record {
-        Record { driver: self.driver, places: self.places.clone(), devices: self.devices.clone() }
+        Record { driver: self.driver, places: self.places.clone(), devices: self.devices.clone(), unit: self.unit.clone() }
     }
 
     /// The handle for cgroups that are there.
@@ -259,8 +330,10 @@ impl Group {
             driver: record.driver,
             places: record.places.clone(),
             devices: record.devices.clone(),
+            unit: record.unit.clone(),
             unified: None,
             made: Vec::new(),
+            started: false,
         })
     }
 
@@ -277,6 +350,9 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
+        if self.started {
+            let _ = self.stop_unit();
+        }
         for dir in self.made.iter().rev() {
             // The caller's own error is on its way; what cannot be removed here, `delete --force` removes.
             let _ = super::life::remove_dir(dir);

@@ -115,8 +115,10 @@ impl Group {
     /// All cgroups that could not be removed, in one sentence; the others are gone.
     pub fn remove(&mut self) -> Result<()> {
         self.commit();
+        let stopped = self.stop_unit();
         let end = Instant::now() + PATIENCE;
-        let failed: Vec<String> = self.places.iter().filter_map(|p| remove_until(&p.dir, end).err()).map(|e| e.to_string()).collect();
+        let mut failed: Vec<String> = self.places.iter().filter_map(|p| remove_until(&p.dir, end).err()).map(|e| e.to_string()).collect();
+        failed.extend(stopped.err().map(|e| e.to_string()));
         if failed.is_empty() { Ok(()) } else { Err(Error::new(failed.join("; "))) }
     }
 }

@@ -1,6 +1,7 @@
 //! From what is asked and what there is to what will be done: pure.
 
 use super::tree::{Hierarchy, Tree, Version};
+use super::systemd::{self, Unit};
 use super::{devices, limits};
 use crate::spec::config::Resources;
 use crate::{Error, Result};
@@ -125,6 +126,8 @@ pub struct Plan {
     pub writes: Vec<Write>,
     /// The device rules, none when they are left alone.
     pub devices: Option<devices::Rules>,
+    /// What systemd is asked for, when it is the one who makes the cgroups.
+    pub unit: Option<Unit>,
     /// What is not done, and why.
     pub fallbacks: Vec<String>,
 }
@@ -132,7 +135,12 @@ pub struct Plan {
 impl Plan {
     /// The record of what will be made, for whoever must clear up after a runtime that was killed.
     pub fn record(&self) -> super::Record {
-        super::Record { driver: self.driver, places: self.places.clone(), devices: self.devices.clone() }
+        super::Record {
+            driver: self.driver,
+            places: self.places.clone(),
+            devices: self.devices.clone(),
+            unit: self.unit.as_ref().map(|unit| unit.name.clone()),
+        }
     }
 
     /// Where a controller's files are.
@@ -160,6 +168,7 @@ pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
         stays: Vec::new(),
         writes: Vec::new(),
         devices: None,
+        unit: None,
         fallbacks: Vec::new(),
     };
     let mut denied = Vec::new();
@@ -169,7 +178,7 @@ pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
             plan.fallbacks.push("cgroups are disabled: the container stays in the caller's".to_owned());
         }
         Driver::Cgroupfs => denied = places(&mut plan, request, tree)?,
-        Driver::Systemd { .. } => return Err(Error::new("the systemd cgroup driver is not there yet")),
+        Driver::Systemd { .. } => plan_unit(&mut plan, request, tree)?,
     }
     if let Some(resources) = request.resources {
         plan.writes = limits::writes(resources, &plan.places, &denied)?;
@@ -183,7 +192,35 @@ pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
         place.enable = if pure { place.controllers.clone() } else { place.required.clone() };
     }
     plan_devices(&mut plan, request)?;
+    if let Some(unit) = &mut plan.unit {
+        unit.properties.extend(plan.devices.iter().flat_map(systemd::of_devices));
+        unit.properties.extend(systemd::of_writes(&plan.writes)?);
+    }
     Ok(plan)
+}
+
+/// The unit, and the places where its cgroups will be.
+fn plan_unit(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<()> {
+    let unit = Unit::new(request, tree)?;
+    let path = unit.path(tree)?;
+    let pure = tree.is_pure_v2();
+    for hierarchy in tree.hierarchies.iter().filter(|h| pure || h.version == Version::V1 || !h.controllers.is_empty()) {
+        plan.places.push(Place {
+            version: hierarchy.version,
+            controllers: hierarchy.controllers.clone(),
+            mount_point: hierarchy.mount_point.clone(),
+            root: hierarchy.root.clone(),
+            dir: format!("{}/{path}", hierarchy.mount_point),
+            enable: Vec::new(),
+            required: Vec::new(),
+            if_denied: IfDenied::Fail,
+        });
+    }
+    if plan.places.is_empty() {
+        return Err(Error::new("no cgroup file system is mounted (see /proc/self/mountinfo)"));
+    }
+    plan.unit = Some(unit);
+    Ok(())
 }
 
 /// One place in every hierarchy; in a hybrid tree the v2 one only when it has controllers. Returns the places

@@ -43,6 +43,9 @@ pub struct Hierarchy {
 pub struct Tree {
     /// v1 hierarchies in the order of their mounts, and the v2 one.
     pub hierarchies: Vec<Hierarchy>,
+    /// The caller's effective user: the user's instance of systemd lives in a cgroup named by it.
+    #[serde(default)]
+    pub uid: u32,
 }
 
 impl Hierarchy {
@@ -79,9 +82,10 @@ impl Tree {
         let mountinfo = file::read_records("/proc/self", "mountinfo").on("read", "/proc/self/mountinfo")?;
         let own = file::read("/proc/self", "cgroup").on("read", "/proc/self/cgroup")?;
         let mut tree = Self::parse(&mountinfo, &own);
+        tree.uid = Uid::effective().as_raw();
         // The first user namespace's root may write wherever the mount may. Everyone else must ask.
         let privileged =
-            Uid::effective().is_root() && stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == INITIAL_USER_NAMESPACE);
+            tree.uid == 0 && stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == INITIAL_USER_NAMESPACE);
         for hierarchy in &mut tree.hierarchies {
             let begin = hierarchy.relative_dir();
             if hierarchy.version == Version::V2 {

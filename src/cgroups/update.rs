@@ -5,6 +5,7 @@ use super::file;
 use super::group::{Group, read_devices, write_devices};
 use super::limits;
 use super::plan::{Place, Policy, Write, find};
+use super::systemd;
 use super::tree::Version;
 use super::values::{dir_of, write_all};
 use crate::spec::config::{Cpu, Memory, Resources};
@@ -29,7 +30,7 @@ impl Group {
         };
         self.enable_for(&writes)?;
         let before: Vec<Write> = writes.iter().filter_map(|w| self.present(w).transpose()).collect::<Result<_>>()?;
-        let result = write_all(&self.places, &writes).and_then(|()| match rules {
+        let result = write_all(&self.places, &writes).and_then(|()| self.update_unit(&writes, rules.as_ref())).and_then(|()| match rules {
             Some(rules) => self.update_devices(rules, table),
             None => Ok(()),
         });
@@ -100,6 +101,17 @@ impl Group {
         }
         let names: Vec<&str> = left.iter().map(|w| w.file.as_str()).collect();
         Error::new(format!("{error}; the earlier values could not be put back in {}", names.join(", ")))
+    }
+
+    /// systemd has its own copy of the values, and would write the old ones when it is reloaded.
+    fn update_unit(&self, writes: &[Write], rules: Option<&Rules>) -> Result<()> {
+        let Some(name) = &self.unit else { return Ok(()) };
+        let mut properties = systemd::of_writes(writes)?;
+        properties.extend(rules.into_iter().flat_map(systemd::of_devices));
+        if properties.is_empty() {
+            return Ok(());
+        }
+        systemd::Client::connect(self.by_user())?.set(name, &properties)
     }
 
     fn update_devices(&mut self, rules: Rules, table: Option<Table>) -> Result<()> {

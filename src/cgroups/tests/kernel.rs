@@ -342,7 +342,7 @@ fn device_rules_act_on_v2_and_are_replaced() {
     let _root = RootControl::keep();
     // Only the v2 part of the machine's tree, so that a v1 devices hierarchy does not take the rules.
     let name = Name::new();
-    let tree = Tree { hierarchies: vec![v2] };
+    let tree = Tree { hierarchies: vec![v2], uid: 0 };
     let attempt = |rules: &str| {
         let r = resources(rules);
         let mut wish = request(Some(&name.0), Some(&r));

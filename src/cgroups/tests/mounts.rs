@@ -21,7 +21,7 @@ fn v1_with_a_cgroup_namespace_mounts_each_hierarchy_anew() {
 
 #[test]
 fn v1_without_one_binds_the_containers_own() {
-    let mut tree = Tree { hierarchies: vec![v1_hierarchy("memory", "/user"), v1_hierarchy("pids", "/user")] };
+    let mut tree = Tree { hierarchies: vec![v1_hierarchy("memory", "/user"), v1_hierarchy("pids", "/user")], uid: 0 };
     tree.hierarchies[1].writable = false;
     let mut r = request(None, None);
     r.rootless = true;

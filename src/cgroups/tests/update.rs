@@ -50,7 +50,7 @@ impl Folder {
             required: Vec::new(),
             if_denied: IfDenied::Fail,
         };
-        Group::open(&Record { driver: Driver::Cgroupfs, places: vec![place], devices: None }).unwrap()
+        Group::open(&Record { driver: Driver::Cgroupfs, places: vec![place], devices: None, unit: None }).unwrap()
     }
 
     fn read(&self, file: &str) -> String {

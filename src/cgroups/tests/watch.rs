@@ -114,7 +114,7 @@ fn exec_into_a_v2_cgroup_that_has_become_inner() {
     let _root = RootControl::keep();
     let name = Name::new();
     // As if a limit needed the controller: it is on in the container's cgroup, and the container gives it on.
-    let mut plan = plan(&request(Some(&name.0), None), &Tree { hierarchies: vec![v2] }).unwrap();
+    let mut plan = plan(&request(Some(&name.0), None), &Tree { hierarchies: vec![v2], uid: 0 }).unwrap();
     plan.places[0].enable = vec![controller.clone()];
     let group = Group::create(&plan).unwrap();
     let dir = group.dirs().next().unwrap().to_owned();

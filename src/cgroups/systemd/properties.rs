@@ -1,0 +1,151 @@
+//! The same limits as properties of the unit, so that systemd, which writes a unit's values again when it is reloaded, writes hull's.
+
+use super::{Property, Value};
+use crate::cgroups::devices::{ALL, Device, Kind, MKNOD, READ, Rules, WRITE};
+use crate::cgroups::plan::Write;
+use crate::{Error, Result};
+use cgroups_rs::systemd as names;
+
+/// Properties for the files that systemd knows; the rest is in the files alone. From the writes, and so for `unified` too.
+pub(in crate::cgroups) fn of_writes(writes: &[Write]) -> Result<Vec<Property>> {
+    let mut all: Vec<Property> = Vec::new();
+    let mut quota = Bandwidth::default();
+    for write in writes {
+        let one = one(write, &mut quota).map_err(|e| e.within(&write.from))?;
+        for property in one {
+            // As in the file, the last word counts.
+            all.retain(|p| p.name != property.name);
+            all.push(property);
+        }
+    }
+    // An idle group has no weight, and systemd has one property for both.
+    if writes.iter().any(|w| w.file == "cpu.idle" && w.value == "1") {
+        all.retain(|p| p.name != names::CPU_WEIGHT);
+        all.push(Property { since: 252, ..Property::new(names::CPU_WEIGHT, Value::U64(0)) });
+    }
+    all.extend(quota.properties());
+    Ok(all)
+}
+
+fn one(write: &Write, bandwidth: &mut Bandwidth) -> Result<Vec<Property>> {
+    let value = write.value.as_str();
+    let name = match write.file.as_str() {
+        "memory.max" => names::MEMORY_MAX,
+        "memory.low" => names::MEMORY_LOW,
+        "memory.min" => "MemoryMin",
+        "memory.high" => "MemoryHigh",
+        "memory.swap.max" => names::MEMORY_SWAP_MAX,
+        "memory.limit_in_bytes" => names::MEMORY_LIMIT,
+        "pids.max" => names::TASKS_MAX,
+        "cpu.weight" => names::CPU_WEIGHT,
+        "cpu.shares" => names::CPU_SHARES,
+        "blkio.weight" => "BlockIOWeight",
+        "cpuset.cpus" | "cpuset.mems" => {
+            let name = if write.file == "cpuset.cpus" { names::ALLOWED_CPUS } else { names::ALLOWED_MEMORY_NODES };
+            let bits = bits(value)?.into_iter().map(Value::Byte).collect();
+            return Ok(vec![Property { since: 244, ..Property::new(name, Value::Array("y".to_owned(), bits)) }]);
+        }
+        "memory.oom.group" => {
+            let policy = if value == "1" { "kill" } else { "continue" };
+            return Ok(vec![Property { since: 243, ..Property::new("OOMPolicy", Value::Str(policy.to_owned())) }]);
+        }
+        "cpu.max" => {
+            let mut words = value.split_whitespace();
+            bandwidth.quota = words.next().and_then(|q| q.parse().ok());
+            bandwidth.period = words.next().and_then(|p| p.parse().ok());
+            bandwidth.set = true;
+            return Ok(Vec::new());
+        }
+        "cpu.cfs_quota_us" => {
+            (bandwidth.quota, bandwidth.set) = (value.parse().ok(), true);
+            return Ok(Vec::new());
+        }
+        "cpu.cfs_period_us" => {
+            (bandwidth.period, bandwidth.set) = (value.parse().ok(), true);
+            return Ok(Vec::new());
+        }
+        _ => return Ok(Vec::new()),
+    };
+    let number = match value {
+        "max" | "-1" => u64::MAX,
+        _ => value.parse().map_err(|_| Error::new(format!("\"{value}\" is not a number")))?,
+    };
+    Ok(vec![Property::new(name, Value::U64(number))])
+}
+
+/// systemd has the quota as microseconds a second.
+#[derive(Default)]
+struct Bandwidth {
+    set: bool,
+    quota: Option<i64>,
+    period: Option<u64>,
+}
+
+impl Bandwidth {
+    fn properties(&self) -> Vec<Property> {
+        if !self.set {
+            return Vec::new();
+        }
+        let period = self.period.filter(|p| *p != 0);
+        let mut all = Vec::new();
+        if let Some(period) = period {
+            all.push(Property { since: 242, ..Property::new(names::CPU_QUOTA_PERIOD_US, Value::U64(period)) });
+        }
+        let per_second = match self.quota.and_then(|q| u64::try_from(q).ok()).filter(|q| *q != 0) {
+            None => u64::MAX,
+            // systemd keeps whole percents: rounded up, so that the file's own value fits below.
+            Some(quota) => (quota * 1_000_000 / period.unwrap_or(100_000)).div_ceil(10_000) * 10_000,
+        };
+        all.push(Property::new(names::CPU_QUOTA_PER_SEC_US, Value::U64(per_second)));
+        all
+    }
+}
+
+/// `0-2,9` as a bit mask, lowest byte first.
+fn bits(list: &str) -> Result<Vec<u8>> {
+    let bad = || Error::new(format!("invalid list \"{list}\""));
+    let mut mask = Vec::new();
+    for part in list.split(',').filter(|p| !p.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().map_err(|_| bad())?, last.trim().parse().map_err(|_| bad())?);
+        if first > last || last > 65_535 {
+            return Err(bad());
+        }
+        for bit in first..=last {
+            if mask.len() <= bit / 8 {
+                mask.resize(bit / 8 + 1, 0);
+            }
+            mask[bit / 8] |= 1 << (bit % 8);
+        }
+    }
+    if mask.is_empty() { Err(bad()) } else { Ok(mask) }
+}
+
+/// The device rules as systemd's list. On v1 it would, when reloaded, allow all again without; on v2 hull's own program stays.
+/// What the list cannot say (a minor of every major; a default of "allow" with exceptions) is left to hull's rules, with
+/// systemd's set to let all through.
+pub(in crate::cgroups) fn of_devices(rules: &Rules) -> Vec<Property> {
+    let policy = |name: &str, list| {
+        vec![Property::new("DevicePolicy", Value::Str(name.to_owned())), Property::new("DeviceAllow", Value::Pairs(list))]
+    };
+    let list = match rules.table() {
+        Ok(table) if !table.default_allow => table.exceptions.iter().map(|(device, access)| allow(device, *access)).collect(),
+        _ => None,
+    };
+    list.map_or_else(|| policy("auto", Vec::new()), |list: Vec<_>| policy("strict", list))
+}
+
+/// `/dev/char/1:3`, `char-136`, `block-*`.
+fn allow(device: &Device, access: u8) -> Option<(String, String)> {
+    let (kind, major, minor) = *device;
+    let kind = if kind == Kind::Block { "block" } else { "char" };
+    let path = match (major, minor) {
+        (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+        (Some(major), None) => format!("{kind}-{major}"),
+        (None, None) => format!("{kind}-*"),
+        (None, Some(_)) => return None,
+    };
+    debug_assert_eq!(access & !ALL, 0);
+    let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+    Some((path, letters.iter().filter(|(bit, _)| access & bit != 0).map(|(_, c)| *c).collect()))
+}
