@@ -125,8 +125,12 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     }
     id_maps(draft, world, &linux)?;
     let joins_cgroup = has_cgroup && (world.by_systemd || joins_user);
-    if joins_cgroup {
-        draft.outside(OutStep::JoinCgroup, "linux.cgroupsPath");
+    match draft.request.cgroup.clone() {
+        Some(plan) if has_cgroup && world.by_systemd => {
+            draft.outside(OutStep::Unit { plan: Box::new(plan) }, "linux.cgroupsPath, linux.resources");
+        }
+        _ if joins_cgroup => draft.outside(OutStep::JoinCgroup, "linux.cgroupsPath"),
+        _ => {}
     }
     for (host, device) in &linux.net_devices {
         let name = device.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| host.clone());

@@ -118,6 +118,11 @@ pub enum OutStep {
     },
     /// Puts the child into its cgroup, where it was not born there.
     JoinCgroup,
+    /// Has systemd make the unit around the child, and sets its limits.
+    Unit {
+        /// What is made.
+        plan: Box<cgroups::Plan>,
+    },
     /// Moves a network device of the host into the container.
     NetDevice {
         /// On the host.
@@ -159,6 +164,7 @@ impl OutStep {
             OutStep::OomScore { .. } => "OomScore",
             OutStep::IdMap { .. } => "IdMap",
             OutStep::JoinCgroup => "JoinCgroup",
+            OutStep::Unit { .. } => "Unit",
             OutStep::NetDevice { .. } => "NetDevice",
             OutStep::Barrier(_) => "Barrier",
             OutStep::Hook { .. } => "Hook",

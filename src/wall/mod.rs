@@ -119,6 +119,7 @@ impl Work<'_, '_> {
             OutStep::OomScore { value, lenient } => self.oom_score(*value, *lenient),
             OutStep::IdMap { uid, mappings, writer, deny_setgroups } => idmap::write(self.child()?.pid, *uid, mappings, writer, *deny_setgroups),
             OutStep::JoinCgroup => self.join_cgroup(),
+            OutStep::Unit { plan } => self.unit(plan),
             OutStep::NetDevice { host, name } => crate::net::move_device(host, name, self.child()?.pid),
             OutStep::Barrier(kind) => self.meeting()?.barrier(*kind),
             OutStep::Hook { list, index, hook } => {
@@ -160,10 +161,16 @@ impl Work<'_, '_> {
 
     fn join_cgroup(&mut self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.child()?.pid);
-        match &self.group {
-            Some(group) => group.add(pid),
-            None => Err(Error::new("the systemd cgroup driver is not there yet")),
-        }
+        self.group.as_ref().map_or(Ok(()), |group| group.add(pid))
+    }
+
+    fn unit(&mut self, plan: &cgroups::Plan) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(self.child()?.pid);
+        (self.job.record)(0, Some(plan.record()), Vec::new())?;
+        let mut group = Group::start(plan, pid)?;
+        group.apply(plan)?;
+        self.group = Some(group);
+        Ok(())
     }
 
     fn oom_score(&self, value: i32, lenient: bool) -> Result<()> {

@@ -23,18 +23,20 @@ type Header<'a> = (u8, u8, u8, u8, u32, u32, Fields<'a>);
 
 /// An open connection.
 #[derive(Debug)]
-pub(super) struct Bus {
+pub(in crate::cgroups) struct Bus {
     stream: UnixStream,
     serial: u32,
     /// A bus in between needs a destination; systemd's own socket has none.
     pub(super) is_direct: bool,
+    /// Bytes that came with the answer to the authentication.
+    come: Vec<u8>,
     /// Signals that came while an answer was waited for.
     signals: Vec<Message>,
 }
 
 /// A message that came.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(in crate::cgroups) struct Message {
     kind: u8,
     reply_to: u32,
     member: String,
@@ -43,7 +45,7 @@ pub(super) struct Message {
 }
 
 /// What a call came back with when not with an answer.
-pub(super) enum Failure {
+pub(in crate::cgroups) enum Failure {
     /// The other side refuses: the error's name, and its words.
     Refused(String, String),
     /// The connection does not work.
@@ -62,7 +64,7 @@ impl From<Failure> for Error {
 
 impl Bus {
     /// Connects and authenticates: the socket tells who we are, so no name is given (also right within a user namespace).
-    pub(super) fn connect(path: &str, is_direct: bool) -> Result<Self> {
+    pub(in crate::cgroups) fn connect(path: &str, is_direct: bool) -> Result<Self> {
         let stream = if let Some(name) = path.strip_prefix('@') {
             let address = <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
             address.and_then(|a| UnixStream::connect_addr(&a))
@@ -72,7 +74,7 @@ impl Bus {
         let stream = stream.on("connect to", path)?;
         stream.set_read_timeout(Some(PATIENCE)).on("set the timeout of", path)?;
         stream.set_write_timeout(Some(PATIENCE)).on("set the timeout of", path)?;
-        let mut bus = Self { stream, serial: 0, is_direct, signals: Vec::new() };
+        let mut bus = Self { stream, serial: 0, is_direct, come: Vec::new(), signals: Vec::new() };
         bus.authenticate().map_err(|e| e.within(format_args!("D-Bus on {path}")))?;
         if !is_direct {
             bus.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", None::<&()>)?;
@@ -80,40 +82,34 @@ impl Bus {
         Ok(bus)
     }
 
+    /// All in one piece, as systemd's own programs send it, and nothing more before the answer: what comes in one read with
+    /// BEGIN lies unread in systemd until something follows. Signals may come right behind the answer.
     fn authenticate(&mut self) -> Result<()> {
-        self.send(b"\0AUTH EXTERNAL\r\n")?;
-        let answer = self.line()?;
-        let answer = if answer.starts_with("DATA") {
-            self.send(b"DATA\r\n")?;
-            self.line()?
-        } else {
-            answer
-        };
-        if !answer.starts_with("OK") {
-            return Err(Error::new(format!("authentication: {answer}")));
+        self.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
+        loop {
+            let mut buffer = [0; 256];
+            let count = self.stream.read(&mut buffer).map_err(|e| broken(&e))?;
+            self.come.extend_from_slice(&buffer[..count]);
+            while let Some(end) = self.come.windows(2).position(|w| w == b"\r\n") {
+                let line: Vec<u8> = self.come.drain(..end + 2).take(end).collect();
+                match line {
+                    _ if line.starts_with(b"OK") => return Ok(()),
+                    _ if line.starts_with(b"DATA") => {}
+                    _ => return Err(Error::new(format!("authentication: {}", String::from_utf8_lossy(&line)))),
+                }
+            }
+            if count == 0 || self.come.len() > 4096 {
+                return Err(Error::new("authentication: no answer"));
+            }
         }
-        self.send(b"BEGIN\r\n")
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes).on("write to", "D-Bus")
     }
 
-    fn line(&mut self) -> Result<String> {
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            let mut byte = [0];
-            self.stream.read_exact(&mut byte).on("read from", "D-Bus")?;
-            line.push(byte[0]);
-            if line.len() > 4096 {
-                return Err(Error::new("D-Bus: an endless line"));
-            }
-        }
-        Ok(String::from_utf8_lossy(&line[..line.len() - 2]).into_owned())
-    }
-
     /// Calls a method and waits for its answer.
-    pub(super) fn call<B: Serialize + DynamicType>(
+    pub(in crate::cgroups) fn call<B: Serialize + DynamicType>(
         &mut self,
         destination: &str,
         path: &str,
@@ -145,21 +141,24 @@ impl Bus {
         body: Option<&B>,
     ) -> Result<u32> {
         self.serial += 1;
-        let context = Context::new_dbus(LE, 0);
-        let object = ObjectPath::try_from(path).map_err(|e| wire(&e))?;
-        let mut fields: Fields = vec![(1, object.into()), (2, interface.into()), (3, member.into())];
+        let mut fields = Vec::new();
+        push_field(&mut fields, 1, b'o', path);
+        push_field(&mut fields, 2, b's', interface);
+        push_field(&mut fields, 3, b's', member);
         if !self.is_direct {
-            fields.push((6, destination.into()));
+            push_field(&mut fields, 6, b's', destination);
         }
         let mut bytes = Vec::new();
         if let Some(body) = body {
             // A body of several values is their sequence: the signature without the structure's brackets.
-            let signature = body.signature().to_string_no_parens();
-            fields.push((8, signature_of(&signature)?.into()));
-            bytes = to_bytes(context, body).map_err(|e| wire(&e))?.bytes().to_vec();
+            push_field(&mut fields, 8, b'g', &body.signature().to_string_no_parens());
+            bytes = to_bytes(Context::new_dbus(LE, 0), body).map_err(|e| wire(&e))?.bytes().to_vec();
         }
-        let header: Header = (b'l', CALL, 0, 1, bytes.len() as u32, self.serial, fields);
-        let mut message = to_bytes(context, &header).map_err(|e| wire(&e))?.bytes().to_vec();
+        let mut message = vec![b'l', CALL, 0, 1];
+        for number in [bytes.len() as u32, self.serial, fields.len() as u32] {
+            message.extend(number.to_le_bytes());
+        }
+        message.extend(fields);
         message.resize(message.len().next_multiple_of(8), 0);
         message.extend(bytes);
         self.send(&message)?;
@@ -179,10 +178,18 @@ impl Bus {
         }
     }
 
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let here = self.come.len().min(bytes.len());
+        for (to, from) in bytes.iter_mut().zip(self.come.drain(..here)) {
+            *to = from;
+        }
+        self.stream.read_exact(&mut bytes[here..]).map_err(|e| broken(&e))
+    }
+
     fn receive(&mut self) -> Result<Message> {
         const MOST: usize = 1 << 27; // the specification's longest message
         let mut bytes = vec![0; 16];
-        self.stream.read_exact(&mut bytes).on("read from", "D-Bus")?;
+        self.fill(&mut bytes)?;
         if bytes[0] != b'l' {
             return Err(Error::new("D-Bus: a message of the other byte order"));
         }
@@ -193,7 +200,7 @@ impl Bus {
         }
         let start = (16 + fields).next_multiple_of(8);
         bytes.resize(start + body, 0);
-        self.stream.read_exact(&mut bytes[16..]).on("read from", "D-Bus")?;
+        self.fill(&mut bytes[16..])?;
         let data = Data::new(bytes[..start].to_vec(), Context::new_dbus(LE, 0));
         let (header, _): (Header, usize) = data.deserialize().map_err(|e| wire(&e))?;
         let mut message = Message { kind: header.1, reply_to: 0, member: String::new(), error: String::new(), body: bytes[start..].to_vec() };
@@ -211,9 +218,30 @@ impl Bus {
 
 impl Message {
     /// The body as values of known types.
-    pub(super) fn body<T: for<'d> serde::Deserialize<'d> + Type>(&self) -> Result<T> {
+    pub(in crate::cgroups) fn body<T: for<'d> serde::Deserialize<'d> + Type>(&self) -> Result<T> {
         let data = Data::new(self.body.clone(), Context::new_dbus(LE, 0));
         data.deserialize().map(|(value, _)| value).map_err(|e| wire(&e))
+    }
+}
+
+/// One field of a header: its code, its type and a text. (By hand: zvariant has no type for a signature of several values.)
+fn push_field(fields: &mut Vec<u8>, code: u8, kind: u8, text: &str) {
+    fields.resize(fields.len().next_multiple_of(8), 0);
+    fields.extend([code, 1, kind, 0]);
+    // The four bytes end where a text's length may begin.
+    if kind == b'g' {
+        fields.push(text.len() as u8);
+    } else {
+        fields.extend((text.len() as u32).to_le_bytes());
+    }
+    fields.extend(text.as_bytes());
+    fields.push(0);
+}
+
+fn broken(error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock => Error::new(format!("D-Bus: no answer within {} s", PATIENCE.as_secs())),
+        _ => Error::io("read from", "D-Bus", error),
     }
 }
 

@@ -26,15 +26,18 @@ impl Client {
     /// # Errors
     /// Neither answers.
     pub fn connect(user: bool) -> Result<Self> {
-        let mut first = None;
+        let context = if user { "reach the user's systemd" } else { "reach systemd" };
+        let mut failed = Vec::new();
         for (path, is_direct) in addresses(user) {
             match Bus::connect(&path, is_direct) {
-                Ok(bus) => return Self { bus, version: None }.subscribed(),
-                Err(error) => first = first.or(Some(error)),
+                Ok(bus) => return Self { bus, version: None }.subscribed().map_err(|e| e.within(context)),
+                Err(error) => failed.push(error.to_string()),
             }
         }
-        let error = first.unwrap_or_else(|| Error::new("XDG_RUNTIME_DIR and DBUS_SESSION_BUS_ADDRESS are not set"));
-        Err(error.within(if user { "reach the user's systemd" } else { "reach systemd" }))
+        if failed.is_empty() {
+            failed.push("XDG_RUNTIME_DIR and DBUS_SESSION_BUS_ADDRESS are not set".to_owned());
+        }
+        Err(Error::new(format!("{context}: {}", failed.join("; "))))
     }
 
     /// systemd tells of its jobs only when somebody has asked for it.
@@ -170,7 +173,7 @@ fn addresses(user: bool) -> Vec<(String, bool)> {
 }
 
 /// The first Unix socket of a D-Bus address; an abstract one with `@`.
-pub(super) fn socket(address: &str) -> Option<String> {
+pub(in crate::cgroups) fn socket(address: &str) -> Option<String> {
     address.split(';').find_map(|one| {
         let keys = one.strip_prefix("unix:")?;
         keys.split(',').find_map(|pair| match pair.split_once('=')? {

@@ -9,12 +9,16 @@ mod client;
 mod properties;
 mod text;
 
+#[cfg(test)]
+pub(super) use bus::Bus;
 pub use client::Client;
+#[cfg(test)]
+pub(super) use client::socket;
 pub(super) use properties::{of_devices, of_writes};
 pub use text::parse_value;
 
 use super::plan::{Driver, Request};
-use super::tree::{Tree, Version};
+use super::tree::Tree;
 use crate::{Error, Result};
 use cgroups_rs::systemd as names;
 use serde::{Deserialize, Serialize};
@@ -190,9 +194,4 @@ fn annotation(name: &str, text: &str) -> Result<Property> {
         _ => None,
     };
     micro.map(|n| Property::new(&format!("{rest}USec"), Value::U64(n))).ok_or_else(|| Error::new("value parse error: not a number of seconds"))
-}
-
-/// Which places systemd makes by itself on v1; the others hull makes beside.
-pub(super) fn is_joined_by_systemd(version: Version, controllers: &[String]) -> bool {
-    version == Version::V2 || controllers.iter().any(|c| c == "name=systemd")
 }

@@ -31,18 +31,18 @@ impl Drop for Name {
     }
 }
 
-/// What the root of the v2 tree gives its children, put back at the end; one test at a time.
+/// What the root of the v2 tree gives its children, put back at the end; one test at a time, of all that run on the machine.
 pub struct RootControl {
     before: Option<(String, String)>,
-    _alone: std::sync::MutexGuard<'static, ()>,
+    _alone: Option<std::fs::File>,
 }
 
 impl RootControl {
     pub fn keep() -> Self {
-        static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let v2 = Tree::probe().unwrap().hierarchies.into_iter().find(|h| h.version == Version::V2);
         let file = v2.map(|h| format!("{}/cgroup.subtree_control", h.mount_point));
+        let alone = file.as_ref().map(|f| std::fs::File::open(f).unwrap());
+        alone.iter().for_each(|f| f.lock().unwrap());
         Self { before: file.map(|f| (read_to_string(&f).unwrap(), f)), _alone: alone }
     }
 }

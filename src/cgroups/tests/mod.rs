@@ -6,6 +6,7 @@ mod fake;
 mod kernel;
 mod mounts;
 mod plan;
+mod systemd;
 mod tree;
 mod update;
 mod watch;

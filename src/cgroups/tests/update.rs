@@ -138,7 +138,7 @@ fn a_limit_below_the_usage_says_both() {
     let mut group = Group::create(&plan).unwrap();
     // The shell's own memory, which without swap cannot be got rid of.
     let procs = format!("{}/cgroup.procs", group.dir("memory").unwrap());
-    let mut program = Program::new(&format!("echo $$ > {procs}; x=$(head -c 33554432 /dev/zero | tr '\\0' x); echo ok; sleep 100"));
+    let mut program = Program::new(&format!("echo $$ > {procs}; x=$(head -c 33554432 /dev/zero | tr '\\0' x); echo ok; kill -STOP $$"));
     let mut answer = [0; 2];
     std::io::Read::read_exact(program.0.stdout.as_mut().unwrap(), &mut answer).unwrap();
     let error = group.update(&resources(r#"{"memory":{"limit":1048576}}"#)).unwrap_err().to_string();
