@@ -40,6 +40,7 @@ impl Container {
             Status::Stopped | Status::Creating => return Err(Error::new("cannot exec in a stopped container")),
         }
         check(process)?;
+        let process = &self.completed(process);
         let init = self.pidfd()?;
         let facts = Facts::probe(&self.record.spec)?;
         let mut tasks = Vec::new();
@@ -77,6 +78,17 @@ impl Container {
         }
     }
 
+    /// What a process file leaves out is the container's own: capabilities and limits (as runc has it).
+    fn completed(&self, process: &Process) -> Process {
+        let own = self.record.spec.config().process.clone().unwrap_or_default();
+        let mut process = process.clone();
+        process.capabilities = process.capabilities.or(own.capabilities);
+        if process.rlimits.is_empty() {
+            process.rlimits = own.rlimits;
+        }
+        process
+    }
+
     fn exec_request(&self, options: &Options, cgroups: u32) -> Result<ExecRequest> {
         let spec = &self.record.spec;
         let user_namespace = self.is_other(LinuxNamespaceType::User);
@@ -88,6 +100,7 @@ impl Container {
             filter,
             preserve_fds: options.preserve_fds,
             cgroups,
+            personality: spec.config().linux.as_ref().and_then(|linux| linux.personality.clone()),
             keyring: (!self.record.no_new_keyring).then(|| format!("_ses.{}", self.record.id)),
         })
     }
@@ -129,7 +142,7 @@ impl Container {
         if request.filter.as_ref().is_some_and(|filter| filter.notify) {
             let spec = &self.record.spec;
             let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.clone()).unwrap_or_default();
-            meeting.listener(spec, &self.record.id, &seccomp.listener_path.unwrap_or_default(), &seccomp.listener_metadata.unwrap_or_default())?;
+            meeting.listener(spec, &self.record.id, self.record.pid, &seccomp.listener_path.unwrap_or_default(), &seccomp.listener_metadata.unwrap_or_default())?;
         }
         meeting.filtered()
     }

@@ -21,6 +21,9 @@ impl World<'_> {
         let StepRef::Mount { target, fstype, source, flags, data, propagation, create, refused, follow, copy_up } = step else {
             return Err(Errno::EINVAL.into());
         };
+        // A tmpfs that is given no mode takes that of the folder it covers (as runc has it).
+        let covers = fstype == c"tmpfs" && !data.to_bytes().windows(5).any(|part| part == b"mode=");
+        let mode = if covers { lookup(self.root, target, 0, follow).and_then(file::fstat).ok().map(|stat| stat.st_mode & 0o7777) } else { None };
         let place = self.target(target, create, true, follow)?;
         file::fchdir(place).map_err(|errno| Fault::with(errno, Detail::Target))?;
         let flags_now = if copy_up { flags & !libc::MS_RDONLY } else { flags };
@@ -34,6 +37,10 @@ impl World<'_> {
             Err(errno) => return Err(errno.into()),
         }
         self.mounted(target);
+        if let Some(mode) = mode {
+            let mounted = file::openat2(self.root, target, libc::O_RDONLY | libc::O_DIRECTORY, 0, file::RESOLVE_IN_ROOT)?;
+            file::fchmod(mounted, mode)?;
+        }
         if !copy_up && propagation == 0 {
             return Ok(());
         }

@@ -18,7 +18,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Attaches the root on top of `/`, from where pivot_root can take it: no path of the host is resolved.
+    /// Attaches the root on its own folder, where createContainer hooks look for it. A child in a user namespace may lack the right to
+    /// reach that folder: then on top of `/`, from where pivot_root can take it as well.
     pub(super) fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> Done {
         let tree = match self.slots.get(slot::ROOT as usize) {
             Some(&tree) if tree >= 0 => tree,
@@ -30,12 +31,10 @@ impl World<'_> {
         if propagation != 0 {
             mount::mount_setattr(tree, AT_RECURSIVE, &MountAttr { propagation, ..MountAttr::default() })?;
         }
-        if self.root != libc::AT_FDCWD {
-            // The scratch file system, which is the working directory: stacked below the new root it would keep the old one there, for the
-            // unmounting after the pivot takes only what lies on top.
-            mount::umount(c".", libc::MNT_DETACH)?;
+        match file::openat(libc::AT_FDCWD, path, libc::O_PATH | libc::O_DIRECTORY, 0) {
+            Ok(place) => mount::move_mount(tree, place)?,
+            Err(_) => mount::move_mount_on_root(tree)?,
         }
-        mount::move_mount_on_root(tree)?;
         self.root = tree;
         Ok(())
     }

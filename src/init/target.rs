@@ -53,6 +53,22 @@ impl PathBuffer {
     }
 }
 
+impl PathBuffer {
+    /// The parts one after the other, closed by a NUL.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG.
+    fn join(&mut self, parts: &[&[u8]]) -> Result<&CStr, Errno> {
+        let mut end = 0;
+        for part in parts {
+            self.bytes.get_mut(end..end + part.len()).ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(part);
+            end += part.len();
+        }
+        *self.bytes.get_mut(end).ok_or(Errno::ENAMETOOLONG)? = 0;
+        CStr::from_bytes_until_nul(&self.bytes).map_err(|_| Errno::EINVAL)
+    }
+}
+
 /// Opens a path inside a root with `O_PATH`, symbolic links resolved within it or refused.
 ///
 /// The descriptors of this room stay open until the step that closes all at once: a call for each would double the number of calls.
@@ -69,6 +85,10 @@ pub fn lookup(root: i32, path: &CStr, flags: i32, follow: bool) -> Result<i32, E
 /// # Errors
 /// The kernel's.
 pub fn make_folder(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
+    make_below(root, path, follow, 8)
+}
+
+fn make_below(root: i32, path: &CStr, follow: bool, links: usize) -> Result<i32, Errno> {
     match lookup(root, path, 0, follow) {
         Err(Errno::ENOENT) => {}
         other => return other,
@@ -85,7 +105,12 @@ pub fn make_folder(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
         let end = bytes[start..].iter().position(|&b| b == b'/').map_or(bytes.len(), |n| start + n);
         parent = match lookup(root, buffer.head(bytes, end)?, 0, follow) {
             Err(Errno::ENOENT) => {
-                create(parent, buffer.head(&bytes[start..], end - start)?, true)?;
+                let name = buffer.head(&bytes[start..], end - start)?;
+                match file::mkdirat(parent, name, 0o755) {
+                    // A link that leads nowhere yet: what it names is made, inside the root.
+                    Err(Errno::EEXIST) if follow && links > 0 => return make_through(root, parent, bytes, (start, end), links - 1),
+                    other => other?,
+                }
                 lookup(root, buffer.head(bytes, end)?, 0, follow)?
             }
             other => other?,
@@ -93,6 +118,16 @@ pub fn make_folder(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
         start = end;
     }
     Ok(parent)
+}
+
+/// Goes on by a link's text in place of its name: `bytes[start..end]` is the link, what stands after it is appended.
+fn make_through(root: i32, parent: i32, bytes: &[u8], (start, end): (usize, usize), links: usize) -> Result<i32, Errno> {
+    let mut buffer = PathBuffer::new();
+    let mut text = [0_u8; libc::PATH_MAX as usize];
+    let length = file::readlinkat(parent, buffer.head(&bytes[start..], end - start)?, &mut text)?;
+    let before = if text.first() == Some(&b'/') { &bytes[..0] } else { &bytes[..start] };
+    let whole = buffer.join(&[before, &text[..length], &bytes[end..]])?;
+    make_below(root, whole, true, links)
 }
 
 fn create(parent: i32, name: &CStr, folder: bool) -> Result<(), Errno> {

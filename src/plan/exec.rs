@@ -1,14 +1,14 @@
 //! `exec` is another, shorter `inside`, made of the same steps.
 
 use super::namespaces::set;
-use super::process::{Place, console_step, exec_step, identity_steps, mask_bytes};
+use super::process::{Place, console_step, exec_step, identity_steps, last_of_each, mask_bytes};
 use super::step::{Attribute, Barrier, Step};
 use super::{Placed, Plan};
 use crate::Result;
 use crate::facts::Facts;
 use crate::security::process as tables;
 use crate::security::seccomp::Filter;
-use crate::spec::config::Process;
+use crate::spec::config::{Personality, Process};
 use std::borrow::Cow;
 
 /// What an exec is made from besides the process and the Facts.
@@ -26,6 +26,8 @@ pub struct ExecRequest {
     pub preserve_fds: u32,
     /// How many v1 cgroups the child joins by itself.
     pub cgroups: u32,
+    /// The container's execution domain.
+    pub personality: Option<Personality>,
     /// The session keyring's name, if the container has one.
     pub keyring: Option<String>,
 }
@@ -51,6 +53,9 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
     }
     if let Some(name) = &request.keyring {
         add(Step::Keyring { name: name.clone() }, "[session keyring]");
+    }
+    if let Some(personality) = &request.personality {
+        add(set(Attribute::Personality, u64::from(tables::personality(personality)?)), "linux.personality");
     }
     if let Some(affinity) = &process.exec_cpu_affinity {
         // The initial mask is hull's own to take, before it makes the child.
@@ -85,7 +90,7 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
     for (step, from) in steps {
         add(step, from);
     }
-    add(exec_step(process, process.env.clone()), "process.args, process.env");
+    add(exec_step(process, last_of_each(process.env.iter())), "process.args, process.env");
     plan.warnings = warnings;
     plan.check()?;
     Ok(plan)

@@ -57,7 +57,7 @@ pub fn create(draft: &mut Draft) -> Result<()> {
         }
     }
     for (index, hook) in create_container.iter().enumerate() {
-        let step = step(draft, hook, "created");
+        let step = step(draft, hook, "creating");
         draft.inside(step, format!("hooks.createContainer[{index}]"));
     }
     Ok(())

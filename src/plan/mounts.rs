@@ -72,7 +72,10 @@ pub fn open_sources(draft: &mut Draft, world: &World) -> Result<()> {
         other => other,
     };
     if draft.request.layers.is_none() {
-        let what = Open::Tree { path: draft.spec.rootfs(), recursive: true, propagation, id_map: None, link: false };
+        // Never a peer of the host's: what is mounted below while the container is made must not show there, and pivot_root(2)
+        // refuses a shared root. `shared` is set last.
+        let own = if propagation == 0 { libc::MS_SLAVE } else { propagation };
+        let what = Open::Tree { path: draft.spec.rootfs(), recursive: true, propagation: own, id_map: None, link: false };
         draft.outside(super::OutStep::Open { slot: slot::ROOT, what }, "root.path");
     }
     for (index, mount) in config.mounts.iter().enumerate() {
@@ -120,7 +123,7 @@ pub fn root(draft: &mut Draft, world: &World) -> Result<()> {
     if let Some(layers) = draft.request.layers.clone() {
         return super::layers::root(draft, &layers);
     }
-    let path = if world.opens_sources { String::new() } else { path_text(draft.spec.rootfs())? };
+    let path = path_text(draft.spec.rootfs())?;
     draft.inside(Step::Root { path, recursive: true, propagation: 0, attach: true }, "root.path");
     Ok(())
 }

@@ -27,6 +27,8 @@ pub struct World {
     pub may_set_groups: bool,
     /// The child unshares its cgroup namespace itself, once it is in its cgroup.
     unshare_cgroup: bool,
+    /// The message queues belong to whoever makes the IPC namespace: the child, once it is root of its new user namespace.
+    late_ipc: bool,
     /// systemd makes the cgroup, after the child.
     by_systemd: bool,
     /// How many v1 cgroups the child joins.
@@ -39,6 +41,7 @@ pub struct World {
 
 const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
 const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
 const NEWTIME: u64 = 0x80;
 
 /// Works out the new world.
@@ -63,15 +66,17 @@ pub fn world(draft: &Draft) -> Result<World> {
     let late = v1_cgroups > 0 || by_systemd || joined.iter().any(|(kind, ..)| *kind == Kind::User as u32);
     let alone = draft.facts.can_map_alone(&linux.gid_mappings, draft.facts.egid);
     let made_user = made & NEWUSER != 0;
+    let has_root = !made_user || (maps_zero(&linux.uid_mappings) && maps_zero(&linux.gid_mappings));
     Ok(World {
         made,
         mount: has(Kind::Mount),
         user,
         network: made & Kind::Network as u64 != 0,
         cgroup: has(Kind::Cgroup),
-        has_root: !made_user || (maps_zero(&linux.uid_mappings) && maps_zero(&linux.gid_mappings)),
+        has_root,
         may_set_groups: !made_user || draft.facts.privileged || (!alone && draft.facts.id_helpers.is_some()),
         unshare_cgroup: made & NEWCGROUP != 0 && late,
+        late_ipc: made & NEWUSER != 0 && made & NEWIPC != 0 && has_root,
         by_systemd,
         v1_cgroups,
         joined,
@@ -109,6 +114,9 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     let mut flags = world.made & !NEWTIME;
     if world.unshare_cgroup {
         flags &= !NEWCGROUP;
+    }
+    if world.late_ipc {
+        flags &= !NEWIPC;
     }
     if let (Some(stage), true) = (&mut stage, world.made & NEWTIME != 0) {
         stage.time = Some(linux.time_offsets.clone());
@@ -179,6 +187,9 @@ pub fn enter(draft: &mut Draft, world: &World) -> Result<()> {
         let ids = Step::Ids { uid: 0, gid: 0, groups: Vec::new(), set_groups: false, keep: false };
         draft.inside(ids, "linux.namespaces[user]");
         draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
+    }
+    if world.late_ipc {
+        draft.inside(Step::Unshare { flags: NEWIPC as u32 }, "linux.namespaces[ipc]");
     }
     if world.unshare_cgroup {
         draft.inside(Step::Unshare { flags: NEWCGROUP as u32 }, "linux.namespaces[cgroup]");

@@ -221,17 +221,19 @@ fn intel_rdt_refusal(rdt: &IntelRdt) -> Error {
     Error::new(format!("linux.intelRdt: {what} is asked for, but hull does not carry out resctrl (docs/limitations.md)"))
 }
 
-/// Capabilities that hull itself does not hold cannot be given: a warning where runc warns, an error where it fails.
+/// A capability that cannot be granted is warned of and left out (config.md, `capabilities`: "Runtimes SHOULD NOT fail").
 fn restrict(masks: &mut Masks, place: &Place, all: u64) -> Result<Vec<String>> {
-    let missing = (masks.permitted | masks.effective) & !place.held & all;
+    let Masks { bounding, effective, inheritable, permitted, ambient: _ } = masks;
+    let missing = (*permitted | *effective) & !place.held & all | *bounding & !place.bounding & all;
     let mut warnings = Vec::new();
     if missing != 0 {
-        return Err(Error::new(format!("unable to apply caps: hull itself does not hold {}", caps::names(missing).join(" "))));
+        warnings.push(format!("process.capabilities: {} cannot be granted, since hull itself does not hold them", caps::names(missing).join(" ")));
+        [bounding, effective, inheritable, permitted].into_iter().for_each(|set| *set &= !missing);
     }
-    let unbounded = masks.bounding & !place.bounding & all;
-    if unbounded != 0 {
-        warnings.push(format!("process.capabilities.bounding: {} not in hull's own bounding set", caps::names(unbounded).join(" ")));
-        masks.bounding &= !unbounded;
+    let (beyond, unbounded) = (masks.effective & !masks.permitted, masks.inheritable & !masks.bounding);
+    if beyond | unbounded != 0 {
+        let names = caps::names(beyond | unbounded).join(" ");
+        return Err(Error::new(format!("unable to apply caps: operation not permitted: {names}: effective needs permitted, inheritable needs bounding")));
     }
     // The kernel takes an ambient capability only where it is permitted and inheritable (capabilities(7)); the default config of
     // runc asks for three that are not, and its peers drop them without a word.
@@ -271,7 +273,7 @@ pub fn program(draft: &mut Draft, world: &World) -> Result<()> {
     draft.inside(Step::WaitStart {}, "[start]");
     super::hooks::start(draft);
     let Some(process) = &spec.config().process else { return Ok(()) };
-    let env: Vec<String> = process.env.iter().chain(&draft.request.extra_env).cloned().collect();
+    let env = last_of_each(process.env.iter().chain(&draft.request.extra_env));
     draft.inside(exec_step(process, env), "process.args, process.env");
     Ok(())
 }
@@ -279,6 +281,14 @@ pub fn program(draft: &mut Draft, world: &World) -> Result<()> {
 /// HOME is set where the config does not (as runc has it).
 fn needs_home(env: &[String]) -> bool {
     !env.iter().any(|variable| variable.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()))
+}
+
+/// Of several values for one variable the last counts; the order is that of the last ones.
+pub fn last_of_each<'a>(env: impl DoubleEndedIterator<Item = &'a String>) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut kept: Vec<String> = env.rev().filter(|variable| seen.insert(variable.split('=').next().unwrap_or_default())).cloned().collect();
+    kept.reverse();
+    kept
 }
 
 /// execve with the environment given.

@@ -26,6 +26,8 @@ pub fn run(list: &str, index: usize, hook: &Hook, state: &Value, bundle: &Path) 
         command.env(name, value);
     }
     let context = format!("error running hook #{index}: error running {list} hook #{index}");
+    // What hull's caller left open is not the hook's. (The container's process has its own copy of the table by now.)
+    let _ = crate::sys::file::cloexec_from(3);
     let mut child = command.spawn().map_err(|error| Error::io("run", path, &error).within(&context))?;
     feed(&mut child, state);
     let pidfd = process::pidfd_open(child.id() as i32).map(Held).on("watch", path)?;

@@ -48,7 +48,7 @@ impl Meeting<'_> {
     ///
     /// # Errors
     /// The filter was refused; the agent is not there.
-    pub fn listener(&self, spec: &Spec, id: &str, path: &str, metadata: &str) -> Result<()> {
+    pub fn listener(&self, spec: &Spec, id: &str, init: i32, path: &str, metadata: &str) -> Result<()> {
         let report = self.child.page.report();
         let remote = loop {
             match report.listener.load(Ordering::Acquire) {
@@ -57,7 +57,7 @@ impl Meeting<'_> {
             }
         };
         let fd = process::pidfd_getfd(self.child.pidfd.0, remote).map(Held).on("take", "the seccomp listener")?;
-        listener::send(spec, id, self.child.pid, fd.0, path, metadata)?;
+        listener::send(spec, id, (init, self.child.pid), fd.0, path, metadata)?;
         report.taken.store(1, Ordering::Release);
         Ok(())
     }

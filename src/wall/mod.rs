@@ -123,11 +123,13 @@ impl Work<'_, '_> {
             OutStep::NetDevice { host, name } => crate::net::move_device(host, name, self.child()?.pid),
             OutStep::Barrier(kind) => self.meeting()?.barrier(*kind),
             OutStep::Hook { list, index, hook } => {
-                let state = state_document(self.job.spec, self.job.id, "created", Some(self.child()?.pid));
+                // The words that each list's hooks are known to look for.
+                let status = if *list == "prestart" { "created" } else { "creating" };
+                let state = state_document(self.job.spec, self.job.id, status, Some(self.child()?.pid));
                 hooks::run(list, *index, hook, &state, self.job.spec.bundle())?;
                 if *index + 1 == self.hooks_in(list) && self.is_last_hook(list) { self.meeting()?.send(Barrier::Hooks) } else { Ok(()) }
             }
-            OutStep::Listener { path, metadata } => self.meeting()?.listener(self.job.spec, self.job.id, path, metadata),
+            OutStep::Listener { path, metadata } => self.meeting()?.listener(self.job.spec, self.job.id, self.child()?.pid, path, metadata),
             OutStep::Rlimit(limit) => {
                 let name = crate::security::rlimits::name(limit.resource).unwrap_or("resource limit");
                 ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard).on("set", name)
