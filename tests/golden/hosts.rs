@@ -95,6 +95,7 @@ fn unified(own: &str, writable: bool) -> Tree {
             own: own.into(),
             writable,
         }],
+        ..Tree::default()
     }
 }
 
@@ -118,7 +119,7 @@ fn hybrid() -> Tree {
         own: "/".into(),
         writable: true,
     });
-    Tree { hierarchies }
+    Tree { hierarchies, ..Tree::default() }
 }
 
 /// Where a user namespace is joined too, it is taken to own the others, as a pod's does.
