@@ -80,15 +80,20 @@ enum LogFormat {
 impl Global {
     /// The containers' store.
     fn store(&self) -> Store {
-        let default = || match nix::unistd::geteuid().is_root() {
-            true => PathBuf::from("/run/hull"),
-            false => match std::env::var_os("XDG_RUNTIME_DIR") {
-                Some(folder) => PathBuf::from(folder).join("hull"),
-                None => PathBuf::from(format!("/tmp/hull-{}", nix::unistd::geteuid())),
-            },
+        let default = || match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(folder) if !is_machines_root() => PathBuf::from(folder).join("hull"),
+            _ if nix::unistd::geteuid().is_root() => PathBuf::from("/run/hull"),
+            _ => PathBuf::from(format!("/tmp/hull-{}", nix::unistd::geteuid())),
         };
         Store::new(self.root.clone().unwrap_or_else(default))
     }
+}
+
+/// Whether the caller is root, and not an ordinary user who is root of a user namespace: rootless Podman and buildah call
+/// from there, with the user's own XDG_RUNTIME_DIR. Someone who became root inside a container has USER=root (runc's rule).
+fn is_machines_root() -> bool {
+    let named = std::env::var_os("USER").is_some_and(|user| user == "root");
+    nix::unistd::geteuid().is_root() && (named || !crate::facts::in_user_namespace())
 }
 
 // There is one of it in a process.
