@@ -148,9 +148,9 @@ impl Group {
             Version::V2 => self.open_unified(place),
             Version::V1 if place.controllers.iter().any(|c| c == "cpuset") => {
                 for dir in &self.made[made_before..] {
-                    inherit_cpuset(dir, &place.mount_point)?;
+                    inherit_cpuset(dir, &place.mount_point, true)?;
                 }
-                if self.made.len() == made_before { inherit_cpuset(&place.dir, &place.mount_point) } else { Ok(()) }
+                if self.made.len() == made_before { inherit_cpuset(&place.dir, &place.mount_point, false) } else { Ok(()) }
             }
             Version::V1 => Ok(()),
         }
@@ -419,20 +419,21 @@ fn refused_controller(controller: &str, dir: &str, errno: Errno) -> Error {
 }
 
 /// A new v1 cpuset has no processors and no memory and takes no process until it has: it gets its parent's.
-fn inherit_cpuset(dir: &str, mount_point: &str) -> Result<()> {
+fn inherit_cpuset(dir: &str, mount_point: &str, is_new: bool) -> Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        inherited(dir, mount_point, name)?;
+        inherited(dir, mount_point, name, is_new)?;
     }
     Ok(())
 }
 
-fn inherited(dir: &str, mount_point: &str, name: &str) -> Result<String> {
+/// `is_new`: it is known to have none. (A parent's `cgroup.clone_children` gives it the same values earlier.)
+fn inherited(dir: &str, mount_point: &str, name: &str, is_new: bool) -> Result<String> {
     let path = format!("{dir}/{name}");
-    let own = file::read(dir, name).on("read", &path)?;
+    let own = if is_new { String::new() } else { file::read(dir, name).on("read", &path)? };
     let Some((parent, _)) = dir.rsplit_once('/').filter(|_| own.trim().is_empty() && dir != mount_point) else {
         return Ok(own);
     };
-    let value = inherited(parent, mount_point, name)?;
+    let value = inherited(parent, mount_point, name, false)?;
     file::write(dir, name, value.trim_end()).on(&format!("write {} to", value.trim_end()), &path)?;
     Ok(value)
 }

@@ -8,7 +8,9 @@
 //!      v2: clone3 with CLONE_INTO_CGROUP and clone_fd()  ◀─────────────┤
 //!      v1: the child itself writes 0 to each of join_fds() ◀───────────┘
 //!
-//!   Group::open(&Record) ─▶ pids, freeze, thaw, kill, stats, update, remove
+//!      systemd: the child is there first, then Group::start(plan, pid), apply
+//!
+//!   Group::open(&Record) ─▶ pids, freeze, thaw, kill, stats, oom_events, update, exec_target, remove
 //! ```
 //!
 //! Why the child joins v1 by itself, and by `tasks`: a write to `cgroup.procs`, or of another process's id to either file, takes the
@@ -18,6 +20,9 @@
 //! from the process itself: one thread that moves itself needs no lock.
 
 #![forbid(unsafe_code)]
+
+// The crate cgroups-rs is used for systemd's names (`systemd/`). Its file system side is not: it reads the tree again for every
+// controller, knows v1 or v2 but not both at once, and no device programs; the way to a container's start has no time for that.
 
 mod bpf;
 mod devices;
