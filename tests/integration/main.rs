@@ -14,6 +14,7 @@ mod commands;
 mod descriptors;
 mod devices;
 mod exec;
+mod fresh_init;
 mod hardening;
 mod hooks;
 mod lifecycle;
@@ -25,6 +26,7 @@ mod resources;
 mod root_filesystem;
 mod seccomp;
 mod terminal;
+mod threads;
 mod user_namespaces;
 
 /// Every test of the suite, module by module.
@@ -35,6 +37,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     descriptors::TESTS,
     devices::TESTS,
     exec::TESTS,
+    fresh_init::TESTS,
     hardening::TESTS,
     hooks::TESTS,
     lifecycle::TESTS,
@@ -46,6 +49,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     root_filesystem::TESTS,
     seccomp::TESTS,
     terminal::TESTS,
+    threads::TESTS,
     user_namespaces::TESTS,
 ];
 
