@@ -124,6 +124,7 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
         crate::log::warn(warning);
     }
     check_preserved(options.preserve_fds)?;
+    keep_from_hooks(options.preserve_fds + socket_activation().1);
     let lock = store.make(id)?;
     let result = make(store, id, spec, facts, &plan, options, console);
     if result.is_err() {
@@ -134,6 +135,12 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
     }
     drop(lock);
     result
+}
+
+/// What hull's caller left open beyond what the program shall have reaches nobody: hooks would inherit it. Before kernel 5.11 it is left
+/// to the child, which closes them by itself.
+fn keep_from_hooks(preserved: u32) {
+    let _ = crate::sys::file::cloexec_from(3_i32.saturating_add_unsigned(preserved));
 }
 
 /// A descriptor that is not open cannot be preserved (runc's words).

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 
 const PR_CAP_AMBIENT: i32 = 47;
+const PR_CAP_AMBIENT_IS_SET: u64 = 1;
 const PR_CAP_AMBIENT_RAISE: u64 = 2;
 const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
 
@@ -42,6 +43,36 @@ pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
         if ambient & (1 << capability) != 0 {
             ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
         }
+    }
+    Ok(())
+}
+
+/// Lets the permitted capabilities survive the execve of a fresh init. In a new user namespace its user may have no id yet, and execve
+/// leaves nothing to a user other than root but ambient capabilities (capabilities(7)).
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_over_execve() -> Result<(), Errno> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let held = ids::capget()?;
+    ids::capset(CapSets { inheritable: held.permitted, ..held })?;
+    for capability in (0..64).filter(|capability| held.permitted & (1 << capability) != 0) {
+        ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
+    }
+    Ok(())
+}
+
+/// Takes back what [`keep_over_execve`] did: a child that was cloned into a user namespace has nothing inheritable.
+///
+/// # Errors
+/// The kernel's.
+pub fn kept_over_execve() -> Result<(), Errno> {
+    const ANY: u64 = 21;
+    if ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, ANY)? == 1 {
+        ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+        ids::capset(CapSets { inheritable: 0, ..ids::capget()? })?;
     }
     Ok(())
 }

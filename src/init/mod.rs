@@ -9,7 +9,7 @@
 mod console;
 mod copyup;
 mod hooks;
-mod identity;
+pub mod identity;
 mod layers;
 mod mounts;
 mod program;

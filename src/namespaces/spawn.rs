@@ -11,7 +11,7 @@
 
 use super::idmap::socket_pair;
 use crate::init::report::Detail;
-use crate::init::{Held, Scratch, walk};
+use crate::init::{Held, Scratch, identity, walk};
 use crate::plan::outside::Stage;
 use crate::plan::step::slot;
 use crate::plan::wire::Malformed;
@@ -164,6 +164,8 @@ fn time_namespace(proc: i32, text: &str) -> Sys<()> {
 
 /// What a fresh `hull init` needs: the script, the slots and the page as memory files, and a command line.
 struct Image {
+    /// hull itself, by descriptor: in a mount namespace that was joined, `/proc/self/exe` would be looked up in somebody else's `/proc`.
+    program: Held,
     script: Held,
     slots: Vec<i32>,
     args: Vec<CString>,
@@ -178,13 +180,14 @@ impl Image {
         file::write(page.0, &[0_u8; 4096]).on("write", "the page")?;
         let mapped = Page::from_file(page.0).on("map", "the page")?;
         slots[slot::PAGE as usize] = page.keep();
+        let program = Held(file::openat(libc::AT_FDCWD, c"/proc/self/exe", libc::O_PATH, 0).on("open", "/proc/self/exe")?);
         let numbers: Vec<String> = slots.iter().map(ToString::to_string).collect();
         let args: Vec<CString> = ["hull".into(), "init".into(), "--script".into(), file.0.to_string(), "--slots".into(), numbers.join(",")]
             .into_iter()
             .map(|arg: String| CString::new(arg).unwrap_or_default())
             .collect();
         let arrays = Arrays::with_room(args.len());
-        Ok((mapped, Some(Self { script: file, slots: slots.to_vec(), args, arrays })))
+        Ok((mapped, Some(Self { program, script: file, slots: slots.to_vec(), args, arrays })))
     }
 
     /// Becomes `hull init`; the descriptors of the table survive, and nothing else.
@@ -192,8 +195,11 @@ impl Image {
         for &raw in self.slots.iter().filter(|raw| **raw >= 0).chain([&self.script.0]) {
             let _ = file::clear_cloexec(raw);
         }
+        if let Err(errno) = identity::keep_over_execve() {
+            stage_failed(report, errno, 0)
+        }
         let args = self.args.iter().map(CString::as_c_str);
-        let errno = self.arrays.execveat(libc::AT_FDCWD, c"/proc/self/exe", args, [], 0);
+        let errno = self.arrays.execveat(self.program.0, c"", args, [], libc::AT_EMPTY_PATH);
         stage_failed(report, errno, 0)
     }
 }
@@ -213,7 +219,10 @@ pub fn run_init(script: i32, slots: &[i32]) -> Result<std::convert::Infallible> 
         }
     }
     file::close(script);
-    let _ = file::cloexec_from(3);
+    for &raw in slots.iter().filter(|raw| **raw >= 0) {
+        file::set_cloexec(raw).on("keep from the container", raw)?;
+    }
+    identity::kept_over_execve().on("restore", "the capabilities")?;
     let page = slots.get(slot::PAGE as usize).copied().unwrap_or(-1);
     let page = Page::from_file(page).on("map", "the report page")?;
     let mut scratch = Scratch::for_script(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;

@@ -272,6 +272,14 @@ pub fn dup_to(old: i32, new: i32) -> Sys<()> {
     call!(libc::SYS_dup3, old, new, 0).map(drop)
 }
 
+/// Ends a descriptor at execve.
+///
+/// # Errors
+/// EBADF.
+pub fn set_cloexec(raw: i32) -> Sys<()> {
+    call!(libc::SYS_fcntl, raw, libc::F_SETFD, libc::FD_CLOEXEC).map(drop)
+}
+
 /// Lets a descriptor survive execve.
 ///
 /// # Errors

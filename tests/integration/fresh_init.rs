@@ -14,16 +14,17 @@ tests![
     fresh_init_with_every_kind_of_step,
     fresh_init_in_joined_namespaces,
     fresh_init_of_an_ordinary_user,
+    fresh_init_passes_preserved_descriptors_on,
     fresh_init_says_why_it_failed,
 ];
 
 /// All that the first process can tell of itself and its world, without the numbers that differ from run to run.
 const PROBE: &str = r#"
 {
-echo "[status]"; grep -vE '^(Vm|Rss|Hugetlb|voluntary|nonvoluntary|SigQ)' /proc/1/status
+echo "[status]"; grep -vE '^(State|Vm|Rss|Hugetlb|voluntary|nonvoluntary|SigQ)' /proc/1/status
 echo "[mounts]"; awk '{ n = 7; while ($n != "-") n++; $1 = $2 = $3 = ""; print }' /proc/1/mountinfo | sed -E 's/(shared|master|propagate_from):[0-9]+/\1/g'
 echo "[cgroup]"; cat /proc/1/cgroup
-echo "[fds]"; for f in 0 1 2 3 4 5 6 7 8 9 10 20 30; do [ -e /proc/1/fd/$f ] && [ $f != 10 ] && echo "$f $(stat -L -c '%F %t:%T %u' /proc/1/fd/$f)"; done; ls /proc/1/fd | wc -l
+echo "[fds]"; for f in 0 1 2 3 4 5 6 7 8 9 10 20 30; do [ -e /proc/1/fd/$f ] && [ $f != 10 ] && echo "$f $(stat -L -c '%F %t:%T %u' /proc/1/fd/$f)"; done; cd /proc/1/fd; echo *; cd /
 echo "[environment]"; tr '\0' '\n' < /proc/1/environ | sort
 echo "[arguments]"; tr '\0' '\n' < /proc/1/cmdline | wc -l; cat /proc/1/comm
 echo "[limits]"; cat /proc/1/limits
@@ -93,7 +94,7 @@ fn fresh_init_with_a_terminal() {
 /// What hooks are given is compared too: arguments, environment, state and descriptors.
 fn fresh_init_with_hooks() {
     let mut b = Bundle::new();
-    let tell = "echo \"[hook $0]\"; env | sort; ls /proc/self/fd | wc -l; sed -E 's/\"pid\": *[0-9]+/pid/'";
+    let tell = "echo \"[hook $0]\"; env | sort; cd /proc/self/fd; echo *; cd /; sed -E 's/\"pid\": *[0-9]+/pid/'";
     let outside = format!("({tell}) > {}/create-hook", b.dir.display());
     b.push("/hooks/createContainer", json!({ "path": "/bin/sh", "args": ["sh", "-c", outside, "create"], "env": ["PATH=/usr/bin:/bin", "A=b"] }));
     let inside = format!("({tell}) > /tmp/start-hook");
@@ -126,7 +127,8 @@ fn fresh_init_with_every_kind_of_step() {
 
 /// By way of a stage.
 fn fresh_init_in_joined_namespaces() {
-    let owner = Bundle::with_user_namespace();
+    let mut owner = Bundle::sleeper();
+    owner.add_user_namespace();
     let c = owner.started();
     let mut b = Bundle::new();
     for (kind, file) in [("user", "user"), ("network", "net"), ("ipc", "ipc")] {
@@ -138,6 +140,22 @@ fn fresh_init_in_joined_namespaces() {
 
 fn fresh_init_of_an_ordinary_user() {
     same_both_ways(&mut Bundle::of_ordinary_user());
+}
+
+/// hull's own descriptors end at its execve or are closed by init; those of the caller that were asked for go through both.
+fn fresh_init_passes_preserved_descriptors_on() {
+    let b = Bundle::sh("cd /proc/self/fd; echo *; cat <&3");
+    b.write();
+    fs::write(b.dir.join("given"), "words\n").unwrap();
+    let script = "exec 3< $0/given 4< /dev/null; exec \"$@\"";
+    let plain = b.runtime.command(&["run", "--fresh-init", "--preserve-fds", "1", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+    let mut c = std::process::Command::new("sh");
+    c.args(["-c", script]).arg(&b.dir).arg(plain.get_program()).args(plain.get_args()).stdin(std::process::Stdio::null());
+    let out = runtime::finish(c, runtime::LIMIT).success().stdout;
+    let (fds, words) = out.split_once('\n').unwrap();
+    // The shell reads the folder by a descriptor of its own.
+    assert_eq!(fds, "0 1 2 3 4", "{out}");
+    assert_eq!(words, "words\n");
 }
 
 /// The report page is shared with a process that was not cloned.

@@ -54,7 +54,7 @@ fn read(trace: &str) -> Trace {
 #[track_caller]
 fn traced(b: &Bundle, args: &[&str]) -> Trace {
     only_hull!("other runtimes may have threads");
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+    if !["/usr/bin/strace", "/usr/local/bin/strace"].iter().any(|path| fs::exists(path).unwrap_or(false)) {
         skip!("strace is not installed");
     }
     let file = fixture::new_dir("trace").join("trace");
