@@ -56,7 +56,10 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
     if !entries[first..].iter().all(|entry| printer.print(entry)) {
         return Ok(());
     }
-    while options.follow {
+    if !options.follow {
+        return Ok(());
+    }
+    loop {
         // Asked before the log is read: what was written before the end is read after.
         let over = container.status() == Status::Stopped && !is_kept(&folder);
         let mut entries = log.entries();
@@ -70,7 +73,6 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(if entries.is_empty() { 100 } else { 5 }));
     }
-    Ok(())
 }
 
 /// The place of the entry with which the last `lines` lines begin. The parts of a line count as one.

@@ -34,7 +34,7 @@ echo "[dev]"; ls -lan /dev /dev/pts | sed -E 's/ (Jan|Feb|Mar|Apr|May|Jun|Jul|Au
 echo "[place]"; pwd; hostname; umask; readlink /proc/1/root /proc/1/cwd
 echo "[personality]"; cat /proc/1/personality
 echo "[maps]"; cat /proc/1/uid_map /proc/1/gid_map /proc/1/setgroups
-echo "[session]"; awk '{ print $3, $5, $6, $7, $18, $19, $20, $40, $41 }' /proc/1/stat
+echo "[session]"; awk '{ print $5, $6, $7, $18, $19, $20, $40, $41 }' /proc/1/stat
 echo "[priority]"; ionice -p 1
 echo "[clock]"; cat /proc/1/timens_offsets
 echo "[network]"; cat /proc/net/dev | cut -d: -f1; cat /proc/sys/net/ipv4/ip_forward
