@@ -10,6 +10,7 @@ mod init;
 mod kill;
 mod list;
 mod logs;
+mod own_binary;
 mod pause;
 mod plan;
 mod process_args;
@@ -171,6 +172,9 @@ pub fn main() -> ExitCode {
         version::print();
         return ExitCode::SUCCESS;
     }
+    // Before the arguments are parsed, so that they are parsed once. A container named `run` costs one copy more, and nothing else.
+    let enters = |arg: &OsString| matches!(arg.to_str(), Some("create" | "run" | "exec" | "restore"));
+    let protected = if args.iter().skip(1).any(enters) { own_binary::protect() } else { Ok(()) };
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -193,7 +197,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) if args.is_for_people() => 125,
         _ => 1,
     };
-    match cli.command.carry_out(&cli.global) {
+    match protected.and_then(|()| cli.command.carry_out(&cli.global)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             complain(&error);

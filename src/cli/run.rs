@@ -60,6 +60,9 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
         return Err(Error::new(format!("one container id is wanted, not {words:?}; to run a program on a folder: hull run --rootfs FOLDER -- COMMAND")));
     };
     let spec = Spec::load(&make.bundle)?;
+    if spec.config().process.is_none() {
+        return Err(Error::new("process property must not be empty"));
+    }
     let options = make.options(global);
     let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
     let given = connect_console(make.console_socket.as_deref())?;

@@ -1,7 +1,7 @@
 //! Mounts, binds, masks, nodes and links, each on a place that a descriptor holds.
 
 use super::report::{Detail, Fault, Outcome};
-use super::target::lookup;
+use super::target::{PathBuffer, lookup};
 use super::{Done, World, copyup};
 use crate::plan::step::{Create, Protection, Refused, StepRef, slot};
 use crate::sys::file;
@@ -21,9 +21,8 @@ impl World<'_> {
         let StepRef::Mount { target, fstype, source, flags, data, propagation, create, refused, follow, copy_up } = step else {
             return Err(Errno::EINVAL.into());
         };
-        // A tmpfs that is given no mode takes that of the folder it covers (as runc has it).
-        let covers = fstype == c"tmpfs" && !data.to_bytes().windows(5).any(|part| part == b"mode=");
-        let mode = if covers { lookup(self.root, target, 0, follow).and_then(file::fstat).ok().map(|stat| stat.st_mode & 0o7777) } else { None };
+        let mut buffer = PathBuffer::new();
+        let data = if fstype == c"tmpfs" { self.with_mode(target, data, follow, &mut buffer)? } else { data };
         let place = self.target(target, create, true, follow)?;
         file::fchdir(place).map_err(|errno| Fault::with(errno, Detail::Target))?;
         let flags_now = if copy_up { flags & !libc::MS_RDONLY } else { flags };
@@ -37,10 +36,6 @@ impl World<'_> {
             Err(errno) => return Err(errno.into()),
         }
         self.mounted(target);
-        if let Some(mode) = mode {
-            let mounted = file::openat2(self.root, target, libc::O_RDONLY | libc::O_DIRECTORY, 0, file::RESOLVE_IN_ROOT)?;
-            file::fchmod(mounted, mode)?;
-        }
         if !copy_up && propagation == 0 {
             return Ok(());
         }
@@ -50,6 +45,17 @@ impl World<'_> {
         }
         let set = if copy_up && flags & libc::MS_RDONLY != 0 { ATTR_RDONLY } else { 0 };
         Ok(mount::mount_setattr(mounted, 0, &MountAttr { set, propagation, ..MountAttr::default() })?)
+    }
+
+    /// A tmpfs that is given no mode takes that of the folder it covers (as runc has it).
+    fn with_mode<'d>(&self, target: &CStr, data: &'d CStr, follow: bool, buffer: &'d mut PathBuffer) -> Result<&'d CStr, Errno> {
+        if data.to_bytes().windows(5).any(|part| part == b"mode=") {
+            return Ok(data);
+        }
+        let Ok(stat) = lookup(self.root, target, 0, follow).and_then(file::fstat) else { return Ok(data) };
+        let digits = [9, 6, 3, 0].map(|shift| b'0' + (stat.st_mode >> shift & 7) as u8);
+        let comma: &[u8] = if data.is_empty() { b"" } else { b"," };
+        buffer.join(&[data.to_bytes(), comma, b"mode=", &digits])
     }
 
     /// A user namespace without a network or process namespace of its own may not mount sysfs or procfs: the host's is bound.

@@ -58,7 +58,7 @@ impl PathBuffer {
     ///
     /// # Errors
     /// ENAMETOOLONG.
-    fn join(&mut self, parts: &[&[u8]]) -> Result<&CStr, Errno> {
+    pub(super) fn join(&mut self, parts: &[&[u8]]) -> Result<&CStr, Errno> {
         let mut end = 0;
         for part in parts {
             self.bytes.get_mut(end..end + part.len()).ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(part);

@@ -327,14 +327,8 @@ pub fn leave(draft: &mut Draft, world: &World) -> Result<()> {
         }
     }
     let readonly = world.mount && spec.config().root.as_ref().is_some_and(|root| root.readonly);
-    let asked = spec.config().linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref()).unwrap_or_default();
-    let propagation = if matches!(asked, "" | "slave" | "rslave") { 0 } else { base_propagation(draft) };
     if let Some(cwd) = spec.config().process.as_ref().map(|process| process.cwd.clone()) {
         draft.inside(Step::WorkingDirectory { path: cwd, create: true }, "process.cwd");
-    }
-    if propagation != 0 {
-        let step = Step::Attributes { target: "/".into(), set: 0, clear: 0, recursive: asked.starts_with('r'), propagation, missing: false };
-        draft.inside(step, "linux.rootfsPropagation");
     }
     if readonly {
         let layers = draft.request.layers.clone().unwrap_or_default();
@@ -344,4 +338,15 @@ pub fn leave(draft: &mut Draft, world: &World) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The root's propagation is set last: an unbindable mount could not be masked any more, and a shared one would show what is mounted.
+pub fn propagation(draft: &mut Draft) {
+    let spec = draft.spec;
+    let asked = spec.config().linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref()).unwrap_or_default();
+    if !matches!(asked, "" | "slave" | "rslave") {
+        let propagation = base_propagation(draft);
+        let step = Step::Attributes { target: "/".into(), set: 0, clear: 0, recursive: asked.starts_with('r'), propagation, missing: false };
+        draft.inside(step, "linux.rootfsPropagation");
+    }
 }

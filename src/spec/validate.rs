@@ -40,10 +40,10 @@ pub fn config(config: &Config, bundle: &Path) -> Result<()> {
     if config.annotations.keys().any(String::is_empty) {
         return refuse("annotations: a key is empty");
     }
-    if let Some(linux) = &config.linux {
-        self::linux(linux, config)?;
+    match &config.linux {
+        Some(linux) => self::linux(linux, config),
+        None => refuse("linux section is missing: without namespaces there is no container"),
     }
-    Ok(())
 }
 
 /// Any 1.x: engines write 1.0.2-dev to 1.3.0 (config.md, Specification version).
