@@ -2,13 +2,11 @@
 //! a sealed copy of itself in memory. `/proc/self/exe`, a shebang or an `exec` of it in the container then lead to that copy.
 
 use crate::init::Held;
-use crate::rootfs::c_path;
 use crate::sys::{file, process};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
 
 const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
 /// memfd_create(2): the file may be executed, also where `vm.memfd_noexec` says otherwise by default (Linux 6.3).
@@ -32,9 +30,9 @@ pub fn protect() -> Result<()> {
     file::seal(copy.0, SEALS).on("seal", "the copy of hull's own binary")?;
     let args: Vec<CString> = c_strings(std::env::args_os().map(OsStringExt::into_vec))?;
     let env: Vec<CString> = c_strings(std::env::vars_os().map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'=')))?;
-    let pointers = |list: &[CString]| list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
-    let (argv, envp) = (pointers(&args), pointers(&env));
-    let errno = process::execveat(copy.0, &c_path(Path::new(""))?, argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+    let mut arrays = process::Arrays::with_room(args.len() + env.len());
+    let (args, env) = (args.iter().map(CString::as_c_str), env.iter().map(CString::as_c_str));
+    let errno = arrays.execveat(copy.0, c"", args, env, libc::AT_EMPTY_PATH);
     Err(Error::sys("run", "the sealed copy of hull's own binary", errno))
 }
 
