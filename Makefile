@@ -1,0 +1,27 @@
+# hull: `make demo` runs the main job on a fresh machine, `make test` passes the tests. Both install what they need (Debian, as root).
+BUILD = gcc libc6-dev libseccomp-dev pkg-config
+
+.PHONY: build demo test drills lint bench clean
+build:
+	scripts/packages $(BUILD)
+	cargo build --release
+
+demo: build
+	scripts/demo
+
+test:
+	scripts/test
+
+# The tests, and the drills of real engines, which take minutes.
+drills:
+	scripts/test --full
+
+lint:
+	scripts/packages $(BUILD)
+	cargo clippy --all-targets -- -D warnings
+
+bench: build
+	benches/run
+
+clean:
+	cargo clean
