@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::OpenOptions;
+use crate::{Context, Result};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// `--log-format`.
@@ -30,15 +31,23 @@ pub struct Target {
 
 static TARGET: OnceLock<Target> = OnceLock::new();
 
-/// Sets the target, once.
-pub fn open(target: Target) {
+/// Sets the target, once. The file is closed again until there is a line: the descriptors that a caller asks to be preserved are
+/// counted from 3, and none of hull's own may stand among them.
+///
+/// # Errors
+/// The file cannot be opened: an engine that reads it would learn nothing.
+pub fn open(target: Target) -> Result<()> {
+    if let Some(path) = &target.file {
+        append(path).on("open log", path.display())?;
+    }
     let _ = TARGET.set(target);
+    Ok(())
 }
 
-/// A line of level debug; only with `--debug`.
-pub fn debug(message: &str) {
+/// A line of level debug; worded only with `--debug`.
+pub fn debug<M: AsRef<str>>(message: impl FnOnce() -> M) {
     if TARGET.get().is_some_and(|target| target.debug) {
-        line("debug", message);
+        line("debug", message().as_ref());
     }
 }
 
@@ -58,6 +67,10 @@ pub fn error(message: &str) {
     }
 }
 
+fn append(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
 fn line(level: &str, message: &str) {
     let Some(target) = TARGET.get() else { return };
     let time = crate::state::now();
@@ -68,10 +81,7 @@ fn line(level: &str, message: &str) {
         Format::Text => format!("time={:?} level={level} msg={message:?}\n", time),
     };
     let written = match &target.file {
-        Some(path) => {
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-            file.and_then(|mut file| file.write_all(text.as_bytes()))
-        }
+        Some(path) => append(path).and_then(|mut file| file.write_all(text.as_bytes())),
         None => std::io::stderr().write_all(text.as_bytes()),
     };
     // A log that cannot be written must not stop a container.

@@ -4,6 +4,7 @@
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod init;
@@ -19,7 +20,9 @@ mod run;
 mod spec;
 mod start;
 mod state;
+mod stats;
 mod table;
+mod update;
 mod version;
 
 pub use table::Table;
@@ -63,13 +66,20 @@ pub struct Global {
     systemd_cgroup: bool,
     /// Whether to run as an ordinary user: true, false or auto; hull finds out by itself
     #[arg(id = "when_rootless", long = "rootless", value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    rootless: Option<String>,
+    rootless: Option<Rootless>,
     /// Path of the criu program
     #[arg(long, global = true, hide = true, value_name = "PATH")]
     criu: Option<PathBuf>,
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::SetTrue)]
     version: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rootless {
+    True,
+    False,
+    Auto,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -127,6 +137,12 @@ enum Command {
     Pause(pause::Args),
     /// Thaw a paused container
     Resume(pause::Args),
+    /// Change the limits of a container
+    Update(update::Args),
+    /// Print a container's counters again and again, and its OOM kills, as lines of JSON
+    Events(events::Args),
+    /// Show what containers use
+    Stats(stats::Args),
     /// Write a config.json to begin with
     Spec(spec::Args),
     /// Print what this runtime can do, as the runtime spec's features document
@@ -156,6 +172,9 @@ impl Command {
             Command::Ps(args) => ps::run(&args, global),
             Command::Pause(args) => pause::pause(&args, global),
             Command::Resume(args) => pause::resume(&args, global),
+            Command::Update(args) => update::run(&args, global),
+            Command::Events(args) => events::run(&args, global),
+            Command::Stats(args) => stats::run(&args, global),
             Command::Spec(args) => spec::run(&args),
             Command::Features(args) => features::run(&args),
             Command::Plan(args) => plan::run(&args, global),
@@ -190,7 +209,10 @@ pub fn main() -> ExitCode {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug });
+    if let Err(error) = log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug }) {
+        complain(&error);
+        return ExitCode::FAILURE;
+    }
     // The command's status where hull itself fails. runc's exec: 1 may be the program's own. `docker run`: 125.
     let common = match &cli.command {
         Command::Exec(_) => 255,

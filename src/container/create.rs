@@ -89,7 +89,7 @@ pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
         Err(_) => seccomp::compile(seccomp)?,
     };
     for warning in &filter.warnings {
-        crate::log::debug(warning);
+        crate::log::debug(|| warning);
     }
     Ok(Some(filter))
 }

@@ -47,6 +47,7 @@ impl Container {
     /// All that failed, in one sentence.
     pub fn take_down(&self) -> Result<()> {
         let mut failed: Vec<String> = Vec::new();
+        crate::log::debug(|| format!("container {}: taking down process {}, cgroup, scratch and record", self.record.id, self.record.pid));
         let mut note = |result: Result<()>| {
             if let Err(error) = result {
                 failed.push(error.to_string());

@@ -69,7 +69,10 @@ impl Container {
         let birth = Birth { flags: 0, stage: Some(&stage), cgroup: None, script: &script, slots: &mut slots, fresh: false };
         let child = spawn(birth)?;
         match self.settle(&plan, &child, process, (&facts, &request)) {
-            Ok(()) => Ok(child),
+            Ok(()) => {
+                crate::wall::log_inside(&plan, &child);
+                Ok(child)
+            }
             Err(error) => {
                 let _ = sys_process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
                 let _ = sys_process::wait(child.pidfd.0, false);

@@ -7,6 +7,8 @@ pub mod delete;
 pub mod exec;
 pub mod foreground;
 pub mod signal;
+mod stats;
+mod update;
 
 use crate::cgroups::Group;
 use crate::init::Held;
@@ -162,6 +164,7 @@ impl Container {
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
         crate::sys::file::write(held.0, b"0").on("start container", &self.record.id)?;
         drop(lock);
+        crate::log::debug(|| format!("container {}: started", self.record.id));
         self.poststart()
     }
 
@@ -196,9 +199,11 @@ impl Container {
     pub fn pause(&self) -> Result<()> {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
-            Status::Running | Status::Created => self.needed_group()?.freeze(),
-            _ => Err(Error::new("container not running")),
+            Status::Running | Status::Created => self.needed_group()?.freeze()?,
+            _ => return Err(Error::new("container not running")),
         }
+        crate::log::debug(|| format!("container {}: frozen", self.record.id));
+        Ok(())
     }
 
     /// Thaws every process.
@@ -208,9 +213,11 @@ impl Container {
     pub fn resume(&self) -> Result<()> {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
-            Status::Paused => self.needed_group()?.thaw(),
-            _ => Err(Error::new("container not paused")),
+            Status::Paused => self.needed_group()?.thaw()?,
+            _ => return Err(Error::new("container not paused")),
         }
+        crate::log::debug(|| format!("container {}: thawed", self.record.id));
+        Ok(())
     }
 
     /// The process ids of everything in the container.

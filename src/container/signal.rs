@@ -49,6 +49,7 @@ impl Container {
             Err(Errno::ESRCH) => Err(Error::new("container not running")),
             other => other.on("send signal to container", &self.record.id),
         }?;
+        crate::log::debug(|| format!("container {}: signal {signal} sent to process {}", self.record.id, self.record.pid));
         // SIGKILL reaches a process frozen by v1's freezer only once it is thawed.
         if signal == libc::SIGKILL && self.status() == Status::Paused {
             self.needed_group()?.thaw()?;
@@ -60,6 +61,7 @@ impl Container {
         let Some(group) = self.group()? else {
             return Err(Error::new(format!("container {} has no cgroup: its processes are not known", self.record.id)));
         };
+        crate::log::debug(|| format!("container {}: signal {signal} for all processes", self.record.id));
         match Signal::try_from(signal) {
             Ok(signal) => group.kill(signal),
             Err(_) => {

@@ -10,7 +10,7 @@ mod layers;
 mod logs;
 mod run;
 mod users;
-mod values;
+pub mod values;
 
 pub use ask::{Ask, Flags, Volume};
 pub use keeper::{Keep, keep};

@@ -47,7 +47,10 @@ fn namespaces(rootless: bool) -> Value {
 }
 
 fn mounts(rootless: bool) -> Value {
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| match options {
+        [] => json!({ "destination": destination, "type": kind, "source": source }),
+        options => json!({ "destination": destination, "type": kind, "source": source, "options": options }),
+    };
     // A single mapped id has no group 5.
     let pts: &[&str] = if rootless {
         &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]

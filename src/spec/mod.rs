@@ -10,7 +10,7 @@ mod validate;
 pub use validate::dotted;
 
 use crate::{Context, Error, Result};
-use config::{Config, Namespace};
+use config::{Config, Namespace, Resources};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -55,6 +55,14 @@ impl Spec {
     /// The config itself.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The same with other limits. What a limit may be is the cgroup's to say (`cgroups::Group::update`).
+    #[must_use]
+    pub fn with_resources(&self, resources: Resources) -> Self {
+        let mut spec = self.clone();
+        spec.config.linux.get_or_insert_default().resources = Some(resources);
+        spec
     }
 
     /// The root file system's folder, absolute.

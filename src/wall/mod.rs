@@ -19,7 +19,7 @@ use crate::init::report::Outcome;
 use crate::namespaces::idmap;
 use crate::namespaces::spawn::{self, Birth, Child};
 use crate::plan::outside::OutStep;
-use crate::plan::step::{Barrier, slot};
+use crate::plan::step::{Barrier, Step, slot};
 use crate::plan::{Plan, state_document};
 use crate::spec::Spec;
 use crate::state::Decided;
@@ -89,8 +89,12 @@ pub fn carry_out(plan: &Plan, job: &mut Job) -> Result<Made> {
     let mut work = Work { plan, job, slots: vec![-1; plan.slots as usize], held: Vec::new(), group: None, child: None, done: false };
     for placed in &plan.outside {
         work.step(&placed.step).map_err(|error| if error.errno().is_some() { error.within(&placed.from) } else { error })?;
+        crate::log::debug(|| format!("outside: {} done, from {}", placed.step.name(), placed.from));
     }
     work.meeting()?.filtered()?;
+    if let Some(child) = &work.child {
+        log_inside(plan, child);
+    }
     work.done = true;
     if let Some(group) = &mut work.group {
         group.commit();
@@ -198,6 +202,18 @@ impl Work<'_, '_> {
 
     fn outcomes(&self) -> Vec<Decided> {
         self.child.as_ref().map(|child| decided(self.plan, child)).unwrap_or_default()
+    }
+}
+
+/// For `--debug`: the steps of a child that came to its wait for start, or to its program, each with what its policy decided. Their
+/// values are not told: the environment is among them.
+pub fn log_inside(plan: &Plan, child: &Child) {
+    let outcomes = std::cell::LazyCell::new(|| decided(plan, child));
+    for (index, placed) in plan.inside.iter().enumerate().take_while(|(_, placed)| !matches!(placed.step, Step::WaitStart {} | Step::Exec { .. })) {
+        crate::log::debug(|| {
+            let outcome = outcomes.iter().find(|decided| decided.step as usize == index).map_or("done", |decided| &decided.outcome);
+            format!("inside: step {index} of {}, {} {outcome}, from {}", plan.inside.len(), placed.step.name(), placed.from)
+        });
     }
 }
 

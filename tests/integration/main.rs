@@ -27,6 +27,7 @@ mod root_filesystem;
 mod seccomp;
 mod terminal;
 mod threads;
+mod usage;
 mod user_namespaces;
 
 /// Every test of the suite, module by module.
@@ -50,6 +51,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     seccomp::TESTS,
     terminal::TESTS,
     threads::TESTS,
+    usage::TESTS,
     user_namespaces::TESTS,
 ];
 

@@ -1,4 +1,4 @@
-//! `linux.resources`, read from the cgroups' own files; `update`, which changes them; `events`, which tells of them.
+//! `linux.resources`, read from the cgroups' own files; and `update`, which changes them.
 
 use crate::support::{Bundle, Container, fixture, until};
 use serde_json::{Value, json};
@@ -33,12 +33,13 @@ tests![
     update_raises_memory_and_swap_together,
     update_of_a_stopped_container,
     update_with_wrong_values_is_an_error,
-    events_stats_are_the_cgroups,
-    events_tell_of_running_out_of_memory,
+    update_is_all_or_nothing_and_remembered,
+    update_takes_sizes_as_people_write_them,
     start_in_a_frozen_cgroup_does_not_hang,
 ];
 
-fn limited(resources: Value) -> Bundle {
+/// A container that sleeps, under limits.
+pub fn limited(resources: Value) -> Bundle {
     let mut b = Bundle::sleeper();
     for (name, value) in resources.as_object().unwrap() {
         b.set(&format!("/linux/resources/{name}"), value.clone());
@@ -213,20 +214,28 @@ fn block_io_throttles() {
 }
 
 fn block_io_weight() {
-    let weight = ["blkio.weight", "blkio.bfq.weight"]
-        .into_iter()
-        .find(|f| fs::exists(format!("/sys/fs/cgroup/blkio/{f}")).unwrap());
+    // Every cgroup but the root may have the file: another container tells whether the kernel was built with weights.
+    let other = Bundle::sleeper();
+    let weight = {
+        let _c = other.started();
+        ["blkio.weight", "blkio.bfq.weight"]
+            .into_iter()
+            .find(|f| other.cgroup_dir("blkio").join(f).exists())
+    };
     let b = limited(json!({ "blockIO": { "weight": 300 } }));
     let Some(weight) = weight else {
         only_hull!("runc 1.1.5 drops the weight in silence");
         let (c, out) = b.try_create(&[]);
         drop(c);
-        // The kernel was built without weights: the value cannot be applied, and that is no secret.
-        assert_has!(out.failure(), "weight");
+        // The value cannot be applied, and that is no secret: which controller, and why.
+        let error = out.failure();
+        assert_has!(error, "cannot set blkio limit");
+        assert_has!(error, "this kernel has no blkio.weight");
         return;
     };
-    let _c = b.started();
+    let c = b.started();
     assert_eq!(b.cgroup_file("blkio", weight), "300");
+    assert_update(&c, &["--blkio-weight", "400"], &[("blkio", weight, "400")]);
 }
 
 fn huge_page_limits() {
@@ -481,45 +490,39 @@ fn update_with_wrong_values_is_an_error() {
     assert_eq!(c.status(), "running");
 }
 
-fn events_stats_are_the_cgroups() {
+/// The values of the record are what the next update, and a restart by an engine, begin with.
+fn update_is_all_or_nothing_and_remembered() {
+    only_hull!("runc 1.1.5 leaves what it wrote before the refusal");
     let b = limited(json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 20 } }));
     let c = b.started();
-    let text = c.call(&["events", "--stats"]).success().stdout;
-    let stats: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(stats["type"], "stats");
-    assert_eq!(stats["id"], b.id.as_str());
-    assert_eq!(stats["data"]["pids"]["current"], 1);
-    assert_eq!(stats["data"]["pids"]["limit"], 20);
-    assert_eq!(stats["data"]["memory"]["usage"]["limit"], 64 << 20);
-    assert!(stats["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0);
-    assert!(stats["data"]["cpu"]["usage"]["total"].as_u64().unwrap() > 0);
-    drop(c);
+    let recorded = || {
+        let text = fs::read_to_string(b.runtime.state.join(&b.id).join("state.json")).unwrap();
+        let record: Value = serde_json::from_str(&text).unwrap();
+        record["spec"]["config"]["linux"]["resources"].clone()
+    };
+    let before = recorded();
+    let refused = c.call(&["update", "--memory", "96m", "--pids-limit", "30", "--cpuset-cpus", "9999"]);
+    let error = refused.failure();
+    assert_has!(error, "cannot set cpuset limit");
+    assert_eq!(b.cgroup_file("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(b.cgroup_file("pids", "pids.max"), "20");
+    assert_eq!(recorded(), before);
+    c.call(&["update", "--pids-limit", "30"]).success();
+    let after = recorded();
+    assert_eq!(after["pids"]["limit"], 30);
+    assert_eq!(after["memory"]["limit"], 64 << 20);
+    assert_eq!(after["devices"], before["devices"]);
 }
 
-fn events_tell_of_running_out_of_memory() {
-    let mut b = limited(json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } }));
-    b.args(&[
-        "/bin/sh",
-        "-c",
-        "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; tail /dev/zero; sleep 1000",
-    ]);
+fn update_takes_sizes_as_people_write_them() {
+    let b = limited(json!({ "memory": { "limit": 64 << 20 } }));
     let c = b.started();
-    let file = fixture::new_dir("events").join("out");
-    let mut command = b.runtime.command(&["events", "--interval", "1s", &b.id]);
-    let mut child =
-        crate::support::leaks::spawn(command.stdout(fs::File::create(&file).unwrap())).unwrap();
-    until("the first statistics", || {
-        fs::read_to_string(&file).unwrap().contains("stats")
-    });
-    c.exec(&["touch", "/dev/shm/go"]).success();
-    until("the event", || {
-        fs::read_to_string(&file)
-            .unwrap()
-            .lines()
-            .any(|l| l.contains("\"oom\""))
-    });
-    child.kill().unwrap();
-    child.wait().unwrap();
+    for (size, bytes) in [("96m", 96 << 20), ("1g", 1 << 30), ("0.5G", 512 << 20)] {
+        assert_update(&c, &["--memory", size], &[("memory", "memory.limit_in_bytes", &bytes.to_string())]);
+    }
+    assert_update(&c, &["--pids-limit", "-1", "--memory", "-1"], &[("pids", "pids.max", "max")]);
+    let limit = b.cgroup_file("memory", "memory.limit_in_bytes");
+    assert!(limit.parse::<u64>().unwrap() > 1 << 60, "{limit}");
 }
 
 fn start_in_a_frozen_cgroup_does_not_hang() {

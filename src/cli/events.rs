@@ -1,0 +1,128 @@
+//! `hull events`: a line of JSON for every sample and every OOM kill, in runc's form.
+
+use super::Global;
+use crate::cgroups::Oom;
+use crate::container::{Container, Status};
+use crate::sys::process::poll2;
+use crate::{Context, Error, Result};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+/// Options of `events`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print the counters once, and end
+    #[arg(long)]
+    stats: bool,
+    /// Time between samples, as 5s, 500ms or 1m30s
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    interval: Duration,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// Carries the command out; ends with the container.
+pub fn run(args: &Args, global: &Global) -> Result<u8> {
+    let container = Container::open(&global.store(), &args.id)?;
+    if args.interval.is_zero() {
+        return Err(Error::new("duration interval must be greater than 0"));
+    }
+    if container.status() == Status::Stopped {
+        return Err(Error::new(format!("container with id {} is not running", args.id)));
+    }
+    if args.stats {
+        sample(&container)?;
+        return Ok(0);
+    }
+    watch(&container, args.interval)?;
+    Ok(0)
+}
+
+/// OOM kills are told when they happen; also the one that ended the container, whose end is seen only after it.
+fn watch(container: &Container, interval: Duration) -> Result<()> {
+    let pidfd = container.pidfd()?;
+    let mut oom = container.needed_group()?.oom_events()?;
+    let mut next = Instant::now() + interval;
+    loop {
+        // Rounded up: a millisecond too early would be a turn for nothing.
+        let wait = next.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        let (_, ended) = poll2(oom.as_fd().as_raw_fd(), pidfd.0, Some(wait as u64)).on("wait for events of", &container.record.id)?;
+        let goes_on = match oom.read()? {
+            Oom::Nothing => true,
+            Oom::Gone => false,
+            Oom::Kills(count) => {
+                (0..count).try_fold(true, |open, _| if open { print(&json!({ "type": "oom", "id": container.record.id })) } else { Ok(false) })?
+            }
+        };
+        if ended || !goes_on {
+            return Ok(());
+        }
+        if Instant::now() >= next {
+            if !sample(container)? {
+                return Ok(());
+            }
+            // Not a burst of samples after hull itself was stopped for a while.
+            next = (next + interval).max(Instant::now());
+        }
+    }
+}
+
+fn sample(container: &Container) -> Result<bool> {
+    print(&json!({ "type": "stats", "id": container.record.id, "data": container.stats()? }))
+}
+
+/// Whether there is still a reader.
+fn print(event: &Value) -> Result<bool> {
+    match writeln!(std::io::stdout(), "{event}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.on("write to", "standard output").map(|()| true),
+    }
+}
+
+/// A duration as Go writes them (`1h2m`, `1.5s`, `200ms`); a number alone is seconds, as Podman takes it.
+///
+/// # Errors
+/// Anything else.
+pub fn duration(text: &str) -> std::result::Result<Duration, String> {
+    let refuse = || format!("invalid duration {text:?}: say 5s, 500ms or 1m30s");
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let (mut rest, mut total) = (text, 0.0_f64);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(refuse)?;
+        let (number, after) = rest.split_at(end);
+        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_end);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return Err(refuse()),
+        };
+        total += number.parse::<f64>().map_err(|_| refuse())? * seconds;
+        rest = after;
+    }
+    if text.is_empty() { Err(refuse()) } else { Duration::try_from_secs_f64(total).map_err(|_| refuse()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, millis) in [("5s", 5000), ("500ms", 500), ("1m30s", 90_000), ("1.5s", 1500), ("2", 2000), ("0s", 0), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "5x", "5.s.s", "-5s", "ten", "5s5", "1..5s", "99999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}
