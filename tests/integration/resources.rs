@@ -1,6 +1,6 @@
 //! `linux.resources`, read from the cgroups' own files; and `update`, which changes them.
 
-use crate::support::{Bundle, Container, fixture, until};
+use crate::support::{Bundle, Container, fixture};
 use serde_json::{Value, json};
 use std::fs;
 
