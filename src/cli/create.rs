@@ -48,6 +48,8 @@ pub struct Make {
     /// Carry out the plan's inside in a fresh process
     #[arg(long, hide = true)]
     pub fresh_init: bool,
+    #[command(flatten)]
+    network: super::network::Wiring,
 }
 
 impl Make {
@@ -62,6 +64,7 @@ impl Make {
             pidfd_socket: self.pidfd_socket.clone(),
             layers: None,
             fresh_init: self.fresh_init,
+            network: self.network.asked(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod init;
 mod kill;
 mod list;
 mod logs;
+mod network;
 mod own_binary;
 mod pause;
 mod plan;
@@ -128,6 +129,8 @@ enum Command {
     Exec(exec::Args),
     /// Show what a detached container printed
     Logs(logs::Args),
+    /// Make, list and remove networks, and watch what passes
+    Network(network::Args),
     /// List containers
     #[command(visible_alias = "ls")]
     List(list::Args),
@@ -168,6 +171,7 @@ impl Command {
             Command::Run(args) => run::run(args, global),
             Command::Exec(args) => exec::run(args, global),
             Command::Logs(args) => logs::run(&args, global),
+            Command::Network(args) => network::run(&args, global),
             Command::List(args) => list::run(&args, global),
             Command::Ps(args) => ps::run(&args, global),
             Command::Pause(args) => pause::pause(&args, global),

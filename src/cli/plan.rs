@@ -21,6 +21,8 @@ pub struct Args {
     /// The id that the container would have
     #[arg(long, default_value = "container")]
     id: String,
+    #[command(flatten)]
+    network: super::network::Wiring,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -33,8 +35,8 @@ enum PlanFormat {
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let spec = Spec::load(&args.bundle)?;
     let layers = recorded_layers(&args.bundle)?;
-    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, ..Options::default() };
-    let (_, plan) = compile(&global.store(), &spec, &args.id, &options)?;
+    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, network: args.network.asked(), ..Options::default() };
+    let plan = compile(&global.store(), &spec, &args.id, &options)?.plan;
     match args.format {
         PlanFormat::Text => print!("{}", plan::as_text(&plan)),
         PlanFormat::Json => println!("{}", super::state::pretty(&plan::as_json(&plan))?),

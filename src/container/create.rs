@@ -32,17 +32,32 @@ pub struct Options {
     pub layers: Option<Layers>,
     /// A fresh process carries out `inside`.
     pub fresh_init: bool,
+    /// Networks of hull's, and the namespace.
+    pub network: crate::net::Asked,
+}
+
+/// A compiled bundle.
+pub struct Compiled {
+    /// The config, as the command's options changed it.
+    pub spec: Spec,
+    /// What the host can do.
+    pub facts: Facts,
+    /// The steps.
+    pub plan: Plan,
+    /// The networks it is put on.
+    pub network: Option<crate::net::Setup>,
 }
 
 /// Compiles the plan of a bundle, and shows nothing to the host but questions.
 ///
 /// # Errors
 /// Of the config, the host, or both together.
-pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<(Facts, Plan)> {
-    let facts = Facts::probe(spec)?;
-    let request = request(store, spec, &facts, id, options)?;
-    let plan = plan::plan(spec, &facts, &request)?;
-    Ok((facts, plan))
+pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<Compiled> {
+    let (spec, network) = options.network.apply(store, id, spec)?;
+    let facts = Facts::probe(&spec)?;
+    let request = Request { network: network.clone(), ..request(store, &spec, &facts, id, options)? };
+    let plan = plan::plan(&spec, &facts, &request)?;
+    Ok(Compiled { spec, facts, plan, network })
 }
 
 /// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and the compiled filter.
@@ -74,6 +89,7 @@ pub fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Op
         cgroup: Some(cgroups::plan(&asked, &facts.cgroups)?),
         filter,
         layers: options.layers.clone(),
+        network: None,
     })
 }
 
@@ -119,14 +135,18 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
         _ => {}
     }
     crate::state::check_id(id)?;
-    let (facts, plan) = compile(store, spec, id, options)?;
-    for warning in &plan.warnings {
+    let compiled = compile(store, spec, id, options)?;
+    for warning in &compiled.plan.warnings {
         crate::log::warn(warning);
     }
     check_preserved(options.preserve_fds)?;
     keep_from_hooks(options.preserve_fds + socket_activation().1);
     let lock = store.make(id)?;
-    let result = make(store, id, spec, facts, &plan, options, console);
+    let result = match &compiled.network {
+        Some(setup) => crate::net::names::prepare(&store.folder(id), setup),
+        None => Ok(()),
+    };
+    let result = result.and_then(|()| make(store, id, compiled, options, console));
     if result.is_err() {
         if spec.namespace(LinuxNamespaceType::Mount).is_none() {
             let _ = crate::rootfs::unmount_below(&spec.rootfs());
@@ -153,8 +173,8 @@ fn check_preserved(count: u32) -> Result<()> {
     Ok(())
 }
 
-#[allow(clippy::too_many_arguments)]
-fn make(store: &Store, id: &str, spec: &Spec, facts: Facts, plan: &Plan, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
+fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
+    let Compiled { spec, facts, plan, network: _ } = compiled;
     let folder = store.folder(id);
     let mut record = Record {
         version: VERSION,
@@ -183,8 +203,8 @@ fn make(store: &Store, id: &str, spec: &Spec, facts: Facts, plan: &Plan, options
         }
         store.write(&record)
     };
-    let mut job = Job { spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
-    let made = wall::carry_out(plan, &mut job)?;
+    let mut job = Job { spec: &spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
+    let made = wall::carry_out(&plan, &mut job)?;
     let container = Container { record, store: store.clone() };
     if let Err(error) = announce(&container, &made, options) {
         let _ = container.take_down();

@@ -22,7 +22,9 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     };
     let container = match Container::open(store, id) {
         // A folder without a record: hull died before it wrote one.
-        Err(_) if force && !store.folder(id).join("state.json").exists() => return store.remove(id),
+        Err(_) if force && !store.folder(id).join("state.json").exists() => {
+            return crate::net::release(&store.folder(id)).and_then(|()| store.remove(id));
+        }
         other => other?,
     };
     match container.status() {
@@ -72,6 +74,7 @@ impl Container {
         if self.record.spec.namespace(LinuxNamespaceType::Mount).is_none() {
             note(crate::rootfs::unmount_below(&self.record.spec.rootfs()));
         }
+        note(crate::net::release(&self.folder()));
         note(self.store.remove(&self.record.id));
         self.poststop();
         if failed.is_empty() { Ok(()) } else { Err(Error::new(format!("delete container {}: {}", self.record.id, failed.join("; ")))) }

@@ -1,13 +1,32 @@
-//! Networks: host devices that move into a container.
-
+//! Networks: host devices that move into a container, and hull's own networks.
+//!
+//! Everything in a container's network namespace is done through a socket that was opened there ([`netlink::Socket::inside`]); hull
+//! itself joins nothing. What was made is written to the container's folder before it is made ([`trace::Trace`]), so that whatever a
+//! killed hull leaves can be taken back by `delete`.
 #![forbid(unsafe_code)]
 
-use crate::{Error, Result};
+pub mod address;
+pub mod attach;
+pub mod capture;
+pub mod device;
+pub mod endpoint;
+pub mod enforce;
+pub mod firewall;
+pub mod foreign;
+pub mod link;
+pub mod manage;
+pub mod names;
+pub mod netlink;
+pub mod network;
+pub mod ports;
+pub mod request;
+pub mod setup;
+pub mod shape;
+pub mod subnets;
+pub mod trace;
 
-/// Moves a network device of the host into a process's network namespace, under a new name.
-///
-/// # Errors
-/// hull's networks come with `net`.
-pub fn move_device(host: &str, name: &str, _pid: i32) -> Result<()> {
-    Err(Error::new(format!("move network device {host} as {name}: not carried out yet")))
-}
+pub use attach::attach;
+pub use device::move_device;
+pub use netlink::Namespace;
+pub use setup::{Asked, Setup};
+pub use trace::release;

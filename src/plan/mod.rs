@@ -95,6 +95,8 @@ pub struct Request {
     pub preserve_fds: u32,
     /// Variables that hull adds to the program's environment.
     pub extra_env: Vec<String>,
+    /// The networks it is put on.
+    pub network: Option<crate::net::Setup>,
     /// The cgroup's plan.
     pub cgroup: Option<cgroups::Plan>,
     /// The compiled filter of `linux.seccomp`.

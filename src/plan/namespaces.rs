@@ -102,8 +102,10 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     let linux = draft.spec.config().linux.clone().unwrap_or_default();
     let mut stage = world.needs_stage().then(Stage::default);
     let mut own_joins = Vec::new();
+    let mut network = None;
     for (kind, path, owner) in &world.joined {
         let slot = draft.open(Open::Namespace { path: path.clone() }, format!("linux.namespaces[{}]", kind_name(*kind)));
+        network = network.or((*kind == Kind::Network as u32).then_some(slot));
         match (&mut stage, owner) {
             (Some(stage), _) if *kind == Kind::User as u32 => stage.user = Some(slot),
             (Some(stage), Owner::Joined) => stage.after.push((slot, *kind)),
@@ -140,16 +142,22 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
         _ if joins_cgroup => draft.outside(OutStep::JoinCgroup, "linux.cgroupsPath"),
         _ => {}
     }
+    if !linux.net_devices.is_empty() && !world.network && network.is_none() {
+        return Err(Error::new("linux.netDevices: the container has no network namespace of its own to move devices into"));
+    }
     for (host, device) in &linux.net_devices {
         let name = device.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| host.clone());
-        draft.outside(OutStep::NetDevice { host: host.clone(), name }, format!("linux.netDevices.{host}"));
+        draft.outside(OutStep::NetDevice { host: host.clone(), name, namespace: network }, format!("linux.netDevices.{host}"));
+    }
+    if let Some(setup) = draft.request.network.clone() {
+        draft.outside(OutStep::Network(Box::new(setup)), "[--network]");
     }
     draft.inside(set(Attribute::Session, 0), "[session]");
     draft.inside(set(Attribute::Umask, 0), "[umask]");
     if !world.user || world.made & NEWUSER == 0 {
         draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
-    if joins_cgroup || world.made & NEWUSER != 0 || !linux.net_devices.is_empty() {
+    if joins_cgroup || world.made & NEWUSER != 0 || !linux.net_devices.is_empty() || draft.request.network.is_some() {
         draft.barrier(Barrier::Placed);
     }
     for (slot, kind) in own_joins {

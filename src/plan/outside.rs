@@ -129,7 +129,11 @@ pub enum OutStep {
         host: String,
         /// In the container.
         name: String,
+        /// Slot of the network namespace, where it is joined; the child's own otherwise.
+        namespace: Option<u32>,
     },
+    /// Puts the container on networks of hull's.
+    Network(Box<crate::net::Setup>),
     /// Meets the child.
     Barrier(Barrier),
     /// Runs a hook in hull's own namespaces.
@@ -166,6 +170,7 @@ impl OutStep {
             OutStep::JoinCgroup => "JoinCgroup",
             OutStep::Unit { .. } => "Unit",
             OutStep::NetDevice { .. } => "NetDevice",
+            OutStep::Network(_) => "Network",
             OutStep::Barrier(_) => "Barrier",
             OutStep::Hook { .. } => "Hook",
             OutStep::Listener { .. } => "Listener",

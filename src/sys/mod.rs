@@ -8,6 +8,7 @@ pub mod file;
 pub mod ids;
 pub mod kernel;
 pub mod mount;
+pub mod netns;
 pub mod page;
 pub mod process;
 pub mod seccomp;

@@ -73,6 +73,7 @@ impl Drop for Work<'_, '_> {
             let _ = process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
             let _ = process::wait(child.pidfd.0, false);
         }
+        let _ = crate::net::release(self.job.folder);
         if let Some(group) = &mut self.group {
             // Children of hooks may be there still.
             let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
@@ -124,7 +125,11 @@ impl Work<'_, '_> {
             OutStep::IdMap { uid, mappings, writer, deny_setgroups } => idmap::write(self.child()?.pid, *uid, mappings, writer, *deny_setgroups),
             OutStep::JoinCgroup => self.join_cgroup(),
             OutStep::Unit { plan } => self.unit(plan),
-            OutStep::NetDevice { host, name } => crate::net::move_device(host, name, self.child()?.pid),
+            OutStep::NetDevice { host, name, namespace } => crate::net::move_device(host, name, &self.network(*namespace)?, self.job.folder),
+            OutStep::Network(setup) => {
+                let pid = self.child()?.pid;
+                crate::net::attach(setup, self.job.id, &self.network(None)?, pid, self.job.folder)
+            }
             OutStep::Barrier(kind) => self.meeting()?.barrier(*kind),
             OutStep::Hook { list, index, hook } => {
                 // The words that each list's hooks are known to look for.
@@ -144,6 +149,15 @@ impl Work<'_, '_> {
                 (self.job.record)(pid, cgroup, outcomes)
             }
         }
+    }
+
+    /// The container's network namespace: the one that it joins, or its own.
+    fn network(&self, slot: Option<u32>) -> Result<crate::net::Namespace> {
+        let pid = match slot {
+            Some(slot) => return crate::net::Namespace::at(&format!("/proc/self/fd/{}", self.slots.get(slot as usize).copied().unwrap_or(-1))),
+            None => self.child()?.pid,
+        };
+        crate::net::Namespace::of_process(pid)
     }
 
     fn child(&self) -> Result<&Child> {

@@ -21,6 +21,10 @@ mod lifecycle;
 mod load;
 mod mounts;
 mod namespaces;
+mod net_devices;
+mod net_life;
+mod net_networks;
+mod net_world;
 mod process;
 mod resources;
 mod root_filesystem;
@@ -45,6 +49,9 @@ const MODULES: &[&[support::harness::Test]] = &[
     load::TESTS,
     mounts::TESTS,
     namespaces::TESTS,
+    net_devices::TESTS,
+    net_life::TESTS,
+    net_networks::TESTS,
     process::TESTS,
     resources::TESTS,
     root_filesystem::TESTS,

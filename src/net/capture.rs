@@ -1,0 +1,83 @@
+//! `hull network capture`: what passes a container's device, in the classic pcap format (draft-ietf-opsawg-pcap).
+
+use super::netlink::{Namespace, Socket};
+use crate::container::Container;
+use crate::state::Store;
+use crate::sys::{netns, process, socket};
+use crate::{Context, Error, Result};
+use nix::errno::Errno;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::fd::AsRawFd;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const SNAPLEN: usize = 262_144;
+
+/// Writes a container's traffic to a file (`-` is stdout) until the container ends, or the reader goes away.
+///
+/// # Errors
+/// It does not run; it has no such device; the file cannot be written.
+pub fn capture(store: &Store, id: &str, interface: &str, to: &str) -> Result<()> {
+    let container = Container::open(store, id)?;
+    let pidfd = container.pidfd()?;
+    let namespace = Namespace::of_process(container.pid())?;
+    let device = Socket::inside(&namespace)?.link(interface)?;
+    let device = device.ok_or_else(|| Error::new(format!("container {id} has no network device {interface}")))?;
+    let packets = netns::socket_in(namespace.0.0, libc::AF_PACKET, libc::SOCK_RAW, 0).on("open a packet socket in", "the container's network namespace")?;
+    // Bound with its protocol only now, so that nothing of other devices is in its queue.
+    netns::bind_packet(packets.as_raw_fd(), device.index).on("watch network device", interface)?;
+    let out: Box<dyn Write> = match to {
+        "-" => Box::new(std::io::stdout()),
+        path => Box::new(File::create(path).on("make", path)?),
+    };
+    let mut out = BufWriter::new(out);
+    let mut buffer = vec![0_u8; SNAPLEN];
+    let written = header(&mut out).and_then(|()| out.flush());
+    if ended(written, to)? {
+        return Ok(());
+    }
+    loop {
+        let (packet, gone) = process::poll2(packets.as_raw_fd(), pidfd.0, None).on("wait for", "packets")?;
+        if packet {
+            match socket::recv(packets.as_raw_fd(), &mut buffer) {
+                Ok(length) => {
+                    let written = record(&mut out, &buffer[..length]).and_then(|()| out.flush());
+                    if ended(written, to)? {
+                        return Ok(());
+                    }
+                }
+                Err(Errno::ENETDOWN) => {}
+                Err(errno) => return Err(Error::sys("read packets of", interface, errno)),
+            }
+        } else if gone {
+            return Ok(());
+        }
+    }
+}
+
+/// A reader that has seen enough is no error.
+fn ended(written: std::io::Result<()>, to: &str) -> Result<bool> {
+    match written {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
+        Err(error) => Err(Error::io("write", to, &error)),
+    }
+}
+
+/// Magic number of nanosecond times, version 2.4, link type 1 (Ethernet).
+fn header(out: &mut impl Write) -> std::io::Result<()> {
+    out.write_all(&0xa1b2_3c4d_u32.to_le_bytes())?;
+    out.write_all(&[2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
+    out.write_all(&(SNAPLEN as u32).to_le_bytes())?;
+    out.write_all(&1_u32.to_le_bytes())
+}
+
+fn record(out: &mut impl Write, packet: &[u8]) -> std::io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let length = (packet.len() as u32).to_le_bytes();
+    out.write_all(&(now.as_secs() as u32).to_le_bytes())?;
+    out.write_all(&now.subsec_nanos().to_le_bytes())?;
+    out.write_all(&length)?;
+    out.write_all(&length)?;
+    out.write_all(packet)
+}

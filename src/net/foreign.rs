@@ -1,0 +1,136 @@
+//! Forward chains of others that drop: Docker's, firewalld's, an administrator's.
+//!
+//! A packet passes only if every table lets it: an accept in hull's table does not help against a drop in another's. So hull's bridges are
+//! accepted there, at the chain's beginning or in `DOCKER-USER`, which Docker leaves to others; each rule carries hull's comment and is
+//! removed with the network's last container. What may really pass is decided in hull's own table, whose drops count whatever others accept.
+//! Chains of the legacy iptables, which nft cannot see, are not touched.
+
+use super::enforce::{nft, nft_list};
+use super::network::Networks;
+use crate::{Context, Error, Result};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+/// A chain, by family, table and name.
+type Chain = (String, String, String);
+
+fn memory(networks: &Networks) -> PathBuf {
+    networks.folder().join("foreign")
+}
+
+/// Makes the next [`sync`] look, whatever it remembers.
+///
+/// # Errors
+/// The kernel's.
+pub fn forget(networks: &Networks) -> Result<()> {
+    let path = memory(networks);
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.is_empty() => std::fs::write(&path, "?").on("write", path.display()),
+        _ => Ok(()),
+    }
+}
+
+/// Accepts these bridges in every foreign chain that would drop, and no others. Looks only when the bridges are not those of the last time.
+///
+/// # Errors
+/// nft refuses.
+pub fn sync(networks: &Networks, table: &str, bridges: &[String]) -> Result<()> {
+    let path = memory(networks);
+    let wanted = bridges.join(" ");
+    if std::fs::read_to_string(&path).unwrap_or_default() == wanted {
+        return Ok(());
+    }
+    // Until it is done, the next one looks again.
+    std::fs::write(&path, "?").on("write", path.display())?;
+    let text = changes(&nft_list(&["list", "ruleset"])?, table, bridges)?;
+    if !text.is_empty() {
+        nft(&text)?;
+    }
+    std::fs::write(&path, wanted).on("write", path.display())
+}
+
+fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn chain_of(value: &Value, name: &str) -> Chain {
+    (word(value, "family").to_owned(), word(value, "table").to_owned(), word(value, name).to_owned())
+}
+
+/// What must be removed from and added to a ruleset.
+fn changes(ruleset: &Value, table: &str, bridges: &[String]) -> Result<String> {
+    let objects = ruleset["nftables"].as_array().ok_or_else(|| Error::new("read what nft lists: there is no list"))?;
+    let chains: Vec<&Value> = objects.iter().filter_map(|object| object.get("chain")).collect();
+    let rules: Vec<&Value> = objects.iter().filter_map(|object| object.get("rule")).collect();
+    let foreign = |chain: &&&Value| !word(chain, "table").starts_with("hull") && ["ip", "ip6", "inet"].contains(&word(chain, "family"));
+    let mut targets: BTreeSet<Chain> = BTreeSet::new();
+    for chain in chains.iter().filter(foreign).filter(|chain| word(chain, "hook") == "forward") {
+        let own = chain_of(chain, "name");
+        let drops = |rule: &&&Value| chain_of(rule, "chain") == own && rule["expr"].as_array().is_some_and(|expr| expr.iter().any(|e| e.get("drop").is_some() || e.get("reject").is_some()));
+        let user = (own.0.clone(), own.1.clone(), "DOCKER-USER".to_owned());
+        let docker = chains.iter().any(|other| chain_of(other, "name") == user);
+        if docker || word(chain, "policy") == "drop" || rules.iter().any(|rule| drops(&rule)) {
+            targets.insert(if docker { user } else { own });
+        }
+    }
+    let mut wanted: BTreeSet<(Chain, String)> = BTreeSet::new();
+    for chain in &targets {
+        for bridge in bridges {
+            wanted.extend(["iifname", "oifname"].map(|way| (chain.clone(), format!("{table} {way} {bridge}"))));
+        }
+    }
+    let mut text = String::new();
+    let prefix = format!("{table} ");
+    for rule in rules.iter().filter(|rule| word(rule, "comment").starts_with(&prefix)) {
+        let key = (chain_of(rule, "chain"), word(rule, "comment").to_owned());
+        if !wanted.remove(&key) {
+            let (family, table, chain) = key.0;
+            let _ = writeln!(text, "delete rule {family} {table} {chain} handle {}", rule["handle"]);
+        }
+    }
+    for ((family, table, chain), comment) in wanted {
+        let mut words = comment.split(' ').skip(1);
+        let (way, bridge) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let _ = writeln!(text, "insert rule {family} {table} {chain} {way} \"{bridge}\" counter accept comment \"{comment}\"");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ruleset(rules: Value) -> Value {
+        let mut list = vec![
+            json!({"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}}),
+            json!({"chain": {"family": "ip", "table": "other", "name": "fwd", "hook": "forward", "policy": "accept"}}),
+            json!({"chain": {"family": "inet", "table": "hull", "name": "forward", "hook": "forward", "policy": "drop"}}),
+        ];
+        list.extend(rules.as_array().unwrap().clone());
+        json!({ "nftables": list })
+    }
+
+    #[test]
+    fn only_chains_that_drop_are_touched_and_once() {
+        let text = changes(&ruleset(json!([])), "hull", &["b0".to_owned()]).unwrap();
+        assert_eq!(text, "insert rule ip filter FORWARD iifname \"b0\" counter accept comment \"hull iifname b0\"\n\
+            insert rule ip filter FORWARD oifname \"b0\" counter accept comment \"hull oifname b0\"\n");
+        let there = json!([
+            {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 7, "comment": "hull iifname b0", "expr": []}},
+            {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 8, "comment": "hull oifname b0", "expr": []}},
+            {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 9, "comment": "hullabaloo", "expr": []}},
+        ]);
+        assert_eq!(changes(&ruleset(there.clone()), "hull", &["b0".to_owned()]).unwrap(), "");
+        assert_eq!(changes(&ruleset(there), "hull", &[]).unwrap(), "delete rule ip filter FORWARD handle 7\ndelete rule ip filter FORWARD handle 8\n");
+    }
+
+    #[test]
+    fn docker_leaves_a_chain_to_others() {
+        let docker = json!([{"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER"}}]);
+        let text = changes(&ruleset(docker), "hull", &["b0".to_owned()]).unwrap();
+        assert!(text.lines().all(|line| line.starts_with("insert rule ip filter DOCKER-USER ")), "{text}");
+    }
+}

@@ -1,0 +1,241 @@
+//! Networks as they were asked for, and their folder: one writer at a time, replaced by rename.
+//!
+//! ```text
+//! FOLDER/lock                         held by whoever changes anything below
+//! FOLDER/NAME/network.json            [`Network`]
+//! FOLDER/NAME/endpoints/ID            [`super::endpoint::Endpoint`], one for each container on it
+//! ```
+
+use super::address::Prefix;
+use super::endpoint::Endpoint;
+use super::shape::Rate;
+use crate::state::Store;
+use crate::{Context, Error, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// How containers are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A bridge of hull's own, with the host as the gateway.
+    Bridge,
+    /// Addresses on the real network of one of the host's cards.
+    Macvlan,
+}
+
+/// Addresses to give out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The network.
+    pub prefix: Prefix,
+    /// Where everything else is reached; the bridge's own address.
+    pub gateway: IpAddr,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// How containers are attached.
+    pub driver: Driver,
+    /// At most one of each family.
+    pub subnets: Vec<Subnet>,
+    /// The bridge; for macvlan the host's card.
+    pub link: String,
+    /// No way out and none in but from the host.
+    pub internal: bool,
+    /// Its containers do not reach each other.
+    pub isolated: bool,
+    /// Bytes of the longest packet.
+    pub mtu: u32,
+    /// Shaping of each container, unless it brings its own.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// The subnets were chosen by hull, and may be moved where they collide.
+    #[serde(default)]
+    pub chosen: bool,
+}
+
+/// The name of the network that makes itself.
+pub const DEFAULT: &str = "default";
+
+/// The folder of networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Networks {
+    folder: PathBuf,
+}
+
+/// The right to change networks and endpoints; released when dropped.
+pub struct Guard {
+    _file: Flock<File>,
+}
+
+impl Networks {
+    /// The networks that belong to a store of containers. Those of the default store outlast a reboot.
+    pub fn of(store: &Store) -> Self {
+        let folder = match store.root() == Path::new("/run/hull") {
+            true => PathBuf::from("/var/lib/hull/networks"),
+            // `@` is in no container's id.
+            false => store.root().join("@networks"),
+        };
+        Self { folder }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn lock(&self) -> Result<Guard> {
+        std::fs::create_dir_all(&self.folder).on("make", self.folder.display())?;
+        let path = self.folder.join("lock");
+        let mut file = File::options().create(true).truncate(false).write(true).open(&path).on("open", path.display())?;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusive) {
+                Ok(lock) => return Ok(Guard { _file: lock }),
+                Err((same, nix::errno::Errno::EINTR)) => file = same,
+                Err((_, errno)) => return Err(Error::sys("lock", path.display(), errno)),
+            }
+        }
+    }
+
+    /// All names, sorted.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = entries(&self.folder)?.into_iter().filter(|name| self.folder.join(name).join("network.json").exists()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads a network; none where there is no such one.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn find(&self, name: &str) -> Result<Option<Network>> {
+        check_name(name)?;
+        read(&self.folder.join(name).join("network.json"))
+    }
+
+    /// Reads a network.
+    ///
+    /// # Errors
+    /// There is no such one.
+    pub fn get(&self, name: &str) -> Result<Network> {
+        self.find(name)?.ok_or_else(|| Error::new(format!("network {name} does not exist")))
+    }
+
+    /// All networks.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn all(&self) -> Result<Vec<Network>> {
+        self.names()?.iter().map(|name| self.get(name)).collect()
+    }
+
+    /// Writes a network.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn write(&self, _guard: &Guard, network: &Network) -> Result<()> {
+        let folder = self.folder.join(&network.name);
+        std::fs::create_dir_all(folder.join("endpoints")).on("make", folder.display())?;
+        replace(&folder.join("network.json"), network)
+    }
+
+    /// Forgets a network.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget(&self, _guard: &Guard, name: &str) -> Result<()> {
+        let folder = self.folder.join(name);
+        std::fs::remove_dir_all(&folder).on("remove", folder.display())
+    }
+
+    fn endpoint_path(&self, network: &str, id: &str) -> PathBuf {
+        self.folder.join(network).join("endpoints").join(id)
+    }
+
+    /// The endpoints of a network, sorted by container.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn endpoints(&self, network: &str) -> Result<Vec<Endpoint>> {
+        let folder = self.folder.join(network).join("endpoints");
+        let mut names: Vec<_> = entries(&folder)?.into_iter().filter(|name| !name.ends_with('~')).collect();
+        names.sort();
+        let mut list = Vec::with_capacity(names.len());
+        for name in names {
+            list.extend(read(&folder.join(name))?);
+        }
+        Ok(list)
+    }
+
+    /// Writes an endpoint.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn put(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<()> {
+        replace(&self.endpoint_path(&endpoint.network, &endpoint.id), endpoint)
+    }
+
+    /// Forgets an endpoint; its addresses are free.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn give_up(&self, _guard: &Guard, network: &str, id: &str) -> Result<()> {
+        let path = self.endpoint_path(network, id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path.display(), &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks a network's name: it is a folder's name, and not an option's word.
+///
+/// # Errors
+/// A sentence.
+pub fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let reserved = ["none", "host", "container", "ns", "lock"].contains(&name);
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || reserved {
+        return Err(Error::new(format!("invalid network name {name:?}: letters, digits and _-. after a letter or digit, at most 64")));
+    }
+    Ok(())
+}
+
+fn entries(folder: &Path) -> Result<Vec<String>> {
+    match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io("read", folder.display(), &error)),
+        Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path.display(), &error)),
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
+    }
+}
+
+fn replace<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    // `~` is in no container's id.
+    temporary.push("~");
+    let text = serde_json::to_vec(value).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+    std::fs::write(&temporary, text).on("write", Path::new(&temporary).display())?;
+    std::fs::rename(&temporary, path).on("replace", path.display())
+}

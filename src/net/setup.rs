@@ -1,0 +1,167 @@
+//! A container's network as data: what the plan holds, and what it makes of the config.
+
+use super::endpoint::host_link;
+use super::link::{mac_of, mac_text};
+use super::names;
+use super::network::{DEFAULT, Driver, Network, Networks};
+use super::ports::Port;
+use super::request::{self, Choice, Options, Request};
+use super::shape::Rate;
+use super::subnets;
+use crate::spec::Spec;
+use crate::spec::config::{Linux, Mount, Namespace};
+use crate::state::Store;
+use crate::{Context, Error, Result};
+use oci_spec::runtime::LinuxNamespaceType;
+use serde::Serialize;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// One network that the container is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attachment {
+    /// The link's name in the container.
+    pub interface: String,
+    /// The link's other end on the host; empty for macvlan.
+    pub host: String,
+    /// Its hardware address: the one asked, or one that the id gives.
+    pub mac: String,
+    /// Fixed addresses; of every other subnet a free one is taken when the plan is carried out.
+    pub fixed: Vec<IpAddr>,
+    /// Packets are forwarded between this network and others: switched on where it is off.
+    pub forwarding: bool,
+    /// The network; the one that makes itself is as it would be made now.
+    pub network: Network,
+}
+
+/// A container's network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setup {
+    /// The networks' folder.
+    pub networks: Networks,
+    /// In the order of `eth0`, `eth1`; the first has the default route.
+    pub attachments: Vec<Attachment>,
+    /// Published ports, by way of the first network.
+    pub ports: Vec<Port>,
+    /// The names by which neighbours find it.
+    pub names: Vec<String>,
+    /// Lines of the hosts file.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// Name servers in place of the host's.
+    pub dns: Vec<IpAddr>,
+    /// Search domains in place of the host's.
+    pub search: Vec<String>,
+    /// Shaping, of each link.
+    pub rate: Option<Rate>,
+}
+
+/// What was asked, as it was given.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The command line's options.
+    pub options: Options,
+    /// The config's annotations count where no option is given.
+    pub annotations: bool,
+}
+
+impl Asked {
+    /// Understands the options and puts them into effect: see [`apply`].
+    ///
+    /// # Errors
+    /// An option that is malformed, or cannot be.
+    pub fn apply(&self, store: &Store, id: &str, spec: &Spec) -> Result<(Spec, Option<Setup>)> {
+        let given = self.options != Options::default();
+        let request = match self.annotations && !given {
+            true => request::parse(&request::from_annotations(&spec.config().annotations)?)?,
+            false => request::parse(&self.options)?,
+        };
+        apply(&request, store, id, spec.clone())
+    }
+}
+
+/// The container's network namespace in the config, by the choice, and the setup where hull wires it itself.
+///
+/// # Errors
+/// A network that does not exist; a container that does not run; a config that contradicts.
+pub fn apply(request: &Request, store: &Store, id: &str, spec: Spec) -> Result<(Spec, Option<Setup>)> {
+    let mut config = spec.config().clone();
+    let linux = config.linux.get_or_insert_with(Linux::default);
+    let mut place = |path: Option<Option<String>>| {
+        linux.namespaces.retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
+        linux.namespaces.extend(path.map(|path| Namespace { typ: Some(LinuxNamespaceType::Network), path }));
+    };
+    let mut setup = None;
+    match &request.choice {
+        Choice::Untouched => return Ok((spec, None)),
+        Choice::None => place(Some(None)),
+        Choice::Host => place(None),
+        Choice::Path(path) => place(Some(Some(path.clone()))),
+        Choice::Container(other) => place(Some(Some(namespace_of(store, other)?))),
+        Choice::Networks(_) => {
+            place(Some(None));
+            setup = Some(prepare(request, store, id, config.hostname.as_deref())?);
+            let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+            for (destination, source) in [("/etc/hosts", names::hosts_path(&folder)), ("/etc/resolv.conf", names::resolv_path(&folder))] {
+                if !config.mounts.iter().any(|mount| mount.destination == destination) {
+                    config.mounts.push(bind(destination, source));
+                }
+            }
+        }
+    }
+    Ok((Spec::check(config, spec.bundle().to_owned())?, setup))
+}
+
+fn bind(destination: &str, source: PathBuf) -> Mount {
+    Mount {
+        destination: destination.to_owned(),
+        typ: Some("bind".to_owned()),
+        source: Some(source.to_string_lossy().into_owned()),
+        options: ["bind", "rprivate", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec(),
+        ..Mount::default()
+    }
+}
+
+fn namespace_of(store: &Store, id: &str) -> Result<String> {
+    let other = crate::container::Container::open(store, id)?;
+    match other.pid() {
+        0 => Err(Error::new(format!("--network container:{id}: container not running"))),
+        pid => Ok(format!("/proc/{pid}/ns/net")),
+    }
+}
+
+fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -> Result<Setup> {
+    let Choice::Networks(list) = &request.choice else { return Err(Error::new("no network was asked for")) };
+    let networks = Networks::of(store);
+    let mut attachments = Vec::new();
+    for (number, asked) in list.iter().enumerate() {
+        let network = match networks.find(&asked.network)? {
+            Some(network) => network,
+            None if asked.network == DEFAULT => subnets::default_network(&networks)?,
+            None => return Err(Error::new(format!("network {} does not exist", asked.network))),
+        };
+        if network.driver == Driver::Macvlan && (!request.ports.is_empty() || request.rate.is_some()) {
+            return Err(Error::new(format!("network {}: a macvlan passes hull's host by, and can neither publish ports nor be shaped", network.name)));
+        }
+        if number == 0 && network.internal && !request.ports.is_empty() {
+            return Err(Error::new(format!("network {} is internal: nothing of it can be published", network.name)));
+        }
+        let host = match network.driver {
+            Driver::Bridge => host_link(networks.folder(), &network.name, id, 'v'),
+            Driver::Macvlan => String::new(),
+        };
+        let mac = asked.mac.unwrap_or_else(|| mac_of(&format!("{id}\0{}", network.name)));
+        attachments.push(Attachment {
+            interface: format!("eth{number}"),
+            host,
+            mac: mac_text(&mac),
+            fixed: asked.addresses.clone(),
+            forwarding: network.driver == Driver::Bridge && !network.internal,
+            network,
+        });
+    }
+    let mut names = vec![id.to_owned()];
+    names.extend(hostname.filter(|name| *name != id).map(str::to_owned));
+    names.extend(request.aliases.iter().cloned());
+    let Request { ports, hosts, dns, search, rate, .. } = request.clone();
+    Ok(Setup { networks, attachments, ports, names, hosts, dns, search, rate })
+}

@@ -1,0 +1,69 @@
+//! Sockets in other network namespaces.
+
+use super::page::Page;
+use super::process::{self, Cloned};
+use super::{Sys, call, fd};
+use nix::errno::Errno;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+/// Opens a socket in a network namespace, given by its nsfs descriptor or by a pidfd, close-on-exec.
+///
+/// A process that shares the table of descriptors (`CLONE_FILES`) joins the namespace, opens the socket and is gone: the socket stays in
+/// the table, and the caller itself has joined nothing.
+///
+/// # Errors
+/// The kernel's, of the clone, the join or the socket.
+pub fn socket_in(namespace: i32, domain: i32, kind: i32, protocol: i32) -> Sys<OwnedFd> {
+    let page = Page::new()?;
+    match process::clone(libc::CLONE_FILES as u64, None)? {
+        Cloned::Child => {
+            let report = page.report();
+            let opened = process::setns(namespace, libc::CLONE_NEWNET as u64)
+                .and_then(|()| call!(libc::SYS_socket, domain, kind | libc::SOCK_CLOEXEC, protocol));
+            match opened {
+                // One more, so that descriptor 0 is told from none.
+                Ok(socket) => report.pid.store(fd(socket) + 1, Ordering::Release),
+                Err(errno) => report.errno.store(errno as i32, Ordering::Release),
+            }
+            process::exit(0)
+        }
+        Cloned::Parent { pidfd, .. } => {
+            let ended = process::wait(pidfd, false);
+            super::file::close(pidfd);
+            ended?;
+            match page.report().pid.load(Ordering::Acquire) {
+                0 => Err(match page.report().errno.load(Ordering::Acquire) {
+                    0 => Errno::ECHILD,
+                    errno => Errno::from_raw(errno),
+                }),
+                // SAFETY: the child opened this descriptor in the shared table and is gone; nobody else knows it.
+                socket => Ok(unsafe { OwnedFd::from_raw_fd(socket - 1) }),
+            }
+        }
+    }
+}
+
+/// Makes a netlink socket of a descriptor that is one.
+pub fn netlink_socket(descriptor: OwnedFd) -> netlink_sys::Socket {
+    // SAFETY: the descriptor is given up by its owner and becomes the socket's.
+    unsafe { netlink_sys::Socket::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(descriptor)) }
+}
+
+/// Binds a packet socket to a device, for every protocol (packet(7)): from now on it takes packets.
+///
+/// # Errors
+/// The kernel's.
+pub fn bind_packet(socket: i32, index: u32) -> Sys<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // Valid: the structure and its size.
+    call!(libc::SYS_bind, socket, &raw const address, size_of::<libc::sockaddr_ll>()).map(drop)
+}

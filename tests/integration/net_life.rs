@@ -1,0 +1,77 @@
+//! Networks under load and violence: a hundred starts at once, and a kill at any point.
+
+use crate::net_world::{World, ip, links, rules, start};
+use crate::support::{leaks, until};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+tests![a_hundred_parallel_starts_have_distinct_addresses, a_kill_at_any_point_leaves_nothing, addresses_of_the_dead_are_given_out_again];
+
+fn a_hundred_parallel_starts_have_distinct_addresses() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let bundles: Vec<_> = (0..100).map(|_| w.bundle("sleep 1000")).collect();
+    let mut children = Vec::new();
+    for b in &bundles {
+        b.write();
+        let mut command = b.runtime.command(&["run", "-d", "--bundle", b.dir.to_str().unwrap(), "--network", "default", &b.id]);
+        children.push(leaks::spawn(&mut command).unwrap());
+    }
+    let guards: Vec<_> = bundles.iter().map(crate::support::Container::new).collect();
+    for child in &mut children {
+        assert!(crate::support::harness::wait_within(child, Duration::from_secs(120)), "a start hangs");
+        assert!(child.wait().unwrap().success());
+        leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
+    }
+    let document = w.inspect("default");
+    let containers = document["containers"].as_array().unwrap();
+    let all: BTreeSet<String> = containers.iter().flat_map(|c| c["addresses"].as_array().unwrap()).map(|a| a.to_string()).collect();
+    assert_eq!((containers.len(), all.len()), (100, 200));
+    let hosts = guards[0].exec(&["cat", "/etc/hosts"]).success().stdout;
+    assert!(bundles.iter().all(|b| hosts.contains(&b.id)), "a neighbour's name is missing:\n{hosts}");
+    drop(guards);
+    assert_eq!(w.inspect("default")["containers"].as_array().unwrap().len(), 0);
+    assert_eq!(rules(), "");
+    until("the links are gone", || links().len() == 1);
+}
+
+fn a_kill_at_any_point_leaves_nothing() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let b = w.bundle("sleep 1000");
+    b.write();
+    for step in 0..60_u64 {
+        let flags = ["create", "--bundle", b.dir.to_str().unwrap(), "--network", "default", "-p", "8080:80", "--net-rate", "10mbit", &b.id];
+        let mut child = leaks::spawn(&mut b.runtime.command(&flags)).unwrap();
+        std::thread::sleep(Duration::from_micros(step * 1200));
+        child.kill().ok();
+        child.wait().unwrap();
+        leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
+        b.call(&["delete", "--force", &b.id]).success();
+        until("the links are gone", || {
+            leaks::reap_orphans();
+            links().iter().all(|link| link.starts_with("hull-"))
+        });
+        assert_eq!(rules(), "", "step {step}");
+        let networks = w.state().join("@networks/default/endpoints");
+        let left = std::fs::read_dir(&networks).map(|dir| dir.count()).unwrap_or(0);
+        assert_eq!(left, 0, "step {step}: an address is held");
+    }
+    assert!(ip("-br link").lines().count() <= 3);
+}
+
+fn addresses_of_the_dead_are_given_out_again() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    w.hull(&["network", "create", "--subnet", "10.77.0.0/30", "tiny"]).success();
+    let (first, second) = (w.bundle("sleep 1000"), w.bundle("sleep 1000"));
+    let c = start(&first, &["--network", "tiny"]);
+    let (_none, out) = second.try_create(&["--network", "tiny"]);
+    assert_has!(out.failure(), "has no free address");
+    // Nobody deletes it: its process is killed, and its network namespace ends.
+    c.kill("KILL").success();
+    c.wait_for("stopped");
+    until("the address is free", || second.run_with(&["--detach", "--network", "tiny"]).status == 0);
+    let _d = crate::support::Container::new(&second);
+    assert_eq!(w.addresses("tiny", &second.id), ["10.77.0.2"]);
+}

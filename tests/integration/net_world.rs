@@ -1,0 +1,170 @@
+//! A "host" and an "outside" for tests of networks: namespaces of the test's own. The test's process, and so the runtime that it drives,
+//! is in the "host"; nothing reaches the machine's own network.
+
+use crate::support::{Bundle, Container, runtime, users};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+
+/// Addresses of the link between both: the host's end, and the outside's.
+pub const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
+/// The outside's end.
+pub const OUTSIDE: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+
+/// The two namespaces.
+pub struct World {
+    outside: users::Holder,
+    state: std::path::PathBuf,
+}
+
+/// A network namespace of the test's own: its process and all that it starts are in it.
+pub fn own_network() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("cannot unshare the network namespace");
+    ip("link set lo up");
+}
+
+/// Runs `ip` in the host.
+pub fn ip(args: &str) -> String {
+    run("ip", args).success().stdout
+}
+
+/// Runs a program in the host, its arguments between blanks.
+pub fn run(program: &str, args: &str) -> runtime::Output {
+    let mut command = Command::new(program);
+    command.args(args.split_whitespace());
+    runtime::finish(command, runtime::LIMIT)
+}
+
+/// Runs a shell script in the host.
+pub fn shell(script: &str) -> runtime::Output {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    runtime::finish(command, runtime::LIMIT)
+}
+
+impl World {
+    /// Makes both, with a link and routes between them.
+    pub fn new() -> Self {
+        own_network();
+        let outside = users::Holder::new(&["--net"]);
+        let world = Self { outside, state: crate::support::fixture::new_dir("networks").join("state") };
+        ip(&format!("link add up0 type veth peer name out0 netns {}", world.outside.pid()));
+        ip("addr add 198.51.100.1/24 dev up0");
+        ip("-6 addr add 2001:db8:1::1/64 dev up0 nodad");
+        ip("link set up0 up");
+        for line in ["link set lo up", "addr add 198.51.100.2/24 dev out0", "-6 addr add 2001:db8:1::2/64 dev out0 nodad", "link set out0 up"] {
+            world.outside("ip", line).success();
+        }
+        ip("route add default via 198.51.100.2");
+        ip("-6 route add default via 2001:db8:1::2");
+        world
+    }
+
+    /// Runs a program in the outside.
+    pub fn outside(&self, program: &str, args: &str) -> runtime::Output {
+        run("nsenter", &format!("--net={} {program} {args}", self.outside.path("net").display()))
+    }
+
+    /// The path of the outside's namespace.
+    pub fn outside_namespace(&self) -> String {
+        self.outside.path("net").display().to_string()
+    }
+
+    /// A bundle in this world's store, whose shell runs a script, with the rights to try bad things on its network.
+    pub fn bundle(&self, script: &str) -> Bundle {
+        let mut b = Bundle::sh(script);
+        b.runtime.state = self.state.clone();
+        b.add_caps(&["CAP_NET_ADMIN", "CAP_NET_RAW"]);
+        b.set("/hostname", json!(b.id.clone()));
+        b
+    }
+
+    /// A bundle that serves its host name on port 80 of both families.
+    pub fn server(&self) -> Bundle {
+        self.bundle("while true; do hostname | nc -l -p 80; done")
+    }
+
+    /// A command of the runtime about this world.
+    pub fn hull(&self, args: &[&str]) -> runtime::Output {
+        runtime::Runtime::new(self.state.clone()).call(args)
+    }
+
+    /// What `network inspect` prints.
+    pub fn inspect(&self, network: &str) -> Value {
+        serde_json::from_str(&self.hull(&["network", "inspect", network]).success().stdout).unwrap()
+    }
+
+    /// A container's addresses on a network: of IPv4, then of IPv6.
+    pub fn addresses(&self, network: &str, id: &str) -> Vec<String> {
+        let document = self.inspect(network);
+        let one = document["containers"].as_array().unwrap().iter().find(|c| c["id"] == id).expect("it is not on the network").clone();
+        one["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().split('/').next().unwrap().to_owned()).collect()
+    }
+
+    /// Whether the outside gets an answer with this text from a port.
+    pub fn outside_reaches(&self, address: &str, port: u16) -> Option<String> {
+        answer(&self.outside("timeout", &format!("2 busybox nc {address} {port}")))
+    }
+
+    /// The store's folder.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+}
+
+/// Starts a container with network options.
+pub fn start<'a>(bundle: &'a Bundle, flags: &[&str]) -> Container<'a> {
+    let (container, out) = bundle.try_create(flags);
+    out.success();
+    let container = container.unwrap();
+    container.start();
+    container
+}
+
+/// What a port answered; none where it did not.
+pub fn answer(out: &runtime::Output) -> Option<String> {
+    let said = out.stdout.trim().to_owned();
+    (out.status == 0 && !said.is_empty()).then_some(said)
+}
+
+/// What a port answers to the host.
+pub fn host_reaches(address: &str, port: u16) -> Option<String> {
+    answer(&run("timeout", &format!("2 busybox nc {address} {port}")))
+}
+
+/// What a port answers to a container.
+pub fn reaches(from: &Container, address: &str, port: u16) -> Option<String> {
+    answer(&from.exec(&["timeout", "2", "nc", address, &port.to_string()]))
+}
+
+/// Asks again for a while: a server of shell may be between two connections, and a route's first packet may wait for a neighbour.
+pub fn eventually(what: &str, mut ask: impl FnMut() -> Option<String>) -> String {
+    for _ in 0..20 {
+        if let Some(said) = ask() {
+            return said;
+        }
+    }
+    panic!("{what}: no answer");
+}
+
+/// The host's links besides those that the world made.
+pub fn links() -> Vec<String> {
+    let all = ip("-br link");
+    let name = |line: &str| line.split_whitespace().next().unwrap_or_default().split('@').next().unwrap_or_default().to_owned();
+    all.lines().map(name).filter(|name| !["lo", "up0"].contains(&name.as_str())).collect()
+}
+
+/// The firewall's rules, without counters.
+pub fn rules() -> String {
+    run("nft", "--stateless list ruleset").success().stdout
+}
+
+/// Does something in another network namespace, on a thread that joins it: sockets made there stay there.
+pub fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let file = std::fs::File::open(namespace).unwrap();
+    let thread = std::thread::spawn(move || {
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("cannot join the network namespace");
+        work()
+    });
+    thread.join().expect("the thread in the other namespace failed")
+}
