@@ -135,14 +135,14 @@ class Cri:
         return [(line.split(" ", 3)[1], line.split(" ", 3)[3]) for line in lines]
 
     def once(self, *command, pod=None, **more):
-        """Run a container to its end in a pod of its own; returns its exit status and its log."""
+        """Run a container to its end in a pod of its own; returns its exit status and its log, stderr's lines first."""
         made = pod or self.pod()
         container = self.start(made, *command, **more)
         status = self.ended(container)
         printed = self.s.until("its log", lambda: self.log(made) or status["exit_code"] or [("", "")])
         printed = printed if isinstance(printed, list) else self.log(made)
         self.call("RemoveContainer", container_id=container) if pod else self.remove_pod(made[0])
-        return status["exit_code"], [l for s, l in printed]
+        return status["exit_code"], [l for wanted in ("stderr", "stdout") for s, l in printed if s == wanted]
 
     def exec(self, container, *command, timeout=60):
         """ExecSync: (exit status, stdout, stderr)."""
