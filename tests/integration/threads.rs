@@ -24,17 +24,19 @@ struct Trace {
     by_several: Vec<String>,
 }
 
-/// A process is hull's until it becomes another program; the first line is hull's own beginning. A thread is counted from its making on,
-/// even when it has ended.
+/// A process is hull's until it becomes another program; the first one, which may run itself again from a sealed copy, always is. A
+/// thread is counted from its making to the next execve, even when it has ended.
 fn read(trace: &str) -> Trace {
     let mut found = Trace::default();
     let mut others = HashSet::new();
     let mut threads: HashMap<&str, usize> = HashMap::new();
-    for (at, line) in trace.lines().enumerate() {
+    let first = trace.split(' ').next().unwrap_or_default();
+    for line in trace.lines() {
         let Some((pid, call)) = line.split_once(' ') else { continue };
         let (name, arguments) = call.trim_start().split_once('(').unwrap_or_default();
         if name == "execve" || name == "execveat" {
-            if at > 0 {
+            threads.remove(pid);
+            if pid != first {
                 others.insert(pid);
             }
         } else if others.contains(pid) {
