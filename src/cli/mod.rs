@@ -7,6 +7,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod generate;
 mod init;
 mod kill;
 mod list;
@@ -152,6 +153,10 @@ enum Command {
     Features(features::Args),
     /// Print the steps by which a bundle becomes a container
     Plan(plan::Args),
+    /// Print a shell's completions
+    Completions(generate::CompletionsArgs),
+    /// Write the manual's pages
+    Man(generate::ManArgs),
     /// Carry out a plan's inside in this process (hull's own use)
     #[command(hide = true)]
     Init(init::Args),
@@ -182,6 +187,8 @@ impl Command {
             Command::Spec(args) => spec::run(&args),
             Command::Features(args) => features::run(&args),
             Command::Plan(args) => plan::run(&args, global),
+            Command::Completions(args) => generate::completions(&args),
+            Command::Man(args) => generate::man(&args),
             Command::Init(args) => init::run(&args),
             Command::LogKeeper(args) => logs::keep(args, global),
         }

@@ -1,0 +1,54 @@
+//! `hull completions` and `hull man`: both are made from the parser, when they are asked for.
+
+use super::Cli;
+use crate::{Context, Error, Result};
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Options of `completions`.
+#[derive(clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Options of `man`.
+#[derive(clap::Args)]
+pub struct ManArgs {
+    /// Folder of the pages, made if missing
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+/// Prints the shell's completions.
+pub fn completions(args: &CompletionsArgs) -> Result<u8> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "hull", &mut text);
+    match std::io::stdout().write_all(&text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", &error)),
+        _ => Ok(0),
+    }
+}
+
+/// Writes a page for hull and one for each command.
+pub fn man(args: &ManArgs) -> Result<u8> {
+    std::fs::create_dir_all(&args.folder).on("make", args.folder.display())?;
+    let mut command = Cli::command();
+    command.build();
+    page(&args.folder, &command, "hull")?;
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+        page(&args.folder, sub, &format!("hull-{}", sub.get_name()))?;
+    }
+    Ok(0)
+}
+
+fn page(folder: &Path, command: &Command, name: &str) -> Result<()> {
+    let path = folder.join(format!("{name}.1"));
+    let mut text = Vec::new();
+    Man::new(command.clone()).manual("hull").source(concat!("hull ", env!("CARGO_PKG_VERSION"))).render(&mut text).on("write", path.display())?;
+    std::fs::write(&path, text).on("write", path.display())
+}
