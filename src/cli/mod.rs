@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod complain;
 mod create;
 mod delete;
 mod events;
@@ -29,9 +30,11 @@ mod version;
 
 pub use table::Table;
 
+use complain::complain;
+
 use crate::log::{self, Format};
 use crate::state::Store;
-use crate::{Error, Result};
+use crate::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -205,11 +208,13 @@ pub fn main() -> ExitCode {
     // Before the arguments are parsed, so that they are parsed once. A container named `run` costs one copy more, and nothing else.
     let enters = |arg: &OsString| matches!(arg.to_str(), Some("create" | "run" | "exec" | "restore"));
     let protected = if args.iter().skip(1).any(enters) { own_binary::protect() } else { Ok(()) };
+    let for_people = args.iter().any(|arg| arg == "run") && args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--rootfs"));
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+            let status = if for_people && error.exit_code() != 0 { 125 } else { error.exit_code() };
+            return ExitCode::from(u8::try_from(status).unwrap_or(1));
         }
     };
     if cli.global.version {
@@ -238,10 +243,4 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.status().filter(|_| common == 125).unwrap_or(common))
         }
     }
-}
-
-/// An error goes to stderr for people, and to the log for engines, which read its last line.
-fn complain(error: &Error) {
-    log::error(&error.to_string());
-    eprintln!("hull: {error}");
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 /// The options of `hull run --rootfs`.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Options with --rootfs")]
+#[group(requires = "rootfs")]
 pub struct Flags {
     /// Run COMMAND on this folder (/ is the host's own root) with no bundle: changes go to a layer that is thrown away
     #[arg(long, value_name = "FOLDER")]

@@ -25,6 +25,9 @@ mod net_devices;
 mod net_life;
 mod net_networks;
 mod net_world;
+mod people_cli;
+mod people_logs;
+mod people_run;
 mod process;
 mod resources;
 mod root_filesystem;
@@ -52,6 +55,9 @@ const MODULES: &[&[support::harness::Test]] = &[
     net_devices::TESTS,
     net_life::TESTS,
     net_networks::TESTS,
+    people_cli::TESTS,
+    people_logs::TESTS,
+    people_run::TESTS,
     process::TESTS,
     resources::TESTS,
     root_filesystem::TESTS,
