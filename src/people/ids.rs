@@ -17,7 +17,8 @@ impl Maps {
     pub fn of_user(uid: u32, gid: u32) -> Self {
         let name = host_name_of(uid);
         let range = |file: &str| std::fs::read_to_string(file).ok().and_then(|text| first_range(&text, name.as_deref(), uid));
-        let ranges = if helpers_usable() { range("/etc/subuid").zip(range("/etc/subgid")) } else { None };
+        // newuidmap refuses a user that has no name.
+        let ranges = if name.is_some() && helpers_usable() { range("/etc/subuid").zip(range("/etc/subgid")) } else { None };
         let (uids, gids) = ranges.unzip();
         Self { uid: with_range(uid, uids), gid: with_range(gid, gids) }
     }
