@@ -24,6 +24,16 @@ impl World<'_> {
         Ok(file::fchdir(tree)?)
     }
 
+    /// The scratch file system, which is the working directory, is detached before the root takes its place on `/`: stacked below it, it
+    /// would keep the old root there, for the unmounting after the pivot takes only what lies on top.
+    pub(super) fn gather(&mut self) -> Done {
+        let tree = mount::open_tree(libc::AT_FDCWD, c"root", OPEN_TREE_CLONE | AT_RECURSIVE)?;
+        mount::umount(c".", libc::MNT_DETACH)?;
+        mount::move_mount_on_root(tree)?;
+        self.root = tree;
+        Ok(())
+    }
+
     pub(super) fn layer(&mut self, step: StepRef) -> Done {
         let StepRef::Layer { target, source, lower, upper, work, own, marks, else_bind } = step else {
             return Err(Errno::EINVAL.into());

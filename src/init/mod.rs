@@ -118,6 +118,7 @@ impl World<'_> {
             StepRef::Root { path, recursive, propagation, attach: true } => self.attach_root(path, recursive, propagation),
             StepRef::Scratch {} => self.make_scratch(),
             StepRef::Layer { .. } => self.layer(step),
+            StepRef::Gather {} => self.gather(),
             StepRef::Mount { .. } => self.mount(step),
             StepRef::Bind { .. } => self.bind(step),
             StepRef::Attributes { .. } => self.attributes(step),

@@ -115,8 +115,7 @@ pub fn root(draft: &mut Draft, layers: &Layers) -> Result<()> {
         };
         draft.inside(step, FROM);
     }
-    // Relative to the scratch file system, which is the working directory since its step.
-    draft.inside(Step::Root { path: "root".into(), recursive: true, propagation: 0, attach: true }, "root.path");
+    draft.inside(Step::Gather {}, "root.path");
     for part in &layers.parts {
         match part {
             Part::Overlay { .. } => {}

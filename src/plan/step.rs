@@ -183,6 +183,9 @@ steps! {
     WaitStart = 24 { }
     /// Attaches an empty tmpfs as the root, with the folders `root` and `layers`, and makes it the working directory.
     Scratch = 27 { }
+    /// The folder `root` of the scratch file system, with what is mounted there, becomes the root; the scratch file system itself is
+    /// reached by no name any more.
+    Gather = 29 { }
     /// Mounts an overlay on a folder: `lower` of the host below, changes into `upper`, which with `own` lies in that folder of the scratch
     /// file system. With `else_bind` the source stands there read-only where the kernel refuses the overlay.
     Layer = 28 { target: Str, source: Str, lower: Str, upper: Str, work: Str, own: Str, marks: Str, else_bind: Flag }

@@ -77,6 +77,7 @@ fn operation(step: &Step) -> String {
         Step::Propagation { .. } => "set the propagation of /".to_owned(),
         Step::Root { .. } => "attach the root file system".to_owned(),
         Step::Scratch {} => "make the scratch file system".to_owned(),
+        Step::Gather {} => "attach the layered root file system".to_owned(),
         Step::Layer { source, upper, .. } => format!("put an overlay on {source}, with its changes in {upper}"),
         Step::Mount { target, fstype, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": mount {fstype} on {target}"),
         Step::Bind { target, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": bind on {target}"),

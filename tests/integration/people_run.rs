@@ -4,6 +4,7 @@ use crate::support::console::Terminal;
 use crate::support::fixture::{fill_rootfs, give_to, new_dir, write_executable};
 use crate::support::runtime::{Output, Runtime, number, text, until};
 use crate::support::users::ORDINARY;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -196,12 +197,12 @@ fn started(runtime: &Runtime, args: &[&str]) -> std::process::Child {
 }
 
 #[track_caller]
-fn signalled(script: &[&str], signal: &str) -> i32 {
+fn signalled(script: &[&str], signal: Signal) -> i32 {
     let (root, runtime) = (small_root(), hull());
     let mut child = started(&runtime, &[&["run", "--rootfs", root.to_str().unwrap(), "--"], script].concat());
     let mut byte = [0];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).expect("the program said nothing");
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    kill_process(Pid::from_child(&child), signal).unwrap();
     let status = number(child.wait().unwrap());
     crate::support::leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
     assert_eq!(containers(&runtime), Vec::<String>::new());
@@ -210,13 +211,13 @@ fn signalled(script: &[&str], signal: &str) -> i32 {
 
 fn a_signal_to_a_program_that_ignores_none_ends_it() {
     // The first process of a process namespace gets no default action from the kernel.
-    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         assert_eq!(signalled(&["sh", "-c", "echo; exec sleep 1000"], signal), status);
     }
 }
 
 fn a_program_that_catches_a_signal_decides() {
-    assert_eq!(signalled(&["sh", "-c", "trap 'exit 9' TERM; echo; while :; do sleep 0.1; done"], "-TERM"), 9);
+    assert_eq!(signalled(&["sh", "-c", "trap 'exit 9' TERM; echo; while :; do sleep 0.1; done"], Signal::TERM), 9);
 }
 
 fn a_terminal_is_carried_both_ways() {
