@@ -147,7 +147,8 @@ impl Container {
             let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.clone()).unwrap_or_default();
             meeting.listener(spec, &self.record.id, self.record.pid, &seccomp.listener_path.unwrap_or_default(), &seccomp.listener_metadata.unwrap_or_default())?;
         }
-        meeting.filtered()
+        meeting.filtered()?;
+        meeting.executed()
     }
 
     /// On v2 the process goes where init is: it may have moved into a cgroup below, and then the container's own takes none (EBUSY).

@@ -67,10 +67,27 @@ impl Meeting<'_> {
     /// # Errors
     /// Of the step that the child failed at.
     pub fn filtered(&self) -> Result<()> {
-        while self.child.page.report().filtered.load(Ordering::Acquire) == 0 {
-            self.pause_while_alive()?;
+        let report = self.child.page.report();
+        while report.filtered.load(Ordering::Acquire) == 0 {
+            if let Err(error) = self.pause_while_alive() {
+                // A short program may have come to its end between the two looks.
+                return if report.filtered.load(Ordering::Acquire) == 0 { Err(error) } else { Ok(()) };
+            }
         }
         Ok(())
+    }
+
+    /// Waits until the child has become its program: its end of the socket closes at execve.
+    ///
+    /// # Errors
+    /// execve was refused.
+    pub fn executed(&self) -> Result<()> {
+        let mut byte = [0_u8; 1];
+        while matches!(socket::recv(self.child.sync.0, &mut byte), Ok(1)) {}
+        match self.child.page.report().errno.load(Ordering::Acquire) {
+            0 => Ok(()),
+            _ => Err(words::child_error(self.plan, self.child)),
+        }
     }
 
     fn pause_while_alive(&self) -> Result<()> {
