@@ -25,6 +25,9 @@ use std::path::Path;
 /// An address or port that is taken; a network that is full or collides; the kernel's. What was made is taken back by
 /// [`super::release`].
 pub fn attach(setup: &Setup, id: &str, namespace: &Namespace, pid: i32, folder: &Path) -> Result<()> {
+    if let Some(carrier) = &setup.carrier {
+        return super::rootless::attach(carrier, setup, pid, folder);
+    }
     let mut here = Socket::here()?;
     let taken = take(setup, id, pid, folder, &mut here)?;
     let mut inside = Socket::inside(namespace)?;

@@ -20,6 +20,7 @@ pub mod netlink;
 pub mod network;
 pub mod ports;
 pub mod request;
+pub mod rootless;
 pub mod setup;
 pub mod shape;
 pub mod subnets;

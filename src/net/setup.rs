@@ -5,7 +5,8 @@ use super::link::{mac_of, mac_text};
 use super::names;
 use super::network::{DEFAULT, Driver, Network, Networks};
 use super::ports::Port;
-use super::request::{self, Choice, Options, Request};
+use super::rootless::{self, Carrier};
+use super::request::{self, Attach, Choice, Options, Request};
 use super::shape::Rate;
 use super::subnets;
 use crate::spec::Spec;
@@ -41,6 +42,8 @@ pub struct Setup {
     pub networks: Networks,
     /// In the order of `eth0`, `eth1`; the first has the default route.
     pub attachments: Vec<Attachment>,
+    /// The program that carries an ordinary user's packets, in place of networks of hull's.
+    pub carrier: Option<Carrier>,
     /// Published ports, by way of the first network.
     pub ports: Vec<Port>,
     /// The names by which neighbours find it.
@@ -121,6 +124,20 @@ fn bind(destination: &str, source: PathBuf) -> Mount {
     }
 }
 
+/// Whether hull may make links on the host: CAP_NET_ADMIN (12), and not in a user namespace, where it counts for nothing there.
+fn may_wire() -> Result<bool> {
+    Ok(crate::security::caps::held()? & (1 << 12) != 0 && !crate::facts::in_user_namespace())
+}
+
+/// An ordinary user has the default network alone, and no say over addresses.
+fn ordinary(request: &Request, list: &[Attach]) -> Result<Carrier> {
+    let plain = matches!(list, [only] if only.network == DEFAULT && only.addresses.is_empty() && only.mac.is_none());
+    if !plain || request.rate.is_some() {
+        return Err(Error::new("an ordinary user has the network default, none or host: others, fixed addresses and shaping need privileges"));
+    }
+    rootless::find()
+}
+
 fn namespace_of(store: &Store, id: &str) -> Result<String> {
     let other = crate::container::Container::open(store, id)?;
     match other.pid() {
@@ -132,7 +149,9 @@ fn namespace_of(store: &Store, id: &str) -> Result<String> {
 fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -> Result<Setup> {
     let Choice::Networks(list) = &request.choice else { return Err(Error::new("no network was asked for")) };
     let networks = Networks::of(store);
+    let carrier = if may_wire()? { None } else { Some(ordinary(request, list)?) };
     let mut attachments = Vec::new();
+    let list = if carrier.is_some() { &[][..] } else { list };
     for (number, asked) in list.iter().enumerate() {
         let network = match networks.find(&asked.network)? {
             Some(network) => network,
@@ -163,5 +182,5 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
     names.extend(hostname.filter(|name| *name != id).map(str::to_owned));
     names.extend(request.aliases.iter().cloned());
     let Request { ports, hosts, dns, search, rate, .. } = request.clone();
-    Ok(Setup { networks, attachments, ports, names, hosts, dns, search, rate })
+    Ok(Setup { networks, attachments, carrier, ports, names, hosts, dns, search, rate })
 }

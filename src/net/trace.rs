@@ -5,6 +5,7 @@ use super::device;
 use super::netlink::Namespace;
 use super::network::Networks;
 use super::attach;
+use super::rootless::{self, Carrier};
 use crate::rootfs::c_path;
 use crate::sys::mount;
 use crate::{Context, Error, Result};
@@ -35,6 +36,8 @@ pub struct Trace {
     pub devices: Vec<Moved>,
     /// The folder of the networks that it is on.
     pub networks: Option<Networks>,
+    /// Carries an ordinary user's packets.
+    pub carrier: Option<Carrier>,
     /// Their names.
     pub attached: Vec<String>,
 }
@@ -106,6 +109,9 @@ pub fn release(folder: &Path) -> Result<()> {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => failed.push(Error::sys("release the network namespace on", path.display(), errno)),
         }
+    }
+    if let Some(carrier) = &trace.carrier {
+        failed.extend(rootless::end(carrier, folder).err());
     }
     if let (Some(networks), Some(id)) = (&trace.networks, folder.file_name()) {
         failed.extend(attach::detach(networks, &trace.attached, &id.to_string_lossy()).err());

@@ -24,6 +24,7 @@ mod namespaces;
 mod net_devices;
 mod net_life;
 mod net_networks;
+mod net_rootless;
 mod net_world;
 mod people_cli;
 mod people_logs;
@@ -58,6 +59,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     people_cli::TESTS,
     people_logs::TESTS,
     people_run::TESTS,
+    net_rootless::TESTS,
     process::TESTS,
     resources::TESTS,
     root_filesystem::TESTS,
