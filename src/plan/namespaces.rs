@@ -142,16 +142,7 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
         _ if joins_cgroup => draft.outside(OutStep::JoinCgroup, "linux.cgroupsPath"),
         _ => {}
     }
-    if !linux.net_devices.is_empty() && !world.network && network.is_none() {
-        return Err(Error::new("linux.netDevices: the container has no network namespace of its own to move devices into"));
-    }
-    for (host, device) in &linux.net_devices {
-        let name = device.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| host.clone());
-        draft.outside(OutStep::NetDevice { host: host.clone(), name, namespace: network }, format!("linux.netDevices.{host}"));
-    }
-    if let Some(setup) = draft.request.network.clone() {
-        draft.outside(OutStep::Network(Box::new(setup)), "[--network]");
-    }
+    networks(draft, world, &linux, network)?;
     draft.inside(set(Attribute::Session, 0), "[session]");
     draft.inside(set(Attribute::Umask, 0), "[umask]");
     if !world.user || world.made & NEWUSER == 0 {
@@ -162,6 +153,21 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     }
     for (slot, kind) in own_joins {
         draft.inside(Step::Join { slot, kind }, format!("linux.namespaces[{}]", kind_name(kind)));
+    }
+    Ok(())
+}
+
+/// Devices of the host that move into the container's network namespace (in the slot, where it is joined), and what `--network` asks for.
+fn networks(draft: &mut Draft, world: &World, linux: &Linux, network: Option<u32>) -> Result<()> {
+    if !linux.net_devices.is_empty() && !world.network && network.is_none() {
+        return Err(Error::new("linux.netDevices: the container has no network namespace of its own to move devices into"));
+    }
+    for (host, device) in &linux.net_devices {
+        let name = device.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| host.clone());
+        draft.outside(OutStep::NetDevice { host: host.clone(), name, namespace: network }, format!("linux.netDevices.{host}"));
+    }
+    if let Some(setup) = draft.request.network.clone() {
+        draft.outside(OutStep::Network(Box::new(setup)), "[--network]");
     }
     Ok(())
 }
