@@ -143,6 +143,7 @@ pub fn eventually(what: &str, mut ask: impl FnMut() -> Option<String>) -> String
         if let Some(said) = ask() {
             return said;
         }
+        std::thread::sleep(std::time::Duration::from_millis(200));
     }
     panic!("{what}: no answer");
 }
