@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// runtime.md, State; `paused` is everybody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -164,6 +165,9 @@ impl Container {
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
         crate::sys::file::write(held.0, b"0").on("start container", &self.record.id)?;
         drop(lock);
+        self.wait_for_program();
+        // A signal that follows at once is to find the program's own handlers.
+        self.wait_for_first_rest(10);
         crate::log::debug(|| format!("container {}: started", self.record.id));
         self.poststart()
     }
@@ -182,6 +186,10 @@ impl Container {
     /// The hooks that run after the program has begun. One that fails stops the container (as runc has it).
     fn poststart(&self) -> Result<()> {
         let Some(hooks) = &self.record.spec.config().hooks else { return Ok(()) };
+        if !hooks.poststart.is_empty() {
+            self.wait_for_program();
+            self.wait_for_first_rest(50);
+        }
         for (index, hook) in hooks.poststart.iter().enumerate() {
             let state = state_document(&self.record.spec, &self.record.id, "running", Some(self.record.pid));
             if let Err(error) = crate::wall::run_hook("poststart", index, hook, &state, self.record.spec.bundle()) {
@@ -190,6 +198,28 @@ impl Container {
             }
         }
         Ok(())
+    }
+
+    /// Until execve init's program is hull's own sealed copy, and a signal sent to it is lost: process 1 has no default actions. Bounded,
+    /// for a program may be that copy too.
+    fn wait_for_program(&self) {
+        let link = format!("/proc/{}/exe", self.record.pid);
+        for _ in 0..5000 {
+            match std::fs::read_link(&link) {
+                Ok(program) if program.to_string_lossy().starts_with("/memfd:hull") => std::thread::sleep(Duration::from_micros(200)),
+                _ => return,
+            }
+        }
+    }
+
+    /// The poststart hooks are to find a program that has begun: one that waits for something, or has ended. Bounded, in milliseconds.
+    fn wait_for_first_rest(&self, limit: u32) {
+        for _ in 0..limit {
+            match state::process_stat(self.record.pid) {
+                Some(('R', _)) => std::thread::sleep(Duration::from_millis(1)),
+                _ => return,
+            }
+        }
     }
 
     /// Freezes every process.

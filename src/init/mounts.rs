@@ -87,6 +87,9 @@ impl World<'_> {
             return self.copy_link(tree, target);
         }
         let place = self.target(target, create, is_folder(tree)?, true)?;
+        if is_folder(tree)? != is_folder(place)? {
+            return Err(Fault::with(Errno::ENOTDIR, Detail::Target));
+        }
         if !in_proc && file::filesystem(place)? == PROC_SUPER_MAGIC {
             return Err(Fault::with(Errno::EPERM, Detail::InsideProc));
         }
