@@ -169,7 +169,19 @@ enum Command {
 }
 
 impl Command {
+    /// What a reload of the firewall took from running containers comes back with the next command about containers, whichever it is. That
+    /// command does its work even where this fails.
+    fn recover_networks(&self, global: &Global) {
+        use Command::{Create, Exec, List, Ps, Run, Start, Stats};
+        if matches!(self, Create(_) | Exec(_) | List(_) | Ps(_) | Run(_) | Start(_) | Stats(_))
+            && let Err(error) = crate::net::enforce::recover_if_touched(&crate::net::network::Networks::of(&global.store()))
+        {
+            log::warn(&format!("networks: {error}"));
+        }
+    }
+
     fn carry_out(self, global: &Global) -> Result<u8> {
+        self.recover_networks(global);
         match self {
             Command::Create(args) => create::run(args, global),
             Command::Start(args) => start::run(&args, global),

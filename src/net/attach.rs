@@ -58,6 +58,7 @@ fn take(setup: &Setup, id: &str, pid: i32, folder: &Path, here: &mut Socket) -> 
     trace::change(folder, |trace| {
         trace.networks = Some(networks.clone());
         trace.attached = attached;
+        trace.setup = Some(setup.clone());
     })?;
     let links = here.links()?;
     let there = survey(networks, &guard, here, &links)?;
@@ -66,7 +67,7 @@ fn take(setup: &Setup, id: &str, pid: i32, folder: &Path, here: &mut Socket) -> 
         let ports = if number == 0 { setup.ports.clone() } else { Vec::new() };
         check_ports(&ports, &there)?;
         let others = there.iter().find(|one| one.network.name == attachment.network.name).map_or(&[][..], |one| &one.endpoints);
-        let network = stand(networks, &guard, here, attachment, &links, others.is_empty())?;
+        let network = stand(networks, &guard, here, attachment, others.is_empty())?;
         if others.iter().any(|other| other.mac == attachment.mac) {
             return Err(Error::new(format!("hardware address {} of network {} is in use", attachment.mac, network.name)));
         }
@@ -99,6 +100,7 @@ pub fn survey(networks: &Networks, guard: &Guard, here: &mut Socket, links: &[Li
     let boot_id = crate::state::boot_id();
     let mut all = Vec::new();
     for network in networks.all()? {
+        networks.sweep(guard, &network.name)?;
         let (endpoints, gone): (Vec<_>, Vec<_>) = networks.endpoints(&network.name)?.into_iter().partition(|one| one.lives(&boot_id, &names));
         for endpoint in gone {
             networks.give_up(guard, &network.name, &endpoint.id)?;
@@ -139,34 +141,58 @@ fn check_ports(ports: &[super::ports::Port], there: &[Populated]) -> Result<()> 
 }
 
 /// Sees to it that a network is there: its record, its bridge, the bridge's addresses.
-fn stand(networks: &Networks, guard: &Guard, here: &mut Socket, attachment: &Attachment, links: &[Link], empty: bool) -> Result<Network> {
-    let mut network = match networks.find(&attachment.network.name)? {
-        Some(network) => network,
-        None => {
-            // Meanwhile another network, or another hull's bridge, may have what was planned.
-            let network = if attachment.network.chosen { subnets::default_network(networks)? } else { attachment.network.clone() };
-            networks.write(guard, &network)?;
-            network
-        }
-    };
+fn stand(networks: &Networks, guard: &Guard, here: &mut Socket, attachment: &Attachment, empty: bool) -> Result<Network> {
+    let mut network = record(networks, guard, here, attachment, empty)?;
     if network.driver == Driver::Macvlan {
         return Ok(network);
     }
-    if let Some(other) = links.iter().find(|link| link.name == network.link).filter(|link| link.kind != "bridge") {
+    let mut own = here.link(&network.link)?;
+    if let Some(other) = own.as_ref().filter(|link| link.kind != "bridge") {
         return Err(Error::new(format!("network {}: {} is no bridge but a {} device", network.name, other.name, other.kind)));
     }
-    let own = links.iter().find(|link| link.name == network.link).map(|link| link.index);
-    let occupied = subnets::occupied(here, own)?;
+    let occupied = subnets::occupied(here, own.as_ref().map(|link| link.index))?;
     let collides = |network: &Network| occupied.iter().find(|route| network.subnets.iter().any(|s| s.prefix.overlaps(route))).copied();
     if let Some(route) = collides(&network) {
-        if !network.chosen || !empty {
+        if !network.chosen || !empty || attachment.kept {
             return Err(Error::new(format!("network {}: its subnet collides with the host's route to {route}", network.name)));
         }
         network.subnets = subnets::choose(networks, &occupied, network.subnets.len() > 1)?;
         networks.write(guard, &network)?;
+        clear(here, own.take().as_ref())?;
     }
-    bridge(here, &network, own)?;
+    bridge(here, &network, own.map(|link| link.index))?;
     Ok(network)
+}
+
+/// Removes a bridge that nobody is on, whose addresses are no longer its network's.
+fn clear(here: &mut Socket, bridge: Option<&Link>) -> Result<()> {
+    let requests: Vec<Request> = bridge.map(|link| link::remove(link.index, format!("remove bridge {}", link.name))).into_iter().collect();
+    if requests.is_empty() { Ok(()) } else { here.carry_out(&requests) }
+}
+
+/// A network's record: as it is, or made by now. A restored container needs the subnets that it had: a network that is not there is made
+/// with them, and one that hull chose for itself and nobody is on takes them over.
+fn record(networks: &Networks, guard: &Guard, here: &mut Socket, attachment: &Attachment, empty: bool) -> Result<Network> {
+    let wanted = &attachment.network;
+    let network = match networks.find(&wanted.name)? {
+        Some(network) if !attachment.kept || same_addresses(&network, wanted) => return Ok(network),
+        Some(network) if network.chosen && empty => {
+            let bridge = here.link(&network.link)?;
+            clear(here, bridge.as_ref())?;
+            Network { subnets: wanted.subnets.clone(), ..network }
+        }
+        Some(network) => return Err(Error::new(format!("network {} has other subnets here than where the container was saved", network.name))),
+        None if attachment.kept => Network { link: subnets::link_of(networks, wanted, &here.links()?), ..wanted.clone() },
+        // Meanwhile another network, or another hull's bridge, may have what was planned.
+        None if wanted.chosen => subnets::default_network(networks)?,
+        None => wanted.clone(),
+    };
+    networks.write(guard, &network)?;
+    Ok(network)
+}
+
+fn same_addresses(a: &Network, b: &Network) -> bool {
+    a.driver == b.driver && a.subnets == b.subnets
 }
 
 /// Makes a network's bridge, or brings it up with its addresses where it is there.

@@ -4,7 +4,7 @@ use super::attach::survey;
 use super::firewall::{self, Element, Populated};
 use super::netlink::Socket;
 use super::network::{Driver, Guard, Networks};
-use super::{foreign, link, names};
+use super::{foreign, generation, link, names};
 use crate::{Context, Error, Result};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -32,9 +32,10 @@ pub fn enforce(networks: &Networks, guard: &Guard, here: &mut Socket, changed: &
     // Nothing was there and nothing will be: nft need not be installed for networks that nobody is on.
     if !bridges.is_empty() || applied.exists() {
         std::fs::write(&applied, b"").on("write", applied.display())?;
-        let said = nft(&firewall::ruleset(&table, &all))?;
+        let before = generation::now()?;
+        let said = nft(guard, &firewall::ruleset(&table, &all))?;
         read_back(&table, &said, &firewall::published(&all))?;
-        foreign::sync(networks, &table, &bridges)?;
+        foreign::sync(networks, guard, &table, &bridges, before)?;
         settings(&all)?;
         if bridges.is_empty() {
             std::fs::remove_file(&applied).on("remove", applied.display())?;
@@ -57,17 +58,25 @@ pub fn recover(networks: &Networks) -> Result<()> {
         return Ok(());
     }
     let guard = networks.lock()?;
-    foreign::forget(networks)?;
     let changed = networks.names()?.into_iter().collect();
     enforce(networks, &guard, &mut Socket::here()?, &changed)
+}
+
+/// The same for any command that comes along: only where networks are in use and somebody has touched the firewall since, which costs one
+/// question to the kernel to know; where none are, a look for a file.
+///
+/// # Errors
+/// As of [`enforce`].
+pub fn recover_if_touched(networks: &Networks) -> Result<()> {
+    if !networks.folder().join("applied").exists() || foreign::is_untouched(networks)? { Ok(()) } else { recover(networks) }
 }
 
 /// Runs nft on a text; answers what the kernel says it did.
 ///
 /// # Errors
 /// nft's own words.
-pub fn nft(text: &str) -> Result<String> {
-    run(&["--echo", "--file", "-"], text)
+pub fn nft(guard: &Guard, text: &str) -> Result<String> {
+    guard.share(|| run(&["--echo", "--file", "-"], text))?
 }
 
 /// Asks nft for JSON.

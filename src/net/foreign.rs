@@ -6,7 +6,8 @@
 //! Chains of the legacy iptables, which nft cannot see, are not touched.
 
 use super::enforce::{nft, nft_list};
-use super::network::Networks;
+use super::generation;
+use super::network::{Guard, Networks};
 use crate::{Context, Error, Result};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -20,35 +21,42 @@ fn memory(networks: &Networks) -> PathBuf {
     networks.folder().join("foreign")
 }
 
-/// Makes the next [`sync`] look, whatever it remembers.
+/// What is remembered when nothing need be done: this boot, the number of the firewall's state, and the bridges.
+fn unchanged(generation: u32, bridges: &[String]) -> String {
+    format!("{} {generation} {}", crate::state::boot_id(), bridges.join(" "))
+}
+
+/// Whether nobody has touched the firewall since hull did: neither its rules nor those that it put into others' chains can be gone.
 ///
 /// # Errors
 /// The kernel's.
-pub fn forget(networks: &Networks) -> Result<()> {
-    let path = memory(networks);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if !text.is_empty() => std::fs::write(&path, "?").on("write", path.display()),
-        _ => Ok(()),
-    }
+pub fn is_untouched(networks: &Networks) -> Result<bool> {
+    let text = std::fs::read_to_string(memory(networks)).unwrap_or_default();
+    let Some(generation) = generation::now()? else { return Ok(false) };
+    Ok(text.starts_with(&format!("{} {generation} ", crate::state::boot_id())))
 }
 
-/// Accepts these bridges in every foreign chain that would drop, and no others. Looks only when the bridges are not those of the last time.
+/// Accepts these bridges in every foreign chain that would drop, and no others. Looks only where the bridges are not those of the last
+/// time, or somebody else has touched the firewall. `before` is its state's number before hull's own tables were written just now.
 ///
 /// # Errors
 /// nft refuses.
-pub fn sync(networks: &Networks, table: &str, bridges: &[String]) -> Result<()> {
+pub fn sync(networks: &Networks, guard: &Guard, table: &str, bridges: &[String], before: Option<u32>) -> Result<()> {
     let path = memory(networks);
-    let wanted = bridges.join(" ");
-    if std::fs::read_to_string(&path).unwrap_or_default() == wanted {
-        return Ok(());
+    let now = generation::now()?;
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    let own = before.zip(now).is_some_and(|(before, now)| now == before.wrapping_add(1) && known == unchanged(before, bridges));
+    let mut after = now;
+    if !own {
+        let text = changes(&nft_list(&["list", "ruleset"])?, table, bridges)?;
+        if !text.is_empty() {
+            nft(guard, &text)?;
+            after = now.map(|now| now.wrapping_add(1));
+        }
     }
-    // Until it is done, the next one looks again.
-    std::fs::write(&path, "?").on("write", path.display())?;
-    let text = changes(&nft_list(&["list", "ruleset"])?, table, bridges)?;
-    if !text.is_empty() {
-        nft(&text)?;
-    }
-    std::fs::write(&path, wanted).on("write", path.display())
+    // Somebody who came between makes a number that is not this one, and so the next hull looks.
+    let text = after.map(|generation| unchanged(generation, bridges)).unwrap_or_default();
+    std::fs::write(&path, text).on("write", path.display())
 }
 
 fn word<'a>(value: &'a Value, key: &str) -> &'a str {

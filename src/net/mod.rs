@@ -3,6 +3,8 @@
 //! Everything in a container's network namespace is done through a socket that was opened there ([`netlink::Socket::inside`]); hull
 //! itself joins nothing. What was made is written to the container's folder before it is made ([`trace::Trace`]), so that whatever a
 //! killed hull leaves can be taken back by `delete`.
+//!
+//! A container that is restored, perhaps on another host, gets its networks again by [`saved::Saved`], whose page has the order of calls.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -13,6 +15,7 @@ pub mod endpoint;
 pub mod enforce;
 pub mod firewall;
 pub mod foreign;
+pub mod generation;
 pub mod link;
 pub mod manage;
 pub mod names;
@@ -21,6 +24,7 @@ pub mod network;
 pub mod ports;
 pub mod request;
 pub mod rootless;
+pub mod saved;
 pub mod setup;
 pub mod shape;
 pub mod subnets;

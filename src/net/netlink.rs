@@ -31,6 +31,18 @@ impl Namespace {
         Self::at("/proc/self/ns/net")
     }
 
+    /// A new one, with its loopback up; hull itself does not join it. It ends with its last process and open file.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new() -> Result<Self> {
+        let made = netns::new_namespace().on("make", "a network namespace")?;
+        let namespace = Self(Held(std::os::fd::IntoRawFd::into_raw_fd(made)));
+        let up = super::link::set_up(1, true, "bring up the loopback of a network namespace".to_owned());
+        Socket::inside(&namespace)?.carry_out(&[up])?;
+        Ok(namespace)
+    }
+
     /// The one at a path.
     ///
     /// # Errors

@@ -11,9 +11,10 @@ use super::endpoint::Endpoint;
 use super::shape::Rate;
 use crate::state::Store;
 use crate::{Context, Error, Result};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +73,22 @@ pub struct Networks {
 
 /// The right to change networks and endpoints; released when dropped.
 pub struct Guard {
-    _file: Flock<File>,
+    file: Flock<File>,
+}
+
+impl Guard {
+    /// Runs a program that changes the kernel's tables, and lets it share the lock: should hull be killed meanwhile, the next hull waits
+    /// until that program, which lives on, has ended too. Otherwise it could commit what is no longer wanted after all was taken back.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn share<T>(&self, run: impl FnOnce() -> T) -> Result<T> {
+        let set = |flags: FdFlag| fcntl(&*self.file, FcntlArg::F_SETFD(flags)).on("share", "the lock of networks");
+        set(FdFlag::empty())?;
+        let result = run();
+        set(FdFlag::FD_CLOEXEC)?;
+        Ok(result)
+    }
 }
 
 impl Networks {
@@ -101,7 +117,7 @@ impl Networks {
         let mut file = File::options().create(true).truncate(false).write(true).open(&path).on("open", path.display())?;
         loop {
             match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(lock) => return Ok(Guard { _file: lock }),
+                Ok(lock) => return Ok(Guard { file: lock }),
                 Err((same, nix::errno::Errno::EINTR)) => file = same,
                 Err((_, errno)) => return Err(Error::sys("lock", path.display(), errno)),
             }
@@ -150,7 +166,7 @@ impl Networks {
     pub fn write(&self, _guard: &Guard, network: &Network) -> Result<()> {
         let folder = self.folder.join(&network.name);
         std::fs::create_dir_all(folder.join("endpoints")).on("make", folder.display())?;
-        replace(&folder.join("network.json"), network)
+        replace(&folder.join("network.json"), network, true)
     }
 
     /// Forgets a network.
@@ -176,9 +192,28 @@ impl Networks {
         names.sort();
         let mut list = Vec::with_capacity(names.len());
         for name in names {
-            list.extend(read(&folder.join(name))?);
+            let path = folder.join(name);
+            // Empty is what a power cut leaves of a file whose name reached the disk before its text; whoever wrote it is gone.
+            if std::fs::metadata(&path).is_ok_and(|data| data.len() > 0) {
+                list.extend(read(&path)?);
+            }
         }
         Ok(list)
+    }
+
+    /// Removes what a killed hull, or a power cut, left half written among a network's endpoints.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn sweep(&self, _guard: &Guard, network: &str) -> Result<()> {
+        let folder = self.folder.join(network).join("endpoints");
+        for name in entries(&folder)? {
+            let path = folder.join(&name);
+            if name.ends_with('~') || std::fs::metadata(&path).is_ok_and(|data| data.len() == 0) {
+                std::fs::remove_file(&path).on("remove", path.display())?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes an endpoint.
@@ -186,7 +221,7 @@ impl Networks {
     /// # Errors
     /// A full disk, and the like.
     pub fn put(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<()> {
-        replace(&self.endpoint_path(&endpoint.network, &endpoint.id), endpoint)
+        replace(&self.endpoint_path(&endpoint.network, &endpoint.id), endpoint, false)
     }
 
     /// Forgets an endpoint; its addresses are free.
@@ -231,11 +266,16 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-fn replace<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+/// `lasting` is what outlives a power cut: its text is on the disk before its name is.
+fn replace<T: Serialize>(path: &Path, value: &T, lasting: bool) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     // `~` is in no container's id.
     temporary.push("~");
     let text = serde_json::to_vec(value).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
-    std::fs::write(&temporary, text).on("write", Path::new(&temporary).display())?;
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(&text)?;
+        if lasting { file.sync_all() } else { Ok(()) }
+    });
+    written.on("write", Path::new(&temporary).display())?;
     std::fs::rename(&temporary, path).on("replace", path.display())
 }

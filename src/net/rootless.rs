@@ -46,7 +46,10 @@ pub fn find() -> Result<Carrier> {
 /// # Errors
 /// The program's own words.
 pub fn attach(carrier: &Carrier, setup: &Setup, pid: i32, folder: &Path) -> Result<()> {
-    trace::change(folder, |trace| trace.carrier = Some(carrier.clone()))?;
+    trace::change(folder, |trace| {
+        trace.carrier = Some(carrier.clone());
+        trace.setup = Some(setup.clone());
+    })?;
     match carrier {
         Carrier::Pasta(program) => pasta(program, &setup.ports, pid, folder),
         Carrier::Slirp4netns(program) => slirp4netns(program, &setup.ports, pid, folder),

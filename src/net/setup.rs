@@ -14,12 +14,12 @@ use crate::spec::config::{Linux, Mount, Namespace};
 use crate::state::Store;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// One network that the container is on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The link's name in the container.
     pub interface: String,
@@ -33,10 +33,13 @@ pub struct Attachment {
     pub forwarding: bool,
     /// The network; the one that makes itself is as it would be made now.
     pub network: Network,
+    /// The network must have these very subnets: the container had addresses in them before it was saved.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// A container's network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// The networks' folder.
     pub networks: Networks,
@@ -176,6 +179,7 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
             fixed: asked.addresses.clone(),
             forwarding: network.driver == Driver::Bridge && !network.internal,
             network,
+            kept: false,
         });
     }
     let mut names = vec![id.to_owned()];

@@ -83,6 +83,14 @@ pub fn bridge_name(networks: &Networks, name: &str, links: &[super::netlink::Lin
     format!("hull-{:010x}", link::hash(&format!("{}\0{name}", networks.folder().display())) & 0xff_ffff_ffff)
 }
 
+/// The device of a network that comes from another folder, or another host: the card for macvlan, and otherwise a bridge's name here.
+pub fn link_of(networks: &Networks, network: &Network, links: &[super::netlink::Link]) -> String {
+    match network.driver {
+        Driver::Bridge => bridge_name(networks, &network.name, links),
+        Driver::Macvlan => network.link.clone(),
+    }
+}
+
 /// The network that makes itself, as it would be made now.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use super::netlink::Namespace;
 use super::network::Networks;
 use super::attach;
 use super::rootless::{self, Carrier};
+use super::setup::Setup;
 use crate::rootfs::c_path;
 use crate::sys::mount;
 use crate::{Context, Error, Result};
@@ -40,6 +41,8 @@ pub struct Trace {
     pub carrier: Option<Carrier>,
     /// Their names.
     pub attached: Vec<String>,
+    /// All that it was given, for whoever saves it.
+    pub setup: Option<Setup>,
 }
 
 const FILE: &str = "network.json";

@@ -15,15 +15,21 @@ use std::sync::atomic::Ordering;
 /// # Errors
 /// The kernel's, of the clone, the join or the socket.
 pub fn socket_in(namespace: i32, domain: i32, kind: i32, protocol: i32) -> Sys<OwnedFd> {
+    in_shared_table(|| {
+        process::setns(namespace, libc::CLONE_NEWNET as u64)?;
+        call!(libc::SYS_socket, domain, kind | libc::SOCK_CLOEXEC, protocol).map(fd)
+    })
+}
+
+/// Opens a descriptor in a process that shares the table of descriptors and is gone afterwards. `open` allocates nothing.
+fn in_shared_table(open: impl FnOnce() -> Sys<i32>) -> Sys<OwnedFd> {
     let page = Page::new()?;
     match process::clone(libc::CLONE_FILES as u64, None)? {
         Cloned::Child => {
             let report = page.report();
-            let opened = process::setns(namespace, libc::CLONE_NEWNET as u64)
-                .and_then(|()| call!(libc::SYS_socket, domain, kind | libc::SOCK_CLOEXEC, protocol));
-            match opened {
+            match open() {
                 // One more, so that descriptor 0 is told from none.
-                Ok(socket) => report.pid.store(fd(socket) + 1, Ordering::Release),
+                Ok(descriptor) => report.pid.store(descriptor + 1, Ordering::Release),
                 Err(errno) => report.errno.store(errno as i32, Ordering::Release),
             }
             process::exit(0)
@@ -31,17 +37,34 @@ pub fn socket_in(namespace: i32, domain: i32, kind: i32, protocol: i32) -> Sys<O
         Cloned::Parent { pidfd, .. } => {
             let ended = process::wait(pidfd, false);
             super::file::close(pidfd);
-            ended?;
+            // Where hull inherited an ignored SIGCHLD, the kernel reaps by itself, and says so when the process is gone.
+            match ended {
+                Ok(_) | Err(Errno::ECHILD) => {}
+                Err(errno) => return Err(errno),
+            }
             match page.report().pid.load(Ordering::Acquire) {
                 0 => Err(match page.report().errno.load(Ordering::Acquire) {
                     0 => Errno::ECHILD,
                     errno => Errno::from_raw(errno),
                 }),
                 // SAFETY: the child opened this descriptor in the shared table and is gone; nobody else knows it.
-                socket => Ok(unsafe { OwnedFd::from_raw_fd(socket - 1) }),
+                descriptor => Ok(unsafe { OwnedFd::from_raw_fd(descriptor - 1) }),
             }
         }
     }
+}
+
+/// Makes a network namespace and answers its open file, close-on-exec; the caller stays where it is. It lives as long as the file does, or
+/// a process in it.
+///
+/// # Errors
+/// The kernel's, of the clone, the namespace or its file.
+pub fn new_namespace() -> Sys<OwnedFd> {
+    in_shared_table(|| {
+        process::unshare(libc::CLONE_NEWNET as u64)?;
+        // thread-self: the process has no other thread, and its id need not be known.
+        super::file::openat(libc::AT_FDCWD, c"/proc/thread-self/ns/net", libc::O_RDONLY | libc::O_CLOEXEC, 0)
+    })
 }
 
 /// Makes a netlink socket of a descriptor that is one.

@@ -25,6 +25,7 @@ mod net_devices;
 mod net_life;
 mod net_networks;
 mod net_rootless;
+mod net_saved;
 mod net_world;
 mod people_cli;
 mod people_logs;
@@ -60,6 +61,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     people_logs::TESTS,
     people_run::TESTS,
     net_rootless::TESTS,
+    net_saved::TESTS,
     process::TESTS,
     resources::TESTS,
     root_filesystem::TESTS,

@@ -1,11 +1,11 @@
 //! Networks under load and violence: a hundred starts at once, and a kill at any point.
 
-use crate::net_world::{World, ip, links, rules, start};
-use crate::support::{leaks, until};
+use crate::net_world::{World, ip, links, rules, shell, start};
+use crate::support::{Bundle, leaks, until};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-tests![a_hundred_parallel_starts_have_distinct_addresses, a_kill_at_any_point_leaves_nothing, addresses_of_the_dead_are_given_out_again];
+tests![a_hundred_parallel_starts_have_distinct_addresses, a_kill_at_any_point_leaves_nothing, a_kill_before_each_call_leaves_nothing, addresses_of_the_dead_are_given_out_again];
 
 fn a_hundred_parallel_starts_have_distinct_addresses() {
     only_hull!("networks are hull's own");
@@ -47,17 +47,52 @@ fn a_kill_at_any_point_leaves_nothing() {
         child.kill().ok();
         child.wait().unwrap();
         leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
-        b.call(&["delete", "--force", &b.id]).success();
-        until("the links are gone", || {
-            leaks::reap_orphans();
-            links().iter().all(|link| link.starts_with("hull-"))
-        });
-        assert_eq!(rules(), "", "step {step}");
-        let networks = w.state().join("@networks/default/endpoints");
-        let left = std::fs::read_dir(&networks).map(|dir| dir.count()).unwrap_or(0);
-        assert_eq!(left, 0, "step {step}: an address is held");
+        nothing_is_left(&w, &b, &format!("killed after {} us", step * 1200));
     }
     assert!(ip("-br link").lines().count() <= 3);
+}
+
+/// What a killed `create` made is gone after a forced `delete`.
+fn nothing_is_left(w: &World, b: &Bundle, when: &str) {
+    b.call(&["delete", "--force", &b.id]).success();
+    until("the links are gone", || {
+        leaks::reap_orphans();
+        links().iter().all(|link| link.starts_with("hull-"))
+    });
+    assert_eq!(rules(), "", "{when}");
+    let folder = w.state().join("@networks/default/endpoints");
+    let left: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{when}: addresses are held by {left:?}");
+}
+
+/// Before each call by which hull changes something outside itself, one run each: what the time of a kill hits only by chance.
+fn a_kill_before_each_call_leaves_nothing() {
+    only_hull!("networks are hull's own");
+    if shell("command -v strace").status != 0 {
+        skip!("strace is not installed");
+    }
+    let w = World::new();
+    let b = w.bundle("sleep 1000");
+    b.write();
+    let mut killed = 0;
+    for call in ["rename", "sendto", "flock", "unlink", "write", "clone3,clone,vfork,fork"] {
+        for number in 1.. {
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            let flags = ["create", "--bundle", b.dir.to_str().unwrap(), "--network", "default", "-p", "8080:80", "--net-rate", "10mbit", &b.id];
+            let hull = b.runtime.command(&flags);
+            let mut command = std::process::Command::new("strace");
+            command.args(["-qq", "-o", "/dev/null", "-e", &inject]).arg(hull.get_program()).args(hull.get_args());
+            command.stdin(std::process::Stdio::null()).envs(hull.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            let status = crate::support::runtime::finish(command, crate::support::runtime::LIMIT).status;
+            nothing_is_left(&w, &b, &format!("killed before {call} number {number}"));
+            assert!([0, 137].contains(&status), "{call} number {number}: status {status}");
+            if status == 0 {
+                break;
+            }
+            killed += 1;
+        }
+    }
+    assert!(killed > 20, "only {killed} kills");
 }
 
 fn addresses_of_the_dead_are_given_out_again() {
