@@ -109,8 +109,6 @@ fn a_clone_has_a_network_of_its_own() {
     let saved = saved(&w, &server.id);
     let again = Restored::new(&saved, w.state(), "again", Identity::Same);
     assert_has!(again.err().expect("two have one address").to_string(), "the port is container");
-    net::release(&w.state().join("again")).unwrap();
-    std::fs::remove_dir_all(w.state().join("again")).unwrap();
     let clone = Restored::new(&saved, w.state(), "clone", Identity::New).unwrap();
     let addresses = w.addresses("default", "clone");
     let of_source = w.addresses("default", &server.id);
@@ -141,5 +139,4 @@ fn a_network_is_made_again_where_it_is_missing() {
     hull.call(&["network", "create", "--subnet", "10.78.0.0/24", "blue"]).success();
     let refused = Restored::new(&saved, &other, "moved", Identity::Same);
     assert_has!(refused.err().expect("it has other addresses").to_string(), "has other subnets here");
-    std::fs::remove_dir_all(other.join("moved")).unwrap();
 }
