@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""vmlinux.py BZIMAGE OUTPUT: takes the kernel proper out of a bzImage.
+
+An emulated machine needs seconds to unpack its own kernel; QEMU starts an ELF image directly (PVH). Where the packed payload lies is in
+the boot header: `setup_sects`, `payload_offset` and `payload_length` of the kernel's Documentation/arch/x86/boot.rst.
+"""
+import struct
+import subprocess
+import sys
+
+SECTOR = 512
+UNPACKERS = {
+    b"\x02\x21\x4c\x18": ["lz4", "-dc"],
+    b"\xfd7zX": ["xz", "-dc", "--single-stream"],
+    b"\x28\xb5\x2f\xfd": ["zstd", "-dc"],
+    b"\x1f\x8b": ["gzip", "-dc"],
+}
+
+
+def main() -> None:
+    image, output = sys.argv[1:]
+    with open(image, "rb") as file:
+        data = file.read()
+    if data[0x202:0x206] != b"HdrS":
+        sys.exit(f"{image}: not a bzImage")
+    sectors = data[0x1F1] or 4
+    offset, length = struct.unpack_from("<II", data, 0x248)
+    start = (sectors + 1) * SECTOR + offset
+    payload = data[start:start + length]
+    for magic, command in UNPACKERS.items():
+        if payload.startswith(magic):
+            break
+    else:
+        sys.exit(f"{image}: packed in a way that is not known ({payload[:4].hex()})")
+    # What follows the stream is the unpacked length: the unpackers complain of it after all is written.
+    result = subprocess.run(command, input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    if not result.stdout.startswith(b"\x7fELF"):
+        sys.exit(f"{image}: no ELF image inside")
+    with open(output, "wb") as file:
+        file.write(result.stdout)
+
+
+main()
