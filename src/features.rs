@@ -37,11 +37,11 @@ const OPERATORS: [&str; 7] =
 /// The last capability that hull has a name for: CAP_CHECKPOINT_RESTORE.
 const LAST_NAMED_CAPABILITY: u8 = 40;
 
-/// Cgroup managers there are. Each turns true with its code.
+/// Cgroup versions, managers and controllers that `src/cgroups` carries out.
 const CGROUP_V1: bool = true;
-const CGROUP_V2: bool = false;
-const CGROUP_SYSTEMD: bool = false;
-const CGROUP_SYSTEMD_USER: bool = false;
+const CGROUP_V2: bool = true;
+const CGROUP_SYSTEMD: bool = true;
+const CGROUP_SYSTEMD_USER: bool = true;
 const CGROUP_RDMA: bool = true;
 /// Groups of the resource director are not made: a config that asks for one is refused.
 const INTEL_RDT: bool = false;

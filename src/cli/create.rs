@@ -64,6 +64,7 @@ impl Make {
             pidfd_socket: self.pidfd_socket.clone(),
             layers: None,
             fresh_init: self.fresh_init,
+            notify: crate::container::notify::asked().is_some(),
             network: self.network.asked(),
         }
     }

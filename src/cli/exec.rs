@@ -6,8 +6,9 @@ use super::process_args::ProcessArgs;
 use crate::Result;
 use crate::container::create::write_pid_file;
 use crate::container::exec::Options;
-use crate::container::foreground::{Signals, attend, console_pair, receive_terminal};
+use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
 use crate::container::Container;
+use crate::container::streams::Pipes;
 use crate::{Context, Error};
 use std::path::PathBuf;
 
@@ -69,7 +70,9 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
     let own = if process.terminal && given.is_none() { Some(console_pair()?) } else { None };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
+    let pipes = if args.detach { None } else { Pipes::instead_of_nonblocking()? };
     let child = container.exec(&process, &options, theirs)?;
+    let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over)?;
     if let Some(path) = &args.pidfd_socket {
         let socket = std::os::unix::net::UnixStream::connect(path).on("connect to pidfd socket", path.display())?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
@@ -80,5 +83,5 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
     }
     let Some(signals) = signals else { return Ok(0) };
     let terminal = ours.as_ref().map(receive_terminal).transpose()?;
-    Ok(attend(&child.pidfd, &signals, terminal)?.status() as u8)
+    Ok(attend(&child.pidfd, &signals, Carried { terminal, pipes, notify: None })?.status() as u8)
 }

@@ -5,7 +5,9 @@ use super::create::{Make, connect_console};
 use crate::people::{self, Flags, Mode};
 use crate::{Error, Result};
 use crate::container::create::create;
-use crate::container::foreground::{Signals, attend, console_pair, receive_terminal};
+use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::container::start::begin;
+use crate::container::streams::Pipes;
 use crate::container::{Container, delete};
 use crate::spec::Spec;
 use crate::state::Store;
@@ -68,16 +70,18 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
     let given = connect_console(make.console_socket.as_deref())?;
     if *detach {
         let (container, made) = create(store, id, &spec, &options, given)?;
-        container.start_made(&made.start).inspect_err(|_| drop(container.take_down()))?;
+        let notify = begin(&container, &made).inspect_err(|_| drop(container.take_down()))?;
+        notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
         return Ok(0);
     }
     let own = if terminal && given.is_none() { Some(console_pair()?) } else { None };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
+    let pipes = Pipes::instead_of_nonblocking()?;
     let (container, made) = create(store, id, &spec, &options, theirs)?;
-    let started = container.start_made(&made.start);
-    let ended = match (started, ours.as_ref().map(receive_terminal).transpose()) {
-        (Ok(()), Ok(terminal)) => attend(&made.child.pidfd, &signals, terminal),
+    let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over);
+    let ended = match (begin(&container, &made), ours.as_ref().map(receive_terminal).transpose()) {
+        (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| attend(&made.child.pidfd, &signals, Carried { terminal, pipes, notify })),
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
     finish(store, &container, *keep)?;

@@ -1,9 +1,10 @@
 //! `create`: Spec and Facts to plan, the plan to the wall, the record to disk.
 
-use super::Container;
+use super::{Container, notify};
 use crate::cgroups::{self, Driver};
 use crate::facts::Facts;
 use crate::init::Held;
+use crate::namespaces::own_ids::Maps;
 use crate::plan::{self, Layers, Plan, Request};
 use crate::security::seccomp::{self, Filter};
 use crate::spec::Spec;
@@ -32,6 +33,8 @@ pub struct Options {
     pub layers: Option<Layers>,
     /// A fresh process carries out `inside`.
     pub fresh_init: bool,
+    /// The caller has a notification socket, and the container gets one too.
+    pub notify: bool,
     /// Networks of hull's, and the namespace.
     pub network: crate::net::Asked,
 }
@@ -54,10 +57,22 @@ pub struct Compiled {
 /// Of the config, the host, or both together.
 pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<Compiled> {
     let (spec, network) = options.network.apply(store, id, spec)?;
-    let facts = Facts::probe(&spec)?;
+    let spec = if options.notify { notify::add_to(&spec, &store.folder(id))? } else { spec };
+    let (spec, facts) = with_own_ids(Facts::probe(&spec)?, spec)?;
     let request = Request { network: network.clone(), ..request(store, &spec, &facts, id, options)? };
     let plan = plan::plan(&spec, &facts, &request)?;
     Ok(Compiled { spec, facts, plan, network })
+}
+
+/// Where an ordinary user's config is silent about ids (`crun spec --rootless` writes such ones), they are the user's own.
+fn with_own_ids(facts: Facts, spec: Spec) -> Result<(Spec, Facts)> {
+    if facts.privileged || !spec.lacks_mappings() {
+        return Ok((spec, facts));
+    }
+    let Maps { uid, gid } = Maps::of_user(facts.euid, facts.egid);
+    let spec = spec.with_mappings(uid, gid);
+    let facts = Facts::probe(&spec)?;
+    Ok((spec, facts))
 }
 
 /// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and the compiled filter.
@@ -146,6 +161,7 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
         Some(setup) => crate::net::names::prepare(&store.folder(id), setup),
         None => Ok(()),
     };
+    let result = result.and_then(|()| if options.notify { notify::make_folder(&store.folder(id)) } else { Ok(()) });
     let result = result.and_then(|()| make(store, id, compiled, options, console));
     if result.is_err() {
         if spec.namespace(LinuxNamespaceType::Mount).is_none() {
@@ -204,7 +220,7 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
         store.write(&record)
     };
     let mut job = Job { spec: &spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
-    let made = wall::carry_out(&plan, &mut job)?;
+    let made = wall::carry_out(plan, &mut job)?;
     let container = Container { record, store: store.clone() };
     if let Err(error) = announce(&container, &made, options) {
         let _ = container.take_down();

@@ -1,5 +1,7 @@
 //! A container or exec in the foreground: signals go in, the terminal is carried both ways, the status comes out.
 
+use super::notify::Notify;
+use super::streams::Stream;
 use crate::init::Held;
 use crate::sys::process::{self, Ended};
 use crate::{Context, Error, Result};
@@ -9,7 +11,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::io::IsTerminal;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Signals held back from the moment before the child is made, so that none is lost between.
 pub struct Signals {
@@ -91,12 +93,23 @@ pub fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
     Err(Error::new("receive the terminal: the container sent none"))
 }
 
-/// Stays with a child until it ends: passes signals on, and carries the terminal if there is one.
+/// What hull carries while it stays with a child.
+#[derive(Default)]
+pub struct Carried {
+    /// The container's terminal.
+    pub terminal: Option<OwnedFd>,
+    /// Pipes in place of stdio that does not block.
+    pub pipes: Vec<Stream>,
+    /// The container's notification socket.
+    pub notify: Option<Notify>,
+}
+
+/// Stays with a child until it ends: passes signals on, and carries what there is to carry.
 ///
 /// # Errors
 /// The kernel's.
-pub fn attend(pidfd: &Held, signals: &Signals, terminal: Option<OwnedFd>) -> Result<Ended> {
-    stay(pidfd, None, signals, terminal)
+pub fn attend(pidfd: &Held, signals: &Signals, carried: Carried) -> Result<Ended> {
+    stay(pidfd, None, signals, carried)
 }
 
 /// The same, and what a signal does to a program that does nothing about it is done by hull: the kernel spares the first process of a
@@ -104,12 +117,12 @@ pub fn attend(pidfd: &Held, signals: &Signals, terminal: Option<OwnedFd>) -> Res
 ///
 /// # Errors
 /// The kernel's.
-pub fn attend_acting(pidfd: &Held, pid: i32, signals: &Signals, terminal: Option<OwnedFd>) -> Result<Ended> {
-    stay(pidfd, Some(pid), signals, terminal)
+pub fn attend_acting(pidfd: &Held, pid: i32, signals: &Signals, carried: Carried) -> Result<Ended> {
+    stay(pidfd, Some(pid), signals, carried)
 }
 
-fn stay(pidfd: &Held, acts_for: Option<i32>, signals: &Signals, terminal: Option<OwnedFd>) -> Result<Ended> {
-    let mut carrier = Carrier { stdin_open: terminal.is_some(), terminal };
+fn stay(pidfd: &Held, acts_for: Option<i32>, signals: &Signals, carried: Carried) -> Result<Ended> {
+    let mut carrier = Carrier::new(carried)?;
     let mut ended_by = None;
     let _raw = if carrier.terminal.is_some() && std::io::stdin().is_terminal() { Raw::enter() } else { None };
     carrier.resize();
@@ -127,7 +140,7 @@ fn stay(pidfd: &Held, acts_for: Option<i32>, signals: &Signals, terminal: Option
         }
         if ended {
             let ended = process::wait(pidfd.0, false).on("wait for", "the container's process")?;
-            carrier.drain();
+            carrier.out.iter_mut().for_each(Stream::drain);
             let ended = match (ended, ended_by) {
                 (Some(Ended::Killed(libc::SIGKILL)), Some(signal)) => Some(Ended::Killed(signal)),
                 (ended, _) => ended,
@@ -160,55 +173,52 @@ fn pass_on(signal: i32, pidfd: &Held, carrier: &Carrier) {
 
 struct Carrier {
     terminal: Option<OwnedFd>,
-    stdin_open: bool,
+    /// From the container, drained after its end.
+    out: Vec<Stream>,
+    /// To the container.
+    into: Option<Stream>,
+    notify: Option<Notify>,
 }
 
 impl Carrier {
+    fn new(carried: Carried) -> Result<Self> {
+        let Carried { terminal, pipes, notify } = carried;
+        let (mut out, mut into) = (Vec::new(), None);
+        for stream in pipes {
+            if stream.is_input() { into = Some(stream) } else { out.push(stream) }
+        }
+        if let Some(terminal) = &terminal {
+            out.push(Stream::new(terminal.as_fd(), std::io::stdout().as_fd())?);
+            into = Stream::new(std::io::stdin().as_fd(), terminal.as_fd()).ok();
+        }
+        Ok(Self { terminal, out, into, notify })
+    }
+
     /// Sleeps until something happens; carries what there is. (the child ended, a signal came)
     fn wait(&mut self, pidfd: &Held, signals: &Signals) -> Result<(bool, bool)> {
-        let stdin = std::io::stdin();
         let child = crate::sys::socket::borrow(pidfd.0);
         let mut fds = vec![PollFd::new(child, PollFlags::POLLIN), PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN)];
-        if let Some(terminal) = &self.terminal {
-            fds.push(PollFd::new(terminal.as_fd(), PollFlags::POLLIN));
-            if self.stdin_open {
-                fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
-            }
-        }
+        fds.extend(self.notify.iter().map(|notify| PollFd::new(crate::sys::socket::borrow(notify.descriptor()), PollFlags::POLLIN)));
+        fds.extend(self.into.iter().chain(&self.out).map(Stream::wish));
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => return Ok((false, true)),
             other => other.on("wait for", "the container")?,
         };
-        let ready = |at: usize| fds.get(at).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
-        let (ended, signalled, output, input) = (ready(0), ready(1), ready(2), ready(3));
+        let mut ready = fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect::<Vec<bool>>().into_iter();
         drop(fds);
-        if output {
-            self.carry_out();
+        let (ended, signalled) = (ready.next() == Some(true), ready.next() == Some(true));
+        if self.notify.is_some() && ready.next() == Some(true) {
+            self.notify.take_if(|notify| notify.take().inspect_err(|error| crate::log::warn(&error.to_string())).map_or(true, |told| told.is_some()));
         }
-        if input && let Some(terminal) = &self.terminal {
-            self.stdin_open = carry(stdin.as_fd(), terminal.as_fd());
+        self.into.iter_mut().chain(&mut self.out).filter(|_| ready.next() == Some(true)).for_each(Stream::carry);
+        // A stream that is dropped closes the container's stdin.
+        self.into.take_if(|stream| !stream.is_open());
+        self.out.retain(Stream::is_open);
+        if self.terminal.is_some() && self.out.is_empty() {
+            // Nobody sees it any more: hanging up tells the container.
+            (self.terminal, self.into) = (None, None);
         }
         Ok((ended, signalled))
-    }
-
-    fn carry_out(&mut self) -> bool {
-        let Some(terminal) = &self.terminal else { return false };
-        let open = carry(terminal.as_fd(), std::io::stdout().as_fd());
-        if !open {
-            self.terminal = None;
-        }
-        open
-    }
-
-    /// What the terminal still holds after the program's end.
-    fn drain(&mut self) {
-        while let Some(terminal) = &self.terminal {
-            let mut fds = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
-            let ready = matches!(poll(&mut fds, PollTimeout::ZERO), Ok(count) if count > 0);
-            if !ready || !self.carry_out() {
-                return;
-            }
-        }
     }
 
     /// Gives the container's terminal the size of hull's own.
@@ -217,29 +227,4 @@ impl Carrier {
             let _ = crate::sys::socket::window_size(terminal.as_raw_fd(), rows, columns);
         }
     }
-}
-
-/// One bufferful from one end to the other; false at the end of either.
-fn carry(from: BorrowedFd, to: BorrowedFd) -> bool {
-    let mut buffer = [0_u8; 16384];
-    let count = match nix::unistd::read(from, &mut buffer) {
-        Ok(0) => return false,
-        Ok(count) => count,
-        Err(Errno::EINTR | Errno::EAGAIN) => return true,
-        // EIO: nobody has the terminal open any more.
-        Err(_) => return false,
-    };
-    let mut left = &buffer[..count];
-    while !left.is_empty() {
-        match nix::unistd::write(to, left) {
-            Ok(written) => left = &left[written..],
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let mut fds = [PollFd::new(to, PollFlags::POLLOUT)];
-                let _ = poll(&mut fds, PollTimeout::NONE);
-            }
-            Err(_) => return false,
-        }
-    }
-    true
 }

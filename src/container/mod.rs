@@ -6,8 +6,11 @@ pub mod create;
 pub mod delete;
 pub mod exec;
 pub mod foreground;
+pub mod notify;
 pub mod signal;
+pub mod start;
 mod stats;
+pub mod streams;
 mod update;
 
 use crate::cgroups::Group;
@@ -16,12 +19,11 @@ use crate::plan::state_document;
 use crate::state::{self, Phase, Record, Store};
 use crate::sys::process;
 use crate::wall::START_FIFO;
-use crate::{Context, Error, Result};
+use crate::{Error, Result};
 use nix::errno::Errno;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// runtime.md, State; `paused` is everybody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -144,82 +146,6 @@ impl Container {
             map.insert("owner".into(), Value::String(String::new()));
         }
         document
-    }
-
-    /// Lets the program begin, and runs the poststart hooks.
-    ///
-    /// # Errors
-    /// It is not `created`; it died while it waited.
-    pub fn start(&self) -> Result<()> {
-        let lock = self.store.lock(&self.record.id)?;
-        match self.status() {
-            Status::Created => {}
-            Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
-            Status::Running | Status::Paused => return Err(Error::new("cannot start an already running container")),
-            Status::Creating => return Err(Error::new("cannot start a container that is still being created")),
-        }
-        let fifo = self.folder().join(START_FIFO);
-        let name = crate::rootfs::c_path(&fifo)?;
-        let held = crate::sys::file::openat(libc::AT_FDCWD, &name, libc::O_WRONLY | libc::O_NONBLOCK, 0).map(Held);
-        let held = held.on("open", fifo.display())?;
-        std::fs::remove_file(&fifo).on("remove", fifo.display())?;
-        crate::sys::file::write(held.0, b"0").on("start container", &self.record.id)?;
-        drop(lock);
-        self.wait_for_program();
-        // A signal that follows at once is to find the program's own handlers.
-        self.wait_for_first_rest(10);
-        crate::log::debug(|| format!("container {}: started", self.record.id));
-        self.poststart()
-    }
-
-    /// The same for whoever has just made the container and holds its fifo.
-    ///
-    /// # Errors
-    /// It died while it waited; a hook failed.
-    pub fn start_made(&self, start: &Held) -> Result<()> {
-        let fifo = self.folder().join(START_FIFO);
-        std::fs::remove_file(&fifo).on("remove", fifo.display())?;
-        crate::sys::file::write(start.0, b"0").on("start container", &self.record.id)?;
-        self.poststart()
-    }
-
-    /// The hooks that run after the program has begun. One that fails stops the container (as runc has it).
-    fn poststart(&self) -> Result<()> {
-        let Some(hooks) = &self.record.spec.config().hooks else { return Ok(()) };
-        if !hooks.poststart.is_empty() {
-            self.wait_for_program();
-            self.wait_for_first_rest(50);
-        }
-        for (index, hook) in hooks.poststart.iter().enumerate() {
-            let state = state_document(&self.record.spec, &self.record.id, "running", Some(self.record.pid));
-            if let Err(error) = crate::wall::run_hook("poststart", index, hook, &state, self.record.spec.bundle()) {
-                let _ = self.pidfd().and_then(|pidfd| process::pidfd_send_signal(pidfd.0, libc::SIGKILL).on("kill", &self.record.id));
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Until execve init's program is hull's own sealed copy, and a signal sent to it is lost: process 1 has no default actions. Bounded,
-    /// for a program may be that copy too.
-    fn wait_for_program(&self) {
-        let link = format!("/proc/{}/exe", self.record.pid);
-        for _ in 0..5000 {
-            match std::fs::read_link(&link) {
-                Ok(program) if program.to_string_lossy().starts_with("/memfd:hull") => std::thread::sleep(Duration::from_micros(200)),
-                _ => return,
-            }
-        }
-    }
-
-    /// The poststart hooks are to find a program that has begun: one that waits for something, or has ended. Bounded, in milliseconds.
-    fn wait_for_first_rest(&self, limit: u32) {
-        for _ in 0..limit {
-            match state::process_stat(self.record.pid) {
-                Some(('R', _)) => std::thread::sleep(Duration::from_millis(1)),
-                _ => return,
-            }
-        }
     }
 
     /// Freezes every process.

@@ -69,6 +69,8 @@ struct World<'a> {
     report: &'a Report,
     scratch: &'a mut Scratch,
     step: u32,
+    /// The step that waited for `start`, once it has come.
+    started: Option<u32>,
     /// The container's root: the detached mount before the pivot, the process's own root after.
     root: i32,
     /// A detached empty read-only tmpfs that masks folders, once made.
@@ -83,7 +85,7 @@ struct World<'a> {
 
 /// Carries out a script to its end, which is execve; never returns.
 pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
-    let mut world = World { slots, report, scratch, step: 0, root: libc::AT_FDCWD, empty: -1, null: -1, parent: target::Parent::NONE, program: 0 };
+    let mut world = World { slots, report, scratch, step: 0, started: None, root: libc::AT_FDCWD, empty: -1, null: -1, parent: target::Parent::NONE, program: 0 };
     let mut reader = Reader::new(inside);
     loop {
         report.step.store(world.step, Ordering::Relaxed);
@@ -200,14 +202,19 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Whoever called `start` learns of what fails from here on by the fifo.
     fn wait_start(&mut self) -> Done {
         self.report.filtered.store(1, Ordering::Release);
         let mut byte = [0_u8; 1];
         sys::file::read(self.slot(slot::START)?, &mut byte)?;
+        self.started = Some(self.step);
         Ok(())
     }
 
     fn fail(&self, fault: Fault) -> ! {
+        if let (Some(wait), Ok(fifo)) = (self.started, self.slot(slot::START)) {
+            let _ = sys::file::write(fifo, &fault.to_bytes(self.step - wait));
+        }
         self.report.detail.store(fault.detail, Ordering::Relaxed);
         self.report.errno.store(fault.errno as i32, Ordering::Release);
         process::exit(1)

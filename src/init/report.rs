@@ -24,6 +24,26 @@ impl Fault {
     }
 }
 
+/// The size of [`Fault::to_bytes`].
+pub const FAULT_SIZE: usize = 12;
+
+impl Fault {
+    /// A fault after `start`, as the fifo carries it: how many steps after the wait, the error number, the detail.
+    pub fn to_bytes(self, steps: u32) -> [u8; FAULT_SIZE] {
+        let mut bytes = [0; FAULT_SIZE];
+        for (place, word) in bytes.chunks_exact_mut(4).zip([steps, self.errno as u32, self.detail]) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Back: the steps, the error number and the detail.
+    pub fn words_of(bytes: &[u8; FAULT_SIZE]) -> (u32, i32, u32) {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        (word(0), word(4) as i32, word(8))
+    }
+}
+
 impl From<Errno> for Fault {
     fn from(errno: Errno) -> Self {
         Self::with(errno, Detail::Plain)

@@ -3,4 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod idmap;
+pub mod own_ids;
 pub mod spawn;

@@ -1,7 +1,7 @@
 //! The config that a person would have had to write.
 
 use super::ask::{Ask, Filter};
-use super::ids::Maps;
+use crate::namespaces::own_ids::Maps;
 use super::users::Who;
 use crate::security::{caps, default_profile};
 use crate::spec::config::{

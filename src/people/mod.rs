@@ -4,7 +4,6 @@
 
 mod ask;
 mod config;
-mod ids;
 mod keeper;
 mod layers;
 mod logs;

@@ -1,13 +1,15 @@
 //! From what was asked to a running container, in the foreground or not.
 
 use super::config::{self, Host};
-use super::ids::Maps;
 use super::users::{self, Who};
 use super::{Ask, Flags, keeper, layers};
 use crate::container::create::{Options, create};
-use crate::container::foreground::{Signals, attend_acting, console_pair, receive_terminal};
+use crate::container::foreground::{Carried, Signals, attend_acting, console_pair, receive_terminal};
+use crate::container::start::begin;
+use crate::container::streams::Pipes;
 use crate::container::{Container, delete};
 use crate::facts;
+use crate::namespaces::own_ids::Maps;
 use crate::plan::Layers;
 use crate::security::caps;
 use crate::spec::Spec;
@@ -93,10 +95,15 @@ impl Job<'_> {
         let own = if self.ask.tty { Some(console_pair()?) } else { None };
         let (ours, theirs) = own.unzip();
         let signals = Signals::hold()?;
+        let pipes = Pipes::instead_of_nonblocking()?;
         let (container, made) = create(self.store, &self.ask.id, self.spec, self.options, theirs)?;
-        let started = self.write_bundle(&container).and_then(|()| container.start());
+        let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over);
+        let started = self.write_bundle(&container).and_then(|()| begin(&container, &made));
         let ended = match (started, ours.as_ref().map(receive_terminal).transpose()) {
-            (Ok(()), Ok(terminal)) => attend_acting(&made.child.pidfd, container.record.pid, &signals, terminal),
+            (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
+                let carried = Carried { terminal, pipes, notify };
+                attend_acting(&made.child.pidfd, container.record.pid, &signals, carried)
+            }),
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
         if !keep || ended.is_err() {
@@ -111,15 +118,13 @@ impl Job<'_> {
         let mut streams = keeper::Streams::make(self.ask.tty)?;
         null_stdin()?;
         let created = streams.while_redirected(|console| create(self.store, &self.ask.id, self.spec, self.options, console));
-        let (container, _) = created?;
+        let (container, made) = created?;
         let begun = self
             .write_bundle(&container)
             .and_then(|()| streams.hand_over(&container.folder(), self.ask.remove.then_some((self.store, self.ask.id.as_str()))))
-            .and_then(|()| container.start());
-        if let Err(error) = begun {
-            let _ = container.take_down();
-            return Err(error);
-        }
+            .and_then(|()| begin(&container, &made));
+        let notify = begun.inspect_err(|_| drop(container.take_down()))?;
+        notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
         println!("{}", self.ask.id);
         Ok(0)
     }

@@ -57,6 +57,9 @@ pub fn world(draft: &Draft) -> Result<World> {
     let joined: Vec<_> = draft.facts.joined.iter().filter(|j| j.owner != Owner::Own).map(|j| (j.kind, j.path.clone(), j.owner)).collect();
     let has = |kind: Kind| made & kind as u64 != 0 || joined.iter().any(|(joined, ..)| *joined == kind as u32);
     let user = has(Kind::User);
+    if draft.spec.lacks_mappings() {
+        return Err(Error::new("User namespaces enabled, but no uid and gid mappings found in linux.uidMappings and linux.gidMappings"));
+    }
     if !user && !draft.facts.privileged {
         return Err(Error::new("rootless container requires user namespaces"));
     }

@@ -10,7 +10,7 @@ mod validate;
 pub use validate::dotted;
 
 use crate::{Context, Error, Result};
-use config::{Config, Namespace, Resources};
+use config::{Config, IdMapping, Mount, Namespace, Resources};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -62,6 +62,32 @@ impl Spec {
     pub fn with_resources(&self, resources: Resources) -> Self {
         let mut spec = self.clone();
         spec.config.linux.get_or_insert_default().resources = Some(resources);
+        spec
+    }
+
+    /// Whether a new user namespace is asked for and nothing is said of its ids.
+    pub fn lacks_mappings(&self) -> bool {
+        let new = self.namespace(LinuxNamespaceType::User).is_some_and(|namespace| namespace.path.as_deref().unwrap_or_default().is_empty());
+        new && self.config.linux.as_ref().is_some_and(|linux| linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty())
+    }
+
+    /// The same with ids for its user namespace.
+    #[must_use]
+    pub fn with_mappings(&self, uid: Vec<IdMapping>, gid: Vec<IdMapping>) -> Self {
+        let mut spec = self.clone();
+        let linux = spec.config.linux.get_or_insert_default();
+        (linux.uid_mappings, linux.gid_mappings) = (uid, gid);
+        spec
+    }
+
+    /// The same with one more mount, and a variable for the program that tells of it.
+    #[must_use]
+    pub fn with_mount(&self, mount: Mount, variable: String) -> Self {
+        let mut spec = self.clone();
+        if let Some(process) = &mut spec.config.process {
+            process.env.push(variable);
+            spec.config.mounts.push(mount);
+        }
         spec
     }
 

@@ -192,10 +192,11 @@ fn id_mappings(linux: &Linux) -> Result<()> {
     let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
     match user {
         None if mapped => return refuse("User namespace mappings specified, but user namespace isn't enabled in the config"),
+        // With neither, an ordinary user gets its own ids (`create::compile`); anybody else is refused there.
         Some(namespace)
-            if namespace.path.as_deref().unwrap_or_default().is_empty() && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) =>
+            if namespace.path.as_deref().unwrap_or_default().is_empty() && linux.uid_mappings.is_empty() != linux.gid_mappings.is_empty() =>
         {
-            return refuse("User namespaces enabled, but no uid and gid mappings found in linux.uidMappings and linux.gidMappings");
+            return refuse("linux.uidMappings and linux.gidMappings must be given together");
         }
         _ => {}
     }

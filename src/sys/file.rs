@@ -261,6 +261,14 @@ pub fn write(raw: i32, bytes: &[u8]) -> Sys<usize> {
     super::retry(|| call!(libc::SYS_write, raw, bytes.as_ptr(), bytes.len())).map(|n| n as usize)
 }
 
+/// fcntl(2) `F_GETFL`.
+///
+/// # Errors
+/// EBADF.
+pub fn status_flags(raw: i32) -> Sys<i32> {
+    call!(libc::SYS_fcntl, raw, libc::F_GETFL).map(fd)
+}
+
 /// dup3(2) without flags: the copy survives execve.
 ///
 /// # Errors

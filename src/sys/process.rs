@@ -225,6 +225,18 @@ pub fn unblock_signals() {
     let _ = call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null::<u8>(), 8);
 }
 
+/// Whether the other side of a pipe is gone, waited for so many milliseconds.
+///
+/// # Errors
+/// The kernel's.
+pub fn hung_up(pipe: i32, timeout_ms: u64) -> Sys<bool> {
+    let mut fds = [libc::pollfd { fd: pipe, events: 0, revents: 0 }];
+    let spec = libc::timespec { tv_sec: (timeout_ms / 1000) as i64, tv_nsec: ((timeout_ms % 1000) * 1_000_000) as i64 };
+    // Valid: one entry, a timeout, no signal mask.
+    super::retry(|| call!(libc::SYS_ppoll, fds.as_mut_ptr(), 1, &raw const spec, std::ptr::null::<u8>(), 8))?;
+    Ok(fds[0].revents != 0)
+}
+
 /// ppoll(2) for reading on up to two descriptors (a negative one is skipped); the timeout in milliseconds, or none.
 /// Answers which are ready (an end or an error counts).
 ///

@@ -77,13 +77,18 @@ impl Meeting<'_> {
         Ok(())
     }
 
+    /// Waits until the child's end of the socket is closed: by execve, or its death.
+    pub fn closed(&self) {
+        let mut byte = [0_u8; 1];
+        while matches!(socket::recv(self.child.sync.0, &mut byte), Ok(1)) {}
+    }
+
     /// Waits until the child has become its program: its end of the socket closes at execve.
     ///
     /// # Errors
     /// execve was refused.
     pub fn executed(&self) -> Result<()> {
-        let mut byte = [0_u8; 1];
-        while matches!(socket::recv(self.child.sync.0, &mut byte), Ok(1)) {}
+        self.closed();
         match self.child.page.report().errno.load(Ordering::Acquire) {
             0 => Ok(()),
             _ => Err(words::child_error(self.plan, self.child)),

@@ -11,7 +11,7 @@ pub mod words;
 pub use hooks::run as run_hook;
 pub use meeting::Meeting;
 pub use slots::{START_FIFO, procfs};
-pub use words::{child_error, refused_program};
+pub use words::{child_error, refused_program, start_error};
 
 use crate::cgroups::{self, Group};
 use crate::init::Held;
@@ -51,6 +51,20 @@ pub struct Made {
     pub child: Child,
     /// The fifo on which it waits.
     pub start: Held,
+    /// What it carries out, for the words of a failure.
+    plan: Plan,
+}
+
+impl Made {
+    /// Waits until the started child has become its program, which may refuse to: that is said on the container's stderr.
+    ///
+    /// # Errors
+    /// A startContainer hook failed.
+    pub fn executed(&self) -> Result<()> {
+        let meeting = Meeting { plan: &self.plan, child: &self.child };
+        meeting.closed();
+        if refused_program(&self.child).is_some() { Ok(()) } else { meeting.executed() }
+    }
 }
 
 /// Work in progress; what it made is undone when it is dropped before it is done.
@@ -86,7 +100,12 @@ impl Drop for Work<'_, '_> {
 ///
 /// # Errors
 /// Of the step that failed, on either side; everything made is undone.
-pub fn carry_out(plan: &Plan, job: &mut Job) -> Result<Made> {
+pub fn carry_out(plan: Plan, job: &mut Job) -> Result<Made> {
+    let (child, start) = make(&plan, job)?;
+    Ok(Made { child, start, plan })
+}
+
+fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
     let mut work = Work { plan, job, slots: vec![-1; plan.slots as usize], held: Vec::new(), group: None, child: None, done: false };
     for placed in &plan.outside {
         work.step(&placed.step).map_err(|error| if error.errno().is_some() { error.within(&placed.from) } else { error })?;
@@ -104,7 +123,7 @@ pub fn carry_out(plan: &Plan, job: &mut Job) -> Result<Made> {
     let start = work.slots[slot::START as usize];
     let place = work.held.iter().position(|held| held.0 == start);
     let start = place.map(|at| work.held.swap_remove(at)).ok_or_else(|| Error::new("the plan has no start"))?;
-    Ok(Made { child, start })
+    Ok((child, start))
 }
 
 impl Work<'_, '_> {

@@ -1,10 +1,11 @@
 //! A failed step of the child, in the words that people and engines know.
 
 use crate::Error;
-use crate::init::report::{Detail, cause};
+use crate::init::report::{Detail, FAULT_SIZE, Fault, cause};
 use crate::namespaces::spawn::Child;
 use crate::plan::Plan;
 use crate::plan::step::{Attribute, Protection, Step};
+use crate::spec::Spec;
 use crate::sys::process::{self, Ended};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
@@ -44,6 +45,19 @@ pub fn refused_program(child: &Child) -> Option<u8> {
     let errno = report.errno.load(Ordering::Acquire);
     let refused = Detail::from_code(report.detail.load(Ordering::Relaxed)) == Detail::Execve;
     (refused && errno != 0).then(|| shell_status(errno))
+}
+
+/// What failed between `start` and the program, of which the plan is with another process: nothing stands there but startContainer
+/// hooks.
+pub fn start_error(spec: &Spec, fault: &[u8; FAULT_SIZE]) -> Error {
+    let (steps, errno, detail) = Fault::words_of(fault);
+    let index = steps.saturating_sub(1) as usize;
+    let hook = spec.config().hooks.as_ref().and_then(|hooks| hooks.start_container.get(index));
+    let why = cause(errno, detail);
+    Error::new(match hook {
+        Some(hook) => format!("unable to start container process: error running hook {}: {why} (from hooks.startContainer[{index}])", hook.path),
+        None => format!("unable to start container process: {why}"),
+    })
 }
 
 /// One step's failure. The words of a missing program, a bad working directory and a failed hook are those that engines match.

@@ -31,6 +31,7 @@ mod people_cli;
 mod people_logs;
 mod people_run;
 mod process;
+mod readiness;
 mod resources;
 mod root_filesystem;
 mod seccomp;
@@ -63,6 +64,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     net_rootless::TESTS,
     net_saved::TESTS,
     process::TESTS,
+    readiness::TESTS,
     resources::TESTS,
     root_filesystem::TESTS,
     seccomp::TESTS,

@@ -13,6 +13,9 @@ tests![
     joined_user_namespace_is_the_one_named,
     ordinary_user_is_root_inside,
     ordinary_user_execs_into_the_container,
+    ordinary_user_without_mappings_is_root_inside,
+    crun_config_for_ordinary_users_runs,
+    root_without_mappings_is_an_error,
     namespaces_are_owned_by_the_new_user_namespace,
 ];
 
@@ -97,4 +100,33 @@ fn namespaces_are_owned_by_the_new_user_namespace() {
         ),
         "other\n1"
     );
+}
+
+/// crun's way: the user's own id is root, and there are no others where the host grants none.
+fn ordinary_user_without_mappings_is_root_inside() {
+    only_hull!("runc wants mappings");
+    let mut b = Bundle::of_ordinary_user();
+    b.remove("/linux/uidMappings").remove("/linux/gidMappings");
+    let map = b.output_of("id -u; cat /proc/self/uid_map");
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "0", &users::ORDINARY.to_string(), "1"]);
+}
+
+fn crun_config_for_ordinary_users_runs() {
+    only_hull!("runc wants mappings");
+    let dir = crate::support::fixture::new_dir("crun");
+    let written = std::process::Command::new("crun").args(["spec", "--rootless"]).current_dir(&dir).status();
+    if !written.is_ok_and(|status| status.success()) {
+        skip!("crun is not here to write its config");
+    }
+    let mut b = Bundle::of_ordinary_user();
+    b.spec = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+    assert!(b.spec["linux"]["uidMappings"].is_null(), "crun wrote mappings");
+    b.set("/process/terminal", json!(false));
+    assert_eq!(b.output_of("id -u; hostname"), "0\ncrun");
+}
+
+fn root_without_mappings_is_an_error() {
+    let mut b = Bundle::with_user_namespace();
+    b.remove("/linux/uidMappings").remove("/linux/gidMappings");
+    assert_has!(b.run().failure(), "user namespaces enabled, but no");
 }

@@ -1,0 +1,104 @@
+//! `start`: the program begins. It returns when execve has happened, the poststart hooks have run, and nobody waits for READY any more.
+//!
+//! ```text
+//! start ──one byte──▶ fifo ──▶ init, which holds both of its ends until execve closes them
+//!       ◀──hang-up, and before it the fault of a startContainer hook──
+//! ```
+
+use super::notify::Notify;
+use super::{Container, Status};
+use crate::init::Held;
+use crate::init::report::FAULT_SIZE;
+use crate::plan::state_document;
+use crate::sys::process;
+use crate::wall::{Made, START_FIFO};
+use crate::{Context, Error, Result};
+
+/// Lets the program of a container that was just made begin; its notification socket, if the caller has one, is bound before.
+///
+/// # Errors
+/// It died while it waited; a hook failed; the socket cannot be made.
+pub fn begin(container: &Container, made: &Made) -> Result<Option<Notify>> {
+    let notify = container.notify()?;
+    container.start_made(made).map(|()| notify)
+}
+
+impl Container {
+    /// Lets the program begin, runs the poststart hooks, and with `NOTIFY_SOCKET` waits until the container says that it is ready.
+    ///
+    /// # Errors
+    /// It is not `created`; it died while it waited; a hook failed.
+    pub fn start(&self) -> Result<()> {
+        let lock = self.store.lock(&self.record.id)?;
+        match self.status() {
+            Status::Created => {}
+            Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
+            Status::Running | Status::Paused => return Err(Error::new("cannot start an already running container")),
+            Status::Creating => return Err(Error::new("cannot start a container that is still being created")),
+        }
+        let fifo = self.folder().join(START_FIFO);
+        let name = crate::rootfs::c_path(&fifo)?;
+        let open = |flags| crate::sys::file::openat(libc::AT_FDCWD, &name, flags | libc::O_NONBLOCK, 0).map(Held).on("open", fifo.display());
+        // Read first: with a reader of its own, writing to a process that has just died is no SIGPIPE.
+        let (answer, start) = (open(libc::O_RDONLY)?, open(libc::O_WRONLY)?);
+        let notify = self.notify()?;
+        std::fs::remove_file(&fifo).on("remove", fifo.display())?;
+        crate::sys::file::write(start.0, b"0").on("start container", &self.record.id)?;
+        drop((start, lock));
+        self.wait_for_program(&answer)?;
+        crate::log::debug(|| format!("container {}: started", self.record.id));
+        self.poststart()?;
+        notify.map_or(Ok(()), |notify| notify.wait(&self.pidfd()?))
+    }
+
+    /// The same for whoever has just made the container; what is to be notified is the caller's.
+    ///
+    /// # Errors
+    /// It died while it waited; a hook failed.
+    fn start_made(&self, made: &Made) -> Result<()> {
+        let fifo = self.folder().join(START_FIFO);
+        std::fs::remove_file(&fifo).on("remove", fifo.display())?;
+        crate::sys::file::write(made.start.0, b"0").on("start container", &self.record.id)?;
+        made.executed()?;
+        self.poststart()
+    }
+
+    /// Its notification socket, where the caller has one.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn notify(&self) -> Result<Option<Notify>> {
+        Notify::bind(&self.folder(), self.record.pid)
+    }
+
+    /// The hooks that run after the program has begun. One that fails stops the container (as runc has it).
+    fn poststart(&self) -> Result<()> {
+        let Some(hooks) = &self.record.spec.config().hooks else { return Ok(()) };
+        for (index, hook) in hooks.poststart.iter().enumerate() {
+            let state = state_document(&self.record.spec, &self.record.id, "running", Some(self.record.pid));
+            if let Err(error) = crate::wall::run_hook("poststart", index, hook, &state, self.record.spec.bundle()) {
+                let _ = self.pidfd().and_then(|pidfd| process::pidfd_send_signal(pidfd.0, libc::SIGKILL).on("kill", &self.record.id));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Until init has become the program: its end of the fifo closes at execve, and at its death. A failed startContainer hook is in the
+    /// fifo then (runtime.md, Lifecycle 7: it is start's error). A frozen container begins when it is thawed, and is not waited for.
+    fn wait_for_program(&self, answer: &Held) -> Result<()> {
+        const LOOK_MS: u64 = 100;
+        while !process::hung_up(answer.0, LOOK_MS).on("wait for", "the program")? {
+            if self.group()?.is_some_and(|group| group.frozen().unwrap_or(false)) {
+                return Ok(());
+            }
+        }
+        let mut bytes = [0_u8; FAULT_SIZE];
+        match crate::sys::file::read(answer.0, &mut bytes) {
+            Ok(FAULT_SIZE) => Err(crate::wall::start_error(&self.record.spec, &bytes)),
+            // The byte of start itself: nobody took it.
+            Ok(1) => Err(Error::new("cannot start a container that has stopped")),
+            _ => Ok(()),
+        }
+    }
+}

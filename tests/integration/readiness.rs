@@ -1,0 +1,217 @@
+//! Readiness (`NOTIFY_SOCKET`, sd_notify(3)), what `start` waits for, and stdio that does not block.
+
+use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
+use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+tests![
+    run_passes_readiness_on,
+    run_detached_returns_when_the_container_is_ready,
+    start_returns_when_the_container_is_ready,
+    start_does_not_wait_for_a_container_that_ends_without_a_word,
+    no_socket_no_mount,
+    start_returns_when_the_program_is_there,
+    slow_reader_of_a_pipe_that_does_not_block_gets_all,
+    slow_reader_of_a_pipe_that_does_not_block_gets_all_of_exec,
+    input_that_does_not_block_reaches_the_program,
+    signals_pass_while_a_reader_sleeps,
+];
+
+/// A service manager's end.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let path = fixture::new_dir("manager").join("notify.sock");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        Self { socket, path }
+    }
+
+    /// A bundle whose runtime has this socket in its environment.
+    fn bundle(&self, script: &str) -> Bundle {
+        let mut b = Bundle::sh(script);
+        b.runtime.env.push(("NOTIFY_SOCKET".into(), self.path.to_str().unwrap().into()));
+        b
+    }
+
+    /// The next message, without its line's end.
+    fn next(&self) -> String {
+        let mut buffer = [0; 512];
+        let count = self.socket.recv(&mut buffer).expect("nothing came over the socket");
+        String::from_utf8_lossy(&buffer[..count]).trim_end().to_owned()
+    }
+}
+
+/// Sends a message over the container's own socket, as a process in it does.
+fn say(pid: i32, message: &str) {
+    let at = format!("/proc/{pid}/root/run/notify/notify.sock");
+    UnixDatagram::unbound().unwrap().send_to(message.as_bytes(), at).unwrap();
+}
+
+fn spawn(b: &Bundle, args: &[&str]) -> Child {
+    b.write();
+    leaks::spawn(b.runtime.command(args).stdout(Stdio::null())).unwrap()
+}
+
+fn end(mut child: Child) -> i32 {
+    let pid = child.id().cast_signed();
+    assert!(harness::wait_within(&mut child, runtime::LIMIT), "it hung");
+    leaks::OWN.lock().unwrap().remove(&pid);
+    runtime::number(child.wait().unwrap())
+}
+
+/// Whether a command is still there after a time in which it would long have ended.
+fn still_runs(child: &mut Child) -> bool {
+    std::thread::sleep(Duration::from_millis(300));
+    child.try_wait().unwrap().is_none()
+}
+
+fn pid_in(file: &PathBuf) -> i32 {
+    until("the pid file", || fs::read_to_string(file).is_ok_and(|text| !text.is_empty()));
+    fs::read_to_string(file).unwrap().trim().parse().unwrap()
+}
+
+fn run_passes_readiness_on() {
+    let manager = Manager::new();
+    let mut b = manager.bundle("test $NOTIFY_SOCKET = /run/notify/notify.sock || exit 9; until test -e /tmp/end; do sleep 0.05; done; exit 4");
+    b.writable();
+    let file = b.dir.join("pid");
+    let run = spawn(&b, &["run", "--bundle", b.dir.to_str().unwrap(), "--pid-file", file.to_str().unwrap(), &b.id]);
+    let pid = pid_in(&file);
+    until("the socket", || fs::exists(format!("/proc/{pid}/root/run/notify/notify.sock")).unwrap());
+    say(pid, "STATUS=warming up");
+    say(pid, "STATUS=there\nREADY=1\n");
+    assert_eq!([manager.next(), manager.next()], ["READY=1".to_owned(), format!("MAINPID={pid}")]);
+    fs::write(b.rootfs().join("tmp/end"), "").unwrap();
+    assert_eq!(end(run), 4);
+}
+
+fn run_detached_returns_when_the_container_is_ready() {
+    let manager = Manager::new();
+    let b = manager.bundle("exec sleep 1000");
+    let file = b.dir.join("pid");
+    let mut run = spawn(&b, &["run", "--detach", "--bundle", b.dir.to_str().unwrap(), "--pid-file", file.to_str().unwrap(), &b.id]);
+    let c = Container::new(&b);
+    let pid = pid_in(&file);
+    c.wait_for("running");
+    assert!(still_runs(&mut run), "it did not wait for READY");
+    say(pid, "READY=1");
+    let mut said = vec![manager.next(), manager.next()];
+    said.push(manager.next());
+    assert_eq!(said, ["READY=1".to_owned(), format!("MAINPID={pid}"), "BARRIER=1".to_owned()]);
+    assert_eq!(end(run), 0);
+    assert_eq!(c.status(), "running");
+}
+
+fn start_returns_when_the_container_is_ready() {
+    let manager = Manager::new();
+    let b = manager.bundle("exec sleep 1000");
+    let c = b.create();
+    let pid = c.pid();
+    let mut start = spawn(&b, &["start", &b.id]);
+    until("the socket", || fs::exists(format!("/proc/{pid}/root/run/notify/notify.sock")).unwrap());
+    assert!(still_runs(&mut start), "it did not wait for READY");
+    say(pid, "READY=1");
+    assert_eq!([manager.next(), manager.next()], ["READY=1".to_owned(), format!("MAINPID={pid}")]);
+    assert_eq!(manager.next(), "BARRIER=1");
+    assert_eq!(end(start), 0);
+}
+
+fn start_does_not_wait_for_a_container_that_ends_without_a_word() {
+    let manager = Manager::new();
+    let b = manager.bundle("exit 0");
+    let c = b.create();
+    assert_eq!(end(spawn(&b, &["start", &b.id])), 0);
+    c.wait_for("stopped");
+}
+
+fn no_socket_no_mount() {
+    let mut b = Bundle::new();
+    assert_eq!(b.output_of("echo \"[$NOTIFY_SOCKET]\"; grep -c notify /proc/self/mountinfo; true"), "[]\n0");
+}
+
+/// Nothing of hull's is left of init when `start` returns: a signal sent then meets the program.
+fn start_returns_when_the_program_is_there() {
+    only_hull!("runc's start returns when its init has been told, which may be before execve");
+    let mut b = Bundle::sleeper();
+    // A hook between start and the program makes the wait longer than any luck.
+    b.push("/hooks/startContainer", json!({ "path": "/bin/sleep", "args": ["sleep", "0.3"] }));
+    for _ in 0..5 {
+        let c = b.create();
+        c.start();
+        let program = fs::read_link(format!("/proc/{}/exe", c.pid())).unwrap();
+        assert!(program.ends_with("bin/busybox"), "{}", program.display());
+    }
+}
+
+/// A pipe whose written end does not block: (its reader, the end for the runtime).
+fn pipe() -> (fs::File, OwnedFd) {
+    let (ours, theirs) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&theirs, true).unwrap();
+    (fs::File::from(OwnedFd::from(ours)), theirs.into())
+}
+
+fn reads_all_slowly(b: &Bundle, args: &[&str]) {
+    let (mut ours, theirs) = pipe();
+    b.write();
+    let mut command = b.runtime.command(args);
+    let child = leaks::spawn(command.stdout(theirs)).unwrap();
+    drop(command);
+    std::thread::sleep(Duration::from_millis(300));
+    let mut all = String::new();
+    ours.read_to_string(&mut all).unwrap();
+    assert_eq!((end(child), all.lines().count()), (0, 100_000));
+}
+
+fn slow_reader_of_a_pipe_that_does_not_block_gets_all() {
+    let b = Bundle::sh("seq 1 100000");
+    reads_all_slowly(&b, &["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+}
+
+fn slow_reader_of_a_pipe_that_does_not_block_gets_all_of_exec() {
+    let b = Bundle::sleeper();
+    let _c = b.started();
+    reads_all_slowly(&b, &["exec", &b.id, "seq", "1", "100000"]);
+}
+
+fn input_that_does_not_block_reaches_the_program() {
+    let b = Bundle::sh("read word; cat; echo $word");
+    b.write();
+    let (theirs, mut ours) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&theirs, true).unwrap();
+    let mut command = b.runtime.command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+    let mut child = leaks::spawn(command.stdin(theirs).stdout(Stdio::piped())).unwrap();
+    drop(command);
+    std::thread::sleep(Duration::from_millis(300));
+    ours.write_all(b"first\nsecond\n").unwrap();
+    drop(ours);
+    let mut all = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut all).unwrap();
+    assert_eq!((end(child), all.as_str()), (0, "second\nfirst\n"));
+}
+
+fn signals_pass_while_a_reader_sleeps() {
+    only_hull!("runc writes to a full pipe for as long as that takes");
+    let mut b = Bundle::sh("trap 'echo >/tmp/told; exit 7' TERM; seq 1 100000 & while :; do sleep 0.05; done");
+    b.writable();
+    b.write();
+    let (ours, theirs) = pipe();
+    let mut command = b.runtime.command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+    let child = leaks::spawn(command.stdout(theirs)).unwrap();
+    drop(command);
+    until("a full pipe that nobody reads", || rustix::io::ioctl_fionread(&ours).unwrap() > 60_000);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    until("the program's answer to the signal", || b.rootfs().join("tmp/told").exists());
+    drop(ours);
+    assert_eq!(end(child), 7);
+}
