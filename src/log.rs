@@ -60,6 +60,13 @@ pub fn warn(message: &str) {
     }
 }
 
+/// A warning that no one at a terminal needs: to the log file, where warnings go there, or with `--debug`.
+pub fn remark(message: &str) {
+    if TARGET.get().is_some_and(|target| target.debug || target.file.is_some()) {
+        warn(message);
+    }
+}
+
 /// A line of level error, to the file only: stderr gets the sentence as it is.
 pub fn error(message: &str) {
     if TARGET.get().is_some_and(|target| target.file.is_some()) {

@@ -154,6 +154,7 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
     for warning in &compiled.plan.warnings {
         crate::log::warn(warning);
     }
+    compiled.plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
     check_preserved(options.preserve_fds)?;
     keep_from_hooks(options.preserve_fds + socket_activation().1);
     let lock = store.make(id)?;

@@ -52,6 +52,7 @@ impl Container {
         for warning in &plan.warnings {
             crate::log::warn(warning);
         }
+        plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
         let mut slots = vec![-1; plan.slots as usize + 1];
         let pidfd_slot = plan.slots;
         slots[pidfd_slot as usize] = init.0;

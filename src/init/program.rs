@@ -66,7 +66,8 @@ impl World<'_> {
         Err(refused.unwrap_or(Fault::with(Errno::ENOENT, Detail::NotInPath)))
     }
 
-    /// execve. Where create's caller is gone already, the container's stderr is the only place left for the reason.
+    /// execve. Where create's caller is gone already, the container's stderr is the only place left for the reason, and the status
+    /// is 1, as with runc 1.1 and crun.
     pub(super) fn exec(&mut self, args: StrList, env: StrList, home: bool) -> Done {
         self.report.filtered.store(1, Ordering::Release);
         let Scratch { arrays, text, .. } = &mut *self.scratch;
@@ -76,7 +77,7 @@ impl World<'_> {
         self.say_why(errno);
         self.report.detail.store(Detail::Execve as u32, Ordering::Relaxed);
         self.report.errno.store(errno as i32, Ordering::Release);
-        process::exit(255)
+        process::exit(1)
     }
 
     fn say_why(&self, errno: Errno) {

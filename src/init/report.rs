@@ -156,7 +156,8 @@ pub fn cause(errno: i32, detail: u32) -> String {
         Detail::NotProc => "what stands there is not procfs".into(),
         Detail::CwdOutside => "the current working directory is outside of container mount namespace root -- possible container breakout detected".into(),
         Detail::NotInPath => "executable file not found in $PATH".into(),
-        Detail::IsFolder => "is a directory".into(),
+        // The second half is what execve(2) says of a folder, and what Docker matches for its status 126.
+        Detail::IsFolder => "is a directory: permission denied".into(),
         Detail::NotExecutable => "permission denied".into(),
         Detail::HookStatus => format!("exit status {value}"),
         Detail::HookSignal => format!("ended by signal {value}"),

@@ -86,12 +86,12 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
         filter: request.filter.clone(),
         preserve_fds: request.preserve_fds,
     };
-    let (steps, warnings) = identity_steps(process, facts, &place)?;
+    let (steps, left_out) = identity_steps(process, facts, &place)?;
     for (step, from) in steps {
         add(step, from);
     }
     add(exec_step(process, last_of_each(process.env.iter())), "process.args, process.env");
-    plan.warnings = warnings;
+    (plan.warnings, plan.remarks) = (left_out.warnings, left_out.remarks);
     plan.check()?;
     Ok(plan)
 }

@@ -56,6 +56,8 @@ pub struct Plan {
     pub inside: Vec<Placed<Step>>,
     /// What was asked and is not done, a sentence each.
     pub warnings: Vec<String>,
+    /// What was asked and has no effect, a sentence each: for the log, as everyday configs ask for it.
+    pub remarks: Vec<String>,
     /// How many slots the wall fills.
     pub slots: u32,
 }
@@ -167,7 +169,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     hooks::create(&mut draft)?;
     mounts::leave(&mut draft, &world)?;
     process::attributes(&mut draft)?;
-    mounts::propagation(&mut draft);
+    mounts::propagation(&mut draft)?;
     process::identity(&mut draft, &world)?;
     process::program(&mut draft, &world)?;
     draft.plan.check()?;

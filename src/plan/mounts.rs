@@ -270,19 +270,19 @@ fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptio
             cgroups::CgroupMount::Tmpfs => {
                 let flags = flags & !libc::MS_RDONLY;
                 let data = labelled(draft, "tmpfs", "mode=755,nr_blocks=0");
-                let step = fs_step(path, "tmpfs", "tmpfs", flags, &data, Refused::Fail);
+                let step = fs_step(path, "tmpfs", "tmpfs", (flags, options.propagation), &data, Refused::Fail);
                 draft.inside(step, from.to_owned());
             }
             cgroups::CgroupMount::File { fstype, data, host, .. } => {
                 // v2 takes any source; the host's folder is what is bound where the kernel refuses the mount.
                 let (source, refused) = if fstype == "cgroup2" { (host.as_str(), Refused::BindHost) } else { ("cgroup", refused) };
-                draft.inside(fs_step(path, fstype, source, flags, &data, refused), from.to_owned());
+                draft.inside(fs_step(path, fstype, source, (flags, options.propagation), &data, refused), from.to_owned());
             }
             cgroups::CgroupMount::Bind { source, .. } => {
                 let (set, clear) = options.attributes();
                 let step = Step::Bind {
                     target: path, slot: NO_SLOT, source, recursive: true, create: Create::Folder, in_proc: false, link: false,
-                    set, clear, rset: 0, rclear: 0, propagation: 0,
+                    set, clear, rset: 0, rclear: 0, propagation: options.propagation,
                 };
                 draft.inside(step, from.to_owned());
             }
@@ -295,14 +295,14 @@ fn cgroup(draft: &mut Draft, world: &World, target: String, options: &MountOptio
     Ok(())
 }
 
-fn fs_step(target: String, fstype: &str, source: &str, flags: u64, data: &str, refused: Refused) -> Step {
+fn fs_step(target: String, fstype: &str, source: &str, (flags, propagation): (u64, u64), data: &str, refused: Refused) -> Step {
     Step::Mount {
         target,
         fstype: fstype.to_owned(),
         source: source.to_owned(),
         flags,
         data: data.to_owned(),
-        propagation: 0,
+        propagation: propagation & !MS_REC,
         create: Create::Folder,
         refused,
         follow: true,
@@ -341,12 +341,25 @@ pub fn leave(draft: &mut Draft, world: &World) -> Result<()> {
 }
 
 /// The root's propagation is set last: an unbindable mount could not be masked any more, and a shared one would show what is mounted.
-pub fn propagation(draft: &mut Draft) {
+/// Where it reaches every mount, those with a propagation of their own get theirs back: the CRI asks for `rshared` as soon as one
+/// volume is to be, and the others stay private, as with runc.
+pub fn propagation(draft: &mut Draft) -> Result<()> {
     let spec = draft.spec;
     let asked = spec.config().linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref()).unwrap_or_default();
-    if !matches!(asked, "" | "slave" | "rslave") {
-        let propagation = base_propagation(draft);
-        let step = Step::Attributes { target: "/".into(), set: 0, clear: 0, recursive: asked.starts_with('r'), propagation, missing: false };
-        draft.inside(step, "linux.rootfsPropagation");
+    if matches!(asked, "" | "slave" | "rslave") {
+        return Ok(());
     }
+    let (base, everywhere) = (base_propagation(draft), asked.starts_with('r'));
+    let step = Step::Attributes { target: "/".into(), set: 0, clear: 0, recursive: everywhere, propagation: base, missing: false };
+    draft.inside(step, "linux.rootfsPropagation");
+    for (index, mount) in spec.config().mounts.iter().enumerate().filter(|_| everywhere) {
+        let own = MountOptions::parse(&mount.options)?.propagation;
+        let propagation = own & !MS_REC;
+        if propagation != 0 && propagation != base {
+            let target = inside_path(&mount.destination);
+            let step = Step::Attributes { target, set: 0, clear: 0, recursive: own & MS_REC != 0, propagation, missing: true };
+            draft.inside(step, format!("mounts[{index}].options"));
+        }
+    }
+    Ok(())
 }

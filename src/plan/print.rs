@@ -41,6 +41,9 @@ pub fn as_text(plan: &Plan) -> String {
     for warning in &plan.warnings {
         let _ = writeln!(out, "warning: {warning}");
     }
+    for remark in &plan.remarks {
+        let _ = writeln!(out, "remark: {remark}");
+    }
     out
 }
 
@@ -96,7 +99,7 @@ pub fn as_json(plan: &Plan) -> Value {
         .enumerate()
         .map(|(index, p)| json!({"side": "inside", "index": index, "step": p.step.name(), "from": p.from, "fields": fields(&p.step)}))
         .collect();
-    json!({"outside": outside, "inside": inside, "warnings": plan.warnings})
+    json!({"outside": outside, "inside": inside, "warnings": plan.warnings, "remarks": plan.remarks})
 }
 
 fn fields<S: serde::Serialize>(step: &S) -> Value {

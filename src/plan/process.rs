@@ -5,7 +5,7 @@ use super::namespaces::{World, set};
 use super::outside::{Open, OutStep};
 use super::step::{Attribute, Barrier, Protection, Step, slot};
 use crate::facts::Facts;
-use crate::security::caps::{self, Masks};
+use crate::security::caps::{self, LeftOut, Masks};
 use crate::security::{lsm, process as tables, rlimits};
 use crate::spec::config::{Capabilities, IntelRdt, Linux, Process, User};
 use crate::spec::dotted;
@@ -114,11 +114,12 @@ pub fn identity(draft: &mut Draft, world: &World) -> Result<()> {
         filter: draft.request.filter.clone(),
         preserve_fds: draft.request.preserve_fds,
     };
-    let (steps, warnings) = identity_steps(process, draft.facts, &place)?;
+    let (steps, left_out) = identity_steps(process, draft.facts, &place)?;
     for (step, from) in steps {
         draft.inside(step, from);
     }
-    draft.plan.warnings.extend(warnings);
+    draft.plan.warnings.extend(left_out.warnings);
+    draft.plan.remarks.extend(left_out.remarks);
     Ok(())
 }
 
@@ -146,13 +147,13 @@ type Steps = Vec<(Step, &'static str)>;
 ///
 /// Without `noNewPrivileges` a filter needs CAP_SYS_ADMIN, which is kept in the permitted set over the change of ids and given up right
 /// after the load. So everything else, and the look-up of the program under the final ids, happens before the filter does.
-pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result<(Steps, Vec<String>)> {
+pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result<(Steps, LeftOut)> {
     let mut steps: Steps = Vec::new();
     let all = caps::all(facts.last_capability);
     let none = Capabilities::default();
     // No section is five empty sets, as its peers have it.
-    let (mut masks, mut warnings) = caps::masks(process.capabilities.as_ref().unwrap_or(&none), facts.last_capability);
-    warnings.extend(restrict(&mut masks, place, all)?);
+    let (mut masks, mut left_out) = caps::masks(process.capabilities.as_ref().unwrap_or(&none), facts.last_capability);
+    left_out.warnings.extend(restrict(&mut masks, place, all)?);
     for (label, from) in labels(process, facts)? {
         steps.push((Step::Label { file: format!("thread-self/{}", label.file), value: label.text }, from));
     }
@@ -192,7 +193,7 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
             steps.push((capabilities(masks.effective, masks.permitted), "process.capabilities"));
         }
     }
-    Ok((steps, warnings))
+    Ok((steps, left_out))
 }
 
 fn labels(process: &Process, facts: &Facts) -> Result<Vec<(lsm::Attr, &'static str)>> {

@@ -28,10 +28,19 @@ pub struct Masks {
     pub ambient: u64,
 }
 
-/// The masks of the sets that a config asks for, and a warning for what of it was left out. An absent section is five empty sets.
+/// What of a config's capabilities was left out, a sentence each.
+#[derive(Debug, Default, PartialEq)]
+pub struct LeftOut {
+    /// The process lacks something that was asked for.
+    pub warnings: Vec<String>,
+    /// It lacks nothing: the kernel takes no such ambient capability, and the default configs of runc and buildah ask for them.
+    pub remarks: Vec<String>,
+}
+
+/// The masks of the sets that a config asks for, and what of it was left out. An absent section is five empty sets.
 ///
 /// `last` is the kernel's last capability, of [`last_cap`].
-pub fn masks(sets: &Capabilities, last: u8) -> (Masks, Vec<String>) {
+pub fn masks(sets: &Capabilities, last: u8) -> (Masks, LeftOut) {
     let Capabilities { bounding, effective, inheritable, permitted, ambient } = sets;
     let mut unknown: Vec<&str> = Vec::new();
     let mut mask = |names| mask(names, last, &mut unknown);
@@ -44,16 +53,17 @@ pub fn masks(sets: &Capabilities, last: u8) -> (Masks, Vec<String>) {
     };
     unknown.sort_unstable();
     unknown.dedup();
-    let mut warnings = Vec::new();
+    let mut left_out = LeftOut::default();
     if !unknown.is_empty() {
-        warnings.push(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+        left_out.warnings.push(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
     }
     let raisable = masks.permitted & masks.inheritable;
-    for name in names(masks.ambient & !raisable) {
-        warnings.push(format!("can't raise ambient capability {name}: it is not both permitted and inheritable"));
+    let lonely = names(masks.ambient & !raisable);
+    if !lonely.is_empty() {
+        left_out.remarks.push(format!("can't raise ambient {}: not both permitted and inheritable", lonely.join(" ")));
     }
     masks.ambient &= raisable;
-    (masks, warnings)
+    (masks, left_out)
 }
 
 /// The bits of the known names; the others are put with the unknown.
@@ -167,29 +177,29 @@ mod tests {
             effective: list(&["cap_kill"]),
             ..Capabilities::default()
         };
-        let (masks, warnings) = masks(&sets, 38);
+        let (masks, left_out) = masks(&sets, 38);
         assert_eq!(masks, Masks { bounding: KILL, ..Masks::default() });
-        assert_eq!(warnings, ["ignoring unknown or unavailable capabilities: [CAP_BPF CAP_FOO KILL cap_kill]"]);
+        assert_eq!(left_out.warnings, ["ignoring unknown or unavailable capabilities: [CAP_BPF CAP_FOO KILL cap_kill]"]);
     }
 
     #[test]
     fn inheritable_is_empty_unless_asked_for() {
         let sets = Capabilities { bounding: list(&["CAP_KILL"]), effective: list(&["CAP_KILL"]), permitted: list(&["CAP_KILL"]), ..Capabilities::default() };
-        let (masks, warnings) = masks(&sets, 40);
+        let (masks, left_out) = masks(&sets, 40);
         assert_eq!(masks, Masks { bounding: KILL, effective: KILL, permitted: KILL, inheritable: 0, ambient: 0 });
-        assert!(warnings.is_empty());
+        assert_eq!(left_out, LeftOut::default());
     }
 
     #[test]
     fn ambient_needs_permitted_and_inheritable() {
         let mut sets = Capabilities { permitted: list(&["CAP_KILL"]), ambient: list(&["CAP_KILL"]), ..Capabilities::default() };
-        let (without, warnings) = masks(&sets, 40);
+        let (without, left_out) = masks(&sets, 40);
         assert_eq!(without.ambient, 0);
-        assert_eq!(warnings, ["can't raise ambient capability CAP_KILL: it is not both permitted and inheritable"]);
+        assert_eq!(left_out.remarks, ["can't raise ambient CAP_KILL: not both permitted and inheritable"]);
         sets.inheritable = list(&["CAP_KILL"]);
-        let (with, warnings) = masks(&sets, 40);
+        let (with, left_out) = masks(&sets, 40);
         assert_eq!(with.ambient, KILL);
-        assert!(warnings.is_empty());
+        assert_eq!(left_out, LeftOut::default());
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub fn of(plan: &Plan, bundle: &Path) -> String {
     for warning in &plan.warnings {
         let _ = writeln!(out, "warning: {warning}");
     }
+    for remark in &plan.remarks {
+        let _ = writeln!(out, "remark: {remark}");
+    }
     let _ = writeln!(out, "slots: {}", plan.slots);
     out.replace(bundle.to_str().unwrap(), "BUNDLE")
 }
