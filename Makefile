@@ -1,13 +1,17 @@
 # hull: `make demo` runs the main job on a fresh machine, `make test` passes the tests. Both install what they need (Debian, as root).
 BUILD = gcc libc6-dev libseccomp-dev pkg-config
 
-.PHONY: build demo test drills lint bench clean
+.PHONY: build demo deb test drills lint bench clean
 build:
 	scripts/packages $(BUILD)
 	cargo build --release
 
 demo: build
 	scripts/demo
+
+# target/hull_VERSION_ARCHITECTURE.deb
+deb: build
+	packaging/deb target/x86_64-unknown-linux-gnu/release/hull target
 
 test:
 	scripts/test

@@ -27,6 +27,7 @@ mod net_networks;
 mod net_rootless;
 mod net_saved;
 mod net_world;
+mod package;
 mod people_cli;
 mod people_logs;
 mod people_run;
@@ -58,6 +59,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     net_devices::TESTS,
     net_life::TESTS,
     net_networks::TESTS,
+    package::TESTS,
     people_cli::TESTS,
     people_logs::TESTS,
     people_run::TESTS,
