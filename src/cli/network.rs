@@ -53,7 +53,7 @@ impl Wiring {
             rate: self.net_rate.clone(),
             burst: self.net_burst.clone(),
         };
-        net::Asked { options, annotations: self.network_annotations }
+        net::Asked { options, annotations: self.network_annotations, preview: false }
     }
 }
 

@@ -35,7 +35,8 @@ enum PlanFormat {
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let spec = Spec::load(&args.bundle)?;
     let layers = recorded_layers(&args.bundle)?;
-    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, network: args.network.asked(), ..Options::default() };
+    let network = crate::net::Asked { preview: true, ..args.network.asked() };
+    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, network, ..Options::default() };
     let plan = compile(&global.store(), &spec, &args.id, &options)?.plan;
     match args.format {
         PlanFormat::Text => print!("{}", plan::as_text(&plan)),

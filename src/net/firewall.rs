@@ -135,6 +135,8 @@ pub fn link_local(mac: &[u8; 6]) -> Ipv6Addr {
 }
 
 /// What a container may send: only its own addresses, in frames, ARP and neighbour advertisements; it is no router and no DHCP server.
+/// Nothing but IP and ARP straight in Ethernet: a tag of VLAN 0 or a SNAP header before them would hide them from the rules, and receivers
+/// take off the tag (CVE-2021-27853, CVE-2021-27862).
 fn guard(text: &mut String, table: &str, live: &[&Populated]) {
     let (mut ports, mut macs, mut v4, mut v6, mut adverts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), String::new());
     for endpoint in live.iter().flat_map(|one| &one.endpoints) {
@@ -158,6 +160,7 @@ fn guard(text: &mut String, table: &str, live: &[&Populated]) {
     text.push_str(&set("v4", "ifname . ipv4_addr", &v4));
     text.push_str(&set("v6", "ifname . ipv6_addr", &v6));
     text.push_str("  chain prerouting { type filter hook prerouting priority -300; policy accept; iifname @ports jump guard; }\n  chain guard {\n");
+    text.push_str("    ether type != { ip, arp, ip6 } drop\n");
     text.push_str("    iifname . ether saddr != @macs drop\n    ether type ip iifname . ip saddr != @v4 drop\n");
     text.push_str("    ether type arp iifname . arp saddr ip != @v4 drop\n    ether type arp iifname . arp saddr ether != @macs drop\n");
     text.push_str("    udp sport 67 drop\n    icmpv6 type nd-router-advert drop\n");

@@ -67,22 +67,47 @@ fn chain_of(value: &Value, name: &str) -> Chain {
     (word(value, "family").to_owned(), word(value, "table").to_owned(), word(value, name).to_owned())
 }
 
-/// What must be removed from and added to a ruleset.
-fn changes(ruleset: &Value, table: &str, bridges: &[String]) -> Result<String> {
+/// The chains and the rules of a ruleset.
+fn parts(ruleset: &Value) -> Result<(Vec<&Value>, Vec<&Value>)> {
     let objects = ruleset["nftables"].as_array().ok_or_else(|| Error::new("read what nft lists: there is no list"))?;
-    let chains: Vec<&Value> = objects.iter().filter_map(|object| object.get("chain")).collect();
-    let rules: Vec<&Value> = objects.iter().filter_map(|object| object.get("rule")).collect();
+    Ok((objects.iter().filter_map(|object| object.get("chain")).collect(), objects.iter().filter_map(|object| object.get("rule")).collect()))
+}
+
+/// Whether a rule drops or rejects: nft's own words, or the target of iptables.
+fn drops(rule: &Value) -> bool {
+    let ends = |part: &Value| part.get("drop").is_some() || part.get("reject").is_some() || part["xt"]["name"] == "REJECT";
+    rule["expr"].as_array().is_some_and(|expr| expr.iter().any(ends))
+}
+
+/// The chains of others where a bridge's packets would be dropped, and so are accepted.
+fn targets(chains: &[&Value], rules: &[&Value]) -> BTreeSet<Chain> {
     let foreign = |chain: &&&Value| !word(chain, "table").starts_with("hull") && ["ip", "ip6", "inet"].contains(&word(chain, "family"));
-    let mut targets: BTreeSet<Chain> = BTreeSet::new();
+    let mut targets = BTreeSet::new();
     for chain in chains.iter().filter(foreign).filter(|chain| word(chain, "hook") == "forward") {
         let own = chain_of(chain, "name");
-        let drops = |rule: &&&Value| chain_of(rule, "chain") == own && rule["expr"].as_array().is_some_and(|expr| expr.iter().any(|e| e.get("drop").is_some() || e.get("reject").is_some()));
         let user = (own.0.clone(), own.1.clone(), "DOCKER-USER".to_owned());
         let docker = chains.iter().any(|other| chain_of(other, "name") == user);
-        if docker || word(chain, "policy") == "drop" || rules.iter().any(|rule| drops(&rule)) {
+        if docker || word(chain, "policy") == "drop" || rules.iter().any(|rule| chain_of(rule, "chain") == own && drops(rule)) {
             targets.insert(if docker { user } else { own });
         }
     }
+    targets
+}
+
+/// The chains of others that would be opened now, as `family table chain`, for the plan.
+///
+/// # Errors
+/// nft is not installed, or refuses.
+pub fn opened() -> Result<Vec<String>> {
+    let ruleset = nft_list(&["list", "ruleset"])?;
+    let (chains, rules) = parts(&ruleset)?;
+    Ok(targets(&chains, &rules).into_iter().map(|(family, table, name)| format!("{family} {table} {name}")).collect())
+}
+
+/// What must be removed from and added to a ruleset.
+fn changes(ruleset: &Value, table: &str, bridges: &[String]) -> Result<String> {
+    let (chains, rules) = parts(ruleset)?;
+    let targets = targets(&chains, &rules);
     let mut wanted: BTreeSet<(Chain, String)> = BTreeSet::new();
     for chain in &targets {
         for bridge in bridges {

@@ -29,6 +29,15 @@ pub enum Carrier {
     Slirp4netns(PathBuf),
 }
 
+impl Carrier {
+    /// Its path.
+    pub fn program(&self) -> &Path {
+        match self {
+            Carrier::Pasta(path) | Carrier::Slirp4netns(path) => path,
+        }
+    }
+}
+
 /// The program that is installed.
 ///
 /// # Errors

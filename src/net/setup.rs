@@ -59,6 +59,33 @@ pub struct Setup {
     pub search: Vec<String>,
     /// Shaping, of each link.
     pub rate: Option<Rate>,
+    /// Forward chains of others that drop, in which the bridges are accepted while somebody is on them: those that are there when the plan
+    /// is printed. Carried out, it is those that are there then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opened: Vec<String>,
+}
+
+impl Setup {
+    /// What it does to the container and the host, a line each.
+    pub fn in_words(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for one in &self.attachments {
+            let Attachment { interface, mac, network, .. } = one;
+            let subnets: Vec<String> = network.subnets.iter().map(|subnet| subnet.prefix.to_string()).collect();
+            let how = if network.driver == Driver::Bridge { "bridge" } else { "macvlan on" };
+            lines.push(format!("{interface} ({mac}) is on network {}: {how} {}, {}", network.name, network.link, subnets.join(" and ")));
+            if one.forwarding {
+                lines.push(format!("forwarding is switched on, and what leaves {} is masqueraded", network.link));
+            }
+            if network.driver == Driver::Bridge {
+                lines.extend(self.opened.iter().map(|chain| format!("{} is accepted in {chain} while somebody is on it", network.link)));
+            }
+        }
+        lines.extend(self.carrier.iter().map(|carrier| format!("an ordinary user's packets are carried by {}", carrier.program().display())));
+        lines.extend(self.ports.iter().map(|port| format!("port {port} is published")));
+        lines.extend(self.rate.iter().map(|rate| format!("{} bit/s in and {} bit/s out, {} bytes at once", rate.down, rate.up, rate.burst)));
+        lines
+    }
 }
 
 /// What was asked, as it was given.
@@ -68,6 +95,8 @@ pub struct Asked {
     pub options: Options,
     /// The config's annotations count where no option is given.
     pub annotations: bool,
+    /// The plan is only printed: what is decided when it is carried out is looked up now.
+    pub preview: bool,
 }
 
 impl Asked {
@@ -81,7 +110,11 @@ impl Asked {
             true => request::parse(&request::from_annotations(&spec.config().annotations)?)?,
             false => request::parse(&self.options)?,
         };
-        apply(&request, store, id, spec.clone())
+        let (spec, mut setup) = apply(&request, store, id, spec.clone())?;
+        if let Some(setup) = setup.as_mut().filter(|setup| self.preview && setup.attachments.iter().any(|one| one.network.driver == Driver::Bridge)) {
+            setup.opened = super::foreign::opened()?;
+        }
+        Ok((spec, setup))
     }
 }
 
@@ -186,5 +219,5 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
     names.extend(hostname.filter(|name| *name != id).map(str::to_owned));
     names.extend(request.aliases.iter().cloned());
     let Request { ports, hosts, dns, search, rate, .. } = request.clone();
-    Ok(Setup { networks, attachments, carrier, ports, names, hosts, dns, search, rate })
+    Ok(Setup { networks, attachments, carrier, ports, names, hosts, dns, search, rate, opened: Vec::new() })
 }

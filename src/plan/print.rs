@@ -26,6 +26,9 @@ pub fn as_text(plan: &Plan) -> String {
                 break;
             }
             line(&mut out, "outside", None, placed.step.name(), &details(&placed.step), &placed.from);
+            if let OutStep::Network(setup) = &placed.step {
+                setup.in_words().iter().for_each(|words| drop(writeln!(out, "{:30}{words}", "")));
+            }
         }
         for placed in inside.by_ref() {
             if barrier_in(&placed).is_some() {

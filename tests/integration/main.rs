@@ -22,8 +22,10 @@ mod load;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod net_guard;
 mod net_life;
 mod net_networks;
+mod net_others;
 mod net_rootless;
 mod net_saved;
 mod net_world;
@@ -57,12 +59,14 @@ const MODULES: &[&[support::harness::Test]] = &[
     mounts::TESTS,
     namespaces::TESTS,
     net_devices::TESTS,
+    net_guard::TESTS,
     net_life::TESTS,
     net_networks::TESTS,
     package::TESTS,
     people_cli::TESTS,
     people_logs::TESTS,
     people_run::TESTS,
+    net_others::TESTS,
     net_rootless::TESTS,
     net_saved::TESTS,
     process::TESTS,

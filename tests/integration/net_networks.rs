@@ -237,7 +237,12 @@ fn mtu_and_fixed_addresses() {
     for part in ["mtu 1400", "10.77.0.9/24", "fd77::9/64", "02:11:22:33:44:55"] {
         assert_has!(shown, part);
     }
+    // Without a wish, the id gives a hardware address, and the same one again.
+    let same = w.bundle("cat /sys/class/net/eth0/address");
+    let [first, again] = [(); 2].map(|()| same.run_with(&["--network", "default"]).success().stdout);
+    assert_eq!(first, again);
     let other = w.bundle("true");
+    assert_eq!(hull::net::link::parse_mac(first.trim()).unwrap()[0] & 3, 2, "{first} is not locally administered");
     for (wish, why) in [("small:ip=10.77.0.9", "is in use"), ("small:ip=10.78.0.9", "is not in network"), ("small:ip=10.77.0.1", "is not a container's"), ("nowhere", "does not exist")] {
         let (_c, out) = other.try_create(&["--network", wish]);
         assert_has!(out.failure(), why);
@@ -388,6 +393,12 @@ fn capture_is_pcap() {
     }
     assert_eq!((at, echoes), (bytes.len(), 6));
     drop(c);
+    if shell("command -v tcpdump").status != 0 {
+        skip!("tcpdump is not installed: that it reads the file is not shown");
+    }
+    let read = shell(&format!("tcpdump -n -r {} icmp", file.display())).success();
+    assert_has!(read.stderr, "link-type EN10MB (Ethernet)");
+    assert_eq!(read.stdout.matches("ICMP echo request").count(), 3);
 }
 
 fn shaping_is_set_on_the_hosts_side() {
@@ -402,7 +413,10 @@ fn shaping_is_set_on_the_hosts_side() {
     assert_has!(down, "rate 20Mbit");
     assert_has!(run("tc", &format!("qdisc show dev {ifb}")).success().stdout, "rate 10Mbit");
     // What the container does to its own end changes nothing.
-    c.exec(&["busybox", "tc", "qdisc", "del", "dev", "eth0", "root"]);
+    let tc = |line: &str| run("nsenter", &format!("--net=/proc/{}/ns/net tc {line}", c.pid()));
+    tc("qdisc add dev eth0 root tbf rate 1mbit burst 4k latency 50ms").success();
+    tc("qdisc del dev eth0 root").success();
+    assert!(!tc("qdisc show dev eth0").success().stdout.contains("tbf"));
     assert_has!(run("tc", &format!("qdisc show dev {host}")).success().stdout, "rate 20Mbit");
     drop(c);
     assert!(!ip("-br link").contains(&ifb), "the ifb is left");

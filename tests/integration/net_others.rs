@@ -1,0 +1,206 @@
+//! The rest of the machine: Docker's and Podman's rules by their own tool, reloads of the firewall, a reboot, the host's resolver.
+
+use crate::net_world::{HOST, OUTSIDE, World, eventually, ip, links, reaches, rules, run, shell, start};
+use crate::support::{fixture, until, users};
+use serde_json::Value;
+
+tests![
+    dockers_and_podmans_iptables_rules_are_untouched,
+    a_restarted_docker_is_followed_by_the_next_command,
+    the_plan_shows_what_is_opened,
+    any_command_brings_the_rules_back,
+    after_a_reboot_the_dead_are_forgotten,
+    a_local_stub_resolver_is_followed,
+    forwarding_is_switched_on_only_where_it_is_needed,
+    stats_show_the_network,
+];
+
+/// What Docker (with its own iptables rules) and Podman's netavark make at their start and for one container each.
+const OTHERS: &str = "set -e
+for t in iptables ip6tables; do
+  $t -t nat -N DOCKER; $t -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+  $t -P FORWARD DROP
+  for c in DOCKER DOCKER-ISOLATION-STAGE-1 DOCKER-ISOLATION-STAGE-2 DOCKER-USER; do $t -N $c; done
+  $t -A FORWARD -j DOCKER-USER; $t -A FORWARD -j DOCKER-ISOLATION-STAGE-1
+  $t -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+  $t -A FORWARD -o docker0 -j DOCKER; $t -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+  $t -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2; $t -A DOCKER-ISOLATION-STAGE-1 -j RETURN
+  $t -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP; $t -A DOCKER-ISOLATION-STAGE-2 -j RETURN
+  $t -A DOCKER-USER -j RETURN
+done
+iptables -t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+iptables -t nat -A DOCKER ! -i docker0 -p tcp --dport 9443 -j DNAT --to-destination 172.17.0.2:443
+iptables -A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp --dport 443 -j ACCEPT
+iptables -N NETAVARK_FORWARD; iptables -A FORWARD -m comment --comment 'netavark firewall rules' -j NETAVARK_FORWARD
+iptables -A NETAVARK_FORWARD -d 10.88.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+iptables -A NETAVARK_FORWARD -s 10.88.0.0/16 -j ACCEPT
+iptables -t nat -N NETAVARK-HOSTPORT-DNAT; iptables -t nat -N NETAVARK-HOSTPORT-SETMARK
+iptables -t nat -A NETAVARK-HOSTPORT-SETMARK -j MARK --set-xmark 0x2000/0x2000
+iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j NETAVARK-HOSTPORT-DNAT";
+
+/// The others' rules as their own tool shows them, without counters.
+fn saved() -> String {
+    let text = shell("iptables-save; ip6tables-save").success();
+    assert!(!text.stderr.contains("incompatible"), "{}", text.stderr);
+    text.stdout.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(" [").next().unwrap().to_owned() + "\n").collect()
+}
+
+fn install_others() {
+    if shell("command -v iptables").status != 0 {
+        skip!("iptables is not installed");
+    }
+    shell(OTHERS).success();
+}
+
+fn dockers_and_podmans_iptables_rules_are_untouched() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    install_others();
+    let before = (saved(), rules());
+    let (server, client) = (w.server(), w.bundle("sleep 1000"));
+    let s = start(&server, &["--network", "default", "-p", "8080:80"]);
+    let c = start(&client, &["--network", "default"]);
+    for address in HOST {
+        assert_eq!(eventually("outside", || w.outside_reaches(address, 8080)), server.id);
+    }
+    assert_eq!(eventually("neighbour", || reaches(&c, &server.id, 80)), server.id);
+    for outside in OUTSIDE {
+        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", outside]).success();
+    }
+    let meanwhile = saved();
+    let added: Vec<&str> = meanwhile.lines().filter(|line| !before.0.contains(line)).collect();
+    assert_eq!(added.len(), 4, "{added:#?}");
+    assert!(added.iter().all(|line| line.starts_with("-A DOCKER-USER -") && line.contains("--comment \"hull") && line.ends_with("-j ACCEPT")), "{added:#?}");
+    assert!(before.0.lines().all(|line| meanwhile.contains(line)), "something of theirs is gone");
+    drop((s, c));
+    assert_eq!((saved(), rules()), before);
+}
+
+fn a_restarted_docker_is_followed_by_the_next_command() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    install_others();
+    let (server, other) = (w.server(), w.bundle("true"));
+    let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
+    eventually("published", || w.outside_reaches(HOST[0], 8080));
+    shell("iptables -F DOCKER-USER; iptables -A DOCKER-USER -j RETURN").success();
+    assert_eq!(w.outside_reaches(HOST[0], 8080), None, "the test shows nothing: Docker's chain does not drop");
+    // Any container on the network is enough, though the bridges are those of before.
+    other.run_with(&["--network", "default"]).success();
+    eventually("published again", || w.outside_reaches(HOST[0], 8080));
+}
+
+fn the_plan_shows_what_is_opened() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    install_others();
+    let b = w.bundle("true");
+    b.write();
+    let before = rules();
+    let plan = |form: &str| b.call(&["plan", "--format", form, "--network", "default", b.dir.to_str().unwrap()]).success().stdout;
+    let document: Value = serde_json::from_str(&plan("json")).unwrap();
+    let step = document["outside"].as_array().unwrap().iter().find(|step| step["step"] == "Network").unwrap();
+    assert_eq!(step["fields"]["opened"], serde_json::json!(["ip filter DOCKER-USER", "ip6 filter DOCKER-USER"]));
+    assert_has!(plan("text"), "DOCKER-USER");
+    assert_eq!(rules(), before);
+}
+
+fn any_command_brings_the_rules_back() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let server = w.server();
+    let s = start(&server, &["--network", "default", "-p", "8080:80"]);
+    eventually("published", || w.outside_reaches(HOST[0], 8080));
+    let before = rules();
+    for command in [&["list"][..], &["exec", &server.id, "true"], &["network", "inspect", "default"], &["stats", "--no-stream", &server.id]] {
+        run("nft", "flush ruleset").success();
+        w.hull(command).success();
+        assert_eq!(rules(), before, "{command:?}");
+    }
+    eventually("published again", || w.outside_reaches(HOST[0], 8080));
+    // A bridge that somebody removed is made again with the next container; until then there is nothing to be reached.
+    drop(s);
+    assert_eq!(rules(), "");
+    w.hull(&["list"]).success();
+    assert_eq!(rules(), "", "rules come back for nobody");
+}
+
+fn after_a_reboot_the_dead_are_forgotten() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    w.hull(&["network", "create", "--subnet", "10.77.0.0/29", "lasting"]).success();
+    let (server, next) = (w.server(), w.server());
+    let s = start(&server, &["--network", "lasting:ip=10.77.0.3", "-p", "8080:80"]);
+    let endpoints = w.state().join("@networks/lasting/endpoints");
+    let record = std::fs::read_to_string(endpoints.join(&server.id)).unwrap();
+    drop(s);
+    // What a reboot leaves: the networks' folder as it was, with the boot's id of then; no link, no rule, no process.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let old = record.replace(boot.trim(), "00000000-0000-4000-8000-000000000000").replace("\"pid\":", "\"pid\":1,\"was\":");
+    assert!(old.contains("00000000-0000-4000-8000-000000000000"));
+    std::fs::write(endpoints.join(&server.id), old).unwrap();
+    std::fs::write(endpoints.join("torn"), "").unwrap();
+    std::fs::write(endpoints.join("half~"), "{").unwrap();
+    std::fs::write(w.state().join("@networks/applied"), "").unwrap();
+    std::fs::write(w.state().join("@networks/foreign"), "00000000-0000-4000-8000-000000000000 3 hull-lasting").unwrap();
+    ip("link del hull-lasting");
+    w.hull(&["list"]).success();
+    assert_eq!(std::fs::read_dir(&endpoints).unwrap().count(), 0, "the dead hold addresses");
+    assert_eq!(rules(), "");
+    let _n = start(&next, &["--network", "lasting:ip=10.77.0.3", "-p", "8080:80"]);
+    eventually("published", || w.outside_reaches(HOST[0], 8080));
+}
+
+fn a_local_stub_resolver_is_followed() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    users::private_mounts();
+    let dir = fixture::new_dir("resolver");
+    std::fs::write(dir.join("stub"), "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n").unwrap();
+    std::fs::write(dir.join("resolv.conf"), "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n").unwrap();
+    let bound = format!("mount --bind {0}/stub /etc/resolv.conf && mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/resolve && cp {0}/resolv.conf /run/systemd/resolve/", dir.display());
+    shell(&bound).success();
+    let b = w.bundle("cat /etc/resolv.conf");
+    assert_eq!(b.run_with(&["--network", "default"]).success().stdout, "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n");
+    let asked = b.run_with(&["--network", "default", "--dns", "192.0.2.99", "--dns-search", "test"]).success().stdout;
+    assert_eq!(asked, "search test\nnameserver 192.0.2.99\n");
+    shell("umount /run/systemd; umount /etc/resolv.conf").success();
+}
+
+fn forwarding_is_switched_on_only_where_it_is_needed() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let switches = || ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"].map(|key| run("sysctl", &format!("-n {key}")).success().stdout.trim().to_owned());
+    run("sysctl", "-w net.ipv4.ip_forward=0").success();
+    run("sysctl", "-w net.ipv6.conf.all.forwarding=0").success();
+    w.hull(&["network", "create", "--internal", "inner"]).success();
+    w.hull(&["network", "create", "--subnet", "10.77.0.0/24", "four"]).success();
+    let (first, second) = (w.bundle("sleep 1000"), w.bundle("sleep 1000"));
+    let c = start(&first, &["--network", "inner"]);
+    assert_eq!(switches(), ["0", "0"], "an internal network forwards nothing");
+    for outside in OUTSIDE {
+        assert!(c.exec(&["busybox", "ping", "-c", "1", "-W", "1", outside]).status != 0, "an internal network has a way out");
+    }
+    let _d = start(&second, &["--network", "four"]);
+    assert_eq!(switches(), ["1", "0"], "a network of IPv4 forwards IPv4");
+    drop(c);
+    let _c = start(&first, &["--network", "default"]);
+    assert_eq!(switches(), ["1", "1"]);
+}
+
+fn stats_show_the_network() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let b = w.bundle("sleep 1000");
+    let c = start(&b, &["--network", "default"]);
+    let gateway = w.inspect("default")["subnets"][0]["gateway"].as_str().unwrap().to_owned();
+    c.exec(&["busybox", "ping", "-c", "3", "-i", "0.1", "-s", "1000", &gateway]).success();
+    let rows: Value = serde_json::from_str(&w.hull(&["stats", "--no-stream", "--format", "json", &b.id]).success().stdout).unwrap();
+    let row = rows.as_array().map_or(&rows, |rows| &rows[0]);
+    for key in ["net_input", "net_output"] {
+        assert!(row[key].as_u64().unwrap_or(0) > 3000, "{key} of {row}");
+    }
+    drop(c);
+    until("the link is gone", || links().iter().all(|link| link.starts_with("hull-")));
+}
