@@ -27,7 +27,9 @@ pub fn as_text(plan: &Plan) -> String {
             }
             line(&mut out, "outside", None, placed.step.name(), &details(&placed.step), &placed.from);
             if let OutStep::Network(setup) = &placed.step {
-                setup.in_words().iter().for_each(|words| drop(writeln!(out, "{:30}{words}", "")));
+                for words in setup.in_words() {
+                    let _ = writeln!(out, "{:30}{words}", "");
+                }
             }
         }
         for placed in inside.by_ref() {
