@@ -1,6 +1,7 @@
 //! hull: an OCI container runtime. A bundle is compiled into a plan; a wall carries it out.
 
 pub mod cgroups;
+pub mod checkpoint;
 pub mod cli;
 pub mod container;
 pub mod error;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod complain;
 mod create;
 mod delete;
@@ -19,6 +20,7 @@ mod pause;
 mod plan;
 mod process_args;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -72,8 +74,8 @@ pub struct Global {
     /// Whether to run as an ordinary user: true, false or auto; hull finds out by itself
     #[arg(id = "when_rootless", long = "rootless", value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rootless: Option<Rootless>,
-    /// Path of the criu program
-    #[arg(long, global = true, hide = true, value_name = "PATH")]
+    /// Path of the criu program, for checkpoint and restore
+    #[arg(long, global = true, value_name = "PATH")]
     criu: Option<PathBuf>,
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::SetTrue)]
@@ -144,6 +146,10 @@ enum Command {
     Pause(pause::Args),
     /// Thaw a paused container
     Resume(pause::Args),
+    /// Save a running container to a folder of images
+    Checkpoint(Box<checkpoint::Args>),
+    /// Bring a container back from a folder of images
+    Restore(Box<restore::Args>),
     /// Change the limits of a container
     Update(update::Args),
     /// Print a container's counters again and again, and its OOM kills, as lines of JSON
@@ -196,6 +202,8 @@ impl Command {
             Command::Ps(args) => ps::run(&args, global),
             Command::Pause(args) => pause::pause(&args, global),
             Command::Resume(args) => pause::resume(&args, global),
+            Command::Checkpoint(args) => checkpoint::run(*args, global),
+            Command::Restore(args) => restore::run(*args, global),
             Command::Update(args) => update::run(&args, global),
             Command::Events(args) => events::run(&args, global),
             Command::Stats(args) => stats::run(&args, global),

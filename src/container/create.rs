@@ -223,7 +223,7 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
     let mut job = Job { spec: &spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
     let made = wall::carry_out(plan, &mut job)?;
     let container = Container { record, store: store.clone() };
-    if let Err(error) = announce(&container, &made, options) {
+    if let Err(error) = announce(&container, &made.child.pidfd, options) {
         let _ = container.take_down();
         return Err(error);
     }
@@ -231,11 +231,14 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
 }
 
 /// Tells the caller who init is: by pid file and by pidfd.
-fn announce(container: &Container, made: &Made, options: &Options) -> Result<()> {
+///
+/// # Errors
+/// The file cannot be written, or the socket's owner is gone.
+pub fn announce(container: &Container, pidfd: &Held, options: &Options) -> Result<()> {
     if let Some(path) = &options.pidfd_socket {
         let socket = std::os::unix::net::UnixStream::connect(path).on("connect to pidfd socket", path.display())?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        crate::sys::socket::send_fd(raw, b"pidfd", made.child.pidfd.0).on("send the pidfd to", path.display())?;
+        crate::sys::socket::send_fd(raw, b"pidfd", pidfd.0).on("send the pidfd to", path.display())?;
     }
     match &options.pid_file {
         Some(path) => write_pid_file(path, container.record.pid),
@@ -252,7 +255,7 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 }
 
 /// What stdin, stdout and stderr are, which a checkpoint must know.
-fn stdio() -> Vec<String> {
+pub fn stdio() -> Vec<String> {
     (0..3).map(|n| std::fs::read_link(format!("/proc/self/fd/{n}")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()).collect()
 }
 

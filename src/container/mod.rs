@@ -70,6 +70,11 @@ impl Container {
         Ok(Self { record: store.read(id)?, store: store.clone() })
     }
 
+    /// A container that has just been made, by its record.
+    pub fn made(record: Record, store: &Store) -> Self {
+        Self { record, store: store.clone() }
+    }
+
     /// The container's folder in the store.
     pub fn folder(&self) -> PathBuf {
         self.store.folder(&self.record.id)

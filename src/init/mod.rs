@@ -16,7 +16,7 @@ mod program;
 pub mod report;
 mod root;
 mod target;
-pub use target::Held;
+pub use target::{Held, lookup, make_folder};
 
 use crate::plan::step::{Attribute, Barrier, StepRef, slot};
 use crate::plan::wire::{Malformed, Reader};

@@ -54,6 +54,17 @@ pub fn recv(socket: i32, buffer: &mut [u8]) -> Sys<usize> {
     super::retry(|| call!(libc::SYS_recvfrom, socket, buffer.as_mut_ptr(), buffer.len(), 0, none, none)).map(|n| n as usize)
 }
 
+/// socketpair(2): two connected message sockets, close-on-exec.
+///
+/// # Errors
+/// The kernel's.
+pub fn message_pair() -> Sys<(i32, i32)> {
+    let mut pair = [-1_i32; 2];
+    // Valid: room for two descriptors.
+    call!(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr())?;
+    Ok((pair[0], pair[1]))
+}
+
 /// Brings the loopback interface of this network namespace up (`SIOCSIFFLAGS`).
 ///
 /// # Errors

@@ -1,0 +1,373 @@
+//! The criu program: where it is, how it is started beside hull (`criu swrk`), and the conversation with it.
+//!
+//! ```text
+//! hull                                   criu swrk 3
+//! VERSION, keep_open             ──────▶
+//!                                ◀──────  version
+//! FEATURE_CHECK, keep_open       ──────▶             (only where a feature is asked for)
+//!                                ◀──────  features
+//! DUMP | RESTORE | PRE_DUMP      ──────▶
+//!                                ◀──────  NOTIFY script, pid [, a descriptor]    as often as there is something
+//! NOTIFY, success or not         ──────▶  without it, or with a failure, criu takes back what it did
+//!                                ◀──────  the end: success, or the error
+//! ```
+
+use super::log;
+use super::rpc::{Features, Kind, Options, Request, Response};
+use crate::init::Held;
+use crate::namespaces::idmap::socket_pair;
+use crate::sys::process::{self, Arrays, Cloned};
+use crate::sys::{Sys, file, mount, socket};
+use crate::{Context, Error, Result};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use prost::Message;
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Descriptors in criu's process: the socket, the folder of images, the work folder, and then what else it inherits.
+const SOCKET: i32 = 3;
+/// The folder of images.
+pub const IMAGES: i32 = 4;
+/// The folder of log and work.
+pub const WORK: i32 = 5;
+/// The first of what else it inherits.
+pub const FIRST: i32 = 6;
+
+/// criu 3.0 was the first with the version request.
+pub const OLDEST: u32 = 30_000;
+
+/// A configuration file for the whole machine.
+const CONFIG: &str = "/etc/hull.json";
+
+#[derive(serde::Deserialize)]
+struct Configured {
+    criu: Option<PathBuf>,
+}
+
+/// The criu program: as given, by the environment variable `HULL_CRIU`, by `criu` in `/etc/hull.json`, or the first in PATH and sbin.
+///
+/// # Errors
+/// There is none; the configuration cannot be read.
+pub fn find(given: Option<&Path>) -> Result<PathBuf> {
+    let configured = || -> Result<Option<PathBuf>> {
+        let Ok(text) = std::fs::read(CONFIG) else { return Ok(None) };
+        serde_json::from_slice::<Configured>(&text).map(|config| config.criu).map_err(|error| Error::new(format!("read {CONFIG}: {error}")))
+    };
+    let named = match given.map(Path::to_owned).or_else(|| std::env::var_os("HULL_CRIU").filter(|name| !name.is_empty()).map(PathBuf::from)) {
+        Some(path) => Some(path),
+        None => configured()?,
+    };
+    if let Some(path) = named {
+        // A name without a slash is looked up, as everybody does.
+        let found = if path.components().count() == 1 { in_path(&path) } else { Some(path.clone()).filter(|path| path.is_file()) };
+        return found.ok_or_else(|| Error::new(format!("criu: {} is not there; name the criu program with --criu PATH", path.display())));
+    }
+    in_path(Path::new("criu")).ok_or_else(|| Error::new("criu is not installed: checkpoint and restore need it (the package criu), or --criu PATH"))
+}
+
+fn in_path(name: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// What criu starts with.
+pub struct World<'a> {
+    /// The folder of images, absolute.
+    pub images: &'a Path,
+    /// The folder of log and work, absolute.
+    pub work: &'a Path,
+    /// Descriptors that it inherits, from [`FIRST`] on.
+    pub inherit: &'a [i32],
+    /// It keeps hull's stdin, stdout and stderr, which become the container's.
+    pub stdio: bool,
+    /// In a mount namespace of its own: the folder bound on the other one.
+    pub bind: Option<(&'a Path, &'a Path)>,
+    /// The v2 cgroup it is born in.
+    pub cgroup: Option<i32>,
+    /// The `tasks` files of v1 cgroups that it enters.
+    pub tasks: &'a [i32],
+}
+
+/// A running criu.
+pub struct Session {
+    socket: Held,
+    pidfd: Option<Held>,
+    /// Its process id.
+    pub pid: i32,
+    program: PathBuf,
+    /// What it says where it has no log.
+    messages: Held,
+    /// Major, minor and sublevel, as 40201.
+    pub version: u32,
+}
+
+/// What criu tells while it works.
+pub struct Event {
+    /// How far it is.
+    pub script: String,
+    /// The process that is meant.
+    pub pid: i32,
+    /// What came with it.
+    pub descriptor: Option<OwnedFd>,
+}
+
+impl Drop for Session {
+    /// Without its peer criu takes back what it has not finished.
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.pidfd.take() {
+            drop(std::mem::replace(&mut self.socket, Held(-1)));
+            let _ = process::wait(pidfd.0, false);
+        }
+    }
+}
+
+fn c_string(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::new(format!("path {} contains a NUL byte", path.display())))
+}
+
+/// What the child does between clone and execve: plain system calls only.
+///
+/// criu opens the folders that a request names by `/proc/PID/fd/N` of whoever made the socket, and mounts below its work folder: so the
+/// child itself makes the socket and opens the folders, in the mount namespace that criu will be in. hull takes its end by the pidfd.
+struct Birth<'a> {
+    images: CString,
+    work: CString,
+    inherit: &'a [Held],
+    stdio: Option<(i32, i32)>,
+    bind: Option<(CString, CString)>,
+    tasks: &'a [i32],
+    /// Where the child says that it has come so far, and waits.
+    sync: i32,
+}
+
+impl Birth<'_> {
+    fn enter(&self) -> Sys<()> {
+        for &tasks in self.tasks {
+            file::write(tasks, b"0")?;
+        }
+        if let Some((source, target)) = &self.bind {
+            process::unshare(libc::CLONE_NEWNS as u64)?;
+            mount::mount(c"", c"/", c"", libc::MS_SLAVE | libc::MS_REC, c"")?;
+            mount::mount(source, target, c"", libc::MS_BIND | libc::MS_REC, c"")?;
+        }
+        let images = file::openat(libc::AT_FDCWD, &self.images, libc::O_RDONLY | libc::O_DIRECTORY, 0).and_then(high)?;
+        let work = file::openat(libc::AT_FDCWD, &self.work, libc::O_RDONLY | libc::O_DIRECTORY, 0).and_then(high)?;
+        let (hulls, own) = socket::message_pair()?;
+        let (hulls, own) = (high(hulls)?, high(own)?);
+        if let Some((null, messages)) = self.stdio {
+            file::dup_to(null, 0)?;
+            file::dup_to(messages, 1)?;
+            file::dup_to(messages, 2)?;
+        }
+        socket::send(self.sync, &hulls.to_ne_bytes())?;
+        let mut byte = [0_u8; 1];
+        if socket::recv(self.sync, &mut byte)? == 0 {
+            return Err(nix::errno::Errno::ECANCELED);
+        }
+        for (number, from) in [(SOCKET, own), (IMAGES, images), (WORK, work)].into_iter().chain((FIRST..).zip(self.inherit.iter().map(|held| held.0))) {
+            file::dup_to(from, number)?;
+        }
+        process::default_signals(1 << (libc::SIGPIPE - 1));
+        process::unblock_signals();
+        Ok(())
+    }
+}
+
+/// A descriptor out of the way of those that criu gets.
+fn high(raw: i32) -> Sys<i32> {
+    nix::fcntl::fcntl(socket::borrow(raw), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(512))
+}
+
+impl Session {
+    /// Starts criu and asks for its version.
+    ///
+    /// # Errors
+    /// It cannot be run, or is too old to be asked.
+    pub fn start(program: &Path, world: &World) -> Result<Self> {
+        let inherit = world.inherit.iter().map(|raw| high(*raw).map(Held).on("copy", "a descriptor for criu")).collect::<Result<Vec<_>>>()?;
+        let messages = file::memfd(c"criu:messages", 0).map(Held).on("make", "a memory file for criu's messages")?;
+        let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
+        let bind = world.bind.map(|(source, target)| Ok::<_, Error>((c_string(source)?, c_string(target)?))).transpose()?;
+        let (sync, theirs) = socket_pair()?;
+        let birth = Birth {
+            images: c_string(world.images)?,
+            work: c_string(world.work)?,
+            inherit: &inherit,
+            stdio: (!world.stdio).then_some((null.0, messages.0)),
+            bind,
+            tasks: world.tasks,
+            sync: theirs.0,
+        };
+        let path = c_string(program)?;
+        let args = [c"criu".to_owned(), c"swrk".to_owned(), c"3".to_owned()];
+        let env = environment();
+        let mut arrays = Arrays::with_room(args.len() + env.len());
+        let (pid, pidfd) = match process::clone(0, world.cgroup).on("start", program.display())? {
+            Cloned::Child => {
+                let errno = match birth.enter() {
+                    Ok(()) => arrays.execveat(libc::AT_FDCWD, &path, args.iter().map(CString::as_c_str), env.iter().map(CString::as_c_str), 0),
+                    Err(errno) => errno,
+                };
+                process::exit(errno as i32)
+            }
+            Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
+        };
+        drop(theirs);
+        let mut session = Self { socket: Held(-1), pidfd: Some(pidfd), pid, program: program.to_owned(), messages, version: 0 };
+        session.take_socket(&sync)?;
+        session.version = session.ask_version()?;
+        Ok(session)
+    }
+
+    fn take_socket(&mut self, sync: &Held) -> Result<()> {
+        let mut number = [0_u8; 4];
+        let raw = match (socket::recv(sync.0, &mut number), &self.pidfd) {
+            (Ok(4), Some(pidfd)) => process::pidfd_getfd(pidfd.0, i32::from_ne_bytes(number)),
+            _ => return Err(self.did_not_start()),
+        };
+        self.socket = raw.map(Held).on("take", "the socket to criu")?;
+        socket::send(sync.0, &[0]).on("send a request to", "criu")
+    }
+
+    fn ask_version(&mut self) -> Result<u32> {
+        let request = Request { kind: Kind::Version as i32, keep_open: Some(true), ..Request::default() };
+        let answer = self.send(&request).and_then(|()| self.receive()).map_err(|_| self.did_not_start())?.0;
+        let version = answer.version.filter(|_| answer.success).ok_or_else(|| Error::new(format!("{} does not tell its version: criu 3.0 or later is needed", self.program.display())))?;
+        let number = (version.major * 10_000 + version.minor * 100 + version.sublevel.unwrap_or(0)).unsigned_abs();
+        crate::log::debug(|| format!("criu {} is version {}", self.program.display(), words(number)));
+        if number < OLDEST {
+            return Err(Error::new(format!("criu {} ({}) is too old: 3.0 or later is needed", words(number), self.program.display())));
+        }
+        Ok(number)
+    }
+
+    /// It ended before it said a word: the loader's message, or its exit status, which is the error number where execve failed.
+    fn did_not_start(&mut self) -> Error {
+        let ended = self.pidfd.take().and_then(|pidfd| process::wait(pidfd.0, false).ok().flatten());
+        let said = read_all(self.messages.0);
+        let why = match (said.lines().last(), ended) {
+            (Some(line), _) if !line.trim().is_empty() => line.trim().to_owned(),
+            (_, Some(process::Ended::Exited(number))) if number != 0 => crate::error::words(nix::errno::Errno::from_raw(number)),
+            _ => "it ended at once".to_owned(),
+        };
+        Error::new(format!("criu cannot be run: {}: {why}; name another with --criu PATH", self.program.display()))
+    }
+
+    /// Asks what kernel and criu can do together.
+    ///
+    /// # Errors
+    /// criu ended, or cannot be asked.
+    pub fn features(&mut self, wanted: Features) -> Result<Features> {
+        let request = Request { kind: Kind::FeatureCheck as i32, keep_open: Some(true), features: Some(wanted), ..Request::default() };
+        self.send(&request)?;
+        let answer = self.receive()?.0;
+        answer.features.filter(|_| answer.success).ok_or_else(|| Error::new(format!("criu {} cannot tell its features", words(self.version))))
+    }
+
+    /// Carries one request out; `on` answers what criu tells meanwhile, and its error is criu's failure.
+    ///
+    /// # Errors
+    /// criu's, in its own decisive words; that of `on`.
+    pub fn carry_out(&mut self, kind: Kind, options: Options, log: &Path, on: &mut dyn FnMut(Event) -> Result<()>) -> Result<Response> {
+        let request = Request { kind: kind as i32, options: Some(options), ..Request::default() };
+        self.send(&request)?;
+        let mut refused = None;
+        loop {
+            let (answer, descriptor) = match self.receive() {
+                Ok(pair) => pair,
+                Err(error) => return Err(refused.unwrap_or_else(|| self.failed(log, Some(error)))),
+            };
+            if answer.kind() == Kind::Notify && answer.success {
+                let notice = answer.notify.unwrap_or_default();
+                let event = Event { script: notice.script.unwrap_or_default(), pid: notice.pid.unwrap_or(0), descriptor };
+                crate::log::debug(|| format!("criu: {}", event.script));
+                let accepted = match on(event) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        refused.get_or_insert(error);
+                        false
+                    }
+                };
+                let reply = Request { kind: Kind::Notify as i32, notify_success: Some(accepted), ..Request::default() };
+                self.send(&reply)?;
+                continue;
+            }
+            return match refused {
+                Some(error) => Err(error),
+                None if answer.success && answer.kind() == kind => Ok(answer),
+                None => Err(self.failed(log, answer.message.map(Error::new))),
+            };
+        }
+    }
+
+    /// Waits for criu's own end.
+    ///
+    /// # Errors
+    /// It ended with another status than 0.
+    pub fn end(mut self, log: &Path) -> Result<()> {
+        drop(std::mem::replace(&mut self.socket, Held(-1)));
+        let Some(pidfd) = self.pidfd.take() else { return Ok(()) };
+        match process::wait(pidfd.0, false).on("wait for", "criu")? {
+            Some(process::Ended::Exited(0)) | None => Ok(()),
+            Some(_) => Err(self.failed(log, None)),
+        }
+    }
+
+    fn failed(&self, path: &Path, said: Option<Error>) -> Error {
+        let decisive = log::decisive(path).or_else(|| said.map(|error| error.to_string()).filter(|text| !text.is_empty()));
+        let why = decisive.unwrap_or_else(|| "it did not say why".to_owned());
+        let hint = log::hint(&why, self.version).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let place = if path.exists() { format!(" (criu {}, log: {})", words(self.version), path.display()) } else { format!(" (criu {})", words(self.version)) };
+        Error::new(format!("criu failed: {why}{place}{hint}"))
+    }
+
+    fn send(&self, request: &Request) -> Result<()> {
+        socket::send(self.socket.0, &request.encode_to_vec()).on("send a request to", "criu")
+    }
+
+    /// One message; a descriptor may come with it.
+    fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
+        let mut bytes = vec![0_u8; 64 * 1024];
+        let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+        let (count, descriptor) = loop {
+            let mut iov = [std::io::IoSliceMut::new(&mut bytes)];
+            let message = match recvmsg::<()>(self.socket.0, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => other.on("receive an answer from", "criu")?,
+            };
+            let mut descriptor = None;
+            for control in message.cmsgs().on("receive an answer from", "criu")? {
+                if let ControlMessageOwned::ScmRights(descriptors) = control {
+                    descriptor = descriptors.first().map(|raw| socket::owned(*raw));
+                }
+            }
+            break (message.bytes, descriptor);
+        };
+        if count == 0 {
+            return Err(Error::new("criu ended without an answer"));
+        }
+        let response = Response::decode(&bytes[..count]).map_err(|error| Error::new(format!("criu's answer cannot be read: {error}")))?;
+        Ok((response, descriptor))
+    }
+}
+
+/// 40201 as 4.2.1.
+pub fn words(version: u32) -> String {
+    let (major, minor, sublevel) = (version / 10_000, version / 100 % 100, version % 100);
+    if sublevel == 0 { format!("{major}.{minor}") } else { format!("{major}.{minor}.{sublevel}") }
+}
+
+/// hull's own, as criu looks for iptables and its plugins by it.
+fn environment() -> Vec<CString> {
+    let join = |(name, value): (std::ffi::OsString, std::ffi::OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok();
+    std::env::vars_os().filter_map(join).collect()
+}
+
+fn read_all(raw: i32) -> String {
+    let mut buffer = [0_u8; 4096];
+    let count = file::rewind(raw).and_then(|()| file::read(raw, &mut buffer)).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..count]).into_owned()
+}

@@ -1,0 +1,158 @@
+//! `checkpoint`: a running container is written to a folder of images, and ends or runs on.
+
+use super::criu::{self, Session, World};
+use super::inventory::{self, Mounts};
+use super::rpc::{self, Features, Kind};
+use super::{Common, Folders, images};
+use crate::container::{Container, Status};
+use crate::state::Store;
+use crate::{Context, Error, Result};
+use std::path::PathBuf;
+
+/// The log's name in the work path.
+const LOG: &str = "dump.log";
+
+/// What `checkpoint` was asked.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    /// What restore is asked as well.
+    pub common: Common,
+    /// `--leave-running`.
+    pub leave_running: bool,
+    /// `--pre-dump`: memory only, for a later dump with this one as its parent.
+    pub pre_dump: bool,
+    /// `--parent-path`: the former images, relative to the images' folder.
+    pub parent: Option<PathBuf>,
+    /// `--tcp-skip-in-flight`.
+    pub tcp_skip_in_flight: bool,
+    /// `--link-remap`.
+    pub link_remap: bool,
+    /// `--page-server`: address and port.
+    pub page_server: Option<(String, u16)>,
+    /// `--status-fd`: gets a NUL byte when lazy pages can be asked for.
+    pub status_fd: Option<i32>,
+}
+
+/// Saves a container.
+///
+/// # Errors
+/// It does not run; criu is not there, too old, or fails: then the container is as it was.
+pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
+    super::needs_root("checkpoint")?;
+    let lock = store.lock(id)?;
+    let container = Container::open(store, id)?;
+    match container.status() {
+        Status::Running | Status::Paused => {}
+        status => return Err(Error::new(format!("container cannot be checkpointed in {} state", status.word()))),
+    }
+    let frozen = container.status() == Status::Paused;
+    save(store, &container, dump).inspect_err(|_| leave_as_it_was(&container, frozen))?;
+    if dump.pre_dump || dump.leave_running {
+        return Ok(());
+    }
+    let ended = container.take_down();
+    drop(lock);
+    ended
+}
+
+/// criu lets the processes go on by itself; one that was killed over it may have left the freezer closed.
+fn leave_as_it_was(container: &Container, frozen: bool) {
+    if let Ok(Some(group)) = container.group()
+        && !frozen
+        && group.frozen().unwrap_or(false)
+    {
+        let _ = group.thaw();
+    }
+}
+
+fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
+    let common = &dump.common;
+    images::make_folder(&common.images)?;
+    let program = criu::find(common.criu.as_deref())?;
+    let folders = common.folders(LOG)?;
+    let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
+    let Folders { images, work, .. } = &folders;
+    let mut session = Session::start(&program, &World { images, work, inherit: &inherit, stdio: false, bind: None, cgroup: None, tasks: &[] })?;
+    check_features(&mut session, dump)?;
+    let mut options = options(store, container, dump, &folders)?;
+    let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
+    if !dump.pre_dump {
+        let names = serde_json::to_vec(&container.record.stdio).map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;
+        images::write_private(&common.images.join(images::DESCRIPTORS), &names)?;
+    }
+    // Since 3.15 criu tells when lazy pages are ready; before it takes the descriptor itself.
+    if session.version < 31_500 {
+        options.status_fd = dump.status_fd.map(|_| criu::FIRST);
+    }
+    let mut status = dump.status_fd.map(crate::init::Held);
+    session.carry_out(kind, options, &folders.log, &mut |event| match event.script.as_str() {
+        // With the answer the source ends: what is saved must be on the disk.
+        "post-dump" => images::settle(&common.images).map_err(|error| error.within("the images cannot be saved")),
+        "status-ready" => status.take().map_or(Ok(()), |held| crate::sys::file::write(held.0, &[0]).map(drop).on("write to", "--status-fd")),
+        _ => Ok(()),
+    })?;
+    if dump.pre_dump {
+        // criu waits for the next one, and takes the end of the conversation for a failure.
+        drop(session);
+        return images::settle(&common.images);
+    }
+    session.end(&folders.log)
+}
+
+/// What kernel and criu must be able to do is asked before anything stops.
+fn check_features(session: &mut Session, dump: &Dump) -> Result<()> {
+    let common = &dump.common;
+    let memory = dump.pre_dump || dump.parent.is_some();
+    if memory || common.lazy_pages {
+        let wanted = Features { mem_track: memory.then_some(true), lazy_pages: common.lazy_pages.then_some(true) };
+        let can = session.features(wanted)?;
+        if memory && can.mem_track != Some(true) {
+            return Err(Error::new(
+                "--pre-dump and --parent-path need a kernel that tracks written pages: this one is built without CONFIG_MEM_SOFT_DIRTY",
+            ));
+        }
+        if common.lazy_pages && can.lazy_pages != Some(true) {
+            return Err(Error::new("--lazy-pages needs a kernel with CONFIG_USERFAULTFD, its events for forks and mappings included, and a criu built for it"));
+        }
+    }
+    Ok(())
+}
+
+fn options(store: &Store, container: &Container, dump: &Dump, folders: &Folders) -> Result<rpc::Options> {
+    let record = &container.record;
+    let spec = &record.spec;
+    let mut options = rpc::Options {
+        pid: Some(record.pid),
+        root: Some(spec.rootfs().to_string_lossy().into_owned()),
+        leave_running: Some(dump.leave_running),
+        tcp_skip_in_flight: dump.tcp_skip_in_flight.then_some(true),
+        link_remap: Some(dump.link_remap),
+        parent_img: dump.parent.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        track_mem: (dump.parent.is_some() || dump.pre_dump).then_some(true),
+        page_server: dump.page_server.as_ref().map(|(address, port)| rpc::PageServer { address: Some(address.clone()), port: Some(i32::from(*port)) }),
+        freeze_cgroup: freezer(container),
+        ..dump.common.options(folders, &spec.config().annotations)
+    };
+    for joined in super::joined(&record.facts) {
+        let path = format!("/proc/{}/ns/{}", record.pid, joined.kind);
+        let stat = std::fs::metadata(&path).on("stat", &path)?;
+        options.external.push(format!("{}[{}]:{}", joined.kind, std::os::unix::fs::MetadataExt::ino(&stat), joined.key));
+    }
+    if !dump.pre_dump {
+        let plan = super::plan_of(store, record)?;
+        let externals = inventory::externals(&plan, &inventory::recorded(&record.outcomes));
+        for (point, key, _) in inventory::present(&externals, &Mounts::of(record.pid)?)? {
+            options.ext_mnt.push(rpc::ExternalMount { key: point, value: key });
+        }
+    }
+    crate::log::debug(|| format!("criu: {options:?}"));
+    Ok(options)
+}
+
+/// The folder by which criu stops everything at once.
+fn freezer(container: &Container) -> Option<String> {
+    let places = &container.record.cgroup.as_ref()?.places;
+    let has = |place: &&crate::cgroups::Place| place.controllers.iter().any(|controller| controller == "freezer");
+    let v2 = |place: &&crate::cgroups::Place| place.version == crate::cgroups::Version::V2;
+    places.iter().find(has).or_else(|| places.iter().find(v2)).map(|place| place.dir.clone())
+}

@@ -1,0 +1,224 @@
+//! What of a container is not criu's to save and make: taken from the plan by which it was made, not from the config again.
+
+use crate::plan::outside::{Open, OutStep};
+use crate::plan::step::{Protection, Step, slot};
+use crate::plan::{Placed, Plan};
+use crate::state::Decided;
+use crate::sys::file::{self, RESOLVE_IN_ROOT};
+use crate::init::Held;
+use crate::{Context, Error, Result};
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+/// A mount whose file system belongs to the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct External {
+    /// Where the plan mounts it, in the container.
+    pub target: String,
+    /// By what name it stands in the images. (runc's: the target; for a masked file the null device.)
+    pub key: String,
+    /// What is there, on the host.
+    pub source: PathBuf,
+    /// The step's origin in the config.
+    pub from: String,
+    /// With what is mounted below it.
+    pub recursive: bool,
+    /// A folder of the container's tree is covered: something must be there to be covered.
+    pub folder: Option<bool>,
+}
+
+/// The external mounts of a plan. A step whose policy decides gives one if it was decided so, or if that is not known.
+pub fn externals(plan: &Plan, decided: &dyn Fn(usize, &Placed<Step>) -> Option<String>) -> Vec<External> {
+    let mut found = Vec::new();
+    for (index, placed) in plan.inside.iter().enumerate() {
+        let from = placed.from.to_string();
+        let add = |target: &str, key: &str, source: PathBuf, recursive: bool| External {
+            target: target.to_owned(),
+            key: key.to_owned(),
+            source,
+            from: from.clone(),
+            recursive,
+            folder: None,
+        };
+        let outcome = decided(index, placed);
+        let host = outcome.as_deref() == Some("bound-from-host");
+        match &placed.step {
+            Step::Bind { target, slot: number, source, recursive, .. } => {
+                found.push(add(target, target, source_of(plan, *number, source), *recursive));
+            }
+            Step::Mount { target, source, .. } if host => {
+                let source = if source.starts_with('/') { source } else { target };
+                found.push(add(target, target, PathBuf::from(source), true));
+            }
+            Step::Node { path, bind: true, .. } => found.push(add(path, path, PathBuf::from(path), false)),
+            Step::Protect { target, how: Protection::Mask } if outcome.as_deref() != Some("skipped") && outcome.as_deref() != Some("masked-folder") => {
+                found.push(External { folder: Some(false), ..add(target, NULL, PathBuf::from(NULL), false) });
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The key of all masked files, as runc has it.
+pub const NULL: &str = "/dev/null";
+
+fn source_of(plan: &Plan, number: u32, path: &str) -> PathBuf {
+    let opened = plan.outside.iter().find_map(|placed| match &placed.step {
+        OutStep::Open { slot, what: Open::Tree { path, .. } } if number != slot::NONE && *slot == number => Some(path.clone()),
+        _ => None,
+    });
+    opened.unwrap_or_else(|| PathBuf::from(path))
+}
+
+/// The record's outcomes, found again in a plan that was made anew: by the step's place, or by its origin where another hull numbered
+/// its steps otherwise.
+pub fn recorded(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
+    move |index, placed| {
+        let same = |decided: &&Decided| decided.from == placed.from;
+        let exact = outcomes.iter().find(|decided| decided.step as usize == index && decided.from == placed.from);
+        exact.or_else(|| outcomes.iter().find(same)).map(|decided| decided.outcome.clone())
+    }
+}
+
+/// One line of `mountinfo` (proc_pid_mountinfo(5)).
+#[derive(Clone, Debug)]
+pub struct Mounted {
+    /// The mount's id.
+    pub id: u64,
+    /// Where it is, in the container.
+    pub point: String,
+    /// The file system's type.
+    pub fstype: String,
+    /// The file system's device, major and minor.
+    pub device: String,
+}
+
+/// The mounts of a process, and its root.
+pub struct Mounts {
+    root: Held,
+    /// In the order of the kernel's list.
+    pub all: Vec<Mounted>,
+}
+
+impl Mounts {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn of(pid: i32) -> Result<Self> {
+        let path = format!("/proc/{pid}/mountinfo");
+        let text = std::fs::read_to_string(&path).on("read", &path)?;
+        let root = CString::new(format!("/proc/{pid}/root")).map_err(|_| Error::new("a path contains a NUL byte"))?;
+        let root = file::openat(libc::AT_FDCWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).on("open", "the container's root")?;
+        Ok(Self { root, all: text.lines().filter_map(parse).collect() })
+    }
+
+    /// The mount that stands at a path in the container, symbolic links followed within its root; none where no mount begins there.
+    pub fn at(&self, path: &str) -> Option<&Mounted> {
+        let name = CString::new(path).ok()?;
+        let held = file::openat2(self.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT).map(Held).ok()?;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.0)).ok()?;
+        let id: u64 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
+        let mounted = self.all.iter().find(|mounted| mounted.id == id)?;
+        // The path may lie deeper in the mount: then it is not its beginning.
+        let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).ok()?;
+        (real == Path::new(&mounted.point)).then_some(mounted)
+    }
+
+    /// Mounts below a point.
+    pub fn below(&self, point: &str) -> impl Iterator<Item = &Mounted> {
+        let prefix = format!("{}/", point.trim_end_matches('/'));
+        self.all.iter().filter(move |mounted| mounted.point.starts_with(&prefix))
+    }
+}
+
+fn parse(line: &str) -> Option<Mounted> {
+    let (front, back) = line.split_once(" - ")?;
+    let mut fields = front.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    let device = fields.nth(1)?.to_owned();
+    let point = unescape(fields.nth(1)?);
+    Some(Mounted { id, point, fstype: back.split(' ').next()?.to_owned(), device })
+}
+
+/// `\040` and its like (proc_pid_mountinfo(5)).
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = (first == b'\\').then(|| tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok())).flatten();
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The external mounts that are there in a running container: (mount point, key, source). What lies below a recursive bind belongs to it.
+///
+/// # Errors
+/// A source that is not UTF-8, which criu's messages cannot carry.
+pub fn present(externals: &[External], mounts: &Mounts) -> Result<Vec<(String, String, String)>> {
+    let mut list: Vec<(String, String, String)> = Vec::new();
+    let mut put = |point: &str, key: &str, source: &Path| -> Result<()> {
+        let source = source.to_str().ok_or_else(|| Error::new(format!("path {} is not UTF-8", source.display())))?;
+        if !list.iter().any(|(known, ..)| known == point) {
+            list.push((point.to_owned(), key.to_owned(), source.to_owned()));
+        }
+        Ok(())
+    };
+    let mut whole = Vec::new();
+    for external in externals {
+        let Some(mounted) = mounts.at(&external.target) else { continue };
+        if external.key == NULL && mounted.fstype == "tmpfs" && is_folder(mounts, &external.target) {
+            continue;
+        }
+        let key = if external.key == NULL { NULL.to_owned() } else { mounted.point.clone() };
+        put(&mounted.point, &key, &external.source)?;
+        if external.recursive {
+            whole.push((mounted.point.clone(), external.source.clone()));
+        }
+    }
+    for (point, source) in whole {
+        for deeper in mounts.below(&point) {
+            let rest = &deeper.point[point.trim_end_matches('/').len() + 1..];
+            put(&deeper.point, &deeper.point, &source.join(rest))?;
+        }
+    }
+    Ok(list)
+}
+
+fn is_folder(mounts: &Mounts, path: &str) -> bool {
+    let Ok(name) = CString::new(path) else { return false };
+    let held = file::openat2(mounts.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT).map(Held);
+    held.and_then(|held| file::fstat(held.0)).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_of_mountinfo_are_read() {
+        let mounted = parse(r"31 22 0:5 / /a\040b\134c rw - ext4 /dev/x rw").unwrap();
+        assert_eq!((mounted.id, mounted.point.as_str(), mounted.fstype.as_str()), (31, r"/a b\c", "ext4"));
+    }
+
+    #[test]
+    fn a_masked_file_is_external_and_a_masked_folder_is_not() {
+        let step = |target: &str| Placed { step: Step::Protect { target: target.into(), how: Protection::Mask }, from: format!("mask {target}").into() };
+        let plan = Plan { inside: vec![step("/a"), step("/b"), step("/c")], ..Plan::default() };
+        let outcome = |step, outcome: &str, target| Decided { step, from: format!("mask {target}"), outcome: outcome.into() };
+        let outcomes = [outcome(0, "masked-file", "/a"), outcome(1, "masked-folder", "/b"), outcome(2, "skipped", "/c")];
+        let found = externals(&plan, &recorded(&outcomes));
+        assert_eq!(found.iter().map(|external| external.target.as_str()).collect::<Vec<_>>(), ["/a"]);
+    }
+}

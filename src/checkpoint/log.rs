@@ -1,0 +1,62 @@
+//! criu's log: the line that says why, and what to do about it.
+
+use std::path::Path;
+
+/// The first line that criu marks as an error, without its time stamp: what follows are its consequences. None in a log without one.
+pub fn decisive(path: &Path) -> Option<String> {
+    let text = std::fs::read(path).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let errors = || text.lines().filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest));
+    // "file.c:line): what happened"
+    let words = |rest: &str| rest.split_once("): ").map_or(rest, |(_, words)| words).trim().to_owned();
+    errors().map(words).find(|line| !is_consequence(line)).or_else(|| errors().map(words).next())
+}
+
+/// Lines that criu prints as errors and that decide nothing.
+fn is_consequence(line: &str) -> bool {
+    ["rlimit: Can't setup RLIMIT_NOFILE for self"].iter().any(|known| line.starts_with(known))
+}
+
+/// What to do, where the line tells it.
+pub fn hint(line: &str, version: u32) -> Option<String> {
+    let has = |part: &str| line.contains(part);
+    let kernel = || std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+    if has("vdso") || has("vDSO") || has("VDSO") || has("rseq") || has("robust list") && version < 40_000 {
+        return Some(format!("this criu is too old for kernel {}: name a newer one with --criu PATH", kernel()));
+    }
+    if has("Connected TCP socket") || has("tcp-established") {
+        return Some("an open TCP connection is saved with --tcp-established, or closed with --tcp-close".into());
+    }
+    if has("External socket is used") || has("ext-unix-sk") {
+        return Some("a Unix socket to somebody outside is allowed with --ext-unix-sk".into());
+    }
+    if has("file-locks") || has("Some file locks are hold") {
+        return Some("held file locks are saved with --file-locks".into());
+    }
+    if has("shell-job") || has("its parent pid") || has("leader of its session") {
+        return Some("a program on the caller's own terminal is saved with --shell-job".into());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_is_the_decisive_line() {
+        let path = std::env::temp_dir().join(format!("hull-log-{}", std::process::id()));
+        std::fs::write(&path, "(00.001) Running\n(00.002) Error (criu/tty.c:12): tty: Found dangling tty\n(00.003) Error (criu/cr-dump.c:9): Dumping FAILED.\n").unwrap();
+        assert_eq!(decisive(&path).as_deref(), Some("tty: Found dangling tty"));
+        std::fs::write(&path, "(00.001) fine\n").unwrap();
+        assert_eq!(decisive(&path), None);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn hints_say_what_to_do() {
+        assert!(hint("inet: Connected TCP socket, consider using --tcp-established option.", 40_201).unwrap().contains("--tcp-close"));
+        assert!(hint("vdso: Can't find vdso", 31_701).unwrap().contains("too old"));
+        assert_eq!(hint("no space left", 40_201), None);
+    }
+}

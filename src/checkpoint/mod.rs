@@ -1,0 +1,149 @@
+//! Containers saved to disk and brought back, by CRIU.
+//!
+//! hull does `outside` and has CRIU do `inside`: the plan is the inventory of what is not CRIU's (mounts of the host, joined namespaces,
+//! the cgroup, the console). The folders of images are plain CRIU images with `descriptors.json`, as runc writes and reads them.
+
+#![forbid(unsafe_code)]
+
+mod criu;
+mod dump;
+mod images;
+mod inventory;
+mod log;
+mod restore;
+mod rpc;
+
+pub use dump::{Dump, checkpoint};
+pub use restore::{Bring, restore};
+pub use rpc::{CgroupMode, NetworkLock};
+
+use crate::facts::Owner;
+use crate::plan::Plan;
+use crate::state::{Record, Store};
+use crate::{Context, Error, Result};
+use std::path::{Path, PathBuf};
+
+/// What checkpoint and restore are asked alike.
+#[derive(Clone, Debug, Default)]
+pub struct Common {
+    /// `--image-path`.
+    pub images: PathBuf,
+    /// `--work-path`: the log and what else criu needs; the images' folder if nothing is given.
+    pub work: Option<PathBuf>,
+    /// `--tcp-established`.
+    pub tcp_established: bool,
+    /// `--tcp-close`.
+    pub tcp_close: bool,
+    /// `--ext-unix-sk`.
+    pub ext_unix_sk: bool,
+    /// `--shell-job`.
+    pub shell_job: bool,
+    /// `--file-locks`.
+    pub file_locks: bool,
+    /// `--auto-dedup`.
+    pub auto_dedup: bool,
+    /// `--lazy-pages`.
+    pub lazy_pages: bool,
+    /// `--manage-cgroups-mode`.
+    pub cgroups: Option<CgroupMode>,
+    /// `--empty-ns`: `CLONE_NEW*`.
+    pub empty_ns: u32,
+    /// `--network-lock`.
+    pub network_lock: Option<NetworkLock>,
+    /// `--criu`.
+    pub criu: Option<PathBuf>,
+}
+
+/// The folders, absolute, and the log's path.
+struct Folders {
+    images: PathBuf,
+    work: PathBuf,
+    log: PathBuf,
+}
+
+impl Common {
+    fn folders(&self, log: &str) -> Result<Folders> {
+        if let Some(path) = &self.work {
+            images::make_folder(path)?;
+        }
+        let absolute = |path: &Path| path.canonicalize().on("open", path.display());
+        let images = absolute(&self.images)?;
+        let work = self.work.as_deref().map_or_else(|| Ok(images.clone()), absolute)?;
+        Ok(Folders { images, log: work.join(log), work })
+    }
+
+    /// What dump and restore tell criu alike.
+    fn options(&self, folders: &Folders, annotations: &std::collections::BTreeMap<String, String>) -> rpc::Options {
+        rpc::Options {
+            images_dir_fd: criu::IMAGES,
+            work_dir_fd: Some(criu::WORK),
+            log_level: Some(4),
+            log_file: folders.log.file_name().map(|name| name.to_string_lossy().into_owned()),
+            notify_scripts: Some(true),
+            tcp_established: Some(self.tcp_established),
+            tcp_close: self.tcp_close.then_some(true),
+            ext_unix_sk: Some(self.ext_unix_sk),
+            shell_job: Some(self.shell_job),
+            file_locks: Some(self.file_locks),
+            auto_dedup: Some(self.auto_dedup),
+            lazy_pages: Some(self.lazy_pages),
+            orphan_pts_master: Some(true),
+            manage_cgroups: Some(true),
+            manage_cgroups_mode: Some(self.cgroups.unwrap_or(CgroupMode::Default) as i32),
+            empty_ns: Some(self.empty_ns),
+            network_lock: self.network_lock.map(|lock| lock as i32),
+            config_file: config_file(annotations),
+            ..rpc::Options::default()
+        }
+    }
+}
+
+/// criu's own configuration file: the annotation's (none at all where it is empty), hull's, or the one that engines write for runc.
+fn config_file(annotations: &std::collections::BTreeMap<String, String>) -> Option<String> {
+    match annotations.get("org.criu.config") {
+        Some(path) => Some(path.clone()).filter(|path| !path.is_empty()),
+        None => ["/etc/criu/hull.conf", "/etc/criu/runc.conf"].iter().find(|path| Path::new(path).exists()).map(ToString::to_string),
+    }
+}
+
+/// A namespace of the container's that was there before it, and stays: criu must not make it.
+struct Joined {
+    /// criu's name of the kind.
+    kind: &'static str,
+    /// By what name it stands in the images, as runc has it.
+    key: &'static str,
+    path: String,
+}
+
+/// Network and process namespaces that are joined by path. (criu joins the other kinds at restore by their files.)
+fn joined(facts: &crate::facts::Facts) -> Vec<Joined> {
+    let kinds = [(libc::CLONE_NEWNET, "net", "extRootNetNS"), (libc::CLONE_NEWPID, "pid", "extRootPidNS")];
+    let known = facts.joined.iter().filter(|joined| joined.owner != Owner::Own);
+    known
+        .filter_map(|joined| {
+            let (_, kind, key) = kinds.iter().find(|(flag, ..)| *flag as u32 == joined.kind)?;
+            Some(Joined { kind, key, path: joined.path.clone() })
+        })
+        .collect()
+}
+
+/// The plan by which a container was made, made anew from its record.
+fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
+    let systemd_cgroup = record.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.driver, crate::cgroups::Driver::Systemd { .. }));
+    let options = crate::container::create::Options {
+        systemd_cgroup,
+        no_new_keyring: record.no_new_keyring,
+        layers: record.layers.clone(),
+        ..crate::container::create::Options::default()
+    };
+    let request = crate::container::create::request(store, &record.spec, &record.facts, &record.id, &options)?;
+    crate::plan::plan(&record.spec, &record.facts, &request).map_err(|error| error.within(format!("plan of container {}", record.id)))
+}
+
+/// Only root of the machine may: criu traces, and writes what the kernel lets nobody else write.
+fn needs_root(operation: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() || crate::facts::in_user_namespace() {
+        return Err(Error::new(format!("{operation} needs root: criu cannot do it for an ordinary user")));
+    }
+    Ok(())
+}

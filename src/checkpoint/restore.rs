@@ -1,0 +1,385 @@
+//! `restore`: `outside` as for create, and CRIU in place of `inside`.
+
+use super::criu::{self, Event, Session, World};
+use super::inventory::{self, External, Mounts};
+use super::rpc::{self, Kind};
+use super::{Common, Folders, images, joined};
+use crate::cgroups::Group;
+use crate::container::Container;
+use crate::container::create::{self, Compiled, Options};
+use crate::init::{Held, make_folder};
+use crate::plan::outside::OutStep;
+use crate::plan::step::{Refused, Step};
+use crate::plan::{Plan, state_document};
+use crate::spec::Spec;
+use crate::state::{self, Decided, Phase, Record, Store, VERSION};
+use crate::sys::{file, process, socket};
+use crate::{Context, Error, Result};
+use std::ffi::CString;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// The log's name in the work path.
+const LOG: &str = "restore.log";
+
+/// The mount point of the container's root for criu, in the container's folder.
+const ROOT: &str = "criu-root";
+
+/// What `restore` was asked.
+#[derive(Default)]
+pub struct Bring {
+    /// What checkpoint is asked as well.
+    pub common: Common,
+    /// What create is asked: pid file, systemd, and the like.
+    pub options: Options,
+    /// `--lsm-profile`: kind and name.
+    pub lsm_profile: Option<String>,
+    /// `--lsm-mount-context`.
+    pub lsm_mount_context: Option<String>,
+}
+
+/// What is undone unless the container has come to life.
+struct Work {
+    group: Option<Group>,
+    folder: PathBuf,
+    done: bool,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(self.folder.join(ROOT));
+        if self.done {
+            return;
+        }
+        let _ = crate::net::release(&self.folder);
+        if let Some(group) = &mut self.group {
+            let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
+            let _ = group.remove();
+        }
+    }
+}
+
+/// Brings a container back from a folder of images; its processes run. Answers it and a descriptor of its init, which is hull's child.
+///
+/// # Errors
+/// No images, a foreign kernel, what criu says: nothing of the container is left then.
+pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Option<Held>) -> Result<(Container, Held)> {
+    super::needs_root("restore")?;
+    state::check_id(id)?;
+    check_images(&bring.common.images)?;
+    let program = criu::find(bring.common.criu.as_deref())?;
+    let compiled = create::compile(store, spec, id, &bring.options)?;
+    let lock = store.make(id)?;
+    let result = bring_back(store, id, &compiled, bring, (&program, console));
+    if result.is_err() {
+        let _ = store.remove(id);
+    }
+    drop(lock);
+    result
+}
+
+fn check_images(folder: &Path) -> Result<()> {
+    if !folder.is_dir() {
+        return Err(Error::new(format!("there are no images to restore from: {} is no folder", folder.display())));
+    }
+    if !folder.join(images::INVENTORY).exists() {
+        return Err(Error::new(format!("there are no images to restore from: {} holds no {}", folder.display(), images::INVENTORY)));
+    }
+    Ok(())
+}
+
+fn first_record(id: &str, compiled: &Compiled, options: &Options) -> Record {
+    Record {
+        version: VERSION,
+        boot_id: state::boot_id(),
+        id: id.to_owned(),
+        phase: Phase::Creating,
+        pid: 0,
+        start_time: 0,
+        created: state::now(),
+        owner: compiled.facts.euid,
+        spec: compiled.spec.clone(),
+        facts: compiled.facts.clone(),
+        cgroup: None,
+        layers: options.layers.clone(),
+        outcomes: Vec::new(),
+        stdio: create::stdio(),
+        no_new_keyring: options.no_new_keyring,
+    }
+}
+
+fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console): (&Path, Option<Held>)) -> Result<(Container, Held)> {
+    let Compiled { spec, facts, plan, network: _ } = compiled;
+    let mut record = first_record(id, compiled, &bring.options);
+    let mut work = Work { group: None, folder: store.folder(id), done: false };
+    let root = work.folder.join(ROOT);
+    std::fs::create_dir(&root).on("make", root.display())?;
+    let folders = bring.common.folders(LOG)?;
+    let Folders { images, work: scratch, .. } = &folders;
+    let externals = inventory::externals(plan, &|_, _| None);
+    prepare_targets(&spec.rootfs(), plan, &externals);
+    let namespaces = joined(facts).into_iter().map(|joined| Ok((joined.key, open(&joined.path)?))).collect::<Result<Vec<_>>>()?;
+    let inherit: Vec<i32> = namespaces.iter().map(|(_, held)| held.0).collect();
+    let rootfs = spec.rootfs();
+    let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
+        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, bind: Some((&rootfs, &root)), cgroup, tasks })
+    })?;
+    let mut options = options(bring, &folders, compiled, &root, &externals)?;
+    options.cg_root = cgroup_roots(session.pid)?;
+    for (number, (key, _)) in (criu::FIRST..).zip(&namespaces) {
+        options.inherit_fd.push(rpc::InheritFd { key: (*key).to_owned(), descriptor: number });
+    }
+    crate::log::debug(|| format!("criu: {options:?}"));
+    let mut life = Life { store, record, spec, plan, console, pidfd: None };
+    let answer = session.carry_out(Kind::Restore, options, &folders.log, &mut |event| life.on(event))?;
+    let pid = answer.restore.map_or(life.record.pid, |restored| restored.pid);
+    session.end(&folders.log).inspect_err(|_| kill(pid))?;
+    let Life { record, pidfd, .. } = life;
+    let pidfd = pidfd.ok_or_else(|| Error::new("criu did not say which process it restored"))?;
+    if let Some(group) = &mut work.group {
+        group.commit();
+    }
+    work.done = true;
+    drop(work);
+    let container = Container::made(record, store);
+    create::announce(&container, &pidfd, &bring.options).inspect_err(|_| drop(container.take_down()))?;
+    Ok((container, pidfd))
+}
+
+fn kill(pid: i32) {
+    if let Ok(pidfd) = process::pidfd_open(pid).map(Held) {
+        let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
+    }
+}
+
+fn open(path: &str) -> Result<Held> {
+    let name = CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
+    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)
+}
+
+/// Makes the cgroup and starts criu in it: what criu makes is born there. systemd makes it around criu.
+fn start_in_cgroup(
+    store: &Store,
+    record: &mut Record,
+    plan: &Plan,
+    work: &mut Work,
+    start: impl FnOnce(Option<i32>, &[i32]) -> Result<Session>,
+) -> Result<Session> {
+    let (mut cgroup, mut unit) = (None, None);
+    for placed in &plan.outside {
+        match &placed.step {
+            OutStep::Cgroup { plan, .. } => cgroup = Some(plan),
+            OutStep::Unit { plan } => unit = Some(plan),
+            _ => {}
+        }
+    }
+    record.cgroup = cgroup.or(unit).map(|plan| plan.record());
+    store.write(record)?;
+    let Some(cgroup) = cgroup else {
+        let session = start(None, &[])?;
+        if let Some(plan) = unit {
+            let mut group = Group::start(plan, nix::unistd::Pid::from_raw(session.pid))?;
+            group.apply(plan)?;
+            record.cgroup = Some(group.record());
+            work.group = Some(group);
+        }
+        return Ok(session);
+    };
+    let mut group = Group::create(cgroup)?;
+    let applied = group.apply(cgroup);
+    record.cgroup = Some(group.record());
+    let tasks = group.join_fds();
+    let into = group.clone_fd().map(|fd| fd.as_raw_fd());
+    let session = applied.and_then(|()| tasks).and_then(|tasks| {
+        let raw: Vec<i32> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
+        start(into, &raw)
+    });
+    work.group = Some(group);
+    session
+}
+
+/// Every controller's cgroup of criu is the container's.
+fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
+    let path = format!("/proc/{pid}/cgroup");
+    let text = std::fs::read_to_string(&path).on("read", &path)?;
+    let mut roots = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        for controller in controllers.split(',') {
+            roots.push(rpc::CgroupRoot { controller: Some(controller.to_owned()), path: path.to_owned() });
+        }
+    }
+    Ok(roots)
+}
+
+fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, externals: &[External]) -> Result<rpc::Options> {
+    let spec = &compiled.spec;
+    let root = root.canonicalize().on("open", root.display())?;
+    let mut options = rpc::Options {
+        root: Some(root.to_string_lossy().into_owned()),
+        evasive_devices: Some(true),
+        rst_sibling: Some(true),
+        lsm_profile: bring.lsm_profile.clone(),
+        lsm_mount_context: bring.lsm_mount_context.clone(),
+        ..bring.common.options(folders, &spec.config().annotations)
+    };
+    let rootfs = spec.rootfs();
+    for external in externals {
+        let key = if external.key == inventory::NULL { external.key.clone() } else { resolved(&rootfs, &external.target) };
+        let source = external.source.to_str().ok_or_else(|| Error::new(format!("path {} is not UTF-8", external.source.display())))?;
+        if !options.ext_mnt.iter().any(|known| known.key == key) {
+            options.ext_mnt.push(rpc::ExternalMount { key, value: source.to_owned() });
+        }
+    }
+    for known in &compiled.facts.joined {
+        let kind = match known.kind as i32 {
+            libc::CLONE_NEWIPC => "ipc",
+            libc::CLONE_NEWUTS => "uts",
+            libc::CLONE_NEWNS => "mnt",
+            libc::CLONE_NEWUSER => "user",
+            _ => continue,
+        };
+        if known.owner != crate::facts::Owner::Own {
+            options.join_ns.push(rpc::JoinNamespace { kind: kind.to_owned(), file: known.path.clone() });
+        }
+    }
+    // Pipes are the caller's new ones; all else that the container had is in the images or the container.
+    for (number, name) in (0..).zip(images::descriptors(&bring.common.images)?) {
+        if name.starts_with("pipe:") && !options.inherit_fd.iter().any(|known| known.key == name) {
+            options.inherit_fd.push(rpc::InheritFd { key: name, descriptor: number });
+        }
+    }
+    Ok(options)
+}
+
+/// A path of the container as the kernel lists it: symbolic links of the root followed, as far as the path is there.
+fn resolved(rootfs: &Path, target: &str) -> String {
+    let Ok(root) = c_path(rootfs).and_then(|name| file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).on("open", "")) else {
+        return target.to_owned();
+    };
+    let Ok(base) = std::fs::read_link(format!("/proc/self/fd/{}", root.0)) else { return target.to_owned() };
+    let (mut head, mut tail) = (target.to_owned(), String::new());
+    loop {
+        let name = CString::new(head.as_str()).unwrap_or_default();
+        if let Ok(held) = crate::init::lookup(root.0, &name, 0, true).map(Held) {
+            let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
+            return match real.strip_prefix(&base) {
+                Ok(inside) => format!("/{}", inside.join(tail.trim_start_matches('/')).display()),
+                Err(_) => target.to_owned(),
+            };
+        }
+        match head.rsplit_once('/') {
+            Some((parent, last)) if !parent.is_empty() => {
+                tail = format!("/{last}{tail}");
+                head = parent.to_owned();
+            }
+            _ => return target.to_owned(),
+        }
+    }
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    crate::rootfs::c_path(path)
+}
+
+/// Makes the mount points that a fresh root lacks, as create does; on file systems that criu fills itself it makes them too. Where the
+/// root cannot be written they must be there, and criu says so.
+fn prepare_targets(rootfs: &Path, plan: &Plan, externals: &[External]) {
+    let Some(root) = c_path(rootfs).ok().and_then(|name| file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).ok()) else { return };
+    let mut covered: Vec<&str> = Vec::new();
+    for placed in &plan.inside {
+        let (target, folder) = match &placed.step {
+            Step::Mount { target, .. } => (target, true),
+            Step::Bind { target, .. } => (target, externals.iter().find(|external| external.target == *target).is_none_or(|external| external.source.is_dir())),
+            _ => continue,
+        };
+        let below = |point: &&str| target.strip_prefix(*point).is_some_and(|rest| rest.starts_with('/'));
+        if !covered.iter().any(below) {
+            make_target(root.0, target, folder);
+        }
+        covered.push(target);
+    }
+}
+
+fn make_target(root: i32, target: &str, folder: bool) {
+    let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
+    let whole = if folder { target } else { parent };
+    let Ok(path) = CString::new(if whole.is_empty() { "/" } else { whole }) else { return };
+    let Ok(held) = make_folder(root, &path, true).map(Held) else { return };
+    if !folder && let Ok(name) = CString::new(name) {
+        let _ = file::mknodat(held.0, &name, libc::S_IFREG | 0o644, 0);
+    }
+}
+
+/// What happens while criu works.
+struct Life<'a> {
+    store: &'a Store,
+    record: Record,
+    spec: &'a Spec,
+    plan: &'a Plan,
+    console: Option<Held>,
+    pidfd: Option<Held>,
+}
+
+impl Life<'_> {
+    fn on(&mut self, event: Event) -> Result<()> {
+        match event.script.as_str() {
+            "setup-namespaces" => self.hooks(event.pid),
+            "orphan-pts-master" => self.terminal(event),
+            "post-restore" => self.lives(event.pid),
+            _ => Ok(()),
+        }
+    }
+
+    fn hooks(&self, pid: i32) -> Result<()> {
+        for placed in &self.plan.outside {
+            if let OutStep::Hook { list, index, hook } = &placed.step {
+                let status = if *list == "prestart" { "created" } else { "creating" };
+                let state = state_document(self.spec, &self.record.id, status, Some(pid));
+                crate::wall::run_hook(list, *index, hook, &state, self.spec.bundle())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The terminal's other end, for whoever holds the console.
+    fn terminal(&self, event: Event) -> Result<()> {
+        let master = event.descriptor.ok_or_else(|| Error::new("criu sent no terminal"))?;
+        let Some(console) = &self.console else {
+            return Err(Error::new("the images have a terminal, and the config has none: process.terminal is not set"));
+        };
+        socket::send_fd(console.0, b"/dev/ptmx", master.as_raw_fd()).on("send the terminal to", "the console socket")
+    }
+
+    /// From here on the record knows it: whatever becomes of hull, `delete` finds it.
+    fn lives(&mut self, pid: i32) -> Result<()> {
+        self.pidfd = Some(process::pidfd_open(pid).map(Held).on("open", "the restored process")?);
+        self.record.pid = pid;
+        self.record.phase = Phase::Made;
+        self.record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the restored process is gone"))?;
+        self.record.outcomes = observed(self.plan, &Mounts::of(pid)?);
+        self.store.write(&self.record)
+    }
+}
+
+/// What the steps' policies have come to in a restored container, which the images decided: seen in its mounts.
+fn observed(plan: &Plan, mounts: &Mounts) -> Vec<Decided> {
+    let host = Mounts::of(process::getpid()).ok();
+    let is_hosts = |target: &str, source: &str| {
+        let of_host = host.as_ref().and_then(|host| host.at(if source.starts_with('/') { source } else { target }));
+        mounts.at(target).zip(of_host).is_some_and(|(ours, theirs)| ours.device == theirs.device)
+    };
+    let mut outcomes = Vec::new();
+    for (index, placed) in plan.inside.iter().enumerate() {
+        let bound = match &placed.step {
+            Step::Mount { target, source, refused: Refused::BindHost, .. } => is_hosts(target, source),
+            Step::Node { path, bind: true, .. } => mounts.at(path).is_some(),
+            _ => false,
+        };
+        if bound {
+            outcomes.push(Decided { step: index as u32, from: placed.from.to_string(), outcome: "bound-from-host".to_owned() });
+        }
+    }
+    outcomes
+}
