@@ -3,7 +3,8 @@
 use super::criu::{self, Session, World};
 use super::inventory::{self, Mounts};
 use super::rpc::{self, Features, Kind};
-use super::{Common, Folders, images};
+use super::images::{self, Beside};
+use super::{Common, Folders};
 use crate::container::{Container, Status};
 use crate::state::Store;
 use crate::{Context, Error, Result};
@@ -67,8 +68,8 @@ fn leave_as_it_was(container: &Container, frozen: bool) {
 
 fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let common = &dump.common;
-    images::make_folder(&common.images)?;
     let program = criu::find(common.criu.as_deref())?;
+    images::make_folder(&common.images)?;
     let folders = common.folders(LOG)?;
     let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
     let Folders { images, work, .. } = &folders;
@@ -77,6 +78,9 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let mut options = options(store, container, dump, &folders)?;
     let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
     if !dump.pre_dump {
+        let beside = Beside { files: host_files(container)?, ..Beside::default() };
+        options.external.extend(beside.files.iter().map(|(key, _)| key.clone()));
+        beside.write(&common.images)?;
         let names = serde_json::to_vec(&container.record.stdio).map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;
         images::write_private(&common.images.join(images::DESCRIPTORS), &names)?;
     }
@@ -155,4 +159,23 @@ fn freezer(container: &Container) -> Option<String> {
     let has = |place: &&crate::cgroups::Place| place.controllers.iter().any(|controller| controller == "freezer");
     let v2 = |place: &&crate::cgroups::Place| place.version == crate::cgroups::Version::V2;
     places.iter().find(has).or_else(|| places.iter().find(v2)).map(|place| place.dir.clone())
+}
+
+/// Which of init's stdin, stdout and stderr are files of the host: criu knows them by mount and inode, and the restored ones are the new
+/// caller's.
+fn host_files(container: &Container) -> Result<Vec<(String, i32)>> {
+    let pid = container.record.pid;
+    let mounts = Mounts::of(pid)?;
+    let mut files = Vec::new();
+    for number in 0..3 {
+        let path = format!("/proc/{pid}/fd/{number}");
+        let Ok(stat) = std::fs::metadata(&path) else { continue };
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).on("read", &path)?;
+        let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|text| text.trim().parse::<u64>().ok());
+        if let Some(mount) = mount.filter(|mount| stat.is_file() && mounts.all.iter().all(|known| known.id != *mount)) {
+            let key = format!("file[{mount:x}:{:x}]", std::os::unix::fs::MetadataExt::ino(&stat));
+            files.push((key, number));
+        }
+    }
+    Ok(files)
 }

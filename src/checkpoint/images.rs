@@ -1,6 +1,7 @@
 //! The folder of images: made for root alone, its `descriptors.json`, and when it counts as saved.
 
 use crate::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -57,4 +58,39 @@ pub fn descriptors(folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(DESCRIPTORS);
     let text = std::fs::read(&path).on("read", path.display())?;
     serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))
+}
+
+/// What hull keeps beside criu's images, in a file of its own that runc passes over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Beside {
+    /// criu's key of a file of the host, and which of stdin, stdout and stderr it was.
+    #[serde(default)]
+    pub files: Vec<(String, i32)>,
+}
+
+/// Its name.
+const BESIDE: &str = "hull.json";
+
+impl Beside {
+    /// Writes it among the images.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::new(format!("write {BESIDE}: {error}")))?;
+        write_private(&folder.join(BESIDE), &text)
+    }
+
+    /// Reads it; images of another runtime have none.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(BESIDE);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(Error::io("read", path.display(), &error)),
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
+        }
+    }
 }

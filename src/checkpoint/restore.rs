@@ -190,7 +190,7 @@ fn start_in_cgroup(
     record.cgroup = Some(group.record());
     let tasks = group.join_fds();
     let into = group.clone_fd().map(|fd| fd.as_raw_fd());
-    let session = applied.and_then(|()| tasks).and_then(|tasks| {
+    let session = applied.and(tasks).and_then(|tasks| {
         let raw: Vec<i32> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
         start(into, &raw)
     });
@@ -250,6 +250,8 @@ fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, e
             options.inherit_fd.push(rpc::InheritFd { key: name, descriptor: number });
         }
     }
+    let beside = images::Beside::read(&bring.common.images)?;
+    options.inherit_fd.extend(beside.files.into_iter().map(|(key, descriptor)| rpc::InheritFd { key, descriptor }));
     Ok(options)
 }
 

@@ -220,7 +220,8 @@ impl Command {
 
 /// hull's entry.
 pub fn main() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().collect();
+    // containerd's restore says it with one dash.
+    let args: Vec<OsString> = std::env::args_os().map(|arg| if arg == "-no-subreaper" { "--no-subreaper".into() } else { arg }).collect();
     if matches!(args.get(1).and_then(|arg| arg.to_str()), Some("--version" | "-v")) {
         version::print();
         return ExitCode::SUCCESS;
@@ -233,6 +234,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
+            if error.kind() == clap::error::ErrorKind::InvalidValue && error.to_string().contains("a value is required") {
+                // By these words engines find out whether a runtime knows an option.
+                eprintln!("flag needs an argument");
+            }
             let status = if for_people && error.exit_code() != 0 { 125 } else { error.exit_code() };
             return ExitCode::from(u8::try_from(status).unwrap_or(1));
         }

@@ -10,6 +10,8 @@ mod support;
 
 mod bad_input;
 mod capabilities;
+mod checkpoint;
+mod checkpoint_world;
 mod commands;
 mod descriptors;
 mod devices;
@@ -47,6 +49,7 @@ mod user_namespaces;
 const MODULES: &[&[support::harness::Test]] = &[
     bad_input::TESTS,
     capabilities::TESTS,
+    checkpoint::TESTS,
     commands::TESTS,
     descriptors::TESTS,
     devices::TESTS,
