@@ -78,7 +78,7 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let mut options = options(store, container, dump, &folders)?;
     let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
     if !dump.pre_dump {
-        let beside = Beside { files: host_files(container)?, ..Beside::default() };
+        let beside = Beside { files: host_files(container)? };
         options.external.extend(beside.files.iter().map(|(key, _)| key.clone()));
         beside.write(&common.images)?;
         let names = serde_json::to_vec(&container.record.stdio).map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;

@@ -6,7 +6,7 @@ use super::create::connect_console;
 use crate::checkpoint::{self, Bring};
 use crate::container::create::Options;
 use crate::container::delete::delete;
-use crate::container::foreground::{Signals, attend, console_pair, receive_terminal};
+use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
 use crate::spec::Spec;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
     let (container, pidfd) = checkpoint::restore(&store, &args.id, &spec, &bring, theirs)?;
-    let ended = ours.as_ref().map(receive_terminal).transpose().and_then(|terminal| attend(&pidfd, &signals, terminal));
+    let ended = ours.as_ref().map(receive_terminal).transpose().and_then(|terminal| attend(&pidfd, &signals, Carried { terminal, ..Carried::default() }));
     delete(&store, &container.record.id, true)?;
     Ok(ended?.status() as u8)
 }
