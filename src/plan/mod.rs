@@ -169,7 +169,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     hooks::create(&mut draft)?;
     mounts::leave(&mut draft, &world)?;
     process::attributes(&mut draft)?;
-    mounts::propagation(&mut draft)?;
+    mounts::propagation(&mut draft);
     process::identity(&mut draft, &world)?;
     process::program(&mut draft, &world)?;
     draft.plan.check()?;

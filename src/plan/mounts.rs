@@ -341,25 +341,12 @@ pub fn leave(draft: &mut Draft, world: &World) -> Result<()> {
 }
 
 /// The root's propagation is set last: an unbindable mount could not be masked any more, and a shared one would show what is mounted.
-/// Where it reaches every mount, those with a propagation of their own get theirs back: the CRI asks for `rshared` as soon as one
-/// volume is to be, and the others stay private, as with runc.
-pub fn propagation(draft: &mut Draft) -> Result<()> {
+pub fn propagation(draft: &mut Draft) {
     let spec = draft.spec;
     let asked = spec.config().linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref()).unwrap_or_default();
-    if matches!(asked, "" | "slave" | "rslave") {
-        return Ok(());
+    if !matches!(asked, "" | "slave" | "rslave") {
+        let propagation = base_propagation(draft);
+        let step = Step::Attributes { target: "/".into(), set: 0, clear: 0, recursive: asked.starts_with('r'), propagation, missing: false };
+        draft.inside(step, "linux.rootfsPropagation");
     }
-    let (base, everywhere) = (base_propagation(draft), asked.starts_with('r'));
-    let step = Step::Attributes { target: "/".into(), set: 0, clear: 0, recursive: everywhere, propagation: base, missing: false };
-    draft.inside(step, "linux.rootfsPropagation");
-    for (index, mount) in spec.config().mounts.iter().enumerate().filter(|_| everywhere) {
-        let own = MountOptions::parse(&mount.options)?.propagation;
-        let propagation = own & !MS_REC;
-        if propagation != 0 && propagation != base {
-            let target = inside_path(&mount.destination);
-            let step = Step::Attributes { target, set: 0, clear: 0, recursive: own & MS_REC != 0, propagation, missing: true };
-            draft.inside(step, format!("mounts[{index}].options"));
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import image
 from drill import Drills, expect, phrases
 from podman import STORAGE
+from session import packaged
 
 drills = Drills()
 
@@ -47,6 +48,8 @@ class Buildah:
         Path("/etc/containers/policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         limits = 'default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]'
         Path("/etc/containers/containers.conf").write_text(f"[containers]\n{limits}\n[engine]\ncgroup_manager = \"cgroupfs\"\n")
+        Path("/etc/containers/containers.conf.d").mkdir(exist_ok=True)
+        Path("/etc/containers/containers.conf.d/hull.conf").write_text(packaged("containers.conf"))
         (self.context / "given").write_text("given content\n")
         self.secret = self.at / "secret"
         self.secret.write_text("a secret\n")
@@ -160,6 +163,23 @@ for aspect in image.ASPECTS:
         ran = e.run(container, "--hostname", "drill", "--", "/bin/show", aspect).ok().out
         e.buildah("rm", container).ok()
         return [l for l in ran.splitlines() if aspect != "cgroup" or "buildah-" not in l]
+
+
+@drills("the runtime of README's lines is the one that runs")
+def configured(e):
+    container = e.buildah("from", "--pull-never", image.NAME).ok().out.strip()
+    run = lambda: e.buildah("run", "--isolation", "oci", container, "--", "/bin/sh", "-c", "echo ran; exit 3")
+    ran = run()
+    installed = Path(e.s.path)
+    installed.rename("/usr/bin/away")
+    try:
+        without = run()
+    finally:
+        Path("/usr/bin/away").rename(installed)
+    e.buildah("rm", container).ok()
+    expect(ran.code == 3 and ran.out == "ran\n", ran.seen())
+    expect(without.code != 0 and "hull" in without.err and "ran" not in without.out, without.seen())
+    return ran.seen()
 
 
 @drills("a runtime flag is passed on")

@@ -537,7 +537,7 @@ def sixteen(e):
     return many(e, 16, 8)
 
 
-@drills("200 containers, 16 at a time", full=True)
+@drills("200 containers, 16 at a time")
 def two_hundred(e):
     return many(e, 200, 16)
 

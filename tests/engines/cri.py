@@ -1,10 +1,11 @@
 """Kubernetes' container runtime interface: containerd's CRI service, with a runtime handler named `hull`.
 
-The handler is what a RuntimeClass names; its BinaryName is the runtime under test. containerd's default handler stays
-runc, so that what passes here passes by the handler.
+The handler is what README's RuntimeClass names, and it is set up by README's lines; its BinaryName is the runtime under
+test. containerd's default handler stays runc, so that what passes here passes by the handler.
 """
 
 import json
+import re
 import signal
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import image
 from cri_api import Refused, Service
 from drill import Drills, Skip, expect, phrases
-from session import alive, processes
+from session import alive, packaged, processes
 from websocket import Stream
 
 drills = Drills()
@@ -40,11 +41,6 @@ state = "{scratch}/containerd/state"
     conf_dir = "{scratch}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hull]
-    runtime_type = "io.containerd.runc.v2"
-    pod_annotations = ["drill.*"]
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hull.options]
-      BinaryName = "{runtime}"
 """
 NETWORK = {
     "cniVersion": "0.4.0", "name": "drill", "plugins": [
@@ -57,20 +53,23 @@ NETWORK = {
 class Cri:
     """A containerd with its CRI service, and the pods made in it."""
 
-    def __init__(self, session):
+    def __init__(self, session, config, path=""):
+        """`config` is containerd's configuration, the file of README's lines included; `path` a folder of newer programs."""
         self.s = session
+        self.environment = {"PATH": f"{path}:{session.environment['PATH']}"} if path else {}
+        self.handler = re.search(r"^handler: (.+)$", packaged("runtimeclass.yaml"), re.M).group(1)
         self.socket = session.scratch / "cri.sock"
         self.logs = session.scratch / "logs"
         for folder in ["containerd", "containerd/root", "containerd/state", "cni", "logs"]:
             (session.scratch / folder).mkdir(mode=0o711)
         (session.scratch / "cni/10-drill.conflist").write_text(json.dumps(NETWORK))
         self.config = session.scratch / "cri.toml"
-        self.config.write_text(CONFIG.format(scratch=session.scratch, socket=self.socket, pause=PAUSE, runtime=session.path))
+        self.config.write_text(config.format(scratch=session.scratch, socket=self.socket, pause=PAUSE))
         self.daemon, self.call, self.count = None, None, 0
 
     def up(self):
         """Start the daemon and wait until its runtime and its network are ready."""
-        self.daemon = self.s.start("containerd", "--config", self.config, log="containerd.log")
+        self.daemon = self.s.start("containerd", "--config", self.config, log="containerd.log", env=self.environment)
         self.call = Service(self.socket, self.s.note)
 
         def ready():
@@ -101,7 +100,7 @@ class Cri:
         config = {
             "metadata": {"name": name, "uid": name, "namespace": "drill"}, "log_directory": str(self.logs), "hostname": name,
             "linux": {"cgroup_parent": f"/{self.s.tag}", "security_context": context, "sysctls": sysctls or {}}, **more}
-        return self.call("RunPodSandbox", config=config, runtime_handler="hull")["pod_sandbox_id"], config
+        return self.call("RunPodSandbox", config=config, runtime_handler=self.handler)["pod_sandbox_id"], config
 
     def create(self, pod, *command, name="main", security=None, resources=None, **more):
         """Create a container in a pod; returns its id. Its log is `<id of the pod>-<name>.log`."""
@@ -157,7 +156,12 @@ class Cri:
 
 def start(session):
     """A running containerd with its CRI service and both images."""
-    engine = Cri(session)
+    return begin(Cri(session, CONFIG + packaged("containerd-v2.toml")))
+
+
+def begin(engine):
+    """Start the daemon and give it both images."""
+    session = engine.s
     pause = session.scratch / "pause.tar"
     image.archive(pause, PAUSE, config={"Cmd": ["/bin/pause"]})
     engine.up()
@@ -476,7 +480,8 @@ def mounts(e):
     e.s.run("mount", "-t", "tmpfs", "marker", inner).ok()
     seen = [e.exec(container, "/bin/grep", "-c", "/inner ", "/proc/self/mountinfo")[1], e.exec(container, "touch", "/ro/x")[0]]
     shown = e.exec(container, "/bin/grep", "-E", " /(v[0-9]|ro)", "/proc/self/mountinfo")[1].splitlines()
-    seen.append(sorted([l.split()[4], l.split()[5], "shared" in l, "master" in l] for l in shown))
+    # whether a private volume stays private under a shared root is not compared: runc 1.1 leaves it so, runc 1.3 and crun share all
+    seen.append(sorted([l.split()[4], l.split()[5], "master" in l] for l in shown))
     e.remove_pod(pod[0])
     for at in [inner, host]:
         e.s.run("umount", "--lazy", at)

@@ -15,10 +15,9 @@ class Skip(Exception):
 class Drill:
     """One operation of one engine."""
 
-    def __init__(self, name, function, full, compared, lacking):
+    def __init__(self, name, function, compared, lacking):
         self.name = name
         self.function = function
-        self.full = full
         self.compared = compared
         self.lacking = list(lacking)
 
@@ -26,15 +25,15 @@ class Drill:
 class Drills(list):
     """The operations of one engine, in the order in which they are declared and run."""
 
-    def __call__(self, name, full=False, compared=True, lacking=()):
+    def __call__(self, name, compared=True, lacking=()):
         """Declare the decorated function as the drill `name`.
 
-        `full` drills take minutes and run with --full only. `compared=False` is for observations that may differ
-        between runtimes; the assertions still count. `lacking` names runtimes that are known not to do this.
+        `compared=False` is for observations that may differ between runtimes; the assertions still count. `lacking` names
+        runtimes that are known not to do this.
         """
 
         def add(function):
-            self.append(Drill(name, function, full, compared, lacking))
+            self.append(Drill(name, function, compared, lacking))
             return function
 
         return add
@@ -86,12 +85,12 @@ VOLATILE = [
 
 
 def normalised(value, runtime, path, tag):
-    """`value` with ids, inode numbers, times, the run's tag and the runtime's name replaced, so that two runs compare."""
+    """`value` with ids, inode numbers, times, the run's tag and the runtime's names replaced, so that two runs compare."""
     if isinstance(value, str):
         value = value.replace(tag, "TAG")
         for pattern, instead in VOLATILE:
             value = pattern.sub(instead, value)
-        return re.sub(rf"\b{re.escape(runtime)}\b", "RUNTIME", value.replace(path, "RUNTIME"))
+        return re.sub(rf"\b({re.escape(runtime)}|hull)\b", "RUNTIME", value.replace(path, "RUNTIME"))
     if isinstance(value, dict):
         return {k: normalised(v, runtime, path, tag) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

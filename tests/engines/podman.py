@@ -8,7 +8,7 @@ from pathlib import Path
 
 import image
 from drill import Drills, Skip, expect, phrases
-from session import RESIZING, alive, load, processes
+from session import RESIZING, alive, load, packaged, processes
 
 drills = Drills()
 PAUSE = "localhost/pause:drill"
@@ -18,15 +18,11 @@ default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
 init_path = "/usr/bin/tini-static"
 log_driver = "k8s-file"
 [engine]
-runtime = "{name}"
-runtime_supports_json = ["{base}"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 infra_image = "{pause}"
 infra_command = "/bin/pause"
 image_default_transport = "docker://"
-[engine.runtimes]
-{name} = ["{path}"]
 [network]
 network_backend = "netavark"
 """
@@ -47,8 +43,9 @@ class Podman:
         self.s = session
         self.at = session.scratch / "podman"
         self.at.mkdir(exist_ok=True)
-        names = {"name": session.runtime, "base": Path(session.path).name, "path": session.path, "pause": PAUSE}
-        Path("/etc/containers/containers.conf").write_text(CONTAINERS.format(**names))
+        Path("/etc/containers/containers.conf").write_text(CONTAINERS.format(pause=PAUSE))
+        Path("/etc/containers/containers.conf.d").mkdir(exist_ok=True)
+        Path("/etc/containers/containers.conf.d/hull.conf").write_text(packaged("containers.conf"))
         Path("/etc/containers/storage.conf").write_text(STORAGE.format(at=self.at))
         Path("/etc/containers/policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         Path("/etc/subuid").write_text("containers:200000:1000000\ndriller:100000:65536\n")
@@ -115,10 +112,10 @@ def prepare(engine):
         engine.podman("load", "--quiet", "--input", archive, timeout=120).ok()
 
 
-@drills("info: the runtime, its path and version")
+@drills("info: the runtime of README's lines, its path and version")
 def info(e):
     found = load(e.podman("info", "--format", "json").ok().out)["host"]["ociRuntime"]
-    expect(found["name"] == e.s.runtime and found["path"] == e.s.path and " version " in found["version"], found)
+    expect(found["name"] == "hull" and found["path"] == e.s.path and " version " in found["version"], found)
     return None
 
 

@@ -110,7 +110,7 @@ def summary(verdict):
 def page(verdict, versions):
     """docs/engines.md."""
     runtimes, rows = verdict
-    out = ["# hull under container engines", "", "Written by `tests/engines/run --full --write-docs`. Every drill runs with runc first; `differs` means that the",
+    out = ["# hull under container engines", "", "Written by `tests/engines/run --full --write-docs`. Every drill runs with runc and with the others beside it; `differs` means that the",
            "drill's own assertions hold, and what it observed is not what it observed with runc.", "",
            "Versions (Debian): " + ", ".join(f"{n} {v}" for n, v in sorted(versions.items())) + ".", ""]
     for engine in dict.fromkeys(r.engine for r in rows):

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Process 1 of a sandbox: one engine with one runtime, all its drills, the results as JSON.
 
-`run` starts it with `unshare` in new mount, network, pid, uts and ipc namespaces. /etc, /var/lib, /tmp and /var/tmp
-get a throw-away overlay, /run is an empty tmpfs. Whatever the engine does to links, mounts, processes and files is
+`run` starts it with `unshare` in new mount, network, pid, uts and ipc namespaces. /etc, /var/lib, /tmp, /var/tmp and
+/usr/bin get a throw-away overlay, /run is an empty tmpfs. Whatever the engine does to links, mounts, processes and files is
 gone when this process ends; only cgroups outlive it, and `run` removes those.
 """
 
@@ -20,7 +20,8 @@ from drill import Skip, normalised
 from session import Session
 
 WORK = "/run/work"
-OVERLAID = ["/etc", "/var/lib", "/tmp", "/var/tmp"]
+OVERLAID = ["/etc", "/var/lib", "/tmp", "/var/tmp", "/usr/bin"]
+INSTALLED = "/usr/bin/hull"  # where README's and the package's lines for engines look for it
 
 
 def mount(*arguments):
@@ -28,8 +29,11 @@ def mount(*arguments):
     subprocess.run(["mount", *arguments], check=True)
 
 
-def isolate(work, v1_only):
-    """Make this mount and network namespace the drills' own; the folder `work` stays shared with the driver."""
+def isolate(work, path, v1_only):
+    """Make this mount and network namespace the drills' own; the folder `work` stays shared with the driver.
+
+    The runtime under test, at `path`, is installed under hull's name.
+    """
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     for folder in ["/run/lock", "/run/t", "/run/netns", "/run/overlays", WORK]:
         os.makedirs(folder)
@@ -40,6 +44,10 @@ def isolate(work, v1_only):
         os.makedirs(scratch)
         os.chmod(upper, os.stat(at).st_mode & 0o7777)
         mount("-t", "overlay", "-o", f"lowerdir={at},upperdir={upper},workdir={scratch}", "overlay", at)
+    if path != INSTALLED:
+        if os.path.lexists(INSTALLED):
+            os.unlink(INSTALLED)
+        os.symlink(path, INSTALLED)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if v1_only:
         show_v1_only()
@@ -80,7 +88,7 @@ def perform(drill, engine, session):
 def work(options):
     """Start the engine, run its drills, stop it. Writes the results after each drill, so that a hang loses one only."""
     module = importlib.import_module(options.engine.replace("-", "_"))
-    session = Session(options.engine, options.runtime, options.path, WORK, options.tag, options.full)
+    session = Session(options.engine, options.runtime, INSTALLED, WORK, options.tag, options.newer)
     results = {}
 
     def record(name, result):
@@ -98,7 +106,7 @@ def work(options):
         return
     record("the engine starts", {"status": "pass", "seen": None, "compared": False})
     for drill in module.drills:
-        if (options.only and options.only not in drill.name) or (drill.full and not options.full):
+        if options.only not in drill.name or (options.names and drill.name not in options.names):
             continue
         begun = time.monotonic()
         result = perform(drill, engine, session)
@@ -111,12 +119,12 @@ def work(options):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ["engine", "runtime", "path", "work", "tag", "only"]:
+    for name in ["engine", "runtime", "path", "work", "tag", "only", "newer"]:
         parser.add_argument("--" + name)
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--names", type=json.loads, default=[])
     parser.add_argument("--v1-only", action="store_true")
     options = parser.parse_args()
-    isolate(options.work, options.v1_only)
+    isolate(options.work, options.path, options.v1_only)
     worker = os.fork()
     if worker == 0:
         os.setsid()

@@ -36,12 +36,20 @@ class Ran:
         return {"code": self.code, "out": self.out, "err": self.err}
 
 
-class Session:
-    """One engine with one runtime in a sandbox of its own."""
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 
-    def __init__(self, engine, runtime, path, work, tag, full):
-        self.engine, self.runtime, self.path, self.full = engine, runtime, path, full
-        self.work, self.tag = Path(work), tag
+
+def packaged(name):
+    """The lines for an engine that README shows and the package brings."""
+    return (PACKAGING / name).read_text()
+
+
+class Session:
+    """One engine with one runtime in a sandbox of its own. `path` is where the runtime is installed, under hull's name."""
+
+    def __init__(self, engine, runtime, path, work, tag, newer):
+        self.engine, self.runtime, self.path = engine, runtime, path
+        self.work, self.tag, self.newer = Path(work), tag, Path(newer)
         self.scratch = Path("/run/t")
         self.transcript = []
         self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/run/t/home", "LANG": "C", "TERM": "xterm"}

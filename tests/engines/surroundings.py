@@ -201,6 +201,27 @@ def run_signals(r):
     return log.read_text().splitlines()
 
 
+@drills("run: every signal that can be caught is passed on, by its number")
+def run_all_signals(r):
+    names = ["HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "CONT", "WINCH"]
+    numbers = [*(int(getattr(signal, "SIG" + n)) for n in names), 40]  # a real-time one; Go's programs keep 32 to 34 for themselves
+    traps = " ".join(f"trap 'echo got {n}' {n};" for n in numbers)
+    b = r.bundle("signalled", ["/bin/sh", "-c", f"{traps} trap 'exit 44' TERM; echo ready; while :; do /bin/sleep 0.05; done"])
+    log = r.s.work / "signalled.log"
+    log.unlink(missing_ok=True)
+    runner = r.s.start(*command(r, "signalled"), log="signalled.log")
+    r.s.until("readiness", lambda: "ready" in log.read_text())
+    for number in numbers:
+        runner.send_signal(number)
+        if number != signal.SIGWINCH:  # of which a runtime without a terminal may make nothing
+            r.s.until(f"signal {number}", lambda: f"got {number}\n" in log.read_text())
+    runner.send_signal(signal.SIGTERM)
+    status = runner.wait(30)
+    r.clean(b)
+    expect(status == 44, status)
+    return [status, [l for l in log.read_text().splitlines() if l != f"got {int(signal.SIGWINCH)}"]]
+
+
 @drills("run --detach: the runtime ends, the container stays, its pid file is right")
 def run_detach(r):
     b = r.bundle("detached")
@@ -250,6 +271,68 @@ def run_closed(r):
     r.clean(b)
     expect(status == 6, status, listing)
     return status
+
+
+# What a container's shim is: a subreaper that calls create and start, and then waits for the container's process itself.
+SHIM = """import ctypes, os, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+runtime, bundle, name, verb = sys.argv[1:5]
+for call in ([["create", "--bundle", bundle, "--pid-file", "shim.pid", name], ["start", name]] if verb == "create" else
+             [["run", "--detach", "--bundle", bundle, "--pid-file", "shim.pid", name]]):
+    subprocess.run([runtime, "--root", sys.argv[5], *call], check=True)
+pid, status = os.waitpid(int(open("shim.pid").read()), 0)
+print(pid == int(open("shim.pid").read()), os.waitstatus_to_exitcode(status))
+try:
+    os.wait()
+    print("another child")
+except ChildProcessError:
+    print("no other child")
+"""
+
+
+@drills("a subreaper that calls create, or run --detach, adopts the container's process and nothing else")
+def subreaper(r):
+    seen = []
+    for verb in ["create", "run"]:
+        b = r.bundle("adopted", ["/bin/sh", "-c", "/bin/sleep 0.3; exit 23"])
+        seen.append(r.s.run("/usr/bin/python3", "-c", SHIM, r.s.path, b, "adopted", verb, r.root, cwd=b).ok().out)
+        r.clean(b)
+    expect(seen == ["True 23\nno other child\n"] * 2, seen)
+    return seen
+
+
+@drills("create and exec with stdin, stdout and stderr closed")
+def create_closed(r):
+    b = r.bundle("shut", ["/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut; exec /bin/sleep 1000"])
+    inner = r.rootfs / "tmp/shut-exec"
+    for left in (r.rootfs / "tmp/shut", inner):
+        left.unlink(missing_ok=True)
+    closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "-", r.s.path, "--root", str(r.root)]
+    seen = [r.s.run(*closed, "create", "--bundle", b, "shut").code, r.call("start", "shut", bundle=b).code]
+    seen.append(r.s.run(*closed, "exec", "shut", "/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut-exec; exit 5").code)
+    r.s.until("both listings", lambda: (r.rootfs / "tmp/shut").exists() and inner.exists())
+    r.clean(b)
+    expect(seen == [0, 0, 5], seen)
+    return seen
+
+
+@drills("run: stdin is a pipe that does not block, and its writer is slow")
+def run_nonblocking_stdin(r):
+    b = r.bundle("late", ["/usr/bin/md5sum"])
+    theirs, ours = os.pipe()
+    os.set_blocking(theirs, False)
+    runner = subprocess.Popen(command(r, "late"), stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=r.s.environment)
+    os.close(theirs)
+    r.s.until("its start", lambda: "running" in r.call("list", bundle=b).out)
+    time.sleep(0.3)
+    with os.fdopen(ours, "wb") as writer:
+        writer.write(b"late text\n" * 20000)
+    out = runner.stdout.read().decode()
+    status = runner.wait(60)
+    runner.stdout.close()
+    r.clean(b)
+    return [status, out]
 
 
 @drills("run: stdout is a pipe that does not block, and its reader is slow")
