@@ -92,13 +92,33 @@ impl Group {
         let was_frozen = self.frozen().unwrap_or(false);
         let freezes = was_frozen || self.freeze().is_ok();
         let mut result = signal_all(place, signal);
-        if freezes && (!was_frozen || signal == Signal::SIGKILL) {
+        if signal == Signal::SIGKILL {
+            result = result.and(self.thaw_all());
+        } else if freezes && !was_frozen {
             result = result.and(self.thaw_if_there());
         }
         if !freezes && signal == Signal::SIGKILL {
             result = result.and_then(|()| kill_until_empty(place));
         }
         result
+    }
+
+    /// Lets every process go on that v1's freezer holds, in the cgroups below as well, which the container may have frozen itself: a
+    /// frozen process does not die of SIGKILL there. On v2 it does.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn thaw_all(&self) -> Result<()> {
+        let Some(place) = find(&self.places, "freezer").filter(|place| place.version == Version::V1) else { return Ok(()) };
+        let mut todo = vec![place.dir.clone()];
+        while let Some(dir) = todo.pop() {
+            match file::write(&dir, "freezer.state", "THAWED") {
+                Ok(()) => todo.extend(below(&dir)?),
+                Err(Errno::ENOENT | Errno::ENODEV) => {}
+                Err(errno) => return Err(Error::sys("write THAWED to", format_args!("{dir}/freezer.state"), errno)),
+            }
+        }
+        Ok(())
     }
 
     fn thaw_if_there(&self) -> Result<()> {

@@ -95,8 +95,8 @@ impl Container {
             Err(nix::errno::Errno::ESRCH) => return Ok(()),
             other => other.on("kill container", &self.record.id)?,
         }
-        if self.status() == Status::Paused {
-            self.needed_group()?.thaw()?;
+        if let Some(group) = self.group()? {
+            group.thaw_all()?;
         }
         wait_gone(&pidfd, Duration::from_secs(10)).then_some(()).ok_or_else(|| Error::new("init did not end within 10 s of SIGKILL"))
     }

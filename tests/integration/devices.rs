@@ -1,5 +1,6 @@
 //! `linux.devices`, the default devices, and who may use which.
 
+use crate::support::cgroups::{self, Version};
 use crate::support::{Bundle, fixture};
 use serde_json::json;
 use std::os::unix::fs::symlink;
@@ -175,6 +176,9 @@ fn device_rules_are_the_cgroups() {
         json!({ "allow": true, "type": "b", "major": 8, "access": "r" }),
     );
     let _c = b.started();
+    if cgroups::version("devices") == Version::V2 {
+        skip!("v2 has no list to read: what the rules do is seen by the tests around this one");
+    }
     let list = b.cgroup_file("devices", "devices.list");
     for rule in [
         "c 10:229 rw",

@@ -38,6 +38,8 @@ mod people_run;
 mod process;
 mod readiness;
 mod resources;
+mod resources_act;
+mod resources_limits;
 mod root_filesystem;
 mod seccomp;
 mod terminal;
@@ -75,6 +77,8 @@ const MODULES: &[&[support::harness::Test]] = &[
     process::TESTS,
     readiness::TESTS,
     resources::TESTS,
+    resources_act::TESTS,
+    resources_limits::TESTS,
     root_filesystem::TESTS,
     seccomp::TESTS,
     terminal::TESTS,

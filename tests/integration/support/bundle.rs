@@ -1,7 +1,7 @@
 //! A bundle of a test's own: a folder with a root filesystem and a configuration, an id, a state directory and a cgroup.
 
 use super::runtime::{Container, Output, Runtime};
-use super::{fixture, spec, users};
+use super::{cgroups, fixture, spec, users};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,10 +26,15 @@ impl Bundle {
         let number = fixture::unique();
         let dir = fixture::new_dir("bundle");
         fixture::fill_rootfs(&dir.join("rootfs"));
-        let cgroup = format!("/hull-test-{}-{number}", std::process::id());
+        let mut cgroup = format!("/hull-test-{}-{number}", std::process::id());
         let mut config = spec::default_spec();
         config["linux"]["cgroupsPath"] = json!(cgroup);
-        let runtime = Runtime::new(dir.join("state"));
+        let mut runtime = Runtime::new(dir.join("state"));
+        if cgroups::by_systemd() {
+            runtime.global.push("--systemd-cgroup".into());
+            config["linux"]["cgroupsPath"] = json!(format!("system.slice:hull-test-{}:{number}", std::process::id()));
+            cgroup = format!("/system.slice{cgroup}.scope");
+        }
         Self {
             spec: config,
             id: format!("t{}-{number}", std::process::id()),
@@ -223,17 +228,23 @@ impl Bundle {
         c
     }
 
-    /// The container's cgroup folder in the hierarchy of a v1 controller.
+    /// The container's cgroup folder in the hierarchy of a controller, by its v1 name.
     pub fn cgroup_dir(&self, controller: &str) -> PathBuf {
-        PathBuf::from(format!("/sys/fs/cgroup/{controller}{}", self.cgroup))
+        let root = cgroups::hierarchy(controller).map_or_else(|| Path::new("/sys/fs/cgroup").join(controller), |(_, root)| root);
+        root.join(self.cgroup.trim_start_matches('/'))
     }
 
     /// One file of the container's cgroup.
+    #[track_caller]
     pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
         let path = self.cgroup_dir(controller).join(file);
-        fs::read_to_string(&path)
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-            .trim()
-            .to_owned()
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        text.trim().to_owned()
+    }
+
+    /// One file of the container's cgroup that the two interfaces name differently.
+    #[track_caller]
+    pub fn cgroup_value(&self, controller: &str, v1: &str, v2: &str) -> String {
+        self.cgroup_file(controller, cgroups::by_version(controller, v1, v2))
     }
 }

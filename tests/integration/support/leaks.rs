@@ -76,16 +76,8 @@ fn mounts() -> Vec<String> {
 /// The cgroup directories of every hierarchy whose own name starts with `prefix`, children before their parents.
 pub fn cgroups(prefix: &str) -> Vec<PathBuf> {
     let mut found = vec![];
-    let mut hierarchies = vec![PathBuf::from("/sys/fs/cgroup")];
-    hierarchies.extend(
-        std::fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|d| d.path()),
-    );
-    for h in hierarchies.iter().filter(|h| h.is_dir()) {
-        for d in std::fs::read_dir(h).into_iter().flatten().flatten() {
+    for root in super::cgroups::roots() {
+        for d in std::fs::read_dir(root).into_iter().flatten().flatten() {
             if d.file_name().to_string_lossy().starts_with(prefix) {
                 below(&d.path(), &mut found);
             }
@@ -111,6 +103,7 @@ pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
     // What is frozen cannot be ended.
     for d in cgroups(&format!("hull-test-{pid}-")) {
         std::fs::write(d.join("freezer.state"), "THAWED").ok();
+        std::fs::write(d.join("cgroup.freeze"), "0").ok();
     }
     let mut left = end_orphans(|environ| environ.contains(&scratch.display().to_string()));
     for d in cgroups(&format!("hull-test-{pid}-")) {

@@ -4,6 +4,7 @@
 mod macros;
 
 pub mod bundle;
+pub mod cgroups;
 pub mod compare;
 pub mod console;
 pub mod fixture;
