@@ -1,10 +1,11 @@
 //! Where a further process of a container goes.
 
 use super::file;
-use super::group::{Group, open_dir};
+use super::group::{Group, join, open_dir};
 use super::plan::Place;
 use super::tree::Version;
 use crate::{Context, Error, Result};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -13,12 +14,38 @@ use std::os::fd::OwnedFd;
 /// The cgroups for a further process.
 #[derive(Debug)]
 pub struct ExecTarget {
-    /// v2: for CLONE_INTO_CGROUP.
-    pub unified: Option<OwnedFd>,
+    /// v2: the folder; hull itself moves the process there ([`Group::join_unified`]).
+    pub unified: Option<String>,
     /// v1: the `tasks` files to which the child writes `0`.
     pub tasks: Vec<OwnedFd>,
     /// The folders, for messages.
     pub dirs: Vec<String>,
+}
+
+/// The words of `exec --cgroup`: `PATH` for every hierarchy, or `CONTROLLER[,CONTROLLER]:PATH` for some (runc's form).
+///
+/// # Errors
+/// A controller without a name or named twice; several paths of which one has no controller.
+pub fn sub_cgroups(words: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut subs = BTreeMap::new();
+    for word in words {
+        let refuse = |why: &str| Err(Error::new(format!("invalid --cgroup argument: {word} ({why})")));
+        let (controllers, path) = match word.split_once(':') {
+            None if words.len() > 1 => return refuse("missing <controller>: prefix"),
+            None => ("", word.as_str()),
+            Some(("", _)) => return refuse("empty <controller> prefix"),
+            Some(both) => both,
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() && !controllers.is_empty() {
+                return refuse("empty <controller> prefix");
+            }
+            if subs.insert(controller.to_owned(), path.to_owned()).is_some() {
+                return refuse(&format!("controller {controller} specified multiple times"));
+            }
+        }
+    }
+    Ok(subs)
 }
 
 impl Group {
@@ -41,7 +68,10 @@ impl Group {
                 None => place.dir.clone(),
             };
             match place.version {
-                Version::V2 => target.unified = Some(open_dir(&dir)?),
+                Version::V2 => {
+                    open_dir(&dir)?;
+                    target.unified = Some(dir.clone());
+                }
                 Version::V1 => {
                     let tasks = file::open_in(&dir, "tasks", OFlag::O_WRONLY);
                     target.tasks.push(tasks.on("open", format_args!("{dir}/tasks"))?);
@@ -50,6 +80,23 @@ impl Group {
             target.dirs.push(dir);
         }
         Ok(target)
+    }
+
+    /// Moves the process of an exec into the target's v2 cgroup. Not by CLONE_INTO_CGROUP: the process comes of a stage that has left
+    /// hull's user namespace, and the kernel asks for rights in the tree; and a container at its limit of processes may be entered.
+    ///
+    /// # Errors
+    /// The kernel refuses, and there is no systemd to ask where an ordinary user may not write.
+    pub fn join_unified(&self, target: &ExecTarget, pid: Pid, init: Pid) -> Result<()> {
+        let (Some(dir), Some(place)) = (&target.unified, self.places.iter().find(|p| p.version == Version::V2)) else { return Ok(()) };
+        match join(dir, pid) {
+            // It has given controllers to cgroups below since it was asked.
+            Err(error) if error.errno() == Some(Errno::EBUSY) && *dir == place.dir => join(&dir_of(place, init)?, pid),
+            Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) && self.unit.is_some() => {
+                self.attach(pid, dir.strip_prefix(place.dir.as_str()).unwrap_or_default())
+            }
+            other => other,
+        }
     }
 }
 
@@ -76,5 +123,21 @@ pub(super) fn dir_of(place: &Place, pid: Pid) -> Result<String> {
     match below {
         Some(below) => Ok(format!("{}{}", place.mount_point, below.trim_end_matches('/'))),
         None => Err(Error::new(format!("cgroup {own} of process {pid} is not within the mount on {}", place.mount_point))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_cgroups_are_for_all_controllers_or_for_some() {
+        let of = |words: &[&str]| sub_cgroups(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(c, p)| ((*c).to_owned(), (*p).to_owned())).collect::<BTreeMap<_, _>>();
+        assert_eq!(of(&["below"]).unwrap(), map(&[("", "below")]));
+        assert_eq!(of(&["cpu,cpuacct:a", "memory:b"]).unwrap(), map(&[("cpu", "a"), ("cpuacct", "a"), ("memory", "b")]));
+        for (words, why) in [(&["a", "b"][..], "missing <controller>"), (&[":a"], "empty"), (&["cpu,:a"], "empty"), (&["cpu:a", "cpu:b"], "multiple times")] {
+            assert!(of(words).unwrap_err().to_string().contains(why), "{words:?}");
+        }
     }
 }

@@ -56,3 +56,8 @@ pub(super) fn put(fd: impl AsFd, value: &str) -> nix::Result<()> {
         }
     }
 }
+
+/// Whether a cgroup has a file.
+pub(super) fn exists(dir: &str, file: &str) -> bool {
+    nix::unistd::access(format!("{dir}/{file}").as_str(), nix::unistd::AccessFlags::F_OK).is_ok()
+}

@@ -186,7 +186,8 @@ impl Group {
                 Ok(()) => {}
                 Err(Errno::ENOENT) => return Ok(()), // not made yet: asked again after that
                 Err(_) => {
-                    for controller in &place.enable {
+                    // What is on already need not be asked for: above the part that is an ordinary user's it would be refused.
+                    for controller in place.enable.iter().filter(|c| !is_on(dir, std::slice::from_ref(c))) {
                         let one = file::write(dir, FILE, &format!("+{controller}"));
                         if let (Err(errno), true) = (one, place.required.contains(controller)) {
                             return Err(refused_controller(controller, dir, errno));
@@ -204,7 +205,8 @@ impl Group {
     /// v2's folder as an fd, and the rule of threads: below a cgroup that has processes or threads no domain can be.
     fn open_unified(&mut self, place: &Place) -> Result<()> {
         let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
-        if parent != place.mount_point {
+        // Below the real root, which alone has no type, all begins as a domain. In a cgroup namespace the mount's root is another.
+        if parent != place.mount_point || file::exists(parent, "cgroup.type") {
             let kind = file::read(&place.dir, "cgroup.type").unwrap_or_default();
             let domain = place.required.iter().any(|c| matches!(c.as_str(), "memory" | "io" | "hugetlb" | "rdma"));
             match kind.trim_end() {

@@ -44,7 +44,7 @@ mod values;
 mod tests;
 
 pub use devices::{Kind, Rule, Rules};
-pub use exec::ExecTarget;
+pub use exec::{ExecTarget, sub_cgroups};
 pub use group::{Group, Record};
 pub use mounts::{CgroupMount, mounts_for_container};
 pub use oom::{Oom, OomEvents};

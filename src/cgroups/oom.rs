@@ -7,9 +7,13 @@ use super::tree::Version;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// How long v1's word of a cgroup's removal may come after the removal (`css_offline` defers it to a worker), in milliseconds.
+const REMOVAL: u16 = 1000;
 
 /// Readable (poll) when something happened; then ask [`OomEvents::read`].
 #[derive(Debug)]
@@ -82,12 +86,20 @@ impl OomEvents {
     /// The kernel's answer cannot be read.
     pub fn read(&mut self) -> Result<Oom> {
         match &mut self.source {
-            Source::V1 { event, .. } => match event.read() {
-                Ok(_) if !std::path::Path::new(&self.dir).exists() => Ok(Oom::Gone),
-                Ok(n) => Ok(Oom::Kills(n)),
-                Err(Errno::EAGAIN) => Ok(Oom::Nothing),
-                Err(errno) => Err(Error::sys("read OOM events of", &self.dir, errno)),
-            },
+            Source::V1 { event, .. } => {
+                let count = read_event(event).on("read OOM events of", &self.dir)?;
+                match count {
+                    0 => Ok(Oom::Nothing),
+                    n if std::path::Path::new(&self.dir).exists() => Ok(Oom::Kills(n)),
+                    // Its removal is told as well, once and at last, but a moment after the folder is gone. So of two the first was a kill.
+                    n => {
+                        let last = nix::poll::poll(&mut [PollFd::new(event.as_fd(), PollFlags::POLLIN)], REMOVAL);
+                        last.on("wait for the end of", &self.dir)?;
+                        let n = n + read_event(event).on("read OOM events of", &self.dir)?;
+                        Ok(if n > 1 { Oom::Kills(n - 1) } else { Oom::Gone })
+                    }
+                }
+            }
             Source::V2 { watch, seen } => {
                 match watch.read_events() {
                     Ok(_) | Err(Errno::EAGAIN) => {}
@@ -105,6 +117,14 @@ impl OomEvents {
                 }
             }
         }
+    }
+}
+
+/// What an eventfd has counted since the last time.
+fn read_event(event: &EventFd) -> nix::Result<u64> {
+    match event.read() {
+        Err(Errno::EAGAIN) => Ok(0),
+        other => other,
     }
 }
 

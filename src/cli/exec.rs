@@ -32,9 +32,9 @@ pub struct Args {
     /// How many more descriptors than 0, 1, 2 the program gets
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
-    /// Cgroup below the container's own
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<String>,
+    /// Cgroup below the container's own, that is there; on v1 for some controllers alone
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    cgroup: Vec<String>,
     /// Run in a paused container too; it begins when the container is resumed
     #[arg(long)]
     ignore_paused: bool,

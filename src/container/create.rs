@@ -223,6 +223,9 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
     let mut job = Job { spec: &spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
     let made = wall::carry_out(plan, &mut job)?;
     let container = Container { record, store: store.clone() };
+    if let (Some(resources), Ok(Some(group))) = (spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()), container.group()) {
+        super::update::warn_of_kernel_memory(&group, resources);
+    }
     if let Err(error) = announce(&container, &made.child.pidfd, options) {
         let _ = container.take_down();
         return Err(error);

@@ -1,7 +1,7 @@
 //! `exec`: another process in a container, by way of a stage that joins its namespaces.
 
 use super::{Container, Status};
-use crate::cgroups::Version;
+use crate::cgroups::{ExecTarget, Group, sub_cgroups};
 use crate::facts::{Facts, Owner};
 use crate::init::Held;
 use crate::namespaces::spawn::{Birth, Child, spawn};
@@ -13,6 +13,7 @@ use crate::spec::config::Process;
 use crate::sys::{ids, process as sys_process};
 use crate::wall::{Meeting, procfs};
 use crate::{Context, Error, Result};
+use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::os::fd::IntoRawFd;
 
@@ -23,8 +24,8 @@ pub struct Options {
     pub preserve_fds: u32,
     /// `--ignore-paused`.
     pub ignore_paused: bool,
-    /// `--cgroup`: paths below the container's cgroup.
-    pub cgroup: Option<String>,
+    /// `--cgroup`: paths below the container's cgroup, each `[CONTROLLER:]PATH`.
+    pub cgroup: Vec<String>,
 }
 
 impl Container {
@@ -43,10 +44,8 @@ impl Container {
         let process = &self.completed(process);
         let init = self.pidfd()?;
         let facts = Facts::probe(&self.record.spec)?;
-        let mut tasks = Vec::new();
-        if let Some(group) = self.group()? {
-            tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
-        }
+        let mut entry = self.entry(options)?;
+        let tasks: Vec<Held> = entry.iter_mut().flat_map(|(_, target)| target.tasks.drain(..)).map(|fd| Held(fd.into_raw_fd())).collect();
         let request = self.exec_request(options, tasks.len() as u32)?;
         let plan = plan::exec(process, &facts, &request)?;
         for warning in &plan.warnings {
@@ -69,7 +68,7 @@ impl Container {
         let script = plan.encode();
         let birth = Birth { flags: 0, stage: Some(&stage), cgroup: None, script: &script, slots: &mut slots, fresh: false };
         let child = spawn(birth)?;
-        match self.settle(&plan, &child, process, (&facts, &request)) {
+        match self.settle(&plan, &child, process, (&facts, &request, entry.as_ref())) {
             Ok(()) => {
                 crate::wall::log_inside(&plan, &child);
                 Ok(child)
@@ -128,9 +127,11 @@ impl Container {
         Stage { before: list(mask(true)), user: user.then_some(pidfd), after: list(mask(false)), time: None }
     }
 
-    fn settle(&self, plan: &plan::Plan, child: &Child, process: &Process, (facts, request): (&Facts, &ExecRequest)) -> Result<()> {
+    fn settle(&self, plan: &plan::Plan, child: &Child, process: &Process, (facts, request, entry): (&Facts, &ExecRequest, Option<&(Group, ExecTarget)>)) -> Result<()> {
         let meeting = Meeting { plan, child };
-        self.join_unified(child.pid)?;
+        if let Some((group, target)) = entry {
+            group.join_unified(target, Pid::from_raw(child.pid), Pid::from_raw(self.record.pid))?;
+        }
         if let Some(score) = process.oom_score_adj {
             let path = format!("/proc/{}/oom_score_adj", child.pid);
             crate::namespaces::idmap::write_file(&path, &score.to_string())?;
@@ -152,19 +153,16 @@ impl Container {
         meeting.executed()
     }
 
-    /// On v2 the process goes where init is: it may have moved into a cgroup below, and then the container's own takes none (EBUSY).
-    fn join_unified(&self, pid: i32) -> Result<()> {
-        let Some(group) = self.group()? else { return Ok(()) };
-        let record = group.record();
-        let Some(place) = record.places.iter().find(|place| place.version == Version::V2) else { return Ok(()) };
-        let path = format!("{}/cgroup.procs", place.dir);
-        match crate::namespaces::idmap::write_file(&path, &pid.to_string()) {
-            Err(error) if error.errno() == Some(nix::errno::Errno::EBUSY) => {
-                let own = std::fs::read_to_string(format!("/proc/{}/cgroup", self.record.pid)).on("read cgroup of", self.record.pid)?;
-                let init = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-                crate::namespaces::idmap::write_file(&format!("{}{init}/cgroup.procs", place.mount_point), &pid.to_string())
+    /// The container's cgroup and the place in it where the process goes; none where it stays in hull's own.
+    fn entry(&self, options: &Options) -> Result<Option<(Group, ExecTarget)>> {
+        let subs = sub_cgroups(&options.cgroup)?;
+        match self.group()? {
+            Some(group) => {
+                let target = group.exec_target(Pid::from_raw(self.record.pid), &subs)?;
+                Ok(Some((group, target)))
             }
-            other => other,
+            None if subs.is_empty() => Ok(None),
+            None => Err(Error::new(format!("--cgroup: container {} has no cgroup", self.record.id))),
         }
     }
 }

@@ -52,7 +52,7 @@ impl Container {
 
 /// Linux 6.x takes v1's limit of kernel memory and forgets it (`memory.kmem.limit_in_bytes`, mm/memcontrol-v1.c). runc warns of the
 /// option and ignores it on every kernel.
-fn warn_of_kernel_memory(group: &Group, change: &Resources) {
+pub(super) fn warn_of_kernel_memory(group: &Group, change: &Resources) {
     let Some(asked) = change.memory.as_ref().and_then(|memory| memory.kernel).filter(|limit| *limit > 0) else { return };
     let held = group.dir("memory").and_then(|dir| std::fs::read_to_string(format!("{dir}/memory.kmem.limit_in_bytes")).ok());
     // The kernel counts in pages: what it holds may be a little less, and never more.

@@ -43,6 +43,9 @@ pub fn as_text(plan: &Plan) -> String {
             None => break,
         }
     }
+    for fallback in plan.outside.iter().flat_map(|placed| fallbacks(&placed.step)) {
+        let _ = writeln!(out, "fallback: {fallback}");
+    }
     for warning in &plan.warnings {
         let _ = writeln!(out, "warning: {warning}");
     }
@@ -50,6 +53,14 @@ pub fn as_text(plan: &Plan) -> String {
         let _ = writeln!(out, "remark: {remark}");
     }
     out
+}
+
+/// What the cgroup's plan leaves undone.
+fn fallbacks(step: &OutStep) -> &[String] {
+    match step {
+        OutStep::Cgroup { plan, .. } | OutStep::Unit { plan } => &plan.fallbacks,
+        _ => &[],
+    }
 }
 
 fn barrier(out: &mut String, kind: Barrier) {

@@ -10,6 +10,7 @@ mod support;
 
 mod bad_input;
 mod capabilities;
+mod cgroups_tree;
 mod checkpoint;
 mod checkpoint_world;
 mod commands;
@@ -51,6 +52,7 @@ mod user_namespaces;
 const MODULES: &[&[support::harness::Test]] = &[
     bad_input::TESTS,
     capabilities::TESTS,
+    cgroups_tree::TESTS,
     checkpoint::TESTS,
     commands::TESTS,
     descriptors::TESTS,

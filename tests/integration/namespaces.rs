@@ -138,7 +138,7 @@ fn cgroup_namespace_hides_the_path() {
         crate::support::cgroups::by_version("pids", format!(":pids:{}", b.cgroup), format!("0::{}", b.cgroup))
     );
     b.push("/linux/namespaces", json!({ "type": "cgroup" }));
-    assert_has!(b.output_of("cat /proc/self/cgroup; echo"), crate::support::cgroups::by_version("pids", ":pids:/\n", "0::/\n"));
+    assert_has!(b.output_of("cat /proc/self/cgroup; echo end"), crate::support::cgroups::by_version("pids", ":pids:/\n", "0::/\n"));
 }
 
 fn with_offsets() -> Bundle {

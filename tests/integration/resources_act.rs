@@ -278,7 +278,9 @@ fn delete_force_of_a_frozen_sub_cgroup() {
     let c = b.started();
     let dir = b.cgroup_dir("freezer").join("below");
     fs::create_dir(&dir).unwrap();
-    let all = fs::read_to_string(b.cgroup_dir("freezer").join("cgroup.procs")).unwrap();
+    let listed = || b.cgroup_file("freezer", "cgroup.procs");
+    until("the shell's children", || listed().lines().count() == 3);
+    let all = listed();
     let child = all.lines().find(|pid| *pid != c.pid().to_string()).unwrap();
     fs::write(dir.join("cgroup.procs"), child).unwrap();
     let (file, value) = by_version("freezer", ("freezer.state", "FROZEN"), ("cgroup.freeze", "1"));

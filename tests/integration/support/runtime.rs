@@ -133,13 +133,13 @@ impl Runtime {
             .stdin(Stdio::null())
             .current_dir("/");
         c.env("HULL_TEST_DIR", fixture::test_scratch());
-        c.envs(self.env.iter().map(|(k, v)| (k, v)));
         if let Some(user) = self.user {
             c.uid(user)
                 .gid(user)
                 .env_remove("XDG_RUNTIME_DIR")
                 .env("HOME", "/");
         }
+        c.envs(self.env.iter().map(|(k, v)| (k, v)));
         c
     }
 
