@@ -138,7 +138,10 @@ impl Client {
             return Ok(());
         }
         let set = self.manager("SetUnitProperties", Some(&(name, true, &properties)));
-        set.map(drop).map_err(|e| Error::from(e).within(format_args!("unable to set properties of unit \"{name}\"")))
+        set.map(drop).map_err(|e| Error::from(e).within(format_args!("unable to set properties of unit \"{name}\"")))?;
+        // It answers before it writes the files, and writes them before it takes the next call (`manager_loop`, src/core/manager.c).
+        self.version = None;
+        self.version().map(drop)
     }
 
     /// Moves a process into the unit's cgroup, or one below: an ordinary user may not write where the two cgroups meet.
