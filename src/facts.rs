@@ -86,7 +86,7 @@ impl Facts {
     /// # Errors
     /// procfs is not there; a namespace's path cannot be opened.
     pub fn probe(spec: &Spec) -> Result<Self> {
-        let status = file::read_small(c"/proc/self/status").on("read", "/proc/self/status")?;
+        let status = file::read_record(c"/proc/self/status").on("read", "/proc/self/status")?;
         let status = String::from_utf8_lossy(&status);
         let hex = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));

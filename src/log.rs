@@ -56,7 +56,8 @@ pub fn warn(message: &str) {
     match TARGET.get() {
         Some(target) if target.debug || (target.file.is_some() && target.format == Format::Text) => line("warning", message),
         Some(target) if target.file.is_some() => {}
-        _ => eprintln!("hull: warning: {message}"),
+        // One write: lines of several hulls on one terminal are not mixed.
+        _ => drop(std::io::stderr().write_all(format!("hull: warning: {message}\n").as_bytes())),
     }
 }
 

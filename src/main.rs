@@ -1,4 +1,4 @@
 //! Starts the command line and maps its result to an exit status; nothing else.
-fn main() -> std::process::ExitCode {
-    hull::cli::main()
-}
+#![cfg_attr(not(test), no_main)]
+
+hull::entry!(hull::cli::main);

@@ -8,10 +8,9 @@ use crate::plan::Layers;
 use crate::spec::Spec;
 use crate::sys::file;
 use crate::{Context, Error, Result};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -82,7 +81,7 @@ pub struct Store {
 
 /// The lock on one container's folder; released when dropped.
 pub struct Lock {
-    _file: Flock<File>,
+    _folder: File,
 }
 
 /// Checks an id: letters, digits and `_+-.`, no path, at most 1024 characters (as runc has it).
@@ -164,14 +163,8 @@ impl Store {
     pub fn lock(&self, id: &str) -> Result<Lock> {
         check_id(id)?;
         let folder = File::open(self.folder(id)).map_err(|error| missing(id, &error))?;
-        let mut folder = folder;
-        loop {
-            match Flock::lock(folder, FlockArg::LockExclusive) {
-                Ok(lock) => return Ok(Lock { _file: lock }),
-                Err((file, Errno::EINTR)) => folder = file,
-                Err((_, errno)) => return Err(Error::sys("lock container", id, errno)),
-            }
-        }
+        file::lock(folder.as_raw_fd()).on("lock container", id)?;
+        Ok(Lock { _folder: folder })
     }
 
     /// Reads a container's record.
@@ -245,14 +238,14 @@ fn missing(id: &str, error: &std::io::Error) -> Error {
 
 /// The kernel's boot id.
 pub fn boot_id() -> String {
-    let text = file::read_small(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let text = file::read_record(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
     String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 /// A process's state letter and start time (proc(5), stat); none when it is gone.
 pub fn process_stat(pid: i32) -> Option<(char, u64)> {
     let name = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok()?;
-    let text = file::read_small(&name).ok()?;
+    let text = file::read_record(&name).ok()?;
     let text = String::from_utf8_lossy(&text);
     // The command's name stands in parentheses and may hold anything.
     let after = text.rsplit_once(')')?.1;

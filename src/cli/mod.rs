@@ -40,7 +40,6 @@ use crate::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Run programs in containers: one bundle, behind the wall of your choice.
 #[derive(Parser)]
@@ -218,17 +217,19 @@ impl Command {
     }
 }
 
-/// hull's entry.
-pub fn main() -> ExitCode {
+/// hull's entry; answers with the exit status.
+pub fn main() -> u8 {
+    crate::sys::entry::spare_the_heap();
     // containerd's restore says it with one dash.
     let args: Vec<OsString> = std::env::args_os().map(|arg| if arg == "-no-subreaper" { "--no-subreaper".into() } else { arg }).collect();
     if matches!(args.get(1).and_then(|arg| arg.to_str()), Some("--version" | "-v")) {
         version::print();
-        return ExitCode::SUCCESS;
+        return 0;
     }
     // Before the arguments are parsed, so that they are parsed once. A container named `run` costs one copy more, and nothing else.
     let enters = |arg: &OsString| matches!(arg.to_str(), Some("create" | "run" | "exec" | "restore"));
     let protected = if args.iter().skip(1).any(enters) { own_binary::protect() } else { Ok(()) };
+    crate::sys::entry::prepare();
     let for_people = args.iter().any(|arg| arg == "run") && args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--rootfs"));
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -239,12 +240,12 @@ pub fn main() -> ExitCode {
                 eprintln!("flag needs an argument");
             }
             let status = if for_people && error.exit_code() != 0 { 125 } else { error.exit_code() };
-            return ExitCode::from(u8::try_from(status).unwrap_or(1));
+            return u8::try_from(status).unwrap_or(1);
         }
     };
     if cli.global.version {
         version::print();
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let format = match cli.global.log_format {
         LogFormat::Text => Format::Text,
@@ -252,7 +253,7 @@ pub fn main() -> ExitCode {
     };
     if let Err(error) = log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug }) {
         complain(&error);
-        return ExitCode::FAILURE;
+        return 1;
     }
     // The command's status where hull itself fails. runc's exec: 1 may be the program's own. `docker run`: 125.
     let common = match &cli.command {
@@ -261,11 +262,11 @@ pub fn main() -> ExitCode {
         _ => 1,
     };
     match protected.and_then(|()| cli.command.carry_out(&cli.global)) {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(error) => {
             complain(&error);
             // Where a program cannot be run, people get the shell's answer.
-            ExitCode::from(error.status().filter(|_| common == 125).unwrap_or(common))
+            error.status().filter(|_| common == 125).unwrap_or(common)
         }
     }
 }

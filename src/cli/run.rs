@@ -85,6 +85,8 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
     finish(store, &container, *keep)?;
+    // The end of this process, which comes now, closes all by itself.
+    std::mem::forget((made, signals));
     Ok(ended?.status() as u8)
 }
 

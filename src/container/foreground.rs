@@ -1,6 +1,7 @@
 //! A container or exec in the foreground: signals go in, the terminal is carried both ways, the status comes out.
 
 use super::notify::Notify;
+use super::signal::leaves_to_default;
 use super::streams::Stream;
 use crate::init::Held;
 use crate::sys::process::{self, Ended};
@@ -153,16 +154,6 @@ fn stay(pidfd: &Held, acts_for: Option<i32>, signals: &Signals, carried: Carried
 /// Signals by which people and their tools end a program.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
-/// Whether a process neither catches, nor ignores, nor blocks a signal (proc_pid_status(5)).
-fn leaves_to_default(pid: i32, signal: i32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(u64::MAX)
-    };
-    (mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")) & (1 << (signal - 1)) == 0
-}
-
 fn pass_on(signal: i32, pidfd: &Held, carrier: &Carrier) {
     match signal {
         libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE => {}
@@ -223,7 +214,9 @@ impl Carrier {
 
     /// Gives the container's terminal the size of hull's own.
     fn resize(&self) {
-        if let (Some(terminal), Some((rows, columns))) = (&self.terminal, crate::sys::socket::terminal_size(1)) {
+        if let Some(terminal) = &self.terminal
+            && let Some((rows, columns)) = crate::sys::socket::terminal_size(1)
+        {
             let _ = crate::sys::socket::window_size(terminal.as_raw_fd(), rows, columns);
         }
     }

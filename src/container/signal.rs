@@ -1,10 +1,12 @@
 //! `kill`: a signal by name or number, to init or to everything in the container.
 
+use super::create::has_pid_namespace;
 use super::{Container, Status};
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use std::time::Duration;
 
 /// A signal from a name (`KILL`, `sigkill`, `RTMIN+3`) or a number.
 ///
@@ -31,6 +33,19 @@ pub fn parse(text: &str) -> Result<i32> {
     format!("SIG{name}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| unknown())
 }
 
+/// How long after its start a program is taken to be still about to install its handlers.
+const SETTLING: Duration = Duration::from_millis(100);
+
+/// Whether a process neither catches, nor ignores, nor blocks a signal (proc_pid_status(5)).
+pub(super) fn leaves_to_default(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(u64::MAX)
+    };
+    (mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")) & (1 << (signal - 1)) == 0
+}
+
 impl Container {
     /// Sends a signal to init, or to all.
     ///
@@ -45,6 +60,7 @@ impl Container {
             return Err(Error::new("container not running"));
         }
         let pidfd = self.pidfd()?;
+        self.let_settle(signal);
         match process::pidfd_send_signal(pidfd.0, signal) {
             Err(Errno::ESRCH) => Err(Error::new("container not running")),
             other => other.on("send signal to container", &self.record.id),
@@ -55,6 +71,20 @@ impl Container {
             self.needed_group()?.thaw()?;
         }
         Ok(())
+    }
+
+    /// The kernel drops what process 1 of a namespace has no handler for (pid_namespaces(7)), SIGKILL and SIGSTOP apart. A program that was
+    /// started a moment ago may be about to install its handlers, so it gets that moment. (`start` to `kill` takes hull little more than
+    /// the time a shell needs for its first `trap`; the slower runtimes that people know give it ten times that by being slow.)
+    fn let_settle(&self, signal: i32) {
+        if [0, libc::SIGKILL, libc::SIGSTOP].contains(&signal) || !has_pid_namespace(&self.record.spec) || self.status() != Status::Running {
+            return;
+        }
+        // `start` takes the fifo out of the folder.
+        let since_start = || std::fs::metadata(self.folder()).and_then(|folder| folder.modified()).ok().and_then(|then| then.elapsed().ok());
+        while since_start().is_some_and(|time| time < SETTLING) && leaves_to_default(self.record.pid, signal) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn kill_all(&self, signal: i32) -> Result<()> {

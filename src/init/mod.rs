@@ -79,13 +79,17 @@ struct World<'a> {
     null: i32,
     /// The folder of the last name.
     parent: target::Parent,
+    /// The last empty file system that was mounted.
+    fresh: target::Fresh,
+    /// The mount namespace is new: nobody else is in it.
+    own_mounts: bool,
     /// How long the program's path in the scratch text is, with its NUL; 0 before it is looked up.
     program: usize,
 }
 
 /// Carries out a script to its end, which is execve; never returns.
 pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
-    let mut world = World { slots, report, scratch, step: 0, started: None, root: libc::AT_FDCWD, empty: -1, null: -1, parent: target::Parent::NONE, program: 0 };
+    let mut world = World { slots, report, scratch, step: 0, started: None, root: libc::AT_FDCWD, empty: -1, null: -1, parent: target::Parent::NONE, fresh: target::Fresh::NONE, own_mounts: true, program: 0 };
     let mut reader = Reader::new(inside);
     loop {
         report.step.store(world.step, Ordering::Relaxed);
@@ -110,7 +114,10 @@ impl World<'_> {
             StepRef::Barrier { kind } => self.barrier(kind),
             StepRef::Set { what: Attribute::Descriptors, number, .. } => Ok(self.close_others(number as i32)?),
             StepRef::Set { what, number, bytes } => Ok(set(what, number, bytes)?),
-            StepRef::Join { slot, kind } => Ok(process::setns(self.slot(slot)?, u64::from(kind))?),
+            StepRef::Join { slot, kind } => {
+                self.own_mounts &= kind & libc::CLONE_NEWNS as u32 == 0;
+                Ok(process::setns(self.slot(slot)?, u64::from(kind))?)
+            }
             StepRef::Unshare { flags } => Ok(process::unshare(u64::from(flags))?),
             StepRef::Enroll { first, count } => self.enroll(first, count),
             StepRef::Ids { uid, gid, groups, set_groups, keep } => identity::ids(uid, gid, set_groups.then_some(groups), keep),

@@ -23,8 +23,12 @@ impl World<'_> {
         };
         let mut buffer = PathBuffer::new();
         let data = if fstype == c"tmpfs" { self.with_mode(target, data, follow, &mut buffer)? } else { data };
+        let plain = create == Create::Folder && refused == Refused::Fail && propagation == 0 && !copy_up;
+        if plain && let Some(name) = self.new_name(target).map_err(|errno| Fault::with(errno, Detail::Target))? {
+            return Ok(mount::mount(source, name, fstype, flags, data)?);
+        }
         let place = self.target(target, create, true, follow)?;
-        file::fchdir(place).map_err(|errno| Fault::with(errno, Detail::Target))?;
+        self.enter(place).map_err(|errno| Fault::with(errno, Detail::Target))?;
         let flags_now = if copy_up { flags & !libc::MS_RDONLY } else { flags };
         match mount::mount(source, c".", fstype, flags_now, data) {
             Ok(()) => {}
@@ -35,7 +39,7 @@ impl World<'_> {
             }
             Err(errno) => return Err(errno.into()),
         }
-        self.mounted(target);
+        if fstype == c"tmpfs" && !copy_up { self.mounted_empty(target) } else { self.mounted(target) }
         if !copy_up && propagation == 0 {
             return Ok(());
         }
@@ -125,7 +129,9 @@ impl World<'_> {
         let StepRef::Attributes { target, set, clear, recursive, propagation, missing } = step else {
             return Err(Errno::EINVAL.into());
         };
-        let place = match lookup(self.root, target, 0, true) {
+        // A folder that is held was looked up after the last mount on it.
+        let held = if target == c"/" { Some(self.root) } else { self.parent.get(target.to_bytes()) };
+        let place = match held.map_or_else(|| lookup(self.root, target, 0, true), Ok) {
             Err(Errno::ENOENT) if missing => {
                 self.report.note(self.step, Outcome::Skipped as u8);
                 return Ok(());
@@ -169,7 +175,7 @@ impl World<'_> {
             let tree = mount::open_tree(self.empty, c"", OPEN_TREE_CLONE)?;
             return Ok(mount::move_mount(tree, place)?);
         }
-        file::fchdir(place)?;
+        self.enter(place)?;
         mount::mount(c"tmpfs", c".", c"tmpfs", libc::MS_RDONLY, c"nr_blocks=1,nr_inodes=1")?;
         // Kept open, by its path now that it covers the folder: later masks are clones of it.
         self.empty = lookup(self.root, target, 0, true)?;

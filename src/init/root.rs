@@ -14,6 +14,7 @@ impl World<'_> {
     /// In the host's own mount namespace nothing may be attached to `/`.
     pub(super) fn open_root(&mut self, path: &CStr) -> Done {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
+        self.own_mounts = false;
         self.root = file::openat(libc::AT_FDCWD, path, flags, 0).map_err(|errno| Fault::with(errno, Detail::Source))?;
         Ok(())
     }
@@ -90,11 +91,18 @@ impl World<'_> {
     /// Makes the working directory, or enters it and checks that it lies below the root: a leaked descriptor's folder does not
     /// (CVE-2024-21626), and the kernel says so by a name without a leading slash.
     pub(super) fn working_directory(&self, path: &CStr, create: bool) -> Done {
-        if create {
+        if create && path != c"/" {
             make_folder(self.root, path, true)?;
             return Ok(());
         }
+        if create {
+            return Ok(());
+        }
         file::chdir(path)?;
+        if path == c"/" {
+            // Nothing is outside of that.
+            return Ok(());
+        }
         let mut buffer = [0_u8; libc::PATH_MAX as usize];
         match file::getcwd(&mut buffer) {
             Ok(_) if buffer[0] == b'/' => Ok(()),

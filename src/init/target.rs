@@ -20,6 +20,19 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Closes many, neighbours by one call.
+    pub fn close_all(mut many: Vec<Self>) {
+        many.sort_by_key(|held| held.0);
+        let numbers: Vec<i32> = many.into_iter().map(Self::keep).filter(|raw| *raw >= 0).collect();
+        for run in numbers.chunk_by(|one, next| one + 1 == *next) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                let _ = file::close_range(*first, *last);
+            }
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         if self.0 >= 0 {
@@ -143,21 +156,45 @@ pub(super) struct Parent {
     path: [u8; 64],
     length: usize,
     descriptor: i32,
+    /// It is the working directory.
+    entered: bool,
 }
 
 impl Parent {
-    pub(super) const NONE: Self = Self { path: [0; 64], length: 0, descriptor: -1 };
+    pub(super) const NONE: Self = Self { path: [0; 64], length: 0, descriptor: -1, entered: false };
 
-    fn get(&self, folder: &[u8]) -> Option<i32> {
+    pub(super) fn get(&self, folder: &[u8]) -> Option<i32> {
         (self.descriptor >= 0 && &self.path[..self.length] == folder).then_some(self.descriptor)
     }
 
     fn set(&mut self, folder: &[u8], descriptor: i32) {
-        self.descriptor = -1;
+        (self.descriptor, self.entered) = (-1, false);
         if let Some(place) = self.path.get_mut(..folder.len()) {
             place.copy_from_slice(folder);
             self.length = folder.len();
             self.descriptor = descriptor;
+        }
+    }
+}
+
+/// Where the last empty tmpfs was mounted.
+pub(super) struct Fresh {
+    path: [u8; 64],
+    length: usize,
+}
+
+impl Fresh {
+    pub(super) const NONE: Self = Self { path: [0; 64], length: 0 };
+
+    fn is(&self, folder: &[u8]) -> bool {
+        self.length > 0 && &self.path[..self.length] == folder
+    }
+
+    fn set(&mut self, folder: &[u8]) {
+        self.length = 0;
+        if let Some(place) = self.path.get_mut(..folder.len()) {
+            place.copy_from_slice(folder);
+            self.length = folder.len();
         }
     }
 }
@@ -213,6 +250,28 @@ impl World<'_> {
         }
     }
 
+    /// A new folder in a file system that init itself has just mounted, as a name in the working directory. Nobody else can reach that
+    /// file system before the program runs (its mount namespace is new, and init is not dumpable), so the name leads to what was made.
+    /// Everywhere else names are opened first, and mounted on by descriptor.
+    pub(super) fn new_name<'p>(&mut self, path: &'p CStr) -> Result<Option<&'p CStr>, Errno> {
+        let (folder, name) = split(path)?;
+        let Some(parent) = self.parent.get(folder).filter(|_| self.fresh.is(folder)) else { return Ok(None) };
+        if name.is_empty() || name == c".." || name == c"." || file::mkdirat(parent, name, 0o755).is_err() {
+            return Ok(None);
+        }
+        if !self.parent.entered {
+            file::fchdir(parent)?;
+            self.parent.entered = true;
+        }
+        Ok(Some(name))
+    }
+
+    /// Makes a mount's target the working directory, where a mount on `.` lands without a path.
+    pub(super) fn enter(&mut self, place: i32) -> Result<(), Errno> {
+        self.parent.entered = false;
+        file::fchdir(place)
+    }
+
     /// A folder of the container, made if missing, and kept for the next name.
     fn folder(&mut self, path: &[u8]) -> Result<i32, Errno> {
         if let Some(descriptor) = self.parent.get(path) {
@@ -234,9 +293,21 @@ impl World<'_> {
 
     /// After a mount: what was held below or at it may lie under it now.
     pub(super) fn mounted(&mut self, target: &CStr) {
-        let (path, held) = (target.to_bytes(), &self.parent.path[..self.parent.length]);
-        if held.starts_with(path) || path == b"/" {
+        let path = target.to_bytes();
+        let covers = |held: &[u8]| held.starts_with(path) || path == b"/";
+        if covers(&self.parent.path[..self.parent.length]) {
             self.parent = Parent::NONE;
+        }
+        if covers(&self.fresh.path[..self.fresh.length]) {
+            self.fresh = Fresh::NONE;
+        }
+    }
+
+    /// After the mount of an empty tmpfs, in a mount namespace of init's own.
+    pub(super) fn mounted_empty(&mut self, target: &CStr) {
+        self.mounted(target);
+        if self.own_mounts {
+            self.fresh.set(target.to_bytes());
         }
     }
 }

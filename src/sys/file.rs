@@ -78,25 +78,30 @@ pub fn close_range(first: i32, last: i32) -> Sys<()> {
     }
 }
 
-/// A small file of procfs or cgroupfs, whole, in two reads.
+/// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole to one read that has room for it.
 ///
 /// # Errors
 /// The kernel's.
-pub fn read_small(path: &CStr) -> Sys<Vec<u8>> {
+pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
     let held = crate::init::Held(openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
     let mut bytes = vec![0; 8192];
     let mut filled = 0;
     loop {
-        match read(held.0, &mut bytes[filled..])? {
-            0 => break,
-            count => filled += count,
+        filled += read(held.0, &mut bytes[filled..])?;
+        if filled < bytes.len() {
+            bytes.truncate(filled);
+            return Ok(bytes);
         }
-        if filled == bytes.len() {
-            bytes.resize(filled * 2, 0);
-        }
+        bytes.resize(filled * 2, 0);
     }
-    bytes.truncate(filled);
-    Ok(bytes)
+}
+
+/// flock(2), exclusive; it ends with the last copy of the descriptor.
+///
+/// # Errors
+/// The kernel's.
+pub fn lock(raw: i32) -> Sys<()> {
+    super::retry(|| call!(libc::SYS_flock, raw, libc::LOCK_EX)).map(drop)
 }
 
 /// mkdirat(2).
@@ -180,6 +185,30 @@ pub fn fstat(raw: i32) -> Sys<libc::stat> {
     call!(libc::SYS_newfstatat, raw, c"".as_ptr(), stat.as_mut_ptr(), libc::AT_EMPTY_PATH)?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
     Ok(unsafe { stat.assume_init() })
+}
+
+/// newfstatat(2) on a path, links followed.
+///
+/// # Errors
+/// The kernel's.
+pub fn stat(path: &CStr) -> Sys<libc::stat> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // Valid: NUL-terminated; the buffer has the size of the structure.
+    call!(libc::SYS_newfstatat, libc::AT_FDCWD, path.as_ptr(), stat.as_mut_ptr(), 0)?;
+    // SAFETY: the call succeeded, so the kernel filled the structure.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// The magic number of the file system that a path is on (statfs(2), `f_type`).
+///
+/// # Errors
+/// The kernel's.
+pub fn filesystem_of(path: &CStr) -> Sys<i64> {
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // Valid: NUL-terminated; the buffer has the size of the structure.
+    call!(libc::SYS_statfs, path.as_ptr(), stat.as_mut_ptr())?;
+    // SAFETY: the call succeeded, so the kernel filled the structure.
+    Ok(unsafe { stat.assume_init() }.f_type)
 }
 
 /// The magic number of the file system that a descriptor is on (statfs(2), `f_type`).

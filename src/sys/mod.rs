@@ -4,6 +4,7 @@
 //! raw descriptors, and answer with the kernel's error number.
 
 pub mod bpf;
+pub mod entry;
 pub mod file;
 pub mod ids;
 pub mod kernel;

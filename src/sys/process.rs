@@ -218,6 +218,12 @@ pub fn default_signals(mask: u64) {
     }
 }
 
+/// Ignores SIGPIPE: writing to a reader that is gone is EPIPE then.
+pub fn ignore_broken_pipes() {
+    // SAFETY: no handler of one's own is installed.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Unblocks all signals.
 pub fn unblock_signals() {
     let none = 0_u64;

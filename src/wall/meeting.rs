@@ -89,6 +89,14 @@ impl Meeting<'_> {
     /// execve was refused.
     pub fn executed(&self) -> Result<()> {
         self.closed();
+        self.told()
+    }
+
+    /// What a child whose socket is closed left in its page.
+    ///
+    /// # Errors
+    /// Of the step that the child failed at.
+    pub fn told(&self) -> Result<()> {
         match self.child.page.report().errno.load(Ordering::Acquire) {
             0 => Ok(()),
             _ => Err(words::child_error(self.plan, self.child)),

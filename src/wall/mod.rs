@@ -63,7 +63,7 @@ impl Made {
     pub fn executed(&self) -> Result<()> {
         let meeting = Meeting { plan: &self.plan, child: &self.child };
         meeting.closed();
-        if refused_program(&self.child).is_some() { Ok(()) } else { meeting.executed() }
+        if refused_program(&self.child).is_some() { Ok(()) } else { meeting.told() }
     }
 }
 
@@ -111,7 +111,9 @@ fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
         work.step(&placed.step).map_err(|error| if error.errno().is_some() { error.within(&placed.from) } else { error })?;
         crate::log::debug(|| format!("outside: {} done, from {}", placed.step.name(), placed.from));
     }
-    work.meeting()?.filtered()?;
+    if plan.inside.iter().any(|placed| matches!(placed.step, Step::Filter { .. })) {
+        work.meeting()?.filtered()?;
+    }
     if let Some(child) = &work.child {
         log_inside(plan, child);
     }
@@ -123,6 +125,7 @@ fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
     let start = work.slots[slot::START as usize];
     let place = work.held.iter().position(|held| held.0 == start);
     let start = place.map(|at| work.held.swap_remove(at)).ok_or_else(|| Error::new("the plan has no start"))?;
+    Held::close_all(std::mem::take(&mut work.held));
     Ok((child, start))
 }
 

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let called = args.next().unwrap_or_default();
     match (Path::new(&called).file_name().and_then(|name| name.to_str()), args.next().as_deref()) {
         // The second is how a fresh init is called.
-        (Some(NAME | "hull"), _) => hull::cli::main(),
+        (Some(NAME | "hull"), _) => ExitCode::from(hull::cli::main()),
         (_, Some("--prove")) => trapped::prove(),
         (_, Some("--install")) => {
             install(&PathBuf::from(args.next().expect("--install needs a folder")));
