@@ -93,7 +93,11 @@ impl Facts {
             line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
         };
         let permitted = hex("CapPrm:");
-        let (euid, egid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let effective = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok()).ok_or_else(|| Error::new(format!("read /proc/self/status: no {name}")))
+        };
+        let (euid, egid) = (effective("Uid:")?, effective("Gid:")?);
         let privileged = permitted & (1 << 21) != 0;
         let process = spec.config().process.as_ref();
         let linux = spec.config().linux.as_ref();
@@ -107,7 +111,7 @@ impl Facts {
             in_user_namespace: in_user_namespace(),
             permitted,
             bounding: hex("CapBnd:"),
-            last_capability: last_capability(),
+            last_capability: last_capability(hex("CapBnd:")),
             ignored_signals: hex("SigIgn:"),
             cgroups: Tree::probe()?,
             joined: joined(spec)?,
@@ -131,10 +135,10 @@ pub fn in_user_namespace() -> bool {
 }
 
 /// The kernel says EINVAL to a capability that it does not know.
-fn last_capability() -> u8 {
+fn last_capability(bounding: u64) -> u8 {
     const KNOWN: u8 = 40;
     let exists = |n: u8| ids::prctl(libc::PR_CAPBSET_READ, u64::from(n), 0).is_ok();
-    if exists(KNOWN) {
+    if bounding & (1 << KNOWN) != 0 || exists(KNOWN) {
         (KNOWN + 1..63).take_while(|&n| exists(n)).last().unwrap_or(KNOWN)
     } else {
         (0..KNOWN).rev().find(|&n| exists(n)).unwrap_or(0)

@@ -174,7 +174,7 @@ impl Store {
     pub fn read(&self, id: &str) -> Result<Record> {
         check_id(id)?;
         let path = self.folder(id).join("state.json");
-        let text = std::fs::read(&path).map_err(|error| missing(id, &error))?;
+        let text = file::read_whole(&path).map_err(|error| missing(id, &error))?;
         let record: Record = serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
         if record.version > VERSION {
             return Err(Error::new(format!("container {id} was made by a newer hull (record version {})", record.version)));
@@ -194,16 +194,18 @@ impl Store {
         std::fs::rename(&temporary, &path).on("replace", path.display())
     }
 
+    /// Removes a container's folder if it holds the record alone; the record itself is gone in any case.
+    pub fn remove_bare(&self, id: &str) -> bool {
+        let folder = self.folder(id);
+        std::fs::remove_file(folder.join("state.json")).is_ok() && std::fs::remove_dir(&folder).is_ok()
+    }
+
     /// Removes a container's folder.
     ///
     /// # Errors
     /// The kernel's.
     pub fn remove(&self, id: &str) -> Result<()> {
         let folder = self.folder(id);
-        // Most often it holds the record alone.
-        if std::fs::remove_file(folder.join("state.json")).is_ok() && std::fs::remove_dir(&folder).is_ok() {
-            return Ok(());
-        }
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder.display(), &error)),
             _ => Ok(()),

@@ -70,7 +70,8 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
     let given = connect_console(make.console_socket.as_deref())?;
     if *detach {
         let (container, made) = create(store, id, &spec, &options, given)?;
-        let notify = begin(&container, &made).inspect_err(|_| drop(container.take_down()))?;
+        let begun = begin(&container, &made).and_then(|notify| made.executed().map(|()| notify));
+        let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
         return Ok(0);
     }

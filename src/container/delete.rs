@@ -74,8 +74,11 @@ impl Container {
         if self.record.spec.namespace(LinuxNamespaceType::Mount).is_none() {
             note(crate::rootfs::unmount_below(&self.record.spec.rootfs()));
         }
-        note(crate::net::release(&self.folder()));
-        note(self.store.remove(&self.record.id));
+        // With a network there is more in the folder than the record.
+        if !self.store.remove_bare(&self.record.id) {
+            note(crate::net::release(&self.folder()));
+            note(self.store.remove(&self.record.id));
+        }
         self.poststop();
         if failed.is_empty() { Ok(()) } else { Err(Error::new(format!("delete container {}: {}", self.record.id, failed.join("; ")))) }
     }

@@ -15,7 +15,7 @@ use crate::wall::{Made, START_FIFO};
 use crate::{Context, Error, Result};
 use std::time::Duration;
 
-/// Lets the program of a container that was just made begin; its notification socket, if the caller has one, is bound before.
+/// Lets the program of a container that was just made begin. Who does not stay with it waits for execve too (`Made::executed`). Its notification socket, if the caller has one, is bound before.
 ///
 /// # Errors
 /// It died while it waited; a hook failed; the socket cannot be made.
@@ -49,7 +49,11 @@ impl Container {
         self.wait_for_program(&answer)?;
         crate::log::debug(|| format!("container {}: started", self.record.id));
         self.poststart()?;
-        notify.map_or(Ok(()), |notify| notify.wait(&self.pidfd()?))
+        match (notify, self.pidfd()) {
+            (Some(notify), Ok(init)) => notify.wait(&init),
+            // It has ended and will not be ready any more.
+            _ => Ok(()),
+        }
     }
 
     /// The same for whoever has just made the container; what is to be notified is the caller's.
@@ -60,7 +64,10 @@ impl Container {
         let fifo = self.folder().join(START_FIFO);
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
         crate::sys::file::write(made.start.0, b"0").on("start container", &self.record.id)?;
-        made.executed()?;
+        let hooks = self.record.spec.config().hooks.as_ref();
+        if hooks.is_some_and(|hooks| !hooks.start_container.is_empty() || !hooks.poststart.is_empty()) {
+            made.executed()?;
+        }
         self.poststart()
     }
 

@@ -255,7 +255,10 @@ impl World<'_> {
     /// Everywhere else names are opened first, and mounted on by descriptor.
     pub(super) fn new_name<'p>(&mut self, path: &'p CStr) -> Result<Option<&'p CStr>, Errno> {
         let (folder, name) = split(path)?;
-        let Some(parent) = self.parent.get(folder).filter(|_| self.fresh.is(folder)) else { return Ok(None) };
+        if !self.fresh.is(folder) {
+            return Ok(None);
+        }
+        let parent = self.folder(folder)?;
         if name.is_empty() || name == c".." || name == c"." || file::mkdirat(parent, name, 0o755).is_err() {
             return Ok(None);
         }

@@ -68,7 +68,8 @@ pub fn recover(networks: &Networks) -> Result<()> {
 /// # Errors
 /// As of [`enforce`].
 pub fn recover_if_touched(networks: &Networks) -> Result<()> {
-    if !networks.folder().join("applied").exists() || foreign::is_untouched(networks)? { Ok(()) } else { recover(networks) }
+    let applied = crate::rootfs::c_path(&networks.folder().join("applied"))?;
+    if crate::sys::file::stat(&applied).is_err() || foreign::is_untouched(networks)? { Ok(()) } else { recover(networks) }
 }
 
 /// Runs nft on a text; answers what the kernel says it did.

@@ -122,7 +122,8 @@ impl Job<'_> {
         let begun = self
             .write_bundle(&container)
             .and_then(|()| streams.hand_over(&container.folder(), self.ask.remove.then_some((self.store, self.ask.id.as_str()))))
-            .and_then(|()| begin(&container, &made));
+            .and_then(|()| begin(&container, &made))
+            .and_then(|notify| made.executed().map(|()| notify));
         let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
         println!("{}", self.ask.id);

@@ -9,10 +9,13 @@ mod validate;
 
 pub use validate::dotted;
 
+use crate::sys::file;
 use crate::{Context, Error, Result};
 use config::{Config, IdMapping, Mount, Namespace, Resources};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A config that has been checked, with the bundle's folder. It cannot be made unchecked.
@@ -22,15 +25,21 @@ pub struct Spec {
     config: Config,
 }
 
+/// A folder's absolute name without links, as the kernel gives it: the C library's realpath(3) asks for each part of it.
+fn real_path(folder: &Path) -> Result<PathBuf> {
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(folder).on("open bundle", folder.display())?;
+    std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).on("open bundle", folder.display())
+}
+
 impl Spec {
     /// Reads and checks the `config.json` of a bundle.
     ///
     /// # Errors
     /// A missing or unreadable file; wrong JSON, with line and column; every clause of the spec that the config breaks.
     pub fn load(bundle: &Path) -> Result<Self> {
-        let bundle = bundle.canonicalize().on("open bundle", bundle.display())?;
+        let bundle = real_path(bundle)?;
         let path = bundle.join("config.json");
-        let text = std::fs::read(&path).map_err(|error| match error.kind() {
+        let text = file::read_whole(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Error::new(format!("JSON specification file {} not found", path.display())),
             _ => Error::io("read", path.display(), &error),
         })?;

@@ -96,6 +96,17 @@ pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
     }
 }
 
+/// A file of some kilobytes, whole, without asking for its size before.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_whole(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1 << 16);
+    // A reader of limited length is what the standard library takes no size hint of.
+    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path)?, u64::MAX), &mut bytes)?;
+    Ok(bytes)
+}
+
 /// flock(2), exclusive; it ends with the last copy of the descriptor.
 ///
 /// # Errors

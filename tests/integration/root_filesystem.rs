@@ -358,13 +358,9 @@ fn root_on_another_mount() {
     )
     .unwrap();
     let mut b = Bundle::new();
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(b.rootfs())
-        .arg(dir.join("rootfs"))
-        .status()
-        .unwrap();
-    assert!(copied.success());
+    let mut copy = std::process::Command::new("cp");
+    copy.arg("-a").arg(b.rootfs()).arg(dir.join("rootfs"));
+    assert!(leaks::succeeds(&mut copy));
     b.set("/root/path", json!(dir.join("rootfs")));
     let flags = b.output_of("awk '$5 == \"/\" {print $6}' /proc/self/mountinfo");
     assert!(flags.starts_with("ro,"), "{flags}");

@@ -1,7 +1,7 @@
 //! The four kinds of user namespace, each compared with runc on the same bundle.
 
 use crate::support::users::{self, Holder};
-use crate::support::{Bundle, compare};
+use crate::support::{Bundle, compare, leaks};
 use serde_json::json;
 
 tests![
@@ -114,8 +114,7 @@ fn ordinary_user_without_mappings_is_root_inside() {
 fn crun_config_for_ordinary_users_runs() {
     only_hull!("runc wants mappings");
     let dir = crate::support::fixture::new_dir("crun");
-    let written = std::process::Command::new("crun").args(["spec", "--rootless"]).current_dir(&dir).status();
-    if !written.is_ok_and(|status| status.success()) {
+    if !leaks::succeeds(std::process::Command::new("crun").args(["spec", "--rootless"]).current_dir(&dir)) {
         skip!("crun is not here to write its config");
     }
     let mut b = Bundle::of_ordinary_user();

@@ -160,6 +160,16 @@ pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
     Ok(child)
 }
 
+/// A command to its end; whether that was a success.
+pub fn succeeds(command: &mut Command) -> bool {
+    let Ok(mut child) = spawn(command) else {
+        return false;
+    };
+    let status = child.wait();
+    OWN.lock().unwrap().remove(&child.id().cast_signed());
+    status.is_ok_and(|status| status.success())
+}
+
 /// Reaps the orphans that have ended.
 pub fn reap_orphans() {
     let own = OWN.lock().unwrap();
