@@ -147,7 +147,7 @@ pub fn cause(errno: i32, detail: u32) -> String {
     let why = words(Errno::from_raw(errno));
     let value = detail >> 8;
     match Detail::from_code(detail) {
-        Detail::Plain | Detail::Execve | Detail::Stage => why,
+        Detail::Plain | Detail::Execve | Detail::Stage | Detail::NotExecutable => why,
         Detail::Malformed => "the script cannot be read".into(),
         Detail::Parent => "hull itself went away".into(),
         Detail::Target => format!("its target: {why}"),
@@ -158,7 +158,6 @@ pub fn cause(errno: i32, detail: u32) -> String {
         Detail::NotInPath => "executable file not found in $PATH".into(),
         // The second half is what execve(2) says of a folder, and what Docker matches for its status 126.
         Detail::IsFolder => "is a directory: permission denied".into(),
-        Detail::NotExecutable => "permission denied".into(),
         Detail::HookStatus => format!("exit status {value}"),
         Detail::HookSignal => format!("ended by signal {value}"),
         Detail::HookTimeout => format!("still running after its timeout of {value} s"),

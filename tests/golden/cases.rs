@@ -92,9 +92,14 @@ impl Case {
 
     /// The config compiled for a host.
     pub fn compile(&self, host: Host, bundle: &Bundle) -> Result<(Spec, Facts, Plan)> {
+        self.compile_with(host, bundle, &Options::default())
+    }
+
+    /// The same with options of the command.
+    pub fn compile_with(&self, host: Host, bundle: &Bundle, options: &Options) -> Result<(Spec, Facts, Plan)> {
         let spec = Spec::check(self.config(host), bundle.0.clone())?;
         let facts = host.facts(spec.config());
-        let plan = plan(&spec, &facts, &request(&bundle.store(), &spec, &facts, "c1", &Options::default())?)?;
+        let plan = plan(&spec, &facts, &request(&bundle.store(), &spec, &facts, "c1", options)?)?;
         Ok((spec, facts, plan))
     }
 }

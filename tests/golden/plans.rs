@@ -3,7 +3,8 @@
 use crate::cases::{self, Bundle, Case};
 use crate::hosts::{ALL, Host};
 use crate::text;
-use hull::plan::{ExecRequest, exec};
+use hull::container::create::Options;
+use hull::plan::{ExecRequest, Kept, Layers, Part, exec};
 use hull::spec::config::{Config, Process};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -86,7 +87,31 @@ fn plans_of_real_configs() {
             files.compare(&format!("{}.{}.plan", case.name, host.name()), &text);
         }
     }
-    files.finish(|name| name.ends_with(".plan") && !name.ends_with(".exec.plan"));
+    files.finish(|name| name.ends_with(".plan") && !name.ends_with(".exec.plan") && !name.ends_with(".layers.plan"));
+}
+
+/// A root put together of layers: root's one overlay on `/`, and an ordinary user's, one a folder, beside what is bound and linked.
+#[test]
+fn plans_of_layered_roots() {
+    let bundle = Bundle::new("layers");
+    let mut files = Files::new();
+    let overlay = |target: &str, lower: &str, kept| Part::Overlay { target: target.into(), lower: lower.into(), kept };
+    let kept = Kept { upper: "/home/ada/changes/upper".into(), work: "/home/ada/changes/work".into() };
+    let roots = Layers { parts: vec![overlay("/", "/", None)], in_user_namespace: false };
+    let parts = vec![
+        overlay("/etc", "/etc", None),
+        overlay("/home", "/home", Some(kept)),
+        Part::ReadOnly { target: "/var".into(), source: "/var".into() },
+        Part::Link { target: "/bin".into(), text: "usr/bin".into() },
+    ];
+    let users = Layers { parts, in_user_namespace: true };
+    for (name, host, layers) in [("runc-spec", Host::RootHybrid, roots), ("runc-spec-rootless", Host::UserHelped, users)] {
+        let case = cases::configs().into_iter().find(|case| case.name == name).unwrap();
+        let options = Options { layers: Some(layers), ..Options::default() };
+        let (_, _, plan) = case.compile_with(host, &bundle, &options).unwrap();
+        files.compare(&format!("{name}.{}.layers.plan", host.name()), &text::of(&plan, &bundle.0));
+    }
+    files.finish(|name| name.ends_with(".layers.plan"));
 }
 
 /// What is refused, and in which words: one file for all pairs of config and host.

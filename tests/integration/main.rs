@@ -20,6 +20,7 @@ mod exec;
 mod fresh_init;
 mod hardening;
 mod hooks;
+mod injected;
 mod lifecycle;
 mod load;
 mod mounts;
@@ -36,7 +37,9 @@ mod package;
 mod people_cli;
 mod people_logs;
 mod people_run;
+mod posture;
 mod process;
+mod races;
 mod readiness;
 mod resources;
 mod resources_act;
@@ -61,6 +64,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     fresh_init::TESTS,
     hardening::TESTS,
     hooks::TESTS,
+    injected::TESTS,
     lifecycle::TESTS,
     load::TESTS,
     mounts::TESTS,
@@ -76,7 +80,9 @@ const MODULES: &[&[support::harness::Test]] = &[
     net_others::TESTS,
     net_rootless::TESTS,
     net_saved::TESTS,
+    posture::TESTS,
     process::TESTS,
+    races::TESTS,
     readiness::TESTS,
     resources::TESTS,
     resources_act::TESTS,

@@ -1,7 +1,7 @@
 //! `root`, `rootfsPropagation`, `maskedPaths` and `readonlyPaths`; propagation of single mounts.
 
 use crate::support::users::private_mounts;
-use crate::support::{Bundle, fixture, until};
+use crate::support::{Bundle, fixture, leaks, until};
 use nix::mount::MsFlags;
 use serde_json::json;
 use std::fs;
