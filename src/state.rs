@@ -244,6 +244,18 @@ pub fn boot_id() -> String {
     String::from_utf8_lossy(&text).trim().to_owned()
 }
 
+/// Whether a program that was started a moment ago has come to its first rest or its end, or has had 50 ms of processor for whatever it
+/// does first. Counted so, and not by the clock, it is the same on a busy machine.
+pub fn has_begun(pid: i32) -> bool {
+    const ENOUGH_TICKS: u64 = 5;
+    let Some(text) = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok().and_then(|name| file::read_record(&name).ok()) else { return true };
+    let text = String::from_utf8_lossy(&text);
+    // proc(5): after the command's name in parentheses comes the state as the third field; user and system time are the 14th and 15th.
+    let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, after)| after).split_whitespace().collect();
+    let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    !matches!(fields.first(), Some(&("R" | "D"))) || ticks >= ENOUGH_TICKS
+}
+
 /// A process's state letter and start time (proc(5), stat); none when it is gone.
 pub fn process_stat(pid: i32) -> Option<(char, u64)> {
     let name = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok()?;

@@ -33,8 +33,8 @@ pub fn parse(text: &str) -> Result<i32> {
     format!("SIG{name}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| unknown())
 }
 
-/// How long after its start a program is taken to be still about to install its handlers.
-const SETTLING: Duration = Duration::from_millis(100);
+/// How long after its start at the most a program is taken to be still about to install its handlers.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// Whether a process neither catches, nor ignores, nor blocks a signal (proc_pid_status(5)).
 pub(super) fn leaves_to_default(pid: i32, signal: i32) -> bool {
@@ -74,15 +74,16 @@ impl Container {
     }
 
     /// The kernel drops what process 1 of a namespace has no handler for (pid_namespaces(7)), SIGKILL and SIGSTOP apart. A program that was
-    /// started a moment ago may be about to install its handlers, so it gets that moment. (`start` to `kill` takes hull little more than
-    /// the time a shell needs for its first `trap`; the slower runtimes that people know give it ten times that by being slow.)
+    /// started a moment ago may be about to install its handlers, so it gets that moment (`state::has_begun`). From `start` to `kill` takes
+    /// hull little more than a shell needs for its first `trap`; slower runtimes give it ten times that by being slow.
     fn let_settle(&self, signal: i32) {
         if [0, libc::SIGKILL, libc::SIGSTOP].contains(&signal) || !has_pid_namespace(&self.record.spec) || self.status() != Status::Running {
             return;
         }
         // `start` takes the fifo out of the folder.
         let since_start = || std::fs::metadata(self.folder()).and_then(|folder| folder.modified()).ok().and_then(|then| then.elapsed().ok());
-        while since_start().is_some_and(|time| time < SETTLING) && leaves_to_default(self.record.pid, signal) {
+        let pid = self.record.pid;
+        while since_start().is_some_and(|time| time < SETTLING) && leaves_to_default(pid, signal) && !crate::state::has_begun(pid) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

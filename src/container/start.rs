@@ -96,13 +96,13 @@ impl Container {
     }
 
     /// The spec wants these hooks after execve. Whoever writes one thinks of a program that does its work already, and such is what slower
-    /// runtimes show it: so the program may come to its first rest before, or its end, within 50 ms. Nothing relies on it.
+    /// runtimes show it: so the program may begin before (`state::has_begun`), for 5 s at the most. Nothing relies on it.
     fn let_begin(&self) {
-        for _ in 0..50 {
-            match crate::state::process_stat(self.record.pid) {
-                Some(('R', _)) => std::thread::sleep(Duration::from_millis(1)),
-                _ => return,
+        for _ in 0..5000 {
+            if crate::state::has_begun(self.record.pid) {
+                return;
             }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
