@@ -185,9 +185,8 @@ impl Group {
             match file::write(dir, FILE, &all.join(" ")) {
                 Ok(()) => {}
                 Err(Errno::ENOENT) => return Ok(()), // not made yet: asked again after that
-                Err(_) => {
-                    // What is on already need not be asked for: above the part that is an ordinary user's it would be refused.
-                    for controller in place.enable.iter().filter(|c| !is_on(dir, std::slice::from_ref(c))) {
+                Err(why) => {
+                    for controller in one_by_one(place, why).into_iter().filter(|c| !is_on(dir, std::slice::from_ref(c))) {
                         let one = file::write(dir, FILE, &format!("+{controller}"));
                         if let (Err(errno), true) = (one, place.required.contains(controller)) {
                             return Err(refused_controller(controller, dir, errno));
@@ -401,6 +400,18 @@ pub(super) fn read_devices(place: &Place) -> Result<Table> {
 
 fn denied(error: &Error) -> bool {
     matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
+}
+
+/// The controllers to be tried each for itself where all together are refused. A cgroup with processes of its own (EBUSY) may still give
+/// cpu, cpuset and pids, and becomes the root of a threaded part by that: so only what a limit needs is asked for, and first what
+/// such a cgroup cannot give, so that nothing is changed where the limit is refused. (What is on already is not asked for: above
+/// the part that is an ordinary user's it would be refused.)
+fn one_by_one(place: &Place, why: Errno) -> Vec<&String> {
+    let is_threaded = |c: &str| matches!(c, "cpu" | "cpuset" | "pids" | "perf_event");
+    let only_needed = matches!(why, Errno::EBUSY | Errno::EOPNOTSUPP);
+    let mut all: Vec<&String> = place.enable.iter().filter(|c| !only_needed || place.required.contains(c)).collect();
+    all.sort_by_key(|c| (!place.required.contains(c), is_threaded(c)));
+    all
 }
 
 fn is_on(dir: &str, wanted: &[String]) -> bool {

@@ -207,9 +207,9 @@ fn cpu_bandwidth() {
     .check();
 }
 
-/// The curve through (2, 1), (1024, 100) and (262144, 10000).
+/// The curve through (2, 1), (1024, 100) and (262144, 10000); 170 for 2000 is what runc's issue 4896 saw.
 fn cpu_shares() {
-    for (shares, v1, weight) in [(512, "512", "59"), (2, "2", "1"), (1024, "1024", "100"), (262_144, "262144", "10000")] {
+    for (shares, v1, weight) in [(2000, "2000", "170"), (2, "2", "1"), (1024, "1024", "100"), (262_144, "262144", "10000")] {
         Limit {
             controller: "cpu",
             set: json!({ "cpu": { "shares": shares } }),

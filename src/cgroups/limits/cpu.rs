@@ -102,8 +102,8 @@ impl Sink<'_> {
     }
 }
 
-/// Shares (2 to 262144, usual 1024) as a weight (1 to 10000, usual 100): the curve through these three points that runc 1.3.2,
-/// crun 1.23 and Kubernetes use, in place of the straight line that made 39 of 1024.
+/// Shares (2 to 262144, usual 1024) as a weight (1 to 10000, usual 100): the curve through these three points that runc has since 1.3.2
+/// (its issue 4896 gives a value) and crun since 1.23 (pull request 1767), in place of the straight line that made 39 of 1024.
 pub(in crate::cgroups) fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,

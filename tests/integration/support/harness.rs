@@ -214,7 +214,7 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     }
     let mut process = leaks::spawn(&mut command).expect("cannot start the test's process");
     let pid = process.id();
-    let hung = !wait_within(&mut process, LIMIT);
+    let hung = !wait_within(&mut process, LIMIT * super::runtime::patience());
     let code = process.wait().expect("cannot wait for the test").code();
     leaks::OWN.lock().unwrap().remove(&pid.cast_signed());
     let left = leaks::after_test(pid, &scratch.join(pid.to_string()));

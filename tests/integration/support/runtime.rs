@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// How often longer than usual everything may take: `HULL_TEST_PATIENCE`, for an emulated machine.
+pub fn patience() -> u32 {
+    std::env::var("HULL_TEST_PATIENCE").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
 /// The longest that one command of the runtime may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -189,7 +194,7 @@ pub fn finish(mut command: Command, limit: Duration) -> Output {
     let mut child =
         leaks::spawn(&mut command).unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
     let pid = child.id().cast_signed();
-    let in_time = harness::wait_within(&mut child, limit);
+    let in_time = harness::wait_within(&mut child, limit * patience());
     let status = child.wait().unwrap();
     leaks::OWN.lock().unwrap().remove(&pid);
     let read =
@@ -218,7 +223,7 @@ pub fn number(status: ExitStatus) -> i32 {
 /// Tries until a condition holds. There is no judgement of speed in the limit: it is what a hang is.
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(40);
+    let end = Instant::now() + Duration::from_secs(40) * patience();
     while !condition() {
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
