@@ -7,6 +7,7 @@ gone when this process ends; only cgroups outlive it, and `run` removes those.
 """
 
 import argparse
+import ctypes
 import importlib
 import json
 import os
@@ -19,9 +20,20 @@ import traceback
 from drill import Skip, normalised
 from session import Session
 
+HERE = os.path.dirname(os.path.realpath(__file__))
 WORK = "/run/work"
 OVERLAID = ["/etc", "/var/lib", "/tmp", "/var/tmp", "/usr/bin"]
 INSTALLED = "/usr/bin/hull"  # where README's and the package's lines for engines look for it
+
+
+def default_signals():
+    """No signal is ignored from here on: Go's programs, runc among them, hand on an ignored 32 or 33, which C's library keeps for itself
+    and Python cannot reset.
+    """
+    rt_sigaction = {"x86_64": 13, "aarch64": 134}[os.uname().machine]
+    for number in range(1, 65):
+        ctypes.CDLL(None).syscall(rt_sigaction, number, bytes(32), None, 8)  # a struct of zeros: SIG_DFL
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def mount(*arguments):
@@ -81,7 +93,8 @@ def perform(drill, engine, session):
     except Skip as skip:
         return {"status": "skip", "why": str(skip)}
     except Exception as error:
-        said = str(error) if isinstance(error, AssertionError) else traceback.format_exc(limit=-3)
+        # where the drills lie is nothing for a page
+        said = str(error) if isinstance(error, AssertionError) else traceback.format_exc(limit=-3).replace(f"{HERE}/", "")
         return {"status": "fail", "why": said or repr(error), "lacking": drill.lacking, "transcript": list(session.transcript)}
 
 
@@ -124,6 +137,7 @@ def main():
     parser.add_argument("--names", type=json.loads, default=[])
     parser.add_argument("--v1-only", action="store_true")
     options = parser.parse_args()
+    default_signals()
     isolate(options.work, options.path, options.v1_only)
     worker = os.fork()
     if worker == 0:
