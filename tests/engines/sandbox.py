@@ -33,7 +33,8 @@ def default_signals():
     rt_sigaction = {"x86_64": 13, "aarch64": 134}[os.uname().machine]
     for number in range(1, 65):
         ctypes.CDLL(None).syscall(rt_sigaction, number, bytes(32), None, 8)  # a struct of zeros: SIG_DFL
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # these two are as Python has them
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 def mount(*arguments):
@@ -145,8 +146,11 @@ def main():
         work(options)
         os._exit(0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    while os.wait()[0] != worker:  # orphans of the engine come to process 1
-        pass
+    ended = 0
+    while ended != worker:  # orphans of the engine come to process 1
+        ended, status = os.wait()
+    if status != 0:
+        sys.exit(f"the drills ended with wait status {status:#x}")
 
 
 if __name__ == "__main__":
