@@ -1,0 +1,110 @@
+"""Namespaces of a bench's own: a "host" that hull runs in, an "outside" behind a link, and hull's containers."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+HULL = os.path.join(HERE, "../../target/x86_64-unknown-linux-gnu/release/hull")
+HOST, OUTSIDE = "198.51.100.1", "198.51.100.2"
+
+
+def enter():
+    """Starts the program again in network and mount namespaces of its own."""
+    if os.environ.get("HULL_BENCH_NETWORK") != "inside":
+        os.environ["HULL_BENCH_NETWORK"] = "inside"
+        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+    # What containers and namespaces leave behind comes to this process, which reaps it (PR_SET_CHILD_SUBREAPER).
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    shell("mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up")
+
+
+def shell(line):
+    """A line of shell, which must succeed."""
+    return subprocess.run(line, shell=True, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def load():
+    """The machine's load, for the reader of the figures."""
+    return f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"
+
+
+class World:
+    """Use in a `with`: nothing is left afterwards."""
+
+    def __init__(self, hull):
+        self.hull, self.scratch = os.path.realpath(hull), tempfile.mkdtemp(prefix="hull-bench-network-")
+        if not os.path.exists(self.hull):
+            raise SystemExit("hull is not built: cargo build --release, or name it with --hull")
+        self.root, self.ids = os.path.join(self.scratch, "state"), []
+        self.rootfs = os.path.join(self.scratch, "rootfs")
+
+    def __enter__(self):
+        for folder in ("bin", "proc", "sys", "dev", "etc", "tmp"):
+            os.makedirs(os.path.join(self.rootfs, folder))
+        shutil.copy(shutil.which("busybox"), os.path.join(self.rootfs, "bin/busybox"))
+        for name in ("sh", "sleep"):
+            os.symlink("busybox", os.path.join(self.rootfs, "bin", name))
+        shell(f"ip netns add outside; ip link add up0 type veth peer name out0 netns outside; ip addr add {HOST}/24 dev up0; "
+              f"ip link set up0 up; ip -n outside addr add {OUTSIDE}/24 dev out0; ip -n outside link set out0 up; "
+              f"ip -n outside link set lo up; ip route add default via {OUTSIDE}")
+        return self
+
+    def __exit__(self, *_):
+        for name in self.ids:
+            subprocess.run([self.hull, "--root", self.root, "delete", "--force", name], check=False)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        time.sleep(0.2)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+    def start(self, name, flags=(), args=("sleep", "1000"), resources=None):
+        """Starts a container; answers its process id and its IPv4 address."""
+        bundle = os.path.join(self.scratch, name)
+        os.makedirs(bundle, exist_ok=True)
+        path = os.path.join(bundle, "config.json")
+        if not os.path.exists(path):
+            subprocess.run([self.hull, "spec"], cwd=bundle, check=True)
+        with open(path, encoding="utf8") as file:
+            spec = json.load(file)
+        spec["process"].update(terminal=False, args=list(args))
+        spec["root"]["path"] = self.rootfs
+        spec["linux"]["cgroupsPath"] = f"/hull-bench-network-{os.getpid()}-{name}"
+        spec["linux"]["resources"] = {**spec["linux"].get("resources", {}), **(resources or {})}
+        with open(path, "w", encoding="utf8") as file:
+            json.dump(spec, file)
+        self.ids.append(name)
+        with open(os.path.join(self.scratch, "said"), "w+", encoding="utf8") as said:
+            done = subprocess.run([self.hull, "--root", self.root, "run", "-d", "-b", bundle, "--network", "default", *flags, name],
+                                  check=False, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            said.seek(0)
+            if done.returncode:
+                raise SystemExit(f"hull run {name}: {said.read()}")
+        return self.pid(name), self.address(name)
+
+    def call(self, *args):
+        """A command of hull's."""
+        return subprocess.run([self.hull, "--root", self.root, *args], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def pid(self, name):
+        """A container's first process."""
+        return json.loads(self.call("state", name))["pid"]
+
+    def address(self, name):
+        """A container's IPv4 address."""
+        found = json.loads(self.call("network", "inspect", "default"))["containers"]
+        return next(one for one in found if one["id"] == name)["addresses"][0].split("/")[0]
+
+    def end(self, *names):
+        """Removes containers."""
+        for name in names:
+            self.call("delete", "--force", name)
+            self.ids.remove(name)
