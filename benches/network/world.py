@@ -1,13 +1,11 @@
 """Namespaces of a bench's own: a "host" that hull runs in, an "outside" behind a link, and hull's containers."""
 
-import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 HULL = os.path.join(HERE, "../../target/x86_64-unknown-linux-gnu/release/hull")
@@ -19,8 +17,6 @@ def enter():
     if os.environ.get("HULL_BENCH_NETWORK") != "inside":
         os.environ["HULL_BENCH_NETWORK"] = "inside"
         os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv])
-    # What containers and namespaces leave behind comes to this process, which reaps it (PR_SET_CHILD_SUBREAPER).
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
     shell("mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up")
 
 
@@ -59,12 +55,6 @@ class World:
         for name in self.ids:
             subprocess.run([self.hull, "--root", self.root, "delete", "--force", name], check=False)
         shutil.rmtree(self.scratch, ignore_errors=True)
-        time.sleep(0.2)
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            pass
 
     def start(self, name, flags=(), args=("sleep", "1000"), resources=None):
         """Starts a container; answers its process id and its IPv4 address."""
