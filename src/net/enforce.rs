@@ -4,7 +4,9 @@ use super::attach::survey;
 use super::firewall::{self, Element, Populated};
 use super::netlink::Socket;
 use super::network::{Driver, Guard, Networks};
-use super::{foreign, generation, link, names};
+use super::foreign::Known;
+use super::nfnetlink::Questions;
+use super::{foreign, link, names};
 use crate::{Context, Error, Result};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -27,15 +29,11 @@ pub fn enforce(networks: &Networks, guard: &Guard, here: &mut Socket, changed: &
     let links = here.links()?;
     let all = survey(networks, guard, here, &links)?;
     let bridges: Vec<String> = active(&all).map(|one| one.network.link.clone()).collect();
-    let table = table(networks);
     let applied = networks.folder().join("applied");
     // Nothing was there and nothing will be: nft need not be installed for networks that nobody is on.
     if !bridges.is_empty() || applied.exists() {
         std::fs::write(&applied, b"").on("write", applied.display())?;
-        let before = generation::now()?;
-        let said = nft(guard, &firewall::ruleset(&table, &all))?;
-        read_back(&table, &said, &firewall::published(&all))?;
-        foreign::sync(networks, guard, &table, &bridges, before)?;
+        rules(networks, guard, &all, &bridges)?;
         settings(&all)?;
         if bridges.is_empty() {
             std::fs::remove_file(&applied).on("remove", applied.display())?;
@@ -43,6 +41,42 @@ pub fn enforce(networks: &Networks, guard: &Guard, here: &mut Socket, changed: &
     }
     let endpoints: Vec<_> = all.into_iter().flat_map(|one| one.endpoints).collect();
     names::refresh(&endpoints, changed)
+}
+
+/// hull's tables, and what others' chains need. Containers that come are added to what is there, where hull knows what that is: a
+/// transaction that deletes something makes nft's end wait until the kernel has freed it (nft_rcv_nl_event), for tens of milliseconds.
+fn rules(networks: &Networks, guard: &Guard, all: &[Populated], bridges: &[String]) -> Result<()> {
+    let table = table(networks);
+    let (before, lacking) = {
+        let questions = Questions::new()?;
+        (questions.generation(), questions.lacks(&table))
+    };
+    let known = foreign::known(networks, before);
+    let whole = firewall::definition(&table, all);
+    // What is there holds these containers and nothing else.
+    let there = known.as_ref().filter(|known| {
+        let only: Vec<Populated> = all.iter().map(|one| one.with(|id| known.containers.contains(id))).collect();
+        known.rules == link::hash(&firewall::definition(&table, &only)) && lacking == only.iter().all(|one| one.endpoints.is_empty())
+    });
+    let is_new = |id: &str| there.is_none_or(|known| !known.containers.contains(id));
+    let text = match there {
+        _ if lacking => whole.clone(),
+        Some(_) => firewall::addition(&table, all, is_new),
+        None => firewall::removal(&table) + &whole,
+    };
+    let mut transactions = 0;
+    if !text.is_empty() {
+        read_back(&table, &nft(guard, &text)?, &firewall::published(all, |id| lacking || is_new(id)))?;
+        transactions += 1;
+    }
+    let containers = all.iter().flat_map(|one| &one.endpoints).map(|endpoint| endpoint.id.clone()).collect();
+    let (accepted, more) = foreign::sync(guard, &table, bridges, known.map(|known| known.accepted))?;
+    transactions += u32::from(more);
+    // The number is not asked again: had somebody come between, it would be another, and so the next hull looks.
+    match before {
+        Some(before) => foreign::remember(networks, &Known::new(before.wrapping_add(transactions), link::hash(&whole), containers, accepted)),
+        None => Ok(()),
+    }
 }
 
 fn active(all: &[Populated]) -> impl Iterator<Item = &Populated> {
@@ -69,7 +103,10 @@ pub fn recover(networks: &Networks) -> Result<()> {
 /// As of [`enforce`].
 pub fn recover_if_touched(networks: &Networks) -> Result<()> {
     let applied = crate::rootfs::c_path(&networks.folder().join("applied"))?;
-    if crate::sys::file::stat(&applied).is_err() || foreign::is_untouched(networks)? { Ok(()) } else { recover(networks) }
+    if crate::sys::file::stat(&applied).is_err() || foreign::known(networks, Questions::new()?.generation()).is_some() {
+        return Ok(());
+    }
+    recover(networks)
 }
 
 /// Runs nft on a text; answers what the kernel says it did.

@@ -1,7 +1,7 @@
 //! hull's own nftables tables, as text: translated and published ports, what may pass between networks, and what a container may send.
 //!
-//! The whole of both tables is written anew at each change, in one transaction: what a killed hull or a reload left out comes back with
-//! the next one. nft's text is used and not its JSON, which cannot declare the maps to `addr . port`.
+//! Both tables are written anew, in one transaction, whenever hull cannot be sure what they are: what a killed hull or a reload left out
+//! comes back with the next one. A container that comes to known tables is added. nft's text is used and not its JSON, which cannot declare the maps to `addr . port`.
 
 use super::address::Prefix;
 use super::endpoint::Endpoint;
@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// One network with who is on it.
+#[derive(Clone)]
 pub struct Populated {
     /// The network.
     pub network: Network,
@@ -18,13 +19,22 @@ pub struct Populated {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl Populated {
+    /// The same with some of its containers alone.
+    #[must_use]
+    pub fn with(&self, which: impl Fn(&str) -> bool) -> Self {
+        let endpoints = self.endpoints.iter().filter(|endpoint| which(&endpoint.id)).cloned().collect();
+        Self { network: self.network.clone(), endpoints }
+    }
+}
+
 /// An element of one of the maps of published ports, in nft's own words.
 pub type Element = (&'static str, String);
 
-/// The elements of the maps of published ports. The first to take a port keeps it.
-pub fn published(networks: &[Populated]) -> Vec<Element> {
+/// The elements of the maps of published ports, of some of the containers.
+pub fn published(networks: &[Populated], which: impl Fn(&str) -> bool) -> Vec<Element> {
     let mut list: Vec<Element> = Vec::new();
-    for endpoint in networks.iter().flat_map(|one| &one.endpoints) {
+    for endpoint in networks.iter().flat_map(|one| &one.endpoints).filter(|endpoint| which(&endpoint.id)) {
         for port in &endpoint.ports {
             for v4 in [true, false] {
                 if let Some(address) = endpoint.address(v4).filter(|_| port.ip.is_none_or(|ip| ip.is_ipv4() == v4)) {
@@ -53,32 +63,114 @@ const MAPS: [(&str, &str); 4] = [
     ("publish6at", "ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service"),
 ];
 
-/// The transaction that makes both tables what they should be; without endpoints it removes them.
-pub fn ruleset(table: &str, networks: &[Populated]) -> String {
-    let mut text = format!("table inet {table} {{}}\ndelete table inet {table}\ntable bridge {table} {{}}\ndelete table bridge {table}\n");
-    let live: Vec<&Populated> = networks.iter().filter(|one| !one.endpoints.is_empty() && one.network.driver == Driver::Bridge).collect();
+/// The networks that have rules.
+fn live(networks: &[Populated]) -> Vec<&Populated> {
+    networks.iter().filter(|one| !one.endpoints.is_empty() && one.network.driver == Driver::Bridge).collect()
+}
+
+/// Removes both tables, whether they are there or not.
+pub fn removal(table: &str) -> String {
+    ["inet", "bridge"].map(|family| format!("table {family} {table} {{}}\ndelete table {family} {table}\n")).concat()
+}
+
+/// Both tables, which must not be there; nothing where nobody is on a network.
+pub fn definition(table: &str, networks: &[Populated]) -> String {
+    let live = live(networks);
     if live.is_empty() {
-        return text;
+        return String::new();
     }
-    let _ = writeln!(text, "table inet {table} {{");
-    let elements = published(networks);
+    let mut text = format!("table inet {table} {{\n");
+    let elements = published(networks, |_| true);
     for (name, kind) in MAPS {
-        let mine: Vec<&str> = elements.iter().filter(|(map, _)| *map == name).map(|(_, element)| element.as_str()).collect();
-        let list = if mine.is_empty() { String::new() } else { format!("elements = {{ {} }}", mine.join(", ")) };
-        let _ = writeln!(text, "  map {name} {{ type {kind}; {list} }}");
+        let mine: Vec<String> = elements.iter().filter(|(map, _)| *map == name).map(|(_, element)| element.clone()).collect();
+        text.push_str(&set("map", name, kind, &mine));
     }
-    let bridges: Vec<String> = live.iter().map(|one| format!("\"{}\"", one.network.link)).collect();
-    let _ = writeln!(text, "  set bridges {{ type ifname; elements = {{ {} }} }}", bridges.join(", "));
+    let members: Vec<Members> = live.iter().map(|one| Members::of(&one.network)).collect();
+    let all = |pick: fn(&Members) -> &Vec<String>| members.iter().flat_map(|one| pick(one).clone()).collect::<Vec<String>>();
+    text.push_str(&set("set", "bridges", "ifname", &all(|one| &one.bridges)));
+    text.push_str(&set("set", "open", "ifname", &all(|one| &one.open)));
+    text.push_str(&set("set", "inner", "ifname", &all(|one| &one.inner)));
+    text.push_str(&set("set", "within", "ifname . ifname", &all(|one| &one.within)));
     text.push_str(HEAD);
-    translation(&mut text, &live);
-    forward(&mut text, &live);
-    text.push_str("}\n");
+    all(|one| &one.translated).iter().for_each(|rule| text.extend(["    ", rule, "\n"]));
+    text.push_str("  }\n}\n");
     guard(&mut text, table, &live);
     text
 }
 
+/// What makes the tables those of all containers, where they are already those of all but the new ones.
+pub fn addition(table: &str, networks: &[Populated], is_new: impl Fn(&str) -> bool) -> String {
+    let mut text = String::new();
+    let mut add = |family: &str, set: &str, elements: &[String]| {
+        if !elements.is_empty() {
+            let _ = writeln!(text, "add element {family} {table} {set} {{ {} }}", elements.join(", "));
+        }
+    };
+    for (map, element) in published(networks, &is_new) {
+        add("inet", map, &[element]);
+    }
+    let (mut translated, mut adverts) = (Vec::new(), Vec::new());
+    for one in live(networks) {
+        let mine: Vec<&Endpoint> = one.endpoints.iter().filter(|endpoint| is_new(&endpoint.id)).collect();
+        if mine.len() == one.endpoints.len() {
+            let members = Members::of(&one.network);
+            let sets = [("bridges", &members.bridges), ("open", &members.open), ("inner", &members.inner), ("within", &members.within)];
+            sets.into_iter().for_each(|(name, elements)| add("inet", name, elements));
+            translated.extend(members.translated);
+        }
+        for endpoint in mine {
+            let allowed = Allowed::of(endpoint);
+            let sets = [("ports", &allowed.ports), ("macs", &allowed.macs), ("v4", &allowed.v4), ("v6", &allowed.v6)];
+            sets.into_iter().for_each(|(name, elements)| add("bridge", name, elements));
+            adverts.push(allowed.advert);
+        }
+    }
+    // Each of these rules drops or translates by itself: their order among each other means nothing.
+    for rule in translated {
+        let _ = writeln!(text, "add rule inet {table} postrouting {rule}");
+    }
+    for rule in adverts {
+        let _ = writeln!(text, "add rule bridge {table} guard {rule}");
+    }
+    text
+}
+
+fn set(what: &str, name: &str, kind: &str, elements: &[String]) -> String {
+    let list = if elements.is_empty() { String::new() } else { format!("elements = {{ {} }}", elements.join(", ")) };
+    format!("  {what} {name} {{ type {kind}; {list} }}\n")
+}
+
+/// What a network is in the tables: members of sets, and rules.
+struct Members {
+    bridges: Vec<String>,
+    open: Vec<String>,
+    inner: Vec<String>,
+    within: Vec<String>,
+    translated: Vec<String>,
+}
+
+impl Members {
+    /// Where a packet's source must become the host's: on its way out, and back into the bridge it came from, since the answer would
+    /// otherwise go straight to the neighbour, who asked somebody else.
+    fn of(network: &Network) -> Self {
+        let link = format!("\"{}\"", network.link);
+        let (mut open, mut inner, mut translated) = (Vec::new(), Vec::new(), Vec::new());
+        for subnet in &network.subnets {
+            let (family, prefix) = (word(&subnet.prefix), subnet.prefix);
+            translated.push(format!("{family} saddr {prefix} {family} daddr {prefix} ct status dnat masquerade"));
+            if !network.internal {
+                translated.push(format!("{family} saddr {prefix} oifname != {link} masquerade"));
+            }
+        }
+        if network.internal { inner.push(link.clone()) } else { open.push(link.clone()) }
+        Self { bridges: vec![link.clone()], open, inner, within: vec![format!("{link} . {link}")], translated }
+    }
+}
+
 /// What comes from elsewhere to 127.0.0.0/8 is nobody's but an attacker's: the bridges route it, so that the host's own loopback reaches
-/// published ports (CVE-2020-8558).
+/// published ports (CVE-2020-8558). Into a network comes what answers, what was published, and what its own send each other (where the
+/// bridge hands its packets to netfilter); nothing else, and so no other network; into and out of an internal one nothing at all. The
+/// host's loopback, which no container could answer, is translated too; the networks' own translations follow.
 const HEAD: &str = "  chain martians { type filter hook prerouting priority raw; policy accept; iifname != \"lo\" ip daddr 127.0.0.0/8 drop; }
   chain prerouting { type nat hook prerouting priority dstnat; policy accept; fib daddr type local jump publish; }
   chain output { type nat hook output priority -100; policy accept; fib daddr type local jump publish; }
@@ -88,44 +180,21 @@ const HEAD: &str = "  chain martians { type filter hook prerouting priority raw;
     dnat ip to meta l4proto . th dport map @publish4
     dnat ip6 to meta l4proto . th dport map @publish6
   }
+  chain forward { type filter hook forward priority filter; policy accept;
+    iifname . oifname @within accept
+    iifname @inner drop
+    oifname @inner drop
+    oifname @open ct state established,related accept
+    oifname @open ct status dnat accept
+    oifname @open drop
+  }
+  chain postrouting { type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 127.0.0.0/8 oifname @bridges masquerade
+    ip6 saddr ::1 oifname @bridges masquerade
 ";
 
 fn word(prefix: &Prefix) -> &'static str {
     if prefix.address.is_ipv4() { "ip" } else { "ip6" }
-}
-
-/// Where a packet's source must become the host's: on its way out; from the host's loopback, which no container could answer; and back
-/// into the bridge it came from, since the answer would otherwise go straight to the neighbour, who asked somebody else.
-fn translation(text: &mut String, live: &[&Populated]) {
-    text.push_str("  chain postrouting { type nat hook postrouting priority srcnat; policy accept;\n");
-    text.push_str("    ip saddr 127.0.0.0/8 oifname @bridges masquerade\n    ip6 saddr ::1 oifname @bridges masquerade\n");
-    for one in live {
-        for subnet in &one.network.subnets {
-            let (family, prefix, link) = (word(&subnet.prefix), subnet.prefix, &one.network.link);
-            let _ = writeln!(text, "    {family} saddr {prefix} {family} daddr {prefix} ct status dnat masquerade");
-            if !one.network.internal {
-                let _ = writeln!(text, "    {family} saddr {prefix} oifname != \"{link}\" masquerade");
-            }
-        }
-    }
-    text.push_str("  }\n");
-}
-
-/// Into a network comes what answers, what was published, and what the network's own send each other (where the bridge hands its packets
-/// to netfilter); nothing else, and so no other network.
-fn forward(text: &mut String, live: &[&Populated]) {
-    text.push_str("  chain forward { type filter hook forward priority filter; policy accept;\n");
-    for one in live {
-        let link = &one.network.link;
-        let _ = writeln!(text, "    iifname \"{link}\" oifname \"{link}\" accept");
-        if one.network.internal {
-            let _ = writeln!(text, "    iifname \"{link}\" drop\n    oifname \"{link}\" drop");
-        } else {
-            let _ = writeln!(text, "    oifname \"{link}\" ct state established,related accept");
-            let _ = writeln!(text, "    oifname \"{link}\" ct status dnat accept\n    oifname \"{link}\" drop");
-        }
-    }
-    text.push_str("  }\n");
 }
 
 /// The link-local address that the kernel makes from a hardware address (RFC 4291, appendix A).
@@ -138,34 +207,46 @@ pub fn link_local(mac: &[u8; 6]) -> Ipv6Addr {
 /// Nothing but IP and ARP straight in Ethernet: a tag of VLAN 0 or a SNAP header before them would hide them from the rules, and receivers
 /// take off the tag (CVE-2021-27853, CVE-2021-27862).
 fn guard(text: &mut String, table: &str, live: &[&Populated]) {
-    let (mut ports, mut macs, mut v4, mut v6, mut adverts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), String::new());
-    for endpoint in live.iter().flat_map(|one| &one.endpoints) {
-        let host = &endpoint.host;
-        ports.push(format!("\"{host}\""));
-        macs.push(format!("\"{host}\" . {}", endpoint.mac));
-        v4.extend(endpoint.address(true).map(|address| format!("\"{host}\" . {address}")));
-        let own = super::link::parse_mac(&endpoint.mac).ok().map(|mac| IpAddr::V6(link_local(&mac)));
-        let own: Vec<IpAddr> = own.into_iter().chain(endpoint.address(false)).collect();
-        v6.extend(own.iter().map(|address| format!("\"{host}\" . {address}")));
-        let numbers: Vec<String> = own.iter().map(|address| format!("{:#034x}", super::address::number(*address))).collect();
-        let _ = writeln!(adverts, "    iifname \"{host}\" icmpv6 type nd-neighbor-advert @th,64,128 != {{ {} }} drop", numbers.join(", "));
-    }
-    let set = |name: &str, kind: &str, elements: &[String]| {
-        let list = if elements.is_empty() { String::new() } else { format!("elements = {{ {} }}", elements.join(", ")) };
-        format!("  set {name} {{ type {kind}; {list} }}\n")
-    };
+    let allowed: Vec<Allowed> = live.iter().flat_map(|one| &one.endpoints).map(Allowed::of).collect();
+    let all = |pick: fn(&Allowed) -> &Vec<String>| allowed.iter().flat_map(|one| pick(one).clone()).collect::<Vec<String>>();
     let _ = writeln!(text, "table bridge {table} {{");
-    text.push_str(&set("ports", "ifname", &ports));
-    text.push_str(&set("macs", "ifname . ether_addr", &macs));
-    text.push_str(&set("v4", "ifname . ipv4_addr", &v4));
-    text.push_str(&set("v6", "ifname . ipv6_addr", &v6));
+    text.push_str(&set("set", "ports", "ifname", &all(|one| &one.ports)));
+    text.push_str(&set("set", "macs", "ifname . ether_addr", &all(|one| &one.macs)));
+    text.push_str(&set("set", "v4", "ifname . ipv4_addr", &all(|one| &one.v4)));
+    text.push_str(&set("set", "v6", "ifname . ipv6_addr", &all(|one| &one.v6)));
     text.push_str("  chain prerouting { type filter hook prerouting priority -300; policy accept; iifname @ports jump guard; }\n  chain guard {\n");
     text.push_str("    ether type != { ip, arp, ip6 } drop\n");
     text.push_str("    iifname . ether saddr != @macs drop\n    ether type ip iifname . ip saddr != @v4 drop\n");
     text.push_str("    ether type arp iifname . arp saddr ip != @v4 drop\n    ether type arp iifname . arp saddr ether != @macs drop\n");
     text.push_str("    udp sport 67 drop\n    icmpv6 type nd-router-advert drop\n");
-    text.push_str(&adverts);
-    text.push_str("    ether type ip6 ip6 saddr != :: iifname . ip6 saddr != @v6 drop\n  }\n}\n");
+    text.push_str("    ether type ip6 ip6 saddr != :: iifname . ip6 saddr != @v6 drop\n");
+    allowed.iter().for_each(|one| text.extend(["    ", &one.advert, "\n"]));
+    text.push_str("  }\n}\n");
+}
+
+/// What a container may send, as members of sets, and the rule for neighbour advertisements, whose target no set can be asked for.
+struct Allowed {
+    ports: Vec<String>,
+    macs: Vec<String>,
+    v4: Vec<String>,
+    v6: Vec<String>,
+    advert: String,
+}
+
+impl Allowed {
+    fn of(endpoint: &Endpoint) -> Self {
+        let host = format!("\"{}\"", endpoint.host);
+        let local = super::link::parse_mac(&endpoint.mac).ok().map(|mac| IpAddr::V6(link_local(&mac)));
+        let own: Vec<IpAddr> = local.into_iter().chain(endpoint.address(false)).collect();
+        let numbers: Vec<String> = own.iter().map(|address| format!("{:#034x}", super::address::number(*address))).collect();
+        Self {
+            macs: vec![format!("{host} . {}", endpoint.mac)],
+            v4: endpoint.address(true).map(|address| format!("{host} . {address}")).into_iter().collect(),
+            v6: own.iter().map(|address| format!("{host} . {address}")).collect(),
+            advert: format!("iifname {host} icmpv6 type nd-neighbor-advert @th,64,128 != {{ {} }} drop", numbers.join(", ")),
+            ports: vec![host],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -179,7 +260,8 @@ mod tests {
 
     #[test]
     fn nobody_there_leaves_no_table() {
-        let text = ruleset("hull", &[]);
+        assert_eq!(definition("hull", &[]), "");
+        let text = removal("hull");
         assert!(text.lines().all(|line| line.ends_with("{}") || line.starts_with("delete table")), "{text}");
     }
 

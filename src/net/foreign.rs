@@ -6,9 +6,9 @@
 //! Chains of the legacy iptables, which nft cannot see, are not touched.
 
 use super::enforce::{nft, nft_list};
-use super::generation;
 use super::network::{Guard, Networks};
 use crate::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,45 +18,68 @@ use std::path::PathBuf;
 type Chain = (String, String, String);
 
 fn memory(networks: &Networks) -> PathBuf {
-    networks.folder().join("foreign")
+    networks.folder().join("known")
 }
 
-/// What is remembered when nothing need be done: this boot, the number of the firewall's state, and the bridges.
-fn unchanged(generation: u32, bridges: &[String]) -> String {
-    format!("{} {generation} {}", crate::state::boot_id(), bridges.join(" "))
+/// What hull knows of the firewall since it wrote there last, which holds as long as nobody else has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    boot: String,
+    generation: u32,
+    /// A hash of the text that makes hull's own tables as they are.
+    pub rules: u64,
+    /// The containers in them.
+    pub containers: BTreeSet<String>,
+    /// Others' chains.
+    pub accepted: Accepted,
 }
 
-/// Whether nobody has touched the firewall since hull did: neither its rules nor those that it put into others' chains can be gone.
+/// The bridges that are accepted in others' chains; none where nobody's chain drops.
+pub type Accepted = Option<Vec<String>>;
+
+impl Known {
+    /// Of this boot, at a number of the firewall's state.
+    pub fn new(generation: u32, rules: u64, containers: BTreeSet<String>, accepted: Accepted) -> Self {
+        Self { boot: crate::state::boot_id(), generation, rules, containers, accepted }
+    }
+}
+
+/// Keeps what hull knows.
 ///
 /// # Errors
-/// The kernel's.
-pub fn is_untouched(networks: &Networks) -> Result<bool> {
-    let text = std::fs::read_to_string(memory(networks)).unwrap_or_default();
-    let Some(generation) = generation::now()? else { return Ok(false) };
-    Ok(text.starts_with(&format!("{} {generation} ", crate::state::boot_id())))
+/// A full disk, and the like.
+pub fn remember(networks: &Networks, known: &Known) -> Result<()> {
+    let path = memory(networks);
+    let text = serde_json::to_vec(known).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+    std::fs::write(&path, text).on("write", path.display())
 }
 
-/// Accepts these bridges in every foreign chain that would drop, and no others. Looks only where the bridges are not those of the last
-/// time, or somebody else has touched the firewall. `before` is its state's number before hull's own tables were written just now.
+/// What hull knows, if it still holds: in this boot, and at this number of the firewall's state.
+pub fn known(networks: &Networks, generation: Option<u32>) -> Option<Known> {
+    let text = std::fs::read(memory(networks)).ok()?;
+    let known: Known = serde_json::from_slice(&text).ok()?;
+    (Some(known.generation) == generation && known.boot == crate::state::boot_id()).then_some(known)
+}
+
+/// Accepts these bridges in every foreign chain that would drop, and no others. `accepted` is where that stands, if it is known: then
+/// the chains are looked at only where the bridges are others. Answers where it stands now, and whether nft made a transaction.
 ///
 /// # Errors
 /// nft refuses.
-pub fn sync(networks: &Networks, guard: &Guard, table: &str, bridges: &[String], before: Option<u32>) -> Result<()> {
-    let path = memory(networks);
-    let now = generation::now()?;
-    let known = std::fs::read_to_string(&path).unwrap_or_default();
-    let own = before.zip(now).is_some_and(|(before, now)| now == before.wrapping_add(1) && known == unchanged(before, bridges));
-    let mut after = now;
-    if !own {
-        let text = changes(&nft_list(&["list", "ruleset"])?, table, bridges)?;
-        if !text.is_empty() {
-            nft(guard, &text)?;
-            after = now.map(|now| now.wrapping_add(1));
+pub fn sync(guard: &Guard, table: &str, bridges: &[String], accepted: Option<Accepted>) -> Result<(Accepted, bool)> {
+    match accepted {
+        Some(accepted) if accepted.as_ref().is_none_or(|accepted| accepted == bridges) => Ok((accepted, false)),
+        _ => {
+            let ruleset = nft_list(&["list", "ruleset"])?;
+            let text = changes(&ruleset, table, bridges)?;
+            if !text.is_empty() {
+                nft(guard, &text)?;
+            }
+            let (chains, rules) = parts(&ruleset)?;
+            let nobody = targets(&chains, &rules).is_empty();
+            Ok((if nobody { None } else { Some(bridges.to_vec()) }, !text.is_empty()))
         }
     }
-    // Somebody who came between makes a number that is not this one, and so the next hull looks.
-    let text = after.map(|generation| unchanged(generation, bridges)).unwrap_or_default();
-    std::fs::write(&path, text).on("write", path.display())
 }
 
 fn word<'a>(value: &'a Value, key: &str) -> &'a str {

@@ -243,7 +243,7 @@ impl Networks {
 /// A sentence.
 pub fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    let reserved = ["none", "host", "container", "ns", "lock"].contains(&name);
+    let reserved = ["none", "host", "container", "ns", "lock", "applied", "known"].contains(&name);
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || reserved {
         return Err(Error::new(format!("invalid network name {name:?}: letters, digits and _-. after a letter or digit, at most 64")));
     }

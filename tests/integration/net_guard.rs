@@ -131,6 +131,15 @@ fn claim(address: IpAddr, mac: Mac) -> Vec<u8> {
     }
 }
 
+/// Another address of the same network, which is neither its own, its broadcast nor its gateway's.
+fn other(address: IpAddr) -> IpAddr {
+    let flip = |last: u8| if [0, 1, 255].contains(&(last ^ 0x40)) { 0x20 } else { 0x40 };
+    match address {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) ^ u32::from(flip(ip.octets()[3])))),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) ^ u128::from(flip(ip.octets()[15])))),
+    }
+}
+
 /// Takes hull's rules out of one of its chains.
 fn without(family: &str, chain: &str) {
     let tables = run("nft", &format!("list tables {family}")).success().stdout;
@@ -177,10 +186,6 @@ fn a_source_address_of_another_is_dropped() {
     let bundle = w.bundle("sleep 1000");
     let sender = Sender::new(&w, &bundle, &[]);
     let sockets = sender.gateway.map(listen);
-    let other = |address: IpAddr| match address {
-        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) ^ 0x40)),
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) ^ 0x40)),
-    };
     for (own, (gateway, socket)) in [IpAddr::from(sender.v4), IpAddr::from(sender.v6)].into_iter().zip(sender.gateway.into_iter().zip(&sockets)) {
         until("its own address passes", || {
             sender.send(&sender.udp(own, gateway));
@@ -214,7 +219,7 @@ fn arp_and_neighbour_discovery_cannot_poison() {
     let w = World::new();
     let bundle = w.bundle("sleep 1000");
     let sender = Sender::new(&w, &bundle, &[]);
-    let victims = [IpAddr::V4(Ipv4Addr::from(u32::from(sender.v4) ^ 0x40)), IpAddr::V6(Ipv6Addr::from(u128::from(sender.v6) ^ 0x40))];
+    let victims = [other(sender.v4.into()), other(sender.v6.into())];
     for victim in victims {
         assert!(!believes(&sender, victim, &claim(victim, sender.mac)), "{victim} is taken over");
     }
@@ -252,7 +257,7 @@ fn a_vlan_tag_hides_nothing() {
     let w = World::new();
     let bundle = w.bundle("sleep 1000");
     let sender = Sender::new(&w, &bundle, &[]);
-    let victim = IpAddr::V4(Ipv4Addr::from(u32::from(sender.v4) ^ 0x40));
+    let victim = other(sender.v4.into());
     let frame = tagged(&claim(victim, sender.mac));
     assert!(!believes(&sender, victim, &frame), "a tag of VLAN 0 gets past the rules");
     without("bridge", "guard");

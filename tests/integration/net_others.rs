@@ -143,7 +143,8 @@ fn after_a_reboot_the_dead_are_forgotten() {
     std::fs::write(endpoints.join("torn"), "").unwrap();
     std::fs::write(endpoints.join("half~"), "{").unwrap();
     std::fs::write(w.state().join("@networks/applied"), "").unwrap();
-    std::fs::write(w.state().join("@networks/foreign"), "00000000-0000-4000-8000-000000000000 3 hull-lasting").unwrap();
+    let known = std::fs::read_to_string(w.state().join("@networks/known")).unwrap();
+    std::fs::write(w.state().join("@networks/known"), known.replace(boot.trim(), "00000000-0000-4000-8000-000000000000")).unwrap();
     ip("link del hull-lasting");
     w.hull(&["list"]).success();
     assert_eq!(std::fs::read_dir(&endpoints).unwrap().count(), 0, "the dead hold addresses");
