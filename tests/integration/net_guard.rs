@@ -133,7 +133,7 @@ fn claim(address: IpAddr, mac: Mac) -> Vec<u8> {
 
 /// Another address of the same network, which is neither its own, its broadcast nor its gateway's.
 fn other(address: IpAddr) -> IpAddr {
-    let flip = |last: u8| if [0, 1, 255].contains(&(last ^ 0x40)) { 0x20 } else { 0x40 };
+    let flip = |last: u8| if [0, 1, 255].contains(&(last ^ 0x40)) { 0x20_u8 } else { 0x40_u8 };
     match address {
         IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) ^ u32::from(flip(ip.octets()[3])))),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) ^ u128::from(flip(ip.octets()[15])))),

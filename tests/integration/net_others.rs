@@ -9,6 +9,7 @@ tests![
     a_restarted_docker_is_followed_by_the_next_command,
     the_plan_shows_what_is_opened,
     any_command_brings_the_rules_back,
+    added_rules_are_those_written_anew,
     after_a_reboot_the_dead_are_forgotten,
     a_local_stub_resolver_is_followed,
     forwarding_is_switched_on_only_where_it_is_needed,
@@ -124,6 +125,36 @@ fn any_command_brings_the_rules_back() {
     assert_eq!(rules(), "");
     w.hull(&["list"]).success();
     assert_eq!(rules(), "", "rules come back for nobody");
+}
+
+fn added_rules_are_those_written_anew() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    for line in [&["network", "create", "blue"][..], &["network", "create", "--internal", "inner"]] {
+        w.hull(line).success();
+    }
+    let words = || {
+        let mut words: Vec<String> = rules().split_whitespace().map(|word| word.trim_end_matches(',').to_owned()).collect();
+        words.sort();
+        words
+    };
+    let tables = || run("nft", "-a list tables").success().stdout;
+    let bundles: Vec<_> = (0..4).map(|_| w.bundle("sleep 1000")).collect();
+    let first = start(&bundles[0], &["--network", "default", "-p", "8080:80"]);
+    let before = tables();
+    let _second = start(&bundles[1], &["--network", "default", "-p", "[2001:db8:1::1]:8081-8082:81-82/udp"]);
+    let _third = start(&bundles[2], &["--network", "blue", "--network", "inner"]);
+    assert_eq!(tables(), before, "the tables were made anew for a container that came");
+    let added = words();
+    run("nft", "flush ruleset").success();
+    w.hull(&["list"]).success();
+    assert_eq!(words(), added);
+    drop(first);
+    let _fourth = start(&bundles[3], &["--network", "inner"]);
+    let added = words();
+    run("nft", "flush ruleset").success();
+    w.hull(&["list"]).success();
+    assert_eq!(words(), added);
 }
 
 fn after_a_reboot_the_dead_are_forgotten() {
