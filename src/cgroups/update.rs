@@ -30,17 +30,27 @@ impl Group {
         };
         self.enable_for(&writes)?;
         let before: Vec<Write> = writes.iter().filter_map(|w| self.present(w).transpose()).collect::<Result<_>>()?;
-        // systemd first: it rounds a quota to whole percents, and the exact value is to have the last word.
-        let result = self.update_unit(&writes, rules.as_ref()).and_then(|()| write_all(&self.places, &writes)).and_then(|()| match rules {
+        let mut told = false;
+        let result = write_all(&self.places, &writes).and_then(|()| self.tell_unit(&writes, rules.as_ref(), &mut told)).and_then(|()| match rules {
             Some(rules) => self.update_devices(rules, table),
             None => Ok(()),
         });
         result.map_err(|error| {
-            let old_rules = self.devices.as_ref();
-            let unit = self.update_unit(&before, old_rules);
+            let unit = if told { self.update_unit(&before, self.devices.as_ref()) } else { Ok(()) };
             let error = self.put_back(&before, error);
             unit.map_or_else(|e| Error::new(format!("{error}; systemd could not be told the earlier values: {e}")), |()| error.clone())
         })
+    }
+
+    /// systemd after the kernel, whose refusals name what is refused. It rounds a quota to whole percents: the exact values are written
+    /// once more, to have the last word.
+    fn tell_unit(&self, writes: &[Write], rules: Option<&Rules>, told: &mut bool) -> Result<()> {
+        if self.unit.is_none() {
+            return Ok(());
+        }
+        *told = true;
+        self.update_unit(writes, rules)?;
+        write_all(&self.places, writes)
     }
 
     /// Values that only make sense together are completed by those in force: v2 has quota and period in one file, and its swap

@@ -105,7 +105,7 @@ impl Bandwidth {
 fn bits(list: &str) -> Result<Vec<u8>> {
     let bad = || Error::new(format!("invalid list \"{list}\""));
     let mut mask = Vec::new();
-    for part in list.split(',').filter(|p| !p.is_empty()) {
+    for part in list.trim().split(',').filter(|p| !p.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (usize, usize) = (first.trim().parse().map_err(|_| bad())?, last.trim().parse().map_err(|_| bad())?);
         if first > last || last > 65_535 {
@@ -118,7 +118,8 @@ fn bits(list: &str) -> Result<Vec<u8>> {
             mask[bit / 8] |= 1 << (bit % 8);
         }
     }
-    if mask.is_empty() { Err(bad()) } else { Ok(mask) }
+    // None at all is systemd's word for "not limited": what was before a first limit.
+    Ok(mask)
 }
 
 /// The device rules as systemd's list. On v1 it would, when reloaded, allow all again without; on v2 hull's own program stays.
