@@ -73,6 +73,16 @@ fn in_path(name: &Path) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
+/// A mount that is there for criu alone.
+pub struct Mounting {
+    /// A folder that is bound, with what is mounted below, or nothing for an overlay.
+    pub source: PathBuf,
+    /// Where.
+    pub target: PathBuf,
+    /// The overlay's layers, as its mount options.
+    pub overlay: Option<String>,
+}
+
 /// What criu starts with.
 pub struct World<'a> {
     /// The folder of images, absolute.
@@ -83,8 +93,8 @@ pub struct World<'a> {
     pub inherit: &'a [i32],
     /// It keeps hull's stdin, stdout and stderr, which become the container's.
     pub stdio: bool,
-    /// In a mount namespace of its own: the folder bound on the other one.
-    pub bind: Option<(&'a Path, &'a Path)>,
+    /// Mounts of a mount namespace of its own; none of these, and it stays in hull's.
+    pub mounts: &'a [Mounting],
     /// The v2 cgroup it is born in.
     pub cgroup: Option<i32>,
     /// The `tasks` files of v1 cgroups that it enters.
@@ -137,7 +147,7 @@ struct Birth<'a> {
     work: CString,
     inherit: &'a [Held],
     stdio: Option<(i32, i32)>,
-    bind: Option<(CString, CString)>,
+    mounts: Vec<(CString, CString, Option<CString>)>,
     tasks: &'a [i32],
     /// Where the child says that it has come so far, and waits.
     sync: i32,
@@ -148,10 +158,15 @@ impl Birth<'_> {
         for &tasks in self.tasks {
             file::write(tasks, b"0")?;
         }
-        if let Some((source, target)) = &self.bind {
+        if !self.mounts.is_empty() {
             process::unshare(libc::CLONE_NEWNS as u64)?;
             mount::mount(c"", c"/", c"", libc::MS_SLAVE | libc::MS_REC, c"")?;
-            mount::mount(source, target, c"", libc::MS_BIND | libc::MS_REC, c"")?;
+        }
+        for (source, target, overlay) in &self.mounts {
+            match overlay {
+                Some(layers) => mount::mount(c"overlay", target, c"overlay", 0, layers)?,
+                None => mount::mount(source, target, c"", libc::MS_BIND | libc::MS_REC, c"")?,
+            }
         }
         let images = file::openat(libc::AT_FDCWD, &self.images, libc::O_RDONLY | libc::O_DIRECTORY, 0).and_then(high)?;
         let work = file::openat(libc::AT_FDCWD, &self.work, libc::O_RDONLY | libc::O_DIRECTORY, 0).and_then(high)?;
@@ -190,14 +205,15 @@ impl Session {
         let inherit = world.inherit.iter().map(|raw| high(*raw).map(Held).on("copy", "a descriptor for criu")).collect::<Result<Vec<_>>>()?;
         let messages = file::memfd(c"criu:messages", 0).map(Held).on("make", "a memory file for criu's messages")?;
         let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
-        let bind = world.bind.map(|(source, target)| Ok::<_, Error>((c_string(source)?, c_string(target)?))).transpose()?;
+        let c_mount = |one: &Mounting| Ok((c_string(&one.source)?, c_string(&one.target)?, one.overlay.as_ref().map(|layers| c_string(Path::new(layers))).transpose()?));
+        let mounts = world.mounts.iter().map(c_mount).collect::<Result<Vec<_>>>()?;
         let (sync, theirs) = socket_pair()?;
         let birth = Birth {
             images: c_string(world.images)?,
             work: c_string(world.work)?,
             inherit: &inherit,
             stdio: (!world.stdio).then_some((null.0, messages.0)),
-            bind,
+            mounts,
             tasks: world.tasks,
             sync: theirs.0,
         };

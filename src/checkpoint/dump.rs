@@ -4,7 +4,7 @@ use super::criu::{self, Session, World};
 use super::inventory::{self, Mounts};
 use super::rpc::{self, Features, Kind};
 use super::images::{self, Beside};
-use super::{Common, Folders};
+use super::{Common, Folders, archive, root};
 use crate::container::{Container, Status};
 use crate::state::Store;
 use crate::{Context, Error, Result};
@@ -30,6 +30,8 @@ pub struct Dump {
     pub link_remap: bool,
     /// `--page-server`: address and port.
     pub page_server: Option<(String, u16)>,
+    /// `--export`: the one file that all goes into.
+    pub export: Option<PathBuf>,
     /// `--status-fd`: gets a NUL byte when lazy pages can be asked for.
     pub status_fd: Option<i32>,
 }
@@ -73,13 +75,17 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let folders = common.folders(LOG)?;
     let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
     let Folders { images, work, .. } = &folders;
-    let mut session = Session::start(&program, &World { images, work, inherit: &inherit, stdio: false, bind: None, cgroup: None, tasks: &[] })?;
+    let mut session = Session::start(&program, &World { images, work, inherit: &inherit, stdio: false, mounts: &[], cgroup: None, tasks: &[] })?;
     check_features(&mut session, dump)?;
     let mut options = options(store, container, dump, &folders)?;
     let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
     if !dump.pre_dump {
-        let beside = Beside { files: host_files(container)? };
+        let beside = Beside::of(container, host_files(container)?)?;
         options.external.extend(beside.files.iter().map(|(key, _)| key.clone()));
+        if beside.network.is_some() {
+            // hull's own: made anew for the restored container, with the same addresses.
+            options.external.push(format!("net[{}]:{}", namespace(container.record.pid, "net")?, super::NETWORK));
+        }
         beside.write(&common.images)?;
         let names = serde_json::to_vec(&container.record.stdio).map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;
         images::write_private(&common.images.join(images::DESCRIPTORS), &names)?;
@@ -91,7 +97,7 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let mut status = dump.status_fd.map(crate::init::Held);
     session.carry_out(kind, options, &folders.log, &mut |event| match event.script.as_str() {
         // With the answer the source ends: what is saved must be on the disk.
-        "post-dump" => images::settle(&common.images).map_err(|error| error.within("the images cannot be saved")),
+        "post-dump" => finish(container, dump).map_err(|error| error.within("the images cannot be saved")),
         "status-ready" => status.take().map_or(Ok(()), |held| crate::sys::file::write(held.0, &[0]).map(drop).on("write to", "--status-fd")),
         _ => Ok(()),
     })?;
@@ -100,7 +106,29 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
         drop(session);
         return images::settle(&common.images);
     }
-    session.end(&folders.log)
+    session.end(&folders.log)?;
+    match &dump.export {
+        Some(file) if dump.leave_running => archive::pack(&common.images, file),
+        _ => Ok(()),
+    }
+}
+
+/// The processes stand still: what they changed in their root is saved, and all is brought to the disk. With the answer to criu the
+/// source may end.
+fn finish(container: &Container, dump: &Dump) -> Result<()> {
+    let folder = &dump.common.images;
+    root::save(container, folder)?;
+    images::settle(folder)?;
+    match &dump.export {
+        Some(file) if !dump.leave_running => archive::pack(folder, file),
+        _ => Ok(()),
+    }
+}
+
+fn namespace(pid: i32, kind: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    let stat = std::fs::metadata(&path).on("stat", &path)?;
+    Ok(std::os::unix::fs::MetadataExt::ino(&stat))
 }
 
 /// What kernel and criu must be able to do is asked before anything stops.
@@ -138,9 +166,7 @@ fn options(store: &Store, container: &Container, dump: &Dump, folders: &Folders)
         ..dump.common.options(folders, &spec.config().annotations)
     };
     for joined in super::joined(&record.facts) {
-        let path = format!("/proc/{}/ns/{}", record.pid, joined.kind);
-        let stat = std::fs::metadata(&path).on("stat", &path)?;
-        options.external.push(format!("{}[{}]:{}", joined.kind, std::os::unix::fs::MetadataExt::ino(&stat), joined.key));
+        options.external.push(format!("{}[{}]:{}", joined.kind, namespace(record.pid, joined.kind)?, joined.key));
     }
     if !dump.pre_dump {
         let plan = super::plan_of(store, record)?;

@@ -1,11 +1,16 @@
 //! The folder of images: made for root alone, its `descriptors.json`, and when it counts as saved.
 
+use crate::container::Container;
+use crate::net::saved::Saved;
+use crate::plan::Layers;
+use crate::spec::Spec;
+use crate::state::Store;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the container's stdin, stdout and stderr were, as runc has it: a JSON array of three names of `/proc/PID/fd`.
 pub const DESCRIPTORS: &str = "descriptors.json";
@@ -63,15 +68,55 @@ pub fn descriptors(folder: &Path) -> Result<Vec<String>> {
 /// What hull keeps beside criu's images, in a file of its own that runc passes over.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Beside {
+    /// The container's id.
+    #[serde(default)]
+    pub id: String,
+    /// Its folder in the store, below which some of its mounts' sources are.
+    #[serde(default)]
+    pub folder: PathBuf,
     /// criu's key of a file of the host, and which of stdin, stdout and stderr it was.
     #[serde(default)]
     pub files: Vec<(String, i32)>,
+    /// The config, as it was carried out.
+    pub spec: Option<Spec>,
+    /// What the root was put together of; the changes of each overlay stand in a file of their own ([`layer`]).
+    #[serde(default)]
+    pub layers: Option<Layers>,
+    /// The networks that hull wired.
+    #[serde(default)]
+    pub network: Option<Saved>,
+    /// Its output was kept for `hull logs`.
+    #[serde(default)]
+    pub logs: bool,
 }
 
 /// Its name.
 const BESIDE: &str = "hull.json";
 
+/// The name of the file with the changes of an overlay, by its place among the layers' parts.
+pub fn layer(index: usize) -> String {
+    format!("layer-{index}.tar")
+}
+
 impl Beside {
+    /// What a running container's is.
+    ///
+    /// # Errors
+    /// Its network's records cannot be read.
+    pub fn of(container: &Container, files: Vec<(String, i32)>) -> Result<Self> {
+        let Container { record, .. } = container;
+        let folder = container.folder();
+        Ok(Self {
+            id: record.id.clone(),
+            files,
+            spec: Some(record.spec.clone()),
+            layers: record.layers.clone(),
+            network: Saved::of(&folder)?,
+            logs: folder.join(crate::people::LOG).exists(),
+            folder,
+        })
+    }
+
     /// Writes it among the images.
     ///
     /// # Errors
@@ -92,5 +137,54 @@ impl Beside {
             Err(error) => Err(Error::io("read", path.display(), &error)),
             Ok(text) => serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
         }
+    }
+
+    /// The config for a container that is brought back under an id: what carries the old id or lies in the old one's folder is the new
+    /// one's.
+    ///
+    /// # Errors
+    /// The images are another runtime's and hold no config.
+    pub fn spec_for(&self, store: &Store, id: &str) -> Result<Spec> {
+        let spec = self.spec.as_ref().ok_or_else(|| Error::new("the images hold no config: give the bundle with --bundle"))?;
+        let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+        let mut config = spec.config().clone();
+        for mount in &mut config.mounts {
+            let below = mount.source.as_deref().and_then(|source| Path::new(source).strip_prefix(&self.folder).ok().map(|rest| folder.join(rest)));
+            if let Some(source) = below {
+                mount.source = Some(source.to_string_lossy().into_owned());
+            }
+        }
+        if id != self.id {
+            if config.hostname.as_deref() == Some(&self.id) {
+                config.hostname = Some(id.to_owned());
+            }
+            let path = config.linux.as_mut().and_then(|linux| linux.cgroups_path.as_mut());
+            if let Some(path) = path {
+                *path = another_cgroup(path, &self.id, id);
+            }
+        }
+        let bundle = if spec.bundle() == self.folder { folder } else { spec.bundle().to_owned() };
+        Spec::check(config, bundle)
+    }
+}
+
+/// Two containers cannot have one cgroup: the old id in its name becomes the new one, or the new one is appended.
+fn another_cgroup(path: &str, old: &str, new: &str) -> String {
+    match path.strip_suffix(old) {
+        Some(front) if front.is_empty() || front.ends_with(['/', ':', '-']) => format!("{front}{new}"),
+        _ => format!("{}-{new}", path.trim_end_matches('/')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::another_cgroup;
+
+    #[test]
+    fn a_copy_has_a_cgroup_of_its_own() {
+        assert_eq!(another_cgroup("/hull/a", "a", "b"), "/hull/b");
+        assert_eq!(another_cgroup("system.slice:hull:a", "a", "b"), "system.slice:hull:b");
+        assert_eq!(another_cgroup("/fixed", "a", "b"), "/fixed-b");
+        assert_eq!(another_cgroup("/data", "a", "b"), "/data-b");
     }
 }

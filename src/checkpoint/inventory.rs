@@ -50,6 +50,11 @@ pub fn externals(plan: &Plan, decided: &dyn Fn(usize, &Placed<Step>) -> Option<S
                 let source = if source.starts_with('/') { source } else { target };
                 found.push(add(target, target, PathBuf::from(source), true));
             }
+            Step::Layer { target, .. } if target != "/root/" => {
+                // Brought back, it is mounted for criu first: see `root`.
+                let target = target.strip_prefix("/root").unwrap_or(target);
+                found.push(add(target, target, PathBuf::from(target), false));
+            }
             Step::Node { path, bind: true, .. } => found.push(add(path, path, PathBuf::from(path), false)),
             Step::Protect { target, how: Protection::Mask } if outcome.as_deref() != Some("skipped") && outcome.as_deref() != Some("masked-folder") => {
                 found.push(External { folder: Some(false), ..add(target, NULL, PathBuf::from(NULL), false) });

@@ -5,15 +5,22 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
+mod changes;
+mod clone;
 mod criu;
 mod dump;
 mod images;
 mod inventory;
 mod log;
 mod restore;
+mod root;
 mod rpc;
 
+pub use archive::unpack;
+pub use clone::{Clones, clone};
 pub use dump::{Dump, checkpoint};
+pub use images::Beside;
 pub use restore::{Bring, restore};
 pub use rpc::{CgroupMode, NetworkLock};
 
@@ -115,9 +122,12 @@ struct Joined {
     path: String,
 }
 
+/// The key of a network namespace that criu does not make, as runc has it.
+const NETWORK: &str = "extRootNetNS";
+
 /// Network and process namespaces that are joined by path. (criu joins the other kinds at restore by their files.)
 fn joined(facts: &crate::facts::Facts) -> Vec<Joined> {
-    let kinds = [(libc::CLONE_NEWNET, "net", "extRootNetNS"), (libc::CLONE_NEWPID, "pid", "extRootPidNS")];
+    let kinds = [(libc::CLONE_NEWNET, "net", NETWORK), (libc::CLONE_NEWPID, "pid", "extRootPidNS")];
     let known = facts.joined.iter().filter(|joined| joined.owner != Owner::Own);
     known
         .filter_map(|joined| {
@@ -146,4 +156,30 @@ fn needs_root(operation: &str) -> Result<()> {
         return Err(Error::new(format!("{operation} needs root: criu cannot do it for an ordinary user")));
     }
     Ok(())
+}
+
+/// A folder for images that is gone when it is dropped.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it, in the store.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn new(store: &Store, name: &str) -> Result<Self> {
+        let path = store.cache("images")?.join(format!("{name}-{}", std::process::id()));
+        images::make_folder(&path)?;
+        Ok(Self(path.canonicalize().on("open", path.display())?))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

@@ -3,18 +3,23 @@
 use super::criu::{self, Event, Session, World};
 use super::inventory::{self, External, Mounts};
 use super::rpc::{self, Kind};
-use super::{Common, Folders, images, joined};
+use super::images::{self, Beside};
+use super::{Common, Folders, NETWORK, joined, root};
 use crate::cgroups::Group;
 use crate::container::Container;
 use crate::container::create::{self, Compiled, Options};
 use crate::init::{Held, make_folder};
+use crate::net::saved::{self, Identity};
+use crate::net::names;
 use crate::plan::outside::OutStep;
 use crate::plan::step::{Refused, Step};
-use crate::plan::{Plan, state_document};
+use crate::plan::{Layers, Plan, state_document};
 use crate::spec::Spec;
+use crate::spec::config::{Mount, Namespace};
 use crate::state::{self, Decided, Phase, Record, Store, VERSION};
 use crate::sys::{file, process, socket};
 use crate::{Context, Error, Result};
+use oci_spec::runtime::LinuxNamespaceType;
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -36,6 +41,10 @@ pub struct Bring {
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`.
     pub lsm_mount_context: Option<String>,
+    /// Another container beside the saved one.
+    pub copy: bool,
+    /// The root's changes come from the images too, wherever they were kept.
+    pub whole: bool,
 }
 
 /// What is undone unless the container has come to life.
@@ -68,9 +77,15 @@ pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Opt
     state::check_id(id)?;
     check_images(&bring.common.images)?;
     let program = criu::find(bring.common.criu.as_deref())?;
-    let compiled = create::compile(store, spec, id, &bring.options)?;
+    let beside = Beside::read(&bring.common.images)?;
+    let identity = if bring.copy { Identity::New } else { Identity::Same };
+    let setup = beside.network.as_ref().map(|saved| saved.setup(store, id, identity)).transpose()?;
+    let spec = if setup.is_some() { wired(store, id, spec)? } else { spec.clone() };
+    let layers = beside.layers.as_ref().map(|layers| root::placed(layers, &store.folder(id), bring.copy || bring.whole)).transpose()?;
+    let options = Options { layers, ..bring.options.clone() };
+    let compiled = Compiled { network: setup, ..create::compile(store, &spec, id, &options)? };
     let lock = store.make(id)?;
-    let result = bring_back(store, id, &compiled, bring, (&program, console));
+    let result = bring_back(store, id, &compiled, bring, (&program, console, options.layers.as_ref()));
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -88,7 +103,33 @@ fn check_images(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn first_record(id: &str, compiled: &Compiled, options: &Options) -> Record {
+/// The container's network namespace is hull's to make, and its hosts and resolv.conf are hull's files.
+fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
+    let mut config = spec.config().clone();
+    let linux = config.linux.get_or_insert_default();
+    linux.namespaces.retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
+    linux.namespaces.push(Namespace { typ: Some(LinuxNamespaceType::Network), path: None });
+    let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+    for (destination, source) in [("/etc/hosts", names::hosts_path(&folder)), ("/etc/resolv.conf", names::resolv_path(&folder))] {
+        if !config.mounts.iter().any(|mount| mount.destination == destination) {
+            let options = ["bind", "rprivate", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec();
+            let (typ, source) = (Some("bind".to_owned()), Some(source.to_string_lossy().into_owned()));
+            config.mounts.push(Mount { destination: destination.to_owned(), typ, source, options, ..Mount::default() });
+        }
+    }
+    Spec::check(config, spec.bundle().to_owned())
+}
+
+/// A new network namespace with the container's links and addresses; hull holds them until the container's first process does.
+fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate::net::Namespace>> {
+    let Some(setup) = &compiled.network else { return Ok(None) };
+    names::prepare(folder, setup)?;
+    let namespace = crate::net::Namespace::new()?;
+    crate::net::attach(setup, id, &namespace, process::getpid(), folder)?;
+    Ok(Some(namespace))
+}
+
+fn first_record(id: &str, compiled: &Compiled, layers: Option<&Layers>, options: &Options) -> Record {
     Record {
         version: VERSION,
         boot_id: state::boot_id(),
@@ -101,39 +142,46 @@ fn first_record(id: &str, compiled: &Compiled, options: &Options) -> Record {
         spec: compiled.spec.clone(),
         facts: compiled.facts.clone(),
         cgroup: None,
-        layers: options.layers.clone(),
+        layers: layers.cloned(),
         outcomes: Vec::new(),
         stdio: create::stdio(),
         no_new_keyring: options.no_new_keyring,
     }
 }
 
-fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console): (&Path, Option<Held>)) -> Result<(Container, Held)> {
-    let Compiled { spec, facts, plan, network: _ } = compiled;
-    let mut record = first_record(id, compiled, &bring.options);
+type Given<'a> = (&'a Path, Option<Held>, Option<&'a Layers>);
+
+fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console, layers): Given) -> Result<(Container, Held)> {
+    let Compiled { spec, facts, plan, .. } = compiled;
+    let mut record = first_record(id, compiled, layers, &bring.options);
     let mut work = Work { group: None, folder: store.folder(id), done: false };
     let root = work.folder.join(ROOT);
     std::fs::create_dir(&root).on("make", root.display())?;
     let folders = bring.common.folders(LOG)?;
-    let Folders { images, work: scratch, .. } = &folders;
-    let externals = inventory::externals(plan, &|_, _| None);
-    prepare_targets(&spec.rootfs(), plan, &externals);
+    let mut externals = inventory::externals(plan, &|_, _| None);
+    let mounts = root::prepare(plan, spec, layers, (&work.folder, &root), (&folders.images, bring.copy))?;
+    root::point_at(&mut externals, plan, &work.folder);
+    if layers.is_none() {
+        prepare_targets(&spec.rootfs(), plan, &externals);
+    }
     let namespaces = joined(facts).into_iter().map(|joined| Ok((joined.key, open(&joined.path)?))).collect::<Result<Vec<_>>>()?;
-    let inherit: Vec<i32> = namespaces.iter().map(|(_, held)| held.0).collect();
-    let rootfs = spec.rootfs();
+    let network = network(id, compiled, &work.folder)?;
+    let keys: Vec<(&str, i32)> = namespaces.iter().map(|(key, held)| (*key, held.0)).chain(network.iter().map(|own| (NETWORK, own.0.0))).collect();
+    let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
+    let Folders { images, work: scratch, log } = &folders;
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
-        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, bind: Some((&rootfs, &root)), cgroup, tasks })
+        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks })
     })?;
     let mut options = options(bring, &folders, compiled, &root, &externals)?;
     options.cg_root = cgroup_roots(session.pid)?;
-    for (number, (key, _)) in (criu::FIRST..).zip(&namespaces) {
-        options.inherit_fd.push(rpc::InheritFd { key: (*key).to_owned(), descriptor: number });
+    for (descriptor, (key, _)) in (criu::FIRST..).zip(&keys) {
+        options.inherit_fd.push(rpc::InheritFd { key: (*key).to_owned(), descriptor });
     }
     crate::log::debug(|| format!("criu: {options:?}"));
     let mut life = Life { store, record, spec, plan, console, pidfd: None };
-    let answer = session.carry_out(Kind::Restore, options, &folders.log, &mut |event| life.on(event))?;
+    let answer = session.carry_out(Kind::Restore, options, log, &mut |event| life.on(event))?;
     let pid = answer.restore.map_or(life.record.pid, |restored| restored.pid);
-    session.end(&folders.log).inspect_err(|_| kill(pid))?;
+    session.end(log).inspect_err(|_| kill(pid))?;
     let Life { record, pidfd, .. } = life;
     let pidfd = pidfd.ok_or_else(|| Error::new("criu did not say which process it restored"))?;
     if let Some(group) = &mut work.group {
@@ -142,8 +190,43 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     work.done = true;
     drop(work);
     let container = Container::made(record, store);
-    create::announce(&container, &pidfd, &bring.options).inspect_err(|_| drop(container.take_down()))?;
+    let settled = settle(&container, compiled, network.as_ref(), &pidfd).and_then(|()| create::announce(&container, &pidfd, &bring.options));
+    settled.inspect_err(|_| drop(container.take_down()))?;
     Ok((container, pidfd))
+}
+
+/// What is done once the processes run: the addresses are theirs, the neighbours learn of them, and a copy has a name of its own.
+fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::net::Namespace>, pidfd: &Held) -> Result<()> {
+    let Container { record, .. } = container;
+    let (folder, spec) = (container.folder(), &record.spec);
+    if let (Some(setup), Some(namespace)) = (&compiled.network, network) {
+        saved::adopt(&folder, &record.id, record.pid)?;
+        saved::announce(setup, &record.id, namespace)?;
+    }
+    if spec.bundle() == folder {
+        let path = folder.join("config.json");
+        let text = serde_json::to_vec_pretty(spec.config()).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+        std::fs::write(&path, text).on("write", path.display())?;
+    }
+    match &spec.config().hostname {
+        Some(name) if spec.namespace(LinuxNamespaceType::Uts).is_some_and(|uts| uts.path.is_none()) => rename(pidfd, name),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the host name in the container, whose images may have another container's.
+fn rename(pidfd: &Held, name: &str) -> Result<()> {
+    match process::clone(0, None).on("make", "a process for the host name")? {
+        process::Cloned::Child => {
+            let done = process::setns(pidfd.0, libc::CLONE_NEWUTS as u64).and_then(|()| crate::sys::ids::sethostname(name.as_bytes()));
+            process::exit(done.map_or_else(|errno| errno as i32, |()| 0))
+        }
+        process::Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false).on("wait for", "the host name")? {
+            Some(process::Ended::Exited(0)) => Ok(()),
+            Some(process::Ended::Exited(number)) => Err(Error::sys("set the host name to", name, nix::errno::Errno::from_raw(number))),
+            _ => Err(Error::new(format!("set the host name to {name}: the process was ended"))),
+        },
+    }
 }
 
 fn kill(pid: i32) {

@@ -1,7 +1,7 @@
 //! `hull checkpoint`.
 
 use super::Global;
-use crate::checkpoint::{self, CgroupMode, Common, Dump, NetworkLock};
+use crate::checkpoint::{self, CgroupMode, Common, Dump, NetworkLock, Scratch};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -33,8 +33,11 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS:PORT")]
     page_server: Option<String>,
     /// Save memory only and let the container run on; a later checkpoint takes the rest
-    #[arg(long)]
+    #[arg(long, conflicts_with = "export")]
     pre_dump: bool,
+    /// Save all into this one file, compressed, for hull restore --import
+    #[arg(long, value_name = "FILE", conflicts_with = "image_path")]
+    export: Option<PathBuf>,
 }
 
 /// Options that `checkpoint` and `restore` share.
@@ -136,8 +139,13 @@ fn page_server(text: &str) -> Result<(String, u16)> {
 
 /// Carries the command out.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
+    let store = global.store();
+    let scratch = args.export.as_ref().map(|_| Scratch::new(&store, &args.id)).transpose()?;
+    let common = args.shared.common(global);
+    let images = scratch.as_ref().map_or_else(|| common.images.clone(), |scratch| scratch.path().to_owned());
     let dump = Dump {
-        common: args.shared.common(global),
+        common: Common { images, ..common },
+        export: args.export.clone(),
         leave_running: args.leave_running,
         pre_dump: args.pre_dump,
         parent: args.parent_path.clone(),
@@ -146,7 +154,7 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
         page_server: args.page_server.as_deref().map(page_server).transpose()?,
         status_fd: Some(args.status_fd).filter(|fd| *fd >= 0),
     };
-    checkpoint::checkpoint(&global.store(), &args.id, &dump).map_err(|error| error.within(format!("checkpoint {}", args.id)))?;
+    checkpoint::checkpoint(&store, &args.id, &dump).map_err(|error| error.within(format!("checkpoint {}", args.id)))?;
     Ok(0)
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod clone;
 mod complain;
 mod create;
 mod delete;
@@ -149,6 +150,8 @@ enum Command {
     Checkpoint(Box<checkpoint::Args>),
     /// Bring a container back from a folder of images
     Restore(Box<restore::Args>),
+    /// Make copies of a running container, which runs on
+    Clone(Box<clone::Args>),
     /// Change the limits of a container
     Update(update::Args),
     /// Print a container's counters again and again, and its OOM kills, as lines of JSON
@@ -203,6 +206,7 @@ impl Command {
             Command::Resume(args) => pause::resume(&args, global),
             Command::Checkpoint(args) => checkpoint::run(*args, global),
             Command::Restore(args) => restore::run(*args, global),
+            Command::Clone(args) => clone::run(&args, global),
             Command::Update(args) => update::run(&args, global),
             Command::Events(args) => events::run(&args, global),
             Command::Stats(args) => stats::run(&args, global),
@@ -227,7 +231,7 @@ pub fn main() -> u8 {
         return 0;
     }
     // Before the arguments are parsed, so that they are parsed once. A container named `run` costs one copy more, and nothing else.
-    let enters = |arg: &OsString| matches!(arg.to_str(), Some("create" | "run" | "exec" | "restore"));
+    let enters = |arg: &OsString| matches!(arg.to_str(), Some("create" | "run" | "exec" | "restore" | "clone"));
     let protected = if args.iter().skip(1).any(enters) { own_binary::protect() } else { Ok(()) };
     crate::sys::entry::prepare();
     let for_people = args.iter().any(|arg| arg == "run") && args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--rootfs"));

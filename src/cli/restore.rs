@@ -3,25 +3,33 @@
 use super::Global;
 use super::checkpoint::Shared;
 use super::create::connect_console;
-use crate::checkpoint::{self, Bring};
+use crate::checkpoint::{self, Beside, Bring, Common, Scratch};
 use crate::container::create::Options;
 use crate::container::delete::delete;
 use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::people::Streams;
 use crate::spec::Spec;
-use crate::{Error, Result};
-use std::path::PathBuf;
+use crate::state::Store;
+use crate::{Context, Error, Result};
+use std::path::{Path, PathBuf};
 
 /// Options of `restore`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The container's id
-    #[arg(value_name = "ID")]
-    id: String,
+    /// The container's id; with --import the saved one's unless another is given
+    #[arg(value_name = "ID", required_unless_present = "import")]
+    id: Option<String>,
+    /// Bring back what hull checkpoint --export saved in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "image_path")]
+    import: Option<PathBuf>,
+    /// The container's id, in place of the saved one
+    #[arg(long, value_name = "ID", requires = "import", conflicts_with = "id")]
+    name: Option<String>,
     #[command(flatten)]
     shared: Shared,
     /// Folder of the bundle
-    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
-    bundle: PathBuf,
+    #[arg(short, long, value_name = "FOLDER")]
+    bundle: Option<PathBuf>,
     /// Unix socket that takes the container's terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
@@ -47,35 +55,71 @@ pub struct Args {
 
 /// Carries the command out; in the foreground the status is the program's.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
-    let id = args.id.clone();
-    bring_back(args, global).map_err(|error| error.within(format!("restore {id}")))
+    let what = args.id.clone().or_else(|| args.name.clone()).unwrap_or_else(|| args.import.as_ref().map_or_else(String::new, |file| file.display().to_string()));
+    bring_back(args, global).map_err(|error| error.within(format!("restore {what}")))
+}
+
+/// The images, whose they were, and the config.
+fn find(args: &Args, store: &Store, common: &mut Common) -> Result<(Option<Scratch>, String, Spec, Beside)> {
+    let scratch = match &args.import {
+        Some(file) => {
+            let scratch = Scratch::new(store, "import")?;
+            checkpoint::unpack(file, scratch.path())?;
+            scratch.path().clone_into(&mut common.images);
+            Some(scratch)
+        }
+        None => None,
+    };
+    let beside = Beside::read(&common.images)?;
+    let id = args.id.clone().or_else(|| args.name.clone()).unwrap_or_else(|| beside.id.clone());
+    // Without a bundle: the one in the working directory, as with create; or what is among the images.
+    let here = Path::new(".");
+    let spec = match &args.bundle {
+        Some(bundle) => Spec::load(bundle)?,
+        None if scratch.is_none() && here.join("config.json").exists() => Spec::load(here)?,
+        None if beside.spec.is_some() => beside.spec_for(store, &id)?,
+        None => Spec::load(here)?,
+    };
+    Ok((scratch, id, spec, beside))
 }
 
 fn bring_back(args: Args, global: &Global) -> Result<u8> {
-    let spec = Spec::load(&args.bundle)?;
+    let store = Store::new(std::path::absolute(global.store().root()).on("find", "the store")?);
+    let mut common = args.shared.common(global);
+    let (scratch, id, spec, beside) = find(&args, &store, &mut common)?;
     let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
     let given = connect_console(args.console_socket.as_deref())?;
-    match (terminal, &given, args.detach) {
+    let kept = args.detach && beside.logs && given.is_none();
+    match (terminal, &given, args.detach && !kept) {
         (true, None, true) => return Err(Error::new("cannot allocate tty if hull will detach without setting console socket")),
         (false, Some(_), _) => return Err(Error::new("cannot use console socket if the container has no terminal")),
         _ => {}
     }
     let bring = Bring {
-        common: args.shared.common(global),
+        common,
         options: Options { systemd_cgroup: global.systemd_cgroup, no_pivot: args.no_pivot, pid_file: args.pid_file.clone(), ..Options::default() },
         lsm_profile: args.lsm_profile.clone(),
         lsm_mount_context: args.lsm_mount_context.clone(),
+        copy: false,
+        whole: scratch.is_some(),
     };
-    let store = global.store();
+    if kept {
+        let mut streams = Streams::make(terminal)?;
+        let (container, _) = streams.while_redirected(|console| checkpoint::restore(&store, &id, &spec, &bring, console))?;
+        streams.hand_over(&container.folder(), None).inspect_err(|_| drop(container.take_down()))?;
+        return Ok(0);
+    }
     if args.detach {
-        checkpoint::restore(&store, &args.id, &spec, &bring, given)?;
+        checkpoint::restore(&store, &id, &spec, &bring, given)?;
         return Ok(0);
     }
     let own = if terminal && given.is_none() { Some(console_pair()?) } else { None };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
-    let (container, pidfd) = checkpoint::restore(&store, &args.id, &spec, &bring, theirs)?;
-    let ended = ours.as_ref().map(receive_terminal).transpose().and_then(|terminal| attend(&pidfd, &signals, Carried { terminal, ..Carried::default() }));
+    let (container, pidfd) = checkpoint::restore(&store, &id, &spec, &bring, theirs)?;
+    drop(scratch);
+    let attended = |terminal| attend(&pidfd, &signals, Carried { terminal, ..Carried::default() });
+    let ended = ours.as_ref().map(receive_terminal).transpose().and_then(attended);
     delete(&store, &container.record.id, true)?;
     Ok(ended?.status() as u8)
 }

@@ -15,7 +15,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use std::path::{Path, PathBuf};
 
 /// What `create` and `run` were asked besides the bundle.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,

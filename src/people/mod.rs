@@ -12,6 +12,6 @@ mod users;
 pub mod values;
 
 pub use ask::{Ask, Flags, Volume};
-pub use keeper::{Keep, keep};
+pub use keeper::{Keep, LOG, Streams, keep};
 pub use logs::{Options as LogOptions, show};
 pub use run::{Mode, run};

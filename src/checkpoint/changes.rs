@@ -1,0 +1,256 @@
+//! What a container changed in an overlay: saved as a tar file in which `.wh.NAME` says that NAME is gone (OCI image spec, Whiteouts),
+//! and put into an upper layer again.
+//!
+//! An upper layer in memory cannot be reached by any name. But overlayfs copies a folder up before it changes anything below it, and what
+//! was copied up has a new change time: so the merged view and the lower one are compared, and equal folders are not entered.
+
+use crate::init::{Held, make_folder};
+use crate::sys::file;
+use crate::{Context, Error, Result};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::CString;
+use std::fs::{File, Metadata};
+use std::io::{BufReader, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use tar::{Archive, Builder, EntryType, Header};
+
+/// The mark of a name that is gone.
+const GONE: &str = ".wh.";
+
+/// The merged view of an overlay, and what lies below it.
+pub struct View<'a> {
+    /// The overlay as the container sees it.
+    pub merged: &'a Path,
+    /// The lower folder.
+    pub lower: &'a Path,
+    /// Mount points below the overlay, from its top on with a leading slash: what is there is not the overlay's.
+    pub mounts: HashSet<String>,
+}
+
+/// Writes what differs to a tar file, for its owner alone.
+///
+/// # Errors
+/// A file that cannot be read; a full disk.
+pub fn save(view: &View, to: &Path) -> Result<()> {
+    super::images::write_private(to, b"")?;
+    let file = File::options().write(true).open(to).on("open", to.display())?;
+    let mut walk = Walk { view, out: Builder::new(BufWriter::new(file)), links: HashMap::new() };
+    walk.folder(Path::new(""), true)?;
+    let mut out = walk.out.into_inner().on("write", to.display())?;
+    out.flush().on("write", to.display())
+}
+
+struct Walk<'a> {
+    view: &'a View<'a>,
+    out: Builder<BufWriter<File>>,
+    /// Files with several names, by device and inode: the first name.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+fn names(folder: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect()),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(BTreeSet::new()),
+        Err(error) => Err(Error::io("read", folder.display(), &error)),
+    }
+}
+
+/// What overlayfs shows of a file that was never copied up is the lower one's own.
+fn is_lower(merged: &Metadata, lower: &Metadata) -> bool {
+    let times = |stat: &Metadata| (stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec());
+    let whose = |stat: &Metadata| (stat.mode(), stat.uid(), stat.gid(), stat.rdev());
+    times(merged) == times(lower) && whose(merged) == whose(lower) && (merged.is_dir() || merged.len() == lower.len())
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, path: &Path, has_lower: bool) -> Result<()> {
+        let lower = if has_lower { names(&self.view.lower.join(path))? } else { BTreeSet::new() };
+        let merged = names(&self.view.merged.join(path))?;
+        for name in lower.difference(&merged) {
+            let mut mark = std::ffi::OsString::from(GONE);
+            mark.push(name);
+            let mark = path.join(mark);
+            self.put(&mark, EntryType::Regular, None)?;
+        }
+        for name in &merged {
+            self.entry(&path.join(name), lower.contains(name))?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, has_lower: bool) -> Result<()> {
+        if self.view.mounts.contains(&format!("/{}", path.display())) {
+            return Ok(());
+        }
+        let whole = self.view.merged.join(path);
+        let stat = whole.symlink_metadata().on("stat", whole.display())?;
+        let below = if has_lower { self.view.lower.join(path).symlink_metadata().ok() } else { None };
+        if below.as_ref().is_some_and(|below| is_lower(&stat, below)) {
+            return Ok(());
+        }
+        let kind = stat.file_type();
+        if kind.is_dir() {
+            self.put(path, EntryType::Directory, Some(&stat))?;
+            return self.folder(path, below.is_some_and(|below| below.is_dir()));
+        }
+        if kind.is_socket() {
+            // criu binds it again.
+            return Ok(());
+        }
+        if stat.nlink() > 1 && kind.is_file() {
+            let inode = (stat.dev(), stat.ino());
+            if let Some(first) = self.links.get(&inode).cloned() {
+                let mut header = header(EntryType::Link, Some(&stat));
+                header.set_size(0);
+                return self.out.append_link(&mut header, path, &first).on("save", whole.display());
+            }
+            self.links.insert(inode, path.to_owned());
+        }
+        let kind = match () {
+            () if kind.is_symlink() => EntryType::Symlink,
+            () if kind.is_char_device() => EntryType::Char,
+            () if kind.is_block_device() => EntryType::Block,
+            () if kind.is_fifo() => EntryType::Fifo,
+            () => EntryType::Regular,
+        };
+        self.put(path, kind, Some(&stat))
+    }
+
+    fn put(&mut self, path: &Path, kind: EntryType, stat: Option<&Metadata>) -> Result<()> {
+        let whole = self.view.merged.join(path);
+        let mut header = header(kind, stat);
+        if stat.is_some() && kind != EntryType::Symlink {
+            self.attributes(&whole)?;
+        }
+        let done = match (kind, stat) {
+            (EntryType::Symlink, _) => {
+                let text = std::fs::read_link(&whole).on("read link", whole.display())?;
+                self.out.append_link(&mut header, path, text)
+            }
+            (EntryType::Regular, Some(stat)) => {
+                header.set_size(stat.len());
+                let file = File::open(&whole).on("open", whole.display())?;
+                // Exactly as many bytes as the header says.
+                self.out.append_data(&mut header, path, std::io::Read::take(file, stat.len()))
+            }
+            (EntryType::Char | EntryType::Block, Some(stat)) => {
+                let _ = header.set_device_major(libc::major(stat.rdev()));
+                let _ = header.set_device_minor(libc::minor(stat.rdev()));
+                self.out.append_data(&mut header, path, std::io::empty())
+            }
+            _ => self.out.append_data(&mut header, path, std::io::empty()),
+        };
+        done.on("save", whole.display())
+    }
+
+    /// Extended attributes go in front of the file, as everybody's tar has them. overlayfs's own are not the file's.
+    fn attributes(&mut self, whole: &Path) -> Result<()> {
+        let Ok(names) = xattr::list(whole) else { return Ok(()) };
+        let mut found = Vec::new();
+        for name in names {
+            let Some(text) = name.to_str().filter(|text| !text.starts_with("trusted.overlay.") && !text.starts_with("user.overlay.")) else { continue };
+            if let Ok(Some(value)) = xattr::get(whole, &name) {
+                found.push((format!("SCHILY.xattr.{text}"), value));
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.out.append_pax_extensions(found.iter().map(|(name, value)| (name.as_str(), value.as_slice()))).on("save", whole.display())
+    }
+}
+
+fn header(kind: EntryType, stat: Option<&Metadata>) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_mode(stat.map_or(0o600, |stat| stat.mode() & 0o7777));
+    header.set_uid(stat.map_or(0, |stat| u64::from(stat.uid())));
+    header.set_gid(stat.map_or(0, |stat| u64::from(stat.gid())));
+    header.set_mtime(stat.map_or(0, |stat| stat.mtime().unsigned_abs()));
+    header
+}
+
+/// Puts saved changes into an upper layer.
+///
+/// # Errors
+/// The file is damaged, names something outside, or the disk is full.
+pub fn apply(from: &Path, upper: &Path) -> Result<()> {
+    let file = File::open(from).on("open", from.display())?;
+    let mut archive = Archive::new(BufReader::new(file));
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_ownerships(true);
+    archive.set_unpack_xattrs(true);
+    let name = CString::new(upper.as_os_str().as_bytes()).map_err(|_| Error::new("a path contains a NUL byte"))?;
+    let root = file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).on("open", upper.display())?;
+    for entry in archive.entries().on("read", from.display())? {
+        let mut entry = entry.on("read", from.display())?;
+        let path = entry.path().on("read", from.display())?.into_owned();
+        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Error::new(format!("{}: {} leads outside", from.display(), path.display())));
+        }
+        let last = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let header = entry.header().clone();
+        let device = libc::makedev(header.device_major().ok().flatten().unwrap_or(0), header.device_minor().ok().flatten().unwrap_or(0));
+        let mode = header.mode().unwrap_or(0o600) & 0o7777;
+        match (header.entry_type(), last.strip_prefix(GONE)) {
+            // overlayfs's own mark of what is gone is a character device with the numbers 0 and 0.
+            (_, Some(gone)) => node(&root, &path.with_file_name(gone), libc::S_IFCHR, 0)?,
+            (EntryType::Char, None) => node(&root, &path, libc::S_IFCHR | mode, device)?,
+            (EntryType::Block, None) => node(&root, &path, libc::S_IFBLK | mode, device)?,
+            (EntryType::Fifo, None) => node(&root, &path, libc::S_IFIFO | mode, 0)?,
+            _ => drop(entry.unpack_in(upper).on("unpack", path.display())?),
+        }
+    }
+    Ok(())
+}
+
+fn node(root: &Held, path: &Path, mode: u32, device: u64) -> Result<()> {
+    let c = |text: &std::ffi::OsStr| CString::new(text.as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("/"));
+    let folder = make_folder(root.0, &*c(parent.as_os_str())?, false).map(Held).on("open", parent.display())?;
+    file::mknodat(folder.0, &*c(path.file_name().unwrap_or_default())?, mode, device).on("make", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two folders stand for the merged and the lower view: what is in both with the same times is no change.
+    #[test]
+    fn changes_are_saved_and_applied() {
+        let top = std::env::temp_dir().join(format!("hull-changes-{}", std::process::id()));
+        let (lower, merged, upper) = (top.join("lower"), top.join("merged"), top.join("upper"));
+        for folder in [&lower, &merged, &upper] {
+            std::fs::create_dir_all(folder.join("etc")).unwrap();
+        }
+        std::fs::write(lower.join("etc/old"), "old").unwrap();
+        std::fs::hard_link(lower.join("etc/old"), merged.join("etc/same")).unwrap();
+        std::fs::hard_link(lower.join("etc/old"), lower.join("etc/same")).unwrap();
+        std::fs::write(merged.join("etc/new"), "new").unwrap();
+        std::os::unix::fs::symlink("new", merged.join("etc/link")).unwrap();
+        std::fs::create_dir(merged.join("mounted")).unwrap();
+        let view = View { merged: &merged, lower: &lower, mounts: HashSet::from(["/mounted".to_owned()]) };
+        save(&view, &top.join("layer.tar")).unwrap();
+        let mut archive = Archive::new(File::open(top.join("layer.tar")).unwrap());
+        let names: Vec<String> = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+        assert_eq!(names, ["etc/", "etc/.wh.old", "etc/link", "etc/new"].map(|name| name.trim_end_matches('/').to_owned()));
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn what_leads_outside_is_refused() {
+        let top = std::env::temp_dir().join(format!("hull-outside-{}", std::process::id()));
+        std::fs::create_dir_all(top.join("upper")).unwrap();
+        let mut out = Builder::new(File::create(top.join("bad.tar")).unwrap());
+        let mut header = header(EntryType::Regular, None);
+        header.as_gnu_mut().unwrap().name[..6].copy_from_slice(b"../bad");
+        header.set_cksum();
+        out.append(&header, std::io::empty()).unwrap();
+        out.finish().unwrap();
+        assert!(apply(&top.join("bad.tar"), &top.join("upper")).unwrap_err().to_string().contains("leads outside"));
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+}
