@@ -81,11 +81,15 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: &Path, has_lower: bool) -> Result<()> {
-        if self.view.mounts.contains(&format!("/{}", path.display())) {
-            return Ok(());
-        }
         let whole = self.view.merged.join(path);
         let stat = whole.symlink_metadata().on("stat", whole.display())?;
+        if self.view.mounts.contains(&format!("/{}", path.display())) {
+            // What is below the mount is not seen; a mount point that was made for it must be there again.
+            let kind = if stat.is_dir() { EntryType::Directory } else { EntryType::Regular };
+            let mut mark = header(kind, None);
+            mark.set_mode(0o755);
+            return if has_lower { Ok(()) } else { self.out.append_data(&mut mark, path, std::io::empty()).on("save", whole.display()) };
+        }
         let below = if has_lower { self.view.lower.join(path).symlink_metadata().ok() } else { None };
         if below.as_ref().is_some_and(|below| is_lower(&stat, below)) {
             return Ok(());
@@ -236,7 +240,7 @@ mod tests {
         save(&view, &top.join("layer.tar")).unwrap();
         let mut archive = Archive::new(File::open(top.join("layer.tar")).unwrap());
         let names: Vec<String> = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
-        assert_eq!(names, ["etc/", "etc/.wh.old", "etc/link", "etc/new"].map(|name| name.trim_end_matches('/').to_owned()));
+        assert_eq!(names.iter().map(|name| name.trim_end_matches('/')).collect::<Vec<_>>(), ["etc", "etc/.wh.old", "etc/link", "etc/new", "mounted"]);
         std::fs::remove_dir_all(&top).unwrap();
     }
 

@@ -67,7 +67,8 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
     in_path(Path::new("criu")).ok_or_else(|| Error::new("criu is not installed: checkpoint and restore need it (the package criu), or --criu PATH"))
 }
 
-fn in_path(name: &Path) -> Option<PathBuf> {
+/// The first program of a name in PATH and in sbin.
+pub fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())

@@ -118,6 +118,10 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
 fn finish(container: &Container, dump: &Dump) -> Result<()> {
     let folder = &dump.common.images;
     root::save(container, folder)?;
+    // Images that are to share pages with others change by that.
+    if !dump.common.auto_dedup && !dump.common.lazy_pages {
+        Beside::seal(folder)?;
+    }
     images::settle(folder)?;
     match &dump.export {
         Some(file) if !dump.leave_running => archive::pack(folder, file),

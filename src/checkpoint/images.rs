@@ -7,6 +7,7 @@ use crate::spec::Spec;
 use crate::state::Store;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -88,6 +89,24 @@ pub struct Beside {
     /// Its output was kept for `hull logs`.
     #[serde(default)]
     pub logs: bool,
+    /// Length and CRC-32 of each image; criu itself has no checksums.
+    #[serde(default)]
+    pub sums: BTreeMap<String, (u64, Option<u32>)>,
+}
+
+/// Images of memory beyond this size are checked by their length alone: they are read at the speed of the disk, and the program waits.
+const LONG: u64 = 64 << 20;
+
+/// Length and sum of a file.
+fn sum(path: &Path) -> Result<(u64, Option<u32>)> {
+    let mut file = File::open(path).on("open", path.display())?;
+    let length = file.metadata().on("stat", path.display())?.len();
+    if length > LONG {
+        return Ok((length, None));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    std::io::Read::read_to_end(&mut file, &mut bytes).on("read", path.display())?;
+    Ok((length, Some(crc32fast::hash(&bytes))))
 }
 
 /// Its name.
@@ -114,7 +133,45 @@ impl Beside {
             network: Saved::of(&folder)?,
             logs: folder.join(crate::people::LOG).exists(),
             folder,
+            sums: BTreeMap::new(),
         })
+    }
+
+    /// Notes what the images are.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn seal(folder: &Path) -> Result<()> {
+        let mut beside = Self::read(folder)?;
+        for entry in std::fs::read_dir(folder).on("read", folder.display())? {
+            let entry = entry.on("read", folder.display())?;
+            let (Ok(name), true) = (entry.file_name().into_string(), entry.file_type().is_ok_and(|kind| kind.is_file())) else { continue };
+            if name != BESIDE && !name.ends_with(".log") {
+                beside.sums.insert(name, sum(&entry.path())?);
+            }
+        }
+        beside.write(folder)
+    }
+
+    /// Compares the images with what they were when they were saved. Those of another runtime have no sums.
+    ///
+    /// # Errors
+    /// One is missing, cut off or changed.
+    pub fn verify(&self, folder: &Path) -> Result<()> {
+        for (name, saved) in &self.sums {
+            let path = folder.join(name);
+            let now = match sum(&path) {
+                Err(_) if !path.exists() => return Err(Error::new(format!("the image {} is missing", path.display()))),
+                other => other?,
+            };
+            if now.0 != saved.0 {
+                return Err(Error::new(format!("the image {} is damaged: it has {} bytes and should have {}", path.display(), now.0, saved.0)));
+            }
+            if now != *saved {
+                return Err(Error::new(format!("the image {} is damaged: its checksum is another", path.display())));
+            }
+        }
+        Ok(())
     }
 
     /// Writes it among the images.

@@ -10,6 +10,7 @@ mod changes;
 mod clone;
 mod criu;
 mod dump;
+mod hold;
 mod images;
 mod inventory;
 mod log;

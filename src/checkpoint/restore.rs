@@ -4,7 +4,7 @@ use super::criu::{self, Event, Session, World};
 use super::inventory::{self, External, Mounts};
 use super::rpc::{self, Kind};
 use super::images::{self, Beside};
-use super::{Common, Folders, NETWORK, joined, root};
+use super::{Common, Folders, NETWORK, hold, joined, root};
 use crate::cgroups::Group;
 use crate::container::Container;
 use crate::container::create::{self, Compiled, Options};
@@ -21,7 +21,9 @@ use crate::sys::{file, process, socket};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::ffi::CString;
+use std::fs::Permissions;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// The log's name in the work path.
@@ -78,14 +80,19 @@ pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Opt
     check_images(&bring.common.images)?;
     let program = criu::find(bring.common.criu.as_deref())?;
     let beside = Beside::read(&bring.common.images)?;
+    if !bring.common.auto_dedup {
+        beside.verify(&bring.common.images)?;
+    }
     let identity = if bring.copy { Identity::New } else { Identity::Same };
     let setup = beside.network.as_ref().map(|saved| saved.setup(store, id, identity)).transpose()?;
     let spec = if setup.is_some() { wired(store, id, spec)? } else { spec.clone() };
     let layers = beside.layers.as_ref().map(|layers| root::placed(layers, &store.folder(id), bring.copy || bring.whole)).transpose()?;
     let options = Options { layers, ..bring.options.clone() };
     let compiled = Compiled { network: setup, ..create::compile(store, &spec, id, &options)? };
+    let former = beside.spec.as_ref().filter(|spec| spec.namespace(LinuxNamespaceType::Uts).is_some_and(|uts| uts.path.is_none()));
+    let former = former.and_then(|spec| spec.config().hostname.as_ref());
     let lock = store.make(id)?;
-    let result = bring_back(store, id, &compiled, bring, (&program, console, options.layers.as_ref()));
+    let result = bring_back(store, id, &compiled, bring, (&program, console, options.layers.as_ref(), former));
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -101,6 +108,42 @@ fn check_images(folder: &Path) -> Result<()> {
         return Err(Error::new(format!("there are no images to restore from: {} holds no {}", folder.display(), images::INVENTORY)));
     }
     Ok(())
+}
+
+/// The images, shown to the container's root for the time of the restore: criu reads some of them from within its user namespace, first
+/// as root of the machine and then as that user. They stay root's, and their group is one that nobody but that container is in.
+struct Shown(Vec<PathBuf>);
+
+impl Shown {
+    fn to(spec: &Spec, folder: &Path) -> Result<Self> {
+        let maps = spec.config().linux.as_ref().map(|linux| &linux.gid_mappings[..]).unwrap_or_default();
+        let Some(group) = maps.iter().find(|map| map.container_id == 0).map(|map| map.host_id) else { return Ok(Self(Vec::new())) };
+        let mut shown = Self(Vec::new());
+        for entry in std::fs::read_dir(folder).on("read", folder.display())? {
+            let entry = entry.on("read", folder.display())?;
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                shown.show(entry.path(), group, 0o640)?;
+            }
+        }
+        shown.show(folder.to_owned(), group, 0o710)?;
+        Ok(shown)
+    }
+
+    fn show(&mut self, path: PathBuf, group: u32, mode: u32) -> Result<()> {
+        chown(&path, None, Some(group)).on("change the group of", path.display())?;
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).on("change the mode of", path.display())?;
+        self.0.push(path);
+        Ok(())
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::set_permissions(path, Permissions::from_mode(if path.is_dir() { 0o700 } else { 0o600 }));
+            let _ = chown(path, None, Some(0));
+        }
+    }
 }
 
 /// The container's network namespace is hull's to make, and its hosts and resolv.conf are hull's files.
@@ -125,6 +168,7 @@ fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate:
     let Some(setup) = &compiled.network else { return Ok(None) };
     names::prepare(folder, setup)?;
     let namespace = crate::net::Namespace::new()?;
+    hold::packets(&namespace)?;
     crate::net::attach(setup, id, &namespace, process::getpid(), folder)?;
     Ok(Some(namespace))
 }
@@ -149,9 +193,10 @@ fn first_record(id: &str, compiled: &Compiled, layers: Option<&Layers>, options:
     }
 }
 
-type Given<'a> = (&'a Path, Option<Held>, Option<&'a Layers>);
+/// criu, the console, the root's layers, and the host name in the images.
+type Given<'a> = (&'a Path, Option<Held>, Option<&'a Layers>, Option<&'a String>);
 
-fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console, layers): Given) -> Result<(Container, Held)> {
+fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console, layers, former): Given) -> Result<(Container, Held)> {
     let Compiled { spec, facts, plan, .. } = compiled;
     let mut record = first_record(id, compiled, layers, &bring.options);
     let mut work = Work { group: None, folder: store.folder(id), done: false };
@@ -169,6 +214,7 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     let keys: Vec<(&str, i32)> = namespaces.iter().map(|(key, held)| (*key, held.0)).chain(network.iter().map(|own| (NETWORK, own.0.0))).collect();
     let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
     let Folders { images, work: scratch, log } = &folders;
+    let _shown = Shown::to(spec, images)?;
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
         Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks })
     })?;
@@ -190,17 +236,18 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     work.done = true;
     drop(work);
     let container = Container::made(record, store);
-    let settled = settle(&container, compiled, network.as_ref(), &pidfd).and_then(|()| create::announce(&container, &pidfd, &bring.options));
+    let settled = settle(&container, compiled, network.as_ref(), (&pidfd, former)).and_then(|()| create::announce(&container, &pidfd, &bring.options));
     settled.inspect_err(|_| drop(container.take_down()))?;
     Ok((container, pidfd))
 }
 
 /// What is done once the processes run: the addresses are theirs, the neighbours learn of them, and a copy has a name of its own.
-fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::net::Namespace>, pidfd: &Held) -> Result<()> {
+fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::net::Namespace>, (pidfd, former): (&Held, Option<&String>)) -> Result<()> {
     let Container { record, .. } = container;
     let (folder, spec) = (container.folder(), &record.spec);
     if let (Some(setup), Some(namespace)) = (&compiled.network, network) {
         saved::adopt(&folder, &record.id, record.pid)?;
+        hold::release(namespace)?;
         saved::announce(setup, &record.id, namespace)?;
     }
     if spec.bundle() == folder {
@@ -209,7 +256,7 @@ fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::ne
         std::fs::write(&path, text).on("write", path.display())?;
     }
     match &spec.config().hostname {
-        Some(name) if spec.namespace(LinuxNamespaceType::Uts).is_some_and(|uts| uts.path.is_none()) => rename(pidfd, name),
+        Some(name) if former.is_some_and(|former| former != name) => rename(pidfd, name),
         _ => Ok(()),
     }
 }
@@ -222,7 +269,8 @@ fn rename(pidfd: &Held, name: &str) -> Result<()> {
             process::exit(done.map_or_else(|errno| errno as i32, |()| 0))
         }
         process::Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false).on("wait for", "the host name")? {
-            Some(process::Ended::Exited(0)) => Ok(()),
+            // It may have come to its end already.
+            Some(process::Ended::Exited(0 | libc::ESRCH)) => Ok(()),
             Some(process::Ended::Exited(number)) => Err(Error::sys("set the host name to", name, nix::errno::Errno::from_raw(number))),
             _ => Err(Error::new(format!("set the host name to {name}: the process was ended"))),
         },
@@ -350,7 +398,8 @@ fn resolved(rootfs: &Path, target: &str) -> String {
         if let Ok(held) = crate::init::lookup(root.0, &name, 0, true).map(Held) {
             let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
             return match real.strip_prefix(&base) {
-                Ok(inside) => format!("/{}", inside.join(tail.trim_start_matches('/')).display()),
+                Ok(inside) if inside.as_os_str().is_empty() => if tail.is_empty() { "/".to_owned() } else { tail },
+                Ok(inside) => format!("/{}{tail}", inside.display()),
                 Err(_) => target.to_owned(),
             };
         }

@@ -55,8 +55,14 @@ pub fn with_criu(mut b: Bundle) -> Bundle {
 /// `create` and `start` with nothing on stdin, stdout and stderr: what they are is saved too, and runc cannot save a file of the host.
 #[track_caller]
 pub fn started(b: &Bundle) -> Container<'_> {
+    started_with(b, &[])
+}
+
+/// The same with further flags of `create`.
+#[track_caller]
+pub fn started_with<'a>(b: &'a Bundle, flags: &[&str]) -> Container<'a> {
     b.write();
-    let mut command = b.runtime.command(&["create", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+    let mut command = b.runtime.command(&[&["create", "--bundle", b.dir.to_str().unwrap()], flags, &[&b.id]].concat());
     command.stdout(Stdio::null()).stderr(Stdio::null());
     assert!(succeeds(command), "create failed");
     let c = Container::new(b);

@@ -12,6 +12,11 @@ mod bad_input;
 mod capabilities;
 mod cgroups_tree;
 mod checkpoint;
+mod checkpoint_export;
+mod checkpoint_life;
+mod checkpoint_net;
+mod checkpoint_probe;
+mod checkpoint_safety;
 mod checkpoint_world;
 mod commands;
 mod descriptors;
@@ -57,6 +62,10 @@ const MODULES: &[&[support::harness::Test]] = &[
     capabilities::TESTS,
     cgroups_tree::TESTS,
     checkpoint::TESTS,
+    checkpoint_export::TESTS,
+    checkpoint_life::TESTS,
+    checkpoint_net::TESTS,
+    checkpoint_safety::TESTS,
     commands::TESTS,
     descriptors::TESTS,
     devices::TESTS,

@@ -81,6 +81,9 @@ pub fn main(modules: &[&[Test]]) -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--probe") {
         return super::raw::probe();
     }
+    if std::env::args().nth(1).as_deref() == Some("swrk") {
+        return crate::checkpoint_probe::double();
+    }
     let o = options();
     let all = modules.iter().flat_map(|m| m.iter().copied());
     if let Some(name) = &o.child {

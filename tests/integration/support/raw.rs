@@ -20,10 +20,35 @@ pub fn probe() -> ExitCode {
             );
         }
         Some("keyring") => println!("{}", keyring()),
+        Some("life") => crate::checkpoint_probe::life(),
+        Some("echo") => crate::checkpoint_probe::echo(words[1].parse().expect("a port")),
         Some("dumpable") => println!("{:?}", rustix::process::dumpable_behavior()),
         _ => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
+}
+
+/// A word of memory that this process shares with a child, which adds to it for ever.
+pub fn shared_with_a_child(mut work: impl FnMut(&std::sync::atomic::AtomicU64)) -> &'static std::sync::atomic::AtomicU64 {
+    // SAFETY: a new anonymous mapping; it is never unmapped, and zero is a valid atomic.
+    let word = unsafe {
+        let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0);
+        assert!(page != libc::MAP_FAILED, "no shared memory");
+        &*page.cast::<std::sync::atomic::AtomicU64>()
+    };
+    // SAFETY: this process has one thread yet, so its child is a whole one.
+    if unsafe { libc::fork() } == 0 {
+        loop {
+            work(word);
+        }
+    }
+    word
+}
+
+/// The socket that a program started as `criu swrk 3` has.
+pub fn third_descriptor() -> std::os::fd::OwnedFd {
+    // SAFETY: nobody else in this process uses it.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(3) }
 }
 
 /// Makes a system call whose arguments are numbers alone. Gives `ok N` or the error's number as `errno N`.

@@ -1,0 +1,178 @@
+//! What a process has, and has again: threads, memory, files, pipes, sockets, timers, a terminal, volumes, limits, ids.
+
+use crate::checkpoint_world::{Saved, bundle, count, guard, passed, started, succeeds, with_criu, with_runc};
+use crate::support::console::FdSocket;
+use crate::support::users::Holder;
+use crate::support::{Bundle, fixture, runtime, until};
+use serde_json::json;
+use std::collections::HashMap;
+use std::fs;
+use std::process::Stdio;
+
+tests![
+    threads_memory_files_pipes_sockets_and_timers_come_back,
+    volumes_come_back_from_their_sources,
+    limits_hold_again,
+    a_user_namespace_comes_back,
+    a_joined_network_namespace_is_joined_again,
+    a_terminal_comes_over_the_console_socket,
+    hooks_run_as_runc_runs_them,
+    a_cgroup_namespace_comes_back,
+];
+
+fn ask(b: &Bundle, question: &str) -> HashMap<String, String> {
+    let (ask, answer) = (b.rootfs().join("tmp/ask"), b.rootfs().join("tmp/answer"));
+    fs::remove_file(&answer).ok();
+    fs::write(b.rootfs().join("tmp/ask.new"), question).unwrap();
+    fs::rename(b.rootfs().join("tmp/ask.new"), ask).unwrap();
+    until("the program's answer", || answer.exists());
+    runtime::text(answer).lines().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn threads_memory_files_pipes_sockets_and_timers_come_back() {
+    let mut b = with_criu(Bundle::new());
+    b.args(&["/bin/probe", "--probe", "life"]);
+    let c = started(&b);
+    let before = ask(&b, "first");
+    let threads = c.status_line("Threads");
+    Saved::round(&b, &[], &[]);
+    let after = ask(&b, "last");
+    let number = |of: &HashMap<String, String>, name: &str| of[name].parse::<u64>().unwrap();
+    for name in ["shared", "counted"] {
+        assert!(number(&after, name) > number(&before, name), "{name}: {before:?}, {after:?}");
+    }
+    let expected = [("timer", "true"), ("pipe", "in the pipe"), ("socket", "in the socket"), ("rest", "56789"), ("removed", "of a removed file"), ("accepted", "true")];
+    for (name, value) in expected {
+        assert_eq!(after[name], value, "{name}");
+    }
+    assert_eq!(c.status_line("Threads"), threads);
+    assert_eq!(c.exec(&["sh", "-c", "ls -d /proc/[0-9]* | wc -l"]).success().stdout.trim().parse::<u32>().unwrap() >= 3, true);
+}
+
+fn volumes_come_back_from_their_sources() {
+    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/data/count; cat /ro/text >/data/seen; sleep 0.1; done");
+    let (data, ro) = (fixture::new_dir("data"), fixture::new_dir("ro"));
+    fs::write(ro.join("text"), "one").unwrap();
+    fs::create_dir(ro.join("deep")).unwrap();
+    std::os::unix::fs::symlink("/mnt", b.rootfs().join("link")).unwrap();
+    fs::write(fixture::test_scratch().join("file"), "a file").unwrap();
+    b.mount("/data", "bind", data.to_str().unwrap(), &["rbind", "rw"]);
+    b.mount("/ro", "bind", ro.to_str().unwrap(), &["bind", "ro"]);
+    b.mount("/ro/deep", "bind", data.to_str().unwrap(), &["bind"]);
+    b.mount("/link", "bind", data.to_str().unwrap(), &["bind"]);
+    b.mount("/etc/file", "bind", fixture::test_scratch().join("file").to_str().unwrap(), &["bind", "ro"]);
+    b.mount("/scratch", "tmpfs", "tmpfs", &["mode=700"]);
+    let c = started(&b);
+    let number = || runtime::text(data.join("count")).trim().parse::<u64>().unwrap_or(0);
+    until("the counter", || number() > 2);
+    c.exec(&["sh", "-c", "echo in memory >/scratch/text"]).success();
+    let saved = Saved::new();
+    saved.dumped(&b, &[]);
+    let stopped = number();
+    fs::write(ro.join("text"), "two").unwrap();
+    let out = saved.restore(&b, &[]);
+    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    until("the counter to go on", || number() > stopped && runtime::text(data.join("seen")) == "two");
+    let seen = c.exec(&["sh", "-c", "cat /etc/file /scratch/text; cat /mnt/seen; touch /ro/x 2>&1; stat -c %a /scratch"]).success().stdout;
+    for part in ["a file", "in memory", "two", "Read-only", "700"] {
+        assert_has!(seen, part);
+    }
+}
+
+fn limits_hold_again() {
+    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    b.set("/linux/resources/memory", json!({ "limit": 64 << 20 }));
+    b.set("/linux/resources/pids", json!({ "limit": 77 }));
+    b.set("/process/rlimits", json!([{ "type": "RLIMIT_NOFILE", "hard": 333, "soft": 222 }]));
+    let c = started(&b);
+    passed(&b, 1);
+    Saved::round(&b, &[], &[]);
+    assert_eq!(b.cgroup_file("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(b.cgroup_file("pids", "pids.max"), "77");
+    let limits = c.proc_file("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["222", "333"]);
+    assert_eq!(c.status_line("NoNewPrivs"), "1");
+    assert_eq!(c.status_line("CapEff"), "0000000020000420");
+}
+
+fn a_user_namespace_comes_back() {
+    let mut b = with_criu(Bundle::with_user_namespace());
+    b.args(&["/bin/sh", "-c", "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done"]);
+    let c = started(&b);
+    let before = (passed(&b, 1), c.status_line("Uid"), c.proc_file("uid_map"));
+    Saved::round(&b, &[], &[]);
+    passed(&b, before.0);
+    assert_eq!((c.status_line("Uid"), c.proc_file("uid_map")), (before.1, before.2));
+    assert_eq!(c.exec(&["sh", "-c", "echo x >/dev/null; id -u"]).success().stdout.trim(), "0");
+    // And once more: what was bound in place of device nodes is known again.
+    Saved::round(&b, &[], &[]);
+}
+
+fn a_joined_network_namespace_is_joined_again() {
+    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let holder = Holder::new(&["--net"]);
+    b.join("network", holder.path("net"));
+    let c = started(&b);
+    let before = passed(&b, 1);
+    Saved::round(&b, &[], &[]);
+    passed(&b, before);
+    let inside = fs::read_link(format!("/proc/{}/ns/net", c.pid())).unwrap();
+    assert_eq!(inside, fs::read_link(holder.path("net")).unwrap());
+}
+
+fn a_terminal_comes_over_the_console_socket() {
+    let mut b = bundle("n=0; while read line; do n=$((n+1)); echo \"line $n: $line.\"; done");
+    b.set("/process/terminal", json!(true));
+    b.write();
+    let socket = FdSocket::new();
+    let mut command = b.runtime.command(&["run", "--detach", "--bundle", b.dir.to_str().unwrap(), "--console-socket", socket.path.to_str().unwrap(), &b.id]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let _c = guard(&b);
+    assert!(succeeds(command));
+    let mut terminal = socket.terminal();
+    terminal.write("one\n");
+    terminal.read_until("line 1: one.");
+    let saved = Saved::new();
+    saved.dumped(&b, &[]);
+    drop(terminal);
+    let out = saved.restore(&b, &["--console-socket", socket.path.to_str().unwrap()]);
+    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    let mut terminal = socket.terminal();
+    terminal.write("two\n");
+    terminal.read_until("line 2: two.");
+}
+
+fn hooks_run_as_runc_runs_them() {
+    let mut b = bundle("sleep 1000");
+    let log = fixture::new_dir("hooks").join("log");
+    for list in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+        let script = format!("echo {list} $(grep -o '\"pid\":[^,]*' | tr -dc 0-9 | grep -c .) >>{}", log.display());
+        b.push(&format!("/hooks/{list}"), json!({ "path": "/bin/sh", "args": ["sh", "-c", script] }));
+    }
+    let run = |b: &Bundle| {
+        let c = started(b);
+        let saved = Saved::new();
+        saved.dumped(b, &[]);
+        fs::write(&log, "").unwrap();
+        saved.restore(b, &[]).success();
+        let said = runtime::text(&log);
+        drop(c);
+        said
+    };
+    let runc = with_runc(&b);
+    let (ours, theirs) = (run(&b), run(&runc));
+    assert_eq!(ours, "prestart 1\ncreateRuntime 1\n");
+    assert_eq!(ours, theirs);
+}
+
+fn a_cgroup_namespace_comes_back() {
+    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    b.push("/linux/namespaces", json!({ "type": "cgroup" }));
+    let c = started(&b);
+    let before = passed(&b, 1);
+    Saved::round(&b, &[], &[]);
+    passed(&b, before);
+    assert_has!(c.exec(&["cat", "/proc/1/cgroup"]).success().stdout, "memory:/\n");
+    assert!(count(&b) > before);
+}

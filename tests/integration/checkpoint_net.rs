@@ -1,0 +1,122 @@
+//! hull's own networks over a checkpoint: the address, the ports, and connections that were open.
+
+use crate::checkpoint_world::{Saved, criu, started_with};
+use crate::net_world::{World, eventually, host_reaches, rules};
+use crate::support::{Bundle, Container, until};
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+tests![
+    a_connection_goes_on_over_a_restore,
+    a_connection_is_closed_when_asked,
+    an_open_connection_is_refused_in_words,
+    address_ports_and_names_come_back,
+];
+
+fn echo(w: &World) -> Bundle {
+    let mut b = w.bundle("");
+    b.args(&["/bin/probe", "--probe", "echo", "7"]);
+    b.runtime.global = vec!["--criu".into(), criu().to_str().unwrap().into()];
+    b.set("/root/readonly", json!(false));
+    b
+}
+
+fn serve<'a>(w: &World, b: &'a Bundle) -> (Container<'a>, TcpStream) {
+    let c = started_with(b, &["--network", "default", "-p", "7007:7"]);
+    let address = w.addresses("default", &b.id)[0].clone();
+    let mut stream = None;
+    until("the server", || {
+        stream = TcpStream::connect((address.as_str(), 7)).ok();
+        stream.is_some()
+    });
+    let stream = stream.unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    (c, stream)
+}
+
+/// Sends and gets the same back, byte for byte.
+#[track_caller]
+fn talk(stream: &mut TcpStream, number: u8) {
+    let sent: Vec<u8> = (0..3000_u32).map(|n| (n % 251) as u8 ^ number).collect();
+    stream.write_all(&sent).unwrap();
+    let mut back = vec![0; sent.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(back, sent);
+}
+
+fn a_connection_goes_on_over_a_restore() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let b = echo(&w);
+    let (c, mut stream) = serve(&w, &b);
+    talk(&mut stream, 1);
+    for number in 2..4 {
+        let saved = Saved::new();
+        saved.dumped(&b, &["--tcp-established"]);
+        // Sent while nobody is there.
+        stream.write_all(b"meanwhile").unwrap();
+        saved.restore(&b, &["--tcp-established"]).success();
+        let mut back = [0; 9];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"meanwhile");
+        talk(&mut stream, number);
+    }
+    // A failed checkpoint too leaves nothing that holds packets back.
+    let bad = Saved { images: "/proc/hull".into(), ..Saved::new() };
+    bad.checkpoint(&b, &["--tcp-established"]).failure();
+    talk(&mut stream, 9);
+    assert!(!rules().contains("CRIU"), "{}", rules());
+    assert_eq!(c.status(), "running");
+}
+
+fn a_connection_is_closed_when_asked() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let b = echo(&w);
+    let (_c, mut stream) = serve(&w, &b);
+    talk(&mut stream, 1);
+    let saved = Saved::new();
+    saved.dumped(&b, &["--tcp-close"]);
+    saved.restore(&b, &["--tcp-close"]).success();
+    let address = w.addresses("default", &b.id)[0].clone();
+    // The old one is dead at the next byte, and new ones are served.
+    let ends = (0..50).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        stream.write_all(b"x").is_err() || matches!(stream.take_error(), Ok(Some(_)))
+    });
+    assert!(ends, "the old connection is open");
+    talk(&mut TcpStream::connect((address.as_str(), 7)).unwrap(), 3);
+}
+
+fn an_open_connection_is_refused_in_words() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let b = echo(&w);
+    let (c, mut stream) = serve(&w, &b);
+    talk(&mut stream, 1);
+    let said = Saved::new().checkpoint(&b, &[]).failure();
+    for part in ["tcp", "--tcp-close", "dump.log", "4.2.1"] {
+        assert_has!(said, part);
+    }
+    assert_eq!(c.status(), "running");
+    talk(&mut stream, 2);
+}
+
+fn address_ports_and_names_come_back() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let mut b = w.server();
+    b.runtime.global = vec!["--criu".into(), criu().to_str().unwrap().into()];
+    let c = started_with(&b, &["--network", "default", "-p", "8080:80"]);
+    let link = || c.exec(&["ip", "addr", "show", "dev", "eth0"]).success().stdout.lines().filter(|line| line.contains("scope global") || line.contains("ether")).map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    let (before, hosts) = (link(), c.exec(&["cat", "/etc/hosts"]).success().stdout);
+    eventually("the port", || host_reaches("198.51.100.1", 8080));
+    let saved = Saved::new();
+    saved.dumped(&b, &["--tcp-close"]);
+    assert!(w.inspect("default")["containers"].as_array().unwrap().is_empty());
+    saved.restore(&b, &["--tcp-close"]).success();
+    assert_eq!((link(), c.exec(&["cat", "/etc/hosts"]).success().stdout), (before, hosts));
+    assert_eq!(eventually("the port", || host_reaches("198.51.100.1", 8080)), b.id);
+}

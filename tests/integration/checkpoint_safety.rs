@@ -1,0 +1,247 @@
+//! Whatever fails, the source is as it was: running, thawed, its network unlocked; and nothing of a failed restore is left.
+
+use crate::checkpoint_world::{Saved, bundle, counter, criu, guard, passed, started, succeeds};
+use crate::support::{Bundle, fixture, runtime, until, users};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+tests![
+    a_full_disk_leaves_the_source_running,
+    an_image_that_cannot_be_saved_leaves_the_source_running,
+    the_death_of_hull_leaves_the_source_running,
+    a_refusing_criu_leaves_the_source_running,
+    each_damaged_image_is_named,
+    external_mounts_come_from_the_plan,
+    tracking_memory_needs_the_kernel,
+    a_failed_restore_leaves_nothing,
+];
+
+/// The source runs on, in a thawed cgroup, and nothing in its network namespace holds packets back.
+#[track_caller]
+fn is_as_it_was(b: &Bundle, pid: i32) {
+    let c = std::mem::ManuallyDrop::new(guard(b));
+    assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
+    assert_eq!(b.cgroup_file("freezer", "freezer.state"), "THAWED");
+    passed(b, crate::checkpoint_world::count(b));
+    for tool in [&["nft", "list", "ruleset"][..], &["iptables-save"], &["ip6tables-save"]] {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{pid}/ns/net")).args(tool);
+        let out = runtime::finish(command, runtime::LIMIT);
+        assert!(!out.stdout.contains("CRIU") && !out.stdout.contains("drop"), "{tool:?}: {}", out.stdout);
+    }
+}
+
+fn a_full_disk_leaves_the_source_running() {
+    users::private_mounts();
+    let b = counter();
+    let c = started(&b);
+    passed(&b, 1);
+    let full = fixture::new_dir("full");
+    nix::mount::mount(Some("none"), &full, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=40k")).unwrap();
+    let saved = Saved { images: full.join("images"), ..Saved::new() };
+    let said = saved.checkpoint(&b, &[]).failure();
+    is_as_it_was(&b, c.pid());
+    nix::mount::umount(&full).unwrap();
+    assert_has!(said, "no space left");
+}
+
+/// hull under strace, which has one of its calls fail or end it. Gives whether the checkpoint succeeded.
+fn injected(b: &Bundle, saved: &Saved, what: &str) -> bool {
+    let plain = b.runtime.command(&["checkpoint", "--image-path", saved.images.to_str().unwrap(), "--work-path", saved.work.to_str().unwrap(), &b.id]);
+    let mut command = Command::new("strace");
+    command.args(["-o", "/dev/null", "-e", "trace=fsync", "-e", what]).arg(plain.get_program()).args(plain.get_args());
+    command.env("HULL_TEST_DIR", fixture::test_scratch());
+    succeeds(command)
+}
+
+fn an_image_that_cannot_be_saved_leaves_the_source_running() {
+    only_hull!("runc does not wait for the disk");
+    let b = counter();
+    let c = started(&b);
+    passed(&b, 1);
+    // At its first image, and at its last, which is the folder.
+    for when in ["1", "5"] {
+        let saved = Saved::new();
+        assert!(!injected(&b, &saved, &format!("inject=fsync:error=EIO:when={when}")));
+        is_as_it_was(&b, c.pid());
+    }
+    let saved = Saved::new();
+    assert!(injected(&b, &saved, "inject=fsync:error=EIO:when=5000"), "without a fault it is saved");
+    saved.restore(&b, &[]).success();
+}
+
+fn the_death_of_hull_leaves_the_source_running() {
+    only_hull!("runc does not wait for the disk");
+    let b = counter();
+    let c = started(&b);
+    passed(&b, 1);
+    for _ in 0..3 {
+        // criu waits for its answer to post-dump at that time.
+        assert!(!injected(&b, &Saved::new(), "inject=fsync:signal=KILL:when=1"));
+        until("criu to give up", || b.cgroup_file("freezer", "freezer.state") == "THAWED" && c.status_line("TracerPid") == "0");
+        is_as_it_was(&b, c.pid());
+    }
+    let saved = Saved::new();
+    saved.dumped(&b, &[]);
+    saved.restore(&b, &[]).success();
+}
+
+fn a_refusing_criu_leaves_the_source_running() {
+    only_hull!("runc words it otherwise");
+    let b = bundle("i=0; exec 3</proc/self/ns/net; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let c = started(&b);
+    passed(&b, 1);
+    let mut other = b.runtime.clone();
+    let wrapper = fixture::new_dir("criu").join("criu");
+    // One that dies in the middle of its work.
+    fixture::write_executable(&wrapper, &format!("#!/bin/sh\nexec strace -o /dev/null -e trace=mkdirat,openat -e inject=openat:signal=KILL:when=60 {} \"$@\"\n", criu().display()));
+    other.global = vec!["--criu".into(), wrapper.to_str().unwrap().into()];
+    let saved = Saved::new();
+    let said = other.call(&["checkpoint", "--image-path", saved.images.to_str().unwrap(), &b.id]).failure();
+    assert_has!(said, "criu");
+    is_as_it_was(&b, c.pid());
+}
+
+fn each_damaged_image_is_named() {
+    only_hull!("runc passes the images on unseen");
+    let b = counter();
+    let c = started(&b);
+    passed(&b, 1);
+    let saved = Saved::new();
+    saved.dumped(&b, &[]);
+    drop(c);
+    let images: Vec<_> = fs::read_dir(&saved.images).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "img")).collect();
+    assert!(images.len() > 10);
+    for image in &images {
+        let good = fs::read(image).unwrap();
+        let name = image.file_name().unwrap().to_str().unwrap();
+        let mut bad = good.clone();
+        if let Some(byte) = bad.last_mut() {
+            *byte ^= 1;
+        }
+        for (bytes, words) in [(&bad[..], "checksum"), (&good[..good.len().saturating_sub(1)], "should have")] {
+            fs::write(image, bytes).unwrap();
+            if good.is_empty() {
+                continue;
+            }
+            let said = saved.restore(&b, &[]).failure();
+            assert_has!(said, name);
+            assert_has!(said, words);
+        }
+        fs::remove_file(image).unwrap();
+        let said = saved.restore(&b, &[]).failure();
+        assert!(said.contains(name) && said.contains("missing") || said.contains("no images"), "{said}");
+        fs::write(image, good).unwrap();
+    }
+    assert!(b.call(&["state", &b.id]).failure().contains("does not exist"));
+    let _c = guard(&b);
+    saved.restore(&b, &[]).success();
+}
+
+/// One field of a message (protocol buffers, Encoding): its number, and its bytes where it has any.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
+    fn number(bytes: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let byte = bytes[0];
+            *bytes = &bytes[1..];
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return value;
+            }
+        }
+        unreachable!()
+    }
+    let mut found = vec![];
+    while !bytes.is_empty() {
+        let tag = number(&mut bytes);
+        let mut value: &[u8] = &[];
+        if tag & 7 == 2 {
+            let length = number(&mut bytes) as usize;
+            (value, bytes) = bytes.split_at(length);
+        } else {
+            number(&mut bytes);
+        }
+        found.push((tag >> 3, value));
+    }
+    found
+}
+
+/// The test's own program stands for criu and writes the request down: each external mount in it is one of the plan's steps, with the
+/// plan's target, and all of the plan's are there.
+fn external_mounts_come_from_the_plan() {
+    only_hull!("the plan is hull's own");
+    let mut b = bundle("sleep 1000");
+    let data = fixture::new_dir("data");
+    b.mount("/data", "bind", data.to_str().unwrap(), &["bind"]);
+    b.mount("/deep/er", "bind", data.to_str().unwrap(), &["bind", "ro"]);
+    let folder = fixture::new_dir("double");
+    fs::copy(std::env::current_exe().unwrap(), folder.join("criu")).unwrap();
+    b.runtime.global = vec!["--criu".into(), folder.join("criu").to_str().unwrap().into()];
+    let c = started(&b);
+    let said = Saved::new().checkpoint(&b, &[]).failure();
+    assert_has!(said, "criu");
+    assert_eq!(c.status(), "running");
+    let request = fs::read(folder.join("request")).unwrap();
+    let options = fields(&request).into_iter().find(|(number, _)| *number == 2).unwrap().1;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut given: Vec<(String, String)> = vec![];
+    for (_, mount) in fields(options).into_iter().filter(|(number, _)| *number == 23) {
+        let parts = fields(mount);
+        given.push((text(parts[0].1), text(parts[1].1)));
+    }
+    let plan: Value = serde_json::from_str(&b.call(&["plan", "--format", "json", b.dir.to_str().unwrap()]).success().stdout).unwrap();
+    let steps = plan["inside"].as_array().unwrap();
+    let target = |step: &Value| step["fields"]["target"].as_str().unwrap_or_default().to_owned();
+    for (point, key) in &given {
+        let step = steps.iter().find(|step| target(step) == *point && ["Bind", "Protect"].contains(&step["step"].as_str().unwrap()));
+        let step = step.unwrap_or_else(|| panic!("{point} is not in the plan"));
+        let expected = if step["step"] == "Protect" { "/dev/null" } else { point };
+        assert_eq!(key, expected, "{step}");
+    }
+    let points: Vec<&str> = given.iter().map(|(point, _)| point.as_str()).collect();
+    for bind in steps.iter().filter(|step| step["step"] == json!("Bind")) {
+        assert!(points.contains(&target(bind).as_str()), "{bind} is in the plan and was not given to criu: {points:?}");
+    }
+    assert!(points.contains(&"/data") && points.contains(&"/deep/er") && points.contains(&"/proc/keys"), "{points:?}");
+}
+
+fn tracking_memory_needs_the_kernel() {
+    let b = counter();
+    let c = started(&b);
+    let before = passed(&b, 1);
+    let saved = Saved::new();
+    let out = saved.checkpoint(&b, &["--pre-dump"]);
+    assert_eq!(c.status(), "running");
+    if out.status != 0 {
+        assert_has!(out.stderr, "CONFIG_MEM_SOFT_DIRTY");
+        passed(&b, before);
+        return;
+    }
+    let last = Saved { images: saved.images.with_file_name("last"), work: saved.work.clone() };
+    last.dumped(&b, &["--parent-path", "../images"]);
+    last.restore(&b, &[]).success();
+    passed(&b, before);
+}
+
+fn a_failed_restore_leaves_nothing() {
+    let b = counter();
+    let c = started(&b);
+    passed(&b, 1);
+    let saved = Saved::new();
+    saved.dumped(&b, &[]);
+    drop(c);
+    let hooked = {
+        let mut other = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: b.id.clone(), runtime: b.runtime.clone(), cgroup: b.cgroup.clone() };
+        other.push("/hooks/prestart", json!({ "path": "/bin/false" }));
+        other
+    };
+    let said = saved.restore(&hooked, &[]).failure();
+    assert_has!(said, "hook");
+    assert!(b.call(&["state", &b.id]).failure().contains("does not exist"));
+    assert!(!b.cgroup_dir("freezer").exists() && !Path::new(&b.runtime.state).join(&b.id).exists());
+    let _c = guard(&b);
+    saved.restore(&b, &[]).success();
+}
