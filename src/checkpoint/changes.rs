@@ -214,8 +214,8 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
 fn node(root: &Held, path: &Path, mode: u32, device: u64) -> Result<()> {
     let c = |text: &std::ffi::OsStr| CString::new(text.as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"));
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("/"));
-    let folder = make_folder(root.0, &*c(parent.as_os_str())?, false).map(Held).on("open", parent.display())?;
-    file::mknodat(folder.0, &*c(path.file_name().unwrap_or_default())?, mode, device).on("make", path.display())
+    let folder = make_folder(root.0, &c(parent.as_os_str())?, false).map(Held).on("open", parent.display())?;
+    file::mknodat(folder.0, &c(path.file_name().unwrap_or_default())?, mode, device).on("make", path.display())
 }
 
 #[cfg(test)]

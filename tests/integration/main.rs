@@ -15,7 +15,6 @@ mod checkpoint;
 mod checkpoint_export;
 mod checkpoint_life;
 mod checkpoint_net;
-mod checkpoint_probe;
 mod checkpoint_safety;
 mod checkpoint_world;
 mod commands;

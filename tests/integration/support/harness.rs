@@ -82,7 +82,7 @@ pub fn main(modules: &[&[Test]]) -> ExitCode {
         return super::raw::probe();
     }
     if std::env::args().nth(1).as_deref() == Some("swrk") {
-        return crate::checkpoint_probe::double();
+        return super::life::double();
     }
     let o = options();
     let all = modules.iter().flat_map(|m| m.iter().copied());

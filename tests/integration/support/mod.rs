@@ -10,6 +10,7 @@ pub mod console;
 pub mod fixture;
 pub mod harness;
 pub mod leaks;
+pub mod life;
 pub mod raw;
 pub mod runtime;
 pub mod spec;

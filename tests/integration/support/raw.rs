@@ -20,8 +20,8 @@ pub fn probe() -> ExitCode {
             );
         }
         Some("keyring") => println!("{}", keyring()),
-        Some("life") => crate::checkpoint_probe::life(),
-        Some("echo") => crate::checkpoint_probe::echo(words[1].parse().expect("a port")),
+        Some("life") => super::life::life(),
+        Some("echo") => super::life::echo(words[1].parse().expect("a port")),
         Some("dumpable") => println!("{:?}", rustix::process::dumpable_behavior()),
         _ => return ExitCode::FAILURE,
     }

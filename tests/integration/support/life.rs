@@ -1,7 +1,7 @@
 //! Programs of the tests of checkpoint: a process with much that must come back, an echo server, and a double of criu that writes down
 //! what it was asked.
 
-use crate::support::raw;
+use super::raw;
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::fs::{self, File};
