@@ -231,8 +231,10 @@ mod tests {
             std::fs::create_dir_all(folder.join("etc")).unwrap();
         }
         std::fs::write(lower.join("etc/old"), "old").unwrap();
-        std::fs::hard_link(lower.join("etc/old"), merged.join("etc/same")).unwrap();
         std::fs::hard_link(lower.join("etc/old"), lower.join("etc/same")).unwrap();
+        std::fs::hard_link(lower.join("etc/old"), merged.join("etc/same")).unwrap();
+        // The kernel's clock of files is a coarse one.
+        std::thread::sleep(std::time::Duration::from_millis(30));
         std::fs::write(merged.join("etc/new"), "new").unwrap();
         std::os::unix::fs::symlink("new", merged.join("etc/link")).unwrap();
         std::fs::create_dir(merged.join("mounted")).unwrap();
