@@ -25,7 +25,7 @@ pub struct OomEvents {
 #[derive(Debug)]
 enum Source {
     /// The kernel signals an eventfd when it begins to kill, and once more when the cgroup is removed.
-    V1 { event: EventFd, _control: OwnedFd },
+    V1 { event: EventFd, _control: OwnedFd, removed: bool },
     /// `memory.events` is modified; its `oom_kill` counts.
     V2 { watch: Inotify, seen: u64 },
 }
@@ -56,7 +56,7 @@ impl Group {
                 let control = file::open_in(&dir, "memory.oom_control", OFlag::O_RDONLY).on("open", path)?;
                 let value = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
                 file::write(&dir, "cgroup.event_control", &value).on("write to", format_args!("{dir}/cgroup.event_control"))?;
-                Source::V1 { event, _control: control }
+                Source::V1 { event, _control: control, removed: false }
             }
             Version::V2 => {
                 let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).on("inotify for", &dir)?;
@@ -86,7 +86,8 @@ impl OomEvents {
     /// The kernel's answer cannot be read.
     pub fn read(&mut self) -> Result<Oom> {
         match &mut self.source {
-            Source::V1 { event, .. } => {
+            Source::V1 { removed: true, .. } => Ok(Oom::Gone),
+            Source::V1 { event, removed, .. } => {
                 let count = read_event(event).on("read OOM events of", &self.dir)?;
                 match count {
                     0 => Ok(Oom::Nothing),
@@ -96,7 +97,13 @@ impl OomEvents {
                         let last = nix::poll::poll(&mut [PollFd::new(event.as_fd(), PollFlags::POLLIN)], REMOVAL);
                         last.on("wait for the end of", &self.dir)?;
                         let n = n + read_event(event).on("read OOM events of", &self.dir)?;
-                        Ok(if n > 1 { Oom::Kills(n - 1) } else { Oom::Gone })
+                        *removed = true;
+                        if n == 1 {
+                            return Ok(Oom::Gone);
+                        }
+                        // The end is still to be told: whoever polls shall come back for it.
+                        event.write(1).on("tell the end of", &self.dir)?;
+                        Ok(Oom::Kills(n - 1))
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use super::fake::{request, resources};
 use super::kernel::{Name, RootControl, Program, has_v1, may_write, planned};
 use crate::cgroups::stats::Stats;
-use crate::cgroups::{Group, Oom, Tree, Version, plan};
+use crate::cgroups::{Group, Oom, OomEvents, Tree, Version, plan};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -55,12 +55,8 @@ fn an_idle_groups_document_has_runcs_fields() {
     }));
 }
 
-#[test]
-fn an_oom_kill_is_told_when_it_happens_and_the_end_too() {
-    if !has_v1("memory") {
-        return;
-    }
-    let name = Name::new();
+/// A group of 16 MiB, its events, and a program that is killed for wanting more.
+fn oom(name: &Name) -> (Group, OomEvents, Program) {
     let r = resources(r#"{"memory":{"limit":16777216,"swap":16777216}}"#);
     let plan = planned(&request(Some(&name.0), Some(&r)));
     let mut group = Group::create(&plan).unwrap();
@@ -69,17 +65,40 @@ fn an_oom_kill_is_told_when_it_happens_and_the_end_too() {
     assert_eq!(events.read().unwrap(), Oom::Nothing);
     let procs = format!("{}/cgroup.procs", group.dir("memory").unwrap());
     // The shell itself grows: it is the one that is killed.
-    let mut program = Program::new(&format!("echo $$ > {procs}; x=$(head -c 67108864 /dev/zero | tr '\\0' x); echo alive"));
-    let wait = |events: &crate::cgroups::OomEvents| {
-        let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(), 1, "nothing within 30 s");
-    };
-    wait(&events);
+    let program = Program::new(&format!("echo $$ > {procs}; x=$(head -c 67108864 /dev/zero | tr '\\0' x); echo alive"));
+    let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(), 1, "nothing within 30 s");
+    (group, events, program)
+}
+
+#[test]
+fn an_oom_kill_is_told_when_it_happens_and_the_end_too() {
+    if !has_v1("memory") {
+        return;
+    }
+    let name = Name::new();
+    let (mut group, mut events, mut program) = oom(&name);
     assert!(matches!(events.read().unwrap(), Oom::Kills(1..)));
     let _ = program.0.wait();
     group.kill(Signal::SIGKILL).unwrap();
     group.remove().unwrap();
     until("the end", || events.read().unwrap() == Oom::Gone);
+}
+
+#[test]
+fn a_kill_and_the_end_at_once_are_both_told() {
+    if !has_v1("memory") {
+        return;
+    }
+    let name = Name::new();
+    let (mut group, mut events, mut program) = oom(&name);
+    let _ = program.0.wait();
+    group.kill(Signal::SIGKILL).unwrap();
+    group.remove().unwrap();
+    assert!(matches!(events.read().unwrap(), Oom::Kills(1..)));
+    let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(), 1, "the end wakes nobody");
+    assert_eq!(events.read().unwrap(), Oom::Gone);
 }
 
 #[test]
