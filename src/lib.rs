@@ -18,6 +18,7 @@ pub mod security;
 pub mod spec;
 pub mod state;
 pub mod sys;
+pub mod vm;
 pub mod wall;
 
 pub use error::{Context, Error, Result};

@@ -71,6 +71,9 @@ pub struct Record {
     pub stdio: Vec<String>,
     /// `--no-new-keyring` was given.
     pub no_new_keyring: bool,
+    /// What stands behind the second wall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<crate::vm::Record>,
 }
 
 /// The containers' folder (`--root`).

@@ -44,6 +44,9 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     super::needs_root("checkpoint")?;
     let lock = store.lock(id)?;
     let container = Container::open(store, id)?;
+    if container.record.vm.is_some() {
+        return Err(Error::new("a container in a virtual machine cannot be checkpointed yet"));
+    }
     match container.status() {
         Status::Running | Status::Paused => {}
         status => return Err(Error::new(format!("container cannot be checkpointed in {} state", status.word()))),

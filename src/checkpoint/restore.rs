@@ -190,6 +190,7 @@ fn first_record(id: &str, compiled: &Compiled, layers: Option<&Layers>, options:
         outcomes: Vec::new(),
         stdio: create::stdio(),
         no_new_keyring: options.no_new_keyring,
+        vm: None,
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Make {
     pub fresh_init: bool,
     #[command(flatten)]
     network: super::network::Wiring,
+    #[command(flatten)]
+    machine: super::machine::Machine,
 }
 
 impl Make {
@@ -66,6 +68,7 @@ impl Make {
             fresh_init: self.fresh_init,
             notify: crate::container::notify::asked().is_some(),
             network: self.network.asked(),
+            vm: self.machine.asked(),
         }
     }
 }

@@ -15,6 +15,7 @@ mod init;
 mod kill;
 mod list;
 mod logs;
+mod machine;
 mod network;
 mod own_binary;
 mod pause;
@@ -223,6 +224,9 @@ impl Command {
 
 /// hull's entry; answers with the exit status.
 pub fn main() -> u8 {
+    if crate::vm::guest::is_first() {
+        crate::vm::guest::main();
+    }
     crate::sys::entry::spare_the_heap();
     // containerd's restore says it with one dash.
     let args: Vec<OsString> = std::env::args_os().map(|arg| if arg == "-no-subreaper" { "--no-subreaper".into() } else { arg }).collect();

@@ -28,7 +28,11 @@ enum PsFormat {
 
 /// Carries the command out.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
-    let pids = Container::open(&global.store(), &args.id)?.pids()?;
+    let container = Container::open(&global.store(), &args.id)?;
+    if container.record.vm.is_some() && matches!(args.format, PsFormat::Table) {
+        return of_guest(&container, &args.options);
+    }
+    let pids = container.pids()?;
     if matches!(args.format, PsFormat::Json) {
         let text = serde_json::to_string(&pids).map_err(|error| Error::new(format!("print JSON: {error}")))?;
         println!("{text}");
@@ -49,6 +53,20 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         if pid.is_some_and(|pid| pids.contains(&pid)) {
             println!("{line}");
         }
+    }
+    Ok(0)
+}
+
+/// The guest's processes: ps(1) of the host knows nothing of them.
+fn of_guest(container: &Container, options: &[String]) -> Result<u8> {
+    if !options.is_empty() {
+        return Err(Error::new("options for ps(1) cannot cross into a virtual machine"));
+    }
+    println!("{:<8} {:>7} {:>7} {:>8} CMD", "UID", "PID", "PPID", "TIME");
+    for process in container.machine_processes()? {
+        let seconds = process.ticks / 100;
+        let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+        println!("{:<8} {:>7} {:>7} {time:>8} {}", process.uid, process.pid, process.parent, process.command);
     }
     Ok(0)
 }

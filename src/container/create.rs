@@ -37,6 +37,15 @@ pub struct Options {
     pub notify: bool,
     /// Networks of hull's, and the namespace.
     pub network: crate::net::Asked,
+    /// The second wall.
+    pub vm: crate::vm::Options,
+}
+
+impl Options {
+    /// What of these the guest's side carries out.
+    pub fn for_guest(&self) -> Self {
+        Self { no_pivot: self.no_pivot, no_new_keyring: self.no_new_keyring, ..Self::default() }
+    }
 }
 
 /// A compiled bundle.
@@ -105,6 +114,7 @@ pub fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Op
         filter,
         layers: options.layers.clone(),
         network: None,
+        dies_with_parent: false,
     })
 }
 
@@ -150,6 +160,9 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
         _ => {}
     }
     crate::state::check_id(id)?;
+    if let Some(machine) = options.vm.for_spec(spec)? {
+        return create_machine(store, id, spec, (options, machine), console);
+    }
     let compiled = compile(store, spec, id, options)?;
     for warning in &compiled.plan.warnings {
         crate::log::warn(warning);
@@ -168,6 +181,38 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
         if spec.namespace(LinuxNamespaceType::Mount).is_none() {
             let _ = crate::rootfs::unmount_below(&spec.rootfs());
         }
+        let _ = store.remove(id);
+    }
+    drop(lock);
+    result
+}
+
+/// The same behind the second wall.
+fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Options, crate::vm::Options), console: Option<Held>) -> Result<(Container, Made)> {
+    if options.preserve_fds > 0 || options.layers.is_some() || options.network.options != crate::net::Asked::default().options {
+        return Err(Error::new("--preserve-fds, layers and networks of hull's cannot cross into a virtual machine"));
+    }
+    keep_from_hooks(0);
+    let lock = store.make(id)?;
+    let folder = store.folder(id);
+    let mut record = blank_record(id, spec, Facts::probe(spec)?, options);
+    let mut write = |pid: i32, cgroup, outcomes, machine| {
+        record.vm = machine;
+        fill_record(&mut record, pid, cgroup, outcomes)?;
+        store.write(&record)
+    };
+    let mut job = wall::vm::Job { store, id, folder: &folder, spec, options, machine, console, record: &mut write };
+    let result = wall::vm::carry_out(&mut job).and_then(|made| {
+        let container = Container { record, store: store.clone() };
+        match announce(&container, &made.child.pidfd, options) {
+            Ok(()) => Ok((container, made)),
+            Err(error) => {
+                let _ = container.take_down();
+                Err(error)
+            }
+        }
+    });
+    if result.is_err() {
         let _ = store.remove(id);
     }
     drop(lock);
@@ -193,7 +238,27 @@ fn check_preserved(count: u32) -> Result<()> {
 fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
     let Compiled { spec, facts, plan, network: _ } = compiled;
     let folder = store.folder(id);
-    let mut record = Record {
+    let mut record = blank_record(id, &spec, facts, options);
+    let mut write = |pid: i32, cgroup, outcomes| {
+        fill_record(&mut record, pid, cgroup, outcomes)?;
+        store.write(&record)
+    };
+    let mut job = Job { spec: &spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
+    let made = wall::carry_out(plan, &mut job)?;
+    let container = Container { record, store: store.clone() };
+    if let (Some(resources), Ok(Some(group))) = (spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()), container.group()) {
+        super::update::warn_of_kernel_memory(&group, resources);
+    }
+    if let Err(error) = announce(&container, &made.child.pidfd, options) {
+        let _ = container.take_down();
+        return Err(error);
+    }
+    Ok((container, made))
+}
+
+/// The record of a container of which nothing is made yet.
+fn blank_record(id: &str, spec: &Spec, facts: Facts, options: &Options) -> Record {
+    Record {
         version: VERSION,
         boot_id: state::boot_id(),
         id: id.to_owned(),
@@ -209,28 +274,20 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
         outcomes: Vec::new(),
         stdio: stdio(),
         no_new_keyring: options.no_new_keyring,
-    };
-    let mut write = |pid: i32, cgroup, outcomes| {
-        record.cgroup = cgroup;
-        record.outcomes = outcomes;
-        if pid > 0 {
-            record.pid = pid;
-            record.phase = Phase::Made;
-            record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the container's process is gone"))?;
-        }
-        store.write(&record)
-    };
-    let mut job = Job { spec: &spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
-    let made = wall::carry_out(plan, &mut job)?;
-    let container = Container { record, store: store.clone() };
-    if let (Some(resources), Ok(Some(group))) = (spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()), container.group()) {
-        super::update::warn_of_kernel_memory(&group, resources);
+        vm: None,
     }
-    if let Err(error) = announce(&container, &made.child.pidfd, options) {
-        let _ = container.take_down();
-        return Err(error);
+}
+
+/// What is known of it now; with a process id, that it is made.
+fn fill_record(record: &mut Record, pid: i32, cgroup: Option<cgroups::Record>, outcomes: Vec<state::Decided>) -> Result<()> {
+    record.cgroup = cgroup;
+    record.outcomes = outcomes;
+    if pid > 0 {
+        record.pid = pid;
+        record.phase = Phase::Made;
+        record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the container's process is gone"))?;
     }
-    Ok((container, made))
+    Ok(())
 }
 
 /// Tells the caller who init is: by pid file and by pidfd.

@@ -59,7 +59,7 @@ impl Container {
         match self.group() {
             Ok(Some(mut group)) => {
                 // With init the kernel ends all of its process namespace; only what is left is sought.
-                if !has_pid_namespace(&self.record.spec) || group.remove().is_err() {
+                if self.record.vm.is_some() || !has_pid_namespace(&self.record.spec) || group.remove().is_err() {
                     note(group.kill(Signal::SIGKILL));
                     note(group.remove());
                 }
@@ -98,7 +98,9 @@ impl Container {
             Err(nix::errno::Errno::ESRCH) => return Ok(()),
             other => other.on("kill container", &self.record.id)?,
         }
-        if let Some(group) = self.group()? {
+        if self.record.vm.is_none()
+            && let Some(group) = self.group()?
+        {
             group.thaw_all()?;
         }
         wait_gone(&pidfd, Duration::from_secs(10)).then_some(()).ok_or_else(|| Error::new("init did not end within 10 s of SIGKILL"))

@@ -42,6 +42,9 @@ impl Container {
         }
         check(process)?;
         let process = &self.completed(process);
+        if let Some(machine) = &self.record.vm {
+            return self.exec_in_machine(machine, process, options, console);
+        }
         let init = self.pidfd()?;
         let facts = Facts::probe(&self.record.spec)?;
         let mut entry = self.entry(options)?;
@@ -82,7 +85,7 @@ impl Container {
     }
 
     /// What a process file leaves out is the container's own: capabilities and limits (as runc has it).
-    fn completed(&self, process: &Process) -> Process {
+    pub(super) fn completed(&self, process: &Process) -> Process {
         let own = self.record.spec.config().process.clone().unwrap_or_default();
         let mut process = process.clone();
         process.capabilities = process.capabilities.or(own.capabilities);
@@ -92,7 +95,7 @@ impl Container {
         process
     }
 
-    fn exec_request(&self, options: &Options, cgroups: u32) -> Result<ExecRequest> {
+    pub(super) fn exec_request(&self, options: &Options, cgroups: u32) -> Result<ExecRequest> {
         let spec = &self.record.spec;
         let user_namespace = self.is_other(LinuxNamespaceType::User);
         let filter = super::create::filter(&self.store, spec)?;

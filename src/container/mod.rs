@@ -8,6 +8,7 @@ pub mod exec;
 pub mod foreground;
 pub mod notify;
 pub mod signal;
+mod machine;
 pub mod start;
 mod stats;
 pub mod streams;
@@ -18,6 +19,7 @@ use crate::init::Held;
 use crate::plan::state_document;
 use crate::state::{self, Phase, Record, Store};
 use crate::sys::process;
+use crate::vm::client::Request;
 use crate::wall::START_FIFO;
 use crate::{Error, Result};
 use nix::errno::Errno;
@@ -97,6 +99,9 @@ impl Container {
         if self.folder().join(START_FIFO).exists() {
             return Status::Created;
         }
+        if self.record.vm.is_some() {
+            return if self.folder().join(crate::vm::monitor::PAUSED).exists() { Status::Paused } else { Status::Running };
+        }
         match self.group() {
             Ok(Some(group)) if group.frozen().unwrap_or(false) => Status::Paused,
             _ => Status::Running,
@@ -160,6 +165,7 @@ impl Container {
     pub fn pause(&self) -> Result<()> {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
+            Status::Running | Status::Created if self.record.vm.is_some() => drop(self.machine(&Request::Pause)?),
             Status::Running | Status::Created => self.needed_group()?.freeze()?,
             _ => return Err(Error::new("container not running")),
         }
@@ -174,6 +180,7 @@ impl Container {
     pub fn resume(&self) -> Result<()> {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
+            Status::Paused if self.record.vm.is_some() => drop(self.machine(&Request::Resume)?),
             Status::Paused => self.needed_group()?.thaw()?,
             _ => return Err(Error::new("container not paused")),
         }
@@ -186,6 +193,9 @@ impl Container {
     /// # Errors
     /// The cgroup cannot be read.
     pub fn pids(&self) -> Result<Vec<i32>> {
+        if self.record.vm.is_some() {
+            return Ok(self.machine_processes()?.into_iter().map(|process| process.pid).collect());
+        }
         match self.group()? {
             Some(group) => Ok(group.pids(true)?.into_iter().map(nix::unistd::Pid::as_raw).collect()),
             None => Ok(Some(self.pid()).filter(|pid| *pid > 0).into_iter().collect()),

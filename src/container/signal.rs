@@ -52,12 +52,18 @@ impl Container {
     /// # Errors
     /// `container not running`.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        if all {
+        if all && self.record.vm.is_some() && signal != libc::SIGKILL {
+            return self.machine(&crate::vm::client::Request::SignalAll(signal)).map(drop);
+        }
+        if all && self.record.vm.is_none() {
             return self.kill_all(signal);
         }
         if matches!(self.status(), Status::Stopped) {
             // A container without a process namespace of its own may have children that outlived init.
             return Err(Error::new("container not running"));
+        }
+        if self.record.vm.is_some() && signal != libc::SIGKILL {
+            return self.signal_machine(signal);
         }
         let pidfd = self.pidfd()?;
         self.let_settle(signal);
@@ -67,7 +73,7 @@ impl Container {
         }?;
         crate::log::debug(|| format!("container {}: signal {signal} sent to process {}", self.record.id, self.record.pid));
         // SIGKILL reaches a process frozen by v1's freezer only once it is thawed.
-        if signal == libc::SIGKILL && self.status() == Status::Paused {
+        if signal == libc::SIGKILL && self.record.vm.is_none() && self.status() == Status::Paused {
             self.needed_group()?.thaw()?;
         }
         Ok(())

@@ -76,7 +76,8 @@ impl Container {
     /// # Errors
     /// It cannot be made.
     fn notify(&self) -> Result<Option<Notify>> {
-        Notify::bind(&self.folder(), self.record.pid)
+        // A socket cannot cross into a virtual machine.
+        if self.record.vm.is_some() { Ok(None) } else { Notify::bind(&self.folder(), self.record.pid) }
     }
 
     /// The hooks that run after the program has begun. One that fails stops the container (as runc has it).
@@ -111,7 +112,7 @@ impl Container {
     fn wait_for_program(&self, answer: &Held) -> Result<()> {
         const LOOK_MS: u64 = 100;
         while !process::hung_up(answer.0, LOOK_MS).on("wait for", "the program")? {
-            if self.group()?.is_some_and(|group| group.frozen().unwrap_or(false)) {
+            if self.status() == Status::Paused {
                 return Ok(());
             }
         }

@@ -12,6 +12,9 @@ impl Container {
     /// # Errors
     /// It has no cgroup; a counter cannot be read.
     pub fn stats(&self) -> Result<Stats> {
+        if self.record.vm.is_some() {
+            return self.machine_stats();
+        }
         let mut stats = self.needed_group()?.stats()?;
         stats.network_interfaces = self.interfaces()?;
         Ok(stats)

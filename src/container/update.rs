@@ -31,7 +31,11 @@ impl Container {
         self.record.spec = self.record.spec.with_resources(merged(present, &change));
         // First the record, which may find the disk full, and then the kernel: its refusal is followed by the old record.
         self.store.write(&self.record)?;
-        if let Err(error) = group.update(&change) {
+        let updated = match &self.record.vm {
+            Some(machine) => self.update_machine(machine, &mut group, &change),
+            None => group.update(&change),
+        };
+        if let Err(error) = updated {
             let back = self.store.write(&old);
             self.record = old;
             return Err(match back {

@@ -252,6 +252,7 @@ fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
         Attribute::Loopback => sys::socket::loopback_up(),
         Attribute::Descriptors => Err(Errno::EINVAL),
         Attribute::Stdio => identity::own_stdio(number as u32),
+        Attribute::ParentDeath => sys::event::die_with_parent(),
         Attribute::Rlimit => {
             let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or(Errno::EBADMSG);
             sys::ids::prlimit(0, number as u32, word(0)?, word(8)?)

@@ -85,6 +85,7 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
         keep_groups: request.keep_groups,
         filter: request.filter.clone(),
         preserve_fds: request.preserve_fds,
+        dies_with_parent: false,
     };
     let (steps, left_out) = identity_steps(process, facts, &place)?;
     for (step, from) in steps {

@@ -105,6 +105,8 @@ pub struct Request {
     pub filter: Option<Filter>,
     /// What the root file system is put together of; the config's root alone if nothing is given.
     pub layers: Option<Layers>,
+    /// The program ends with the process that makes it: a machine monitor, which is nobody's container.
+    pub dies_with_parent: bool,
 }
 
 /// A plan in the making.

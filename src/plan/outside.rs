@@ -3,12 +3,12 @@
 use super::step::{Barrier, slot};
 use crate::cgroups;
 use crate::spec::config::{Hook, IdMapping, TimeOffset};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What a slot is filled with.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Open {
     /// The host's procfs, verified.
@@ -38,7 +38,7 @@ pub enum Open {
 }
 
 /// The ids of a mapped mount.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdMap {
     /// Users.
     pub uid: Vec<IdMapping>,
@@ -49,7 +49,7 @@ pub struct IdMap {
 }
 
 /// A process between parent and child, where namespaces are joined that the child could not join itself.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// Slots and kinds of namespaces that belong to the old user namespace.
     pub before: Vec<(u32, u32)>,
@@ -62,7 +62,7 @@ pub struct Stage {
 }
 
 /// Who writes a map.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MapWriter {
     /// hull.

@@ -113,6 +113,7 @@ pub fn identity(draft: &mut Draft, world: &World) -> Result<()> {
         keep_groups: draft.spec.config().annotations.get("run.oci.keep_original_groups").is_some_and(|value| value == "1"),
         filter: draft.request.filter.clone(),
         preserve_fds: draft.request.preserve_fds,
+        dies_with_parent: draft.request.dies_with_parent,
     };
     let (steps, left_out) = identity_steps(process, draft.facts, &place)?;
     for (step, from) in steps {
@@ -139,6 +140,8 @@ pub struct Place {
     pub filter: Option<crate::security::seccomp::Filter>,
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
+    /// It ends with the process that makes it.
+    pub dies_with_parent: bool,
 }
 
 type Steps = Vec<(Step, &'static str)>;
@@ -175,6 +178,9 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
     let extra = if needs_admin { CAP_SYS_ADMIN & place.held & !masks.permitted } else { 0 };
     let capabilities = |effective: u64, permitted: u64| Step::Capabilities { effective, permitted, inheritable: masks.inheritable, ambient: masks.ambient };
     steps.push((capabilities(masks.effective, masks.permitted | extra), "process.capabilities"));
+    if place.dies_with_parent {
+        steps.push((set(Attribute::ParentDeath, 0), "[parent's death]"));
+    }
     steps.push((Step::WorkingDirectory { path: process.cwd.clone(), create: false }, "process.cwd"));
     let path = process.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
     steps.push((Step::Program { name: process.args[0].clone(), path: path.to_owned(), home: needs_home(&process.env), uid: process.user.uid }, "process.args[0]"));

@@ -71,6 +71,8 @@ choice! {
         Rlimit = 14,
         /// stdin, stdout and stderr belong to the user `number`, where they may and are not the null device.
         Stdio = 15,
+        /// `PR_SET_PDEATHSIG` with SIGKILL; after the ids, whose change takes it away.
+        ParentDeath = 16,
     }
 }
 

@@ -25,7 +25,7 @@ const NAMES: [(&str, libc::__rlimit_resource_t); 16] = [
 ];
 
 /// One limit as prlimit(2) takes it; `u64::MAX` is RLIM_INFINITY.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Limit {
     /// RLIMIT_*.
     pub resource: u32,

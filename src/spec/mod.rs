@@ -56,6 +56,11 @@ impl Spec {
         Ok(Self { bundle, config })
     }
 
+    /// A config that was made from a checked one, for another place: its root file system need not be here.
+    pub(crate) fn rebuilt(config: Config, bundle: PathBuf) -> Self {
+        Self { bundle, config }
+    }
+
     /// The bundle's folder, absolute.
     pub fn bundle(&self) -> &Path {
         &self.bundle

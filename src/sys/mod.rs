@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod entry;
+pub mod event;
 pub mod file;
 pub mod ids;
 pub mod kernel;

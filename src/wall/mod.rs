@@ -6,12 +6,13 @@ mod hooks;
 mod listener;
 mod meeting;
 mod slots;
+pub mod vm;
 pub mod words;
 
 pub use hooks::run as run_hook;
 pub use meeting::Meeting;
 pub use slots::{START_FIFO, procfs};
-pub use words::{child_error, refused_program, start_error};
+pub use words::{child_error, failed_step, refused_program, start_error};
 
 use crate::cgroups::{self, Group};
 use crate::init::Held;

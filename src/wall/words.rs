@@ -16,12 +16,17 @@ pub fn child_error(plan: &Plan, child: &Child) -> Error {
     let report = child.page.report();
     let errno = report.errno.load(Ordering::Acquire);
     let (index, detail) = (report.step.load(Ordering::Relaxed), report.detail.load(Ordering::Relaxed));
+    failed_step(plan, (index, errno, detail), ended.ok().flatten())
+}
+
+/// The same of a child that is not here: (step, error number, detail) as its page had them, and how it ended.
+pub fn failed_step(plan: &Plan, (index, errno, detail): (u32, i32, u32), ended: Option<Ended>) -> Error {
     let Some(placed) = plan.inside.get(index as usize).filter(|_| errno != 0) else {
         let how = match ended {
-            Ok(Some(Ended::Killed(libc::SIGKILL))) => "it was killed: its memory limit may be too low".to_owned(),
-            Ok(Some(Ended::Killed(signal))) => format!("it was ended by signal {signal}"),
+            Some(Ended::Killed(libc::SIGKILL)) => "it was killed: its memory limit may be too low".to_owned(),
+            Some(Ended::Killed(signal)) => format!("it was ended by signal {signal}"),
             _ if errno != 0 => cause(errno, detail),
-            Ok(Some(Ended::Exited(status))) => format!("it ended with status {status}"),
+            Some(Ended::Exited(status)) => format!("it ended with status {status}"),
             _ => "it is gone".to_owned(),
         };
         return Error::new(format!("unable to start container process: container init failed: {how}"));
@@ -134,5 +139,6 @@ fn attribute(what: Attribute) -> &'static str {
         Attribute::Descriptors => "mark descriptors close-on-exec",
         Attribute::Rlimit => "error setting rlimits",
         Attribute::Stdio => "give stdio to the user",
+        Attribute::ParentDeath => "bind the program to its parent",
     }
 }

@@ -54,6 +54,8 @@ mod terminal;
 mod threads;
 mod usage;
 mod user_namespaces;
+mod vm;
+mod vm_share;
 
 /// Every test of the suite, module by module.
 const MODULES: &[&[support::harness::Test]] = &[
@@ -101,6 +103,8 @@ const MODULES: &[&[support::harness::Test]] = &[
     threads::TESTS,
     usage::TESTS,
     user_namespaces::TESTS,
+    vm::TESTS,
+    vm_share::TESTS,
 ];
 
 fn main() -> std::process::ExitCode {

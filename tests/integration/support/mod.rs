@@ -11,6 +11,7 @@ pub mod fixture;
 pub mod harness;
 pub mod leaks;
 pub mod life;
+pub mod machine;
 pub mod raw;
 pub mod runtime;
 pub mod spec;

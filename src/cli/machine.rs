@@ -1,0 +1,77 @@
+//! Options of the second wall.
+
+use crate::vm::{Engine, Options, Rootfs};
+use clap::ValueEnum;
+use std::path::PathBuf;
+
+/// Options of the second wall, that `create` and `run` share.
+#[derive(clap::Args, Clone)]
+pub struct Machine {
+    /// Run in a virtual machine of its own
+    #[arg(long, help_heading = "Virtual machine")]
+    vm: bool,
+    /// The guest's kernel, with its modules beside it [default: the host's]
+    #[arg(long, value_name = "FILE", help_heading = "Virtual machine")]
+    vm_kernel: Option<PathBuf>,
+    /// Who runs the guest [default: auto]
+    #[arg(long, value_name = "ENGINE", help_heading = "Virtual machine")]
+    vm_engine: Option<WhichEngine>,
+    /// The guest's memory, such as 512m [default: the memory limit and 128 MiB, or 512 MiB]
+    #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Virtual machine")]
+    vm_memory: Option<u64>,
+    /// The guest's processors [default: what the CPU quota can use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255), help_heading = "Virtual machine")]
+    vm_cpus: Option<u32>,
+    /// How the guest gets the root file system [default: share]
+    #[arg(long, value_name = "HOW", help_heading = "Virtual machine")]
+    vm_rootfs: Option<WhichRootfs>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WhichEngine {
+    /// QEMU with KVM
+    Kvm,
+    /// QEMU without KVM
+    Qemu,
+    /// KVM where it can run a kernel
+    Auto,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WhichRootfs {
+    /// Changes reach the bundle
+    Share,
+    /// Changes stay in the guest
+    Image,
+}
+
+/// A number of bytes with a letter.
+fn memory(text: &str) -> Result<u64, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit.to_ascii_lowercase().trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err(format!("{unit:?} is no unit: k, m or g")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number is wanted, such as 512m".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
+    if bytes < 64 << 20 { Err("a guest needs 64m at least".to_owned()) } else { Ok(bytes) }
+}
+
+impl Machine {
+    /// What was asked.
+    pub fn asked(&self) -> Options {
+        let engine = self.vm_engine.map_or(Engine::Auto, |engine| match engine {
+            WhichEngine::Kvm => Engine::Kvm,
+            WhichEngine::Qemu => Engine::Qemu,
+            WhichEngine::Auto => Engine::Auto,
+        });
+        let rootfs = self.vm_rootfs.map_or(Rootfs::Share, |rootfs| match rootfs {
+            WhichRootfs::Share => Rootfs::Share,
+            WhichRootfs::Image => Rootfs::Image,
+        });
+        Options { on: self.vm, kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, rootfs, ..Options::default() }
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether a container gets a machine, and which.
+
+use super::translate::KERNEL;
+use crate::spec::Spec;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The annotation that asks for this wall.
+pub const ANNOTATION: &str = "org.hull.wall";
+
+/// Who runs the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// KVM where it can run a kernel, else emulation.
+    #[default]
+    Auto,
+    /// QEMU with KVM.
+    Kvm,
+    /// QEMU without.
+    Qemu,
+}
+
+/// How the guest gets the root file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rootfs {
+    /// Shared: changes reach the bundle.
+    #[default]
+    Share,
+    /// As a read-only image, with changes in the guest's memory.
+    Image,
+}
+
+/// What was asked of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Options {
+    /// This wall.
+    pub on: bool,
+    /// The kernel's file.
+    pub kernel: Option<PathBuf>,
+    /// Words for its command line.
+    pub parameters: Vec<String>,
+    /// Who runs it.
+    pub engine: Engine,
+    /// Memory at boot, in bytes.
+    pub memory: Option<u64>,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// How long a guest may take to its first word, in seconds.
+    pub boot_timeout: Option<u64>,
+    /// The machine monitor's program.
+    pub program: Option<PathBuf>,
+}
+
+/// Memory of a guest whose config says nothing, in bytes.
+const MEMORY: u64 = 512 << 20;
+
+impl Options {
+    /// The options of a bundle: what the command says goes before the config's `vm` section, and that before the defaults.
+    ///
+    /// # Errors
+    /// An annotation that is none of hull's words.
+    pub fn for_spec(&self, spec: &Spec) -> Result<Option<Self>> {
+        let config = spec.config();
+        let annotated = match config.annotations.get(ANNOTATION).map(String::as_str) {
+            None | Some("kernel") => false,
+            Some("vm") => true,
+            Some(other) => return Err(Error::new(format!("annotation {ANNOTATION}={other:?}: the walls are \"kernel\" and \"vm\""))),
+        };
+        let asks = |vm: &crate::spec::config::Vm| !vm.kernel.path.is_empty();
+        if !(self.on || annotated || config.vm.as_ref().is_some_and(asks)) {
+            return Ok(None);
+        }
+        let mut options = Self { on: true, ..self.clone() };
+        if let Some(vm) = &config.vm {
+            options.kernel = options.kernel.or(Some(&vm.kernel.path).filter(|path| !path.is_empty()).map(PathBuf::from));
+            if vm.kernel.initrd.is_some() {
+                return Err(Error::new("vm.kernel.initrd: the guest's first file system is hull's own"));
+            }
+            if vm.image.as_ref().is_some_and(|image| !image.path.is_empty()) {
+                return Err(Error::new("vm.image: the guest's root file system is the bundle's"));
+            }
+            options.parameters.extend(vm.kernel.parameters.clone());
+            if let Some(monitor) = &vm.hypervisor {
+                options.program = options.program.or(monitor.path.clone().map(PathBuf::from));
+                if !monitor.parameters.is_empty() {
+                    return Err(Error::new("vm.hypervisor.parameters: hull drives the monitor itself"));
+                }
+            }
+            if let Some(hardware) = &vm.hw_config {
+                options.cpus = options.cpus.or(hardware.vcpus);
+                options.memory = options.memory.or(hardware.memory);
+                if hardware.device_tree.is_some() || !hardware.dtdevs.is_empty() || !hardware.iomems.is_empty() || !hardware.irqs.is_empty() {
+                    return Err(Error::new("vm.hwConfig: devices of the host are not handed to a guest"));
+                }
+            }
+        }
+        Ok(Some(options))
+    }
+
+    /// The guest's memory in bytes: what was asked, or the container's limit and room for a kernel, a multiple of 2 MiB.
+    pub fn memory(&self, spec: &Spec) -> u64 {
+        let limit = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit);
+        let by_limit = limit.filter(|limit| *limit > 0).map(|limit| (limit as u64).saturating_add(KERNEL));
+        let bytes = self.memory.unwrap_or_else(|| by_limit.unwrap_or(MEMORY).max(256 << 20));
+        bytes.next_multiple_of(2 << 20)
+    }
+
+    /// The guest's processors: what was asked, or what the container's quota can use, at most the host's.
+    pub fn cpus(&self, spec: &Spec) -> u32 {
+        let host = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        let cpu = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()?.cpu.as_ref());
+        let by_quota = cpu.and_then(|cpu| match (cpu.quota, cpu.period.unwrap_or(100_000)) {
+            (Some(quota), period) if quota > 0 && period > 0 => Some((quota as u64).div_ceil(period) as u32),
+            _ => None,
+        });
+        self.cpus.unwrap_or_else(|| by_quota.unwrap_or(1).clamp(1, host)).max(1)
+    }
+}

@@ -1,0 +1,156 @@
+//! How hull's commands speak to a container's monitor: messages in JSON on a socket in the container's folder, descriptors beside them.
+
+use super::message::{FromGuest, Task};
+use crate::init::Held;
+use crate::spec::config::Resources;
+use crate::state::Decided;
+use crate::sys::socket as raw;
+use crate::{Context, Error, Result};
+use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr};
+use serde::{Deserialize, Serialize};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::path::Path;
+
+/// The socket's name in the container's folder.
+const NAME: &str = "vm.sock";
+/// A longer message is none; the guest's answers are cut to this by their nature.
+const LONGEST: usize = 192 << 10;
+
+/// What is asked of a monitor.
+#[derive(Serialize, Deserialize)]
+pub enum Request {
+    /// A signal for the program, or for the exec of this connection.
+    Signal(i32),
+    /// A signal for everything.
+    SignalAll(i32),
+    /// Another program. Beside it: the script, stdin, stdout and, without a terminal, stderr. The connection lives as long as it does.
+    Exec(Box<Task>),
+    /// The size of the terminal of this connection's exec.
+    Resize(u16, u16),
+    /// Stops the machine.
+    Pause,
+    /// Lets it go on.
+    Resume,
+    /// The container's counters.
+    Stats,
+    /// The processes.
+    Processes,
+    /// New limits.
+    Update(Box<Resources>),
+    /// The guest's memory, in bytes.
+    Balloon(u64),
+}
+
+/// What a process of hull's that stands for a program tells the one that made it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum News {
+    /// The wall's hooks are to run; a byte is the answer.
+    Hooks,
+    /// It is made; what its policies decided, and what its kernel can do. A byte is the answer: it outlives its maker from there on.
+    Ready(Vec<Decided>, Option<Box<crate::facts::Facts>>),
+    /// Why not, and a shell's status for it.
+    Failed(String, Option<u8>),
+}
+
+/// A name that is short enough for a socket: the folder by its descriptor.
+fn address(folder: &Path) -> Result<(std::fs::File, UnixAddr)> {
+    let held = std::fs::File::open(folder).on("open", folder.display())?;
+    let address = UnixAddr::new(format!("/proc/self/fd/{}/{NAME}", held.as_raw_fd()).as_str()).on("name", "the monitor's socket")?;
+    Ok((held, address))
+}
+
+fn socket() -> Result<Held> {
+    let made = nix::sys::socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
+    made.map(|fd| Held(fd.into_raw_fd())).on("make", "a socket")
+}
+
+/// The monitor's end.
+///
+/// # Errors
+/// The kernel's.
+pub fn listen(folder: &Path) -> Result<Held> {
+    let socket = socket()?;
+    let (_held, address) = address(folder)?;
+    nix::sys::socket::bind(socket.0, &address).on("make", "the monitor's socket")?;
+    let backlog = Backlog::new(64).on("make", "the monitor's socket")?;
+    nix::sys::socket::listen(&raw::borrow(socket.0), backlog).on("listen on", "the monitor's socket")?;
+    Ok(socket)
+}
+
+/// Takes the next connection.
+///
+/// # Errors
+/// The kernel's.
+pub fn accept(listener: &Held) -> Result<Held> {
+    nix::sys::socket::accept4(listener.0, SockFlag::SOCK_CLOEXEC).map(Held).on("accept on", "the monitor's socket")
+}
+
+/// A command's end.
+///
+/// # Errors
+/// `container not running`.
+pub fn connect(folder: &Path) -> Result<Held> {
+    let socket = socket()?;
+    let (_held, address) = address(folder)?;
+    match nix::sys::socket::connect(socket.0, &address) {
+        Ok(()) => Ok(socket),
+        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ECONNREFUSED) => Err(Error::new("container not running")),
+        Err(errno) => Err(Error::sys("connect to", "the container's monitor", errno)),
+    }
+}
+
+/// Sends a message with descriptors.
+///
+/// # Errors
+/// The other side is gone; the message is too long.
+pub fn send<T: Serialize>(socket: &Held, message: &T, descriptors: &[i32]) -> Result<()> {
+    let text = serde_json::to_vec(message).map_err(|error| Error::new(format!("write a message: {error}")))?;
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+    nix::sys::socket::sendmsg::<()>(socket.0, &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None).on("speak to", "the container's monitor").map(drop)
+}
+
+/// Receives a message with its descriptors; none at the end.
+///
+/// # Errors
+/// The kernel's; it cannot be read.
+pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, Vec<Held>)>> {
+    let mut text = vec![0_u8; LONGEST];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
+    let mut iov = [IoSliceMut::new(&mut text)];
+    let message = loop {
+        match nix::sys::socket::recvmsg::<()>(socket.0, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => break other.on("hear", "the container's monitor")?,
+        }
+    };
+    let mut held = Vec::new();
+    for control in message.cmsgs().on("hear", "the container's monitor")? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            held.extend(descriptors.into_iter().map(Held));
+        }
+    }
+    let count = message.bytes;
+    if count == 0 {
+        return Ok(None);
+    }
+    let value = serde_json::from_slice(&text[..count]).map_err(|error| Error::new(format!("a message that cannot be read: {error}")))?;
+    Ok(Some((value, held)))
+}
+
+/// One request and its answer.
+///
+/// # Errors
+/// The container is not running; the guest refuses.
+pub fn ask(folder: &Path, request: &Request) -> Result<Option<serde_json::Value>> {
+    let socket = connect(folder)?;
+    send(&socket, request, &[])?;
+    match receive::<FromGuest>(&socket)? {
+        Some((FromGuest::Done, _)) => Ok(None),
+        Some((FromGuest::Value(value), _)) => Ok(Some(value)),
+        Some((FromGuest::Refused(why), _)) => Err(Error::new(why)),
+        Some(_) => Err(Error::new("the container's monitor answers something else")),
+        None => Err(Error::new("container not running")),
+    }
+}

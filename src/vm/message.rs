@@ -1,0 +1,187 @@
+//! What the host and the guest say to each other; drawn here because two processes and two kernels must agree on it.
+//!
+//! ```text
+//! host                                   guest
+//! Hello(nonce)                    ────▶
+//!                                 ◀────  Hello(nonce, Guest)
+//! session 0: Setup                ────▶
+//!                                 ◀────  Done
+//! session n: Blob(inside), Spawn  ────▶
+//!                                 ◀────  Hooks      (only where a step of the wall is the host's)
+//! Go                              ────▶
+//!                                 ◀────  Ready      (inside stands before its program; an exec's runs)
+//! Start                           ────▶
+//!                                 ◀────  Started
+//! Signal, Resize …                ────▶
+//!                                 ◀────  Exited or Killed, after the last byte of its streams
+//! ```
+
+use crate::cgroups::{self, Tree};
+use crate::plan::outside::{Open, Stage};
+use crate::plan::step::Barrier;
+use crate::security::rlimits::Limit;
+use crate::spec::config::{IdMapping, Resources};
+use serde::{Deserialize, Serialize};
+
+/// The session that is the machine itself.
+pub const MACHINE: u32 = 0;
+/// The session of the container's own program.
+pub const PROGRAM: u32 = 1;
+
+/// What a guest is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Guest {
+    /// Its kernel's release.
+    pub kernel: String,
+    /// The kernel's last capability.
+    pub last_capability: u8,
+    /// Its cgroups.
+    pub cgroups: Tree,
+    /// Nanoseconds since its boot.
+    pub uptime: u64,
+}
+
+/// What the machine needs before it can have programs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Setup {
+    /// Kernel modules beyond those of the boot, by name.
+    pub modules: Vec<String>,
+    /// The share's tag: it is mounted on [`SHARE`].
+    pub share: Option<String>,
+    /// An image with the root file system: (device, file system, read-only); it is mounted on [`IMAGE`].
+    pub image: Option<(String, String, bool)>,
+    /// Nanoseconds since 1970.
+    pub clock: u64,
+    /// Network interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
+/// A network interface of the guest's, found by its hardware address.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Six bytes by colons.
+    pub hardware: String,
+    /// Its name in the container.
+    pub name: String,
+    /// Its largest packet, in bytes.
+    pub mtu: u32,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// Destination (`default`) and gateway.
+    pub routes: Vec<(String, Option<String>)>,
+}
+
+/// Where the guest has the share.
+pub const SHARE: &str = "/run/hull/share";
+/// Where the guest has a root file system from an image.
+pub const IMAGE: &str = "/run/hull/image";
+
+/// A step of the wall that the guest's side carries out, in the plan's own terms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Outer {
+    /// Fills a slot.
+    Open(u32, Open),
+    /// Fills a slot with a descriptor of the container's first process.
+    Program(u32),
+    /// Makes the cgroup.
+    Cgroup(Box<cgroups::Plan>, u32),
+    /// Makes the child.
+    Clone {
+        /// `CLONE_NEW*`.
+        flags: u64,
+        /// By way of a stage.
+        stage: Option<Stage>,
+        /// Born in the cgroup.
+        into_cgroup: bool,
+    },
+    /// Into the container's cgroup: its own, or an exec into that of the first process.
+    JoinCgroup,
+    /// Writes oom_score_adj.
+    OomScore(i32),
+    /// Writes a map.
+    IdMap(bool, Vec<IdMapping>),
+    /// Meets the child.
+    Barrier(Barrier),
+    /// The host has something to do; it answers with Go.
+    Hooks,
+    /// Sets a limit.
+    Rlimit(Limit),
+}
+
+/// A program to be made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// How many slots `inside` has.
+    pub slots: u32,
+    /// What is done around it.
+    pub outer: Vec<Outer>,
+    /// It waits for Start; an exec runs at once.
+    pub waits: bool,
+    /// It has a terminal.
+    pub terminal: bool,
+}
+
+/// From the host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToGuest {
+    /// To the machine: once.
+    Setup(Setup),
+    /// Makes a session.
+    Spawn(Box<Task>),
+    /// What the host had to do is done.
+    Go,
+    /// The program may begin.
+    Start,
+    /// A signal for the session's program.
+    Signal(i32),
+    /// A signal for everything in the container.
+    SignalAll(i32),
+    /// The terminal's size in characters: rows, columns.
+    Resize(u16, u16),
+    /// To the machine: the container's counters, as `cgroups::Stats`.
+    Stats,
+    /// To the machine: the processes, as a list of [`Process`].
+    Processes,
+    /// To the machine: new limits.
+    Update(Box<Resources>),
+    /// To the machine: nanoseconds since 1970, after a pause.
+    Clock(u64),
+}
+
+/// A process of the guest's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Process {
+    /// As the guest's first process names it.
+    pub pid: i32,
+    /// Its parent.
+    pub parent: i32,
+    /// The user.
+    pub uid: u32,
+    /// Processor time in clock ticks of a hundredth of a second.
+    pub ticks: u64,
+    /// The command line.
+    pub command: String,
+}
+
+/// From the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromGuest {
+    /// A request to the machine is carried out.
+    Done,
+    /// A request is refused, in words.
+    Refused(String),
+    /// A request's answer.
+    Value(serde_json::Value),
+    /// The host's turn.
+    Hooks,
+    /// `inside` stands before its program, or with an exec runs it; what its policies decided.
+    Ready(Vec<u32>),
+    /// The program runs; or why a hook before it failed: as with [`FromGuest::Failed`].
+    Started(Option<(u32, i32, u32)>),
+    /// A step of `inside` failed: its number, error number and detail, and how the child ended: a status, or a signal as a negative number.
+    Failed(u32, i32, u32, Option<i32>),
+    /// The program ended with a status.
+    Exited(i32),
+    /// The program was ended by a signal.
+    Killed(i32),
+}

@@ -1,0 +1,213 @@
+//! From a job to a machine that boots.
+
+use super::{Monitor, Stage};
+use crate::container::create::Options as CreateOptions;
+use crate::init::Held;
+use crate::spec::Spec;
+use crate::state::Store;
+use crate::sys::page::Page;
+use crate::sys::{event, file, ids, process};
+use crate::vm::channel::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
+use crate::vm::choice::Options;
+use crate::vm::client;
+use crate::vm::engine::{Accelerator, Boot, Machine};
+use crate::vm::frame::Kind;
+use crate::vm::kernel::Kernel;
+use crate::vm::message::PROGRAM;
+use crate::vm::share;
+use crate::vm::stdio::{self, Ends, Stdio};
+use crate::vm::translate::{Network, Share};
+use crate::{Context, Error, Result};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What a monitor is to do.
+pub struct Job {
+    /// The container's id.
+    pub id: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Where compiled filters are cached.
+    pub store: Store,
+    /// The guest's config.
+    pub spec: Spec,
+    /// What create was asked.
+    pub create: CreateOptions,
+    /// What was asked of the machine.
+    pub options: Options,
+    /// How it runs.
+    pub accelerator: Accelerator,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The guest's first file system.
+    pub initramfs: PathBuf,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Processors.
+    pub cpus: u32,
+    /// What the guest sees of the host.
+    pub shares: Vec<Share>,
+    /// The root file system as an image.
+    pub image: Option<PathBuf>,
+    /// The host's part of the network.
+    pub network: Network,
+    /// The fifo of start.
+    pub start: Held,
+    /// v1 cgroups to join.
+    pub tasks: Vec<Held>,
+    /// The socket that takes the terminal.
+    pub console: Option<Held>,
+    /// How long until the container is made.
+    pub timeout: Duration,
+    /// What the guest's kernel can do, once it has said so.
+    pub facts: Option<crate::facts::Facts>,
+    /// The last session's number.
+    pub sessions: u32,
+}
+
+impl Job {
+    /// A number for a session.
+    pub(super) fn next_session(&mut self) -> u32 {
+        self.sessions = self.sessions.max(PROGRAM) + 1;
+        self.sessions
+    }
+}
+
+impl Monitor {
+    pub(super) fn boot(mut job: Job, maker: Held, page: Page) -> Result<Self, (Error, Held)> {
+        match Self::try_boot(&mut job) {
+            Ok(parts) => {
+                let Parts { machine, share, channel, streams, stdio, signals, console, listener, nonce } = parts;
+                let deadline = Instant::now() + job.timeout;
+                Ok(Self {
+                    job,
+                    stage: Stage::Booting,
+                    machine,
+                    _share: share,
+                    channel,
+                    streams,
+                    stdio,
+                    signals,
+                    console,
+                    tail: VecDeque::new(),
+                    listener,
+                    connections: BTreeMap::new(),
+                    next: 1,
+                    sessions: BTreeMap::new(),
+                    asked_guest: VecDeque::new(),
+                    // The first answer of the engine is to the language's own opening.
+                    asked_engine: VecDeque::from([(super::control::Asked::Opening, 0)]),
+                    paused: false,
+                    nonce,
+                    plan: None,
+                    maker: Some(maker),
+                    recorded: false,
+                    page,
+                    deadline,
+                    ended: None,
+                })
+            }
+            Err(error) => Err((error, maker)),
+        }
+    }
+
+    fn try_boot(job: &mut Job) -> Result<Parts> {
+        event::name_process(c"hull-vm");
+        let _ = process::setsid();
+        ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
+        let signals = hold_signals()?;
+        for tasks in std::mem::take(&mut job.tasks) {
+            file::write(tasks.0, b"0").on("join", "the cgroup")?;
+        }
+        enter_network(&job.network)?;
+        let own = stdio::own()?;
+        let share = if job.shares.is_empty() { None } else { Some(share::start(&job.folder, &job.shares)?) };
+        let (mut stdio, ends) = match job.console.take() {
+            Some(console) => Stdio::terminal(&console, terminal_size(&job.spec))?,
+            None => Stdio::pipes(own)?,
+        };
+        let (share, share_socket) = match share {
+            Some(share::Server { pidfd, socket }) => (Some(share::Server { pidfd, socket: Held(-1) }), Some(socket)),
+            None => (None, None),
+        };
+        let boot = Boot {
+            id: &job.id,
+            folder: &job.folder,
+            program: job.options.program.as_deref(),
+            accelerator: job.accelerator,
+            kernel: &job.kernel,
+            initramfs: &job.initramfs,
+            parameters: &job.options.parameters,
+            memory: job.memory,
+            cpus: job.cpus,
+            share: share_socket,
+            image: job.image.clone(),
+            taps: Vec::new(),
+        };
+        let (machine, channel, console) = Machine::boot(boot)?;
+        let listener = client::listen(&job.folder)?;
+        let mut streams = Streams::default();
+        wire(&mut streams, PROGRAM, ends)?;
+        stdio.start();
+        let mut channel = Channel::new(channel)?;
+        let nonce = nonce()?;
+        channel.put(Kind::Hello, 0, &nonce);
+        event::nonblocking(console.0).on("use", "the guest's console")?;
+        Ok(Parts { machine, share, channel, streams, stdio, signals, console, listener, nonce })
+    }
+}
+
+struct Parts {
+    machine: Machine,
+    share: Option<share::Server>,
+    channel: Channel,
+    streams: Streams,
+    stdio: Stdio,
+    signals: SignalFd,
+    console: Held,
+    listener: Held,
+    nonce: [u8; 16],
+}
+
+/// A session's ends become its streams.
+pub(super) fn wire(streams: &mut Streams, session: u32, ends: Ends) -> Result<()> {
+    let Ends { stdin, stdout, stderr } = ends;
+    streams.send(stream(session, STDIN), stdin)?;
+    streams.receive(stream(session, STDOUT), stdout)?;
+    stderr.map_or(Ok(()), |stderr| streams.receive(stream(session, STDERR), stderr))
+}
+
+/// All signals come by a descriptor: they are the program's.
+pub fn hold_signals() -> Result<SignalFd> {
+    let set = SigSet::all();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None).on("block", "signals")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).on("make", "a signalfd")
+}
+
+fn terminal_size(spec: &Spec) -> (u16, u16) {
+    let size = spec.config().process.as_ref().and_then(|process| process.console_size.clone()).unwrap_or_default();
+    let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
+    (clamp(size.height), clamp(size.width))
+}
+
+fn nonce() -> Result<[u8; 16]> {
+    use std::io::Read;
+    let mut nonce = [0_u8; 16];
+    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce)).on("read", "/dev/urandom")?;
+    Ok(nonce)
+}
+
+/// The container's network namespace on the host's side: the one that is given, or a new one.
+fn enter_network(network: &Network) -> Result<()> {
+    match network {
+        Network::New => process::unshare(libc::CLONE_NEWNET as u64).on("make", "a network namespace"),
+        Network::Path(path) => {
+            let name = std::ffi::CString::new(path.as_str()).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
+            let held = file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)?;
+            process::setns(held.0, libc::CLONE_NEWNET as u64).on("join the network namespace", path)
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What hull's commands ask, and what signals say.
+
+use super::boot::wire;
+use super::life::now;
+use super::{Monitor, Stage};
+use crate::Result;
+use crate::init::Held;
+use crate::sys::file;
+use crate::vm::client::{self, Request};
+use crate::vm::engine::Happened;
+use crate::vm::frame::Kind;
+use crate::vm::message::{FromGuest, MACHINE, PROGRAM, Task, ToGuest};
+use crate::vm::stdio::Ends;
+
+/// A file in the container's folder while its machine is stopped.
+pub const PAUSED: &str = "vm.paused";
+
+/// A command that listens.
+pub(super) struct Connection {
+    /// To it.
+    pub(super) socket: Held,
+    /// The exec that it is for.
+    session: Option<u32>,
+}
+
+/// What was asked of the engine.
+#[derive(Clone, Copy)]
+pub(super) enum Asked {
+    /// Its language's opening.
+    Opening,
+    Pause,
+    Resume,
+    Balloon,
+}
+
+impl Monitor {
+    pub(super) fn accept(&mut self) -> Result<()> {
+        let socket = client::accept(&self.listener)?;
+        self.connections.insert(self.next, Connection { socket, session: None });
+        self.next += 1;
+        Ok(())
+    }
+
+    /// A command speaks. What is wrong with it is its own to hear.
+    pub(super) fn asked(&mut self, number: u64) -> Result<()> {
+        let Some(connection) = self.connections.get(&number) else { return Ok(()) };
+        match client::receive::<Request>(&connection.socket) {
+            Ok(Some((request, descriptors))) => {
+                if let Err(error) = self.carry_out(number, request, descriptors) {
+                    self.answer_connection(number, &FromGuest::Refused(error.to_string()));
+                }
+            }
+            Ok(None) | Err(_) => self.hung_up(number)?,
+        }
+        Ok(())
+    }
+
+    /// An exec whose process is gone, by SIGKILL, goes with it.
+    fn hung_up(&mut self, number: u64) -> Result<()> {
+        let session = self.connections.remove(&number).and_then(|connection| connection.session);
+        match session.filter(|session| self.sessions.contains_key(session)) {
+            Some(session) => self.channel.message(session, &ToGuest::Signal(libc::SIGKILL)),
+            None => Ok(()),
+        }
+    }
+
+    fn carry_out(&mut self, number: u64, request: Request, descriptors: Vec<Held>) -> Result<()> {
+        if self.stage < Stage::Created || self.stage == Stage::Ended {
+            return Err(crate::Error::new("container not running"));
+        }
+        let session = self.connections.get(&number).and_then(|connection| connection.session);
+        match request {
+            Request::Signal(signal) => {
+                self.channel.message(session.unwrap_or(PROGRAM), &ToGuest::Signal(signal))?;
+                if session.is_none() {
+                    self.answer_connection(number, &FromGuest::Done);
+                }
+                Ok(())
+            }
+            Request::Resize(rows, columns) => session.map_or(Ok(()), |session| self.channel.message(session, &ToGuest::Resize(rows, columns))),
+            Request::Exec(task) => self.exec(number, task, descriptors),
+            Request::Pause => self.engine(number, Asked::Pause),
+            Request::Resume => self.engine(number, Asked::Resume),
+            Request::Balloon(bytes) => {
+                self.machine.balloon(bytes)?;
+                self.asked_engine.push_back((Asked::Balloon, number));
+                Ok(())
+            }
+            Request::SignalAll(signal) => self.guest(number, &ToGuest::SignalAll(signal)),
+            Request::Stats => self.guest(number, &ToGuest::Stats),
+            Request::Processes => self.guest(number, &ToGuest::Processes),
+            Request::Update(resources) => self.guest(number, &ToGuest::Update(resources)),
+        }
+    }
+
+    fn guest(&mut self, number: u64, message: &ToGuest) -> Result<()> {
+        if self.paused {
+            return Err(crate::Error::new("the container's machine is paused"));
+        }
+        self.asked_guest.push_back(number);
+        self.channel.message(MACHINE, message)
+    }
+
+    fn engine(&mut self, number: u64, what: Asked) -> Result<()> {
+        match what {
+            Asked::Pause => self.machine.pause()?,
+            _ => self.machine.resume()?,
+        }
+        self.asked_engine.push_back((what, number));
+        Ok(())
+    }
+
+    pub(super) fn engine_answers(&mut self) -> Result<()> {
+        for happened in self.machine.listen()? {
+            let Happened::Answered(answer) = happened else { continue };
+            let Some((asked, number)) = self.asked_engine.pop_front() else { continue };
+            let answer = match answer {
+                Ok(()) => self.engine_did(asked)?,
+                Err(why) => FromGuest::Refused(why),
+            };
+            self.answer_connection(number, &answer);
+        }
+        Ok(())
+    }
+
+    fn engine_did(&mut self, asked: Asked) -> Result<FromGuest> {
+        let mark = self.job.folder.join(PAUSED);
+        match asked {
+            Asked::Pause => {
+                self.paused = true;
+                std::fs::write(&mark, b"").map_err(|error| crate::Error::io("write", mark.display(), &error))?;
+            }
+            Asked::Resume => {
+                self.paused = false;
+                let _ = std::fs::remove_file(&mark);
+                // The guest's clock stood still.
+                self.asked_guest.push_back(0);
+                self.channel.message(MACHINE, &ToGuest::Clock(now()))?;
+            }
+            Asked::Opening | Asked::Balloon => {}
+        }
+        Ok(FromGuest::Done)
+    }
+
+    fn exec(&mut self, number: u64, task: Box<Task>, descriptors: Vec<Held>) -> Result<()> {
+        let mut descriptors = descriptors.into_iter();
+        let (Some(script), Some(stdin), Some(stdout)) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
+            return Err(crate::Error::new("an exec without its descriptors"));
+        };
+        let script = read_all(&script)?;
+        let session = self.job.next_session();
+        wire(&mut self.streams, session, Ends { stdin, stdout, stderr: descriptors.next() })?;
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.session = Some(session);
+        }
+        self.sessions.insert(session, number);
+        self.channel.put(Kind::Blob, session, &script);
+        self.channel.message(session, &ToGuest::Spawn(task))
+    }
+
+    /// A signal for this process is the program's.
+    pub(super) fn signalled(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let signal = info.ssi_signo as i32;
+            let message = match signal {
+                // The kernel's own word of a child's end, and not somebody's.
+                libc::SIGCHLD if info.ssi_code > 0 => continue,
+                libc::SIGPIPE | libc::SIGURG => continue,
+                libc::SIGWINCH => match self.stdio.size() {
+                    Some((rows, columns)) => ToGuest::Resize(rows, columns),
+                    None => ToGuest::Signal(signal),
+                },
+                _ => ToGuest::Signal(signal),
+            };
+            let _ = self.channel.message(PROGRAM, &message);
+        }
+    }
+}
+
+fn read_all(from: &Held) -> Result<Vec<u8>> {
+    use crate::Context;
+    file::rewind(from.0).on("read", "the script")?;
+    let mut bytes = Vec::new();
+    let mut piece = [0_u8; 65536];
+    loop {
+        match file::read(from.0, &mut piece).on("read", "the script")? {
+            0 => return Ok(bytes),
+            count => bytes.extend_from_slice(&piece[..count]),
+        }
+    }
+}

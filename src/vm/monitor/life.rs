@@ -1,0 +1,194 @@
+//! What the guest says, and what the monitor makes of it.
+
+use super::{Monitor, PATIENCE, Stage};
+use crate::container::create;
+use crate::init::Held;
+use crate::init::report::{Fault, Outcome};
+use crate::plan;
+use crate::plan::step::Step;
+use crate::state::Decided;
+use crate::sys::process::Ended;
+use crate::vm::channel::{STDERR, STDIN, STDOUT, stream};
+use crate::vm::client::News;
+use crate::vm::frame::{Frame, Kind};
+use crate::vm::message::{FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
+use crate::vm::{share, task, translate};
+use crate::{Error, Result};
+use nix::errno::Errno;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
+
+impl Monitor {
+    pub(super) fn take(&mut self, frame: &Frame) -> Result<()> {
+        match frame.kind {
+            Kind::Hello => self.greeted(&frame.payload),
+            Kind::Message => {
+                let message: FromGuest =
+                    serde_json::from_slice(&frame.payload).map_err(|error| Error::new(format!("the guest says what cannot be read: {error}")))?;
+                match frame.stream {
+                    MACHINE => self.machine_says(message),
+                    PROGRAM => self.program_says(message),
+                    session => self.exec_says(session, &message),
+                }
+            }
+            _ => {
+                self.streams.take(&mut self.channel, frame);
+                Ok(())
+            }
+        }
+    }
+
+    /// The handshake's answer. One with another nonce is an answer to somebody before.
+    fn greeted(&mut self, payload: &[u8]) -> Result<()> {
+        let Some((nonce, text)) = payload.split_at_checked(16) else { return Ok(()) };
+        if nonce != self.nonce || self.stage != Stage::Booting {
+            return Ok(());
+        }
+        let guest: Guest = serde_json::from_slice(text).map_err(|error| Error::new(format!("the guest says what cannot be read: {error}")))?;
+        crate::log::debug(|| format!("guest: {} after {} ms", guest.kernel, guest.uptime / 1_000_000));
+        let facts = translate::facts(&self.job.spec, Some((guest.last_capability, &guest.cgroups)));
+        let request = create::request(&self.job.store, &self.job.spec, &facts, &self.job.id, &self.job.create)?;
+        self.plan = Some(plan::plan(&self.job.spec, &facts, &request)?);
+        self.job.facts = Some(facts);
+        let setup = Setup {
+            modules: self.job.modules(),
+            share: (!self.job.shares.is_empty()).then(|| share::TAG.to_owned()),
+            image: self.job.image.is_some().then(|| ("/dev/vda".to_owned(), "erofs".to_owned(), true)),
+            clock: now(),
+            interfaces: Vec::new(),
+        };
+        self.stage = Stage::SettingUp;
+        self.asked_guest.push_back(0);
+        self.channel.message(MACHINE, &ToGuest::Setup(setup))
+    }
+
+    fn machine_says(&mut self, message: FromGuest) -> Result<()> {
+        match self.asked_guest.pop_front() {
+            Some(0) if self.stage == Stage::SettingUp => match message {
+                FromGuest::Done => self.make(),
+                FromGuest::Refused(why) => Err(Error::new(format!("guest: {why}"))),
+                _ => Err(Error::new("the guest answers something else")),
+            },
+            Some(0) | None => Ok(()),
+            Some(number) => {
+                self.answer_connection(number, &message);
+                Ok(())
+            }
+        }
+    }
+
+    fn make(&mut self) -> Result<()> {
+        let plan = self.plan.as_ref().ok_or_else(|| Error::new("there is no plan"))?;
+        let task = task::create(plan)?;
+        self.channel.put(Kind::Blob, PROGRAM, &plan.encode());
+        self.stage = Stage::Making;
+        if let Some((rows, columns)) = self.stdio.size() {
+            self.channel.message(PROGRAM, &ToGuest::Spawn(Box::new(task)))?;
+            return self.channel.message(PROGRAM, &ToGuest::Resize(rows, columns));
+        }
+        self.channel.message(PROGRAM, &ToGuest::Spawn(Box::new(task)))
+    }
+
+    fn program_says(&mut self, message: FromGuest) -> Result<()> {
+        match message {
+            FromGuest::Hooks => self.tell_maker(&News::Hooks),
+            FromGuest::Ready(codes) => {
+                self.stage = Stage::Created;
+                let outcomes = self.plan.as_ref().map(|plan| decided(plan, &codes)).unwrap_or_default();
+                self.tell_maker(&News::Ready(outcomes, self.job.facts.clone().map(Box::new)))
+            }
+            FromGuest::Started(fault) => {
+                self.started(fault);
+                Ok(())
+            }
+            FromGuest::Exited(status) => self.ends(Ended::Exited(status)),
+            FromGuest::Killed(signal) => self.ends(Ended::Killed(signal)),
+            FromGuest::Failed(step, errno, detail, ended) => {
+                let plan = self.plan.as_ref().ok_or_else(|| Error::new("there is no plan"))?;
+                Err(crate::wall::failed_step(plan, (step, errno, detail), ended.map(ended_as)))
+            }
+            FromGuest::Refused(why) => Err(Error::new(why)),
+            FromGuest::Done | FromGuest::Value(_) => Ok(()),
+        }
+    }
+
+    /// Whoever waits for the start hears of it by the ends of the fifo and of the maker's socket, as from a child of the first wall.
+    fn started(&mut self, fault: Option<(u32, i32, u32)>) {
+        if let Some((step, errno, detail)) = fault {
+            let wait = self.plan.as_ref().and_then(|plan| plan.inside.iter().position(|placed| matches!(placed.step, Step::WaitStart {})));
+            let bytes = Fault { errno: Errno::from_raw(errno), detail }.to_bytes(step - wait.unwrap_or(0) as u32);
+            let _ = crate::sys::file::write(self.job.start.0, &bytes);
+            let report = self.page.report();
+            report.step.store(step, Ordering::Relaxed);
+            report.detail.store(detail, Ordering::Relaxed);
+            report.errno.store(errno, Ordering::Release);
+        }
+        self.job.start = Held(-1);
+        self.maker = None;
+    }
+
+    /// The program's end. Before its start it is the same: the container is stopped.
+    fn ends(&mut self, ended: Ended) -> Result<()> {
+        self.ended = Some(ended);
+        self.stage = Stage::Ended;
+        self.deadline = Instant::now() + PATIENCE;
+        self.streams.stop_sending(stream(PROGRAM, STDIN));
+        Ok(())
+    }
+
+    /// Done once all that the program wrote is taken, or nobody takes it.
+    pub(super) fn finished(&mut self) -> Option<Ended> {
+        let ended = self.ended?;
+        let open = [STDOUT, STDERR].iter().any(|which| self.streams.is_open(stream(PROGRAM, *which)));
+        (!open && self.stdio.is_done() || Instant::now() >= self.deadline).then_some(ended)
+    }
+
+    fn exec_says(&mut self, session: u32, message: &FromGuest) -> Result<()> {
+        let Some(number) = self.sessions.get(&session).copied() else { return Ok(()) };
+        self.answer_connection(number, message);
+        if matches!(message, FromGuest::Exited(_) | FromGuest::Killed(_) | FromGuest::Failed(..) | FromGuest::Refused(_)) {
+            self.sessions.remove(&session);
+            self.streams.stop_sending(stream(session, STDIN));
+            if !self.connections.contains_key(&number) || matches!(message, FromGuest::Failed(..) | FromGuest::Refused(_)) {
+                self.streams.forget(session);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a child ended: a status, or a signal as a negative number.
+pub fn ended_as(code: i32) -> Ended {
+    if code < 0 { Ended::Killed(-code) } else { Ended::Exited(code) }
+}
+
+/// What the policies decided, in words.
+fn decided(plan: &plan::Plan, codes: &[u32]) -> Vec<Decided> {
+    codes
+        .iter()
+        .map(|code| {
+            let step = code >> 8;
+            let from = plan.inside.get(step as usize).map(|placed| placed.from.to_string()).unwrap_or_default();
+            Decided { step, from, outcome: Outcome::name(*code).to_owned() }
+        })
+        .collect()
+}
+
+impl super::Job {
+    /// What the guest's kernel needs beyond the channel and the share.
+    fn modules(&self) -> Vec<String> {
+        let mut modules = Vec::new();
+        if self.image.is_some() {
+            modules.extend(["virtio_blk", "erofs"]);
+        }
+        if self.image.is_some() || self.create.layers.is_some() {
+            modules.push("overlay");
+        }
+        modules.into_iter().map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,65 @@
+//! From a plan to what crosses: the steps of `outside` that are the guest's, and `inside` as bytes.
+
+use super::message::{Outer, Task};
+use crate::plan::outside::{OutStep, Stage};
+use crate::plan::step::{Barrier, slot};
+use crate::plan::{Plan, outside::Open};
+use crate::security::rlimits::Limit;
+use crate::{Error, Result};
+
+/// The guest's part of a container's making. Hooks stay the host's: the guest waits where they belong.
+///
+/// # Errors
+/// A step that only the host could do and that has no place behind this wall.
+pub fn create(plan: &Plan) -> Result<Task> {
+    let mut outer = Vec::new();
+    let mut terminal = false;
+    for placed in &plan.outside {
+        let step = match &placed.step {
+            OutStep::Open { slot, what } => {
+                terminal |= matches!(what, Open::ConsoleSocket);
+                Outer::Open(*slot, what.clone())
+            }
+            OutStep::Cgroup { plan, first } => Outer::Cgroup(plan.clone(), *first),
+            OutStep::Clone { flags, stage, into_cgroup } => Outer::Clone { flags: *flags, stage: stage.clone(), into_cgroup: *into_cgroup },
+            OutStep::OomScore { value, .. } => Outer::OomScore(*value),
+            OutStep::IdMap { uid, mappings, .. } => Outer::IdMap(*uid, mappings.clone()),
+            OutStep::JoinCgroup => Outer::JoinCgroup,
+            OutStep::Barrier(Barrier::Hooks) => {
+                outer.push(Outer::Barrier(Barrier::Hooks));
+                Outer::Hooks
+            }
+            OutStep::Barrier(kind) => Outer::Barrier(*kind),
+            OutStep::Rlimit(limit) => Outer::Rlimit(*limit),
+            OutStep::Hook { .. } | OutStep::Record => continue,
+            OutStep::Unit { .. } | OutStep::NetDevice { .. } | OutStep::Network(_) | OutStep::Listener { .. } => {
+                return Err(Error::new(format!("{}: {} has no place in a virtual machine", placed.from, placed.step.name())));
+            }
+        };
+        outer.push(step);
+    }
+    Ok(Task { slots: plan.slots, outer, waits: true, terminal })
+}
+
+/// The guest's part of an exec: the namespaces are joined by the pidfd of the container's first process.
+pub fn exec(plan: &Plan, kinds: u32, user: bool, oom_score: Option<i32>, limits: Vec<Limit>, terminal: bool) -> Task {
+    let pidfd = plan.slots;
+    let list = |mask: u32| if mask == 0 { Vec::new() } else { vec![(pidfd, mask)] };
+    // What the guest's first user namespace owns is joined before the container's, and all of a container's is owned by its own.
+    let stage = if user {
+        Stage { before: Vec::new(), user: Some(pidfd), after: list(kinds), time: None }
+    } else {
+        Stage { before: list(kinds), user: None, after: Vec::new(), time: None }
+    };
+    let mut outer = vec![Outer::Open(slot::PROC, Open::Procfs), Outer::Program(pidfd)];
+    if terminal {
+        outer.push(Outer::Open(slot::CONSOLE, Open::ConsoleSocket));
+    }
+    outer.push(Outer::Clone { flags: 0, stage: Some(stage), into_cgroup: false });
+    outer.push(Outer::JoinCgroup);
+    outer.extend(oom_score.map(Outer::OomScore));
+    outer.extend([Outer::Barrier(Barrier::Placed), Outer::Barrier(Barrier::Ready)]);
+    outer.extend(limits.into_iter().map(Outer::Rlimit));
+    outer.push(Outer::Barrier(Barrier::Recorded));
+    Task { slots: plan.slots + 1, outer, waits: false, terminal }
+}

@@ -1,0 +1,261 @@
+//! From the bundle's config to the guest's: what is the host's becomes a share, and what cannot cross is an error.
+
+use super::choice::Rootfs;
+use super::message::{IMAGE, SHARE};
+use crate::facts::Facts;
+use crate::plan::outside::IdMap;
+use crate::spec::Spec;
+use crate::spec::config::{Config, Linux, Mount, Resources};
+use crate::spec::mount_options::MountOptions;
+use crate::cgroups::{Hierarchy, Tree, Version};
+use crate::{Error, Result};
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+
+/// The container's cgroup in the guest.
+const GUEST_CGROUP: &str = "/hull";
+/// What a machine monitor needs beside the guest's memory, in bytes: measured 150 MB under emulation, its code buffer included.
+const OVERHEAD: u64 = 320 << 20;
+/// What a guest's kernel needs beside the container's limit, in bytes.
+pub const KERNEL: u64 = 128 << 20;
+/// Tasks of the monitor, the share server and QEMU, beside the limit of the guest's own, which the guest keeps.
+const TASKS: i64 = 512;
+
+/// A part of the host that the guest sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// On the host.
+    pub path: PathBuf,
+    /// Its name in the share.
+    pub name: String,
+    /// With what is mounted below.
+    pub recursive: bool,
+    /// The path's last symbolic link itself is meant.
+    pub link: bool,
+    /// Nothing of it may change.
+    pub read_only: bool,
+    /// Its ids are translated.
+    pub id_map: Option<IdMap>,
+}
+
+/// Where a container's network is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// A namespace of its own.
+    New,
+    /// One that is given.
+    Path(String),
+}
+
+/// A config for the guest, and what it needs of the host.
+pub struct Translated {
+    /// What the guest carries out.
+    pub spec: Spec,
+    /// What it sees.
+    pub shares: Vec<Share>,
+    /// The host's part of the network.
+    pub network: Network,
+}
+
+/// Translates a config.
+///
+/// # Errors
+/// What cannot cross, naming the field.
+pub fn translate(spec: &Spec, rootfs: Rootfs) -> Result<Translated> {
+    let mut config = spec.config().clone();
+    let mut shares = Vec::new();
+    let root = config.root.get_or_insert_default();
+    if rootfs == Rootfs::Share {
+        shares.push(Share { path: spec.rootfs(), name: "root".into(), recursive: true, link: false, read_only: root.readonly && !makes_targets(spec), id_map: None });
+        root.path = format!("{SHARE}/root");
+    } else {
+        root.path = IMAGE.into();
+    }
+    for (index, mount) in config.mounts.iter_mut().enumerate() {
+        translate_mount(spec, mount, index, &mut shares).map_err(|error| error.within(format!("mounts[{index}]")))?;
+    }
+    // What the section says is the machine's, and done.
+    config.vm = None;
+    let network = translate_linux(&mut config)?;
+    if let Some(hooks) = &config.hooks
+        && !hooks.create_container.is_empty()
+    {
+        return Err(Error::new("hooks.createContainer: the program is the host's and the namespaces are the guest's: use createRuntime or startContainer"));
+    }
+    if let Some(process) = &mut config.process {
+        if process.selinux_label.take().is_some() || process.apparmor_profile.take().is_some() {
+            crate::log::debug(|| "labels of the host's security modules mean nothing to the guest's kernel: left out");
+        }
+    }
+    Ok(Translated { spec: Spec::rebuilt(config, spec.bundle().to_owned()), shares, network })
+}
+
+/// Whether a mount's target is missing in the root file system and would have to be made there.
+fn makes_targets(spec: &Spec) -> bool {
+    let root = spec.rootfs();
+    let missing = |path: &str| std::fs::symlink_metadata(root.join(path.trim_start_matches('/'))).is_err();
+    let config = spec.config();
+    let cwd = config.process.as_ref().map(|process| process.cwd.as_str());
+    ["/dev", "/proc", "/sys"].iter().copied().chain(config.mounts.iter().map(|mount| mount.destination.as_str())).chain(cwd).any(missing)
+}
+
+fn translate_mount(spec: &Spec, mount: &mut Mount, index: usize, shares: &mut Vec<Share>) -> Result<()> {
+    let options = MountOptions::parse(&mount.options)?;
+    if options.remount || !(options.bind.is_some() || mount.typ.as_deref() == Some("bind")) {
+        return Ok(());
+    }
+    let path = spec.bundle().join(mount.source.as_deref().unwrap_or_default());
+    let kind = std::fs::metadata(&path).map_err(|error| Error::io("open mount source", path.display(), &error))?.file_type();
+    let what = match () {
+        () if kind.is_block_device() => Some("a block device"),
+        () if kind.is_char_device() => Some("a character device"),
+        () if kind.is_socket() => Some("a socket"),
+        () if kind.is_fifo() => Some("a fifo"),
+        () => None,
+    };
+    if let Some(what) = what {
+        return Err(Error::new(format!("{} is {what} of the host, which cannot cross into a virtual machine", path.display())));
+    }
+    let recursive = options.id_map == Some(true);
+    let linux = spec.config().linux.clone().unwrap_or_default();
+    let id_map = match (mount.uid_mappings.is_empty(), options.id_map) {
+        (false, _) => Some(IdMap { uid: mount.uid_mappings.clone(), gid: mount.gid_mappings.clone(), recursive }),
+        (true, Some(_)) if !linux.uid_mappings.is_empty() => Some(IdMap { uid: linux.uid_mappings, gid: linux.gid_mappings, recursive }),
+        (true, Some(_)) => return Err(Error::new("idmap needs mappings, or a user namespace that has them")),
+        (true, None) => None,
+    };
+    mount.uid_mappings.clear();
+    mount.gid_mappings.clear();
+    mount.options.retain(|option| option != "idmap" && option != "ridmap");
+    let name = format!("m{index}");
+    mount.source = Some(format!("{SHARE}/{name}"));
+    let read_only = options.flags & libc::MS_RDONLY != 0;
+    shares.push(Share { path, name, recursive: options.bind == Some(true), link: options.copy_symlink, read_only, id_map });
+    Ok(())
+}
+
+/// Numbers of devices that are the kernel's own and not a machine's: memory devices, terminals, tun and fuse.
+fn is_virtual(major: i64, minor: i64) -> bool {
+    matches!((major, minor), (1 | 5 | 136, _) | (10, 200 | 229))
+}
+
+fn translate_linux(config: &mut Config) -> Result<Network> {
+    let linux = config.linux.get_or_insert_default();
+    let mut network = None;
+    for namespace in &linux.namespaces {
+        let path = namespace.path.clone().filter(|path| !path.is_empty());
+        match (namespace.typ, path) {
+            (Some(Kind::Network), Some(path)) => network = Some(Network::Path(path)),
+            (Some(Kind::Network), None) => network = Some(Network::New),
+            (Some(kind), Some(path)) => {
+                let kind = crate::plan::kind_name(kind as u32);
+                return Err(Error::new(format!("linux.namespaces: the {kind} namespace {path} is the host's, which cannot cross into a virtual machine")));
+            }
+            (_, None) | (None, _) => {}
+        }
+    }
+    let network = network.ok_or_else(|| Error::new("linux.namespaces: a virtual machine cannot have the host's network: add a network namespace"))?;
+    // The guest's own network is the container's: interfaces come into it from the host's side.
+    linux.namespaces.retain(|namespace| namespace.typ != Some(Kind::Network));
+    if let Some(name) = linux.net_devices.keys().next() {
+        return Err(Error::new(format!("linux.netDevices.{name}: a network device of the host cannot cross into a virtual machine")));
+    }
+    for device in &linux.devices {
+        let numbers = (device.major.unwrap_or(0), device.minor.unwrap_or(0));
+        if device.typ != "p" && !is_virtual(numbers.0, numbers.1) {
+            let (major, minor) = numbers;
+            return Err(Error::new(format!("linux.devices: {} ({major}:{minor}) is a device of the host, which cannot cross into a virtual machine", device.path)));
+        }
+    }
+    if let Some(seccomp) = &linux.seccomp
+        && seccomp.listener_path.as_deref().is_some_and(|path| !path.is_empty())
+    {
+        return Err(Error::new("linux.seccomp.listenerPath: a listener of the guest's kernel cannot cross to the host"));
+    }
+    guest_limits(linux);
+    linux.mount_label = None;
+    Ok(network)
+}
+
+/// The guest's cgroup: v2, its own name. What is the host's to limit (block devices by their numbers, network classes, cpusets by the
+/// host's numbers) is limited there.
+fn guest_limits(linux: &mut Linux) {
+    linux.cgroups_path = Some(GUEST_CGROUP.into());
+    linux.resources = linux.resources.as_ref().map(guests_part);
+}
+
+/// The limits that the guest's kernel applies.
+pub fn guests_part(resources: &Resources) -> Resources {
+    let mut resources = resources.clone();
+    resources.block_io = None;
+    resources.network = None;
+    resources.rdma.clear();
+    resources.hugepage_limits.clear();
+    if let Some(cpu) = &mut resources.cpu {
+        (cpu.cpus, cpu.mems) = (None, None);
+        (cpu.realtime_period, cpu.realtime_runtime) = (None, None);
+    }
+    if let Some(memory) = &mut resources.memory {
+        (memory.kernel, memory.kernel_tcp, memory.swappiness, memory.disable_oom_killer) = (None, None, None, None);
+    }
+    resources
+}
+
+/// The host's limits of a machine: the guest's memory and the measured overhead, room for the tasks of its monitor, and what only the
+/// host can limit.
+pub fn host_limits(resources: Option<&Resources>, guest_memory: u64) -> Resources {
+    let mut resources = resources.cloned().unwrap_or_default();
+    resources.devices.clear();
+    resources.unified.clear();
+    if let Some(memory) = &mut resources.memory {
+        if memory.limit.is_some_and(|limit| limit > 0) {
+            memory.limit = Some((guest_memory + OVERHEAD) as i64);
+        }
+        (memory.swap, memory.reservation, memory.kernel, memory.kernel_tcp, memory.disable_oom_killer) = (None, None, None, None, None);
+        memory.check_before_update = None;
+    }
+    if let Some(pids) = &mut resources.pids {
+        pids.limit = pids.limit.map(|limit| if limit > 0 { limit.max(TASKS) } else { limit });
+    }
+    resources
+}
+
+/// What a guest's kernel can do: known for certain once it has said so; before, what every kernel of these years can.
+pub fn facts(spec: &Spec, guest: Option<(u8, &Tree)>) -> Facts {
+    let names = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"].map(str::to_owned).to_vec();
+    let assumed = Tree {
+        hierarchies: vec![Hierarchy {
+            version: Version::V2,
+            mount_point: "/sys/fs/cgroup".into(),
+            root: "/".into(),
+            controllers: names.clone(),
+            near_controllers: names,
+            own: "/".into(),
+            writable: true,
+        }],
+        uid: 0,
+    };
+    let (last_capability, cgroups) = guest.map_or((40, assumed), |(last, tree)| (last, tree.clone()));
+    let all = crate::security::caps::all(last_capability);
+    let limits = spec.config().process.iter().flat_map(|process| crate::security::rlimits::parse(&process.rlimits).unwrap_or_default());
+    Facts {
+        euid: 0,
+        egid: 0,
+        privileged: true,
+        in_user_namespace: false,
+        permitted: all,
+        bounding: all,
+        last_capability,
+        ignored_signals: 0,
+        cgroups,
+        joined: Vec::new(),
+        id_helpers: None,
+        // The session sets limits that the child may not.
+        hard_limits: limits.map(|limit| (limit.resource, 0)).collect::<BTreeMap<_, _>>(),
+        lsm: None,
+        kcore: true,
+    }
+}

@@ -1,0 +1,230 @@
+//! The second wall's `outside`: the host's part of a container that lives in a machine of its own. The guest carries out the rest.
+
+use super::hooks;
+use crate::cgroups::{self, Driver, Group};
+use crate::container::create::Options;
+use crate::facts::Facts;
+use crate::init::Held;
+use crate::namespaces::spawn::Child;
+use crate::plan::state_document;
+use crate::spec::Spec;
+use crate::spec::config::Hook;
+use crate::state::{Decided, Store};
+use crate::sys::page::Page;
+use crate::plan::Plan;
+use crate::sys::process::{self, Cloned};
+use crate::sys::{file, socket};
+use crate::vm::client::{self, News};
+use crate::vm::engine::Accelerator;
+use crate::vm::monitor::Job as Monitor;
+use crate::vm::{self, Engine, initramfs, kernel, translate};
+use crate::wall::{Made, START_FIFO};
+use crate::{Context, Error, Result};
+use std::os::fd::IntoRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a guest may take to stand before its program, in seconds: emulation on a busy machine is slow.
+const BOOT: u64 = 120;
+
+/// What is to be made.
+pub struct Job<'a> {
+    /// The containers' store.
+    pub store: &'a Store,
+    /// The container's id.
+    pub id: &'a str,
+    /// The container's folder.
+    pub folder: &'a Path,
+    /// The bundle's config.
+    pub spec: &'a Spec,
+    /// What create was asked.
+    pub options: &'a Options,
+    /// What was asked of the machine.
+    pub machine: vm::Options,
+    /// The socket that takes the terminal.
+    pub console: Option<Held>,
+    /// Writes the record: (pid, cgroup, outcomes, machine).
+    pub record: &'a mut dyn FnMut(i32, Option<cgroups::Record>, Vec<Decided>, Option<vm::Record>) -> Result<()>,
+}
+
+/// What is made, so that it can be undone.
+#[derive(Default)]
+struct Work {
+    group: Option<Group>,
+    child: Option<Child>,
+    done: bool,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        if let Some(child) = &self.child {
+            let _ = process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
+            let _ = process::wait(child.pidfd.0, false);
+        }
+        if let Some(group) = &mut self.group {
+            let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
+            let _ = group.remove();
+        }
+    }
+}
+
+/// Makes a container behind the second wall; it waits for start.
+///
+/// # Errors
+/// What cannot cross; the machine's; those of `inside`, in the first wall's words. Everything made is undone.
+pub fn carry_out(job: &mut Job) -> Result<Made> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::new("the second wall needs root: the share keeps the files' owners"));
+    }
+    let host = Facts::probe(job.spec)?;
+    let (monitor, start, inside) = prepare(job)?;
+    let (accelerator, memory, cpus, release) = (monitor.accelerator, monitor.memory, monitor.cpus, monitor.kernel.release.clone());
+    let mut work = Work::default();
+    let by_systemd = job.options.systemd_cgroup;
+    let plan = host_cgroup(job, &host, memory)?;
+    (job.record)(0, Some(plan.record()), Vec::new(), None)?;
+    let mut monitor = monitor;
+    if !by_systemd {
+        let mut group = Group::create(&plan)?;
+        group.apply(&plan)?;
+        monitor.tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
+        work.group = Some(group);
+    }
+    let child = start_monitor(&work, monitor)?;
+    let pid = child.pid;
+    work.child = Some(child);
+    if by_systemd {
+        let mut group = Group::start(&plan, nix::unistd::Pid::from_raw(pid))?;
+        group.apply(&plan)?;
+        work.group = Some(group);
+    }
+    let (outcomes, facts) = attend(job, &work)?;
+    let record = vm::Record { facts, kernel: release, accelerator: accelerator.name().to_owned(), memory, cpus };
+    (job.record)(pid, work.group.as_ref().map(Group::record), outcomes, Some(record))?;
+    let child = work.child.take().ok_or_else(|| Error::new("there is no monitor"))?;
+    if socket::send(child.sync.0, b"r").is_err() {
+        work.child = Some(child);
+        return Err(Error::new("the container's monitor is gone"));
+    }
+    work.done = true;
+    if let Some(group) = &mut work.group {
+        group.commit();
+    }
+    Ok(Made { child, start, plan: inside })
+}
+
+/// All that can fail without a machine, before there is one.
+fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
+    let machine = job.machine.clone();
+    let translated = translate::translate(job.spec, machine.rootfs)?;
+    let facts = translate::facts(&translated.spec, None);
+    let create = Options { systemd_cgroup: false, ..job.options.for_guest() };
+    let request = crate::container::create::request(job.store, &translated.spec, &facts, job.id, &create)?;
+    let plan = crate::plan::plan(&translated.spec, &facts, &request)?;
+    vm::task::create(&plan)?;
+    let kernel = kernel::find(machine.kernel.as_deref())?;
+    let initramfs = initramfs::find_or_make(job.store, &kernel)?;
+    let path = job.folder.join(START_FIFO);
+    let name = crate::rootfs::c_path(&path)?;
+    file::mknodat(libc::AT_FDCWD, &name, libc::S_IFIFO | 0o600, 0).on("make", path.display())?;
+    let open = || file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0).map(Held).on("open", path.display());
+    let start = open()?;
+    let monitor = Monitor {
+        id: job.id.to_owned(),
+        folder: job.folder.to_owned(),
+        store: job.store.clone(),
+        accelerator: accelerator(machine.engine)?,
+        memory: machine.memory(job.spec),
+        cpus: machine.cpus(job.spec),
+        timeout: Duration::from_secs(machine.boot_timeout.unwrap_or(BOOT)),
+        spec: translated.spec,
+        create,
+        options: machine,
+        kernel,
+        initramfs,
+        shares: translated.shares,
+        image: None,
+        network: translated.network,
+        start: open()?,
+        tasks: Vec::new(),
+        console: job.console.take(),
+        facts: None,
+        sessions: 0,
+    };
+    Ok((monitor, start, plan))
+}
+
+fn accelerator(engine: Engine) -> Result<Accelerator> {
+    match engine {
+        Engine::Kvm => Ok(Accelerator::Kvm),
+        Engine::Qemu | Engine::Auto => Ok(Accelerator::Tcg),
+    }
+}
+
+fn host_cgroup(job: &Job, host: &Facts, memory: u64) -> Result<cgroups::Plan> {
+    let config = job.spec.config();
+    let linux = config.linux.as_ref();
+    let resources = translate::host_limits(linux.and_then(|linux| linux.resources.as_ref()), memory);
+    let driver = if job.options.systemd_cgroup { Driver::Systemd { user: host.euid != 0 } } else { Driver::Cgroupfs };
+    let request = cgroups::Request {
+        id: job.id,
+        path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
+        driver,
+        resources: Some(&resources),
+        device_rules: false,
+        annotations: &config.annotations,
+        rootless: !host.privileged || host.in_user_namespace,
+    };
+    cgroups::plan(&request, &host.cgroups)
+}
+
+/// The monitor: born in the container's cgroup, hull's own child, as a container's first process is.
+fn start_monitor(work: &Work, monitor: Monitor) -> Result<Child> {
+    let (sync, theirs) = crate::namespaces::idmap::socket_pair()?;
+    let page = Page::new().on("make", "the report page")?;
+    let cgroup = work.group.as_ref().and_then(Group::clone_fd).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
+    match process::clone(0, cgroup).on("clone", "the container's monitor")? {
+        Cloned::Child => {
+            drop(sync);
+            vm::monitor::run(monitor, theirs, page)
+        }
+        Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd: Held(pidfd), sync, page }),
+    }
+}
+
+/// Hears the monitor until the container is made; its hooks of the host run meanwhile.
+fn attend(job: &Job, work: &Work) -> Result<(Vec<Decided>, Facts)> {
+    let child = work.child.as_ref().ok_or_else(|| Error::new("there is no monitor"))?;
+    loop {
+        match client::receive::<News>(&child.sync)? {
+            Some((News::Hooks, _)) => {
+                run_hooks(job, child.pid)?;
+                socket::send(child.sync.0, b"h").on("speak to", "the container's monitor")?;
+            }
+            Some((News::Ready(outcomes, facts), _)) => {
+                let facts = facts.ok_or_else(|| Error::new("the monitor names no facts"))?;
+                return Ok((outcomes, *facts));
+            }
+            Some((News::Failed(text, status), _)) => {
+                let error = Error::new(text);
+                return Err(status.map_or(error.clone(), |status| error.with_status(status)));
+            }
+            None => return Err(Error::new("the container's monitor ended before the container was made: its memory limit may be too low")),
+        }
+    }
+}
+
+fn run_hooks(job: &Job, pid: i32) -> Result<()> {
+    let Some(all) = &job.spec.config().hooks else { return Ok(()) };
+    let lists: [(&str, &Vec<Hook>, &str); 2] = [("prestart", &all.prestart, "created"), ("createRuntime", &all.create_runtime, "creating")];
+    for (list, members, status) in lists {
+        for (index, hook) in members.iter().enumerate() {
+            let state = state_document(job.spec, job.id, status, Some(pid));
+            hooks::run(list, index, hook, &state, job.spec.bundle())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! What the tests of the second wall need: a kernel with its modules, and one machine at a time.
+
+use super::bundle::Bundle;
+use super::runtime::{Container, Output, finish};
+use super::{fixture, harness};
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The longest that a guest may take, emulated, on busy processors.
+pub const LIMIT: Duration = Duration::from_secs(180);
+
+/// A bundle whose container gets a machine.
+pub struct Machine {
+    /// The bundle.
+    pub bundle: Bundle,
+    kernel: PathBuf,
+    _turn: File,
+}
+
+/// Debian's kernel package, unpacked by the script that the test machine uses too; skips the test where it cannot be had.
+fn kernel() -> PathBuf {
+    if !["/usr/bin/qemu-system-x86_64"].iter().any(|path| std::path::Path::new(path).exists()) {
+        harness::skip("QEMU is not installed".to_owned());
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/prepare");
+    let output = Command::new(script).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let folder = text.split_whitespace().find_map(|word| word.strip_prefix("kernel="));
+    let image = folder.and_then(|folder| {
+        let entries = std::fs::read_dir(format!("{folder}/boot")).ok()?;
+        entries.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("vmlinuz-"))
+    });
+    image.unwrap_or_else(|| harness::skip(format!("no kernel for a guest: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+impl Machine {
+    /// A bundle whose program is a script, and its turn: machines run one at a time.
+    pub fn sh(script: &str) -> Self {
+        let kernel = kernel();
+        let turn = File::create(fixture::suite_scratch().join("machine.lock")).unwrap();
+        rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        Self { bundle: Bundle::sh(script), kernel, _turn: turn }
+    }
+
+    fn flags(&self) -> [String; 3] {
+        ["--vm".to_owned(), "--vm-kernel".to_owned(), self.kernel.display().to_string()]
+    }
+
+    fn make(&self, verb: &str, flags: &[&str]) -> Output {
+        self.bundle.write();
+        let own = self.flags();
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        let dir = self.bundle.dir.display().to_string();
+        let args = [&[verb], &own[..], flags, &["--bundle", &dir, &self.bundle.id]].concat();
+        finish(self.bundle.runtime.command(&args), LIMIT)
+    }
+
+    /// `run`.
+    pub fn run(&self) -> Output {
+        self.make("run", &[])
+    }
+
+    /// `create`, which must succeed. What the program writes is in the first call's files: flags may name others.
+    pub fn create(&self, flags: &[&str]) -> Container<'_> {
+        let container = Container::new(&self.bundle);
+        self.make("create", flags).success();
+        container
+    }
+
+    /// `create`, which must fail; what it says.
+    pub fn refused(&self) -> String {
+        let said = self.make("create", &[]).failure();
+        assert_ne!(self.bundle.call(&["state", &self.bundle.id]).status, 0, "something is left of it");
+        said
+    }
+}

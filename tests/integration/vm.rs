@@ -1,0 +1,199 @@
+//! The second wall: the same commands on a container in a machine of its own. One boot serves as much as it can: under emulation it takes
+//! some seconds.
+
+use crate::support::console::FdSocket;
+use crate::support::machine::Machine;
+use crate::support::runtime::{finish, text, until};
+use crate::support::{fixture, leaks};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+tests![
+    the_life_of_a_container_in_a_machine,
+    run_gives_output_status_and_hooks,
+    a_terminal_in_a_machine,
+    the_channel_under_load,
+    a_guest_that_dies_is_an_error_with_its_console,
+    what_cannot_cross_is_refused,
+];
+
+fn sum(path: &std::path::Path) -> String {
+    let output = leaks::spawn(Command::new("sha256sum").arg(path).stdout(Stdio::piped())).unwrap().wait_with_output().unwrap();
+    String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap().to_owned()
+}
+
+/// A file of bytes that no text has.
+fn noise(size: usize) -> std::path::PathBuf {
+    let path = fixture::new_dir("noise").join("bytes");
+    let mut bytes = vec![0; size];
+    File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn the_life_of_a_container_in_a_machine() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("trap 'echo ended >/dir/log; exit 5' TERM; uname -r >/dir/log; while :; do sleep 0.1; done");
+    let volume = fixture::new_dir("volume");
+    machine.bundle.mount("/dir", "bind", volume.to_str().unwrap(), &["rbind"]);
+    machine.bundle.set("/linux/resources/memory", json!({ "limit": 200 << 20 }));
+    let pid_file = volume.join("pid");
+    let container = machine.create(&["--pid-file", pid_file.to_str().unwrap()]);
+    assert_eq!(container.status(), "created");
+    assert_eq!(text(&pid_file), container.pid().to_string());
+    assert_eq!(container.proc_file("comm").trim(), "hull-vm");
+    assert!(!volume.join("log").exists(), "the program waits for start");
+    container.start();
+    until("the program runs", || !text(volume.join("log")).is_empty());
+    assert_ne!(text(volume.join("log")).trim(), text("/proc/sys/kernel/osrelease").trim(), "a kernel of its own");
+    assert_eq!(container.status(), "running");
+
+    // exec: status, streams apart, stdin, a missing program, the same namespaces and limits as the program.
+    let out = container.exec(&["sh", "-c", "echo out; echo err >&2; exit 3"]);
+    assert_eq!((out.status, out.stdout.as_str(), out.stderr.as_str()), (3, "out\n", "err\n"));
+    assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/memory.max"]).success().stdout.trim(), (200 << 20).to_string());
+    assert_eq!(container.exec(&["sh", "-c", "kill -9 $$"]).status, 137);
+    assert_has!(container.exec(&["nosuch"]).failure(), "executable file not found in $path");
+    let bytes = noise(700_000);
+    let copy = volume.join("copy");
+    let mut command = machine.bundle.runtime.command(&["exec", &machine.bundle.id, "sh", "-c", "cat >/dir/copy; cat /dir/copy"]);
+    command.stdin(File::open(&bytes).unwrap());
+    finish(command, crate::support::machine::LIMIT).success();
+    assert_eq!(sum(&copy), sum(&bytes), "binary stdin");
+
+    // What the machine does for the verbs.
+    assert_has!(container.call(&["ps"]).success().stdout, "sleep 0.1");
+    let ids: Vec<i32> = serde_json::from_str(&container.call(&["ps", "--format", "json"]).success().stdout).unwrap();
+    assert!(!ids.is_empty());
+    container.call(&["pause"]).success();
+    assert_eq!(container.status(), "paused");
+    assert_has!(container.exec(&["true"]).failure(), "paused");
+    container.call(&["resume"]).success();
+    assert_eq!(container.status(), "running");
+    let stats: Value = serde_json::from_str(&container.call(&["events", "--stats"]).success().stdout).unwrap();
+    assert_eq!(stats["data"]["memory"]["usage"]["limit"], json!(200 << 20), "{stats}");
+    machine.bundle.call(&["update", "--memory", "150m", &machine.bundle.id]).success();
+    assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/memory.max"]).success().stdout.trim(), (150 << 20).to_string());
+    let much = machine.bundle.call(&["update", "--memory", "4g", &machine.bundle.id]).failure();
+    assert_has!(much, "a balloon cannot grow past that");
+
+    container.kill("TERM").success();
+    container.wait_for("stopped");
+    assert_eq!(text(volume.join("log")), "ended\n");
+    assert_has!(container.exec(&["true"]).failure(), "stopped container");
+}
+
+fn run_gives_output_status_and_hooks() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("echo out; echo err >&2; id -u; cat /proc/self/status; kill -USR1 $$");
+    let log = fixture::new_dir("hooks").join("log");
+    let hook = |name: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} $(cat) >>{}", log.display())] }]);
+    for list in ["createRuntime", "poststart", "poststop"] {
+        machine.bundle.set(&format!("/hooks/{list}"), hook(list));
+    }
+    machine.bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    machine.bundle.push("/linux/namespaces", json!({ "type": "user" }));
+    machine.bundle.map_ids();
+    let out = machine.run();
+    // The first process of a process namespace is spared its own signals' default actions (pid_namespaces(7)): it ends by itself.
+    assert_eq!(out.status, 0, "{}", out.stderr);
+    assert!(out.stdout.starts_with("out\n1000\n"), "{}", out.stdout);
+    assert_eq!(out.stderr, "err\n");
+    assert_has!(out.stdout, "NoNewPrivs:\t1");
+    let said = text(&log);
+    let order: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(order, ["createRuntime", "poststart", "poststop"]);
+    assert_has!(said, machine.bundle.id);
+}
+
+fn a_terminal_in_a_machine() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("tty; stty size; read line; echo \"got $line\"; stty size; exit 4");
+    machine.bundle.set("/process/terminal", json!(true));
+    machine.bundle.set("/process/consoleSize", json!({ "height": 30, "width": 90 }));
+    let socket = FdSocket::new();
+    let container = machine.create(&["--console-socket", socket.path.to_str().unwrap()]);
+    let mut terminal = socket.terminal();
+    container.start();
+    assert_has!(terminal.read_until("30 90"), "/dev/console");
+    rustix::termios::tcsetwinsize(&terminal.0, rustix::termios::Winsize { ws_row: 50, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    terminal.write("hello\r");
+    terminal.read_until("got hello");
+    terminal.read_until("50 120");
+    container.wait_for("stopped");
+}
+
+/// Twenty execs at once, five hundred lines each way; binary bytes compared by their sums; and one whose reader has stopped: the signal
+/// comes through all the same.
+fn the_channel_under_load() {
+    only_hull!("the second wall");
+    let machine = Machine::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    let container = machine.create(&[]);
+    container.start();
+    let id = &machine.bundle.id;
+    let mut stopped = machine.bundle.runtime.command(&["exec", id, "sh", "-c", "while :; do echo a line that nobody reads; done"]);
+    let mut stopped = leaks::spawn(stopped.stdout(Stdio::piped())).unwrap();
+    let lines = fixture::new_dir("lines").join("lines");
+    fs::write(&lines, (0..500).map(|n| format!("line {n} of the load\n")).collect::<String>()).unwrap();
+    std::thread::scope(|scope| {
+        let one = || {
+            let mut command = machine.bundle.runtime.command(&["exec", id, "sh", "-c", "while read line; do echo \"$line\"; done"]);
+            command.stdin(File::open(&lines).unwrap());
+            finish(command, crate::support::machine::LIMIT)
+        };
+        let all: Vec<_> = (0..20).map(|_| scope.spawn(one)).collect();
+        for thread in all {
+            assert_eq!(thread.join().unwrap().success().stdout, text(&lines));
+        }
+    });
+    let bytes = noise(3_000_000);
+    let mut command = machine.bundle.runtime.command(&["exec", id, "sha256sum"]);
+    command.stdin(File::open(&bytes).unwrap());
+    let out = finish(command, crate::support::machine::LIMIT).success();
+    assert_eq!(out.stdout.split(' ').next().unwrap(), sum(&bytes));
+    container.kill("TERM").success();
+    container.wait_for("stopped");
+    // Its reader is there still, and so is what had come before.
+    let mut rest = String::new();
+    stopped.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert_has!(rest, "a line that nobody reads");
+    assert_eq!(stopped.wait().map(crate::support::runtime::number).unwrap(), 137);
+}
+
+fn a_guest_that_dies_is_an_error_with_its_console() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("true");
+    machine.bundle.set("/vm", json!({ "kernel": { "path": "", "parameters": ["rdinit=/nothing", "init=/nothing"] } }));
+    let said = machine.refused();
+    assert_has!(said, "the machine ended");
+    assert_has!(said, "kernel panic");
+}
+
+fn what_cannot_cross_is_refused() {
+    only_hull!("the second wall");
+    let refusal = |change: &dyn Fn(&mut Machine)| {
+        let mut machine = Machine::sh("true");
+        change(&mut machine);
+        machine.refused()
+    };
+    let device = |machine: &mut Machine| drop(machine.bundle.mount("/dev/disk", "bind", "/dev/kmsg", &["bind"]));
+    assert_has!(refusal(&device), "character device of the host");
+    let node = |machine: &mut Machine| {
+        machine.bundle.push("/linux/devices", json!({ "path": "/dev/kmsg0", "type": "c", "major": 10, "minor": 232 }));
+    };
+    assert_has!(refusal(&node), "(10:232) is a device of the host");
+    let joined = |machine: &mut Machine| drop(machine.bundle.join("ipc", "/proc/self/ns/ipc"));
+    assert_has!(refusal(&joined), "the ipc namespace");
+    let host_network = |machine: &mut Machine| drop(machine.bundle.without_namespace("network"));
+    assert_has!(refusal(&host_network), "cannot have the host's network");
+    let hook = |machine: &mut Machine| {
+        machine.bundle.set("/hooks/createContainer", json!([{ "path": "/bin/true" }]));
+    };
+    assert_has!(refusal(&hook), "hooks.createcontainer");
+    let wall = |machine: &mut Machine| {
+        machine.bundle.set("/annotations", json!({ "org.hull.wall": "brick" }));
+    };
+    assert_has!(refusal(&wall), "the walls are");
+}
