@@ -85,10 +85,9 @@ pub fn translate(spec: &Spec, rootfs: Rootfs) -> Result<Translated> {
     {
         return Err(Error::new("hooks.createContainer: the program is the host's and the namespaces are the guest's: use createRuntime or startContainer"));
     }
-    if let Some(process) = &mut config.process {
-        if process.selinux_label.take().is_some() || process.apparmor_profile.take().is_some() {
-            crate::log::debug(|| "labels of the host's security modules mean nothing to the guest's kernel: left out");
-        }
+    let labels = config.process.as_mut().map(|process| (process.selinux_label.take(), process.apparmor_profile.take()));
+    if labels.is_some_and(|(selinux, apparmor)| selinux.is_some() || apparmor.is_some()) {
+        crate::log::debug(|| "labels of the host's security modules mean nothing to the guest's kernel: left out");
     }
     Ok(Translated { spec: Spec::rebuilt(config, spec.bundle().to_owned()), shares, network })
 }
