@@ -47,7 +47,9 @@ pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
     let (told, tell) = crate::namespaces::idmap::socket_pair()?;
     match process::clone(0, None).on("make", "the share server")? {
         Cloned::Child => {
-            drop(socket);
+            // The start's fifo and the maker's socket are among what the monitor holds: an end that two hold never ends.
+            let listening = std::os::fd::AsRawFd::as_raw_fd(&listener);
+            event::close_others(trees.iter().map(|(_, tree)| tree.0).chain([listening, tell.0]));
             let done = enter(&place, &trees).and_then(|roots| {
                 drop(trees);
                 let _ = crate::sys::socket::send(tell.0, b"ready");

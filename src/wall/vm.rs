@@ -93,7 +93,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
         monitor.tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
         work.group = Some(group);
     }
-    let child = start_monitor(&work, monitor)?;
+    let child = start_monitor(&work, monitor, &start)?;
     let pid = child.pid;
     work.child = Some(child);
     if by_systemd {
@@ -182,13 +182,15 @@ fn host_cgroup(job: &Job, host: &Facts, memory: u64) -> Result<cgroups::Plan> {
 }
 
 /// The monitor: born in the container's cgroup, hull's own child, as a container's first process is.
-fn start_monitor(work: &Work, monitor: Monitor) -> Result<Child> {
+fn start_monitor(work: &Work, monitor: Monitor, start: &Held) -> Result<Child> {
     let (sync, theirs) = crate::namespaces::idmap::socket_pair()?;
     let page = Page::new().on("make", "the report page")?;
     let cgroup = work.group.as_ref().and_then(Group::clone_fd).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
     match process::clone(0, cgroup).on("clone", "the container's monitor")? {
         Cloned::Child => {
             drop(sync);
+            // The maker's own: whoever waits for the start waits for the last of them to close.
+            file::close(start.0);
             vm::monitor::run(monitor, theirs, page)
         }
         Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd: Held(pidfd), sync, page }),

@@ -2,7 +2,7 @@
 
 use crate::support::machine::Machine;
 use crate::support::runtime::text;
-use crate::support::fixture;
+use crate::support::{fixture, leaks};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -14,7 +14,9 @@ tests![a_share_keeps_to_itself, a_read_only_root_leaves_the_bundle_as_it_was];
 /// Every file with its mode, owner and content, as one number.
 fn fingerprint(folder: &Path) -> String {
     let script = "find . -printf '%p %m %U %G %s %l\\n' | sort; find . -type f -exec sha256sum {} + | sort";
-    let output = Command::new("sh").args(["-c", script]).current_dir(folder).stdin(Stdio::null()).output().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped());
+    let output = leaks::spawn(&mut command).unwrap().wait_with_output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }

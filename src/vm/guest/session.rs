@@ -73,7 +73,8 @@ struct Session<'a> {
 /// The session's life.
 pub fn run(launch: Launch, link: &Held) -> ! {
     event::name_process(c"hull-session");
-    keep_only(&launch, link);
+    // The agent's other descriptors: a pipe's end that two hold never ends.
+    event::close_others(launch.stdio.iter().chain(&launch.console).chain([link]).map(|held| held.0));
     let slots = vec![-1; launch.task.slots as usize];
     let mut session = Session { launch, link, slots, held: Vec::new(), start: None, group: None, child: None };
     let last = match session.carry_out() {
@@ -86,18 +87,6 @@ pub fn run(launch: Launch, link: &Held) -> ! {
     }
     session.say(last);
     process::exit(0)
-}
-
-/// The agent's other descriptors are closed here: a pipe's end that two hold never ends.
-fn keep_only(launch: &Launch, link: &Held) {
-    let mut kept: Vec<i32> = launch.stdio.iter().chain(&launch.console).chain([link]).map(|held| held.0).collect();
-    kept.sort_unstable();
-    let mut from = 3;
-    for raw in kept {
-        let _ = file::close_range(from, raw - 1);
-        from = raw.max(from - 1) + 1;
-    }
-    let _ = file::close_range(from, i32::MAX);
 }
 
 impl Session<'_> {

@@ -2,7 +2,7 @@
 
 use super::bundle::Bundle;
 use super::runtime::{Container, Output, finish};
-use super::{fixture, harness};
+use super::{fixture, harness, leaks};
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -25,7 +25,9 @@ fn kernel() -> PathBuf {
         harness::skip("QEMU is not installed".to_owned());
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/prepare");
-    let output = Command::new(script).stdin(Stdio::null()).output().unwrap();
+    let mut command = Command::new(script);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = leaks::spawn(&mut command).unwrap().wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let folder = text.split_whitespace().find_map(|word| word.strip_prefix("kernel="));
     let image = folder.and_then(|folder| {
