@@ -189,20 +189,22 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
 
 /// The same behind the second wall.
 fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Options, crate::vm::Options), console: Option<Held>) -> Result<(Container, Made)> {
-    if options.preserve_fds > 0 || options.layers.is_some() || options.network.options != crate::net::Asked::default().options {
-        return Err(Error::new("--preserve-fds, layers and networks of hull's cannot cross into a virtual machine"));
+    if options.preserve_fds > 0 || options.layers.is_some() {
+        return Err(Error::new("--preserve-fds and layers cannot cross into a virtual machine"));
     }
+    let (spec, network) = options.network.apply(store, id, spec)?;
     keep_from_hooks(0);
     let lock = store.make(id)?;
     let folder = store.folder(id);
-    let mut record = blank_record(id, spec, Facts::probe(spec)?, options);
+    let mut record = blank_record(id, &spec, Facts::probe(&spec)?, options);
     let mut write = |pid: i32, cgroup, outcomes, machine| {
         record.vm = machine;
         fill_record(&mut record, pid, cgroup, outcomes)?;
         store.write(&record)
     };
-    let mut job = wall::vm::Job { store, id, folder: &folder, spec, options, machine, console, record: &mut write };
-    let result = wall::vm::carry_out(&mut job).and_then(|made| {
+    let prepared = network.as_ref().map_or(Ok(()), |setup| crate::net::names::prepare(&folder, setup));
+    let mut job = wall::vm::Job { store, id, folder: &folder, spec: &spec, options, network: network.as_ref(), machine, console, record: &mut write };
+    let result = prepared.and_then(|()| wall::vm::carry_out(&mut job)).and_then(|made| {
         let container = Container { record, store: store.clone() };
         match announce(&container, &made.child.pidfd, options) {
             Ok(()) => Ok((container, made)),

@@ -124,12 +124,13 @@ fn bucket(index: u32, rate: u64, burst: u32, what: String) -> Request {
     request(message(index, ROOT, 0x0001_0000, "tbf", options), false, what)
 }
 
-fn ingress(index: u32, what: String) -> Request {
+/// What arrives on a link can be looked at.
+pub fn ingress(index: u32, what: String) -> Request {
     request(message(index, 0xffff_fff1, INGRESS, "ingress", Vec::new()), false, what)
 }
 
 /// A u32 filter that every packet matches, with the action to go on through another device.
-fn redirect(index: u32, target: u32, what: String) -> Request {
+pub fn redirect(index: u32, target: u32, what: String) -> Request {
     // struct tc_u32_sel with one key: flags TERMINAL, nkeys 1, and a key with an empty mask.
     let mut selector = vec![1_u8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     selector.extend([0_u8; 16]);

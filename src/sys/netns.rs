@@ -90,3 +90,26 @@ pub fn bind_packet(socket: i32, index: u32) -> Sys<()> {
     // Valid: the structure and its size.
     call!(libc::SYS_bind, socket, &raw const address, size_of::<libc::sockaddr_ll>()).map(drop)
 }
+
+/// Makes a tap of a name in the caller's network namespace (Documentation/networking/tuntap.rst): frames with the header of virtio-net,
+/// gone with its last descriptor.
+///
+/// # Errors
+/// The kernel's: it may lack tun; EPERM without CAP_NET_ADMIN.
+pub fn open_tap(name: &str) -> Sys<i32> {
+    const TUNSETIFF: u64 = 0x4004_54ca;
+    const TAP_NO_PI_VNET_HDR: u16 = 0x0002 | 0x1000 | 0x4000;
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        flags: u16,
+        pad: [u8; 22],
+    }
+    let mut request = Request { name: [0; 16], flags: TAP_NO_PI_VNET_HDR, pad: [0; 22] };
+    let length = name.len().min(15);
+    request.name[..length].copy_from_slice(&name.as_bytes()[..length]);
+    let tun = crate::init::Held(super::file::openat(libc::AT_FDCWD, c"/dev/net/tun", libc::O_RDWR, 0)?);
+    // Valid: the structure has the size of `struct ifreq`.
+    super::call!(libc::SYS_ioctl, tun.0, TUNSETIFF, &raw mut request)?;
+    Ok(tun.keep())
+}

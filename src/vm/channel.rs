@@ -75,6 +75,8 @@ impl Channel {
             match file::write(self.fd.0, &self.out[self.sent..]) {
                 Ok(count) => self.sent += count,
                 Err(Errno::EAGAIN) => break,
+                // The other end is gone, which is told by its reading's end, after what it said last.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => self.sent = self.out.len(),
                 Err(errno) => return Err(Error::sys("write to", "the channel", errno)),
             }
         }
@@ -95,7 +97,7 @@ impl Channel {
     pub fn fill(&mut self) -> Result<bool> {
         let mut buffer = [0_u8; 65536];
         match file::read(self.fd.0, &mut buffer) {
-            Ok(0) => Ok(false),
+            Ok(0) | Err(Errno::ECONNRESET) => Ok(false),
             Ok(count) => {
                 self.parser.push(&buffer[..count]);
                 Ok(true)

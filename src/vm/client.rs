@@ -45,6 +45,8 @@ pub enum Request {
 /// What a process of hull's that stands for a program tells the one that made it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum News {
+    /// It is in its network namespace; a byte is the answer, once the interfaces are there.
+    Placed,
     /// The wall's hooks are to run; a byte is the answer.
     Hooks,
     /// It is made; what its policies decided, and what its kernel can do. A byte is the answer: it outlives its maker from there on.

@@ -20,6 +20,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod message;
 pub mod monitor;
+pub mod network;
 pub mod proxy;
 pub mod qemu;
 pub mod qmp;

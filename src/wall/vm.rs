@@ -21,7 +21,7 @@ use crate::vm::{self, Engine, initramfs, kernel, translate};
 use crate::wall::{Made, START_FIFO};
 use crate::{Context, Error, Result};
 use std::os::fd::IntoRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a guest may take to stand before its program, in seconds: emulation on a busy machine is slow.
@@ -39,6 +39,8 @@ pub struct Job<'a> {
     pub spec: &'a Spec,
     /// What create was asked.
     pub options: &'a Options,
+    /// The networks of hull's that it is put on.
+    pub network: Option<&'a crate::net::Setup>,
     /// What was asked of the machine.
     pub machine: vm::Options,
     /// The socket that takes the terminal.
@@ -48,8 +50,8 @@ pub struct Job<'a> {
 }
 
 /// What is made, so that it can be undone.
-#[derive(Default)]
 struct Work {
+    folder: PathBuf,
     group: Option<Group>,
     child: Option<Child>,
     done: bool,
@@ -64,6 +66,7 @@ impl Drop for Work {
             let _ = process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
             let _ = process::wait(child.pidfd.0, false);
         }
+        let _ = crate::net::release(&self.folder);
         if let Some(group) = &mut self.group {
             let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
             let _ = group.remove();
@@ -82,7 +85,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
     let host = Facts::probe(job.spec)?;
     let (monitor, start, inside) = prepare(job)?;
     let (accelerator, memory, cpus, release) = (monitor.accelerator, monitor.memory, monitor.cpus, monitor.kernel.release.clone());
-    let mut work = Work::default();
+    let mut work = Work { folder: job.folder.to_owned(), group: None, child: None, done: false };
     let by_systemd = job.options.systemd_cgroup;
     let plan = host_cgroup(job, &host, memory)?;
     (job.record)(0, Some(plan.record()), Vec::new(), None)?;
@@ -152,6 +155,7 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
         tasks: Vec::new(),
         console: job.console.take(),
         facts: None,
+        interfaces: Vec::new(),
         sessions: 0,
     };
     Ok((monitor, start, plan))
@@ -202,6 +206,12 @@ fn attend(job: &Job, work: &Work) -> Result<(Vec<Decided>, Facts)> {
     let child = work.child.as_ref().ok_or_else(|| Error::new("there is no monitor"))?;
     loop {
         match client::receive::<News>(&child.sync)? {
+            Some((News::Placed, _)) => {
+                if let Some(setup) = job.network {
+                    crate::net::attach(setup, job.id, &crate::net::Namespace::of_process(child.pid)?, child.pid, job.folder)?;
+                }
+                socket::send(child.sync.0, b"p").on("speak to", "the container's monitor")?;
+            }
             Some((News::Hooks, _)) => {
                 run_hooks(job, child.pid)?;
                 socket::send(child.sync.0, b"h").on("speak to", "the container's monitor")?;

@@ -39,6 +39,7 @@ fn the_life_of_a_container_in_a_machine() {
     let volume = fixture::new_dir("volume");
     machine.bundle.mount("/dir", "bind", volume.to_str().unwrap(), &["rbind"]);
     machine.bundle.set("/linux/resources/memory", json!({ "limit": 200 << 20 }));
+    machine.bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"]);
     let pid_file = volume.join("pid");
     let container = machine.create(&["--pid-file", pid_file.to_str().unwrap()]);
     assert_eq!(container.status(), "created");
@@ -117,7 +118,7 @@ fn a_terminal_in_a_machine() {
     let container = machine.create(&["--console-socket", socket.path.to_str().unwrap()]);
     let mut terminal = socket.terminal();
     container.start();
-    assert_has!(terminal.read_until("30 90"), "/dev/console");
+    assert_has!(terminal.read_until("30 90"), "/dev/pts/0");
     rustix::termios::tcsetwinsize(&terminal.0, rustix::termios::Winsize { ws_row: 50, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     terminal.write("hello\r");
     terminal.read_until("got hello");

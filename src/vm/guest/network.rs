@@ -1,13 +1,79 @@
-//! The guest's network interfaces: found by their hardware addresses, named, addressed and brought up.
+//! The guest's network interfaces: found by their hardware addresses, named, addressed, brought up and given their routes.
 
-use crate::Result;
+use crate::net::address::{self, Prefix};
+use crate::net::link::{self, mac_text};
+use crate::net::netlink::{Link, Request, Socket};
 use crate::vm::message::Interface;
+use crate::{Error, Result};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::net::IpAddr;
+use std::time::Duration;
 
 /// Sets one interface up.
 ///
 /// # Errors
-/// It is not there; the kernel refuses a value.
+/// It does not come; the kernel refuses a value.
 pub fn set_up(interface: &Interface) -> Result<()> {
-    let _ = interface;
-    Err(crate::Error::new("the guest has no network yet"))
+    let mut here = Socket::here()?;
+    let device = find(&mut here, &interface.hardware)?;
+    let name = &interface.name;
+    let mut requests = vec![named(&device, interface)];
+    for text in &interface.addresses {
+        let prefix: Prefix = text.parse().map_err(Error::new)?;
+        requests.push(address::add(device.index, prefix, format!("give {name} the address {text}")));
+    }
+    requests.push(link::set_up(device.index, true, format!("bring up {name}")));
+    for (destination, gateway) in &interface.routes {
+        requests.push(route(device.index, destination, gateway.as_deref())?);
+    }
+    here.carry_out(&requests)
+}
+
+/// The driver may bring it a moment later.
+fn find(here: &mut Socket, hardware: &str) -> Result<Link> {
+    for _ in 0..1000 {
+        if let Some(link) = here.links()?.into_iter().find(|link| mac_text(&link.mac) == hardware) {
+            return Ok(link);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(Error::new(format!("the machine has no network interface {hardware}")))
+}
+
+fn named(device: &Link, interface: &Interface) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = device.index;
+    if device.name != interface.name {
+        message.attributes.push(LinkAttribute::IfName(interface.name.clone()));
+    }
+    message.attributes.push(LinkAttribute::Mtu(interface.mtu));
+    Request { message: RouteNetlinkMessage::NewLink(message), flags: 0, what: format!("name {}", interface.name) }
+}
+
+fn route(index: u32, destination: &str, gateway: Option<&str>) -> Result<Request> {
+    let prefix: Prefix = destination.parse().map_err(Error::new)?;
+    let of = |address: IpAddr| match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    };
+    let mut message = RouteMessage::default();
+    message.header.address_family = if prefix.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = prefix.length;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    message.attributes.push(RouteAttribute::Oif(index));
+    if prefix.length > 0 {
+        message.attributes.push(RouteAttribute::Destination(of(prefix.address)));
+    }
+    if let Some(gateway) = gateway {
+        let gateway: IpAddr = gateway.parse().map_err(|_| Error::new(format!("{gateway} is no address")))?;
+        message.attributes.push(RouteAttribute::Gateway(of(gateway)));
+    }
+    let what = format!("route {destination} by {}", gateway.unwrap_or("the link"));
+    Ok(Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_REPLACE, what })
 }

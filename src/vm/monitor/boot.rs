@@ -9,11 +9,11 @@ use crate::sys::page::Page;
 use crate::sys::{event, file, ids, process};
 use crate::vm::channel::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::vm::choice::Options;
-use crate::vm::client;
-use crate::vm::engine::{Accelerator, Boot, Machine};
+use crate::vm::client::{self, News};
+use crate::vm::engine::{Accelerator, Boot, Machine, Tap};
 use crate::vm::frame::Kind;
 use crate::vm::kernel::Kernel;
-use crate::vm::message::PROGRAM;
+use crate::vm::message::{Interface, PROGRAM};
 use crate::vm::share;
 use crate::vm::stdio::{self, Ends, Stdio};
 use crate::vm::translate::{Network, Share};
@@ -64,6 +64,8 @@ pub struct Job {
     pub timeout: Duration,
     /// What the guest's kernel can do, once it has said so.
     pub facts: Option<crate::facts::Facts>,
+    /// What the guest has of the network.
+    pub interfaces: Vec<Interface>,
     /// The last session's number.
     pub sessions: u32,
 }
@@ -78,7 +80,7 @@ impl Job {
 
 impl Monitor {
     pub(super) fn boot(mut job: Job, maker: Held, page: Page) -> Result<Self, (Error, Held)> {
-        match Self::try_boot(&mut job) {
+        match Self::try_boot(&mut job, &maker) {
             Ok(parts) => {
                 let Parts { machine, share, channel, streams, stdio, signals, console, listener, nonce } = parts;
                 let deadline = Instant::now() + job.timeout;
@@ -114,7 +116,7 @@ impl Monitor {
         }
     }
 
-    fn try_boot(job: &mut Job) -> Result<Parts> {
+    fn try_boot(job: &mut Job, maker: &Held) -> Result<Parts> {
         event::name_process(c"hull-vm");
         let _ = process::setsid();
         ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
@@ -123,6 +125,7 @@ impl Monitor {
             file::write(tasks.0, b"0").on("join", "the cgroup")?;
         }
         enter_network(&job.network)?;
+        let taps = interfaces(job, maker)?;
         let own = stdio::own()?;
         let share = if job.shares.is_empty() { None } else { Some(share::start(&job.folder, &job.shares)?) };
         let (mut stdio, ends) = match job.console.take() {
@@ -145,7 +148,7 @@ impl Monitor {
             cpus: job.cpus,
             share: share_socket,
             image: job.image.clone(),
-            taps: Vec::new(),
+            taps,
         };
         let (machine, channel, console) = Machine::boot(boot)?;
         let listener = client::listen(&job.folder)?;
@@ -198,6 +201,18 @@ fn nonce() -> Result<[u8; 16]> {
     let mut nonce = [0_u8; 16];
     std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce)).on("read", "/dev/urandom")?;
     Ok(nonce)
+}
+
+/// The interfaces of the namespace, those that hull's own networks put there among them.
+fn interfaces(job: &mut Job, maker: &Held) -> Result<Vec<Tap>> {
+    client::send(maker, &News::Placed, &[])?;
+    let mut byte = [0_u8; 1];
+    if crate::sys::socket::recv(maker.0, &mut byte) != Ok(1) {
+        return Err(Error::new("hull itself went away"));
+    }
+    let (taps, interfaces) = crate::vm::network::carry_in()?.into_iter().unzip();
+    job.interfaces = interfaces;
+    Ok(taps)
 }
 
 /// The container's network namespace on the host's side: the one that is given, or a new one.

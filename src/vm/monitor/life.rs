@@ -60,7 +60,7 @@ impl Monitor {
             share: (!self.job.shares.is_empty()).then(|| share::TAG.to_owned()),
             image: self.job.image.is_some().then(|| ("/dev/vda".to_owned(), "erofs".to_owned(), true)),
             clock: now(),
-            interfaces: Vec::new(),
+            interfaces: self.job.interfaces.clone(),
         };
         self.stage = Stage::SettingUp;
         self.asked_guest.push_back(0);
@@ -183,6 +183,9 @@ impl super::Job {
     /// What the guest's kernel needs beyond the channel and the share.
     fn modules(&self) -> Vec<String> {
         let mut modules = Vec::new();
+        if !self.interfaces.is_empty() {
+            modules.push("virtio_net");
+        }
         if self.image.is_some() {
             modules.extend(["virtio_blk", "erofs"]);
         }

@@ -272,7 +272,9 @@ impl Monitor {
         let tail: Vec<u8> = self.tail.iter().copied().collect();
         let tail = String::from_utf8_lossy(&tail);
         let lines: Vec<&str> = tail.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        let tail = lines[lines.len().saturating_sub(12)..].join(" | ");
+        // From the panic's own words on, where there are any.
+        let from = lines.iter().position(|line| line.contains("Kernel panic")).unwrap_or(lines.len().saturating_sub(12));
+        let tail = lines[from..].iter().take(24).copied().collect::<Vec<_>>().join(" | ");
         let mut text = error.to_string();
         for (name, part) in [("QEMU", said), ("its console", tail)] {
             if !part.is_empty() && error.status().is_none() {
