@@ -63,7 +63,7 @@ impl Container {
 
     /// Another program in the guest. The process that is answered stands for it.
     pub(super) fn exec_in_machine(&self, machine: &Record, process: &Process, options: &Options, console: Option<Held>) -> Result<Child> {
-        if options.preserve_fds > 0 || options.cgroup.is_some() {
+        if options.preserve_fds > 0 || !options.cgroup.is_empty() {
             return Err(Error::new("--preserve-fds and --cgroup cannot cross into a virtual machine"));
         }
         let guest_kinds = |kind: Kind| kind != Kind::Network && self.record.spec.namespace(kind).is_some();

@@ -248,7 +248,8 @@ pub fn facts(spec: &Spec, guest: Option<(u8, &Tree)>) -> Facts {
         permitted: all,
         bounding: all,
         last_capability,
-        ignored_signals: 0,
+        // The guest's first process ignores it, and its programs must not.
+        ignored_signals: 1 << (libc::SIGPIPE - 1),
         cgroups,
         joined: Vec::new(),
         id_helpers: None,

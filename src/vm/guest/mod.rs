@@ -27,6 +27,8 @@ pub fn is_first() -> bool {
 
 /// The guest's life. What goes wrong is said on the console, and ends the machine.
 pub fn main() -> ! {
+    // Whoever reads a program's stdin may be gone.
+    crate::sys::process::ignore_broken_pipes();
     if let Err(error) = live() {
         let _ = fs::write("/dev/kmsg", format!("<2>hull: {error}\n"));
         eprintln!("hull: guest: {error}");
