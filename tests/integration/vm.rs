@@ -39,7 +39,7 @@ fn the_life_of_a_container_in_a_machine() {
     let volume = fixture::new_dir("volume");
     machine.bundle.mount("/dir", "bind", volume.to_str().unwrap(), &["rbind"]);
     machine.bundle.set("/linux/resources/memory", json!({ "limit": 200 << 20 }));
-    machine.bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"]);
+    machine.bundle.push("/linux/namespaces", json!({ "type": "cgroup" }));
     let pid_file = volume.join("pid");
     let container = machine.create(&["--pid-file", pid_file.to_str().unwrap()]);
     assert_eq!(container.status(), "created");
