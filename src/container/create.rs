@@ -203,7 +203,7 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
         store.write(&record)
     };
     let prepared = network.as_ref().map_or(Ok(()), |setup| crate::net::names::prepare(&folder, setup));
-    let mut job = wall::vm::Job { store, id, folder: &folder, spec: &spec, options, network: network.as_ref(), machine, console, record: &mut write };
+    let mut job = wall::vm::Job { store, lock: &lock, id, folder: &folder, spec: &spec, options, network: network.as_ref(), machine, console, record: &mut write };
     let result = prepared.and_then(|()| wall::vm::carry_out(&mut job)).and_then(|made| {
         let container = Container { record, store: store.clone() };
         match announce(&container, &made.child.pidfd, options) {

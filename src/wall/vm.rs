@@ -31,6 +31,8 @@ const BOOT: u64 = 120;
 pub struct Job<'a> {
     /// The containers' store.
     pub store: &'a Store,
+    /// The lock on the container's folder.
+    pub lock: &'a crate::state::Lock,
     /// The container's id.
     pub id: &'a str,
     /// The container's folder.
@@ -96,7 +98,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
         monitor.tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
         work.group = Some(group);
     }
-    let child = start_monitor(&work, monitor, &start)?;
+    let child = start_monitor(job, &work, monitor, &start)?;
     let pid = child.pid;
     work.child = Some(child);
     if by_systemd {
@@ -186,15 +188,16 @@ fn host_cgroup(job: &Job, host: &Facts, memory: u64) -> Result<cgroups::Plan> {
 }
 
 /// The monitor: born in the container's cgroup, hull's own child, as a container's first process is.
-fn start_monitor(work: &Work, monitor: Monitor, start: &Held) -> Result<Child> {
+fn start_monitor(job: &Job, work: &Work, monitor: Monitor, start: &Held) -> Result<Child> {
     let (sync, theirs) = crate::namespaces::idmap::socket_pair()?;
     let page = Page::new().on("make", "the report page")?;
     let cgroup = work.group.as_ref().and_then(Group::clone_fd).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
     match process::clone(0, cgroup).on("clone", "the container's monitor")? {
         Cloned::Child => {
             drop(sync);
-            // The maker's own: whoever waits for the start waits for the last of them to close.
+            // The maker's own: whoever waits for the start, or for the lock, waits for the last of them to close.
             file::close(start.0);
+            job.lock.leave_to_parent();
             vm::monitor::run(monitor, theirs, page)
         }
         Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd: Held(pidfd), sync, page }),
