@@ -1,6 +1,6 @@
 //! Options of the second wall.
 
-use crate::vm::{Engine, Options, Rootfs};
+use crate::vm::{Engine, Options};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -22,9 +22,6 @@ pub struct Machine {
     /// The guest's processors [default: what the CPU quota can use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255), help_heading = "Virtual machine")]
     vm_cpus: Option<u32>,
-    /// How the guest gets the root file system [default: share]
-    #[arg(long, value_name = "HOW", help_heading = "Virtual machine")]
-    vm_rootfs: Option<WhichRootfs>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -35,14 +32,6 @@ enum WhichEngine {
     Qemu,
     /// KVM where it can run a kernel
     Auto,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum WhichRootfs {
-    /// Changes reach the bundle
-    Share,
-    /// Changes stay in the guest
-    Image,
 }
 
 /// A number of bytes with a letter.
@@ -68,10 +57,6 @@ impl Machine {
             WhichEngine::Qemu => Engine::Qemu,
             WhichEngine::Auto => Engine::Auto,
         });
-        let rootfs = self.vm_rootfs.map_or(Rootfs::Share, |rootfs| match rootfs {
-            WhichRootfs::Share => Rootfs::Share,
-            WhichRootfs::Image => Rootfs::Image,
-        });
-        Options { on: self.vm, kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, rootfs, ..Options::default() }
+        Options { on: self.vm, kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, ..Options::default() }
     }
 }

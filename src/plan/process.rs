@@ -99,7 +99,10 @@ pub fn rlimit_step(limit: rlimits::Limit) -> Step {
 /// Labels, privileges, ids and capabilities.
 pub fn identity(draft: &mut Draft, world: &World) -> Result<()> {
     let Some(process) = &draft.spec.config().process else {
-        // runtime.md, Start: only start needs a process. Without one the container is made, and its start is its end.
+        // runtime.md, Start: only start needs a process. Without one the container is made, and its start is its end. What its maker has
+        // open, the lock on the container among it, it must not hold all the same.
+        let first = 3 + u64::from(draft.request.preserve_fds);
+        draft.inside(set(Attribute::Descriptors, first), "[descriptors]");
         for kind in [Barrier::Ready, Barrier::Recorded] {
             draft.inside(Step::Barrier { kind }, "[barrier]");
         }

@@ -22,17 +22,6 @@ pub enum Engine {
     Qemu,
 }
 
-/// How the guest gets the root file system.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rootfs {
-    /// Shared: changes reach the bundle.
-    #[default]
-    Share,
-    /// As a read-only image, with changes in the guest's memory.
-    Image,
-}
-
 /// What was asked of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -49,8 +38,6 @@ pub struct Options {
     pub memory: Option<u64>,
     /// Processors.
     pub cpus: Option<u32>,
-    /// The root file system.
-    pub rootfs: Rootfs,
     /// How long a guest may take to its first word, in seconds.
     pub boot_timeout: Option<u64>,
     /// The machine monitor's program.

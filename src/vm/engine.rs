@@ -8,7 +8,7 @@ use super::kernel::Kernel;
 use super::qemu;
 use crate::Result;
 use crate::init::Held;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How instructions are carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,6 @@ pub struct Boot<'a> {
     pub cpus: u32,
     /// The share server's socket.
     pub share: Option<Held>,
-    /// An image with the root file system, read-only.
-    pub image: Option<PathBuf>,
     /// Network interfaces.
     pub taps: Vec<Tap>,
 }

@@ -48,8 +48,6 @@ pub struct Setup {
     pub modules: Vec<String>,
     /// The share's tag: it is mounted on [`SHARE`].
     pub share: Option<String>,
-    /// An image with the root file system: (device, file system, read-only); it is mounted on [`IMAGE`].
-    pub image: Option<(String, String, bool)>,
     /// Nanoseconds since 1970.
     pub clock: u64,
     /// Network interfaces.
@@ -73,8 +71,6 @@ pub struct Interface {
 
 /// Where the guest has the share.
 pub const SHARE: &str = "/run/hull/share";
-/// Where the guest has a root file system from an image.
-pub const IMAGE: &str = "/run/hull/image";
 
 /// A step of the wall that the guest's side carries out, in the plan's own terms.
 #[derive(Clone, Debug, Serialize, Deserialize)]

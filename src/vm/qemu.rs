@@ -136,9 +136,6 @@ fn command_line(boot: &Boot, program: &Path, [channel, monitor, console]: [i32; 
     if let Some(share) = &boot.share {
         add(&format!("-chardev socket,id=share,fd={} -device vhost-user-fs-pci,chardev=share,tag={}", share.0, super::share::TAG));
     }
-    if boot.image.is_some() {
-        add("-drive if=none,id=root,file=/image,format=raw,readonly=on -device virtio-blk-pci,drive=root");
-    }
     for (index, tap) in boot.taps.iter().enumerate() {
         add(&format!("-netdev tap,id=net{index},fd={} -device virtio-net-pci,netdev=net{index},mac={},romfile=", tap.fd.0, tap.hardware));
     }
@@ -158,7 +155,6 @@ fn config(boot: &Boot, args: &[String], group: u32) -> Value {
         read_only("/kernel", &boot.kernel.image),
         read_only("/initramfs", boot.initramfs),
     ];
-    mounts.extend(boot.image.iter().map(|image| read_only("/image", image)));
     for folder in ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/alternatives"] {
         if Path::new(folder).exists() {
             mounts.push(read_only(folder, Path::new(folder)));

@@ -145,7 +145,7 @@ mod serve {
 
     pub fn serve(_: UnixListener, roots: Roots) -> Result<()> {
         drop((roots.descriptors, roots.mounts));
-        Err(Error::new("this hull was built without the feature \"share\": use --vm-rootfs image"))
+        Err(Error::new("this hull was built without the feature \"share\""))
     }
 }
 

@@ -1,7 +1,6 @@
 //! From the bundle's config to the guest's: what is the host's becomes a share, and what cannot cross is an error.
 
-use super::choice::Rootfs;
-use super::message::{IMAGE, SHARE};
+use super::message::SHARE;
 use crate::facts::Facts;
 use crate::plan::outside::IdMap;
 use crate::spec::Spec;
@@ -64,16 +63,12 @@ pub struct Translated {
 ///
 /// # Errors
 /// What cannot cross, naming the field.
-pub fn translate(spec: &Spec, rootfs: Rootfs) -> Result<Translated> {
+pub fn translate(spec: &Spec) -> Result<Translated> {
     let mut config = spec.config().clone();
     let mut shares = Vec::new();
     let root = config.root.get_or_insert_default();
-    if rootfs == Rootfs::Share {
-        shares.push(Share { path: spec.rootfs(), name: "root".into(), recursive: true, link: false, read_only: root.readonly && !makes_targets(spec), id_map: None });
-        root.path = format!("{SHARE}/root");
-    } else {
-        root.path = IMAGE.into();
-    }
+    shares.push(Share { path: spec.rootfs(), name: "root".into(), recursive: true, link: false, read_only: root.readonly && !makes_targets(spec), id_map: None });
+    root.path = format!("{SHARE}/root");
     for (index, mount) in config.mounts.iter_mut().enumerate() {
         translate_mount(spec, mount, index, &mut shares).map_err(|error| error.within(format!("mounts[{index}]")))?;
     }

@@ -124,7 +124,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
 /// All that can fail without a machine, before there is one.
 fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     let machine = job.machine.clone();
-    let translated = translate::translate(job.spec, machine.rootfs)?;
+    let translated = translate::translate(job.spec)?;
     let facts = translate::facts(&translated.spec, None);
     let create = Options { systemd_cgroup: false, ..job.options.for_guest() };
     let request = crate::container::create::request(job.store, &translated.spec, &facts, job.id, &create)?;
@@ -151,7 +151,6 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
         kernel,
         initramfs,
         shares: translated.shares,
-        image: None,
         network: translated.network,
         start: open()?,
         tasks: Vec::new(),

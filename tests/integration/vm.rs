@@ -1,6 +1,7 @@
 //! The second wall: the same commands on a container in a machine of its own. One boot serves as much as it can: under emulation it takes
 //! some seconds.
 
+use crate::net_world::{HOST, World, eventually, reaches, rules, start};
 use crate::support::console::FdSocket;
 use crate::support::machine::Machine;
 use crate::support::runtime::{finish, text, until};
@@ -17,6 +18,7 @@ tests![
     the_channel_under_load,
     a_guest_that_dies_is_an_error_with_its_console,
     what_cannot_cross_is_refused,
+    a_machine_has_its_address_and_ports,
 ];
 
 fn sum(path: &std::path::Path) -> String {
@@ -197,4 +199,31 @@ fn what_cannot_cross_is_refused() {
         machine.bundle.set("/annotations", json!({ "org.hull.wall": "brick" }));
     };
     assert_has!(refusal(&wall), "the walls are");
+}
+
+fn a_machine_has_its_address_and_ports() {
+    only_hull!("the second wall");
+    let mut world = None;
+    let machine = Machine::of(|| {
+        let made = World::new();
+        let server = made.server();
+        world = Some(made);
+        server
+    });
+    let (w, id) = (world.unwrap(), machine.bundle.id.clone());
+    let container = machine.create(&["--network", "default", "--publish", "8080:80"]);
+    container.start();
+    let neighbour = w.bundle("sleep 1000");
+    let n = start(&neighbour, &["--network", "default"]);
+    for address in w.addresses("default", &id) {
+        assert_eq!(&eventually(&format!("neighbour, {address}"), || reaches(&n, &address, 80)), &id);
+    }
+    assert_eq!(&eventually("neighbour, by name", || reaches(&n, &id, 80)), &id);
+    assert_eq!(&eventually("outside", || w.outside_reaches(HOST[0], 8080)), &id);
+    let shown = container.exec(&["ip", "addr", "show", "eth0"]).success().stdout;
+    assert!(w.addresses("default", &id).iter().all(|address| shown.contains(address.as_str())), "{shown}");
+    container.kill("KILL").success();
+    container.wait_for("stopped");
+    drop((container, n));
+    assert_eq!(rules(), "");
 }

@@ -11,7 +11,7 @@ use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, socket};
 use crate::vm::channel::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::vm::frame::{Frame, Kind};
-use crate::vm::message::{FromGuest, IMAGE, MACHINE, Outer, PROGRAM, Process, SHARE, Setup, Task, ToGuest};
+use crate::vm::message::{FromGuest, MACHINE, Outer, PROGRAM, Process, SHARE, Setup, Task, ToGuest};
 use crate::{Context, Error, Result};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -188,12 +188,6 @@ impl Agent {
             std::fs::create_dir_all(SHARE).on("make", SHARE)?;
             let c = |text: &str| std::ffi::CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"));
             crate::sys::mount::mount(&c(tag)?, &c(SHARE)?, c"virtiofs", 0, c"").on("mount share", tag)?;
-        }
-        if let Some((device, kind, read_only)) = &setup.image {
-            std::fs::create_dir_all(IMAGE).on("make", IMAGE)?;
-            let c = |text: &str| std::ffi::CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"));
-            let flags = if *read_only { libc::MS_RDONLY } else { 0 };
-            crate::sys::mount::mount(&c(device)?, &c(IMAGE)?, &c(kind)?, flags, c"").on("mount image", device)?;
         }
         setup.interfaces.iter().try_for_each(network::set_up)?;
         // What a container mounts is its own file system; the machine has one of each to begin with.

@@ -50,8 +50,6 @@ pub struct Job {
     pub cpus: u32,
     /// What the guest sees of the host.
     pub shares: Vec<Share>,
-    /// The root file system as an image.
-    pub image: Option<PathBuf>,
     /// The host's part of the network.
     pub network: Network,
     /// The fifo of start.
@@ -147,7 +145,6 @@ impl Monitor {
             memory: job.memory,
             cpus: job.cpus,
             share: share_socket,
-            image: job.image.clone(),
             taps,
         };
         let (machine, channel, console) = Machine::boot(boot)?;

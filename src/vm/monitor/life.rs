@@ -58,7 +58,6 @@ impl Monitor {
         let setup = Setup {
             modules: self.job.modules(),
             share: (!self.job.shares.is_empty()).then(|| share::TAG.to_owned()),
-            image: self.job.image.is_some().then(|| ("/dev/vda".to_owned(), "erofs".to_owned(), true)),
             clock: now(),
             interfaces: self.job.interfaces.clone(),
         };
@@ -186,10 +185,7 @@ impl super::Job {
         if !self.interfaces.is_empty() {
             modules.push("virtio_net");
         }
-        if self.image.is_some() {
-            modules.extend(["virtio_blk", "erofs"]);
-        }
-        if self.image.is_some() || self.create.layers.is_some() {
+        if self.create.layers.is_some() {
             modules.push("overlay");
         }
         modules.into_iter().map(str::to_owned).collect()

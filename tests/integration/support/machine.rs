@@ -40,10 +40,15 @@ fn kernel() -> PathBuf {
 impl Machine {
     /// A bundle whose program is a script, and its turn: machines run one at a time.
     pub fn sh(script: &str) -> Self {
+        Self::of(|| Bundle::sh(script))
+    }
+
+    /// A bundle that is made once the kernel is there, which may take the machine's own network.
+    pub fn of(make: impl FnOnce() -> Bundle) -> Self {
         let kernel = kernel();
         let turn = File::create(fixture::suite_scratch().join("machine.lock")).unwrap();
         rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        Self { bundle: Bundle::sh(script), kernel, _turn: turn }
+        Self { bundle: make(), kernel, _turn: turn }
     }
 
     fn flags(&self) -> [String; 3] {
