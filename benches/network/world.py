@@ -8,15 +8,18 @@ import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, os.path.join(HERE, ".."))
+from harness import machine  # pylint: disable=wrong-import-position
 HULL = os.path.join(HERE, "../../target/x86_64-unknown-linux-gnu/release/hull")
 HOST, OUTSIDE = "198.51.100.1", "198.51.100.2"
 
 
 def enter():
-    """Starts the program again in network and mount namespaces of its own."""
+    """Starts the program again in network and mount namespaces of its own; a signal ends it by an exception, so that it cleans up."""
     if os.environ.get("HULL_BENCH_NETWORK") != "inside":
         os.environ["HULL_BENCH_NETWORK"] = "inside"
         os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+    machine.end_on_signals()
     shell("mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up")
 
 
