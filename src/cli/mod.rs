@@ -46,6 +46,8 @@ use std::path::PathBuf;
 /// Run programs in containers: one bundle, behind the wall of your choice.
 #[derive(Parser)]
 #[command(name = "hull", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
+// Podman gives `--leave-running` twice, and for runc the last of a repeated option counts.
+#[command(args_override_self = true)]
 #[command(after_help = "A bundle is a folder with a config.json and a root file system (OCI runtime spec 1.x).")]
 pub struct Cli {
     #[command(flatten)]

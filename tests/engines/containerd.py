@@ -6,8 +6,9 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import checkpoints
 import image
-from drill import Drills, Skip, expect, phrases
+from drill import Drills, expect, phrases
 from session import RESIZING, alive, load, processes
 
 drills = Drills()
@@ -498,15 +499,47 @@ def restarted(e):
     return [ran.code, ended]  # ctr may lose the first output behind a restart, with any runtime
 
 
-@drills("checkpoint")
+def counted(e, name):
+    """The number that a container of COUNTING has reached."""
+    return int(e.exec(name, "/bin/cat", "/tmp/count").out.strip() or 0)
+
+
+@drills("checkpoint: into a folder, the container runs on or ends; its images are whole")
 def checkpoint(e):
-    check = e.s.run("criu", "check") if Path("/usr/sbin/criu").exists() else None
-    if check is None or check.code != 0:
-        raise Skip("criu does not work here: " + (check.err.splitlines() or ["?"])[0] if check else "criu is not installed")
-    pid = e.launch("cp", "/bin/sleep", "100")
-    e.ctr("task", "checkpoint", "--exit", "cp").ok()
-    e.s.until("its end", lambda: not alive(pid))
+    checkpoints.criu_works(e.s)
+    pid = e.launch("cp", *checkpoints.COUNTING)
+    e.s.until("some numbers", lambda: counted(e, "cp") > 2)
+    seen = []
+    for flags in [[], ["--exit"]]:
+        images = e.s.scratch / f"cp-images{len(seen)}"
+        e.ctr("task", "checkpoint", *flags, "--image-path", images, "--work-path", e.s.scratch / "cp-work", "cp").ok()
+        names = {p.name.split("-")[0].split(".")[0] for p in images.iterdir()}
+        seen.append([alive(pid), {"inventory", "pstree", "core", "pages", "descriptors"} <= names])
+    e.await_status("cp", "STOPPED")
     e.remove("cp")
+    e.gone("cp")
+    expect(seen == [[True, True], [False, True]], seen)
+    return seen
+
+
+@drills("checkpoint: into an image; restore under a new name, its memory and its files as they were")
+def restore(e):
+    checkpoints.criu_works(e.s)
+    e.launch("cp", *checkpoints.COUNTING)
+    e.s.until("some numbers", lambda: counted(e, "cp") > 9)
+    saved = "localhost/checkpoint:drill"
+    e.ctr("container", "checkpoint", "--rw", "--image", "--task", "cp", saved).ok()
+    e.remove("cp")
+    e.ctr("container", "restore", "--rw", "--live", "cp2", saved).ok()
+    at = counted(e, "cp2")
+    pid = e.s.until("it to go on", lambda: counted(e, "cp2") > at + 5 and e.pid("cp2"))
+    e.ctr("task", "kill", "--signal", "9", "cp2").ok()
+    e.await_status("cp2", "STOPPED")
+    expect(not alive(pid), "it lives on")
+    e.remove("cp2")
+    e.ctr("image", "rm", saved)
+    e.gone("cp2")
+    expect(at > 9, "it began anew:", at)
     return None
 
 

@@ -436,6 +436,22 @@ def newer_criu_flags(r):
     return seen
 
 
+@drills("options given twice: the last one counts")
+def repeated(r):
+    b = r.running("repeated")
+    for argv in [["kill", "--all", "--all", "repeated", "0"], ["ps", "--format", "table", "--format", "json", "repeated"]]:
+        done = r.call("--debug", "--debug", *argv, bundle=b).ok()
+    expect(json.loads(done.out), done.out)
+    r.clean(b)
+    b = r.bundle("repeated")
+    r.create(b, "--pid-file", b / "first", "--pid-file", b / "second").ok()
+    seen = [(b / name).exists() for name in ("first", "second")]
+    r.clean(b)
+    dumped = r.call("checkpoint", "--leave-running", "--leave-running", "nobody", bundle=b).refused("does not exist")[0]
+    expect(seen == [False, True], seen)
+    return seen, dumped
+
+
 @drills("features: JSON on stdout")
 def features(r):
     said = json.loads(r.call("features", bundle=r.bundle("features"), style="buildah").ok().out)

@@ -5,8 +5,9 @@ import signal
 import socket
 from pathlib import Path
 
+import checkpoints
 import image
-from drill import Drills, Skip, expect, phrases
+from drill import Drills, expect, phrases
 from session import RESIZING, alive, load, packaged, processes
 
 drills = Drills()
@@ -21,7 +22,7 @@ class Docker:
         self.host = f"unix://{session.scratch}/docker.sock"
         self.daemon = None
         configuration = {
-            **json.loads(packaged("daemon.json")), "init-path": "/usr/bin/tini-static",
+            **json.loads(packaged("daemon.json")), "init-path": "/usr/bin/tini-static", "experimental": True,
             "data-root": f"{session.scratch}/docker", "exec-root": f"{session.scratch}/docker-exec", "hosts": [self.host],
             "pidfile": f"{session.scratch}/docker.pid", "cgroup-parent": f"/{session.tag}", "storage-driver": "overlay2",
             "live-restore": True, "debug": True, "iptables": True, "ip6tables": False, "userland-proxy": True,
@@ -458,12 +459,30 @@ def many(e):
     return len(pids)
 
 
-@drills("checkpoint")
+def counted(e, name):
+    """The number that a container of COUNTING has reached."""
+    return int(e.docker("exec", name, "/bin/cat", "/tmp/count").out.strip() or 0)
+
+
+@drills("checkpoint: left running, ended; listed, and started from it")
 def checkpoint(e):
-    check = e.s.run("criu", "check") if Path("/usr/sbin/criu").exists() else None
-    if check is None or check.code != 0:
-        raise Skip("criu does not work here: " + (check.err.splitlines() or ["?"])[0] if check else "criu is not installed")
-    raise Skip("Docker's checkpoints need its experimental mode")
+    checkpoints.criu_works(e.s)
+    e.launch("cp", "--network", "none", "--", *checkpoints.COUNTING)
+    pid = e.inspect("cp")["State"]["Pid"]
+    e.s.until("some numbers", lambda: counted(e, "cp") > 5)
+    first = e.docker("checkpoint", "create", "--leave-running", "cp", "first")
+    expect(first.code == 0 and alive(pid), first.seen())
+    second = e.docker("checkpoint", "create", "cp", "second")
+    e.s.until("its end", lambda: not alive(pid) and not e.inspect("cp")["State"]["Running"])
+    listed = e.docker("checkpoint", "ls", "cp").ok().out.split()
+    started = e.docker("start", "--checkpoint", "second", "cp")
+    at = counted(e, "cp") if started.code == 0 else 0
+    if at:
+        e.s.until("it to count on", lambda: counted(e, "cp") > at + 3)
+    e.remove("cp")
+    expect(second.code == 0 and "first" in listed and "second" in listed, second.seen(), listed)
+    expect(started.code == 0 and at > 5, started.seen(), at)
+    return None
 
 
 @drills("nothing is left at the end")

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Process 1 of a sandbox: one engine with one runtime, all its drills, the results as JSON.
 
-`run` starts it with `unshare` in new mount, network, pid, uts and ipc namespaces. /etc, /var/lib, /tmp, /var/tmp and
-/usr/bin get a throw-away overlay, /run is an empty tmpfs. Whatever the engine does to links, mounts, processes and files is
+`run` starts it with `unshare` in new mount, network, pid, uts and ipc namespaces. /etc, /var/lib, /tmp, /var/tmp,
+/usr/bin and /usr/sbin get a throw-away overlay, /run is an empty tmpfs. Whatever the engine does to links, mounts, processes and files is
 gone when this process ends; only cgroups outlive it, and `run` removes those.
 """
 
@@ -22,8 +22,9 @@ from session import Session
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 WORK = "/run/work"
-OVERLAID = ["/etc", "/var/lib", "/tmp", "/var/tmp", "/usr/bin"]
+OVERLAID = ["/etc", "/var/lib", "/tmp", "/var/tmp", "/usr/bin", "/usr/sbin"]
 INSTALLED = "/usr/bin/hull"  # where README's and the package's lines for engines look for it
+CRIU = "/usr/sbin/criu"  # Debian's criu 3.17 does not start on kernels whose vDSO it cannot read
 
 
 def default_signals():
@@ -42,10 +43,18 @@ def mount(*arguments):
     subprocess.run(["mount", *arguments], check=True)
 
 
-def isolate(work, path, v1_only):
+def install(program, at):
+    """Make `at` a link to the program, if that is another file."""
+    if program != at:
+        if os.path.lexists(at):
+            os.unlink(at)
+        os.symlink(program, at)
+
+
+def isolate(work, path, criu, v1_only):
     """Make this mount and network namespace the drills' own; the folder `work` stays shared with the driver.
 
-    The runtime under test, at `path`, is installed under hull's name.
+    The runtime under test, at `path`, is installed under hull's name, and the criu that was fetched, if any, in the place of the system's.
     """
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     for folder in ["/run/lock", "/run/t", "/run/netns", "/run/overlays", WORK]:
@@ -57,10 +66,9 @@ def isolate(work, path, v1_only):
         os.makedirs(scratch)
         os.chmod(upper, os.stat(at).st_mode & 0o7777)
         mount("-t", "overlay", "-o", f"lowerdir={at},upperdir={upper},workdir={scratch}", "overlay", at)
-    if path != INSTALLED:
-        if os.path.lexists(INSTALLED):
-            os.unlink(INSTALLED)
-        os.symlink(path, INSTALLED)
+    install(path, INSTALLED)
+    if os.path.exists(criu):
+        install(os.path.realpath(criu), CRIU)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if v1_only:
         show_v1_only()
@@ -102,7 +110,7 @@ def perform(drill, engine, session):
 def work(options):
     """Start the engine, run its drills, stop it. Writes the results after each drill, so that a hang loses one only."""
     module = importlib.import_module(options.engine.replace("-", "_"))
-    session = Session(options.engine, options.runtime, INSTALLED, WORK, options.tag, options.newer)
+    session = Session(options.engine, options.runtime, INSTALLED, WORK, options.tag, options.newer, options.criu)
     results = {}
 
     def record(name, result):
@@ -133,13 +141,13 @@ def work(options):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ["engine", "runtime", "path", "work", "tag", "only", "newer"]:
+    for name in ["engine", "runtime", "path", "work", "tag", "only", "newer", "criu"]:
         parser.add_argument("--" + name)
     parser.add_argument("--names", type=json.loads, default=[])
     parser.add_argument("--v1-only", action="store_true")
     options = parser.parse_args()
     default_signals()
-    isolate(options.work, options.path, options.v1_only)
+    isolate(options.work, options.path, f"{options.criu}/criu", options.v1_only)
     worker = os.fork()
     if worker == 0:
         os.setsid()

@@ -45,11 +45,14 @@ def packaged(name):
 
 
 class Session:
-    """One engine with one runtime in a sandbox of its own. `path` is where the runtime is installed, under hull's name."""
+    """One engine with one runtime in a sandbox of its own. `path` is where the runtime is installed, under hull's name.
 
-    def __init__(self, engine, runtime, path, work, tag, newer):
+    `newer` and `criu` are folders of programs fetched beside the system's.
+    """
+
+    def __init__(self, engine, runtime, path, work, tag, newer, criu):
         self.engine, self.runtime, self.path = engine, runtime, path
-        self.work, self.tag, self.newer = Path(work), tag, Path(newer)
+        self.work, self.tag, self.newer, self.criu = Path(work), tag, Path(newer), Path(criu)
         self.scratch = Path("/run/t")
         self.transcript = []
         self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/run/t/home", "LANG": "C", "TERM": "xterm"}
@@ -63,6 +66,7 @@ class Session:
         """Run a command to its end; text in, text out. A command that does not end fails the drill."""
         argv = [str(a) for a in argv]
         fed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        popen.setdefault("cwd", self.scratch)  # conmon leaves a file `oom` where it was started
         self.note("$ " + " ".join(argv))
         try:
             done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=timeout,
