@@ -84,15 +84,7 @@ pub struct Store {
 
 /// The lock on one container's folder; released when dropped.
 pub struct Lock {
-    folder: File,
-}
-
-impl Lock {
-    /// In a child that goes on without execve(2): lets go of what it inherited, so that the lock ends with its owner (flock(2): a lock lasts
-    /// until the last descriptor of the open file is closed).
-    pub fn leave_to_parent(&self) {
-        file::close(self.folder.as_raw_fd());
-    }
+    _folder: File,
 }
 
 /// Checks an id: letters, digits and `_+-.`, no path, at most 1024 characters (as runc has it).
@@ -175,7 +167,7 @@ impl Store {
         check_id(id)?;
         let folder = File::open(self.folder(id)).map_err(|error| missing(id, &error))?;
         file::lock(folder.as_raw_fd()).on("lock container", id)?;
-        Ok(Lock { folder })
+        Ok(Lock { _folder: folder })
     }
 
     /// Reads a container's record.

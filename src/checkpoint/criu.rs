@@ -264,8 +264,8 @@ impl Session {
     /// It ended before it said a word: the loader's message, or its exit status, which is the error number where execve failed.
     fn did_not_start(&mut self) -> Error {
         let ended = self.pidfd.take().and_then(|pidfd| process::wait(pidfd.0, false).ok().flatten());
-        let said = read_all(self.messages.0);
-        let why = match (said.lines().last(), ended) {
+        let text = said(self.messages.0);
+        let why = match (text.lines().last(), ended) {
             (Some(line), _) if !line.trim().is_empty() => line.trim().to_owned(),
             (_, Some(process::Ended::Exited(number))) if number != 0 => crate::error::words(nix::errno::Errno::from_raw(number)),
             _ => "it ended at once".to_owned(),
@@ -383,7 +383,8 @@ fn environment() -> Vec<CString> {
     std::env::vars_os().filter_map(join).collect()
 }
 
-fn read_all(raw: i32) -> String {
+/// What a program wrote into a memory file, as far as it is of use in a sentence.
+pub fn said(raw: i32) -> String {
     let mut buffer = [0_u8; 4096];
     let count = file::rewind(raw).and_then(|()| file::read(raw, &mut buffer)).unwrap_or(0);
     String::from_utf8_lossy(&buffer[..count]).into_owned()

@@ -53,11 +53,7 @@ fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
         }
         Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false).on("wait for", "nft")? {
             Some(process::Ended::Exited(0)) => Ok(()),
-            _ => {
-                let mut buffer = [0_u8; 1024];
-                let count = file::rewind(said.0).and_then(|()| file::read(said.0, &mut buffer)).unwrap_or(0);
-                Err(Error::new(format!("nft in the container's network namespace: {}", String::from_utf8_lossy(&buffer[..count]).trim())))
-            }
+            _ => Err(Error::new(format!("nft in the container's network namespace: {}", super::criu::said(said.0).trim()))),
         },
     }
 }

@@ -13,10 +13,12 @@ mod dump;
 mod hold;
 mod images;
 mod inventory;
+mod life;
 mod log;
 mod restore;
 mod root;
 mod rpc;
+mod targets;
 
 pub use archive::unpack;
 pub use clone::{Clones, clone};

@@ -1,23 +1,24 @@
 //! `restore`: `outside` as for create, and CRIU in place of `inside`.
 
-use super::criu::{self, Event, Session, World};
-use super::inventory::{self, External, Mounts};
-use super::rpc::{self, Kind};
+use super::criu::{self, Session, World};
 use super::images::{self, Beside};
-use super::{Common, Folders, NETWORK, hold, joined, root};
+use super::inventory::{self, External};
+use super::life::Life;
+use super::rpc::{self, Kind};
+use super::{Common, Folders, NETWORK, hold, joined, root, targets};
 use crate::cgroups::Group;
 use crate::container::Container;
 use crate::container::create::{self, Compiled, Options};
-use crate::init::{Held, make_folder};
-use crate::net::saved::{self, Identity};
+use crate::init::Held;
 use crate::net::names;
+use crate::net::saved::{self, Identity};
+use crate::plan::Plan;
 use crate::plan::outside::OutStep;
-use crate::plan::step::{Refused, Step};
-use crate::plan::{Layers, Plan, state_document};
 use crate::spec::Spec;
 use crate::spec::config::{Mount, Namespace};
-use crate::state::{self, Decided, Phase, Record, Store, VERSION};
-use crate::sys::{file, process, socket};
+use crate::state::{self, Record, Store};
+use crate::sys::{file, process};
+use crate::wall::Unfinished;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::ffi::CString;
@@ -49,24 +50,19 @@ pub struct Bring {
     pub whole: bool,
 }
 
-/// What is undone unless the container has come to life.
-struct Work {
-    group: Option<Group>,
-    folder: PathBuf,
-    done: bool,
+/// Where the root is mounted for criu; gone with it.
+struct MountPoint(PathBuf);
+
+impl MountPoint {
+    fn make(path: PathBuf) -> Result<Self> {
+        std::fs::create_dir(&path).on("make", path.display())?;
+        Ok(Self(path))
+    }
 }
 
-impl Drop for Work {
+impl Drop for MountPoint {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir(self.folder.join(ROOT));
-        if self.done {
-            return;
-        }
-        let _ = crate::net::release(&self.folder);
-        if let Some(group) = &mut self.group {
-            let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
-            let _ = group.remove();
-        }
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
 
@@ -92,7 +88,7 @@ pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Opt
     let former = beside.spec.as_ref().filter(|spec| spec.namespace(LinuxNamespaceType::Uts).is_some_and(|uts| uts.path.is_none()));
     let former = former.and_then(|spec| spec.config().hostname.as_ref());
     let lock = store.make(id)?;
-    let result = bring_back(store, id, &compiled, bring, (&program, console, options.layers.as_ref(), former));
+    let result = bring_back(store, id, &compiled, bring, (&program, console, &options, former));
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -173,45 +169,25 @@ fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate:
     Ok(Some(namespace))
 }
 
-fn first_record(id: &str, compiled: &Compiled, layers: Option<&Layers>, options: &Options) -> Record {
-    Record {
-        version: VERSION,
-        boot_id: state::boot_id(),
-        id: id.to_owned(),
-        phase: Phase::Creating,
-        pid: 0,
-        start_time: 0,
-        created: state::now(),
-        owner: compiled.facts.euid,
-        spec: compiled.spec.clone(),
-        facts: compiled.facts.clone(),
-        cgroup: None,
-        layers: layers.cloned(),
-        outcomes: Vec::new(),
-        stdio: create::stdio(),
-        no_new_keyring: options.no_new_keyring,
-        vm: None,
-    }
-}
-
 /// criu, the console, the root's layers, and the host name in the images.
-type Given<'a> = (&'a Path, Option<Held>, Option<&'a Layers>, Option<&'a String>);
+type Given<'a> = (&'a Path, Option<Held>, &'a Options, Option<&'a String>);
 
-fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console, layers, former): Given) -> Result<(Container, Held)> {
+fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console, asked, former): Given) -> Result<(Container, Held)> {
     let Compiled { spec, facts, plan, .. } = compiled;
-    let mut record = first_record(id, compiled, layers, &bring.options);
-    let mut work = Work { group: None, folder: store.folder(id), done: false };
-    let root = work.folder.join(ROOT);
-    std::fs::create_dir(&root).on("make", root.display())?;
+    let (folder, layers) = (store.folder(id), asked.layers.as_ref());
+    let mut record = create::blank_record(id, spec, facts.clone(), asked);
+    let mut work = Unfinished::new(folder.clone());
+    let point = MountPoint::make(folder.join(ROOT))?;
+    let root = &point.0;
     let folders = bring.common.folders(LOG)?;
     let mut externals = inventory::externals(plan, &|_, _| None);
-    let mounts = root::prepare(plan, spec, layers, (&work.folder, &root), (&folders.images, bring.copy))?;
-    root::point_at(&mut externals, plan, &work.folder);
+    let mounts = root::prepare(plan, spec, layers, (&folder, root), (&folders.images, bring.copy))?;
+    root::point_at(&mut externals, plan, &folder);
     if layers.is_none() {
-        prepare_targets(&spec.rootfs(), plan, &externals);
+        targets::prepare(&spec.rootfs(), plan, &externals);
     }
     let namespaces = joined(facts).into_iter().map(|joined| Ok((joined.key, open(&joined.path)?))).collect::<Result<Vec<_>>>()?;
-    let network = network(id, compiled, &work.folder)?;
+    let network = network(id, compiled, &folder)?;
     let keys: Vec<(&str, i32)> = namespaces.iter().map(|(key, held)| (*key, held.0)).chain(network.iter().map(|own| (NETWORK, own.0.0))).collect();
     let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
     let Folders { images, work: scratch, log } = &folders;
@@ -219,7 +195,7 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
         Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks })
     })?;
-    let mut options = options(bring, &folders, compiled, &root, &externals)?;
+    let mut options = options(bring, &folders, compiled, root, &externals)?;
     options.cg_root = cgroup_roots(session.pid)?;
     for (descriptor, (key, _)) in (criu::FIRST..).zip(&keys) {
         options.inherit_fd.push(rpc::InheritFd { key: (*key).to_owned(), descriptor });
@@ -231,11 +207,8 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     session.end(log).inspect_err(|_| kill(pid))?;
     let Life { record, pidfd, .. } = life;
     let pidfd = pidfd.ok_or_else(|| Error::new("criu did not say which process it restored"))?;
-    if let Some(group) = &mut work.group {
-        group.commit();
-    }
-    work.done = true;
-    drop(work);
+    work.done();
+    drop(point);
     let container = Container::made(record, store);
     let settled = settle(&container, compiled, network.as_ref(), (&pidfd, former)).and_then(|()| create::announce(&container, &pidfd, &bring.options));
     settled.inspect_err(|_| drop(container.take_down()))?;
@@ -294,7 +267,7 @@ fn start_in_cgroup(
     store: &Store,
     record: &mut Record,
     plan: &Plan,
-    work: &mut Work,
+    work: &mut Unfinished,
     start: impl FnOnce(Option<i32>, &[i32]) -> Result<Session>,
 ) -> Result<Session> {
     let (mut cgroup, mut unit) = (None, None);
@@ -358,7 +331,7 @@ fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, e
     };
     let rootfs = spec.rootfs();
     for external in externals {
-        let key = if external.key == inventory::NULL { external.key.clone() } else { resolved(&rootfs, &external.target) };
+        let key = if external.key == inventory::NULL { external.key.clone() } else { targets::resolved(&rootfs, &external.target) };
         let source = external.source.to_str().ok_or_else(|| Error::new(format!("path {} is not UTF-8", external.source.display())))?;
         if !options.ext_mnt.iter().any(|known| known.key == key) {
             options.ext_mnt.push(rpc::ExternalMount { key, value: source.to_owned() });
@@ -385,136 +358,4 @@ fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, e
     let beside = images::Beside::read(&bring.common.images)?;
     options.inherit_fd.extend(beside.files.into_iter().map(|(key, descriptor)| rpc::InheritFd { key, descriptor }));
     Ok(options)
-}
-
-/// A path of the container as the kernel lists it: symbolic links of the root followed, as far as the path is there.
-fn resolved(rootfs: &Path, target: &str) -> String {
-    let Ok(root) = c_path(rootfs).and_then(|name| file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).on("open", "")) else {
-        return target.to_owned();
-    };
-    let Ok(base) = std::fs::read_link(format!("/proc/self/fd/{}", root.0)) else { return target.to_owned() };
-    let (mut head, mut tail) = (target.to_owned(), String::new());
-    loop {
-        let name = CString::new(head.as_str()).unwrap_or_default();
-        if let Ok(held) = crate::init::lookup(root.0, &name, 0, true).map(Held) {
-            let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
-            return match real.strip_prefix(&base) {
-                Ok(inside) if inside.as_os_str().is_empty() => if tail.is_empty() { "/".to_owned() } else { tail },
-                Ok(inside) => format!("/{}{tail}", inside.display()),
-                Err(_) => target.to_owned(),
-            };
-        }
-        match head.rsplit_once('/') {
-            Some((parent, last)) if !parent.is_empty() => {
-                tail = format!("/{last}{tail}");
-                head = parent.to_owned();
-            }
-            _ => return target.to_owned(),
-        }
-    }
-}
-
-fn c_path(path: &Path) -> Result<CString> {
-    crate::rootfs::c_path(path)
-}
-
-/// Makes the mount points that a fresh root lacks, as create does; on file systems that criu fills itself it makes them too. Where the
-/// root cannot be written they must be there, and criu says so.
-fn prepare_targets(rootfs: &Path, plan: &Plan, externals: &[External]) {
-    let Some(root) = c_path(rootfs).ok().and_then(|name| file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).ok()) else { return };
-    let mut covered: Vec<&str> = Vec::new();
-    for placed in &plan.inside {
-        let (target, folder) = match &placed.step {
-            Step::Mount { target, .. } => (target, true),
-            Step::Bind { target, .. } => (target, externals.iter().find(|external| external.target == *target).is_none_or(|external| external.source.is_dir())),
-            _ => continue,
-        };
-        let below = |point: &&str| target.strip_prefix(*point).is_some_and(|rest| rest.starts_with('/'));
-        if !covered.iter().any(below) {
-            make_target(root.0, target, folder);
-        }
-        covered.push(target);
-    }
-}
-
-fn make_target(root: i32, target: &str, folder: bool) {
-    let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
-    let whole = if folder { target } else { parent };
-    let Ok(path) = CString::new(if whole.is_empty() { "/" } else { whole }) else { return };
-    let Ok(held) = make_folder(root, &path, true).map(Held) else { return };
-    if !folder && let Ok(name) = CString::new(name) {
-        let _ = file::mknodat(held.0, &name, libc::S_IFREG | 0o644, 0);
-    }
-}
-
-/// What happens while criu works.
-struct Life<'a> {
-    store: &'a Store,
-    record: Record,
-    spec: &'a Spec,
-    plan: &'a Plan,
-    console: Option<Held>,
-    pidfd: Option<Held>,
-}
-
-impl Life<'_> {
-    fn on(&mut self, event: Event) -> Result<()> {
-        match event.script.as_str() {
-            "setup-namespaces" => self.hooks(event.pid),
-            "orphan-pts-master" => self.terminal(event),
-            "post-restore" => self.lives(event.pid),
-            _ => Ok(()),
-        }
-    }
-
-    fn hooks(&self, pid: i32) -> Result<()> {
-        for placed in &self.plan.outside {
-            if let OutStep::Hook { list, index, hook } = &placed.step {
-                let status = if *list == "prestart" { "created" } else { "creating" };
-                let state = state_document(self.spec, &self.record.id, status, Some(pid));
-                crate::wall::run_hook(list, *index, hook, &state, self.spec.bundle())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The terminal's other end, for whoever holds the console.
-    fn terminal(&self, event: Event) -> Result<()> {
-        let master = event.descriptor.ok_or_else(|| Error::new("criu sent no terminal"))?;
-        let Some(console) = &self.console else {
-            return Err(Error::new("the images have a terminal, and the config has none: process.terminal is not set"));
-        };
-        socket::send_fd(console.0, b"/dev/ptmx", master.as_raw_fd()).on("send the terminal to", "the console socket")
-    }
-
-    /// From here on the record knows it: whatever becomes of hull, `delete` finds it.
-    fn lives(&mut self, pid: i32) -> Result<()> {
-        self.pidfd = Some(process::pidfd_open(pid).map(Held).on("open", "the restored process")?);
-        self.record.pid = pid;
-        self.record.phase = Phase::Made;
-        self.record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the restored process is gone"))?;
-        self.record.outcomes = observed(self.plan, &Mounts::of(pid)?);
-        self.store.write(&self.record)
-    }
-}
-
-/// What the steps' policies have come to in a restored container, which the images decided: seen in its mounts.
-fn observed(plan: &Plan, mounts: &Mounts) -> Vec<Decided> {
-    let host = Mounts::of(process::getpid()).ok();
-    let is_hosts = |target: &str, source: &str| {
-        let of_host = host.as_ref().and_then(|host| host.at(if source.starts_with('/') { source } else { target }));
-        mounts.at(target).zip(of_host).is_some_and(|(ours, theirs)| ours.device == theirs.device)
-    };
-    let mut outcomes = Vec::new();
-    for (index, placed) in plan.inside.iter().enumerate() {
-        let bound = match &placed.step {
-            Step::Mount { target, source, refused: Refused::BindHost, .. } => is_hosts(target, source),
-            Step::Node { path, bind: true, .. } => mounts.at(path).is_some(),
-            _ => false,
-        };
-        if bound {
-            outcomes.push(Decided { step: index as u32, from: placed.from.to_string(), outcome: "bound-from-host".to_owned() });
-        }
-    }
-    outcomes
 }

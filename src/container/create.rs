@@ -203,7 +203,7 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
         store.write(&record)
     };
     let prepared = network.as_ref().map_or(Ok(()), |setup| crate::net::names::prepare(&folder, setup));
-    let mut job = wall::vm::Job { store, lock: &lock, id, folder: &folder, spec: &spec, options, network: network.as_ref(), machine, console, record: &mut write };
+    let mut job = wall::vm::Job { store, id, folder: &folder, spec: &spec, options, network: network.as_ref(), machine, console, record: &mut write };
     let result = prepared.and_then(|()| wall::vm::carry_out(&mut job)).and_then(|made| {
         let container = Container { record, store: store.clone() };
         match announce(&container, &made.child.pidfd, options) {
@@ -259,7 +259,7 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
 }
 
 /// The record of a container of which nothing is made yet.
-fn blank_record(id: &str, spec: &Spec, facts: Facts, options: &Options) -> Record {
+pub fn blank_record(id: &str, spec: &Spec, facts: Facts, options: &Options) -> Record {
     Record {
         version: VERSION,
         boot_id: state::boot_id(),

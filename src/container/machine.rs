@@ -8,6 +8,7 @@ use crate::namespaces::spawn::Child;
 use crate::plan::{self, ExecRequest};
 use crate::security::rlimits;
 use crate::spec::config::{Process, Resources};
+use crate::sys::file;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Cloned};
 use crate::vm::client::{self, News, Request};
@@ -106,7 +107,8 @@ fn start(job: proxy::Job) -> Result<Child> {
     let page = Page::new().on("make", "the report page")?;
     let child = match process::clone(0, None).on("clone", "the exec's process")? {
         Cloned::Child => {
-            drop(sync);
+            let console = job.console.as_ref().map_or(-1, |console| console.0);
+            file::close_all_but(3, &mut [theirs.0, console]);
             proxy::run(job, &theirs)
         }
         Cloned::Parent { pid, pidfd } => Child { pid, pidfd: Held(pidfd), sync, page },

@@ -28,7 +28,7 @@ impl World<'_> {
             Cloned::Child => {
                 let _ = file::dup_to(stdin.0, 0);
                 // Neither what the program will get by --preserve-fds, nor what hull's caller left open.
-                let _ = file::close_range(3, i32::MAX);
+                file::close_all_but(3, &mut []);
                 self.scratch.arrays.execveat(libc::AT_FDCWD, path, args, env, 0);
                 process::exit(CANNOT_RUN)
             }

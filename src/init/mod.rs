@@ -112,7 +112,10 @@ impl World<'_> {
     fn carry_out(&mut self, step: StepRef) -> Done {
         match step {
             StepRef::Barrier { kind } => self.barrier(kind),
-            StepRef::Set { what: Attribute::Descriptors, number, .. } => Ok(self.close_others(number as i32)?),
+            StepRef::Set { what: Attribute::Descriptors, number, .. } => {
+                self.close_others(number as i32);
+                Ok(())
+            }
             StepRef::Set { what, number, bytes } => Ok(set(what, number, bytes)?),
             StepRef::Join { slot, kind } => {
                 self.own_mounts &= kind & libc::CLONE_NEWNS as u32 == 0;
@@ -182,17 +185,9 @@ impl World<'_> {
     }
 
     /// Closes every descriptor from `first` on but the two that are needed until execve, which close there.
-    fn close_others(&self, first: i32) -> Sys<()> {
-        let sync = self.slot(slot::SYNC).unwrap_or(-1);
-        let start = self.slot(slot::START).unwrap_or(-1);
-        let mut from = first;
-        for kept in [sync.min(start), sync.max(start)] {
-            if kept >= from {
-                sys::file::close_range(from, kept - 1)?;
-                from = kept + 1;
-            }
-        }
-        sys::file::close_range(from, i32::MAX)
+    fn close_others(&self, first: i32) {
+        let needed = |which| self.slot(which).unwrap_or(-1);
+        sys::file::close_all_but(first, &mut [needed(slot::SYNC), needed(slot::START)]);
     }
 
     /// Loads the filter. With a listener, the child waits for its parent by looking at memory: no filter can catch that.

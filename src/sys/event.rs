@@ -23,18 +23,6 @@ pub fn nonblocking(raw: i32) -> Sys<()> {
     call!(libc::SYS_fcntl, raw, libc::F_SETFL, flags | libc::c_long::from(libc::O_NONBLOCK)).map(drop)
 }
 
-/// Closes every descriptor from 3 on but those given: what a process that goes on without execve(2) inherited of its maker's.
-pub fn close_others(kept: impl IntoIterator<Item = i32>) {
-    let mut kept: Vec<i32> = kept.into_iter().filter(|raw| *raw >= 3).collect();
-    kept.sort_unstable();
-    let mut from = 3;
-    for raw in kept {
-        let _ = super::file::close_range(from, raw - 1);
-        from = raw + 1;
-    }
-    let _ = super::file::close_range(from, i32::MAX);
-}
-
 /// finit_module(2) without parameters.
 ///
 /// # Errors

@@ -78,6 +78,20 @@ pub fn close_range(first: i32, last: i32) -> Sys<()> {
     }
 }
 
+/// Closes every descriptor from `first` on but those of `kept`, which it sorts; -1 stands for none. What a process that lives on without
+/// execve(2) has inherited of its maker's: a lock held, or a pipe's end open, in a process that knows nothing of it lasts as long as that
+/// process. Allocates nothing.
+pub fn close_all_but(first: i32, kept: &mut [i32]) {
+    kept.sort_unstable();
+    let mut from = first;
+    for &raw in kept.iter().filter(|raw| **raw >= first) {
+        // Fails for an empty range only, and that is none to close.
+        let _ = close_range(from, raw - 1);
+        from = from.max(raw + 1);
+    }
+    let _ = close_range(from, i32::MAX);
+}
+
 /// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole to one read that has room for it.
 ///
 /// # Errors

@@ -49,7 +49,8 @@ pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
         Cloned::Child => {
             // The start's fifo and the maker's socket are among what the monitor holds: an end that two hold never ends.
             let listening = std::os::fd::AsRawFd::as_raw_fd(&listener);
-            event::close_others(trees.iter().map(|(_, tree)| tree.0).chain([listening, tell.0]));
+            let mut needed: Vec<i32> = trees.iter().map(|(_, tree)| tree.0).chain([listening, tell.0]).collect();
+            file::close_all_but(3, &mut needed);
             let done = enter(&place, &trees).and_then(|roots| {
                 drop(trees);
                 let _ = crate::sys::socket::send(tell.0, b"ready");

@@ -6,12 +6,14 @@ mod hooks;
 mod listener;
 mod meeting;
 mod slots;
+mod unfinished;
 pub mod vm;
 pub mod words;
 
 pub use hooks::run as run_hook;
 pub use meeting::Meeting;
 pub use slots::{START_FIFO, procfs};
+pub use unfinished::Unfinished;
 pub use words::{child_error, failed_step, refused_program, start_error};
 
 use crate::cgroups::{self, Group};
@@ -24,7 +26,7 @@ use crate::plan::step::{Barrier, Step, slot};
 use crate::plan::{Plan, state_document};
 use crate::spec::Spec;
 use crate::state::Decided;
-use crate::sys::{ids, process};
+use crate::sys::ids;
 use crate::{Context, Error, Result};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -72,29 +74,9 @@ impl Made {
 struct Work<'a, 'b> {
     plan: &'a Plan,
     job: &'a mut Job<'b>,
+    made: Unfinished,
     slots: Vec<i32>,
     held: Vec<Held>,
-    group: Option<Group>,
-    child: Option<Child>,
-    done: bool,
-}
-
-impl Drop for Work<'_, '_> {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        if let Some(child) = &self.child {
-            let _ = process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
-            let _ = process::wait(child.pidfd.0, false);
-        }
-        let _ = crate::net::release(self.job.folder);
-        if let Some(group) = &mut self.group {
-            // Children of hooks may be there still.
-            let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
-            let _ = group.remove();
-        }
-    }
 }
 
 /// Carries out `outside`; the child carries out `inside` beside it.
@@ -107,7 +89,8 @@ pub fn carry_out(plan: Plan, job: &mut Job) -> Result<Made> {
 }
 
 fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
-    let mut work = Work { plan, job, slots: vec![-1; plan.slots as usize], held: Vec::new(), group: None, child: None, done: false };
+    let made = Unfinished::new(job.folder.to_owned());
+    let mut work = Work { plan, job, slots: vec![-1; plan.slots as usize], held: Vec::new(), made };
     for placed in &plan.outside {
         work.step(&placed.step).map_err(|error| if error.errno().is_some() { error.within(&placed.from) } else { error })?;
         crate::log::debug(|| format!("outside: {} done, from {}", placed.step.name(), placed.from));
@@ -115,18 +98,13 @@ fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
     if plan.inside.iter().any(|placed| matches!(placed.step, Step::Filter { .. })) {
         work.meeting()?.filtered()?;
     }
-    if let Some(child) = &work.child {
-        log_inside(plan, child);
-    }
-    work.done = true;
-    if let Some(group) = &mut work.group {
-        group.commit();
-    }
-    let child = work.child.take().ok_or_else(|| Error::new("the plan makes no process"))?;
-    let start = work.slots[slot::START as usize];
-    let place = work.held.iter().position(|held| held.0 == start);
-    let start = place.map(|at| work.held.swap_remove(at)).ok_or_else(|| Error::new("the plan has no start"))?;
-    Held::close_all(std::mem::take(&mut work.held));
+    log_inside(plan, work.child()?);
+    let Work { slots, mut held, made, .. } = work;
+    let start = slots[slot::START as usize];
+    let place = held.iter().position(|held| held.0 == start);
+    let start = place.map(|at| held.swap_remove(at)).ok_or_else(|| Error::new("the plan has no start"))?;
+    let child = made.done().ok_or_else(|| Error::new("the plan makes no process"))?;
+    Held::close_all(held);
     Ok((child, start))
 }
 
@@ -136,12 +114,12 @@ impl Work<'_, '_> {
             OutStep::Open { slot, what } => self.open(*slot, what),
             OutStep::Cgroup { plan, first } => self.cgroup(plan, *first),
             OutStep::Clone { flags, stage, into_cgroup } => {
-                let cgroup = if *into_cgroup { self.group.as_ref().and_then(Group::clone_fd) } else { None };
+                let cgroup = if *into_cgroup { self.made.group.as_ref().and_then(Group::clone_fd) } else { None };
                 let cgroup = cgroup.map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
                 let script = self.plan.encode();
                 let fresh = self.job.fresh_init;
                 let birth = Birth { flags: *flags, stage: stage.as_ref(), cgroup, script: &script, slots: &mut self.slots, fresh };
-                self.child = Some(spawn::spawn(birth)?);
+                self.made.child = Some(spawn::spawn(birth)?);
                 Ok(())
             }
             OutStep::OomScore { value, lenient } => self.oom_score(*value, *lenient),
@@ -167,7 +145,7 @@ impl Work<'_, '_> {
                 ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard).on("set", name)
             }
             OutStep::Record => {
-                let (pid, cgroup) = (self.child()?.pid, self.group.as_ref().map(Group::record));
+                let (pid, cgroup) = (self.child()?.pid, self.made.group.as_ref().map(Group::record));
                 let outcomes = self.outcomes();
                 (self.job.record)(pid, cgroup, outcomes)
             }
@@ -184,7 +162,7 @@ impl Work<'_, '_> {
     }
 
     fn child(&self) -> Result<&Child> {
-        self.child.as_ref().ok_or_else(|| Error::new("the plan uses a process before it makes it"))
+        self.made.child.as_ref().ok_or_else(|| Error::new("the plan uses a process before it makes it"))
     }
 
     fn cgroup(&mut self, plan: &cgroups::Plan, first: u32) -> Result<()> {
@@ -198,13 +176,13 @@ impl Work<'_, '_> {
             }
             self.held.push(held);
         }
-        self.group = Some(group);
+        self.made.group = Some(group);
         Ok(())
     }
 
     fn join_cgroup(&mut self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.child()?.pid);
-        self.group.as_ref().map_or(Ok(()), |group| group.add(pid))
+        self.made.group.as_ref().map_or(Ok(()), |group| group.add(pid))
     }
 
     fn unit(&mut self, plan: &cgroups::Plan) -> Result<()> {
@@ -212,7 +190,7 @@ impl Work<'_, '_> {
         (self.job.record)(0, Some(plan.record()), Vec::new())?;
         let mut group = Group::start(plan, pid)?;
         group.apply(plan)?;
-        self.group = Some(group);
+        self.made.group = Some(group);
         Ok(())
     }
 
@@ -238,7 +216,7 @@ impl Work<'_, '_> {
     }
 
     fn outcomes(&self) -> Vec<Decided> {
-        self.child.as_ref().map(|child| decided(self.plan, child)).unwrap_or_default()
+        self.made.child.as_ref().map(|child| decided(self.plan, child)).unwrap_or_default()
     }
 }
 

@@ -18,10 +18,10 @@ use crate::vm::client::{self, News};
 use crate::vm::engine::Accelerator;
 use crate::vm::monitor::Job as Monitor;
 use crate::vm::{self, Engine, initramfs, kernel, translate};
-use crate::wall::{Made, START_FIFO};
+use crate::wall::{Made, START_FIFO, Unfinished};
 use crate::{Context, Error, Result};
 use std::os::fd::IntoRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a guest may take to stand before its program, in seconds: emulation on a busy machine is slow.
@@ -31,8 +31,6 @@ const BOOT: u64 = 120;
 pub struct Job<'a> {
     /// The containers' store.
     pub store: &'a Store,
-    /// The lock on the container's folder.
-    pub lock: &'a crate::state::Lock,
     /// The container's id.
     pub id: &'a str,
     /// The container's folder.
@@ -51,31 +49,6 @@ pub struct Job<'a> {
     pub record: &'a mut dyn FnMut(i32, Option<cgroups::Record>, Vec<Decided>, Option<vm::Record>) -> Result<()>,
 }
 
-/// What is made, so that it can be undone.
-struct Work {
-    folder: PathBuf,
-    group: Option<Group>,
-    child: Option<Child>,
-    done: bool,
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        if let Some(child) = &self.child {
-            let _ = process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
-            let _ = process::wait(child.pidfd.0, false);
-        }
-        let _ = crate::net::release(&self.folder);
-        if let Some(group) = &mut self.group {
-            let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
-            let _ = group.remove();
-        }
-    }
-}
-
 /// Makes a container behind the second wall; it waits for start.
 ///
 /// # Errors
@@ -87,7 +60,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
     let host = Facts::probe(job.spec)?;
     let (monitor, start, inside) = prepare(job)?;
     let (accelerator, memory, cpus, release) = (monitor.accelerator, monitor.memory, monitor.cpus, monitor.kernel.release.clone());
-    let mut work = Work { folder: job.folder.to_owned(), group: None, child: None, done: false };
+    let mut made = Unfinished::new(job.folder.to_owned());
     let by_systemd = job.options.systemd_cgroup;
     let plan = host_cgroup(job, &host, memory)?;
     (job.record)(0, Some(plan.record()), Vec::new(), None)?;
@@ -96,28 +69,22 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
         let mut group = Group::create(&plan)?;
         group.apply(&plan)?;
         monitor.tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
-        work.group = Some(group);
+        made.group = Some(group);
     }
-    let child = start_monitor(job, &work, monitor, &start)?;
+    let child = start_monitor(&made, monitor)?;
     let pid = child.pid;
-    work.child = Some(child);
+    made.child = Some(child);
     if by_systemd {
         let mut group = Group::start(&plan, nix::unistd::Pid::from_raw(pid))?;
         group.apply(&plan)?;
-        work.group = Some(group);
+        made.group = Some(group);
     }
-    let (outcomes, facts) = attend(job, &work)?;
+    let (outcomes, facts) = attend(job, &made)?;
     let record = vm::Record { facts, kernel: release, accelerator: accelerator.name().to_owned(), memory, cpus };
-    (job.record)(pid, work.group.as_ref().map(Group::record), outcomes, Some(record))?;
-    let child = work.child.take().ok_or_else(|| Error::new("there is no monitor"))?;
-    if socket::send(child.sync.0, b"r").is_err() {
-        work.child = Some(child);
-        return Err(Error::new("the container's monitor is gone"));
-    }
-    work.done = true;
-    if let Some(group) = &mut work.group {
-        group.commit();
-    }
+    (job.record)(pid, made.group.as_ref().map(Group::record), outcomes, Some(record))?;
+    let gone = || Error::new("the container's monitor is gone");
+    socket::send(monitor_of(&made)?.sync.0, b"r").map_err(|_| gone())?;
+    let child = made.done().ok_or_else(gone)?;
     Ok(Made { child, start, plan: inside })
 }
 
@@ -186,17 +153,19 @@ fn host_cgroup(job: &Job, host: &Facts, memory: u64) -> Result<cgroups::Plan> {
     cgroups::plan(&request, &host.cgroups)
 }
 
+fn monitor_of(made: &Unfinished) -> Result<&Child> {
+    made.child.as_ref().ok_or_else(|| Error::new("there is no monitor"))
+}
+
 /// The monitor: born in the container's cgroup, hull's own child, as a container's first process is.
-fn start_monitor(job: &Job, work: &Work, monitor: Monitor, start: &Held) -> Result<Child> {
+fn start_monitor(made: &Unfinished, monitor: Monitor) -> Result<Child> {
     let (sync, theirs) = crate::namespaces::idmap::socket_pair()?;
     let page = Page::new().on("make", "the report page")?;
-    let cgroup = work.group.as_ref().and_then(Group::clone_fd).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let cgroup = made.group.as_ref().and_then(Group::clone_fd).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
     match process::clone(0, cgroup).on("clone", "the container's monitor")? {
         Cloned::Child => {
-            drop(sync);
-            // The maker's own: whoever waits for the start, or for the lock, waits for the last of them to close.
-            file::close(start.0);
-            job.lock.leave_to_parent();
+            // The maker's are not the monitor's: whoever waits for the start, or for the lock, waits for the last of them to close.
+            file::close_all_but(3, &mut monitor.descriptors(theirs.0));
             vm::monitor::run(monitor, theirs, page)
         }
         Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd: Held(pidfd), sync, page }),
@@ -204,8 +173,8 @@ fn start_monitor(job: &Job, work: &Work, monitor: Monitor, start: &Held) -> Resu
 }
 
 /// Hears the monitor until the container is made; its hooks of the host run meanwhile.
-fn attend(job: &Job, work: &Work) -> Result<(Vec<Decided>, Facts)> {
-    let child = work.child.as_ref().ok_or_else(|| Error::new("there is no monitor"))?;
+fn attend(job: &Job, made: &Unfinished) -> Result<(Vec<Decided>, Facts)> {
+    let child = monitor_of(made)?;
     loop {
         match client::receive::<News>(&child.sync)? {
             Some((News::Placed, _)) => {

@@ -1,13 +1,15 @@
 //! What the program inherits: descriptors, the session keyring; and what is told by files and variables beside them.
 
 use crate::support::{Bundle, Container, fixture, runtime};
-use std::fs;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 tests![
     program_sees_three_descriptors,
     exec_sees_three_descriptors,
     stray_descriptors_do_not_reach_the_program,
+    what_lives_on_without_execve_lets_go,
     preserved_descriptors_reach_the_program,
     exec_preserves_descriptors,
     preserving_a_closed_descriptor_is_an_error,
@@ -119,6 +121,67 @@ fn stray_descriptors_do_not_reach_the_program() {
         open_in(exec_through_shell(&b, STRAY, &[], &["sleep", "999"])),
         [0, 1, 2]
     );
+}
+
+/// A file that hull inherits of its caller, and whatever lives on without execve(2) must not.
+pub struct Stray {
+    _file: File,
+}
+
+impl Stray {
+    const PATH: &str = "/etc/group";
+
+    /// Opened, and handed to every program that is started from here on.
+    pub fn new() -> Self {
+        let file = File::open(Self::PATH).unwrap();
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+        Self { _file: file }
+    }
+
+    /// What a process has that it should not: the stray file, or a container's folder, whose descriptor is its lock.
+    fn found_in(pid: impl std::fmt::Display, state: &Path) -> Vec<PathBuf> {
+        let targets = open_in(&pid).into_iter().map(|number| fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default());
+        targets.filter(|path| path == Path::new(Self::PATH) || (path.starts_with(state) && path.is_dir())).collect()
+    }
+
+    /// A process that hull left behind has let go of all that.
+    pub fn is_not_in(&self, pid: impl std::fmt::Display, state: &Path) {
+        assert_eq!(Self::found_in(&pid, state), [] as [PathBuf; 0], "held by {pid}: {}", runtime::text(format!("/proc/{pid}/comm")).trim());
+    }
+}
+
+/// The program-less container's first process, and the keeper of a log. (The second wall's own are looked at in `vm`.)
+fn what_lives_on_without_execve_lets_go() {
+    only_hull!("another runtime's processes");
+    let stray = Stray::new();
+    let mut b = Bundle::new();
+    b.remove("/process");
+    let (c, out) = b.try_create(&[]);
+    out.success();
+    let c = c.unwrap();
+    stray.is_not_in(c.pid(), &b.runtime.state);
+    // The start's fifo and the maker's socket are all that it has besides.
+    assert_eq!(open_in(c.pid()).iter().filter(|number| **number > 2).count(), 2);
+
+    let root = fixture::new_dir("root");
+    fixture::fill_rootfs(&root);
+    let id = format!("{}-kept", b.id);
+    let flags = ["run", "-d", "--name", &id, "--rootfs", root.to_str().unwrap(), "--", "sleep", "1000"];
+    b.runtime.call(&flags).success();
+    let lock = b.runtime.state.join(&id).join("log.lock");
+    // It lets go right after its start.
+    runtime::until("the keeper to let go", || holder_of(&lock).is_some_and(|keeper| Stray::found_in(keeper, &b.runtime.state).is_empty()));
+    b.runtime.call(&["delete", "--force", &id]).success();
+}
+
+/// Which process has a file open.
+fn holder_of(path: &Path) -> Option<u32> {
+    let path = path.canonicalize().ok()?;
+    let numbers = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.into_iter().find(|pid| {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
+    })
 }
 
 /// Two files to be handed on, as descriptors 3 and 4, with others beyond them; and a program that reads them.

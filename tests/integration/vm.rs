@@ -1,6 +1,7 @@
 //! The second wall: the same commands on a container in a machine of its own. One boot serves as much as it can: under emulation it takes
 //! some seconds.
 
+use crate::descriptors::Stray;
 use crate::net_world::{HOST, World, eventually, reaches, rules, start};
 use crate::support::console::FdSocket;
 use crate::support::machine::Machine;
@@ -43,7 +44,12 @@ fn the_life_of_a_container_in_a_machine() {
     machine.bundle.set("/linux/resources/memory", json!({ "limit": 200 << 20 }));
     machine.bundle.push("/linux/namespaces", json!({ "type": "cgroup" }));
     let pid_file = volume.join("pid");
+    let stray = Stray::new();
     let container = machine.create(&["--pid-file", pid_file.to_str().unwrap()]);
+    let below = container.proc_file(&format!("task/{}/children", container.pid()));
+    let behind: Vec<i32> = below.split_whitespace().map(|pid| pid.parse().unwrap()).chain([container.pid()]).collect();
+    assert!(behind.len() >= 3, "monitor, share server and machine: {behind:?}");
+    behind.iter().for_each(|pid| stray.is_not_in(pid, &machine.bundle.runtime.state));
     assert_eq!(container.status(), "created");
     assert_eq!(text(&pid_file), container.pid().to_string());
     assert_eq!(container.proc_file("comm").trim(), "hull-vm");

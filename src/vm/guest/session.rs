@@ -74,7 +74,8 @@ struct Session<'a> {
 pub fn run(launch: Launch, link: &Held) -> ! {
     event::name_process(c"hull-session");
     // The agent's other descriptors: a pipe's end that two hold never ends.
-    event::close_others(launch.stdio.iter().chain(&launch.console).chain([link]).map(|held| held.0));
+    let mut needed: Vec<i32> = launch.stdio.iter().chain(&launch.console).chain([link]).map(|held| held.0).collect();
+    file::close_all_but(3, &mut needed);
     let slots = vec![-1; launch.task.slots as usize];
     let mut session = Session { launch, link, slots, held: Vec::new(), start: None, group: None, child: None };
     let last = match session.carry_out() {

@@ -69,6 +69,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// The descriptors that the monitor needs of its maker's; `maker` is where whoever makes the container listens.
+    pub fn descriptors(&self, maker: i32) -> Vec<i32> {
+        [maker, self.start.0].into_iter().chain(self.tasks.iter().chain(&self.console).map(|held| held.0)).collect()
+    }
+
     /// A number for a session.
     pub(super) fn next_session(&mut self) -> u32 {
         self.sessions = self.sessions.max(PROGRAM) + 1;

@@ -1,0 +1,95 @@
+//! A container that comes to life by criu: what hull does at each of its events.
+
+use super::criu::Event;
+use super::inventory::Mounts;
+use crate::init::Held;
+use crate::plan::outside::OutStep;
+use crate::plan::step::{Refused, Step};
+use crate::plan::{Plan, state_document};
+use crate::spec::Spec;
+use crate::state::{self, Decided, Phase, Record, Store};
+use crate::sys::{process, socket};
+use crate::{Context, Error, Result};
+use std::os::fd::AsRawFd;
+
+/// What happens while criu works.
+pub struct Life<'a> {
+    /// Where the record is.
+    pub store: &'a Store,
+    /// The record, kept up to date.
+    pub record: Record,
+    /// The config, for hooks' state.
+    pub spec: &'a Spec,
+    /// The plan, with the hooks.
+    pub plan: &'a Plan,
+    /// The socket that takes the terminal.
+    pub console: Option<Held>,
+    /// The restored init.
+    pub pidfd: Option<Held>,
+}
+
+impl Life<'_> {
+    /// Does what an event asks for.
+    ///
+    /// # Errors
+    /// A hook's; the console's; the disk's.
+    pub fn on(&mut self, event: Event) -> Result<()> {
+        match event.script.as_str() {
+            "setup-namespaces" => self.hooks(event.pid),
+            "orphan-pts-master" => self.terminal(event),
+            "post-restore" => self.lives(event.pid),
+            _ => Ok(()),
+        }
+    }
+
+    fn hooks(&self, pid: i32) -> Result<()> {
+        for placed in &self.plan.outside {
+            if let OutStep::Hook { list, index, hook } = &placed.step {
+                let status = if *list == "prestart" { "created" } else { "creating" };
+                let state = state_document(self.spec, &self.record.id, status, Some(pid));
+                crate::wall::run_hook(list, *index, hook, &state, self.spec.bundle())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The terminal's other end, for whoever holds the console.
+    fn terminal(&self, event: Event) -> Result<()> {
+        let master = event.descriptor.ok_or_else(|| Error::new("criu sent no terminal"))?;
+        let Some(console) = &self.console else {
+            return Err(Error::new("the images have a terminal, and the config has none: process.terminal is not set"));
+        };
+        socket::send_fd(console.0, b"/dev/ptmx", master.as_raw_fd()).on("send the terminal to", "the console socket")
+    }
+
+    /// From here on the record knows it: whatever becomes of hull, `delete` finds it.
+    fn lives(&mut self, pid: i32) -> Result<()> {
+        self.pidfd = Some(process::pidfd_open(pid).map(Held).on("open", "the restored process")?);
+        self.record.pid = pid;
+        self.record.phase = Phase::Made;
+        self.record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the restored process is gone"))?;
+        self.record.outcomes = observed(self.plan, &Mounts::of(pid)?);
+        self.store.write(&self.record)
+    }
+}
+
+/// What the steps' policies have come to in a restored container, which the images decided: seen in its mounts.
+fn observed(plan: &Plan, mounts: &Mounts) -> Vec<Decided> {
+    let host = Mounts::of(process::getpid()).ok();
+    let is_hosts = |target: &str, source: &str| {
+        let of_host = host.as_ref().and_then(|host| host.at(if source.starts_with('/') { source } else { target }));
+        mounts.at(target).zip(of_host).is_some_and(|(ours, theirs)| ours.device == theirs.device)
+    };
+    let mut outcomes = Vec::new();
+    for (index, placed) in plan.inside.iter().enumerate() {
+        let bound = match &placed.step {
+            Step::Mount { target, source, refused: Refused::BindHost, .. } => is_hosts(target, source),
+            Step::Node { path, bind: true, .. } => mounts.at(path).is_some(),
+            _ => false,
+        };
+        if bound {
+            outcomes.push(Decided { step: index as u32, from: placed.from.to_string(), outcome: "bound-from-host".to_owned() });
+        }
+    }
+    outcomes
+}
