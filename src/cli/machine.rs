@@ -1,6 +1,6 @@
 //! Options of the second wall.
 
-use crate::vm::{Engine, Options};
+use crate::vm::{self, Engine, Options};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -57,6 +57,6 @@ impl Machine {
             WhichEngine::Qemu => Engine::Qemu,
             WhichEngine::Auto => Engine::Auto,
         });
-        Options { on: self.vm, kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, ..Options::default() }
+        Options { on: self.vm, named: vm::is_named(), kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, ..Options::default() }
     }
 }

@@ -9,6 +9,14 @@ use std::path::PathBuf;
 /// The annotation that asks for this wall.
 pub const ANNOTATION: &str = "org.hull.wall";
 
+/// The name of hull's binary that asks for this wall: for engines, which name a program and no options.
+pub const NAME: &str = "hull-vm";
+
+/// Whether this process was started under [`NAME`].
+pub fn is_named() -> bool {
+    std::env::args_os().next().is_some_and(|name| std::path::Path::new(&name).file_name().is_some_and(|name| name == NAME))
+}
+
 /// Who runs the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -28,6 +36,8 @@ pub enum Engine {
 pub struct Options {
     /// This wall.
     pub on: bool,
+    /// hull goes by [`NAME`]: this wall, unless the container says otherwise.
+    pub named: bool,
     /// The kernel's file.
     pub kernel: Option<PathBuf>,
     /// Words for its command line.
@@ -48,19 +58,22 @@ pub struct Options {
 const MEMORY: u64 = 512 << 20;
 
 impl Options {
-    /// The options of a bundle: what the command says goes before the config's `vm` section, and that before the defaults.
+    /// The options of a bundle: what the command says goes before the config's `vm` section, and that before the defaults. The wall is
+    /// chosen by the command's option, else by the annotation, else by the section or the program's name.
     ///
     /// # Errors
     /// An annotation that is none of hull's words.
     pub fn for_spec(&self, spec: &Spec) -> Result<Option<Self>> {
         let config = spec.config();
         let annotated = match config.annotations.get(ANNOTATION).map(String::as_str) {
-            None | Some("kernel") => false,
-            Some("vm") => true,
+            None => None,
+            Some("kernel") => Some(false),
+            Some("vm") => Some(true),
             Some(other) => return Err(Error::new(format!("annotation {ANNOTATION}={other:?}: the walls are \"kernel\" and \"vm\""))),
         };
         let asks = |vm: &crate::spec::config::Vm| !vm.kernel.path.is_empty();
-        if !(self.on || annotated || config.vm.as_ref().is_some_and(asks)) {
+        let otherwise = self.named || config.vm.as_ref().is_some_and(asks);
+        if !(self.on || annotated.unwrap_or(otherwise)) {
             return Ok(None);
         }
         let mut options = Self { on: true, ..self.clone() };
@@ -107,5 +120,39 @@ impl Options {
             _ => None,
         });
         self.cpus.unwrap_or_else(|| by_quota.unwrap_or(1).clamp(1, host)).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn chosen(options: &Options, annotation: Option<&str>, section: bool) -> bool {
+        let mut config = json!({
+            "ociVersion": "1.3.0", "root": { "path": "rootfs" },
+            "process": { "user": { "uid": 0, "gid": 0 }, "args": ["true"], "cwd": "/" },
+            "linux": { "namespaces": [{ "type": "mount" }, { "type": "pid" }] },
+        });
+        if let Some(word) = annotation {
+            config["annotations"] = json!({ ANNOTATION: word });
+        }
+        if section {
+            config["vm"] = json!({ "kernel": { "path": "/vmlinuz" } });
+        }
+        let spec = Spec::check(serde_json::from_value(config).unwrap(), PathBuf::from("/")).unwrap();
+        options.for_spec(&spec).unwrap().is_some()
+    }
+
+    #[test]
+    fn the_nearest_word_chooses_the_wall() {
+        let nothing = Options::default();
+        let named = Options { named: true, ..Options::default() };
+        let asked = Options { on: true, ..Options::default() };
+        assert!(!chosen(&nothing, None, false) && !chosen(&nothing, Some("kernel"), false));
+        assert!(chosen(&nothing, Some("vm"), false) && chosen(&nothing, None, true));
+        assert!(chosen(&named, None, false) && chosen(&named, Some("vm"), false));
+        assert!(!chosen(&named, Some("kernel"), false) && !chosen(&nothing, Some("kernel"), true));
+        assert!(chosen(&asked, Some("kernel"), false));
     }
 }

@@ -29,7 +29,7 @@ pub mod stdio;
 pub mod task;
 pub mod translate;
 
-pub use choice::{Engine, Options};
+pub use choice::{Engine, Options, is_named};
 
 use crate::facts::Facts;
 use serde::{Deserialize, Serialize};

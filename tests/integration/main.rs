@@ -55,6 +55,7 @@ mod threads;
 mod usage;
 mod user_namespaces;
 mod vm;
+mod vm_choice;
 mod vm_share;
 
 /// Every test of the suite, module by module.
@@ -104,6 +105,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     usage::TESTS,
     user_namespaces::TESTS,
     vm::TESTS,
+    vm_choice::TESTS,
     vm_share::TESTS,
 ];
 

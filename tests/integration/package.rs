@@ -50,7 +50,7 @@ fn a_package_is_made_read_installed_run_and_removed() {
     verified(&root);
     runs(&root.join("usr/bin/hull"));
     dpkg(&root, &["--purge", "hull"]).success();
-    assert!(!root.join("usr/bin/hull").exists() && !root.join("usr/share/doc/hull").exists());
+    assert!(!root.join("usr/bin/hull").exists() && !root.join("usr/bin/hull-vm").is_symlink() && !root.join("usr/share/doc/hull").exists());
 }
 
 /// dpkg with a root folder and a database of its own.
@@ -78,6 +78,7 @@ fn verified(root: &Path) {
     let share = root.join("usr/share");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&root.join("usr/bin/hull")), 0o755);
+    assert_eq!(fs::read_link(root.join("usr/bin/hull-vm")).unwrap(), Path::new("hull"));
     for page in ["hull", "hull-run", "hull-exec", "hull-create"] {
         let page = share.join(format!("man/man1/{page}.1.gz"));
         assert_eq!(mode(&page), 0o644);

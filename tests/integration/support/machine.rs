@@ -15,7 +15,8 @@ pub const LIMIT: Duration = Duration::from_secs(180);
 pub struct Machine {
     /// The bundle.
     pub bundle: Bundle,
-    kernel: PathBuf,
+    /// The guest's kernel.
+    pub kernel: PathBuf,
     _turn: File,
 }
 
