@@ -104,16 +104,17 @@ impl Facts {
         let labelled = process.is_some_and(|p| p.apparmor_profile.is_some() || p.selinux_label.is_some())
             || linux.is_some_and(|l| l.mount_label.is_some());
         let maps = linux.is_some_and(|linux| !linux.uid_mappings.is_empty());
+        let in_user_namespace = in_user_namespace();
         Ok(Self {
             euid,
             egid,
             privileged,
-            in_user_namespace: in_user_namespace(),
+            in_user_namespace,
             permitted,
             bounding: hex("CapBnd:"),
             last_capability: last_capability(hex("CapBnd:")),
             ignored_signals: hex("SigIgn:"),
-            cgroups: Tree::probe()?,
+            cgroups: Tree::probe(euid, in_user_namespace)?,
             joined: joined(spec)?,
             id_helpers: if maps && !privileged { id_helpers() } else { None },
             hard_limits: process.map(|process| hard_limits(&process.rlimits)).transpose()?.unwrap_or_default(),

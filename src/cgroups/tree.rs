@@ -2,12 +2,8 @@
 
 use super::file;
 use crate::{Context, Result};
-use nix::sys::stat::stat;
-use nix::unistd::{AccessFlags, Uid, access};
+use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
-
-/// The inode of the first user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
-const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
 /// Which of the two interfaces a hierarchy speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,18 +70,18 @@ impl Hierarchy {
 }
 
 impl Tree {
-    /// Reads /proc/self/mountinfo and /proc/self/cgroup, and for v2 `cgroup.controllers`.
+    /// Reads /proc/self/mountinfo and /proc/self/cgroup, and for v2 `cgroup.controllers`. The caller is the effective user `uid`, in the
+    /// first user namespace or another.
     ///
     /// # Errors
     /// One of these cannot be read.
-    pub fn probe() -> Result<Self> {
+    pub fn probe(uid: u32, in_user_namespace: bool) -> Result<Self> {
         let mountinfo = file::read_records("/proc/self", "mountinfo").on("read", "/proc/self/mountinfo")?;
         let own = file::read("/proc/self", "cgroup").on("read", "/proc/self/cgroup")?;
         let mut tree = Self::parse(&mountinfo, &own);
-        tree.uid = Uid::effective().as_raw();
+        tree.uid = uid;
         // The first user namespace's root may write wherever the mount may. Everyone else must ask.
-        let privileged =
-            tree.uid == 0 && stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == INITIAL_USER_NAMESPACE);
+        let privileged = uid == 0 && !in_user_namespace;
         for hierarchy in &mut tree.hierarchies {
             let begin = hierarchy.relative_dir();
             if hierarchy.version == Version::V2 {

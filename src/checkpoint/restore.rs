@@ -175,7 +175,7 @@ type Given<'a> = (&'a Path, Option<Held>, &'a Options, Option<&'a String>);
 fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console, asked, former): Given) -> Result<(Container, Held)> {
     let Compiled { spec, facts, plan, .. } = compiled;
     let (folder, layers) = (store.folder(id), asked.layers.as_ref());
-    let mut record = create::blank_record(id, spec, facts.clone(), asked);
+    let mut record = create::blank_record(id, spec, facts.clone(), (asked, create::stdio()));
     let mut work = Unfinished::new(folder.clone());
     let point = MountPoint::make(folder.join(ROOT))?;
     let root = &point.0;

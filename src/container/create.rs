@@ -58,6 +58,8 @@ pub struct Compiled {
     pub plan: Plan,
     /// The networks it is put on.
     pub network: Option<crate::net::Setup>,
+    /// What stdin, stdout and stderr are ([`stdio`]).
+    pub stdio: Vec<String>,
 }
 
 /// Compiles the plan of a bundle, and shows nothing to the host but questions.
@@ -68,9 +70,11 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
     let (spec, network) = options.network.apply(store, id, spec)?;
     let spec = if options.notify { notify::add_to(&spec, &store.folder(id))? } else { spec };
     let (spec, facts) = with_own_ids(Facts::probe(&spec)?, spec)?;
-    let request = Request { network: network.clone(), ..request(store, &spec, &facts, id, options)? };
+    let stdio = stdio();
+    let null_stdio = stdio.iter().enumerate().filter(|(_, name)| *name == "/dev/null").map(|(number, _)| 1 << number).sum();
+    let request = Request { network: network.clone(), null_stdio, ..request(store, &spec, &facts, id, options)? };
     let plan = plan::plan(&spec, &facts, &request)?;
-    Ok(Compiled { spec, facts, plan, network })
+    Ok(Compiled { spec, facts, plan, network, stdio })
 }
 
 /// Where an ordinary user's config is silent about ids (`crun spec --rootless` writes such ones), they are the user's own.
@@ -114,6 +118,7 @@ pub fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Op
         filter,
         layers: options.layers.clone(),
         network: None,
+        null_stdio: 0,
         dies_with_parent: false,
     })
 }
@@ -196,7 +201,7 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
     keep_from_hooks(0);
     let lock = store.make(id)?;
     let folder = store.folder(id);
-    let mut record = blank_record(id, &spec, Facts::probe(&spec)?, options);
+    let mut record = blank_record(id, &spec, Facts::probe(&spec)?, (options, stdio()));
     let mut write = |pid: i32, cgroup, outcomes, machine| {
         record.vm = machine;
         fill_record(&mut record, pid, cgroup, outcomes)?;
@@ -238,9 +243,9 @@ fn check_preserved(count: u32) -> Result<()> {
 }
 
 fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
-    let Compiled { spec, facts, plan, network: _ } = compiled;
+    let Compiled { spec, facts, plan, network: _, stdio } = compiled;
     let folder = store.folder(id);
-    let mut record = blank_record(id, &spec, facts, options);
+    let mut record = blank_record(id, &spec, facts, (options, stdio));
     let mut write = |pid: i32, cgroup, outcomes| {
         fill_record(&mut record, pid, cgroup, outcomes)?;
         store.write(&record)
@@ -259,7 +264,7 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
 }
 
 /// The record of a container of which nothing is made yet.
-pub fn blank_record(id: &str, spec: &Spec, facts: Facts, options: &Options) -> Record {
+pub fn blank_record(id: &str, spec: &Spec, facts: Facts, (options, stdio): (&Options, Vec<String>)) -> Record {
     Record {
         version: VERSION,
         boot_id: state::boot_id(),
@@ -274,7 +279,7 @@ pub fn blank_record(id: &str, spec: &Spec, facts: Facts, options: &Options) -> R
         cgroup: None,
         layers: options.layers.clone(),
         outcomes: Vec::new(),
-        stdio: stdio(),
+        stdio,
         no_new_keyring: options.no_new_keyring,
         vm: None,
     }

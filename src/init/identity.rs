@@ -38,7 +38,10 @@ pub fn bounding(drop: u64) -> Done {
 /// Sets the three sets, then the ambient one, which must lie in two of them.
 pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
     ids::capset(sets)?;
-    ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+    // The kernel keeps the ambient set within these two (capabilities(7)): where they share nothing, it is empty by now.
+    if sets.permitted & sets.inheritable != 0 {
+        ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+    }
     for capability in 0..64 {
         if ambient & (1 << capability) != 0 {
             ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;

@@ -247,6 +247,7 @@ fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
         Attribute::Loopback => sys::socket::loopback_up(),
         Attribute::Descriptors => Err(Errno::EINVAL),
         Attribute::Stdio => identity::own_stdio(number as u32),
+        Attribute::NullDevice => root::own_null_device(number),
         Attribute::ParentDeath => sys::event::die_with_parent(),
         Attribute::Rlimit => {
             let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or(Errno::EBADMSG);

@@ -57,9 +57,6 @@ impl World<'_> {
         file::chdir(c"/")?;
         self.root = file::openat(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
         self.parent = Parent::NONE;
-        if how != Leave::Chroot {
-            own_null_device()?;
-        }
         Ok(())
     }
 
@@ -113,26 +110,21 @@ impl World<'_> {
     }
 }
 
-/// A stdin, stdout or stderr that is the host's null device becomes the container's own: a file of a mount that is not the container's
-/// cannot be saved by a checkpoint (as runc has it).
-fn own_null_device() -> Result<(), Errno> {
-    let null = libc::makedev(1, 3);
-    let is_null = |descriptor: i32| file::fstat(descriptor).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == null);
-    let mut own = None;
-    for descriptor in 0..3 {
-        if !is_null(descriptor) {
-            continue;
-        }
-        if own.is_none() {
-            match file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0).map(Held) {
-                Ok(held) if is_null(held.0) => own = Some(held),
-                // A root without one: the host's stays.
-                _ => return Ok(()),
-            }
-        }
-        if let Some(held) = &own {
-            file::dup_to(held.0, descriptor)?;
-        }
+/// Puts the container's own null device in the place of the host's, for the stdin, stdout and stderr of the mask: a file of a mount that is
+/// not the container's cannot be saved by a checkpoint (as runc has it).
+pub(super) fn own_null_device(stdio: u64) -> Result<(), Errno> {
+    let Ok(null) = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0).map(Held) else {
+        // A root without one: the host's stays.
+        return Ok(());
+    };
+    let stat = file::fstat(null.0)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Ok(());
     }
+    for descriptor in (0..3).filter(|descriptor| stdio & (1 << descriptor) != 0) {
+        file::dup_to(null.0, descriptor)?;
+    }
+    // execve closes it, and before that the step that closes all others.
+    null.keep();
     Ok(())
 }

@@ -97,6 +97,8 @@ pub struct Request {
     pub preserve_fds: u32,
     /// Variables that hull adds to the program's environment.
     pub extra_env: Vec<String>,
+    /// Which of hull's stdin, stdout and stderr (bits 0 to 2), the program's too, are the null device.
+    pub null_stdio: u64,
     /// The networks it is put on.
     pub network: Option<crate::net::Setup>,
     /// The cgroup's plan.
@@ -170,6 +172,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     process::console(&mut draft)?;
     hooks::create(&mut draft)?;
     mounts::leave(&mut draft, &world)?;
+    process::null_device(&mut draft, &world);
     process::attributes(&mut draft)?;
     mounts::propagation(&mut draft);
     process::identity(&mut draft, &world)?;

@@ -34,6 +34,14 @@ pub fn console(draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
+/// Where the container has mounts of its own, its null device is one of them.
+pub fn null_device(draft: &mut Draft, world: &World) {
+    let terminal = draft.spec.config().process.as_ref().is_some_and(|process| process.terminal);
+    if draft.request.null_stdio != 0 && world.mount && !terminal {
+        draft.inside(set(Attribute::NullDevice, draft.request.null_stdio), "[stdio]");
+    }
+}
+
 /// The step that opens a process's terminal.
 pub fn console_step(process: &Process, mount: bool) -> Step {
     let size = process.console_size.clone().unwrap_or_default();

@@ -73,6 +73,8 @@ choice! {
         Stdio = 15,
         /// `PR_SET_PDEATHSIG` with SIGKILL; after the ids, whose change takes it away.
         ParentDeath = 16,
+        /// The stdin, stdout and stderr of the mask `number`, which are the host's null device, become the container's.
+        NullDevice = 17,
     }
 }
 

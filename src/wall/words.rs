@@ -139,6 +139,7 @@ fn attribute(what: Attribute) -> &'static str {
         Attribute::Descriptors => "mark descriptors close-on-exec",
         Attribute::Rlimit => "error setting rlimits",
         Attribute::Stdio => "give stdio to the user",
+        Attribute::NullDevice => "make the null device the container's own",
         Attribute::ParentDeath => "bind the program to its parent",
     }
 }

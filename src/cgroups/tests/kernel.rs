@@ -20,7 +20,7 @@ impl Name {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        for hierarchy in Tree::probe().unwrap().hierarchies {
+        for hierarchy in super::here().hierarchies {
             let dir = format!("{}{}", hierarchy.mount_point, self.0);
             let _ = write(format!("{dir}/freezer.state"), "THAWED");
             for pid in crate::cgroups::life::pids_below(&dir).unwrap_or_default() {
@@ -39,7 +39,7 @@ pub struct RootControl {
 
 impl RootControl {
     pub fn keep() -> Self {
-        let v2 = Tree::probe().unwrap().hierarchies.into_iter().find(|h| h.version == Version::V2);
+        let v2 = super::here().hierarchies.into_iter().find(|h| h.version == Version::V2);
         let file = v2.map(|h| format!("{}/cgroup.subtree_control", h.mount_point));
         let alone = file.as_ref().map(|f| std::fs::File::open(f).unwrap());
         alone.iter().for_each(|f| f.lock().unwrap());
@@ -79,12 +79,12 @@ impl Drop for Program {
 }
 
 pub fn planned(request: &Request) -> Plan {
-    plan(request, &Tree::probe().unwrap()).unwrap()
+    plan(request, &super::here()).unwrap()
 }
 
 /// Whether this machine has a v1 hierarchy of the controller; says so when it does not.
 pub fn has_v1(controller: &str) -> bool {
-    let tree = Tree::probe().unwrap();
+    let tree = super::here();
     let has = tree.hierarchies.iter().any(|h| h.version == Version::V1 && h.controllers.iter().any(|c| c == controller));
     if !has {
         eprintln!("skipped: no v1 hierarchy of {controller} is mounted here");
@@ -93,7 +93,7 @@ pub fn has_v1(controller: &str) -> bool {
 }
 
 pub fn may_write() -> bool {
-    let may = Tree::probe().unwrap().hierarchies.iter().all(|h| h.writable);
+    let may = super::here().hierarchies.iter().all(|h| h.writable);
     if !may {
         eprintln!("skipped: no right to make cgroups here");
     }
@@ -335,7 +335,7 @@ fn a_fork_bomb_is_killed_and_sub_cgroups_are_removed() {
 
 #[test]
 fn device_rules_act_on_v2_and_are_replaced() {
-    let Some(v2) = Tree::probe().unwrap().hierarchies.into_iter().find(|h| h.version == Version::V2 && h.writable) else {
+    let Some(v2) = super::here().hierarchies.into_iter().find(|h| h.version == Version::V2 && h.writable) else {
         eprintln!("skipped: no cgroup v2 is mounted, or it may not be written");
         return;
     };

@@ -207,7 +207,7 @@ exec unshare --mount --pid --cgroup --fork --kill-child --mount-proc --propagati
 
 #[test]
 fn a_real_systemd_makes_limits_updates_and_removes() {
-    let tree = Tree::probe().unwrap();
+    let tree = super::here();
     let as_here = tree.hierarchies.iter().all(|h| h.root == "/" && h.mount_point.starts_with("/sys/fs/cgroup/"));
     if !Path::new("/lib/systemd/systemd").exists() || Path::new("/run/systemd/private").exists() || !as_here || !may_write() {
         eprintln!("skipped: needs the program systemd, not running, root, and v1 hierarchies below /sys/fs/cgroup");
@@ -245,7 +245,7 @@ fn inside() {
         eprintln!("skipped: is a part of a_real_systemd_makes_limits_updates_and_removes");
         return;
     }
-    let tree = Tree::probe().unwrap();
+    let tree = super::here();
     let r = resources(r#"{"memory":{"limit":67108864},"pids":{"limit":33},"cpu":{"shares":512,"quota":20000,"period":50000,"cpus":"0"}}"#);
     let mut wish = request(Some("machine-x.slice:hull:t"), Some(&r));
     (wish.driver, wish.device_rules) = (Driver::Systemd { user: false }, true);

@@ -112,7 +112,7 @@ fn describe() -> Result<Guest> {
     Ok(Guest {
         kernel: read("/proc/sys/kernel/osrelease")?,
         last_capability: last.parse().map_err(|_| Error::new(format!("cap_last_cap is {last:?}")))?,
-        cgroups: Tree::probe()?,
+        cgroups: Tree::probe(0, false)?,
         uptime: (seconds * 1e9) as u64,
     })
 }
