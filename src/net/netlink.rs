@@ -158,27 +158,8 @@ impl Socket {
     /// # Errors
     /// The kernel's; an answer that cannot be read.
     pub fn dump(&mut self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-        let mut bytes = Vec::new();
-        self.put(&mut bytes, request, NLM_F_DUMP);
-        self.send(&bytes)?;
         let mut answers = Vec::new();
-        let mut failed = None;
-        let mut done = false;
-        while !done {
-            self.receive(|message| {
-                match message.payload {
-                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                    NetlinkPayload::Done(_) => done = true,
-                    NetlinkPayload::Error(answer) => {
-                        done = true;
-                        failed = answer.code.map(|code| Errno::from_raw(-code.get()));
-                    }
-                    _ => {}
-                }
-                !done
-            })?;
-        }
-        match failed {
+        match self.ask(request, NLM_F_DUMP, |answer| answers.push(answer))? {
             Some(errno) => Err(Error::sys("list", "the kernel's network tables", errno)),
             None => Ok(answers),
         }
@@ -191,29 +172,16 @@ impl Socket {
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
         let mut asked = LinkMessage::default();
         asked.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let mut bytes = Vec::new();
         // A name longer than the kernel takes would be cut to another's.
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Ok(None);
         }
-        self.put(&mut bytes, RouteNetlinkMessage::GetLink(asked), NLM_F_ACK);
-        self.send(&bytes)?;
         let mut found = None;
-        let mut failed = None;
-        let mut done = false;
-        while !done {
-            self.receive(|message| {
-                match message.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => found = Some(describe(link)),
-                    NetlinkPayload::Error(answer) => {
-                        done = true;
-                        failed = answer.code.map(|code| Errno::from_raw(-code.get()));
-                    }
-                    _ => {}
-                }
-                !done
-            })?;
-        }
+        let failed = self.ask(RouteNetlinkMessage::GetLink(asked), NLM_F_ACK, |answer| {
+            if let RouteNetlinkMessage::NewLink(link) = answer {
+                found = Some(describe(link));
+            }
+        })?;
         match failed {
             Some(Errno::ENODEV) | None => Ok(found),
             Some(errno) => Err(Error::sys("look up network device", name, errno)),
@@ -231,6 +199,30 @@ impl Socket {
             _ => None,
         });
         Ok(links.collect())
+    }
+
+    /// Sends one request and takes its answers until the kernel says that there are no more; answers the kernel's refusal.
+    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16, mut each: impl FnMut(RouteNetlinkMessage)) -> Result<Option<Errno>> {
+        let mut bytes = Vec::new();
+        self.put(&mut bytes, request, flags);
+        self.send(&bytes)?;
+        let mut refused = None;
+        let mut done = false;
+        while !done {
+            self.receive(|message| {
+                match message.payload {
+                    NetlinkPayload::InnerMessage(answer) => each(answer),
+                    NetlinkPayload::Done(_) => done = true,
+                    NetlinkPayload::Error(answer) => {
+                        done = true;
+                        refused = answer.code.map(|code| Errno::from_raw(-code.get()));
+                    }
+                    _ => {}
+                }
+                !done
+            })?;
+        }
+        Ok(refused)
     }
 
     fn put(&mut self, bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
