@@ -16,6 +16,7 @@ pub mod plan;
 pub mod rootfs;
 pub mod security;
 pub mod spec;
+pub mod settings;
 pub mod state;
 pub mod sys;
 pub mod vm;

@@ -38,26 +38,14 @@ pub const FIRST: i32 = 6;
 /// criu 3.0 was the first with the version request.
 pub const OLDEST: u32 = 30_000;
 
-/// A configuration file for the whole machine.
-const CONFIG: &str = "/etc/hull.json";
-
-#[derive(serde::Deserialize)]
-struct Configured {
-    criu: Option<PathBuf>,
-}
-
-/// The criu program: as given, by the environment variable `HULL_CRIU`, by `criu` in `/etc/hull.json`, or the first in PATH and sbin.
+/// The criu program: as given, by the environment variable `HULL_CRIU`, by `criu` in the administrator's defaults ([`crate::settings`]), or the first in PATH and sbin.
 ///
 /// # Errors
 /// There is none; the configuration cannot be read.
 pub fn find(given: Option<&Path>) -> Result<PathBuf> {
-    let configured = || -> Result<Option<PathBuf>> {
-        let Ok(text) = std::fs::read(CONFIG) else { return Ok(None) };
-        serde_json::from_slice::<Configured>(&text).map(|config| config.criu).map_err(|error| Error::new(format!("read {CONFIG}: {error}")))
-    };
     let named = match given.map(Path::to_owned).or_else(|| std::env::var_os("HULL_CRIU").filter(|name| !name.is_empty()).map(PathBuf::from)) {
         Some(path) => Some(path),
-        None => configured()?,
+        None => crate::settings::read()?.criu,
     };
     if let Some(path) = named {
         // A name without a slash is looked up, as everybody does.

@@ -17,7 +17,7 @@ pub struct Machine {
     #[arg(long, value_name = "ENGINE", help_heading = "Virtual machine")]
     vm_engine: Option<WhichEngine>,
     /// The guest's memory, such as 512m [default: the memory limit and 128 MiB, or 512 MiB]
-    #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Virtual machine")]
+    #[arg(long, value_name = "SIZE", value_parser = vm::choice::memory_size, help_heading = "Virtual machine")]
     vm_memory: Option<u64>,
     /// The guest's processors [default: what the CPU quota can use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255), help_heading = "Virtual machine")]
@@ -34,25 +34,10 @@ enum WhichEngine {
     Auto,
 }
 
-/// A number of bytes with a letter.
-fn memory(text: &str) -> Result<u64, String> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let shift = match unit.to_ascii_lowercase().trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        _ => return Err(format!("{unit:?} is no unit: k, m or g")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "a number is wanted, such as 512m".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
-    if bytes < 64 << 20 { Err("a guest needs 64m at least".to_owned()) } else { Ok(bytes) }
-}
-
 impl Machine {
     /// What was asked.
     pub fn asked(&self) -> Options {
-        let engine = self.vm_engine.map_or(Engine::Auto, |engine| match engine {
+        let engine = self.vm_engine.map(|engine| match engine {
             WhichEngine::Kvm => Engine::Kvm,
             WhichEngine::Qemu => Engine::Qemu,
             WhichEngine::Auto => Engine::Auto,

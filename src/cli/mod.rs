@@ -80,6 +80,9 @@ pub struct Global {
     /// Path of the criu program, for checkpoint and restore
     #[arg(long, global = true, value_name = "PATH")]
     criu: Option<PathBuf>,
+    /// The administrator's defaults, in place of /etc/hull/config.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::SetTrue)]
     version: bool,
@@ -264,6 +267,9 @@ pub fn main() -> u8 {
     if let Err(error) = log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug }) {
         complain(&error);
         return 1;
+    }
+    if let Some(file) = &cli.global.config {
+        crate::settings::name(file.clone());
     }
     // The command's status where hull itself fails. runc's exec: 1 may be the program's own. `docker run`: 125.
     let common = match &cli.command {

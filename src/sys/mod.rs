@@ -9,6 +9,7 @@ pub mod event;
 pub mod file;
 pub mod ids;
 pub mod kernel;
+pub mod kvm;
 pub mod mount;
 pub mod netns;
 pub mod page;

@@ -30,9 +30,26 @@ pub enum Engine {
     Qemu,
 }
 
+/// A number of bytes with a letter, such as `512m`, for a guest's memory.
+///
+/// # Errors
+/// It is none, or less than a guest can run with.
+pub fn memory_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit.to_ascii_lowercase().trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err(format!("{unit:?} is no unit: k, m or g")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number is wanted, such as 512m".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
+    if bytes < 64 << 20 { Err("a guest needs 64m at least".to_owned()) } else { Ok(bytes) }
+}
+
 /// What was asked of the machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// This wall.
     pub on: bool,
@@ -43,7 +60,7 @@ pub struct Options {
     /// Words for its command line.
     pub parameters: Vec<String>,
     /// Who runs it.
-    pub engine: Engine,
+    pub engine: Option<Engine>,
     /// Memory at boot, in bytes.
     pub memory: Option<u64>,
     /// Processors.
@@ -58,11 +75,11 @@ pub struct Options {
 const MEMORY: u64 = 512 << 20;
 
 impl Options {
-    /// The options of a bundle: what the command says goes before the config's `vm` section, and that before the defaults. The wall is
+    /// The options of a bundle: what the command says goes before the config's `vm` section, and that before the defaults of [`crate::settings`]. The wall is
     /// chosen by the command's option, else by the annotation, else by the section or the program's name.
     ///
     /// # Errors
-    /// An annotation that is none of hull's words.
+    /// An annotation that is none of hull's words; a section that a machine cannot have; the file of defaults.
     pub fn for_spec(&self, spec: &Spec) -> Result<Option<Self>> {
         let config = spec.config();
         let annotated = match config.annotations.get(ANNOTATION).map(String::as_str) {
@@ -100,7 +117,18 @@ impl Options {
                 }
             }
         }
+        options.fill(&crate::settings::read()?.vm);
         Ok(Some(options))
+    }
+
+    /// The administrator's defaults, for what nobody has said.
+    fn fill(&mut self, defaults: &crate::settings::Vm) {
+        self.kernel = self.kernel.take().or_else(|| defaults.kernel.clone());
+        self.engine = self.engine.or(defaults.engine);
+        self.memory = self.memory.or(defaults.memory);
+        self.cpus = self.cpus.or(defaults.cpus);
+        self.boot_timeout = self.boot_timeout.or(defaults.boot_timeout);
+        self.program = self.program.take().or_else(|| defaults.hypervisor.clone());
     }
 
     /// The guest's memory in bytes: what was asked, or the container's limit and room for a kernel, a multiple of 2 MiB.

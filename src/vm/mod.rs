@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod message;
 pub mod monitor;
 pub mod network;
+pub mod probe;
 pub mod proxy;
 pub mod qemu;
 pub mod qmp;
@@ -28,6 +29,7 @@ pub mod share;
 pub mod stdio;
 pub mod task;
 pub mod translate;
+pub mod vmlinux;
 
 pub use choice::{Engine, Options, is_named};
 

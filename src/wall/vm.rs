@@ -99,6 +99,7 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     vm::task::create(&plan)?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let initramfs = initramfs::find_or_make(job.store, &kernel)?;
+    let kernel = vm::vmlinux::find_or_make(job.store, kernel)?;
     let path = job.folder.join(START_FIFO);
     let name = crate::rootfs::c_path(&path)?;
     file::mknodat(libc::AT_FDCWD, &name, libc::S_IFIFO | 0o600, 0).on("make", path.display())?;
@@ -108,7 +109,7 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
         id: job.id.to_owned(),
         folder: job.folder.to_owned(),
         store: job.store.clone(),
-        accelerator: accelerator(machine.engine)?,
+        accelerator: accelerator(job.store, machine.engine.unwrap_or_default())?,
         memory: machine.memory(job.spec),
         cpus: machine.cpus(job.spec),
         timeout: Duration::from_secs(machine.boot_timeout.unwrap_or(BOOT)),
@@ -129,10 +130,27 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     Ok((monitor, start, plan))
 }
 
-fn accelerator(engine: Engine) -> Result<Accelerator> {
-    match engine {
-        Engine::Kvm => Ok(Accelerator::Kvm),
-        Engine::Qemu | Engine::Auto => Ok(Accelerator::Tcg),
+/// KVM where it is asked for and can run a kernel, and where nothing is asked. Emulation for that reason is said once a boot to a person,
+/// and to every log.
+fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
+    if engine == Engine::Qemu {
+        return Ok(Accelerator::Tcg);
+    }
+    match (vm::probe::probe(), engine) {
+        (Ok(()), _) => Ok(Accelerator::Kvm),
+        (Err(error), Engine::Kvm) => Err(error),
+        (Err(error), _) => {
+            let said = format!("the machine is emulated, which is slow: {error}");
+            let mark = store.cache("vm")?.join("emulated");
+            let boot = crate::state::boot_id();
+            if std::fs::read_to_string(&mark).is_ok_and(|text| text == boot) || !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+                crate::log::remark(&said);
+            } else {
+                crate::log::warn(&said);
+                std::fs::write(&mark, boot).on("write", mark.display())?;
+            }
+            Ok(Accelerator::Tcg)
+        }
     }
 }
 

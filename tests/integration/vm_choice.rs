@@ -1,38 +1,167 @@
-//! What chooses the second wall, and what it is made of.
+//! What chooses the second wall, what a machine is made of, and what becomes of one that does not come up or does not live.
 
-use crate::support::fixture;
+use crate::support::leaks;
 use crate::support::machine::{LIMIT, Machine};
-use crate::support::runtime::{Container, finish, path, text};
+use crate::support::runtime::{Container, Output, finish, path, text, until};
+use crate::support::{Bundle, fixture};
 use serde_json::json;
+use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
-tests![the_name_hull_vm_chooses_the_wall];
+tests![
+    the_name_hull_vm_chooses_the_wall,
+    what_the_file_of_defaults_says_wrong_is_an_error,
+    kvm_is_taken_where_it_can_run_a_kernel,
+    qemu_is_confined_and_its_end_is_the_containers,
+    a_guest_that_hangs_is_an_error_in_time,
+];
 
+/// A file of defaults.
+fn defaults(content: &str) -> PathBuf {
+    let path = fixture::new_dir("defaults").join("config.toml");
+    fs::write(&path, content).unwrap();
+    path
+}
+
+fn make(machine: &Machine, flags: &[&str], verb: &str, more: &[&str]) -> Output {
+    machine.bundle.write();
+    let dir = machine.bundle.dir.display().to_string();
+    let args = [flags, &[verb], more, &["--bundle", &dir, &machine.bundle.id]].concat();
+    finish(machine.bundle.runtime.command(&args), LIMIT)
+}
+
+/// As an engine calls it: no option says anything of a machine. Which kernel, and how much memory, the file of defaults says.
 fn the_name_hull_vm_chooses_the_wall() {
     only_hull!("the second wall");
-    let mut machine = Machine::sh("uname -r; exec sleep 1000");
+    let mut machine = Machine::sh("exec sleep 1000");
     let link = fixture::new_dir("bin").join("hull-vm");
     symlink(path(), &link).unwrap();
     machine.bundle.runtime.program = link;
-    machine.bundle.write();
-    let dir = machine.bundle.dir.display().to_string();
-    let kernel = machine.kernel.display().to_string();
-    // As an engine calls it: no option says anything of a machine but the kernel, which this machine has not.
-    let make = |machine: &Machine, verb: &str| {
-        finish(machine.bundle.runtime.command(&[verb, "--vm-kernel", &kernel, "--bundle", &dir, &machine.bundle.id]), LIMIT)
-    };
+    let file = defaults(&format!("[vm]\nkernel = {:?}\nmemory = \"300m\"\nengine = \"qemu\"\n", machine.kernel));
+    machine.bundle.runtime.env.push(("HULL_CONFIG".into(), file.display().to_string()));
     let container = Container::new(&machine.bundle);
-    make(&machine, "create").success();
+    make(&machine, &[], "create", &[]).success();
     assert_eq!(container.proc_file("comm").trim(), "hull-vm");
     container.start();
     let own = text("/proc/sys/kernel/osrelease");
-    assert_ne!(container.exec(&["uname", "-r"]).success().stdout.trim(), own.trim(), "a kernel of its own");
+    let seen = container.exec(&["sh", "-c", "uname -r; sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo"]).success().stdout;
+    let (release, memory) = seen.trim().split_once('\n').unwrap();
+    assert_ne!(release, own.trim(), "a kernel of its own");
+    assert!((150 << 10..300 << 10).contains(&memory.parse::<u64>().unwrap()), "{memory} KiB");
     container.kill("KILL").success();
     container.wait_for("stopped");
     drop(container);
 
     machine.bundle.set("/annotations", json!({ "org.hull.wall": "kernel" }));
     machine.bundle.args(&["/bin/sh", "-c", "uname -r"]);
-    machine.bundle.write();
-    assert_eq!(make(&machine, "run").success().stdout, own, "the container's own word goes before the name");
+    assert_eq!(make(&machine, &[], "run", &[]).success().stdout, own, "the container's own word goes before the name");
+}
+
+fn what_the_file_of_defaults_says_wrong_is_an_error() {
+    only_hull!("the file of defaults");
+    let mut bundle = Bundle::sh("echo here");
+    bundle.write();
+    let dir = bundle.dir.display().to_string();
+    let wrong = defaults("[vm]\nmemory = \"1g\"\nmemroy = \"1g\"\n");
+    bundle.runtime.env.push(("HULL_CONFIG".into(), wrong.display().to_string()));
+    let said = bundle.call(&["run", "--vm", "--bundle", &dir, &bundle.id]).failure();
+    assert_has!(said, "config.toml: line 3: unknown field `memroy`");
+    // Who needs nothing of it does not read it.
+    assert_eq!(bundle.call(&["run", "--bundle", &dir, &bundle.id]).success().stdout, "here\n");
+    let missing = bundle.call(&["--config", "/nonexistent/file", "run", "--vm", "--bundle", &dir, &bundle.id]).failure();
+    assert_has!(missing, "/nonexistent/file");
+}
+
+/// `kvm` runs, or is an error that says why this machine's device cannot; `auto` does the one or says the same in the log and emulates.
+fn kvm_is_taken_where_it_can_run_a_kernel() {
+    only_hull!("the second wall");
+    let machine = Machine::sh("echo here");
+    let kernel = machine.kernel.display().to_string();
+    let with = |engine: &str, log: &str| make(&machine, &["--log", log], "run", &["--vm", "--vm-kernel", &kernel, "--vm-engine", engine]);
+    let folder = fixture::new_dir("logs");
+    let (asked, left) = (folder.join("kvm"), folder.join("auto"));
+    let by_kvm = with("kvm", asked.to_str().unwrap());
+    if by_kvm.status == 0 {
+        assert_eq!(by_kvm.stdout, "here\n");
+    } else {
+        assert_has!(by_kvm.stderr, "/dev/kvm");
+    }
+    assert_eq!(with("auto", left.to_str().unwrap()).success().stdout, "here\n");
+    let said = text(&left);
+    assert_eq!(said.matches("the machine is emulated, which is slow").count(), usize::from(by_kvm.status != 0), "{said}");
+    assert_eq!(said.contains("/dev/kvm"), by_kvm.status != 0, "{said}");
+}
+
+/// A child of a process, by its name.
+fn child_named(parent: i32, name: &str) -> i32 {
+    let children = text(format!("/proc/{parent}/task/{parent}/children"));
+    let found = children.split_whitespace().find(|pid| text(format!("/proc/{pid}/comm")).starts_with(name));
+    found.unwrap_or_else(|| panic!("no child {name} among {children}")).parse().unwrap()
+}
+
+fn qemu_is_confined_and_its_end_is_the_containers() {
+    only_hull!("the second wall");
+    let machine = Machine::sh("exec sleep 1000");
+    let container = machine.create(&[]);
+    container.start();
+    let monitor = container.pid();
+    let qemu = child_named(monitor, "qemu-system");
+    let status = text(format!("/proc/{qemu}/status"));
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap_or_else(|| panic!("no {name}")).trim().to_owned();
+    assert_eq!(line("Uid"), ["65534"; 4].join("\t"));
+    assert_ne!(line("Gid").split('\t').next(), Some("0"));
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(line(set), "0000000000000000", "{set}");
+    }
+    assert_eq!((line("NoNewPrivs").as_str(), line("Seccomp").as_str()), ("1", "2"));
+    let namespace = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    for kind in ["mnt", "pid", "ipc", "uts", "net"] {
+        assert_ne!(namespace(&qemu.to_string(), kind), namespace("self", kind), "{kind}");
+        assert_ne!((kind, namespace(&qemu.to_string(), kind)), ("net", namespace(&monitor.to_string(), "net")));
+    }
+    // Its root is its own, and read only: no home, no bundle, no socket of the host's.
+    let root = PathBuf::from(format!("/proc/{qemu}/root"));
+    for name in ["home", "root", "run", "var", "tmp", "etc/shadow", "etc/passwd", "sys"] {
+        assert!(!root.join(name).exists(), "{name}");
+    }
+    // Its descriptors: sockets, memory and events; a file only of those that hold its own words, and what it maps.
+    for entry in fs::read_dir(format!("/proc/{qemu}/fd")).unwrap().flatten() {
+        let target = fs::read_link(entry.path()).unwrap().display().to_string();
+        let harmless = ["socket:", "anon_inode:", "/memfd:", "pipe:", "/dev/null", "/dev/kvm", "/dev/net/tun", "/dev/urandom"];
+        assert!(harmless.iter().any(|start| target.starts_with(start)), "{} is {target}", entry.path().display());
+    }
+    // Without it there is no machine, and without a machine no container.
+    rustix::process::kill_process(rustix::process::Pid::from_raw(qemu).unwrap(), rustix::process::Signal::KILL).unwrap();
+    container.wait_for("stopped");
+    until("the monitor's end", || leaks::is_zombie(monitor) || !Path::new(&format!("/proc/{monitor}")).exists());
+}
+
+/// A kernel's header, and code that goes round in a circle where a bootloader enters it.
+fn a_guest_that_hangs_is_an_error_in_time() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("true");
+    let folder = fixture::new_dir("kernel");
+    let mut image = vec![0_u8; 8192];
+    image[0x1f1] = 1;
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x200..0x202].copy_from_slice(&[0xeb, 0xfe]);
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x020c_u16.to_le_bytes());
+    image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+    image[0x211] = 1;
+    image[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
+    image[0x300..0x306].copy_from_slice(b"0.0.1\0");
+    let kernel = folder.join("vmlinuz");
+    fs::write(&kernel, image).unwrap();
+    // Modules of its own, built in all: none is loaded.
+    let modules = folder.join("lib/modules/0.0.1");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(modules.join("modules.dep"), "").unwrap();
+    fs::write(modules.join("modules.builtin"), "kernel/virtio_pci.ko\nkernel/virtio_console.ko\nkernel/virtiofs.ko\n").unwrap();
+    machine.kernel = kernel;
+    let file = defaults("[vm]\nboot-timeout = 4\n");
+    machine.bundle.runtime.env.push(("HULL_CONFIG".into(), file.display().to_string()));
+    assert_has!(machine.refused(), "the guest did not come up within 4 s");
+    assert!(!machine.bundle.runtime.state.join(&machine.bundle.id).exists(), "its folder is there");
 }
