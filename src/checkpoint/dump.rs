@@ -85,6 +85,9 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     if !dump.pre_dump {
         let beside = Beside::of(container, host_files(container)?)?;
         options.external.extend(beside.files.iter().map(|(key, _)| key.clone()));
+        if super::network_is_as_made(&container.record.spec, beside.network.is_some()) {
+            options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
+        }
         if beside.network.is_some() {
             // hull's own: made anew for the restored container, with the same addresses.
             options.external.push(format!("net[{}]:{}", namespace(container.record.pid, "net")?, super::NETWORK));
@@ -121,6 +124,9 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
 fn finish(container: &Container, dump: &Dump) -> Result<()> {
     let folder = &dump.common.images;
     root::save(container, folder)?;
+    Beside::loosen(folder)?;
+    // The disk works while the sums are made.
+    images::begin_writeback(folder)?;
     // Images that are to share pages with others change by that.
     if !dump.common.auto_dedup && !dump.common.lazy_pages {
         Beside::seal(folder)?;

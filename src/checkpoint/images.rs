@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -39,21 +40,51 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).on("write", path.display())
 }
 
-/// Brings every image, and the folder's own list of them, to the disk. What memory holds says is nobody else's business: 0600.
+/// The files of a folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).on("read", folder.display())? {
+        let entry = entry.on("read", folder.display())?;
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// Sends every image on its way to the disk, and waits for none. What memory holds says is nobody else's business: 0600.
+///
+/// # Errors
+/// An image cannot be opened.
+pub fn begin_writeback(folder: &Path) -> Result<()> {
+    for path in files(folder)? {
+        let file = File::open(&path).on("open", path.display())?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600)).on("chmod", path.display())?;
+        // A file system that cannot do it is synced all the same.
+        let _ = crate::sys::file::start_writeback(file.as_raw_fd());
+    }
+    Ok(())
+}
+
+/// How many images are synced at once: a journal commits once for all that wait for it, and once for each that comes alone.
+const SYNCED_AT_ONCE: usize = 8;
+
+/// Brings every image, and the folder's own list of them, to the disk.
 ///
 /// # Errors
 /// The disk is full or broken: the checkpoint must not count.
 pub fn settle(folder: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(folder).on("read", folder.display())? {
-        let entry = entry.on("read", folder.display())?;
-        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            continue;
-        }
-        let file = File::open(entry.path()).on("open", entry.path().display())?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o600)).on("chmod", entry.path().display())?;
-        file.sync_all().on("save", entry.path().display())?;
-    }
-    File::open(folder).and_then(|folder| folder.sync_all()).on("save", folder.display())
+    begin_writeback(folder)?;
+    let files = files(folder)?;
+    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).on("save", path.display());
+    let share = |first: usize| files.iter().skip(first).step_by(SYNCED_AT_ONCE).try_for_each(|path| sync(path));
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..SYNCED_AT_ONCE.min(files.len())).map(|first| scope.spawn(move || share(first))).collect();
+        let own = share(0);
+        let joined = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(Error::new(format!("save {}: a thread ended", folder.display())))));
+        joined.fold(own, Result::and)
+    })?;
+    sync(folder)
 }
 
 /// The names of the former stdin, stdout and stderr.
@@ -64,6 +95,12 @@ pub fn descriptors(folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(DESCRIPTORS);
     let text = std::fs::read(&path).on("read", path.display())?;
     serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))
+}
+
+/// Whether criu saved the network namespace, or was told to leave it empty.
+pub fn hold_network(folder: &Path) -> bool {
+    let is_link = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"netdev-"));
+    files(folder).is_ok_and(|files| files.iter().any(is_link))
 }
 
 /// What hull keeps beside criu's images, in a file of its own that runc passes over.
@@ -78,6 +115,9 @@ pub struct Beside {
     /// criu's key of a file of the host, and which of stdin, stdout and stderr it was.
     #[serde(default)]
     pub files: Vec<(String, i32)>,
+    /// Where those of them that are only read from were.
+    #[serde(default)]
+    pub read_at: Vec<super::files::ReadAt>,
     /// The config, as it was carried out.
     pub spec: Option<Spec>,
     /// What the root was put together of; the changes of each overlay stand in a file of their own ([`layer`]).
@@ -104,9 +144,13 @@ fn sum(path: &Path) -> Result<(u64, Option<u32>)> {
     if length > LONG {
         return Ok((length, None));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    std::io::Read::read_to_end(&mut file, &mut bytes).on("read", path.display())?;
-    Ok((length, Some(crc32fast::hash(&bytes))))
+    let (mut sum, mut buffer) = (crc32fast::Hasher::new(), vec![0; 256 << 10]);
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).on("read", path.display())? {
+            0 => return Ok((length, Some(sum.finalize()))),
+            count => sum.update(&buffer[..count]),
+        }
+    }
 }
 
 /// Its name.
@@ -128,6 +172,7 @@ impl Beside {
         Ok(Self {
             id: record.id.clone(),
             files,
+            read_at: Vec::new(),
             spec: Some(record.spec.clone()),
             layers: record.layers.clone(),
             network: Saved::of(&folder)?,
@@ -137,17 +182,29 @@ impl Beside {
         })
     }
 
+    /// Loosens the caller's own files from what they were.
+    ///
+    /// # Errors
+    /// The images cannot be read or written.
+    pub fn loosen(folder: &Path) -> Result<()> {
+        let mut beside = Self::read(folder)?;
+        if beside.files.is_empty() {
+            return Ok(());
+        }
+        beside.read_at = super::files::loosen(folder, &beside.files)?;
+        beside.write(folder)
+    }
+
     /// Notes what the images are.
     ///
     /// # Errors
     /// They cannot be read.
     pub fn seal(folder: &Path) -> Result<()> {
         let mut beside = Self::read(folder)?;
-        for entry in std::fs::read_dir(folder).on("read", folder.display())? {
-            let entry = entry.on("read", folder.display())?;
-            let (Ok(name), true) = (entry.file_name().into_string(), entry.file_type().is_ok_and(|kind| kind.is_file())) else { continue };
+        for path in files(folder)? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if name != BESIDE && !name.ends_with(".log") {
-                beside.sums.insert(name, sum(&entry.path())?);
+                beside.sums.insert(name.to_owned(), sum(&path)?);
             }
         }
         beside.write(folder)

@@ -8,7 +8,7 @@ use crate::plan::step::{Refused, Step};
 use crate::plan::{Plan, state_document};
 use crate::spec::Spec;
 use crate::state::{self, Decided, Phase, Record, Store};
-use crate::sys::{process, socket};
+use crate::sys::{Sys, process, socket};
 use crate::{Context, Error, Result};
 use std::os::fd::AsRawFd;
 
@@ -24,6 +24,10 @@ pub struct Life<'a> {
     pub plan: &'a Plan,
     /// The socket that takes the terminal.
     pub console: Option<Held>,
+    /// criu leaves its network namespace empty.
+    pub empty_network: bool,
+    /// Its init, once criu has made it.
+    pub pid: i32,
     /// The restored init.
     pub pidfd: Option<Held>,
 }
@@ -35,7 +39,11 @@ impl Life<'_> {
     /// A hook's; the console's; the disk's.
     pub fn on(&mut self, event: Event) -> Result<()> {
         match event.script.as_str() {
-            "setup-namespaces" => self.hooks(event.pid),
+            "setup-namespaces" => {
+                self.pid = event.pid;
+                self.hooks(event.pid)
+            }
+            "post-setup-namespaces" if self.empty_network => self.network(),
             "orphan-pts-master" => self.terminal(event),
             "post-restore" => self.lives(event.pid),
             _ => Ok(()),
@@ -51,6 +59,20 @@ impl Life<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What create does in a new network namespace, before there are sockets again: its loopback, and the config's settings.
+    fn network(&self) -> Result<()> {
+        let settings = self.plan.inside.iter().filter_map(|placed| match &placed.step {
+            Step::Sysctl { path, value } if path.starts_with("sys/net/") => Some((format!("/proc/{path}"), value)),
+            _ => None,
+        });
+        let settings: Vec<_> = settings.collect();
+        let pidfd = process::pidfd_open(self.pid).map(Held).on("open", "the restored process")?;
+        inside(&pidfd, libc::CLONE_NEWNET, ("set up", "the container's network namespace"), || {
+            socket::loopback_up()?;
+            settings.iter().try_for_each(|(path, value)| std::fs::write(path, value.as_bytes()).map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
+        })
     }
 
     /// The terminal's other end, for whoever holds the console.
@@ -92,4 +114,28 @@ fn observed(plan: &Plan, mounts: &Mounts) -> Vec<Decided> {
         }
     }
     outcomes
+}
+
+/// Sets the host name in the container, whose images may have another container's.
+///
+/// # Errors
+/// The kernel's.
+pub fn rename(pidfd: &Held, name: &str) -> Result<()> {
+    inside(pidfd, libc::CLONE_NEWUTS, ("set the host name to", name), || crate::sys::ids::sethostname(name.as_bytes()))
+}
+
+/// Does something in a namespace of the container's, in a process of its own.
+fn inside(pidfd: &Held, kind: i32, (operation, object): (&str, &str), work: impl FnOnce() -> Sys<()>) -> Result<()> {
+    match process::clone(0, None).on("make", "a process in the container's namespaces")? {
+        process::Cloned::Child => {
+            let done = process::setns(pidfd.0, kind as u64).and_then(|()| work());
+            process::exit(done.map_or_else(|errno| errno as i32, |()| 0))
+        }
+        process::Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false).on("wait for", "a process in the container's namespaces")? {
+            // It may have come to its end already.
+            Some(process::Ended::Exited(0 | libc::ESRCH)) => Ok(()),
+            Some(process::Ended::Exited(number)) => Err(Error::sys(operation, object, nix::errno::Errno::from_raw(number))),
+            _ => Err(Error::new(format!("{operation} {object}: the process was ended"))),
+        },
+    }
 }

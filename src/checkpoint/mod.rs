@@ -10,6 +10,7 @@ mod changes;
 mod clone;
 mod criu;
 mod dump;
+mod files;
 mod hold;
 mod images;
 mod inventory;
@@ -29,8 +30,10 @@ pub use rpc::{CgroupMode, NetworkLock};
 
 use crate::facts::Owner;
 use crate::plan::Plan;
+use crate::spec::Spec;
 use crate::state::{Record, Store};
 use crate::{Context, Error, Result};
+use oci_spec::runtime::LinuxNamespaceType;
 use std::path::{Path, PathBuf};
 
 /// What checkpoint and restore are asked alike.
@@ -138,6 +141,21 @@ fn joined(facts: &crate::facts::Facts) -> Vec<Joined> {
             Some(Joined { kind, key, path: joined.path.clone() })
         })
         .collect()
+}
+
+fn has_own_network(spec: &Spec) -> bool {
+    spec.namespace(LinuxNamespaceType::Network).is_some_and(|namespace| namespace.path.is_none())
+}
+
+/// Whether a container's own network namespace is what hull and the hooks made of it. Then criu leaves it empty, as runc always has it,
+/// and at restore hull and the hooks do the same again. So it is where hooks may have put links there, whose other ends criu cannot
+/// make; and where no process of the container can have changed anything (capabilities(7)). Otherwise criu saves and restores it whole.
+fn network_is_as_made(spec: &Spec, on_hulls: bool) -> bool {
+    let config = spec.config();
+    let hooked = config.hooks.as_ref().is_some_and(|hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() || !hooks.create_container.is_empty());
+    let bounding = config.process.as_ref().and_then(|process| process.capabilities.as_ref()).map(|all| &all.bounding);
+    let may_change = bounding.is_some_and(|bounding| bounding.iter().any(|name| matches!(name.as_str(), "CAP_NET_ADMIN" | "CAP_SYS_ADMIN")));
+    has_own_network(spec) && !on_hulls && (hooked || !may_change)
 }
 
 /// The plan by which a container was made, made anew from its record.

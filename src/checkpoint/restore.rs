@@ -3,9 +3,9 @@
 use super::criu::{self, Session, World};
 use super::images::{self, Beside};
 use super::inventory::{self, External};
-use super::life::Life;
+use super::life::{self, Life};
 use super::rpc::{self, Kind};
-use super::{Common, Folders, NETWORK, hold, joined, root, targets};
+use super::{Common, Folders, NETWORK, has_own_network, hold, joined, root, targets};
 use crate::cgroups::Group;
 use crate::container::Container;
 use crate::container::create::{self, Compiled, Options};
@@ -200,8 +200,12 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     for (descriptor, (key, _)) in (criu::FIRST..).zip(&keys) {
         options.inherit_fd.push(rpc::InheritFd { key: (*key).to_owned(), descriptor });
     }
+    let empty_network = network.is_none() && has_own_network(spec) && !images::hold_network(images);
+    if empty_network {
+        options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
+    }
     crate::log::debug(|| format!("criu: {options:?}"));
-    let mut life = Life { store, record, spec, plan, console, pidfd: None };
+    let mut life = Life { store, record, spec, plan, console, empty_network, pid: 0, pidfd: None };
     let answer = session.carry_out(Kind::Restore, options, log, &mut |event| life.on(event))?;
     let pid = answer.restore.map_or(life.record.pid, |restored| restored.pid);
     session.end(log).inspect_err(|_| kill(pid))?;
@@ -230,24 +234,8 @@ fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::ne
         std::fs::write(&path, text).on("write", path.display())?;
     }
     match &spec.config().hostname {
-        Some(name) if former.is_some_and(|former| former != name) => rename(pidfd, name),
+        Some(name) if former.is_some_and(|former| former != name) => life::rename(pidfd, name),
         _ => Ok(()),
-    }
-}
-
-/// Sets the host name in the container, whose images may have another container's.
-fn rename(pidfd: &Held, name: &str) -> Result<()> {
-    match process::clone(0, None).on("make", "a process for the host name")? {
-        process::Cloned::Child => {
-            let done = process::setns(pidfd.0, libc::CLONE_NEWUTS as u64).and_then(|()| crate::sys::ids::sethostname(name.as_bytes()));
-            process::exit(done.map_or_else(|errno| errno as i32, |()| 0))
-        }
-        process::Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false).on("wait for", "the host name")? {
-            // It may have come to its end already.
-            Some(process::Ended::Exited(0 | libc::ESRCH)) => Ok(()),
-            Some(process::Ended::Exited(number)) => Err(Error::sys("set the host name to", name, nix::errno::Errno::from_raw(number))),
-            _ => Err(Error::new(format!("set the host name to {name}: the process was ended"))),
-        },
     }
 }
 
@@ -356,6 +344,10 @@ fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, e
         }
     }
     let beside = images::Beside::read(&bring.common.images)?;
+    for (stream, position) in &beside.read_at {
+        // What is no file here has no place to go on at.
+        let _ = file::seek_to(*stream, *position);
+    }
     options.inherit_fd.extend(beside.files.into_iter().map(|(key, descriptor)| rpc::InheritFd { key, descriptor }));
     Ok(options)
 }

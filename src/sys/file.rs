@@ -92,6 +92,14 @@ pub fn close_all_but(first: i32, kept: &mut [i32]) {
     let _ = close_range(from, i32::MAX);
 }
 
+/// sync_file_range(2) of the whole file with `SYNC_FILE_RANGE_WRITE`: what is dirty of it goes on its way to the disk, and nobody waits.
+///
+/// # Errors
+/// The kernel's: ESPIPE for what is no file, EIO.
+pub fn start_writeback(raw: i32) -> Sys<()> {
+    call!(libc::SYS_sync_file_range, raw, 0_i64, 0_i64, libc::SYNC_FILE_RANGE_WRITE).map(drop)
+}
+
 /// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole to one read that has room for it.
 ///
 /// # Errors
@@ -400,7 +408,15 @@ pub fn pipe() -> Sys<(i32, i32)> {
 /// # Errors
 /// The kernel's.
 pub fn rewind(raw: i32) -> Sys<()> {
-    call!(libc::SYS_lseek, raw, 0, libc::SEEK_SET).map(drop)
+    seek_to(raw, 0)
+}
+
+/// lseek(2) to a place, in bytes from the beginning.
+///
+/// # Errors
+/// ESPIPE for what is no file; EINVAL.
+pub fn seek_to(raw: i32, position: u64) -> Sys<()> {
+    call!(libc::SYS_lseek, raw, position, libc::SEEK_SET).map(drop)
 }
 
 /// getdents64(2): how many bytes of directory entries were written to `buffer`; 0 at the end.

@@ -15,6 +15,8 @@ tests![
     a_paused_container_is_saved,
     images_are_roots_alone,
     output_to_a_file_goes_on_to_the_new_callers_file,
+    a_log_that_was_replaced_is_no_obstacle,
+    input_from_a_file_goes_on_where_it_was,
     pipes_are_the_new_callers,
     runc_restores_hulls_images,
     hull_restores_runcs_images,
@@ -125,6 +127,71 @@ fn output_to_a_file_goes_on_to_the_new_callers_file() {
     until("lines in the other file", || lines("second").len() > 3);
     assert_eq!(lines("second")[0], last + 1);
     assert_eq!(lines("first").last(), Some(&last));
+}
+
+/// `hull run --detach >log`: written in place, not appended; cut off, removed or another kind of thing by the time of the restore.
+fn a_log_that_was_replaced_is_no_obstacle() {
+    only_hull!("runc cannot save a file of the host");
+    let b = bundle("i=0; while true; do i=$((i+1)); echo line $i; echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    b.write();
+    let (bundle, log) = (b.dir.to_str().unwrap(), fixture::new_dir("log").join("log"));
+    let to_log = |args: &[&str]| {
+        let mut command = b.runtime.command(args);
+        let file = fs::File::create(&log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        assert!(succeeds(command), "{}", runtime::text(&log));
+    };
+    to_log(&["run", "--detach", "--bundle", bundle, &b.id]);
+    let _c = guard(&b);
+    until("some lines", || runtime::text(&log).lines().count() > 3);
+    let first = |text: String| text.split_once(['\n']).map(|(line, _)| line.to_owned()).unwrap_or_default();
+    for how in ["cut off", "removed while it ran", "replaced by no file"] {
+        let saved = Saved::new();
+        if how == "removed while it ran" {
+            fs::remove_file(&log).unwrap();
+        }
+        saved.dumped(&b, &[]);
+        let last = count(&b);
+        let images = ["--image-path", saved.images.to_str().unwrap(), "--work-path", saved.work.to_str().unwrap(), &b.id];
+        let args = [&["restore", "--detach", "--bundle", bundle], &images[..]].concat();
+        if how == "replaced by no file" {
+            b.call(&args).success();
+        } else {
+            to_log(&args);
+            until("a line of the same program", || runtime::text(&log).contains('\n'));
+            let begin = first(runtime::text(&log));
+            assert!(begin == format!("line {}", last + 1) || begin == format!("line {}", last + 2), "{how}: {begin:?} after {last}");
+        }
+        passed(&b, last);
+    }
+}
+
+fn input_from_a_file_goes_on_where_it_was() {
+    only_hull!("runc cannot save a file of the host");
+    let b = bundle("while read line; do echo $line >/tmp/seen; until [ -e /tmp/go-$line ]; do sleep 0.1; done; done; echo end >/tmp/seen");
+    b.write();
+    let (bundle, input) = (b.dir.to_str().unwrap(), fixture::new_dir("input").join("lines"));
+    fs::write(&input, "1\n2\n3\n").unwrap();
+    let reading = |args: &[&str]| {
+        let mut command = b.runtime.command(args);
+        command.stdin(fs::File::open(&input).unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(succeeds(command));
+    };
+    let seen = || runtime::text(b.rootfs().join("tmp/seen"));
+    let go = |line: &str| fs::write(b.rootfs().join(format!("tmp/go-{line}")), "").unwrap();
+    reading(&["run", "--detach", "--bundle", bundle, &b.id]);
+    let _c = guard(&b);
+    go("1");
+    until("the second line", || seen() == "2\n");
+    let saved = Saved::new();
+    saved.dumped(&b, &[]);
+    fs::write(&input, "1\n2\nthree\nfour\n").unwrap();
+    reading(&["restore", "--detach", "--bundle", bundle, "--image-path", saved.images.to_str().unwrap(), &b.id]);
+    go("2");
+    until("the third line of the new file", || seen() == "three\n");
+    go("three");
+    go("four");
+    until("the end", || seen() == "end\n");
 }
 
 fn pipes_are_the_new_callers() {

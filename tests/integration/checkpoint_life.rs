@@ -15,6 +15,7 @@ tests![
     limits_hold_again,
     a_user_namespace_comes_back,
     a_joined_network_namespace_is_joined_again,
+    a_network_namespace_of_its_own_is_as_it_was,
     a_terminal_comes_over_the_console_socket,
     hooks_run_as_runc_runs_them,
     a_cgroup_namespace_comes_back,
@@ -120,6 +121,34 @@ fn a_joined_network_namespace_is_joined_again() {
     passed(&b, before);
     let inside = fs::read_link(format!("/proc/{}/ns/net", c.pid())).unwrap();
     assert_eq!(inside, fs::read_link(holder.path("net")).unwrap());
+}
+
+/// What hull made of it, hull makes again; what the container itself did to it, criu does again.
+fn a_network_namespace_of_its_own_is_as_it_was() {
+    only_hull!("runc leaves loopback down, and forgets the rest");
+    let script = "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done";
+    for may_change in [false, true] {
+        let mut b = bundle(script);
+        b.set("/linux/sysctl", json!({ "net.ipv4.ip_unprivileged_port_start": "99" }));
+        if may_change {
+            b.push("/process/capabilities/bounding", json!("CAP_NET_ADMIN"));
+        }
+        let c = started(&b);
+        passed(&b, 1);
+        if may_change {
+            c.exec(&["--cap", "CAP_NET_ADMIN", "ip", "address", "add", "10.99.0.1/32", "dev", "lo"]).success();
+        }
+        let saved = Saved::round(&b, &[], &[]);
+        passed(&b, count(&b));
+        let links = fs::read_dir(&saved.images).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("netdev-")).count();
+        assert_eq!(links, usize::from(may_change), "images of interfaces");
+        let shown = c.exec(&["ip", "address", "show", "lo"]).success().stdout;
+        assert!(shown.contains("UP") && shown.contains("127.0.0.1"), "{shown}");
+        assert_eq!(shown.contains("10.99.0.1"), may_change, "{shown}");
+        if !may_change {
+            assert_eq!(c.exec(&["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"]).success().stdout, "99\n");
+        }
+    }
 }
 
 fn a_terminal_comes_over_the_console_socket() {
