@@ -7,7 +7,6 @@ use crate::sys::process::poll2;
 use crate::{Context, Error, Result};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 /// Options of `events`.
@@ -44,12 +43,12 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
 /// OOM kills are told when they happen; also the one that ended the container, whose end is seen only after it.
 fn watch(container: &Container, interval: Duration) -> Result<()> {
     let pidfd = container.pidfd()?;
-    let mut oom = container.needed_group()?.oom_events()?;
+    let mut oom = container.oom_kills()?;
     let mut next = Instant::now() + interval;
     loop {
         // Rounded up: a millisecond too early would be a turn for nothing.
         let wait = next.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-        let (_, ended) = poll2(oom.as_fd().as_raw_fd(), pidfd.0, Some(wait as u64)).on("wait for events of", &container.record.id)?;
+        let (_, ended) = poll2(oom.descriptor(), pidfd.0, Some(wait as u64)).on("wait for events of", &container.record.id)?;
         let goes_on = match oom.read()? {
             Oom::Nothing => true,
             Oom::Gone => false,
@@ -57,7 +56,8 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
                 (0..count).try_fold(true, |open, _| if open { print(&json!({ "type": "oom", "id": container.record.id })) } else { Ok(false) })?
             }
         };
-        if ended || !goes_on {
+        // A machine's monitor closes its socket with its end, after its last word.
+        if (ended && !oom.is_machines()) || !goes_on {
             return Ok(());
         }
         if Instant::now() >= next {
@@ -71,7 +71,12 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
 }
 
 fn sample(container: &Container) -> Result<bool> {
-    print(&json!({ "type": "stats", "id": container.record.id, "data": container.stats()? }))
+    let mut data = serde_json::to_value(container.stats()?).map_err(|error| Error::new(format!("print JSON: {error}")))?;
+    // Of a virtual machine: what it costs the host, its monitor and its memory.
+    if let Some(machine) = container.monitor_stats()? {
+        data["machine"] = json!({ "cpu": machine.cpu, "memory": machine.memory, "pids": machine.pids });
+    }
+    print(&json!({ "type": "stats", "id": container.record.id, "data": data }))
 }
 
 /// Whether there is still a reader.

@@ -5,8 +5,10 @@ use crate::container::create::{Options, compile};
 use crate::spec::Spec;
 use crate::plan::Layers;
 use crate::state::Record;
+use crate::wall::vm::{self, Preview};
 use crate::{Context, Error, Result, plan};
 use clap::ValueEnum;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Options of `plan`.
@@ -23,6 +25,8 @@ pub struct Args {
     id: String,
     #[command(flatten)]
     network: super::network::Wiring,
+    #[command(flatten)]
+    machine: super::machine::Machine,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -36,13 +40,41 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let spec = Spec::load(&args.bundle)?;
     let layers = recorded_layers(&args.bundle)?;
     let network = crate::net::Asked { preview: true, ..args.network.asked() };
-    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, network, ..Options::default() };
+    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, network, vm: args.machine.asked(), ..Options::default() };
+    if let Some(machine) = options.vm.for_spec(&spec)? {
+        let preview = vm::preview(&global.store(), &spec, &args.id, &options, &machine)?;
+        match args.format {
+            PlanFormat::Text => print!("{}", machine_as_text(&preview)),
+            PlanFormat::Json => println!("{}", super::state::pretty(&machine_as_json(&preview))?),
+        }
+        return Ok(0);
+    }
     let plan = compile(&global.store(), &spec, &args.id, &options)?.plan;
     match args.format {
         PlanFormat::Text => print!("{}", plan::as_text(&plan)),
         PlanFormat::Json => println!("{}", super::state::pretty(&plan::as_json(&plan))?),
     }
     Ok(0)
+}
+
+/// The machine, what it sees of the host, and then the steps of the guest, both sides of which are in it.
+fn machine_as_text(preview: &Preview) -> String {
+    let Preview { kernel, accelerator, memory, cpus, shares, plan } = preview;
+    let mut out = format!("machine  {} ({}), {}, {} MiB, {cpus} processors\n", kernel.image.display(), kernel.release, accelerator.name(), memory >> 20);
+    for share in shares {
+        let rights = if share.read_only { ", read-only" } else { "" };
+        out.push_str(&format!("share    {}: {}{rights}\n", share.name, share.path.display()));
+    }
+    out.push_str("guest    carries out all that follows, hooks aside\n");
+    out + &plan::as_text(plan)
+}
+
+fn machine_as_json(preview: &Preview) -> serde_json::Value {
+    let Preview { kernel, accelerator, memory, cpus, shares, plan } = preview;
+    json!({
+        "machine": { "kernel": kernel.image, "release": kernel.release, "accelerator": accelerator.name(), "memory": memory, "cpus": cpus, "shares": shares },
+        "guest": plan::as_json(plan),
+    })
 }
 
 /// A container that people made has its bundle in its own folder, and beside it the record, which knows what the root is made of.

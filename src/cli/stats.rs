@@ -42,6 +42,8 @@ enum StatsFormat {
 struct Sample {
     at: Instant,
     stats: Option<Stats>,
+    /// What its virtual machine costs the host, where it has one.
+    machine: Option<Stats>,
 }
 
 /// What is shown of one container; what is not known is left open.
@@ -59,6 +61,9 @@ struct Row {
     block_input: Option<u64>,
     block_output: Option<u64>,
     pids: Option<u64>,
+    /// Of a virtual machine: what its monitor and it take of the host's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine_mem_usage: Option<u64>,
 }
 
 /// Carries the command out. With containers named it ends with the last of them.
@@ -107,7 +112,8 @@ fn samples(store: &Store, ids: &[String]) -> Result<BTreeMap<String, Sample>> {
         };
         // Counters that were read while it ended, and its cgroup went, are none.
         if container.status() != Status::Stopped {
-            samples.insert(id, Sample { at: Instant::now(), stats });
+            let machine = container.monitor_stats()?;
+            samples.insert(id, Sample { at: Instant::now(), stats, machine });
         }
     }
     Ok(samples)
@@ -137,6 +143,7 @@ fn row(id: &str, before: Option<&Sample>, now: &Sample, machine: u64) -> Row {
         block_input: block("Read"),
         block_output: block("Write"),
         pids: stats.map(|stats| stats.pids.current),
+        machine_mem_usage: now.machine.as_ref().map(|machine| machine.memory.usage.usage),
     }
 }
 
@@ -150,7 +157,8 @@ fn machine_memory() -> Result<u64> {
 
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(&["ID", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET IO", "BLOCK IO", "PIDS"]);
-    for Row { id, cpu_percent, mem_usage, mem_limit, mem_percent, net_input, net_output, block_input, block_output, pids } in rows {
+    for row in rows {
+        let Row { id, cpu_percent, mem_usage, mem_limit, mem_percent, net_input, net_output, block_input, block_output, pids, machine_mem_usage: _ } = row;
         let percent = |share: &Option<f64>| share.map_or_else(|| "--".to_owned(), |share| format!("{share:.2}%"));
         let pair = |a: &Option<u64>, b: &Option<u64>| a.zip(*b).map_or_else(|| "--".to_owned(), |(a, b)| format!("{} / {}", human(a), human(b)));
         table.row([
@@ -237,7 +245,7 @@ mod tests {
         stats.blkio.io_service_bytes_recursive = vec![entry("Read", 1000), entry("Write", 7), entry("Read", 500), entry("Sync", 9)];
         let interface = |rx_bytes, tx_bytes| NetworkInterface { rx_bytes, tx_bytes, ..NetworkInterface::default() };
         stats.network_interfaces = Some(vec![interface(10, 1), interface(20, 2)]);
-        Sample { at, stats: Some(stats) }
+        Sample { at, stats: Some(stats), machine: None }
     }
 
     #[test]
@@ -254,7 +262,7 @@ mod tests {
         let now = Instant::now();
         let alone = row("box", None, &sample(now, 5), 100_000);
         assert_eq!((alone.cpu_percent, alone.mem_limit, alone.mem_percent), (None, Some(100_000), Some(50.0)));
-        let none = table(&[row("box", None, &Sample { at: now, stats: None }, 100_000)]).to_string();
+        let none = table(&[row("box", None, &Sample { at: now, stats: None, machine: None }, 100_000)]).to_string();
         assert_eq!(none.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>(), ["box", "--", "--", "--", "--", "--", "--"]);
     }
 }

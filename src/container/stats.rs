@@ -2,8 +2,59 @@
 
 use super::Container;
 use crate::cgroups::stats::{NetworkInterface, Stats};
-use crate::{Error, Result};
+use crate::cgroups::{Oom, OomEvents};
+use crate::init::Held;
+use crate::sys::event;
+use crate::vm::client;
+use crate::vm::message::FromGuest;
+use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Who tells of kills for lack of memory.
+pub enum OomKills {
+    /// This kernel.
+    Cgroup(OomEvents),
+    /// The monitor of a machine.
+    Machine(Held),
+}
+
+impl OomKills {
+    /// For poll(2).
+    pub fn descriptor(&self) -> i32 {
+        match self {
+            OomKills::Cgroup(events) => events.as_fd().as_raw_fd(),
+            OomKills::Machine(socket) => socket.0,
+        }
+    }
+
+    /// Whether a machine's monitor tells.
+    pub fn is_machines(&self) -> bool {
+        matches!(self, OomKills::Machine(_))
+    }
+
+    /// What happened since the last time; does not wait.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&mut self) -> Result<Oom> {
+        match self {
+            OomKills::Cgroup(events) => events.read(),
+            OomKills::Machine(socket) => {
+                let mut fds = [libc::pollfd { fd: socket.0, events: libc::POLLIN, revents: 0 }];
+                if event::poll(&mut fds, Some(0)).on("look at", "the monitor's socket")? == 0 {
+                    return Ok(Oom::Nothing);
+                }
+                // A monitor that was killed resets the connection: it is gone all the same.
+                match client::receive::<FromGuest>(socket) {
+                    Ok(Some((FromGuest::Oom(count), _))) => Ok(Oom::Kills(count)),
+                    Ok(Some(_)) => Ok(Oom::Nothing),
+                    Ok(None) | Err(_) => Ok(Oom::Gone),
+                }
+            }
+        }
+    }
+}
 
 impl Container {
     /// The counters as they stand. Interfaces are told where the container has a network namespace of its own with more than
@@ -18,6 +69,35 @@ impl Container {
         let mut stats = self.needed_group()?.stats()?;
         stats.network_interfaces = self.interfaces()?;
         Ok(stats)
+    }
+
+    /// What a container's virtual machine costs the host: its monitor, its share server and QEMU, with the guest's memory; none behind
+    /// the first wall.
+    ///
+    /// # Errors
+    /// A counter cannot be read.
+    pub fn monitor_stats(&self) -> Result<Option<Stats>> {
+        if self.record.vm.is_none() {
+            return Ok(None);
+        }
+        self.needed_group()?.stats().map(Some)
+    }
+
+    /// Tells of kills for lack of memory from here on, those of the container's own cgroup, wherever that is.
+    ///
+    /// # Errors
+    /// The container has no memory controller; it is not running.
+    pub fn oom_kills(&self) -> Result<OomKills> {
+        if self.record.vm.is_none() {
+            return self.needed_group()?.oom_events().map(OomKills::Cgroup);
+        }
+        let socket = client::connect(&self.folder())?;
+        client::send(&socket, &client::Request::Watch, &[])?;
+        match client::receive::<FromGuest>(&socket)? {
+            Some((FromGuest::Done, _)) => Ok(OomKills::Machine(socket)),
+            Some((FromGuest::Refused(why), _)) => Err(Error::new(why)),
+            _ => Err(Error::new("container not running")),
+        }
     }
 
     fn interfaces(&self) -> Result<Option<Vec<NetworkInterface>>> {

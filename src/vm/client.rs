@@ -36,6 +36,8 @@ pub enum Request {
     Stats,
     /// The processes.
     Processes,
+    /// From here on each [`FromGuest::Oom`], to the container's end.
+    Watch,
     /// New limits.
     Update(Box<Resources>),
     /// The guest's memory, in bytes.

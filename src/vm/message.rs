@@ -168,6 +168,8 @@ pub enum FromGuest {
     Refused(String),
     /// A request's answer.
     Value(serde_json::Value),
+    /// From the machine, unasked: so many more kills for lack of memory in the container's cgroup.
+    Oom(u64),
     /// The host's turn.
     Hooks,
     /// `inside` stands before its program, or with an exec runs it; what its policies decided.

@@ -3,6 +3,7 @@
 use super::message::SHARE;
 use crate::facts::Facts;
 use crate::plan::outside::IdMap;
+use crate::plan::{Layers, Part};
 use crate::spec::Spec;
 use crate::spec::config::{Config, Linux, Mount, Resources};
 use crate::spec::mount_options::MountOptions;
@@ -57,17 +58,26 @@ pub struct Translated {
     pub shares: Vec<Share>,
     /// The host's part of the network.
     pub network: Network,
+    /// What the root is put together of, in the guest.
+    pub layers: Option<Layers>,
 }
 
 /// Translates a config.
 ///
 /// # Errors
 /// What cannot cross, naming the field.
-pub fn translate(spec: &Spec) -> Result<Translated> {
+pub fn translate(spec: &Spec, layers: Option<&Layers>) -> Result<Translated> {
     let mut config = spec.config().clone();
     let mut shares = Vec::new();
     let root = config.root.get_or_insert_default();
-    shares.push(Share { path: spec.rootfs(), name: "root".into(), recursive: true, link: false, read_only: root.readonly && !makes_targets(spec), id_map: None });
+    let layers = match layers {
+        Some(layers) => Some(translate_layers(layers, &mut shares)?),
+        None => {
+            let read_only = root.readonly && !makes_targets(spec);
+            shares.push(Share { path: spec.rootfs(), name: "root".into(), recursive: true, link: false, read_only, id_map: None });
+            None
+        }
+    };
     root.path = format!("{SHARE}/root");
     for (index, mount) in config.mounts.iter_mut().enumerate() {
         translate_mount(spec, mount, index, &mut shares).map_err(|error| error.within(format!("mounts[{index}]")))?;
@@ -84,7 +94,26 @@ pub fn translate(spec: &Spec) -> Result<Translated> {
     if labels.is_some_and(|(selinux, apparmor)| selinux.is_some() || apparmor.is_some()) {
         crate::log::debug(|| "labels of the host's security modules mean nothing to the guest's kernel: left out");
     }
-    Ok(Translated { spec: Spec::rebuilt(config, spec.bundle().to_owned()), shares, network })
+    Ok(Translated { spec: Spec::rebuilt(config, spec.bundle().to_owned()), shares, network, layers })
+}
+
+/// Layers as the guest sees them: each a share that nothing is written to. What is written stays in the guest's memory.
+fn translate_layers(layers: &Layers, shares: &mut Vec<Share>) -> Result<Layers> {
+    let mut layers = layers.clone();
+    for (index, part) in layers.parts.iter_mut().enumerate() {
+        let (path, recursive) = match part {
+            Part::Overlay { kept: Some(_), .. } => {
+                return Err(Error::new("changes that are kept (--keep-changes) cannot be made through a machine's share: bind a folder with -v"));
+            }
+            Part::Overlay { lower, .. } => (lower, false),
+            Part::ReadOnly { source, .. } => (source, true),
+            Part::Link { .. } => continue,
+        };
+        let name = format!("l{index}");
+        let of_guest = PathBuf::from(format!("{SHARE}/{name}"));
+        shares.push(Share { path: std::mem::replace(path, of_guest), name, recursive, link: false, read_only: true, id_map: None });
+    }
+    Ok(layers)
 }
 
 /// Whether a mount's target is missing in the root file system and would have to be made there.

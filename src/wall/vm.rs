@@ -17,6 +17,7 @@ use crate::sys::{file, socket};
 use crate::vm::client::{self, News};
 use crate::vm::engine::Accelerator;
 use crate::vm::monitor::Job as Monitor;
+use crate::vm::translate::{Share, Translated};
 use crate::vm::{self, Engine, initramfs, kernel, translate};
 use crate::wall::{Made, START_FIFO, Unfinished};
 use crate::{Context, Error, Result};
@@ -88,15 +89,49 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
     Ok(Made { child, start, plan: inside })
 }
 
+/// The guest's config, and what it will carry out, by what every kernel of these years can.
+fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<(Translated, Options, Plan)> {
+    let mut translated = translate::translate(spec, options.layers.as_ref())?;
+    let facts = translate::facts(&translated.spec, None);
+    let create = Options { systemd_cgroup: false, layers: translated.layers.take(), ..options.for_guest() };
+    let request = crate::container::create::request(store, &translated.spec, &facts, id, &create)?;
+    let plan = crate::plan::plan(&translated.spec, &facts, &request)?;
+    vm::task::create(&plan)?;
+    Ok((translated, create, plan))
+}
+
+/// What a machine would be made of, for `hull plan`.
+pub struct Preview {
+    /// The kernel that it would boot.
+    pub kernel: kernel::Kernel,
+    /// How.
+    pub accelerator: Accelerator,
+    /// Its memory, in bytes.
+    pub memory: u64,
+    /// Its processors.
+    pub cpus: u32,
+    /// What the guest would see of the host.
+    pub shares: Vec<Share>,
+    /// What it would carry out.
+    pub plan: Plan,
+}
+
+/// Looks, and makes nothing.
+///
+/// # Errors
+/// As [`carry_out`], as far as they are known without a machine.
+pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine: &vm::Options) -> Result<Preview> {
+    let (spec, _) = options.network.apply(store, id, spec)?;
+    let (translated, _, plan) = compile(store, &spec, id, options)?;
+    let kernel = kernel::find(machine.kernel.as_deref())?;
+    let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
+    Ok(Preview { kernel, accelerator, memory: machine.memory(&spec), cpus: machine.cpus(&spec), shares: translated.shares, plan })
+}
+
 /// All that can fail without a machine, before there is one.
 fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     let machine = job.machine.clone();
-    let translated = translate::translate(job.spec)?;
-    let facts = translate::facts(&translated.spec, None);
-    let create = Options { systemd_cgroup: false, ..job.options.for_guest() };
-    let request = crate::container::create::request(job.store, &translated.spec, &facts, job.id, &create)?;
-    let plan = crate::plan::plan(&translated.spec, &facts, &request)?;
-    vm::task::create(&plan)?;
+    let (translated, create, plan) = compile(job.store, job.spec, job.id, job.options)?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let initramfs = initramfs::find_or_make(job.store, &kernel)?;
     let kernel = vm::vmlinux::find_or_make(job.store, kernel)?;

@@ -57,6 +57,7 @@ mod user_namespaces;
 mod vm;
 mod vm_choice;
 mod vm_share;
+mod vm_verbs;
 
 /// Every test of the suite, module by module.
 const MODULES: &[&[support::harness::Test]] = &[
@@ -107,6 +108,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     vm::TESTS,
     vm_choice::TESTS,
     vm_share::TESTS,
+    vm_verbs::TESTS,
 ];
 
 fn main() -> std::process::ExitCode {

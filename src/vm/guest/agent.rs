@@ -3,7 +3,7 @@
 use super::modules::Modules;
 use super::session::{self, GO, Launch, Report, START};
 use super::{describe, mount_on, network};
-use crate::cgroups::{self, Group};
+use crate::cgroups::{self, Group, Oom, OomEvents};
 use crate::container::foreground::receive_terminal;
 use crate::init::Held;
 use crate::namespaces::idmap::socket_pair;
@@ -16,7 +16,7 @@ use crate::{Context, Error, Result};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
 /// A session as the agent keeps it.
 struct Session {
@@ -42,6 +42,8 @@ pub struct Agent {
     sessions: BTreeMap<u32, Session>,
     blobs: BTreeMap<u32, Vec<u8>>,
     cgroup: Option<cgroups::Record>,
+    /// Tells of kills for lack of memory; none before the container's cgroup is there.
+    oom: Option<OomEvents>,
 }
 
 /// Whose a descriptor of the poll is.
@@ -49,6 +51,7 @@ pub struct Agent {
 enum Whose {
     Link(u32),
     Console(u32),
+    Oom,
 }
 
 impl Agent {
@@ -62,7 +65,7 @@ impl Agent {
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).on("block", "signals")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).on("make", "a signalfd")?;
         let (sessions, blobs) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { channel: Channel::new(port)?, streams: Streams::default(), modules, signals, sessions, blobs, cgroup: None })
+        Ok(Self { channel: Channel::new(port)?, streams: Streams::default(), modules, signals, sessions, blobs, cgroup: None, oom: None })
     }
 
     /// Serves for ever.
@@ -82,6 +85,10 @@ impl Agent {
                 };
                 watch(&session.link, Whose::Link(*number));
                 watch(&session.console, Whose::Console(*number));
+            }
+            if let Some(oom) = &self.oom {
+                fds.push(libc::pollfd { fd: oom.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 });
+                whose.push(Whose::Oom);
             }
             let mut streams = Vec::new();
             let first_stream = fds.len();
@@ -266,6 +273,7 @@ impl Agent {
     fn session_ready(&mut self, which: Whose) -> Result<()> {
         match which {
             Whose::Console(number) => self.take_terminal(number),
+            Whose::Oom => self.tell_of_kills(),
             Whose::Link(number) => {
                 let Some(session) = self.sessions.get_mut(&number) else { return Ok(()) };
                 let Some(link) = &session.link else { return Ok(()) };
@@ -281,7 +289,13 @@ impl Agent {
                         session.last = Some(last);
                         session.link = None;
                     }
-                    Ok(Report::Say(message)) => self.channel.message(number, &message)?,
+                    Ok(Report::Say(message)) => {
+                        if number == PROGRAM && matches!(message, FromGuest::Ready(_)) {
+                            // A guest without the memory controller has nothing to tell.
+                            self.oom = self.group().and_then(|group| group.oom_events()).ok();
+                        }
+                        self.channel.message(number, &message)?;
+                    }
                     Err(_) => {
                         session.link = None;
                         session.last.get_or_insert(FromGuest::Killed(libc::SIGKILL));
@@ -289,6 +303,17 @@ impl Agent {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn tell_of_kills(&mut self) -> Result<()> {
+        match self.oom.as_mut().map(OomEvents::read) {
+            Some(Ok(Oom::Kills(count))) => self.channel.message(MACHINE, &FromGuest::Oom(count)),
+            Some(Ok(Oom::Gone) | Err(_)) => {
+                self.oom = None;
+                Ok(())
+            }
+            Some(Ok(Oom::Nothing)) | None => Ok(()),
         }
     }
 
@@ -314,6 +339,8 @@ impl Agent {
             }
             if let Some(last) = self.sessions.remove(&number).and_then(|session| session.last) {
                 if number == PROGRAM {
+                    // The kill that ended it is told before its end.
+                    self.tell_of_kills()?;
                     // What was written to shared mappings is the host's before the machine ends.
                     event::sync();
                 }

@@ -21,6 +21,8 @@ pub(super) struct Connection {
     pub(super) socket: Held,
     /// The exec that it is for.
     session: Option<u32>,
+    /// It wants to hear of kills for lack of memory.
+    pub(super) watches: bool,
 }
 
 /// What was asked of the engine.
@@ -36,7 +38,7 @@ pub(super) enum Asked {
 impl Monitor {
     pub(super) fn accept(&mut self) -> Result<()> {
         let socket = client::accept(&self.listener)?;
-        self.connections.insert(self.next, Connection { socket, session: None });
+        self.connections.insert(self.next, Connection { socket, session: None, watches: false });
         self.next += 1;
         Ok(())
     }
@@ -87,6 +89,13 @@ impl Monitor {
                 Ok(())
             }
             Request::SignalAll(signal) => self.guest(number, &ToGuest::SignalAll(signal)),
+            Request::Watch => {
+                if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.watches = true;
+                }
+                self.answer_connection(number, &FromGuest::Done);
+                Ok(())
+            }
             Request::Stats => self.guest(number, &ToGuest::Stats),
             Request::Processes => self.guest(number, &ToGuest::Processes),
             Request::Update(resources) => self.guest(number, &ToGuest::Update(resources)),

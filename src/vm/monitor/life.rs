@@ -67,6 +67,11 @@ impl Monitor {
     }
 
     fn machine_says(&mut self, message: FromGuest) -> Result<()> {
+        if matches!(message, FromGuest::Oom(_)) {
+            let watching: Vec<u64> = self.connections.iter().filter(|(_, connection)| connection.watches).map(|(number, _)| *number).collect();
+            watching.into_iter().for_each(|number| self.answer_connection(number, &message));
+            return Ok(());
+        }
         match self.asked_guest.pop_front() {
             Some(0) if self.stage == Stage::SettingUp => match message {
                 FromGuest::Done => self.make(),
@@ -112,7 +117,7 @@ impl Monitor {
                 Err(crate::wall::failed_step(plan, (step, errno, detail), ended.map(ended_as)))
             }
             FromGuest::Refused(why) => Err(Error::new(why)),
-            FromGuest::Done | FromGuest::Value(_) => Ok(()),
+            FromGuest::Done | FromGuest::Value(_) | FromGuest::Oom(_) => Ok(()),
         }
     }
 
