@@ -67,7 +67,7 @@ impl Container {
         if options.preserve_fds > 0 || !options.cgroup.is_empty() {
             return Err(Error::new("--preserve-fds and --cgroup cannot cross into a virtual machine"));
         }
-        let guest_kinds = |kind: Kind| kind != Kind::Network && self.record.spec.namespace(kind).is_some();
+        let guest_kinds = |kind: Kind| kind == Kind::Uts || (kind != Kind::Network && self.record.spec.namespace(kind).is_some());
         let user = guest_kinds(Kind::User);
         let spec = &self.record.spec;
         let request = ExecRequest {

@@ -129,6 +129,12 @@ pub fn ingress(index: u32, what: String) -> Request {
     request(message(index, 0xffff_fff1, INGRESS, "ingress", Vec::new()), false, what)
 }
 
+/// What arrives on a link is looked at no more; the filters go with it.
+pub fn no_ingress(index: u32, what: String) -> Request {
+    let message = RouteNetlinkMessage::DelQueueDiscipline(message(index, 0xffff_fff1, INGRESS, "ingress", Vec::new()));
+    Request { message, flags: 0, what }
+}
+
 /// A u32 filter that every packet matches, with the action to go on through another device.
 pub fn redirect(index: u32, target: u32, what: String) -> Request {
     // struct tc_u32_sel with one key: flags TERMINAL, nkeys 1, and a key with an empty mask.

@@ -88,6 +88,10 @@ impl Options {
             Some("vm") => Some(true),
             Some(other) => return Err(Error::new(format!("annotation {ANNOTATION}={other:?}: the walls are \"kernel\" and \"vm\""))),
         };
+        // A pod's sandbox only holds namespaces, for the engine to join by path: a machine for it would be of no use to anybody.
+        if !self.on && super::pod::is_sandbox(spec) {
+            return Ok(None);
+        }
         let asks = |vm: &crate::spec::config::Vm| !vm.kernel.path.is_empty();
         let otherwise = self.named || config.vm.as_ref().is_some_and(asks);
         if !(self.on || annotated.unwrap_or(otherwise)) {

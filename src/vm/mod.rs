@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod message;
 pub mod monitor;
 pub mod network;
+pub mod pod;
 pub mod probe;
 pub mod proxy;
 pub mod qemu;

@@ -15,14 +15,20 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::IpAddr;
 
+/// Taps are named by this and a number.
+const TAP: &str = "hulltap";
+
 /// Carries the interfaces of this process's network namespace into a machine.
 ///
 /// # Errors
-/// The kernel's: it may lack tun or the u32 filter.
+/// Another machine has them. The kernel's: it may lack tun or the u32 filter.
 pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
     let mut here = Socket::here()?;
     let mut found = Vec::new();
     let links: Vec<Link> = here.links()?.into_iter().filter(|link| link.ethernet && link.name != "lo").collect();
+    if links.iter().any(|link| link.name.starts_with(TAP)) {
+        return Err(Error::new("the network namespace's interfaces are in another virtual machine: the containers of a pod cannot share them behind this wall"));
+    }
     for (number, link) in links.iter().enumerate() {
         let interface = describe(&mut here, link)?;
         found.push((beside(&mut here, link, number)?, interface));
@@ -32,9 +38,11 @@ pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
 
 /// A tap, and the two ways between it and the interface.
 fn beside(here: &mut Socket, device: &Link, number: usize) -> Result<Tap> {
-    let name = format!("hulltap{number}");
+    let name = format!("{TAP}{number}");
     let fd = netns::open_tap(&name).map(Held).on("make tap", &name)?;
     let tap = here.link(&name)?.ok_or_else(|| Error::new(format!("tap {name} is gone")))?;
+    // A machine that was here before, of a container that an engine starts anew in its pod, left its filters: its tap is gone.
+    here.attempt(&[shape::no_ingress(device.index, format!("forget what was watched on {}", device.name))])?;
     here.carry_out(&[
         link::set_up(tap.index, true, format!("bring up {name}")),
         link::set_up(device.index, true, format!("bring up {}", device.name)),

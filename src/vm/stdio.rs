@@ -73,6 +73,10 @@ impl Stdio {
         }
         socket::send_fd(console.0, b"/dev/ptmx", master.0).on("send", "the terminal")?;
         socket::controlling_terminal(peer.0).on("take", "the terminal")?;
+        // As it would be the program's stdio. What the caller had there it reads to the end, and must not wait for this process.
+        for number in 0..3 {
+            file::dup_to(peer.0, number).on("set", "stdio")?;
+        }
         let copy = || nix::fcntl::fcntl(socket::borrow(peer.0), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map(Held).on("copy", "the terminal");
         let ends = Ends { stdin: copy()?, stdout: copy()?, stderr: None };
         Ok((Stdio::Terminal(peer), ends))

@@ -1,6 +1,7 @@
 //! From the bundle's config to the guest's: what is the host's becomes a share, and what cannot cross is an error.
 
 use super::message::SHARE;
+use super::pod;
 use crate::facts::Facts;
 use crate::plan::outside::IdMap;
 use crate::plan::{Layers, Part};
@@ -84,6 +85,7 @@ pub fn translate(spec: &Spec, layers: Option<&Layers>) -> Result<Translated> {
     }
     // What the section says is the machine's, and done.
     config.vm = None;
+    pod::own(&mut config)?;
     let network = translate_linux(&mut config)?;
     if let Some(hooks) = &config.hooks
         && !hooks.create_container.is_empty()
@@ -131,6 +133,9 @@ fn translate_mount(spec: &Spec, mount: &mut Mount, index: usize, shares: &mut Ve
         return Ok(());
     }
     let path = spec.bundle().join(mount.source.as_deref().unwrap_or_default());
+    if pod::own_shared_memory(mount, &path) {
+        return Ok(());
+    }
     let kind = std::fs::metadata(&path).map_err(|error| Error::io("open mount source", path.display(), &error))?.file_type();
     let what = match () {
         () if kind.is_block_device() => Some("a block device"),

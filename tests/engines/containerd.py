@@ -8,46 +8,20 @@ from pathlib import Path
 
 import checkpoints
 import image
+from daemon import Daemon
 from drill import Drills, expect, phrases
 from session import RESIZING, alive, load, processes
 
 drills = Drills()
 
-CONFIG = """version = 2
-root = "{scratch}/containerd/root"
-state = "{scratch}/containerd/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-[grpc]
-  address = "{socket}"
-[ttrpc]
-  address = "{socket}.ttrpc"
-[debug]
-  level = "debug"
-"""
 
-
-class Containerd:
+class Containerd(Daemon):
     """A containerd daemon of our own and the containers made in it."""
 
     def __init__(self, session):
-        self.s = session
-        self.socket = session.scratch / "c.sock"
+        super().__init__(session, 2, disabled=("io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"))
         self.roots = session.scratch / "runtime-root"
-        self.config = session.scratch / "containerd.toml"
-        for folder in ["containerd", "containerd/root", "containerd/state"]:  # a mapped root must pass through
-            (session.scratch / folder).mkdir(mode=0o711)
-        self.config.write_text(CONFIG.format(scratch=session.scratch, socket=self.socket))
-        self.daemon = None
-
-    def up(self):
-        """Start the daemon and wait until it answers."""
-        self.daemon = self.s.start("containerd", "--config", self.config, log="containerd.log")
-        self.s.until("containerd", lambda: self.ctr("version").code == 0)
-
-    def stop(self):
-        """Stop the daemon."""
-        self.daemon.terminate()
-        self.daemon.wait(30)
+        self.program = session.path
 
     def ctr(self, *argv, **more):
         """Run a ctr command. The containerd namespace is the parent cgroup of all containers here."""
@@ -55,7 +29,7 @@ class Containerd:
 
     def options(self):
         """The flags of `ctr run` that choose the runtime."""
-        return ["--runc-binary", self.s.path, "--runc-root", self.roots]
+        return ["--runc-binary", self.program, "--runc-root", self.roots]
 
     def run(self, name, *argv, flags=(), **more):
         """A container in the foreground, removed at its end."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import image
 from cri_api import Refused, Service
+from daemon import Daemon
 from drill import Drills, Skip, expect, phrases
 from session import alive, packaged, processes
 from websocket import Stream
@@ -22,16 +23,7 @@ POD, CONTAINER, NODE, TARGET = range(4)  # namespace modes
 RUNNING, EXITED = 1, 2  # container states
 SERVER = ["/usr/sbin/httpd", "-f", "-p", "8080", "-h", "/etc"]
 
-CONFIG = """version = 2
-root = "{scratch}/containerd/root"
-state = "{scratch}/containerd/state"
-[grpc]
-  address = "{socket}"
-[ttrpc]
-  address = "{socket}.ttrpc"
-[debug]
-  level = "debug"
-[plugins."io.containerd.grpc.v1.cri"]
+CONFIG = """[plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
   restrict_oom_score_adj = true
   stream_server_address = "127.0.0.1"
@@ -50,40 +42,28 @@ NETWORK = {
 }
 
 
-class Cri:
+class Cri(Daemon):
     """A containerd with its CRI service, and the pods made in it."""
 
-    def __init__(self, session, config, path=""):
-        """`config` is containerd's configuration, the file of README's lines included; `path` a folder of newer programs."""
-        self.s = session
-        self.environment = {"PATH": f"{path}:{session.environment['PATH']}"} if path else {}
+    def __init__(self, session, version=2, config=CONFIG + packaged("containerd-v2.toml"), path=""):
+        """`config` is the CRI service's configuration, the file of README's lines included."""
+        super().__init__(session, version, config.format(scratch=session.scratch, pause=PAUSE), path=path)
         self.handler = re.search(r"^handler: (.+)$", packaged("runtimeclass.yaml"), re.M).group(1)
-        self.socket = session.scratch / "cri.sock"
         self.logs = session.scratch / "logs"
-        for folder in ["containerd", "containerd/root", "containerd/state", "cni", "logs"]:
+        for folder in ["cni", "logs"]:
             (session.scratch / folder).mkdir(mode=0o711)
         (session.scratch / "cni/10-drill.conflist").write_text(json.dumps(NETWORK))
-        self.config = session.scratch / "cri.toml"
-        self.config.write_text(config.format(scratch=session.scratch, socket=self.socket, pause=PAUSE))
-        self.daemon, self.call, self.count = None, None, 0
+        self.call, self.count = None, 0
+
+    def answers(self):
+        try:
+            return all(c["status"] for c in self.call("Status", deadline=5)["status"]["conditions"])
+        except Refused:
+            return False
 
     def up(self):
-        """Start the daemon and wait until its runtime and its network are ready."""
-        self.daemon = self.s.start("containerd", "--config", self.config, log="containerd.log", env=self.environment)
         self.call = Service(self.socket, self.s.note)
-
-        def ready():
-            try:
-                return all(c["status"] for c in self.call("Status", deadline=5)["status"]["conditions"])
-            except Refused:
-                return False
-
-        self.s.until("the runtime service", ready)
-
-    def stop(self):
-        """Stop the daemon."""
-        self.daemon.terminate()
-        self.daemon.wait(30)
+        super().up()
 
     def clear(self):
         """Remove all pods."""
@@ -156,7 +136,7 @@ class Cri:
 
 def start(session):
     """A running containerd with its CRI service and both images."""
-    return begin(Cri(session, CONFIG + packaged("containerd-v2.toml")))
+    return begin(Cri(session))
 
 
 def begin(engine):

@@ -12,17 +12,7 @@ from session import packaged
 # does as runc 1.1 and crun do, so this is not compared.
 drills = Drills(Drill(d.name, d.function, d.compared and d.name != "seen inside: mounts", d.lacking) for d in cri.drills)
 
-CONFIG = """version = 3
-root = "{scratch}/containerd/root"
-state = "{scratch}/containerd/state"
-disabled_plugins = ["io.containerd.internal.v1.opt"]
-[grpc]
-  address = "{socket}"
-[ttrpc]
-  address = "{socket}.ttrpc"
-[debug]
-  level = "debug"
-[plugins.'io.containerd.grpc.v1.cri']
+CONFIG = """[plugins.'io.containerd.grpc.v1.cri']
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
@@ -43,4 +33,4 @@ def start(session):
     """A running containerd 2 with its CRI service and both images."""
     if not (session.newer / "versions").exists():
         raise Skip("containerd 2 could not be fetched")
-    return begin(Cri(session, CONFIG + packaged("containerd-v3.toml"), session.newer / "root/usr/bin"))
+    return begin(Cri(session, 3, CONFIG + packaged("containerd-v3.toml"), session.newer / "root/usr/bin"))

@@ -110,7 +110,7 @@ def perform(drill, engine, session):
 def work(options):
     """Start the engine, run its drills, stop it. Writes the results after each drill, so that a hang loses one only."""
     module = importlib.import_module(options.engine.replace("-", "_"))
-    session = Session(options.engine, options.runtime, INSTALLED, WORK, options.tag, options.newer, options.criu)
+    session = Session(options.engine, options.runtime, INSTALLED, WORK, options.tag, options.newer, options.criu, options.kernel)
     results = {}
 
     def record(name, result):
@@ -141,7 +141,7 @@ def work(options):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ["engine", "runtime", "path", "work", "tag", "only", "newer", "criu"]:
+    for name in ["engine", "runtime", "path", "work", "tag", "only", "newer", "criu", "kernel"]:
         parser.add_argument("--" + name)
     parser.add_argument("--names", type=json.loads, default=[])
     parser.add_argument("--v1-only", action="store_true")

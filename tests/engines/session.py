@@ -47,12 +47,13 @@ def packaged(name):
 class Session:
     """One engine with one runtime in a sandbox of its own. `path` is where the runtime is installed, under hull's name.
 
-    `newer` and `criu` are folders of programs fetched beside the system's.
+    `newer` and `criu` are folders of programs fetched beside the system's, `kernel` one of an unpacked kernel package.
     """
 
-    def __init__(self, engine, runtime, path, work, tag, newer, criu):
+    def __init__(self, engine, runtime, path, work, tag, newer, criu, kernel):
         self.engine, self.runtime, self.path = engine, runtime, path
-        self.work, self.tag, self.newer, self.criu = Path(work), tag, Path(newer), Path(criu)
+        self.work, self.tag = Path(work), tag
+        self.newer, self.criu, self.kernel = Path(newer), Path(criu), Path(kernel)
         self.scratch = Path("/run/t")
         self.transcript = []
         self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/run/t/home", "LANG": "C", "TERM": "xterm"}

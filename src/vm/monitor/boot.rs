@@ -130,11 +130,12 @@ impl Monitor {
         enter_network(&job.network)?;
         let taps = interfaces(job, maker)?;
         let own = stdio::own()?;
-        let share = if job.shares.is_empty() { None } else { Some(share::start(&job.folder, &job.shares)?) };
+        // Before the share's server, which keeps what is stdio then.
         let (mut stdio, ends) = match job.console.take() {
             Some(console) => Stdio::terminal(&console, terminal_size(&job.spec))?,
             None => Stdio::pipes(own)?,
         };
+        let share = if job.shares.is_empty() { None } else { Some(share::start(&job.folder, &job.shares)?) };
         let (share, share_socket) = match share {
             Some(share::Server { pidfd, socket }) => (Some(share::Server { pidfd, socket: Held(-1) }), Some(socket)),
             None => (None, None),

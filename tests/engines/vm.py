@@ -1,0 +1,241 @@
+"""The second wall under engines: `ctr run`, a CRI pod and `podman run`, each container in a virtual machine of its own, emulated.
+
+What chooses the wall is the runtime's name, as in README: engines name a program and no options. The runtime it is compared with has
+its one wall under that name, so what differs by right (a kernel of its own) is asserted and not compared.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+import cri
+import image
+import podman
+from containerd import Containerd
+from cri import SERVER, Cri, begin, refused
+from drill import Drills, Skip, expect, phrases
+from session import alive, load, packaged, processes
+
+drills = Drills()
+NAME = "/usr/bin/hull-vm"
+OWN_PIDS = {"pid": cri.CONTAINER}  # what a kubelet asks for, of the pod and of each container
+OWN = {"namespace_options": OWN_PIDS}
+
+class Ctr(Containerd):
+    """ctr, at the daemon of another."""
+
+    def __init__(self, other):
+        self.s, self.socket, self.daemon = other.s, other.socket, other.daemon
+        self.roots, self.program = other.s.scratch / "runtime-root", NAME
+
+
+class Walls:
+    """All three engines; `own` tells whether containers are in machines."""
+
+    def __init__(self, session):
+        self.s, self.pods = session, []
+        self.own = session.runtime == "hull"
+        os.symlink(os.path.realpath(session.path), NAME)
+        if self.own:
+            self.kernel()
+        self.cri = begin(Cri(session))
+        self.cri.handler = "hull-vm"
+        self.ctr = Ctr(self.cri)
+        self.ctr.ctr("image", "import", session.work / "busybox.tar").ok()
+        self.podman = podman.Podman(session)
+        Path("/etc/containers/containers.conf.d/hull.conf").write_text(packaged("containers.conf").replace('runtime = "hull"', 'runtime = "hull-vm"'))
+        podman.prepare(self.podman)
+
+    def kernel(self):
+        """Give the sandbox a kernel in /boot, its modules beside it, as hull looks for it."""
+        if not self.s.kernel.exists():
+            raise Skip("no kernel for a machine can be had")
+        image_file, = self.s.kernel.glob("boot/vmlinuz-*")
+        modules, = self.s.kernel.glob("lib/modules/*")
+        boot = self.s.scratch / "boot"
+        (boot / "modules" / modules.name).mkdir(parents=True)
+        self.s.run("mount", "--bind", modules, boot / "modules" / modules.name).ok()
+        (boot / image_file.name).write_bytes(image_file.read_bytes())
+        self.s.run("mount", "--rbind", boot, "/boot").ok()
+
+    def clear(self):
+        """Remove what a failed drill has left."""
+        self.cri.clear()
+        self.ctr.daemon = self.cri.daemon
+        self.ctr.clear()
+        self.podman.clear()
+
+    def stop(self):
+        """Stop the engines."""
+        self.podman.stop()
+        self.cri.stop()
+
+
+def start(session):
+    """The engines with the images in them."""
+    return Walls(session)
+
+
+def own_kernel(e, release):
+    """The kernel that a container saw is the machine's where there is one, and this host's where not."""
+    expect((release.strip() == os.uname().release) != e.own, "kernel", release)
+
+
+@drills("ctr run: output, exit status, a kernel of its own, nothing left")
+def ctr_run(e):
+    ran = e.ctr.run("r1", "/bin/sh", "-c", "uname -r; echo out; echo err >&2; exit 7", timeout=180)
+    expect(ran.code == 7 and ran.err == "err\n" and ran.out.endswith("\nout\n"), ran.seen())
+    own_kernel(e, ran.out.splitlines()[0])
+    e.ctr.gone("r1")
+    return ran.code
+
+
+@drills("ctr: exec, stdin, a terminal, pause, metrics, kill, delete")
+def ctr_task(e):
+    e.ctr.ctr("run", "--detach", *e.ctr.options(), image.NAME, "x", "/bin/trap", timeout=180).ok()
+    pid = e.ctr.pid("x")
+    ran = e.ctr.exec("x", "/bin/sh", "-c", "echo o; echo e >&2; exit 5")
+    seen = [ran.seen(), e.ctr.exec("x", "/usr/bin/md5sum", stdin="some text\n" * 5000).ok().out]
+    missing = e.ctr.exec("x", "nowhere")
+    seen.append([missing.code, phrases(missing.err)])
+    argv = ["ctr", "--address", e.ctr.socket, "--namespace", e.s.tag, "task", "exec", "--exec-id", "t", "--tty", "x", "/bin/sh"]
+    status, shown = e.s.terminal(*argv, script=[(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")])
+    e.ctr.ctr("task", "pause", "x").ok()
+    paused = e.ctr.task("x")
+    e.ctr.ctr("task", "resume", "x").ok()
+    data = load(e.ctr.ctr("task", "metrics", "--format", "json", "x").ok().out)
+    e.ctr.ctr("task", "kill", "x").ok()
+    e.ctr.await_status("x", "STOPPED")
+    ended = e.ctr.delete("x")
+    e.ctr.remove("x")
+    e.ctr.gone("x")
+    expect(status == 6 and paused == (pid, "PAUSED") and ended == 42, status, shown, paused, ended)
+    expect(data["memory"]["usage"]["usage"] > 0 and not alive(pid), data)
+    return [*seen, status, ended]
+
+
+def answers(at):
+    """Whether an HTTP server answers there."""
+    try:
+        with socket.create_connection(at, 2) as connection:
+            connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
+            return connection.recv(1000).startswith(b"HTTP/1.")
+    except OSError:
+        return False
+
+
+@drills("a CRI pod: output, the pod's names and address, its ports reached, exec, statistics")
+def cri_pod(e):
+    pod = e.cri.pod(namespaces=OWN_PIDS, port_mappings=[{"container_port": 8080, "host_port": 18080}])
+    script = "uname -r; hostname; echo said >&2; stat -f -c %T /dev/shm; exec " + " ".join(SERVER)
+    container = e.cri.start(pod, "/bin/sh", "-c", script, security=OWN)
+    address = e.cri.call("PodSandboxStatus", pod_sandbox_id=pod[0])["status"]["network"]["ip"]
+    e.s.until("the pod's answer", lambda: answers((address, 8080)), timeout=60)
+    e.s.until("its published port", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18080)))
+    printed = [line for stream, line in e.cri.log(pod) if stream == "stdout"]
+    own_kernel(e, printed[0])
+    ran = e.cri.exec(container, "/bin/sh", "-c", f"/sbin/ip -o -4 address show eth0; /sbin/ip route; echo e >&2; exit 5")
+    expect(ran[0] == 5 and f" {address}/24 " in ran[1] and "default via 10.89.7.1 dev eth0" in ran[1] and ran[2] == "e\n", ran)
+    out = e.cri.exec(container, "/bin/sh", "-c", "/usr/bin/wget -q -O - http://127.0.0.1:8080/group")[1]
+    stats = e.cri.call("ContainerStats", container_id=container)["stats"]
+    expect(stats["memory"]["working_set_bytes"]["value"] > 0, stats)
+    e.cri.remove_pod(pod[0])
+    expect(printed[1] == pod[1]["hostname"] and printed[2] == "tmpfs" and "extra:x:2000" in out, printed, out)
+    return None
+
+
+@drills("a CRI pod: stopped in its grace period; a container started again; another beside it has no network to share")
+def cri_again(e):
+    pod = e.cri.pod(namespaces=OWN_PIDS)
+    first = e.cri.start(pod, "/bin/trap", name="first", security=OWN)
+    e.s.until("readiness", lambda: e.cri.log(pod, "first"), timeout=60)
+    if e.own:
+        second = e.cri.create(pod, "/bin/true", name="second", security=OWN)
+        said = refused(e.cri.call, "StartContainer", container_id=second)
+        expect("the containers of a pod cannot share them behind this wall" in said, said)
+    e.cri.call("StopContainer", container_id=first, timeout=60)
+    seen = [e.cri.status(first)["exit_code"]]
+    e.cri.call("RemoveContainer", container_id=first)
+    again = e.cri.start(pod, *SERVER, name="again", security=OWN)
+    address = e.cri.call("PodSandboxStatus", pod_sandbox_id=pod[0])["status"]["network"]["ip"]
+    e.s.until("an answer of the second machine", lambda: answers((address, 8080)), timeout=60)
+    e.cri.call("StopContainer", container_id=again, timeout=0)
+    seen.append(e.cri.status(again)["exit_code"])
+    e.cri.remove_pod(pod[0])
+    expect(seen == [42, 137], seen)
+    return seen
+
+
+# What Podman puts into every container, and what its flags change there.
+LOOK = """uname -r; hostname; for f in /etc/hosts /etc/resolv.conf /etc/hostname /run/.containerenv; do test -e $f && echo $f; done
+stat -f -c %T /dev/shm; /bin/show credentials; /bin/show environment; /bin/show place; ls -1 /dev; id; touch /ro/x; echo w >/rw/x && cat /rw/x
+/bin/grep files /proc/self/limits; echo err >&2; exit 7"""
+
+
+@drills("podman run: output, exit status, its files and mounts, users, capabilities, limits")
+def podman_run(e):
+    outside = e.podman.at / "outside"
+    outside.mkdir(exist_ok=True)
+    os.chmod(outside, 0o777)
+    ran = e.podman.run("--hostname", "drill", "--name", "inside", "--network", "none", "--memory", "96m", "--cap-drop", "CHOWN", "--user", "1000:2000", "--group-add", "3000",
+                       "--ulimit", "nofile=1000:2000", "--ulimit", "nproc=3000:3000", "-v", f"{outside}:/ro:ro", "-v", f"{outside}:/rw:rw", "--tmpfs", "/t", "--init",
+                       "--", "/bin/sh", "-c", LOOK, timeout=180)
+    expect(ran.code == 7, ran.seen())
+    release, *lines = ran.out.splitlines()
+    own_kernel(e, release)
+    files = ["/etc/hosts", "/etc/hostname", "/run/.containerenv"]
+    expect(ran.err.endswith("err\n") and lines[:5] == ["drill", *files, "tmpfs"] and (outside / "x").read_text() == "w\n", ran.seen())
+    return [ran.code, [line for line in lines if line != "core"], ran.err]  # a link to /proc/kcore, which not every kernel has
+
+
+@drills("podman run -d: exec, a published port, logs, stop, its exit status; nothing is left")
+def podman_life(e):
+    script = "echo said; " + " ".join(SERVER[:1] + SERVER[2:]) + "; exec /bin/trap"
+    pid = e.podman.launch("web", "--publish", "127.0.0.1:18083:8080", "--", "/bin/sh", "-c", script, timeout=180)
+    e.s.until("an answer", lambda: answers(("127.0.0.1", 18083)), timeout=60)
+    cases = [["web", "/bin/sh", "-c", "echo o; echo e >&2; exit 5"], ["web", "/nowhere"], ["--user", "user", "--workdir", "/tmp", "web", "/bin/sh", "-c", "id; pwd"]]
+    ran = [e.podman.podman("exec", *case) for case in cases]
+    e.s.until("readiness", lambda: "ready" in e.podman.podman("logs", "web").out)
+    e.podman.podman("stop", "--time", "60", "web", timeout=120).ok()
+    code = e.podman.inspect("web")["State"]["ExitCode"]
+    logs = e.podman.podman("logs", "web").out
+    e.podman.remove("web")
+    expect(ran[0].seen() == {"code": 5, "out": "o\n", "err": "e\n"} and ran[1].code == 127 and code == 42 and not alive(pid), [r.seen() for r in ran], code)
+    return [[[r.code, r.out, phrases(r.err)] for r in ran], logs, code]
+
+
+@drills("a pod of Podman's: its infra container behind the shared kernel, its container in a machine")
+def podman_pod(e):
+    # Podman marks no infra container as one.
+    made = e.podman.podman("--runtime", "hull", "pod", "create", "--name", "pod", *e.podman.parent, "--share", "net,ipc,uts", "--hostname", "podhost").ok()
+    e.podman.podman("run", "--detach", "--pod", "pod", "--name", "one", image.NAME, "/bin/sh", "-c", "uname -r; hostname; exec /bin/sleep 1000", timeout=180).ok()
+    release, name = e.s.until("its output", lambda: (lambda t: t.split() if t.count("\n") == 2 else None)(e.podman.podman("logs", "one").out), timeout=60)
+    own_kernel(e, release)
+    e.pods.append(made.out.strip())
+    e.podman.podman("pod", "rm", "--force", "--time", "0", "pod", timeout=120).ok()
+    expect(name == "podhost", name)
+    return None
+
+
+@drills("what cannot cross is refused, and the engine's user is told why")
+def refusals(e):
+    seen = []
+    for flags in [["--network", "host"], ["-v", "/dev/zero:/dev/z"], ["--pid", "container:other"]]:
+        e.podman.launch("other", "--runtime", "/usr/sbin/runc", "--", "/bin/sleep", "1000") if flags[-1].endswith("other") else None
+        ran = e.podman.run(*flags, "--", "/bin/true", timeout=180)
+        seen.append([ran.code, ran.err])
+    e.podman.clear()
+    expect(not e.own or ["virtual machine" in said for _, said in seen] == [True] * 3, seen)
+    return None
+
+
+@drills("nothing is left at the end")
+def nothing_left(e):
+    expect(not e.podman.podman("ps", "--all", "--quiet").ok().out, "containers left")
+    e.s.state_roots_empty(e.ctr.roots / e.s.tag, "/run/containerd/runc/k8s.io", "/run/hull", "/run/runc")
+    e.s.until("the machines' end", lambda: not [p for p in processes("qemu-system") + processes("hull-vm") if alive(p)])
+    e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
+    # conmon's own cgroup and the pods' are Podman's to remove
+    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag) and "conmon" not in c and Path(c).name not in e.pods]
+    expect(not left, "cgroups left:", left[:5])
+    return None
