@@ -107,6 +107,9 @@ def summary(verdict):
     return ", ".join(f"{outcomes.count(o)} {o}" for o in ["passed", "failed", "skipped"]) + f" ({subject(verdict)})"
 
 
+REMARKS = {"vm": "hull behind its second wall, each container in a virtual machine (QEMU, emulated); the others behind their one."}
+
+
 def page(verdict, versions):
     """docs/engines.md."""
     runtimes, rows = verdict
@@ -114,7 +117,7 @@ def page(verdict, versions):
            "drill's own assertions hold, and what it observed is not what it observed with runc.", "",
            "Versions (Debian): " + ", ".join(f"{n} {v}" for n, v in sorted(versions.items())) + ".", ""]
     for engine in dict.fromkeys(r.engine for r in rows):
-        out += [f"## {engine}", "", "| operation | " + " | ".join(runtimes) + " |", "|---|" + "---|" * len(runtimes)]
+        out += [f"## {engine}", "", *([REMARKS[engine], ""] if engine in REMARKS else []), "| operation | " + " | ".join(runtimes) + " |", "|---|" + "---|" * len(runtimes)]
         for row in (r for r in rows if r.engine == engine):
             out.append(f"| {row.name} | " + " | ".join(row.mark(n) for n in runtimes) + " |")
         out.append("")
