@@ -11,9 +11,13 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// How long v1's word of a cgroup's removal may come after the removal (`css_offline` defers it to a worker), in milliseconds.
 const REMOVAL: u16 = 1000;
+
+/// How long before its removal a v2 cgroup may have told of memory that ran out for its parent's new kill to be its own.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Readable (poll) when something happened; then ask [`OomEvents::read`].
 #[derive(Debug)]
@@ -26,8 +30,9 @@ pub struct OomEvents {
 enum Source {
     /// The kernel signals an eventfd when it begins to kill, and once more when the cgroup is removed.
     V1 { event: EventFd, _control: OwnedFd, removed: bool },
-    /// `memory.events` is modified; its `oom_kill` counts.
-    V2 { watch: Inotify, seen: u64 },
+    /// `memory.events` is modified; its `oom_kill` counts. The kernel tells at most every 10 ms, and systemd removes a scope as soon as
+    /// it is empty: so what the parent counted, its children's kills included, is known too, and when the file was last modified.
+    V2 { watch: Inotify, seen: u64, parents: Option<u64>, stirred: Option<Instant>, gone: bool },
 }
 
 /// What was read.
@@ -63,7 +68,7 @@ impl Group {
                 let path = format!("{dir}/memory.events");
                 watch.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY).on("watch", &path)?;
                 let seen = kills(&dir).on("read", &path)?;
-                Source::V2 { watch, seen }
+                Source::V2 { watch, seen, parents: parents(&dir), stirred: None, gone: false }
             }
         };
         Ok(OomEvents { dir, source })
@@ -107,19 +112,28 @@ impl OomEvents {
                     }
                 }
             }
-            Source::V2 { watch, seen } => {
+            Source::V2 { gone: true, .. } => Ok(Oom::Gone),
+            Source::V2 { watch, seen, parents: before, stirred, gone } => {
                 match watch.read_events() {
+                    Ok(events) if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_MODIFY)) => *stirred = Some(Instant::now()),
                     Ok(_) | Err(Errno::EAGAIN) => {}
                     Err(errno) => return Err(Error::sys("read OOM events of", &self.dir, errno)),
                 }
+                // The parent first: a kill in between is then the own file's to tell.
+                let all = parents(&self.dir);
                 match kills(&self.dir) {
-                    Ok(now) if now > *seen => {
-                        let new = now - *seen;
+                    Ok(now) => {
+                        let new = now.saturating_sub(*seen);
                         *seen = now;
-                        Ok(Oom::Kills(new))
+                        *before = if new > 0 { parents(&self.dir) } else { all };
+                        Ok(if new > 0 { Oom::Kills(new) } else { Oom::Nothing })
                     }
-                    Ok(_) => Ok(Oom::Nothing),
-                    Err(Errno::ENOENT | Errno::ENODEV) => Ok(Oom::Gone),
+                    Err(Errno::ENOENT | Errno::ENODEV) => {
+                        *gone = true;
+                        let unseen = all.zip(*before).map_or(0, |(now, before)| now.saturating_sub(before));
+                        let last_words = stirred.is_some_and(|time| time.elapsed() < LAST_WORDS);
+                        Ok(if unseen > 0 && last_words { Oom::Kills(unseen) } else { Oom::Gone })
+                    }
                     Err(errno) => Err(Error::sys("read", format_args!("{}/memory.events", self.dir), errno)),
                 }
             }
@@ -133,6 +147,11 @@ fn read_event(event: &EventFd) -> nix::Result<u64> {
         Err(Errno::EAGAIN) => Ok(0),
         other => other,
     }
+}
+
+/// The kills of the parent and all below it; the root counts none.
+fn parents(dir: &str) -> Option<u64> {
+    kills(dir.rsplit_once('/')?.0).ok()
 }
 
 fn kills(dir: &str) -> nix::Result<u64> {

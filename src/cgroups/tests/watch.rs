@@ -145,3 +145,41 @@ fn exec_into_a_v2_cgroup_that_has_become_inner() {
     assert_eq!(target.dirs, [format!("{dir}/init")]);
     group.kill(Signal::SIGKILL).unwrap();
 }
+
+/// Somebody else, as systemd does with a scope, ends the processes and removes the cgroup at any moment of hull's work: there is nobody
+/// left then, which is no error of a signal or of the removal, and freezing says only that the cgroup is gone.
+#[test]
+fn a_v2_cgroup_that_vanishes_meanwhile_is_no_error() {
+    let v2 = Tree::probe(nix::unistd::geteuid().as_raw(), crate::facts::in_user_namespace()).unwrap().hierarchies.into_iter().find(|h| h.version == Version::V2 && h.writable);
+    let Some(v2) = v2 else {
+        eprintln!("skipped: no cgroup v2 is mounted, or it may not be written");
+        return;
+    };
+    let tree = Tree { hierarchies: vec![v2], uid: 0 };
+    for round in 0..40_u64 {
+        let name = Name::new();
+        let mut group = Group::create(&plan(&request(Some(&name.0), None), &tree).unwrap()).unwrap();
+        let dir = group.dirs().next().unwrap().to_owned();
+        let mut program = Program::new("exec sleep 100");
+        group.add(program.pid()).unwrap();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_micros(round * 50));
+            program.0.kill().unwrap();
+            program.0.wait().unwrap();
+            until("the removal", || std::fs::remove_dir(&dir).is_ok());
+        });
+        match group.freeze() {
+            Ok(()) => {}
+            Err(error) => assert!(error.to_string().contains("cgroup.freeze"), "{error}"),
+        }
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            group.kill(signal).unwrap();
+        }
+        other.join().unwrap();
+        assert!(!group.frozen().unwrap() && group.pids(true).unwrap().is_empty());
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            group.kill(signal).unwrap();
+        }
+        group.remove().unwrap();
+    }
+}
