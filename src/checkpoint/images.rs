@@ -4,7 +4,7 @@ use crate::container::Container;
 use crate::net::saved::Saved;
 use crate::plan::Layers;
 use crate::spec::Spec;
-use crate::state::Store;
+use crate::state::{Decided, Store};
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -123,6 +123,9 @@ pub struct Beside {
     /// What the root was put together of; the changes of each overlay stand in a file of their own ([`layer`]).
     #[serde(default)]
     pub layers: Option<Layers>,
+    /// What the steps' policies came to: a mount of the host's looks like one of the container's where both are of one file system.
+    #[serde(default)]
+    pub outcomes: Vec<Decided>,
     /// The networks that hull wired.
     #[serde(default)]
     pub network: Option<Saved>,
@@ -175,6 +178,7 @@ impl Beside {
             read_at: Vec::new(),
             spec: Some(record.spec.clone()),
             layers: record.layers.clone(),
+            outcomes: record.outcomes.clone(),
             network: Saved::of(&folder)?,
             logs: folder.join(crate::people::LOG).exists(),
             folder,

@@ -1,7 +1,7 @@
 //! What of a container is not criu's to save and make: taken from the plan by which it was made, not from the config again.
 
 use crate::plan::outside::{Open, OutStep};
-use crate::plan::step::{Protection, Step, slot};
+use crate::plan::step::{Protection, Refused, Step, slot};
 use crate::plan::{Placed, Plan};
 use crate::state::Decided;
 use crate::sys::file::{self, RESOLVE_IN_ROOT};
@@ -83,6 +83,16 @@ pub fn recorded(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option
         let same = |decided: &&Decided| decided.from == placed.from;
         let exact = outcomes.iter().find(|decided| decided.step as usize == index && decided.from == placed.from);
         exact.or_else(|| outcomes.iter().find(same)).map(|decided| decided.outcome.clone())
+    }
+}
+
+/// The same of images, by what stands beside them; where that is nothing, as beside another runtime's, whatever may have been bound is
+/// given: a key that no image has does no harm.
+pub fn saved(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
+    let known = recorded(outcomes);
+    move |index, placed| match &placed.step {
+        Step::Mount { refused: Refused::BindHost, .. } if outcomes.is_empty() => Some("bound-from-host".to_owned()),
+        _ => known(index, placed),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::spec::Spec;
 use crate::state::{self, Decided, Phase, Record, Store};
 use crate::sys::{Sys, process, socket};
 use crate::{Context, Error, Result};
+use oci_spec::runtime::LinuxNamespaceType;
 use std::os::fd::AsRawFd;
 
 /// What happens while criu works.
@@ -90,13 +91,27 @@ impl Life<'_> {
         self.record.pid = pid;
         self.record.phase = Phase::Made;
         self.record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the restored process is gone"))?;
-        self.record.outcomes = observed(self.plan, &Mounts::of(pid)?);
+        if self.record.outcomes.is_empty() {
+            self.record.outcomes = observed(self.plan, &Mounts::of(pid)?, self.spec.namespace(LinuxNamespaceType::User).is_some());
+        }
         self.store.write(&self.record)
+    }
+
+    /// Warns of a criu that does not bring `no_new_privs` back (before 3.19): nobody else can give it to a process. Asked when criu is
+    /// done, which sets it last.
+    pub fn compare_privileges(&self) {
+        let pid = self.record.pid;
+        let wanted = self.spec.config().process.as_ref().is_some_and(|process| process.no_new_privileges);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if wanted && status.lines().any(|line| line == "NoNewPrivs:\t0") {
+            crate::log::warn(&format!("container {}: this criu does not restore no_new_privs (3.19 and later do): its programs may gain privileges", self.record.id));
+        }
     }
 }
 
-/// What the steps' policies have come to in a restored container, which the images decided: seen in its mounts.
-fn observed(plan: &Plan, mounts: &Mounts) -> Vec<Decided> {
+/// What the steps' policies have come to in a restored container, which another runtime's images decided: seen in its mounts. The kernel
+/// refuses file systems in user namespaces alone.
+fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
     let host = Mounts::of(process::getpid()).ok();
     let is_hosts = |target: &str, source: &str| {
         let of_host = host.as_ref().and_then(|host| host.at(if source.starts_with('/') { source } else { target }));
@@ -105,7 +120,7 @@ fn observed(plan: &Plan, mounts: &Mounts) -> Vec<Decided> {
     let mut outcomes = Vec::new();
     for (index, placed) in plan.inside.iter().enumerate() {
         let bound = match &placed.step {
-            Step::Mount { target, source, refused: Refused::BindHost, .. } => is_hosts(target, source),
+            Step::Mount { target, source, refused: Refused::BindHost, .. } => user && is_hosts(target, source),
             Step::Node { path, bind: true, .. } => mounts.at(path).is_some(),
             _ => false,
         };

@@ -4,7 +4,7 @@ use super::criu::{self, Session, World};
 use super::images::{self, Beside};
 use super::inventory::{self, External};
 use super::life::{self, Life};
-use super::rpc::{self, Kind};
+use super::rpc::{self, CgroupMode, Kind};
 use super::{Common, Folders, NETWORK, has_own_network, hold, joined, root, targets};
 use crate::cgroups::Group;
 use crate::container::Container;
@@ -180,7 +180,8 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     let point = MountPoint::make(folder.join(ROOT))?;
     let root = &point.0;
     let folders = bring.common.folders(LOG)?;
-    let mut externals = inventory::externals(plan, &|_, _| None);
+    record.outcomes = Beside::read(&bring.common.images)?.outcomes;
+    let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
     let mounts = root::prepare(plan, spec, layers, (&folder, root), (&folders.images, bring.copy))?;
     root::point_at(&mut externals, plan, &folder);
     if layers.is_none() {
@@ -192,6 +193,9 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
     let Folders { images, work: scratch, log } = &folders;
     let _shown = Shown::to(spec, images)?;
+    if bring.common.cgroups == Some(CgroupMode::Strict) {
+        refuse_existing_cgroups(plan)?;
+    }
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
         Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks })
     })?;
@@ -209,6 +213,7 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     let answer = session.carry_out(Kind::Restore, options, log, &mut |event| life.on(event))?;
     let pid = answer.restore.map_or(life.record.pid, |restored| restored.pid);
     session.end(log).inspect_err(|_| kill(pid))?;
+    life.compare_privileges();
     let Life { record, pidfd, .. } = life;
     let pidfd = pidfd.ok_or_else(|| Error::new("criu did not say which process it restored"))?;
     work.done();
@@ -248,6 +253,18 @@ fn kill(pid: i32) {
 fn open(path: &str) -> Result<Held> {
     let name = CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)
+}
+
+/// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup that hull is about to make.
+fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
+    let places = plan.outside.iter().filter_map(|placed| match &placed.step {
+        OutStep::Cgroup { plan, .. } => Some(&plan.places),
+        _ => None,
+    });
+    match places.flatten().find(|place| Path::new(&place.dir).exists()) {
+        Some(place) => Err(Error::new(format!("cgroup {} is there already, which --manage-cgroups-mode strict forbids", place.dir))),
+        None => Ok(()),
+    }
 }
 
 /// Makes the cgroup and starts criu in it: what criu makes is born there. systemd makes it around criu.
@@ -317,6 +334,10 @@ fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, e
         lsm_mount_context: bring.lsm_mount_context.clone(),
         ..bring.common.options(folders, &spec.config().annotations)
     };
+    if bring.common.cgroups == Some(CgroupMode::Strict) {
+        // All values, as with strict; that the cgroup is new is seen to.
+        options.manage_cgroups_mode = Some(CgroupMode::Full as i32);
+    }
     let rootfs = spec.rootfs();
     for external in externals {
         let key = if external.key == inventory::NULL { external.key.clone() } else { targets::resolved(&rootfs, &external.target) };

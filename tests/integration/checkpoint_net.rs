@@ -1,6 +1,6 @@
 //! hull's own networks over a checkpoint: the address, the ports, and connections that were open.
 
-use crate::checkpoint_world::{Saved, criu, started_with};
+use crate::checkpoint_world::{Saved, criu, started_with, version};
 use crate::net_world::{World, eventually, host_reaches, rules};
 use crate::support::{Bundle, Container, until};
 use serde_json::json;
@@ -97,7 +97,7 @@ fn an_open_connection_is_refused_in_words() {
     let (c, mut stream) = serve(&w, &b);
     talk(&mut stream, 1);
     let said = Saved::new().checkpoint(&b, &[]).failure();
-    for part in ["tcp", "--tcp-close", "dump.log", "4.2.1"] {
+    for part in ["tcp", "--tcp-close", "dump.log", &version()] {
         assert_has!(said, part);
     }
     assert_eq!(c.status(), "running");

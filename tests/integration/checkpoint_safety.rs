@@ -1,6 +1,7 @@
 //! Whatever fails, the source is as it was: running, thawed, its network unlocked; and nothing of a failed restore is left.
 
 use crate::checkpoint_world::{Saved, bundle, counter, criu, guard, passed, started, succeeds};
+use crate::support::cgroups::by_version;
 use crate::support::{Bundle, fixture, runtime, until, users};
 use serde_json::{Value, json};
 use std::fs;
@@ -18,12 +19,16 @@ tests![
     a_failed_restore_leaves_nothing,
 ];
 
+fn thawed(b: &Bundle) -> bool {
+    b.cgroup_value("freezer", "freezer.state", "cgroup.freeze") == by_version("freezer", "THAWED", "0")
+}
+
 /// The source runs on, in a thawed cgroup, and nothing in its network namespace holds packets back.
 #[track_caller]
 fn is_as_it_was(b: &Bundle, pid: i32) {
     let c = std::mem::ManuallyDrop::new(guard(b));
     assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
-    assert_eq!(b.cgroup_file("freezer", "freezer.state"), "THAWED");
+    assert!(thawed(b));
     passed(b, crate::checkpoint_world::count(b));
     for tool in [&["nft", "list", "ruleset"][..], &["iptables-save"], &["ip6tables-save"]] {
         let mut command = Command::new("nsenter");
@@ -81,7 +86,7 @@ fn the_death_of_hull_leaves_the_source_running() {
     for _ in 0..3 {
         // criu waits for its answer to post-dump at that time.
         assert!(!injected(&b, &Saved::new(), &["-e", "inject=fsync:signal=KILL:when=1"]));
-        until("criu to give up", || b.cgroup_file("freezer", "freezer.state") == "THAWED" && c.status_line("TracerPid") == "0");
+        until("criu to give up", || thawed(&b) && c.status_line("TracerPid") == "0");
         is_as_it_was(&b, c.pid());
     }
     let saved = Saved::new();
@@ -141,8 +146,8 @@ fn each_damaged_image_is_named() {
     saved.restore(&b, &[]).success();
 }
 
-/// One field of a message (protocol buffers, Encoding): its number, and its bytes where it has any.
-fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
+/// The fields of a message (protocol buffers, Encoding): their numbers and bytes; a number's as they stand there.
+pub fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     fn number(bytes: &mut &[u8]) -> u64 {
         let mut value = 0;
         for shift in (0..).step_by(7) {
@@ -158,13 +163,9 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     let mut found = vec![];
     while !bytes.is_empty() {
         let tag = number(&mut bytes);
-        let mut value: &[u8] = &[];
-        if tag & 7 == 2 {
-            let length = number(&mut bytes) as usize;
-            (value, bytes) = bytes.split_at(length);
-        } else {
-            number(&mut bytes);
-        }
+        let whole = bytes;
+        let length = number(&mut bytes) as usize;
+        let value = if tag & 7 == 2 { bytes.split_off(..length).unwrap() } else { &whole[..whole.len() - bytes.len()] };
         found.push((tag >> 3, value));
     }
     found

@@ -2,6 +2,7 @@
 
 use crate::support::runtime::{Output, drives_hull};
 use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,6 +29,14 @@ pub fn criu() -> PathBuf {
     PathBuf::from(out.stdout.trim())
 }
 
+/// Its version, as `4.2.1`.
+pub fn version() -> String {
+    let mut command = Command::new(criu());
+    command.arg("--version");
+    let said = runtime::finish(command, runtime::LIMIT).success().stdout;
+    said.lines().find_map(|line| line.strip_prefix("Version: ")).unwrap().to_owned()
+}
+
 /// Runs a command whose stdio is its own business to its end; true where it succeeded.
 pub fn succeeds(mut command: Command) -> bool {
     let mut child = leaks::spawn(&mut command).unwrap();
@@ -46,7 +55,7 @@ pub fn bundle(script: &str) -> Bundle {
 /// Tells the bundle's runtime of the criu.
 pub fn with_criu(mut b: Bundle) -> Bundle {
     let criu = criu();
-    b.runtime.global = vec!["--criu".into(), criu.to_str().unwrap().into()];
+    b.runtime.global.extend(["--criu".into(), criu.to_str().unwrap().into()]);
     // Without it criu keeps what it knows of the kernel on no disk, and looks each time.
     b.writable();
     b
@@ -111,6 +120,12 @@ impl Saved {
         b.call(&[&["checkpoint"], &self.paths()[..], flags, &[&b.id]].concat())
     }
 
+    /// `checkpoint`, which goes on by itself.
+    pub fn begun(&self, b: &Bundle, flags: &[&str]) -> std::process::Child {
+        let mut command = b.runtime.command(&[&["checkpoint"], &self.paths()[..], flags, &[&b.id]].concat());
+        leaks::spawn(command.stdout(Stdio::null()).stderr(Stdio::null())).unwrap()
+    }
+
     /// `restore --detach`, with further flags.
     pub fn restore(&self, b: &Bundle, flags: &[&str]) -> Output {
         b.write();
@@ -164,4 +179,30 @@ pub fn with_runc(b: &Bundle) -> Bundle {
 /// A guard for a container that was restored.
 pub fn guard(b: &Bundle) -> Container<'_> {
     Container::new(b)
+}
+
+/// Asks the probe in a container what it has, by a file in its root; its answer's words.
+#[track_caller]
+pub fn ask(b: &Bundle, question: &str) -> HashMap<String, String> {
+    let (ask, answer) = (b.rootfs().join("tmp/ask"), b.rootfs().join("tmp/answer"));
+    fs::remove_file(&answer).ok();
+    fs::write(b.rootfs().join("tmp/ask.new"), question).unwrap();
+    fs::rename(b.rootfs().join("tmp/ask.new"), ask).unwrap();
+    until("the program's answer", || answer.exists());
+    runtime::text(answer).lines().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// A network namespace of the test's own, with a loopback device.
+pub fn own_network() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let mut up = Command::new("ip");
+    up.args(["link", "set", "lo", "up"]);
+    assert!(leaks::succeeds(&mut up), "no loopback device");
+}
+
+/// The same bundle for a second container beside the first, with a cgroup of its own.
+pub fn another(b: &Bundle) -> Bundle {
+    let mut other = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: format!("{}-2", b.id), runtime: b.runtime.clone(), cgroup: format!("{}-2", b.cgroup) };
+    other.set("/linux/cgroupsPath", serde_json::json!(other.cgroup));
+    other
 }

@@ -220,6 +220,8 @@ fn features_is_a_document() {
             .unwrap_or_else(|| panic!("{path} is missing"));
         assert!(list.iter().any(|v| v == item), "{item} is not in {path}");
     };
+    // runc's word, by which engines know that containers can be saved.
+    assert_eq!(f["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "true");
     for hook in [
         "prestart",
         "createRuntime",

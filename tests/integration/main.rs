@@ -14,7 +14,9 @@ mod cgroups_tree;
 mod checkpoint;
 mod checkpoint_export;
 mod checkpoint_life;
+mod checkpoint_memory;
 mod checkpoint_net;
+mod checkpoint_options;
 mod checkpoint_safety;
 mod checkpoint_world;
 mod commands;
@@ -67,7 +69,9 @@ const MODULES: &[&[support::harness::Test]] = &[
     checkpoint::TESTS,
     checkpoint_export::TESTS,
     checkpoint_life::TESTS,
+    checkpoint_memory::TESTS,
     checkpoint_net::TESTS,
+    checkpoint_options::TESTS,
     checkpoint_safety::TESTS,
     commands::TESTS,
     descriptors::TESTS,

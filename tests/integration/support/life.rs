@@ -65,6 +65,55 @@ pub fn life() -> ! {
     }
 }
 
+/// Words of 64 bits in a page.
+const WORDS: usize = 512;
+
+/// Memory of so many pages, an eighth of which is written to for ever: each page's number of writes stands in a list, and the page is full
+/// of it. Whenever there is `/tmp/ask`, `/tmp/answer` tells how many writes there were and which pages do not hold what they should.
+pub fn pages(count: usize) -> ! {
+    let full = |page: usize, writes: u64| writes << 32 | page as u64;
+    let (mut memory, mut written, mut writes) = (vec![0_u64; count * WORDS], vec![0_u64; count], 0);
+    for (page, words) in memory.chunks_mut(WORDS).enumerate() {
+        words.fill(full(page, 0));
+    }
+    fs::write("/tmp/full", "").unwrap();
+    loop {
+        std::thread::sleep(SOON);
+        let page = usize::try_from(writes).unwrap() % (count / 8);
+        written[page] += 1;
+        memory[page * WORDS..(page + 1) * WORDS].fill(full(page, written[page]));
+        writes += 1;
+        if !std::path::Path::new("/tmp/ask").exists() {
+            continue;
+        }
+        let wrong: Vec<String> = (0..count).filter(|&page| memory[page * WORDS..(page + 1) * WORDS].iter().any(|&word| word != full(page, written[page]))).map(|page| page.to_string()).collect();
+        fs::remove_file("/tmp/ask").unwrap();
+        fs::write("/tmp/answer.new", format!("writes {writes}\nwrong {}:{}\n", wrong.len(), wrong.join(","))).unwrap();
+        fs::rename("/tmp/answer.new", "/tmp/answer").unwrap();
+    }
+}
+
+/// Holds a lock (flock) on a file until it is killed.
+pub fn lock(path: &str) -> ! {
+    let file = File::options().create(true).append(true).open(path).unwrap();
+    file.lock().unwrap();
+    fs::write("/tmp/locked", "").unwrap();
+    loop {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+/// Sends numbers to a socket that somebody else has bound, from one connected to it.
+pub fn send(path: &str) -> ! {
+    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    socket.connect(path).unwrap();
+    for number in 0_u64.. {
+        socket.send(number.to_string().as_bytes()).unwrap();
+        std::thread::sleep(SOON * 5);
+    }
+    unreachable!()
+}
+
 /// Sends back what comes, for each connection.
 pub fn echo(port: u16) -> ! {
     let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();

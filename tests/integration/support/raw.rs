@@ -22,6 +22,9 @@ pub fn probe() -> ExitCode {
         Some("keyring") => println!("{}", keyring()),
         Some("life") => super::life::life(),
         Some("echo") => super::life::echo(words[1].parse().expect("a port")),
+        Some("pages") => super::life::pages(words[1].parse().expect("a number")),
+        Some("lock") => super::life::lock(&words[1]),
+        Some("send") => super::life::send(&words[1]),
         Some("dumpable") => println!("{:?}", rustix::process::dumpable_behavior()),
         _ => return ExitCode::FAILURE,
     }
