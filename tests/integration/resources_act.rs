@@ -20,6 +20,7 @@ tests![
     disk_throttle_slows,
     huge_pages_are_refused,
     network_class_marks_packets,
+    network_priority_is_on_packets,
     device_rules_refuse,
     device_rules_are_replaced_by_update,
     freezer_stops_the_clock,
@@ -206,6 +207,43 @@ fn network_class_marks_packets() {
         let text = nft(&["list", "chain", "inet", "seen", "out"]).success().stdout;
         !text.contains("packets 0") && text.contains("packets ")
     });
+}
+
+/// A table of the test's own that looks at what leaves the machine's own loopback device.
+struct Leaving(String);
+
+impl Leaving {
+    fn nft(&self, line: &str) -> String {
+        let mut command = std::process::Command::new("nft");
+        command.arg(line.replace("TABLE", &self.0));
+        crate::support::runtime::finish(command, crate::support::runtime::LIMIT).success().stdout
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.nft("delete table netdev TABLE");
+    }
+}
+
+/// The kernel knows the names of the map in its first network namespace alone (`write_priomap`, net/core/netprio_cgroup.c): so the container
+/// is in that one, and its packets have the priority when they leave.
+fn network_priority_is_on_packets() {
+    if cgroups::hierarchy("net_prio").is_none() {
+        skip!("net_prio is not mounted here");
+    }
+    let leaving = Leaving(format!("hull_test_{}", std::process::id()));
+    leaving.nft("add table netdev TABLE; add chain netdev TABLE out { type filter hook egress device lo priority 0; }; add rule netdev TABLE out meta priority 0:5 counter");
+    let counted = || {
+        let text = leaving.nft("list chain netdev TABLE out");
+        assert!(text.contains("counter packets"), "{text}");
+        !text.contains("packets 0")
+    };
+    let mut b = limited(json!({ "network": { "priorities": [{ "name": "lo", "priority": 5 }] } }));
+    b.without_namespace("network").args(&["/bin/sh", "-c", "while :; do echo x | nc -w 1 127.0.0.1 9; sleep 0.2; done"]);
+    assert!(!counted(), "nobody else sends with that priority");
+    let _c = b.started();
+    until("a counted packet", counted);
 }
 
 fn device_rules_refuse() {

@@ -21,6 +21,7 @@ tests![
     pids,
     block_io_throttles,
     block_io_weights,
+    block_io_weight_of_a_device,
     huge_pages,
     network_class,
     network_priorities,
@@ -331,6 +332,19 @@ fn block_io_weights() {
         v2: None,
     }
     .check();
+}
+
+fn block_io_weight_of_a_device() {
+    let (major, minor) = disk();
+    let scheduler = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/queue/scheduler")).unwrap_or_default();
+    if !scheduler.contains("[bfq]") {
+        skip!("no disk here has the scheduler with weights, BFQ");
+    }
+    let all = |weight: u32| json!({ "blockIO": { "weight": 200, "weightDevice": [{ "major": major, "minor": minor, "weight": weight }] } });
+    let (first, then) = (format!("{major}:{minor} 300"), format!("{major}:{minor} 400"));
+    let v2: [&[Held]; 2] = [&[("io.bfq.weight", "default 200"), ("io.bfq.weight", &first)], &[("io.bfq.weight", &then)]];
+    let v1: [&[Held]; 2] = [&[("blkio.bfq.weight_device", &first)], &[("blkio.bfq.weight_device", &then)]];
+    Limit { controller: "blkio", set: all(300), then: all(400), v1: Some(v1), v2: Some(v2) }.check();
 }
 
 fn huge_pages() {
