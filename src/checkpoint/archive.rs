@@ -27,6 +27,8 @@ fn bar(what: &str, bytes: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar.set_prefix(what.to_owned());
+    // At once: a short work would end unseen.
+    bar.tick();
     bar
 }
 

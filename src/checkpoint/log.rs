@@ -33,7 +33,7 @@ pub fn hint(line: &str, version: u32) -> Option<String> {
     if has("file-locks") || has("Some file locks are hold") {
         return Some("held file locks are saved with --file-locks".into());
     }
-    if has("shell-job") || has("its parent pid") || has("leader of its session") {
+    if has("shell-job") || has("its parent pid") || has("leader of its session") || (has("Can't lookup mount") && has("path=/dev/pts/")) {
         return Some("a program on the caller's own terminal is saved with --shell-job".into());
     }
     None
@@ -57,6 +57,7 @@ mod tests {
     fn hints_say_what_to_do() {
         assert!(hint("inet: Connected TCP socket, consider using --tcp-established option.", 40_201).unwrap().contains("--tcp-close"));
         assert!(hint("vdso: Can't find vdso", 31_701).unwrap().contains("too old"));
+        assert!(hint("Can't lookup mount=29 for fd=0 path=/dev/pts/0", 40_201).unwrap().contains("--shell-job"));
         assert_eq!(hint("no space left", 40_201), None);
     }
 }

@@ -100,7 +100,8 @@ impl Common {
             file_locks: Some(self.file_locks),
             auto_dedup: Some(self.auto_dedup),
             lazy_pages: Some(self.lazy_pages),
-            orphan_pts_master: Some(true),
+            // The terminal of a shell's job is the caller's, and nobody is sent it.
+            orphan_pts_master: Some(!self.shell_job),
             manage_cgroups: Some(true),
             manage_cgroups_mode: Some(self.cgroups.unwrap_or(CgroupMode::Default) as i32),
             empty_ns: Some(self.empty_ns),

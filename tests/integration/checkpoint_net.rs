@@ -1,6 +1,6 @@
 //! hull's own networks over a checkpoint: the address, the ports, and connections that were open.
 
-use crate::checkpoint_world::{Saved, criu, started_with, version};
+use crate::checkpoint_world::{Saved, criu, guard, started_with, version};
 use crate::net_world::{World, eventually, host_reaches, rules};
 use crate::support::{Bundle, Container, until};
 use serde_json::json;
@@ -13,6 +13,7 @@ tests![
     a_connection_is_closed_when_asked,
     an_open_connection_is_refused_in_words,
     address_ports_and_names_come_back,
+    a_copy_has_an_address_of_its_own,
 ];
 
 fn echo(w: &World) -> Bundle {
@@ -119,4 +120,26 @@ fn address_ports_and_names_come_back() {
     saved.restore(&b, &["--tcp-close"]).success();
     assert_eq!((link(), c.exec(&["cat", "/etc/hosts"]).success().stdout), (before, hosts));
     assert_eq!(eventually("the port", || host_reaches("198.51.100.1", 8080)), b.id);
+}
+
+/// A client talks to the source before, meanwhile and after, and another to the copy.
+fn a_copy_has_an_address_of_its_own() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    let b = echo(&w);
+    let (c, mut stream) = serve(&w, &b);
+    talk(&mut stream, 1);
+    let mut copy = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: format!("{}-copy", b.id), runtime: b.runtime.clone(), cgroup: b.cgroup.clone() };
+    copy.cgroup.push_str("-copy");
+    let copied = guard(&copy);
+    b.call(&["clone", "--share-volumes", &b.id, &copy.id]).success();
+    talk(&mut stream, 2);
+    let address = |b: &Bundle| w.addresses("default", &b.id)[0].clone();
+    assert_ne!(address(&b), address(&copy));
+    let mut other = TcpStream::connect((address(&copy).as_str(), 7)).unwrap();
+    other.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    talk(&mut other, 3);
+    talk(&mut stream, 4);
+    let hardware = |c: &Container| c.exec(&["cat", "/sys/class/net/eth0/address"]).success().stdout;
+    assert_ne!(hardware(&c), hardware(&copied));
 }

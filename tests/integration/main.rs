@@ -12,6 +12,7 @@ mod bad_input;
 mod capabilities;
 mod cgroups_tree;
 mod checkpoint;
+mod checkpoint_asked;
 mod checkpoint_export;
 mod checkpoint_life;
 mod checkpoint_memory;
@@ -67,6 +68,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     capabilities::TESTS,
     cgroups_tree::TESTS,
     checkpoint::TESTS,
+    checkpoint_asked::TESTS,
     checkpoint_export::TESTS,
     checkpoint_life::TESTS,
     checkpoint_memory::TESTS,
