@@ -1,7 +1,7 @@
 //! A bundle of a test's own: a folder with a root filesystem and a configuration, an id, a state directory and a cgroup.
 
 use super::runtime::{Container, Output, Runtime};
-use super::{cgroups, fixture, spec, users};
+use super::{cgroups, fixture, spec, users, wall};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,9 @@ impl Bundle {
         let mut config = spec::default_spec();
         config["linux"]["cgroupsPath"] = json!(cgroup);
         let mut runtime = Runtime::new(dir.join("state"));
+        if wall::is_vm() {
+            wall::share_cache(&runtime.state);
+        }
         if cgroups::by_systemd() {
             runtime.global.push("--systemd-cgroup".into());
             config["linux"]["cgroupsPath"] = json!(format!("system.slice:hull-test-{}:{number}", std::process::id()));
@@ -215,6 +218,12 @@ impl Bundle {
     #[track_caller]
     pub fn started(&self) -> Container<'_> {
         let c = self.create();
+        if wall::is_vm() {
+            c.start();
+            // Before it is the program, the guest's process is hull's copy of itself.
+            super::until("the program's start", || c.call(&["ps"]).success().stdout.lines().skip(1).all(|line| !line.ends_with("/init")));
+            return c;
+        }
         let exe = format!("/proc/{}/exe", c.pid());
         let before = fs::read_link(&exe).ok();
         let mut gone = 0;
@@ -237,6 +246,10 @@ impl Bundle {
     /// One file of the container's cgroup.
     #[track_caller]
     pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
+        if wall::is_vm() {
+            let path = format!("/sys/fs/cgroup/{file}");
+            return self.call(&["exec", &self.id, "cat", &path]).success().stdout.trim().to_owned();
+        }
         let path = self.cgroup_dir(controller).join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         text.trim().to_owned()

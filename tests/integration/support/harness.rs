@@ -1,10 +1,11 @@
 //! Runs each test in a process of its own, so that a test may change its namespaces and its user, a hang is ended, and whatever is left
 //! behind (a mount, a cgroup, a process, a state directory) is laid at the door of the test that left it.
 
-use super::{fixture, leaks};
+use super::{fixture, leaks, wall};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -114,6 +115,10 @@ pub fn main(modules: &[&[Test]]) -> ExitCode {
 fn child(test: Test) -> ExitCode {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .expect("cannot become a subreaper");
+    if let Some(reason) = wall::elsewhere(test.short()).filter(|_| wall::is_vm()) {
+        println!("SKIP not of a machine: {reason}");
+        return ExitCode::from(77);
+    }
     super::runtime::prepare_view();
     super::runtime::start_reaper();
     let old = std::panic::take_hook();
@@ -223,6 +228,7 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     let left = leaks::after_test(pid, &scratch.join(pid.to_string()));
     let said = std::fs::read_to_string(&log_path).unwrap_or_default();
     let mut t = tally.lock().unwrap();
+    record(test, code.filter(|_| !hung && left.is_empty()), &said);
     match (hung, code, left.is_empty()) {
         (false, Some(0), true) => {
             t.passed += 1;
@@ -246,6 +252,18 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
             left.iter().for_each(|l| println!("  left behind: {l}"));
         }
     }
+}
+
+/// Adds a line to the file that `HULL_TEST_RESULTS` names: the test, how it ended, and the reason where it was passed over.
+fn record(test: Test, code: Option<i32>, said: &str) {
+    let Some(path) = std::env::var_os("HULL_TEST_RESULTS") else { return };
+    let (result, reason) = match code {
+        Some(0) => ("pass", ""),
+        Some(77) => ("skip", said.lines().rev().find_map(|l| l.strip_prefix("SKIP ")).unwrap_or_default()),
+        _ => ("fail", ""),
+    };
+    let mut file = File::options().create(true).append(true).open(path).expect("cannot open the file of results");
+    writeln!(file, "{}\t{result}\t{reason}", test.short()).expect("cannot write the file of results");
 }
 
 /// Waits for a child's end; kills it, through a descriptor that cannot mean another process, when the time is over. False if killed.

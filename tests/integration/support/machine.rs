@@ -2,10 +2,9 @@
 
 use super::bundle::Bundle;
 use super::runtime::{Container, Output, finish};
-use super::{fixture, harness, leaks};
+use super::{fixture, wall};
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The longest that a guest may take, emulated, on busy processors.
@@ -20,24 +19,6 @@ pub struct Machine {
     _turn: File,
 }
 
-/// Debian's kernel package, unpacked by the script that the test machine uses too; skips the test where it cannot be had.
-fn kernel() -> PathBuf {
-    if !["/usr/bin/qemu-system-x86_64"].iter().any(|path| std::path::Path::new(path).exists()) {
-        harness::skip("QEMU is not installed".to_owned());
-    }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/prepare");
-    let mut command = Command::new(script);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = leaks::spawn(&mut command).unwrap().wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let folder = text.split_whitespace().find_map(|word| word.strip_prefix("kernel="));
-    let image = folder.and_then(|folder| {
-        let entries = std::fs::read_dir(format!("{folder}/boot")).ok()?;
-        entries.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("vmlinuz-"))
-    });
-    image.unwrap_or_else(|| harness::skip(format!("no kernel for a guest: {}", String::from_utf8_lossy(&output.stderr).trim())))
-}
-
 impl Machine {
     /// A bundle whose program is a script, and its turn: machines run one at a time.
     pub fn sh(script: &str) -> Self {
@@ -46,7 +27,7 @@ impl Machine {
 
     /// A bundle that is made once the kernel is there, which may take the machine's own network.
     pub fn of(make: impl FnOnce() -> Bundle) -> Self {
-        let kernel = kernel();
+        let kernel = wall::kernel();
         let turn = File::create(fixture::suite_scratch().join("machine.lock")).unwrap();
         rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive).unwrap();
         Self { bundle: make(), kernel, _turn: turn }

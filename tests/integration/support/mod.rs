@@ -16,6 +16,7 @@ pub mod raw;
 pub mod runtime;
 pub mod spec;
 pub mod users;
+pub mod wall;
 
 pub use bundle::Bundle;
 pub use runtime::{Container, until};

@@ -1,7 +1,7 @@
 //! Drives the runtime: a command with a time limit, its output, and a guard for a container that was created.
 
 use super::bundle::Bundle;
-use super::{fixture, harness, leaks};
+use super::{fixture, harness, leaks, wall};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -134,7 +134,7 @@ impl Runtime {
         c.arg("--root")
             .arg(&self.state)
             .args(&self.global)
-            .args(args)
+            .args(wall::with_flags(args))
             .stdin(Stdio::null())
             .current_dir("/");
         c.env("HULL_TEST_DIR", fixture::test_scratch());
@@ -309,8 +309,11 @@ impl<'a> Container<'a> {
         self.bundle.call(&["kill", &self.bundle.id, signal])
     }
 
-    /// A file below the first process's folder in the host's `/proc`.
+    /// A file below the first process's folder in the host's `/proc`; behind the second wall, in the container's own.
     pub fn proc_file(&self, name: &str) -> String {
+        if wall::is_vm() {
+            return self.exec(&["cat", &format!("/proc/1/{name}")]).success().stdout;
+        }
         fs::read_to_string(format!("/proc/{}/{name}", self.pid())).unwrap()
     }
 

@@ -1,0 +1,68 @@
+//! The wall behind which the suite runs: `HULL_TEST_WALL=vm` gives every container a machine of its own, and nothing else changes.
+//!
+//! The tests that say nothing of a machine are in [`ELSEWHERE`], each with its reason; the harness prints it and passes them over.
+
+use super::{harness, leaks};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Whether containers get machines.
+pub fn is_vm() -> bool {
+    std::env::var_os("HULL_TEST_WALL").is_some_and(|wall| wall == "vm")
+}
+
+/// Debian's kernel package, unpacked by the script that the test machine uses too; skips the test where it cannot be had.
+pub fn kernel() -> PathBuf {
+    if let Some(found) = std::env::var_os("HULL_TEST_VM_KERNEL") {
+        return found.into();
+    }
+    if !Path::new("/usr/bin/qemu-system-x86_64").exists() {
+        harness::skip("QEMU is not installed".to_owned());
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/prepare");
+    let mut command = Command::new(script);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = leaks::spawn(&mut command).unwrap().wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let folder = text.split_whitespace().find_map(|word| word.strip_prefix("kernel="));
+    let image = folder.and_then(|folder| {
+        let entries = std::fs::read_dir(format!("{folder}/boot")).ok()?;
+        entries.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("vmlinuz-"))
+    });
+    image.unwrap_or_else(|| harness::skip(format!("no kernel for a guest: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+/// A command line with the choice of the wall after the verb, where it makes a container.
+pub fn with_flags(args: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+    let verb = all.iter().position(|arg| arg == "run" || arg == "create");
+    // Words of other verbs may be called so too.
+    let verb = verb.filter(|at| *at == 0 || all[0].starts_with('-'));
+    if let Some(at) = verb.filter(|_| is_vm() && !args.contains(&"--vm")) {
+        all.splice(at + 1..at + 1, ["--vm".to_owned(), "--vm-kernel".to_owned(), kernel().display().to_string()]);
+    }
+    all
+}
+
+/// One cache of guests' first file systems for the whole suite: each test has a state directory of its own.
+pub fn share_cache(state: &Path) {
+    let shared = super::fixture::suite_scratch().join("@vm");
+    std::fs::create_dir_all(&shared).unwrap();
+    std::fs::create_dir_all(state).unwrap();
+    std::os::unix::fs::symlink(shared, state.join("@vm")).unwrap();
+}
+
+/// Why a test (`module::name`) says nothing of a machine; none where it runs.
+pub fn elsewhere(test: &str) -> Option<&'static str> {
+    let fits = |pattern: &str| pattern.strip_suffix('*').map_or(pattern == test, |start| test.starts_with(start));
+    ELSEWHERE.iter().find(|(_, tests)| tests.iter().any(|pattern| fits(pattern))).map(|(reason, _)| *reason)
+}
+
+/// Reasons, and the tests that each is of: names, or beginnings of names with a `*`.
+const ELSEWHERE: &[(&str, &[&str])] = &[
+    ("saving and restoring is refused behind this wall", &["checkpoint*", "net_saved::*"]),
+    ("the second wall needs root: the share keeps the files' owners", &["net_rootless::*"]),
+    ("no container is made", &["package::*", "people_cli::*"]),
+    ("a fresh process for inside is the first wall's: the guest's hull is one", &["fresh_init::*"]),
+    ("hundreds of starts, which are hours of emulation", &["load::*", "injected::*", "races::*"]),
+];
