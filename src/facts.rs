@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::cgroups::Tree;
+use crate::foreign::{self, Foreign};
 use crate::security::lsm::Lsm;
 use crate::security::rlimits;
 use crate::spec::Spec;
@@ -78,6 +79,10 @@ pub struct Facts {
     pub lsm: Option<Lsm>,
     /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
     pub kcore: bool,
+    /// The program is another architecture's. Behind this wall the bundle must say so by its annotation: looking at the program costs
+    /// each start its calls.
+    #[serde(default)]
+    pub foreign: Option<Foreign>,
 }
 
 impl Facts {
@@ -120,6 +125,7 @@ impl Facts {
             hard_limits: process.map(|process| hard_limits(&process.rlimits)).transpose()?.unwrap_or_default(),
             lsm: if labelled { Some(Lsm::probe()) } else { None },
             kcore: Path::new("/proc/kcore").exists(),
+            foreign: if foreign::annotated(spec).is_some() { foreign::of_bundle(spec)? } else { None },
         })
     }
 

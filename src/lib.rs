@@ -6,6 +6,7 @@ pub mod cli;
 pub mod container;
 pub mod error;
 pub mod facts;
+pub mod foreign;
 pub mod features;
 pub mod init;
 pub mod log;

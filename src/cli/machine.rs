@@ -1,5 +1,6 @@
 //! Options of the second wall.
 
+use crate::vm::choice::RootFrom;
 use crate::vm::{self, Engine, Options};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -22,6 +23,17 @@ pub struct Machine {
     /// The guest's processors [default: what the CPU quota can use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255), help_heading = "Virtual machine")]
     vm_cpus: Option<u32>,
+    /// Where the guest has its root file system from [default: share]
+    #[arg(long, value_name = "FROM", help_heading = "Virtual machine")]
+    vm_rootfs: Option<WhichRoot>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WhichRoot {
+    /// The bundle's folder, shared: changes reach it
+    Share,
+    /// A read-only image of it, made once: changes are in the guest's memory and thrown away
+    Image,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,6 +54,10 @@ impl Machine {
             WhichEngine::Qemu => Engine::Qemu,
             WhichEngine::Auto => Engine::Auto,
         });
-        Options { on: self.vm, named: vm::is_named(), kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, ..Options::default() }
+        let rootfs = match self.vm_rootfs {
+            None | Some(WhichRoot::Share) => RootFrom::Share,
+            Some(WhichRoot::Image) => RootFrom::Image,
+        };
+        Options { on: self.vm, named: vm::is_named(), kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, rootfs, ..Options::default() }
     }
 }

@@ -141,6 +141,7 @@ impl World<'_> {
             StepRef::Hook { .. } => self.hook(step),
             StepRef::Leave { how } => self.leave(how),
             StepRef::Sysctl { path, value } => self.write_proc(path, value, sys::file::RESOLVE_NO_SYMLINKS),
+            StepRef::Register { target, line } => self.register(target, line),
             StepRef::Label { file, value } => self.label(file, value),
             StepRef::Bounding { drop } => identity::bounding(drop),
             StepRef::Capabilities { effective, permitted, inheritable, ambient } => {

@@ -4,7 +4,7 @@ use super::report::{Detail, Fault};
 use super::target::{Held, Parent, make_folder};
 use super::{Done, World};
 use crate::plan::step::{Leave, slot};
-use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS};
+use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS};
 use crate::sys::mount::{self, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE};
 use crate::sys::ids;
 use nix::errno::Errno;
@@ -68,6 +68,15 @@ impl World<'_> {
         match file::write(file.0, bytes)? {
             count if count == bytes.len() => Ok(()),
             _ => Err(Errno::EIO.into()),
+        }
+    }
+
+    /// Registers an interpreter with the container's own binfmt_misc.
+    pub(super) fn register(&self, target: &CStr, line: &CStr) -> Done {
+        let file = Held(file::openat2(self.root, target, libc::O_WRONLY, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)?);
+        match file::write(file.0, line.to_bytes()) {
+            Ok(_) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
     }
 

@@ -7,6 +7,7 @@
 mod devices;
 mod exec;
 mod fields;
+mod foreign;
 mod hooks;
 mod layers;
 mod mounts;
@@ -168,6 +169,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     namespaces::enter(&mut draft, &world)?;
     mounts::root(&mut draft, &world)?;
     mounts::mounts(&mut draft, &world)?;
+    foreign::register(&mut draft, &world)?;
     devices::devices(&mut draft, &world)?;
     process::console(&mut draft)?;
     hooks::create(&mut draft)?;

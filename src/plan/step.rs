@@ -193,6 +193,9 @@ steps! {
     /// Mounts an overlay on a folder: `lower` of the host below, changes into `upper`, which with `own` lies in that folder of the scratch
     /// file system. With `else_bind` the source stands there read-only where the kernel refuses the overlay.
     Layer = 28 { target: Str, source: Str, lower: Str, upper: Str, work: Str, own: Str, marks: Str, else_bind: Flag }
+    /// Writes a line to a binfmt_misc's `register`, as the container's root names it: the interpreter in the line is the host's still. One
+    /// that is registered already stays: a user namespace that is joined may have it.
+    Register = 30 { target: Str, line: Str }
     /// Becomes the program; with `home`, HOME is the one that was looked up.
     Exec = 25 { args: Strs, env: Strs, home: Flag }
 }

@@ -69,6 +69,38 @@ pub struct Options {
     pub boot_timeout: Option<u64>,
     /// The machine monitor's program.
     pub program: Option<PathBuf>,
+    /// Where the root file system comes from.
+    pub rootfs: RootFrom,
+}
+
+/// Where a guest's root file system comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootFrom {
+    /// The bundle's folder, by virtio-fs.
+    #[default]
+    Share,
+    /// A read-only image that is made of the bundle's folder.
+    Image,
+    /// An image that the config names.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// QEMU's name of its format.
+        format: String,
+    },
+}
+
+/// An image's format in QEMU's words (config-vm.md, image).
+fn image_format(format: &str) -> Result<&'static str> {
+    match format {
+        "raw" => Ok("raw"),
+        "qcow2" => Ok("qcow2"),
+        "vdi" => Ok("vdi"),
+        "vmdk" => Ok("vmdk"),
+        "vhd" => Ok("vpc"),
+        other => Err(Error::new(format!("vm.image.format is {other:?}: raw, qcow2, vdi, vmdk and vhd are known"))),
+    }
 }
 
 /// Memory of a guest whose config says nothing, in bytes.
@@ -103,8 +135,8 @@ impl Options {
             if vm.kernel.initrd.is_some() {
                 return Err(Error::new("vm.kernel.initrd: the guest's first file system is hull's own"));
             }
-            if vm.image.as_ref().is_some_and(|image| !image.path.is_empty()) {
-                return Err(Error::new("vm.image: the guest's root file system is the bundle's"));
+            if let Some(image) = vm.image.as_ref().filter(|image| !image.path.is_empty()) {
+                options.rootfs = RootFrom::File { path: PathBuf::from(&image.path), format: image_format(&image.format)?.to_owned() };
             }
             options.parameters.extend(vm.kernel.parameters.clone());
             if let Some(monitor) = &vm.hypervisor {

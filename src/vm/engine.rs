@@ -61,6 +61,8 @@ pub struct Boot<'a> {
     pub share: Option<Held>,
     /// Network interfaces.
     pub taps: Vec<Tap>,
+    /// Disks.
+    pub disks: Vec<super::disk::Opened>,
 }
 
 /// What an engine has to say.

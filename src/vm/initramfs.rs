@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Loaded before the channel is there. The share is loaded with them: there is hardly a machine without.
 const BOOT: [&str; 3] = ["virtio_pci", "virtio_console", "virtiofs"];
 /// Packed where the kernel has them, and loaded when something needs them.
-const LATER: [&str; 10] = ["overlay", "virtio_net", "virtio_balloon", "virtio_rng", "virtio_blk", "erofs", "ext4", "binfmt_misc", "af_packet", "virtio_mem"];
+const LATER: [&str; 13] = ["overlay", "virtio_net", "virtio_balloon", "virtio_rng", "virtio_blk", "erofs", "ext4", "squashfs", "xfs", "crc32c_generic", "binfmt_misc", "af_packet", "virtio_mem"];
 
 /// A file system in the making.
 #[derive(Default)]

@@ -52,7 +52,42 @@ pub struct Setup {
     pub clock: u64,
     /// Network interfaces.
     pub interfaces: Vec<Interface>,
+    /// What binfmt_misc is told: the interpreter of another architecture's programs.
+    pub interpreter: Option<String>,
+    /// Device nodes that a container's are bound from, where it may not make them on the share.
+    pub nodes: Vec<Node>,
+    /// The machine's disks, in the order of their serial numbers.
+    pub disks: Vec<Disk>,
 }
+
+/// A device node of the guest's own root.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Absolute.
+    pub path: String,
+    /// With its kind, as for mknod(2).
+    pub mode: u32,
+    /// Major and minor.
+    pub numbers: (u32, u32),
+    /// Its owner.
+    pub owner: (u32, u32),
+}
+
+/// What a disk is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Disk {
+    /// A node for the container: mode and owner.
+    Node(u32, (u32, u32)),
+    /// The root file system's image: mounted on [`IMAGE`], and below an overlay of memory on [`OVERLAY`].
+    Image,
+}
+
+/// Where the guest has the nodes of its disks, by their numbers.
+pub const DISKS: &str = "/run/hull/disks";
+/// Where the guest has the root file system's image.
+pub const IMAGE: &str = "/run/hull/image";
+/// Where the guest has the root file system that is made of it.
+pub const OVERLAY: &str = "/run/hull/overlay";
 
 /// A network interface of the guest's, found by its hardware address.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -13,9 +13,11 @@
 pub mod channel;
 pub mod choice;
 pub mod client;
+pub mod disk;
 pub mod engine;
 pub mod frame;
 pub mod guest;
+pub mod image;
 pub mod initramfs;
 pub mod kernel;
 pub mod message;

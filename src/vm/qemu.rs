@@ -46,7 +46,7 @@ impl Machine {
         let (console, console_far) = stream_pair()?;
         let words = Held(file::memfd(c"hull:qemu", 0).on("make", "a memory file")?);
         let args = command_line(&boot, &program, [channel_far.0, monitor_far.0, console_far.0]);
-        let handed = [channel_far.0, monitor_far.0, console_far.0].into_iter().chain(boot.share.iter().map(|held| held.0)).chain(boot.taps.iter().map(|tap| tap.fd.0));
+        let handed = [channel_far.0, monitor_far.0, console_far.0].into_iter().chain(boot.share.iter().map(|held| held.0)).chain(boot.taps.iter().map(|tap| tap.fd.0)).chain(boot.disks.iter().map(|disk| disk.fd.0));
         let handed: Vec<i32> = handed.collect();
         // The program gets the descriptors up to the last of these; all others close at execve.
         handed.iter().try_for_each(|raw| file::clear_cloexec(*raw)).on("hand", "descriptors to QEMU")?;
@@ -139,6 +139,7 @@ fn command_line(boot: &Boot, program: &Path, [channel, monitor, console]: [i32; 
     for (index, tap) in boot.taps.iter().enumerate() {
         add(&format!("-netdev tap,id=net{index},fd={} -device virtio-net-pci,netdev=net{index},mac={},romfile=", tap.fd.0, tap.hardware));
     }
+    args.extend(super::disk::arguments(&boot.disks));
     args.push("-append".into());
     args.push(kernel_words(boot));
     args

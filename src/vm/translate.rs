@@ -1,12 +1,14 @@
 //! From the bundle's config to the guest's: what is the host's becomes a share, and what cannot cross is an error.
 
-use super::message::SHARE;
+use super::disk::{self, Disk};
+use super::message::{DISKS, Node, SHARE};
 use super::pod;
 use crate::facts::Facts;
+use crate::foreign::Foreign;
 use crate::plan::outside::IdMap;
 use crate::plan::{Layers, Part};
 use crate::spec::Spec;
-use crate::spec::config::{Config, Linux, Mount, Resources};
+use crate::spec::config::{Config, Device, Linux, Mount, Resources};
 use crate::spec::mount_options::MountOptions;
 use crate::cgroups::{Hierarchy, Tree, Version};
 use crate::{Error, Result};
@@ -57,10 +59,25 @@ pub struct Translated {
     pub spec: Spec,
     /// What it sees.
     pub shares: Vec<Share>,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// Device nodes of the guest's own root, from which a container's are bound.
+    pub nodes: Vec<Node>,
+    /// What the guest's binfmt_misc is told.
+    pub interpreter: Option<String>,
     /// The host's part of the network.
     pub network: Network,
     /// What the root is put together of, in the guest.
     pub layers: Option<Layers>,
+}
+
+impl Translated {
+    /// Shares the interpreter of another architecture's programs, which is registered in the guest.
+    pub fn add_interpreter(&mut self, foreign: Option<Foreign>) {
+        let Some(foreign) = foreign.filter(|foreign| foreign.interpreter.is_absolute()) else { return };
+        self.interpreter = Some(foreign.registration(&format!("{SHARE}/interpreter")));
+        self.shares.push(Share { path: foreign.interpreter, name: "interpreter".into(), recursive: false, link: false, read_only: true, id_map: None });
+    }
 }
 
 /// Translates a config.
@@ -80,6 +97,7 @@ pub fn translate(spec: &Spec, layers: Option<&Layers>) -> Result<Translated> {
         }
     };
     root.path = format!("{SHARE}/root");
+    let disks = disk::take_devices(&mut config, spec.bundle())?;
     for (index, mount) in config.mounts.iter_mut().enumerate() {
         translate_mount(spec, mount, index, &mut shares).map_err(|error| error.within(format!("mounts[{index}]")))?;
     }
@@ -96,7 +114,22 @@ pub fn translate(spec: &Spec, layers: Option<&Layers>) -> Result<Translated> {
     if labels.is_some_and(|(selinux, apparmor)| selinux.is_some() || apparmor.is_some()) {
         crate::log::debug(|| "labels of the host's security modules mean nothing to the guest's kernel: left out");
     }
-    Ok(Translated { spec: Spec::rebuilt(config, spec.bundle().to_owned()), shares, network, layers })
+    let nodes = config.linux.iter().flat_map(|linux| &linux.devices).filter_map(node).collect();
+    Ok(Translated { spec: Spec::rebuilt(config, spec.bundle().to_owned()), shares, disks, nodes, network, layers, interpreter: None })
+}
+
+/// The guest's own node of a device: where the container may not make one (on the share, in a user namespace), it is bound.
+fn node(device: &Device) -> Option<Node> {
+    if device.typ == "p" {
+        return None;
+    }
+    let number = |value: Option<i64>| u32::try_from(value.unwrap_or(0)).ok();
+    Some(Node {
+        path: crate::plan::inside_path(&device.path),
+        mode: libc::S_IFCHR | device.file_mode.unwrap_or(0o666) & 0o7777,
+        numbers: (number(device.major)?, number(device.minor)?),
+        owner: (device.uid.unwrap_or(0), device.gid.unwrap_or(0)),
+    })
 }
 
 /// Layers as the guest sees them: each a share that nothing is written to. What is written stays in the guest's memory.
@@ -133,12 +166,11 @@ fn translate_mount(spec: &Spec, mount: &mut Mount, index: usize, shares: &mut Ve
         return Ok(());
     }
     let path = spec.bundle().join(mount.source.as_deref().unwrap_or_default());
-    if pod::own_shared_memory(mount, &path) {
+    if path.starts_with(DISKS) || pod::own_shared_memory(mount, &path) {
         return Ok(());
     }
     let kind = std::fs::metadata(&path).map_err(|error| Error::io("open mount source", path.display(), &error))?.file_type();
     let what = match () {
-        () if kind.is_block_device() => Some("a block device"),
         () if kind.is_char_device() => Some("a character device"),
         () if kind.is_socket() => Some("a socket"),
         () if kind.is_fifo() => Some("a fifo"),
@@ -286,5 +318,7 @@ pub fn facts(spec: &Spec, guest: Option<(u8, &Tree)>) -> Facts {
         hard_limits: limits.map(|limit| (limit.resource, 0)).collect::<BTreeMap<_, _>>(),
         lsm: None,
         kcore: true,
+        // The guest runs it without knowing.
+        foreign: None,
     }
 }

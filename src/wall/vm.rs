@@ -4,6 +4,7 @@ use super::hooks;
 use crate::cgroups::{self, Driver, Group};
 use crate::container::create::Options;
 use crate::facts::Facts;
+use crate::foreign;
 use crate::init::Held;
 use crate::namespaces::spawn::Child;
 use crate::plan::state_document;
@@ -15,6 +16,7 @@ use crate::plan::Plan;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{file, socket};
 use crate::vm::client::{self, News};
+use crate::vm::choice::RootFrom;
 use crate::vm::engine::Accelerator;
 use crate::vm::monitor::Job as Monitor;
 use crate::vm::translate::{Share, Translated};
@@ -89,9 +91,11 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
     Ok(Made { child, start, plan: inside })
 }
 
-/// The guest's config, and what it will carry out, by what every kernel of these years can.
-fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<(Translated, Options, Plan)> {
+/// The guest's config, and what it will carry out, by what every kernel of these years can. An image of the root is made only if it is to be.
+fn compile(store: &Store, spec: &Spec, id: &str, options: &Options, (root, make): (&RootFrom, bool)) -> Result<(Translated, Options, Plan)> {
     let mut translated = translate::translate(spec, options.layers.as_ref())?;
+    vm::disk::root_from_image(&mut translated, root, spec, make.then_some(store))?;
+    translated.add_interpreter(foreign::of_bundle(spec)?);
     let facts = translate::facts(&translated.spec, None);
     let create = Options { systemd_cgroup: false, layers: translated.layers.take(), ..options.for_guest() };
     let request = crate::container::create::request(store, &translated.spec, &facts, id, &create)?;
@@ -122,7 +126,7 @@ pub struct Preview {
 /// As [`carry_out`], as far as they are known without a machine.
 pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine: &vm::Options) -> Result<Preview> {
     let (spec, _) = options.network.apply(store, id, spec)?;
-    let (translated, _, plan) = compile(store, &spec, id, options)?;
+    let (translated, _, plan) = compile(store, &spec, id, options, (&machine.rootfs, false))?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
     Ok(Preview { kernel, accelerator, memory: machine.memory(&spec), cpus: machine.cpus(&spec), shares: translated.shares, plan })
@@ -131,7 +135,9 @@ pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine:
 /// All that can fail without a machine, before there is one.
 fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     let machine = job.machine.clone();
-    let (translated, create, plan) = compile(job.store, job.spec, job.id, job.options)?;
+    let (translated, create, plan) = compile(job.store, job.spec, job.id, job.options, (&machine.rootfs, true))?;
+    plan.warnings.iter().for_each(|warning| crate::log::warn(warning));
+    plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let initramfs = initramfs::find_or_make(job.store, &kernel)?;
     let kernel = vm::vmlinux::find_or_make(job.store, kernel)?;
@@ -154,6 +160,10 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
         kernel,
         initramfs,
         shares: translated.shares,
+        opened: translated.disks.iter().map(vm::disk::Disk::open).collect::<Result<_>>()?,
+        disks: translated.disks,
+        nodes: translated.nodes,
+        interpreter: translated.interpreter,
         network: translated.network,
         start: open()?,
         tasks: Vec::new(),

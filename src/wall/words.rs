@@ -109,6 +109,7 @@ fn operation(step: &Step) -> String {
         Step::Leave { .. } => "pivot_root: leave the old root".to_owned(),
         Step::Sysctl { path, value } => format!("write sysctl {} = {value:?}", path.trim_start_matches("sys/").replace('/', ".")),
         Step::Label { file, value } => format!("unable to apply label {value:?} to {file}"),
+        Step::Register { target, .. } => format!("register an interpreter with {target}"),
         Step::Bounding { .. } => "drop capabilities from the bounding set".to_owned(),
         Step::Capabilities { .. } => "unable to apply caps".to_owned(),
         Step::Filter { .. } => "error loading seccomp filter".to_owned(),

@@ -63,6 +63,7 @@ impl Host {
             id_helpers: None,
             lsm: None,
             kcore: true,
+            foreign: None,
         };
         let helpers = IdHelpers { uid: "/usr/bin/newuidmap".into(), gid: "/usr/bin/newgidmap".into() };
         match self {

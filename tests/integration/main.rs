@@ -24,6 +24,7 @@ mod commands;
 mod descriptors;
 mod devices;
 mod exec;
+mod foreign;
 mod fresh_init;
 mod hardening;
 mod hooks;
@@ -59,6 +60,7 @@ mod usage;
 mod user_namespaces;
 mod vm;
 mod vm_choice;
+mod vm_disks;
 mod vm_share;
 mod vm_verbs;
 
@@ -79,6 +81,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     descriptors::TESTS,
     devices::TESTS,
     exec::TESTS,
+    foreign::TESTS,
     fresh_init::TESTS,
     hardening::TESTS,
     hooks::TESTS,
@@ -113,6 +116,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     user_namespaces::TESTS,
     vm::TESTS,
     vm_choice::TESTS,
+    vm_disks::TESTS,
     vm_share::TESTS,
     vm_verbs::TESTS,
 ];

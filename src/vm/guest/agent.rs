@@ -2,7 +2,7 @@
 
 use super::modules::Modules;
 use super::session::{self, GO, Launch, Report, START};
-use super::{describe, mount_on, network};
+use super::{describe, disks, mount_on, network};
 use crate::cgroups::{self, Group, Oom, OomEvents};
 use crate::container::foreground::receive_terminal;
 use crate::init::Held;
@@ -197,6 +197,13 @@ impl Agent {
             crate::sys::mount::mount(&c(tag)?, &c(SHARE)?, c"virtiofs", 0, c"").on("mount share", tag)?;
         }
         setup.interfaces.iter().try_for_each(network::set_up)?;
+        disks::make_nodes(&setup.nodes)?;
+        disks::set_up(&setup.disks, &mut self.modules)?;
+        if let Some(line) = &setup.interpreter {
+            let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
+            mount_on(crate::foreign::REGISTRY, "binfmt_misc", safe, "")?;
+            crate::foreign::register(line)?;
+        }
         // What a container mounts is its own file system; the machine has one of each to begin with.
         mount_on("/dev/pts", "devpts", libc::MS_NOSUID | libc::MS_NOEXEC, "")
     }

@@ -1,6 +1,7 @@
 //! The guest: hull as the machine's first process. It mounts what a kernel needs, loads the modules of the channel, and serves it.
 
 mod agent;
+mod disks;
 mod modules;
 mod network;
 mod session;

@@ -9,11 +9,12 @@ use crate::sys::page::Page;
 use crate::sys::{event, file, ids, process};
 use crate::vm::channel::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::vm::choice::Options;
+use crate::vm::disk::{Disk, Opened};
 use crate::vm::client::{self, News};
 use crate::vm::engine::{Accelerator, Boot, Machine, Tap};
 use crate::vm::frame::Kind;
 use crate::vm::kernel::Kernel;
-use crate::vm::message::{Interface, PROGRAM};
+use crate::vm::message::{Interface, Node, PROGRAM};
 use crate::vm::share;
 use crate::vm::stdio::{self, Ends, Stdio};
 use crate::vm::translate::{Network, Share};
@@ -50,6 +51,14 @@ pub struct Job {
     pub cpus: u32,
     /// What the guest sees of the host.
     pub shares: Vec<Share>,
+    /// Disks, and their files.
+    pub disks: Vec<Disk>,
+    /// The files, until the machine has them.
+    pub opened: Vec<Opened>,
+    /// Device nodes of the guest's own root.
+    pub nodes: Vec<Node>,
+    /// What the guest's binfmt_misc is told.
+    pub interpreter: Option<String>,
     /// The host's part of the network.
     pub network: Network,
     /// The fifo of start.
@@ -152,6 +161,7 @@ impl Monitor {
             cpus: job.cpus,
             share: share_socket,
             taps,
+            disks: std::mem::take(&mut job.opened),
         };
         let (machine, channel, console) = Machine::boot(boot)?;
         let listener = client::listen(&job.folder)?;

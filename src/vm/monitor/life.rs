@@ -11,7 +11,7 @@ use crate::sys::process::Ended;
 use crate::vm::channel::{STDERR, STDIN, STDOUT, stream};
 use crate::vm::client::News;
 use crate::vm::frame::{Frame, Kind};
-use crate::vm::message::{FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
+use crate::vm::message::{DISKS, FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
 use crate::vm::{share, task, translate};
 use crate::{Error, Result};
 use nix::errno::Errno;
@@ -60,6 +60,9 @@ impl Monitor {
             share: (!self.job.shares.is_empty()).then(|| share::TAG.to_owned()),
             clock: now(),
             interfaces: self.job.interfaces.clone(),
+            interpreter: self.job.interpreter.clone(),
+            nodes: self.job.nodes.clone(),
+            disks: self.job.disks.iter().map(|disk| disk.purpose.clone()).collect(),
         };
         self.stage = Stage::SettingUp;
         self.asked_guest.push_back(0);
@@ -190,6 +193,15 @@ impl super::Job {
         if !self.interfaces.is_empty() {
             modules.push("virtio_net");
         }
+        if !self.disks.is_empty() {
+            modules.push("virtio_blk");
+        }
+        if self.interpreter.is_some() {
+            modules.push("binfmt_misc");
+        }
+        // A file system on a disk of the config's.
+        let kinds = self.spec.config().mounts.iter().filter(|mount| mount.source.as_deref().is_some_and(|source| source.starts_with(DISKS)));
+        modules.extend(["ext4", "erofs", "squashfs", "xfs"].iter().filter(|kind| kinds.clone().any(|mount| mount.typ.as_deref() == Some(**kind))));
         if self.create.layers.is_some() {
             modules.push("overlay");
         }

@@ -51,6 +51,11 @@ impl Machine {
         self.make("run", &[])
     }
 
+    /// `run` with further flags.
+    pub fn run_with(&self, flags: &[&str]) -> Output {
+        self.make("run", flags)
+    }
+
     /// `create`, which must succeed. What the program writes is in the first call's files: flags may name others.
     pub fn create(&self, flags: &[&str]) -> Container<'_> {
         let container = Container::new(&self.bundle);
