@@ -125,6 +125,8 @@ struct Sink {
     fd: Option<Held>,
     pending: VecDeque<u8>,
     ended: bool,
+    /// Its descriptor comes later: what is sent meanwhile is kept.
+    awaited: bool,
 }
 
 /// All streams of one end.
@@ -151,8 +153,17 @@ impl Streams {
     /// EBADF.
     pub fn receive(&mut self, stream: u32, fd: Held) -> Result<()> {
         event::nonblocking(fd.0).on("use", "a stream")?;
-        self.sinks.insert(stream, Sink { fd: Some(fd), pending: VecDeque::new(), ended: false });
+        let kept = self.sinks.remove(&stream).filter(|sink| sink.awaited);
+        let (pending, ended) = kept.map_or((VecDeque::new(), false), |sink| (sink.pending, sink.ended));
+        if !ended || !pending.is_empty() {
+            self.sinks.insert(stream, Sink { fd: Some(fd), pending, ended, awaited: false });
+        }
         Ok(())
+    }
+
+    /// A descriptor for a stream will come ([`Streams::receive`]); what comes before it is kept.
+    pub fn expect(&mut self, stream: u32) {
+        self.sinks.insert(stream, Sink { fd: None, pending: VecDeque::new(), ended: false, awaited: true });
     }
 
     /// Whether a stream still brings something, or holds what its sink has not taken.
@@ -278,7 +289,7 @@ impl Streams {
         let number = frame.stream;
         match frame.kind {
             Kind::Data => match self.sinks.get_mut(&number) {
-                Some(sink) if sink.fd.is_some() => {
+                Some(sink) if sink.awaited || sink.fd.is_some() => {
                     sink.pending.extend(&frame.payload);
                     self.carry_sink(channel, number);
                 }
@@ -293,7 +304,7 @@ impl Streams {
             Kind::End => {
                 if let Some(sink) = self.sinks.get_mut(&number) {
                     sink.ended = true;
-                    if sink.pending.is_empty() {
+                    if sink.pending.is_empty() && !sink.awaited {
                         self.sinks.remove(&number);
                     }
                 }

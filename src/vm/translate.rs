@@ -162,6 +162,9 @@ fn makes_targets(spec: &Spec) -> bool {
 
 fn translate_mount(spec: &Spec, mount: &mut Mount, index: usize, shares: &mut Vec<Share>) -> Result<()> {
     let options = MountOptions::parse(&mount.options)?;
+    if mount.typ.as_deref() == Some("overlay") {
+        return Err(Error::new("an overlay's options name folders of the host, which cannot cross into a virtual machine: share them, or use an image"));
+    }
     if options.remount || !(options.bind.is_some() || mount.typ.as_deref() == Some("bind")) {
         return Ok(());
     }

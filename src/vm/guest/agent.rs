@@ -182,7 +182,11 @@ impl Agent {
                 let list = self.processes()?;
                 serde_json::to_value(list).map(|value| Some(FromGuest::Value(value))).map_err(|error| Error::new(format!("processes: {error}")))
             }
-            ToGuest::Update(resources) => self.group()?.update(&resources).map(|()| Some(FromGuest::Done)),
+            ToGuest::Update(resources) => {
+                // The machine's memory may change with the limit; a guest that lives without does without the driver.
+                self.modules.load("virtio_balloon")?;
+                self.group()?.update(&resources).map(|()| Some(FromGuest::Done))
+            }
             ToGuest::Clock(now) => event::set_clock(now).on("set", "the clock").map(|()| Some(FromGuest::Done)),
         }
     }
@@ -259,6 +263,7 @@ impl Agent {
         if task.terminal {
             let (ours, theirs) = socket_pair()?;
             session.console = Some(ours);
+            self.streams.expect(stream(number, STDIN));
             let null = || file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null");
             return Ok((vec![null()?, null()?, null()?], Some(theirs)));
         }

@@ -79,17 +79,20 @@ fn find(serial: &str) -> Result<(u32, u32)> {
 fn mount_image(path: &str, modules: &mut Modules) -> Result<()> {
     fs::create_dir_all(IMAGE).on("make", IMAGE)?;
     let read_only = libc::MS_RDONLY;
-    let mounted = IMAGES.iter().any(|kind| {
-        let _ = modules.load(kind);
-        let Ok(kind) = c(kind) else { return false };
+    let mut refusals = Vec::new();
+    for kind in IMAGES {
         // A journal that wants to be replayed cannot be, on a disk that is not written to.
-        let options = if kind.as_c_str() == c"ext4" { c"noload" } else { c"" };
-        let (Ok(path), Ok(image)) = (c(path), c(IMAGE)) else { return false };
-        mount::mount(&path, &image, &kind, read_only, options).is_ok()
-    });
-    if !mounted {
-        return Err(Error::new(format!("mount the root's image: it is none of {}", IMAGES.join(", "))));
+        let options = if kind == "ext4" { c"noload" } else { c"" };
+        let mounted = modules.load(kind).and_then(|()| mount::mount(&c(path)?, &c(IMAGE)?, &c(kind)?, read_only, options).on("mount as", kind));
+        match mounted {
+            Ok(()) => return put_overlay(modules),
+            Err(error) => refusals.push(error.to_string()),
+        }
     }
+    Err(Error::new(format!("the root's image: {}", refusals.join("; "))))
+}
+
+fn put_overlay(modules: &mut Modules) -> Result<()> {
     for folder in ["upper", "work"] {
         fs::create_dir_all(format!("{CHANGES}/{folder}")).on("make", CHANGES)?;
     }

@@ -52,7 +52,7 @@ impl Modules {
     /// It is not in the initramfs; the kernel refuses it.
     pub fn load(&mut self, name: &str) -> Result<()> {
         // They ask the kernel's crypto for it, which modules.dep does not tell; where it is no module, the kernel has it.
-        if matches!(name, "ext4" | "xfs") && self.files.contains_key("crc32c_generic") {
+        if matches!(name, "erofs" | "ext4" | "xfs") && self.files.contains_key("crc32c_generic") {
             self.load("crc32c_generic")?;
         }
         let files = self.files.get(name).cloned().ok_or_else(|| Error::new(format!("load module {name}: the guest's kernel has none")))?;

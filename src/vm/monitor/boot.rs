@@ -80,7 +80,8 @@ pub struct Job {
 impl Job {
     /// The descriptors that the monitor needs of its maker's; `maker` is where whoever makes the container listens.
     pub fn descriptors(&self, maker: i32) -> Vec<i32> {
-        [maker, self.start.0].into_iter().chain(self.tasks.iter().chain(&self.console).map(|held| held.0)).collect()
+        let disks = self.opened.iter().map(|opened| &opened.fd);
+        [maker, self.start.0].into_iter().chain(self.tasks.iter().chain(&self.console).chain(disks).map(|held| held.0)).collect()
     }
 
     /// A number for a session.
@@ -94,7 +95,7 @@ impl Monitor {
     pub(super) fn boot(mut job: Job, maker: Held, page: Page) -> Result<Self, (Error, Held)> {
         match Self::try_boot(&mut job, &maker) {
             Ok(parts) => {
-                let Parts { machine, share, channel, streams, stdio, signals, console, listener, nonce } = parts;
+                let Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, nonce } = parts;
                 let deadline = Instant::now() + job.timeout;
                 Ok(Self {
                     job,
@@ -103,6 +104,7 @@ impl Monitor {
                     _share: share,
                     channel,
                     streams,
+                    stdin: Some(stdin),
                     stdio,
                     signals,
                     console,
@@ -166,13 +168,15 @@ impl Monitor {
         let (machine, channel, console) = Machine::boot(boot)?;
         let listener = client::listen(&job.folder)?;
         let mut streams = Streams::default();
-        wire(&mut streams, PROGRAM, ends)?;
+        let Ends { stdin, stdout, stderr } = ends;
+        streams.receive(stream(PROGRAM, STDOUT), stdout)?;
+        stderr.map_or(Ok(()), |stderr| streams.receive(stream(PROGRAM, STDERR), stderr))?;
         stdio.start();
         let mut channel = Channel::new(channel)?;
         let nonce = nonce()?;
         channel.put(Kind::Hello, 0, &nonce);
         event::nonblocking(console.0).on("use", "the guest's console")?;
-        Ok(Parts { machine, share, channel, streams, stdio, signals, console, listener, nonce })
+        Ok(Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, nonce })
     }
 }
 
@@ -181,6 +185,7 @@ struct Parts {
     share: Option<share::Server>,
     channel: Channel,
     streams: Streams,
+    stdin: Held,
     stdio: Stdio,
     signals: SignalFd,
     console: Held,

@@ -94,11 +94,13 @@ impl Monitor {
         let task = task::create(plan)?;
         self.channel.put(Kind::Blob, PROGRAM, &plan.encode());
         self.stage = Stage::Making;
-        if let Some((rows, columns)) = self.stdio.size() {
-            self.channel.message(PROGRAM, &ToGuest::Spawn(Box::new(task)))?;
-            return self.channel.message(PROGRAM, &ToGuest::Resize(rows, columns));
+        self.channel.message(PROGRAM, &ToGuest::Spawn(Box::new(task)))?;
+        // Only now is there somebody in the guest who keeps what comes.
+        self.stdin.take().map_or(Ok(()), |stdin| self.streams.send(stream(PROGRAM, STDIN), stdin))?;
+        match self.stdio.size() {
+            Some((rows, columns)) => self.channel.message(PROGRAM, &ToGuest::Resize(rows, columns)),
+            None => Ok(()),
         }
-        self.channel.message(PROGRAM, &ToGuest::Spawn(Box::new(task)))
     }
 
     fn program_says(&mut self, message: FromGuest) -> Result<()> {

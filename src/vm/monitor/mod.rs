@@ -57,6 +57,8 @@ struct Monitor {
     _share: Option<share::Server>,
     channel: Channel,
     streams: Streams,
+    /// The program's, until the guest has a program.
+    stdin: Option<Held>,
     stdio: Stdio,
     signals: SignalFd,
     console: Held,

@@ -61,8 +61,28 @@ pub fn elsewhere(test: &str) -> Option<&'static str> {
 /// Reasons, and the tests that each is of: names, or beginnings of names with a `*`.
 const ELSEWHERE: &[(&str, &[&str])] = &[
     ("saving and restoring is refused behind this wall", &["checkpoint*", "net_saved::*"]),
-    ("the second wall needs root: the share keeps the files' owners", &["net_rootless::*"]),
+    (
+        "the second wall needs root: the share keeps the files' owners",
+        &[
+            "net_rootless::*", "capabilities::all_capabilities_in_a_user_namespace", "devices::devices_of_an_ordinary_user_are_bound",
+            "mounts::bind_keeps_locked_flags_in_a_user_namespace",
+        ],
+    ),
     ("no container is made", &["package::*", "people_cli::*"]),
     ("a fresh process for inside is the first wall's: the guest's hull is one", &["fresh_init::*"]),
+    (
+        "the test looks at the program through the host's /proc and cgroups, and the program is in the guest",
+        &[
+            "exec::exec_detached_writes_the_pid_file", "exec::exec_joins_cgroup_and_namespaces", "lifecycle::state_tells_pid_bundle_annotations_and_version",
+            "lifecycle::kill_all_reaches_every_process", "lifecycle::kill_of_pid_namespaces_first_process_ends_the_others", "lifecycle::pause_freezes_and_resume_thaws",
+        ],
+    ),
+    ("a guest has every capability", &["capabilities::capability_that_the_machine_lacks"]),
+    ("a device of the host cannot cross", &["devices::further_devices_are_made"]),
+    ("an overlay's folders are the host's", &["mounts::overlay_from_options"]),
+    (
+        "what is mounted below a volume comes by itself when it is entered, with the volume's own flags",
+        &["mounts::read_only_bind_keeps_submounts_writable", "mounts::recursive_read_only_reaches_submounts", "mounts::recursive_attributes"],
+    ),
     ("hundreds of starts, which are hours of emulation", &["load::*", "injected::*", "races::*"]),
 ];
