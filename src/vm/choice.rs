@@ -194,7 +194,7 @@ mod tests {
 
     fn chosen(options: &Options, annotation: Option<&str>, section: bool) -> bool {
         let mut config = json!({
-            "ociVersion": "1.3.0", "root": { "path": "rootfs" },
+            "ociVersion": "1.3.0", "root": { "path": "/" },
             "process": { "user": { "uid": 0, "gid": 0 }, "args": ["true"], "cwd": "/" },
             "linux": { "namespaces": [{ "type": "mount" }, { "type": "pid" }] },
         });
