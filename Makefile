@@ -1,7 +1,7 @@
 # hull: `make demo` runs the main job on a fresh machine, `make test` passes the tests. Both install what they need (Debian, as root).
 BUILD = gcc libc6-dev libseccomp-dev pkg-config
 
-.PHONY: build demo deb test drills lint bench clean
+.PHONY: build demo deb test test-vm drills lint bench clean
 build:
 	scripts/packages $(BUILD)
 	cargo build --release
@@ -19,6 +19,10 @@ test:
 # containerd, its CRI, Docker, Podman and buildah with runc and with hull: minutes.
 drills:
 	scripts/test drills
+
+# The integration suite in virtual machines: hours under emulation.
+test-vm:
+	tests/vm-wall
 
 lint:
 	scripts/packages $(BUILD)

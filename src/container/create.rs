@@ -199,9 +199,10 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
     }
     let (spec, network) = options.network.apply(store, id, spec)?;
     keep_from_hooks(0);
+    let facts = Facts::probe(&spec)?;
     let lock = store.make(id)?;
     let folder = store.folder(id);
-    let mut record = blank_record(id, &spec, Facts::probe(&spec)?, (options, stdio()));
+    let mut record = blank_record(id, &spec, facts, (options, stdio()));
     let mut write = |pid: i32, cgroup, outcomes, machine| {
         record.vm = machine;
         fill_record(&mut record, pid, cgroup, outcomes)?;

@@ -77,6 +77,17 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
             "lifecycle::kill_all_reaches_every_process", "lifecycle::kill_of_pid_namespaces_first_process_ends_the_others", "lifecycle::pause_freezes_and_resume_thaws",
         ],
     ),
+    ("labels of the host's security modules mean nothing to the guest's kernel, and are left out", &["process::apparmor_*", "process::selinux_*"]),
+    ("a guest has the processors that its container's quota can use", &["process::exec_cpu_affinity"]),
+    (
+        "what is mounted on the host later does not come to the guest, nor the reverse",
+        &[
+            "root_filesystem::rootfs_propagation_kinds", "root_filesystem::private_mount_gets_nothing_from_the_host",
+            "root_filesystem::shared_mount_gives_mounts_to_the_host", "root_filesystem::slave_mount_gets_the_hosts_mounts",
+            "root_filesystem::propagation_of_each_kind",
+        ],
+    ),
+    ("network devices of the host cannot cross", &["net_devices::*"]),
     ("a guest has every capability", &["capabilities::capability_that_the_machine_lacks"]),
     ("a device of the host cannot cross", &["devices::further_devices_are_made"]),
     ("an overlay's folders are the host's", &["mounts::overlay_from_options"]),
