@@ -95,7 +95,7 @@ mod tests {
 
     fn spec(changes: &serde_json::Value) -> Spec {
         let mut config = json!({
-            "ociVersion": "1.0.2", "root": { "path": "rootfs" },
+            "ociVersion": "1.0.2", "root": { "path": "/" },
             "process": { "user": { "uid": 0, "gid": 0 }, "args": ["true"], "cwd": "/" },
             "linux": { "namespaces": [{ "type": "mount" }, { "type": "pid" }] },
         });
