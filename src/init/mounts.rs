@@ -206,7 +206,10 @@ impl World<'_> {
         match file::mknodat(folder, name, mode, device) {
             Ok(()) => {}
             Err(Errno::EPERM) => return self.bind_node(path, folder, name),
-            Err(Errno::EEXIST) => return existing_node(folder, name, mode, device),
+            Err(Errno::EEXIST) => match existing_node(folder, name, mode, device)? {
+                Existing::Same => return Ok(()),
+                Existing::Empty => return self.bind_node(path, folder, name),
+            },
             Err(errno) => return Err(errno.into()),
         }
         if uid != 0 || gid != 0 {
@@ -245,10 +248,24 @@ impl World<'_> {
     }
 }
 
+/// What is found in the place of a node.
+enum Existing {
+    /// The node that is asked for.
+    Same,
+    /// An empty file: what a bind was put on when the same root was used where mknod is refused.
+    Empty,
+}
+
 /// A node that is there already must be the one that is asked for.
-fn existing_node(folder: i32, name: &CStr, mode: u32, device: u64) -> Done {
+fn existing_node(folder: i32, name: &CStr, mode: u32, device: u64) -> Result<Existing, Fault> {
     let there = file::openat(folder, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
     let stat = file::fstat(there)?;
-    let same = stat.st_mode & libc::S_IFMT == mode & libc::S_IFMT && (stat.st_rdev == device || mode & libc::S_IFMT == libc::S_IFIFO);
-    if same { Ok(()) } else { Err(Errno::EEXIST.into()) }
+    let kind = stat.st_mode & libc::S_IFMT;
+    if kind == mode & libc::S_IFMT && (stat.st_rdev == device || kind == libc::S_IFIFO) {
+        Ok(Existing::Same)
+    } else if kind == libc::S_IFREG && stat.st_size == 0 && mode & libc::S_IFMT != libc::S_IFREG {
+        Ok(Existing::Empty)
+    } else {
+        Err(Errno::EEXIST.into())
+    }
 }

@@ -23,6 +23,7 @@ tests![
     device_rules_are_the_cgroups,
     console_exists_with_a_terminal_only,
     device_over_a_symlink_stays_inside,
+    an_empty_file_in_a_nodes_place_is_covered,
 ];
 
 fn default_devices_are_there() {
@@ -212,4 +213,19 @@ fn device_over_a_symlink_stays_inside() {
     b.args(&["true"]);
     b.run();
     assert_eq!(std::fs::read_dir(outside).unwrap().count(), 0);
+}
+
+/// What nodes were bound on where mknod was refused is an empty file when the same root is used by root.
+fn an_empty_file_in_a_nodes_place_is_covered() {
+    let mut b = Bundle::new();
+    b.writable();
+    let mounts = b.spec["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    let folder = b.rootfs().join("dev");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("null"), "").unwrap();
+    assert_eq!(b.output_of("stat -c '%F %t:%T' /dev/null").trim(), "character special file 1:3");
+    std::fs::remove_file(folder.join("zero")).unwrap();
+    std::fs::write(folder.join("zero"), "somebody's").unwrap();
+    assert_has!(b.run().failure(), "file exists");
 }

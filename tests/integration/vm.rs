@@ -193,8 +193,8 @@ fn what_cannot_cross_is_refused() {
         machine.bundle.push("/linux/devices", json!({ "path": "/dev/kmsg0", "type": "c", "major": 10, "minor": 232 }));
     };
     assert_has!(refusal(&node), "(10:232) is a device of the host");
-    let joined = |machine: &mut Machine| { let _ = machine.bundle.join("ipc", "/proc/self/ns/ipc"); };
-    assert_has!(refusal(&joined), "the ipc namespace");
+    let joined = |machine: &mut Machine| { let _ = machine.bundle.join("pid", "/proc/self/ns/pid"); };
+    assert_has!(refusal(&joined), "the pid namespace");
     let host_network = |machine: &mut Machine| { let _ = machine.bundle.without_namespace("network"); };
     assert_has!(refusal(&host_network), "cannot have the host's network");
     let hook = |machine: &mut Machine| {
