@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../harness/clock.h"
+
 enum {
 	PAGE = 4096,
 	WORKING_SET = 256 * 1024,   // bytes a request maps, fills and unmaps
@@ -40,20 +42,6 @@ struct plan {
 	int64_t start, measure_from, end, interval, tolerance;
 	const char *data;
 };
-
-static int64_t now(void)
-{
-	struct timespec time;
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
-
-static void sleep_until(int64_t instant)
-{
-	struct timespec time = { instant / 1000000000, instant % 1000000000 };
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) == EINTR)
-		;
-}
 
 static void fail(const char *what)
 {

@@ -19,21 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../harness/clock.h"
+
 enum { ANSWERS = 4, ANSWER = 1200, DATAGRAM = 60000, FLOODERS = 4, MOST = 100000 };
-
-static int64_t now(void)
-{
-	struct timespec time;
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
-
-static void sleep_until(int64_t instant)
-{
-	struct timespec time = { instant / 1000000000, instant % 1000000000 };
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) == EINTR)
-		;
-}
 
 static struct sockaddr_in place(const char *address, const char *port)
 {

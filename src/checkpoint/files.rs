@@ -6,6 +6,7 @@
 
 use super::images;
 use crate::{Context, Error, Result};
+use prost::encoding::{decode_varint, encode_varint};
 use std::path::Path;
 
 const IMAGE: &str = "files.img";
@@ -35,46 +36,24 @@ struct Field<'a> {
     bytes: &'a [u8],
 }
 
-fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 /// The message's fields; none where it is not well formed.
 fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
-    let (mut at, mut found) = (0, Vec::new());
-    while at < message.len() {
-        let begin = at;
-        let tag = varint(message, &mut at)?;
+    let (mut rest, mut found) = (message, Vec::new());
+    while !rest.is_empty() {
+        let begin = rest;
+        let tag = decode_varint(&mut rest).ok()?;
         let (mut value, mut bytes) = (0, &message[..0]);
         match tag & 7 {
-            0 => value = varint(message, &mut at)?,
-            1 => at += 8,
+            0 => value = decode_varint(&mut rest).ok()?,
+            1 => rest = rest.get(8..)?,
             2 => {
-                let length = usize::try_from(varint(message, &mut at)?).ok()?;
-                bytes = message.get(at..at.checked_add(length)?)?;
-                at += length;
+                let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+                (bytes, rest) = rest.split_at_checked(length)?;
             }
-            5 => at += 4,
+            5 => rest = rest.get(4..)?,
             _ => return None,
         }
-        found.push(Field { number: tag >> 3, whole: message.get(begin..at)?, value, bytes });
+        found.push(Field { number: tag >> 3, whole: &begin[..begin.len() - rest.len()], value, bytes });
     }
     Some(found)
 }
@@ -115,8 +94,8 @@ fn loosened(image: &[u8], keys: &[(String, i32)]) -> Option<(Vec<u8>, Vec<ReadAt
                 continue;
             };
             let (file, position) = without_state(field.bytes)?;
-            put_varint(&mut new, REGULAR << 3 | 2);
-            put_varint(&mut new, file.len() as u64);
+            encode_varint(REGULAR << 3 | 2, &mut new);
+            encode_varint(file.len() as u64, &mut new);
             new.extend(file);
             read.extend(position.map(|position| (stream, position)));
         }
@@ -141,8 +120,8 @@ fn without_state(file: &[u8]) -> Option<(Vec<u8>, Option<u64>)> {
             SIZE | MODE => {}
             POSITION => {
                 position = field.value;
-                put_varint(&mut out, POSITION << 3);
-                put_varint(&mut out, u64::MAX);
+                encode_varint(POSITION << 3, &mut out);
+                encode_varint(u64::MAX, &mut out);
             }
             number => {
                 if number == FLAGS {
@@ -185,7 +164,7 @@ mod tests {
         assert_eq!(read, [(0, 7)]);
         let loose = |name: &str, flags: u8| {
             let mut file = vec![0x08, 1, 0x10, flags, 0x18];
-            put_varint(&mut file, u64::MAX);
+            encode_varint(u64::MAX, &mut file);
             file.extend([0x32, name.len() as u8]);
             file.extend(name.as_bytes());
             file

@@ -7,14 +7,13 @@ test. containerd's default handler stays runc, so that what passes here passes b
 import json
 import re
 import signal
-import socket
 from pathlib import Path
 
 import image
 from cri_api import Refused, Service
 from daemon import Daemon
 from drill import Drills, Skip, expect, phrases
-from session import alive, packaged, processes
+from session import alive, answers, packaged, processes
 from websocket import Stream
 
 drills = Drills()
@@ -316,15 +315,6 @@ def reach(e):
     pod = e.pod(port_mappings=[{"container_port": 8080, "host_port": 18080}])
     e.start(pod, *SERVER)
     address = e.call("PodSandboxStatus", pod_sandbox_id=pod[0])["status"]["network"]["ip"]
-
-    def answers(at):
-        try:
-            with socket.create_connection(at, 2) as connection:
-                connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
-                return connection.recv(1000).startswith(b"HTTP/1.")
-        except OSError:
-            return False
-
     e.s.until("the pod's answer", lambda: answers((address, 8080)))
     published = answers((address.rsplit(".", 1)[0] + ".1", 18080))
     e.remove_pod(pod[0])

@@ -2,13 +2,12 @@
 
 import json
 import signal
-import socket
 from pathlib import Path
 
 import checkpoints
 import image
 from drill import Drills, expect, phrases
-from session import RESIZING, alive, load, packaged, processes
+from session import RESIZING, alive, answers, load, packaged, processes
 
 drills = Drills()
 CLIENT = "/usr/bin/docker"  # Debian's; another one may come first in PATH
@@ -253,15 +252,6 @@ def network(e):
     e.launch("web", "--publish", "127.0.0.1:18081:8080", "--", "/usr/sbin/httpd", "-f", "-p", "8080", "-h", "/etc")
     address = e.inspect("web")["NetworkSettings"]["IPAddress"]
     expect(address.startswith("172."), address)
-
-    def answers(at):
-        try:
-            with socket.create_connection(at, 2) as connection:
-                connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
-                return connection.recv(1000).startswith(b"HTTP/1.")
-        except OSError:
-            return False
-
     e.s.until("an answer", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18081)))
     resolver = e.docker("exec", "web", "/bin/cat", "/etc/hosts").ok().out
     e.remove("web")

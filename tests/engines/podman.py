@@ -9,7 +9,7 @@ from pathlib import Path
 import checkpoints
 import image
 from drill import Drills, expect, phrases
-from session import RESIZING, alive, load, packaged, processes
+from session import RESIZING, alive, answers, load, packaged, processes
 
 drills = Drills()
 PAUSE = "localhost/pause:drill"
@@ -461,16 +461,7 @@ def health(e):
 @drills("network: an address, a published port")
 def network(e):
     e.launch("web", "--publish", "127.0.0.1:18082:8080", "--", "/usr/sbin/httpd", "-f", "-p", "8080", "-h", "/etc")
-
-    def answers():
-        try:
-            with socket.create_connection(("127.0.0.1", 18082), 2) as connection:
-                connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
-                return connection.recv(1000).startswith(b"HTTP/1.")
-        except OSError:
-            return False
-
-    e.s.until("an answer", answers)
+    e.s.until("an answer", lambda: answers(("127.0.0.1", 18082)))
     e.remove("web")
     return None
 

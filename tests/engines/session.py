@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -196,3 +197,13 @@ def load(text):
         return json.loads(text)
     except ValueError:
         raise AssertionError(f"not JSON: {text[:300]!r}") from None
+
+
+def answers(at):
+    """Whether an HTTP server answers there."""
+    try:
+        with socket.create_connection(at, 2) as connection:
+            connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
+            return connection.recv(1000).startswith(b"HTTP/1.")
+    except OSError:
+        return False

@@ -5,7 +5,6 @@ its one wall under that name, so what differs by right (a kernel of its own) is 
 """
 
 import os
-import socket
 from pathlib import Path
 
 import cri
@@ -14,7 +13,7 @@ import podman
 from containerd import Containerd
 from cri import SERVER, Cri, begin, refused
 from drill import Drills, Skip, expect, phrases
-from session import alive, load, packaged, processes
+from session import alive, answers, load, packaged, processes
 
 drills = Drills()
 NAME = "/usr/bin/hull-vm"
@@ -112,16 +111,6 @@ def ctr_task(e):
     expect(status == 6 and paused == (pid, "PAUSED") and ended == 42, status, shown, paused, ended)
     expect(data["memory"]["usage"]["usage"] > 0 and not alive(pid), data)
     return [*seen, status, ended]
-
-
-def answers(at):
-    """Whether an HTTP server answers there."""
-    try:
-        with socket.create_connection(at, 2) as connection:
-            connection.sendall(b"GET /group HTTP/1.0\r\n\r\n")
-            return connection.recv(1000).startswith(b"HTTP/1.")
-    except OSError:
-        return False
 
 
 @drills("a CRI pod: output, the pod's names and address, its ports reached, exec, statistics")

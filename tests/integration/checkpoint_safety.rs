@@ -3,6 +3,7 @@
 use crate::checkpoint_world::{Saved, bundle, counter, criu, guard, passed, started, succeeds};
 use crate::support::cgroups::by_version;
 use crate::support::{Bundle, fixture, runtime, until, users};
+use prost::encoding::decode_varint;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -148,23 +149,11 @@ fn each_damaged_image_is_named() {
 
 /// The fields of a message (protocol buffers, Encoding): their numbers and bytes; a number's as they stand there.
 pub fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
-    fn number(bytes: &mut &[u8]) -> u64 {
-        let mut value = 0;
-        for shift in (0..).step_by(7) {
-            let byte = bytes[0];
-            *bytes = &bytes[1..];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return value;
-            }
-        }
-        unreachable!()
-    }
     let mut found = vec![];
     while !bytes.is_empty() {
-        let tag = number(&mut bytes);
+        let tag = decode_varint(&mut bytes).unwrap();
         let whole = bytes;
-        let length = number(&mut bytes) as usize;
+        let length = decode_varint(&mut bytes).unwrap() as usize;
         let value = if tag & 7 == 2 { bytes.split_off(..length).unwrap() } else { &whole[..whole.len() - bytes.len()] };
         found.push((tag >> 3, value));
     }
