@@ -65,7 +65,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         "the second wall needs root: the share keeps the files' owners",
         &[
             "net_rootless::*", "capabilities::all_capabilities_in_a_user_namespace", "devices::devices_of_an_ordinary_user_are_bound",
-            "mounts::bind_keeps_locked_flags_in_a_user_namespace",
+            "mounts::bind_keeps_locked_flags_in_a_user_namespace", "terminal::terminal_of_an_ordinary_user",
         ],
     ),
     ("no container is made", &["package::*", "people_cli::*"]),
@@ -75,6 +75,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         &[
             "exec::exec_detached_writes_the_pid_file", "exec::exec_joins_cgroup_and_namespaces", "lifecycle::state_tells_pid_bundle_annotations_and_version",
             "lifecycle::kill_all_reaches_every_process", "lifecycle::kill_of_pid_namespaces_first_process_ends_the_others", "lifecycle::pause_freezes_and_resume_thaws",
+            "hooks::poststart_runs_in_start_after_the_program_has_begun", "hooks::hook_pid_has_the_new_network_namespace",
         ],
     ),
     ("labels of the host's security modules mean nothing to the guest's kernel, and are left out", &["process::apparmor_*", "process::selinux_*"]),
@@ -88,6 +89,14 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     ("network devices of the host cannot cross", &["net_devices::*"]),
+    (
+        "createContainer hooks are refused: their program is the host's and the namespaces are the guest's",
+        &[
+            "hooks::hooks_run_in_order", "hooks::hooks_of_one_kind_run_in_the_order_given", "hooks::state_on_standard_input", "hooks::status_in_each_hook",
+            "hooks::hooks_run_in_the_right_namespaces", "hooks::create_container_hooks_see_the_mounts", "hooks::create_container_failure_stops_create",
+        ],
+    ),
+    ("the terminal that edits is the guest's, and the host's end is raw", &["terminal::output_settings_are_the_kernels"]),
     ("a guest has every capability", &["capabilities::capability_that_the_machine_lacks"]),
     ("a device of the host cannot cross", &["devices::further_devices_are_made"]),
     ("an overlay's folders are the host's", &["mounts::overlay_from_options"]),
