@@ -67,8 +67,9 @@ impl Container {
         if options.preserve_fds > 0 || !options.cgroup.is_empty() {
             return Err(Error::new("--preserve-fds and --cgroup cannot cross into a virtual machine"));
         }
-        let guest_kinds = |kind: Kind| kind == Kind::Uts || (kind != Kind::Network && self.record.spec.namespace(kind).is_some());
-        let user = guest_kinds(Kind::User);
+        // Only a container with a user namespace has a network namespace in the guest.
+        let user = self.record.spec.namespace(Kind::User).is_some();
+        let guest_kinds = |kind: Kind| kind == Kind::Uts || (kind != Kind::Network || user) && self.record.spec.namespace(kind).is_some();
         let spec = &self.record.spec;
         let request = ExecRequest {
             user_namespace: user,
@@ -90,7 +91,7 @@ impl Container {
         for warning in &plan.warnings {
             crate::log::warn(warning);
         }
-        let kinds = [Kind::Cgroup, Kind::Ipc, Kind::Mount, Kind::Pid, Kind::Time, Kind::Uts];
+        let kinds = [Kind::Cgroup, Kind::Ipc, Kind::Mount, Kind::Network, Kind::Pid, Kind::Time, Kind::Uts];
         let mask = kinds.into_iter().filter(|kind| guest_kinds(*kind)).fold(0, |mask, kind| mask | kind as u32);
         let outside = limits.into_iter().filter(|limit| !plan::sets_itself(limit, &facts, user)).collect();
         let task = task::exec(&plan, mask, user, process.oom_score_adj, outside, process.terminal);

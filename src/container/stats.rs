@@ -7,6 +7,7 @@ use crate::init::Held;
 use crate::sys::event;
 use crate::vm::client;
 use crate::vm::message::FromGuest;
+use crate::vm::network::TAP;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::os::fd::{AsFd, AsRawFd};
@@ -64,7 +65,10 @@ impl Container {
     /// It has no cgroup; a counter cannot be read.
     pub fn stats(&self) -> Result<Stats> {
         if self.record.vm.is_some() {
-            return self.machine_stats();
+            let mut stats = self.machine_stats()?;
+            // The guest's interface receives what arrives at the host's. An ordinary user may not look at the monitor's.
+            stats.network_interfaces = self.interfaces().unwrap_or_default();
+            return Ok(stats);
         }
         let mut stats = self.needed_group()?.stats()?;
         stats.network_interfaces = self.interfaces()?;
@@ -80,7 +84,7 @@ impl Container {
         if self.record.vm.is_none() {
             return Ok(None);
         }
-        self.needed_group()?.stats().map(Some)
+        self.group()?.map(|group| group.stats()).transpose()
     }
 
     /// Tells of kills for lack of memory from here on, those of the container's own cgroup, wherever that is.
@@ -125,7 +129,7 @@ fn parse(text: &str) -> Option<Vec<NetworkInterface>> {
         let (name, numbers) = line.rsplit_once(':')?;
         let numbers: Vec<u64> = numbers.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>().ok()?;
         let [rx_bytes, rx_packets, rx_errors, rx_dropped, _, _, _, _, tx_bytes, tx_packets, tx_errors, tx_dropped, ..] = numbers[..] else { return None };
-        if name.trim() != "lo" {
+        if name.trim() != "lo" && !name.trim().starts_with(TAP) {
             let name = name.trim().to_owned();
             list.push(NetworkInterface { name, rx_bytes, rx_packets, rx_errors, rx_dropped, tx_bytes, tx_packets, tx_errors, tx_dropped });
         }

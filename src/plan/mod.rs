@@ -24,7 +24,7 @@ pub use exec::{ExecRequest, FIRST_CGROUP, exec};
 pub use hooks::state_document;
 pub use layers::{FROM as LAYERS, Kept, Layers, Part};
 pub use mounts::inside_path;
-pub use namespaces::kind_name;
+pub use namespaces::{kind_name, map_writer};
 pub use process::{mask_bytes, sets_itself};
 pub use print::{as_json, as_text};
 

@@ -4,7 +4,7 @@ use super::Draft;
 use super::outside::{MapWriter, Open, OutStep, Stage};
 use super::step::{Attribute, Barrier, Step, slot};
 use crate::cgroups;
-use crate::facts::Owner;
+use crate::facts::{Facts, Owner};
 use crate::spec::config::{IdMapping, Linux};
 use crate::{Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -179,23 +179,28 @@ fn id_maps(draft: &mut Draft, world: &World, linux: &Linux) -> Result<()> {
     if world.made & NEWUSER == 0 {
         return Ok(());
     }
-    let facts = draft.facts;
-    let maps = [(true, &linux.uid_mappings, facts.euid, "linux.uidMappings"), (false, &linux.gid_mappings, facts.egid, "linux.gidMappings")];
-    for (uid, mappings, own, from) in maps {
-        let alone = facts.can_map_alone(mappings, own);
-        let writer = match (&facts.id_helpers, facts.privileged || alone) {
-            (_, true) => MapWriter::Direct,
-            (Some(helpers), false) => MapWriter::Helper(if uid { helpers.uid.clone() } else { helpers.gid.clone() }),
-            (None, false) => {
-                return Err(Error::new(format!(
-                    "{from}: an ordinary user may map only its own id ({own}) without newuidmap and newgidmap, which are not installed"
-                )));
-            }
-        };
-        let deny_setgroups = !uid && !facts.privileged && writer == MapWriter::Direct;
+    let maps = [(true, &linux.uid_mappings, "linux.uidMappings"), (false, &linux.gid_mappings, "linux.gidMappings")];
+    for (uid, mappings, from) in maps {
+        let (writer, deny_setgroups) = map_writer(draft.facts, uid, mappings).map_err(|error| error.within(from))?;
         draft.outside(OutStep::IdMap { uid, mappings: mappings.clone(), writer, deny_setgroups }, from);
     }
     Ok(())
+}
+
+/// Who writes a map of users (else of groups), and whether setgroups(2) must be denied first.
+///
+/// # Errors
+/// This user may not map these ids.
+pub fn map_writer(facts: &Facts, uid: bool, mappings: &[IdMapping]) -> Result<(MapWriter, bool)> {
+    let own = if uid { facts.euid } else { facts.egid };
+    if facts.privileged {
+        return Ok((MapWriter::Direct, false));
+    }
+    match &facts.id_helpers {
+        _ if facts.can_map_alone(mappings, own) => Ok((MapWriter::Direct, !uid)),
+        Some(helpers) => Ok((MapWriter::Helper(if uid { helpers.uid.clone() } else { helpers.gid.clone() }), false)),
+        None => Err(Error::new(format!("an ordinary user may map only its own id ({own}) without newuidmap and newgidmap, which are not installed"))),
+    }
 }
 
 /// What the child does first in its namespaces.

@@ -61,6 +61,8 @@ pub struct Boot<'a> {
     pub share: Option<Held>,
     /// Network interfaces.
     pub taps: Vec<Tap>,
+    /// An ordinary user's ids.
+    pub own: Option<&'a super::own::Own>,
     /// Disks.
     pub disks: Vec<super::disk::Opened>,
 }

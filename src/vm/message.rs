@@ -131,6 +131,8 @@ pub enum Outer {
     OomScore(i32),
     /// Writes a map.
     IdMap(bool, Vec<IdMapping>),
+    /// Moves the guest's interfaces into the child's network namespace.
+    Interfaces(Vec<Interface>),
     /// Meets the child.
     Barrier(Barrier),
     /// The host has something to do; it answers with Go.

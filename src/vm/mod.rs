@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod message;
 pub mod monitor;
 pub mod network;
+pub mod own;
 pub mod pod;
 pub mod probe;
 pub mod proxy;

@@ -16,7 +16,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::IpAddr;
 
 /// Taps are named by this and a number.
-const TAP: &str = "hulltap";
+pub const TAP: &str = "hulltap";
 
 /// Carries the interfaces of this process's network namespace into a machine.
 ///

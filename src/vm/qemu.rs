@@ -167,11 +167,13 @@ fn config(boot: &Boot, args: &[String], group: u32) -> Value {
     }
     let kinds = ["mount", "pid", "ipc", "uts", "network"].map(|kind| json!({ "type": kind }));
     json!({
+        // An ordinary user's groups stay: setgroups(2) may be denied, and /dev/kvm is for one of them.
+        "annotations": { "run.oci.keep_original_groups": if boot.own.is_some() { "1" } else { "0" } },
         "ociVersion": "1.3.0",
         "root": { "path": "rootfs", "readonly": true },
         "mounts": mounts,
         "process": {
-            "user": { "uid": NOBODY, "gid": group }, "args": args, "env": ["PATH=/usr/bin:/bin"], "cwd": "/", "noNewPrivileges": true,
+            "user": { "uid": boot.own.map_or(NOBODY, |own| own.unprivileged(NOBODY)), "gid": group }, "args": args, "env": ["PATH=/usr/bin:/bin"], "cwd": "/", "noNewPrivileges": true,
         },
         "linux": { "namespaces": kinds, "devices": devices },
     })
@@ -181,7 +183,11 @@ fn behind_the_wall(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
     let folder = boot.folder.join("machine");
     std::fs::create_dir_all(folder.join("rootfs")).on("make", folder.display())?;
     let group = std::fs::metadata("/dev/kvm").map_or(NOBODY, |meta| std::os::unix::fs::MetadataExt::gid(&meta));
-    let group = if boot.accelerator == Accelerator::Kvm { group } else { NOBODY };
+    let group = match boot.own {
+        Some(own) => own.unprivileged(NOBODY),
+        None if boot.accelerator == Accelerator::Kvm => group,
+        None => NOBODY,
+    };
     let config: Config = serde_json::from_value(config(boot, &args, group)).map_err(|error| Error::new(format!("QEMU's own config: {error}")))?;
     let spec = Spec::check(config, folder.clone())?;
     let facts = Facts::probe(&spec)?;

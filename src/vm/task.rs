@@ -1,19 +1,20 @@
 //! From a plan to what crosses: the steps of `outside` that are the guest's, and `inside` as bytes.
 
-use super::message::{Outer, Task};
+use super::message::{Interface, Outer, Task};
 use crate::plan::outside::{OutStep, Stage};
 use crate::plan::step::{Barrier, slot};
 use crate::plan::{Plan, outside::Open};
 use crate::security::rlimits::Limit;
 use crate::{Error, Result};
 
-/// The guest's part of a container's making. Hooks stay the host's: the guest waits where they belong.
+/// The guest's part of a container's making, with the interfaces that it gets where it has a network namespace of its own. Hooks stay the host's: the guest waits where they belong.
 ///
 /// # Errors
 /// A step that only the host could do and that has no place behind this wall.
-pub fn create(plan: &Plan) -> Result<Task> {
+pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
     let mut outer = Vec::new();
     let mut terminal = false;
+    let mut own_network = has_network(plan);
     for placed in &plan.outside {
         let step = match &placed.step {
             OutStep::Open { slot, what } => {
@@ -29,7 +30,12 @@ pub fn create(plan: &Plan) -> Result<Task> {
                 outer.push(Outer::Barrier(Barrier::Hooks));
                 Outer::Hooks
             }
-            OutStep::Barrier(kind) => Outer::Barrier(*kind),
+            OutStep::Barrier(kind) => {
+                if std::mem::take(&mut own_network) {
+                    outer.push(Outer::Interfaces(interfaces.to_vec()));
+                }
+                Outer::Barrier(*kind)
+            }
             OutStep::Rlimit(limit) => Outer::Rlimit(*limit),
             OutStep::Hook { .. } | OutStep::Record => continue,
             OutStep::Unit { .. } | OutStep::NetDevice { .. } | OutStep::Network(_) | OutStep::Listener { .. } => {
@@ -39,6 +45,11 @@ pub fn create(plan: &Plan) -> Result<Task> {
         outer.push(step);
     }
     Ok(Task { slots: plan.slots, outer, waits: true, terminal })
+}
+
+/// Whether the container has a network namespace of its own in the guest.
+pub fn has_network(plan: &Plan) -> bool {
+    plan.outside.iter().any(|placed| matches!(placed.step, OutStep::Clone { flags, .. } if flags & libc::CLONE_NEWNET as u64 != 0))
 }
 
 /// The guest's part of an exec: the namespaces are joined by the pidfd of the container's first process.

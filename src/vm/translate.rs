@@ -221,8 +221,11 @@ fn translate_linux(config: &mut Config) -> Result<Network> {
         }
     }
     let network = network.ok_or_else(|| Error::new("linux.namespaces: a virtual machine cannot have the host's network: add a network namespace"))?;
-    // The guest's own network is the container's: interfaces come into it from the host's side.
-    linux.namespaces.retain(|namespace| namespace.typ != Some(Kind::Network));
+    // The guest's own network is the container's: interfaces come into it from the host's side. A container with a user namespace has one
+    // that this owns, or it could neither listen on a low port nor mount sysfs.
+    let user = linux.namespaces.iter().any(|namespace| namespace.typ == Some(Kind::User));
+    linux.namespaces.retain(|namespace| user || namespace.typ != Some(Kind::Network));
+    linux.namespaces.iter_mut().filter(|namespace| namespace.typ == Some(Kind::Network)).for_each(|namespace| namespace.path = None);
     if let Some(name) = linux.net_devices.keys().next() {
         return Err(Error::new(format!("linux.netDevices.{name}: a network device of the host cannot cross into a virtual machine")));
     }

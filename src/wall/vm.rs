@@ -19,6 +19,7 @@ use crate::vm::client::{self, News};
 use crate::vm::choice::RootFrom;
 use crate::vm::engine::Accelerator;
 use crate::vm::monitor::Job as Monitor;
+use crate::vm::own::{self, Own};
 use crate::vm::translate::{Share, Translated};
 use crate::vm::{self, Engine, initramfs, kernel, translate};
 use crate::wall::{Made, START_FIFO, Unfinished};
@@ -57,9 +58,6 @@ pub struct Job<'a> {
 /// # Errors
 /// What cannot cross; the machine's; those of `inside`, in the first wall's words. Everything made is undone.
 pub fn carry_out(job: &mut Job) -> Result<Made> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::new("the second wall needs root: the share keeps the files' owners"));
-    }
     let host = Facts::probe(job.spec)?;
     let (monitor, start, inside) = prepare(job)?;
     let (accelerator, memory, cpus, release) = (monitor.accelerator, monitor.memory, monitor.cpus, monitor.kernel.release.clone());
@@ -100,7 +98,7 @@ fn compile(store: &Store, spec: &Spec, id: &str, options: &Options, (root, make)
     let create = Options { systemd_cgroup: false, layers: translated.layers.take(), ..options.for_guest() };
     let request = crate::container::create::request(store, &translated.spec, &facts, id, &create)?;
     let plan = crate::plan::plan(&translated.spec, &facts, &request)?;
-    vm::task::create(&plan)?;
+    vm::task::create(&plan, &[])?;
     Ok((translated, create, plan))
 }
 
@@ -126,6 +124,7 @@ pub struct Preview {
 /// As [`carry_out`], as far as they are known without a machine.
 pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine: &vm::Options) -> Result<Preview> {
     let (spec, _) = options.network.apply(store, id, spec)?;
+    let spec = Own::of(&spec)?.map_or(spec, |(_, guests)| guests);
     let (translated, _, plan) = compile(store, &spec, id, options, (&machine.rootfs, false))?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
@@ -135,7 +134,8 @@ pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine:
 /// All that can fail without a machine, before there is one.
 fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     let machine = job.machine.clone();
-    let (translated, create, plan) = compile(job.store, job.spec, job.id, job.options, (&machine.rootfs, true))?;
+    let (own, spec) = Own::of(job.spec)?.unzip();
+    let (translated, create, plan) = compile(job.store, spec.as_ref().unwrap_or(job.spec), job.id, job.options, (&machine.rootfs, true))?;
     plan.warnings.iter().for_each(|warning| crate::log::warn(warning));
     plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
     let kernel = kernel::find(machine.kernel.as_deref())?;
@@ -166,6 +166,7 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
         interpreter: translated.interpreter,
         network: translated.network,
         start: open()?,
+        own,
         tasks: Vec::new(),
         console: job.console.take(),
         facts: None,
@@ -225,13 +226,19 @@ fn start_monitor(made: &Unfinished, monitor: Monitor) -> Result<Child> {
     let (sync, theirs) = crate::namespaces::idmap::socket_pair()?;
     let page = Page::new().on("make", "the report page")?;
     let cgroup = made.group.as_ref().and_then(Group::clone_fd).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
-    match process::clone(0, cgroup).on("clone", "the container's monitor")? {
+    let own = monitor.own.clone();
+    let kinds = if own.is_some() { own::KINDS } else { 0 };
+    match process::clone(kinds, cgroup).on("clone", "the container's monitor")? {
         Cloned::Child => {
             // The maker's are not the monitor's: whoever waits for the start, or for the lock, waits for the last of them to close.
             file::close_all_but(3, &mut monitor.descriptors(theirs.0));
             vm::monitor::run(monitor, theirs, page)
         }
-        Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd: Held(pidfd), sync, page }),
+        Cloned::Parent { pid, pidfd } => {
+            drop((theirs, monitor));
+            own.map_or(Ok(()), |own| own.grant(pid, sync.0))?;
+            Ok(Child { pid, pidfd: Held(pidfd), sync, page })
+        }
     }
 }
 

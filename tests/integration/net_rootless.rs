@@ -7,7 +7,7 @@ use serde_json::json;
 tests![pasta_carries_packets_and_ports, slirp4netns_carries_packets_and_ports, without_either_it_says_so];
 
 /// The device that both programs open, for everyone: machines have it so, but not every container that tests run in.
-fn open_tun() {
+pub fn open_tun() {
     users::private_mounts();
     let copy = fixture::new_dir("tun").join("tun");
     let made = shell(&format!("mknod {0} c 10 200 && chmod 666 {0} && mount --bind {0} /dev/net/tun", copy.display()));

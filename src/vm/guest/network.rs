@@ -2,7 +2,7 @@
 
 use crate::net::address::{self, Prefix};
 use crate::net::link::{self, mac_text};
-use crate::net::netlink::{Link, Request, Socket};
+use crate::net::netlink::{Link, Namespace, Request, Socket};
 use crate::vm::message::Interface;
 use crate::{Error, Result};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -17,8 +17,22 @@ use std::time::Duration;
 /// # Errors
 /// It does not come; the kernel refuses a value.
 pub fn set_up(interface: &Interface) -> Result<()> {
+    set_up_in(&mut Socket::here()?, interface)
+}
+
+/// Moves one interface into a network namespace, and sets it up there.
+///
+/// # Errors
+/// It does not come; the kernel refuses a value.
+pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
     let mut here = Socket::here()?;
     let device = find(&mut here, &interface.hardware)?;
+    here.carry_out(&[link::move_to(device.index, &interface.name, &namespace.0, format!("move {} into the container", interface.name))])?;
+    set_up_in(&mut Socket::inside(namespace)?, interface)
+}
+
+fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {
+    let device = find(here, &interface.hardware)?;
     let name = &interface.name;
     let mut requests = vec![named(&device, interface)];
     for text in &interface.addresses {

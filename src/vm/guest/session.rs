@@ -2,9 +2,11 @@
 //!
 //! It may wait for as long as it likes: the agent, which serves the channel, never does.
 
+use super::network;
 use crate::cgroups::Group;
 use crate::init::Held;
 use crate::init::report::Detail;
+use crate::net::netlink::Namespace;
 use crate::namespaces::idmap;
 use crate::namespaces::spawn::{Birth, Child, spawn};
 use crate::plan::outside::{MapWriter, Open};
@@ -159,6 +161,10 @@ impl Session<'_> {
             Outer::JoinCgroup => self.join_cgroup()?,
             Outer::OomScore(value) => idmap::write_file(&format!("/proc/{}/oom_score_adj", self.child()?.pid), &value.to_string())?,
             Outer::IdMap(uid, mappings) => idmap::write(self.child()?.pid, *uid, mappings, &MapWriter::Direct, false)?,
+            Outer::Interfaces(list) => {
+                let namespace = Namespace::of_process(self.child()?.pid)?;
+                list.iter().try_for_each(|interface| network::move_into(interface, &namespace))?;
+            }
             Outer::Barrier(kind) => self.barrier(*kind)?,
             Outer::Hooks => {
                 self.say(FromGuest::Hooks);

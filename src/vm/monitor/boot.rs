@@ -15,6 +15,7 @@ use crate::vm::engine::{Accelerator, Boot, Machine, Tap};
 use crate::vm::frame::Kind;
 use crate::vm::kernel::Kernel;
 use crate::vm::message::{Interface, Node, PROGRAM};
+use crate::vm::own::Own;
 use crate::vm::share;
 use crate::vm::stdio::{self, Ends, Stdio};
 use crate::vm::translate::{Network, Share};
@@ -63,6 +64,8 @@ pub struct Job {
     pub network: Network,
     /// The fifo of start.
     pub start: Held,
+    /// An ordinary user's ids.
+    pub own: Option<Own>,
     /// v1 cgroups to join.
     pub tasks: Vec<Held>,
     /// The socket that takes the terminal.
@@ -133,13 +136,15 @@ impl Monitor {
     fn try_boot(job: &mut Job, maker: &Held) -> Result<Parts> {
         event::name_process(c"hull-vm");
         let _ = process::setsid();
-        ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
         let signals = hold_signals()?;
+        job.own.as_ref().map_or(Ok(()), |own| own.become_root(maker.0))?;
         for tasks in std::mem::take(&mut job.tasks) {
             file::write(tasks.0, b"0").on("join", "the cgroup")?;
         }
         enter_network(&job.network)?;
         let taps = interfaces(job, maker)?;
+        // Until here the network of an ordinary user comes in by programs of the same user (ptrace(2), access mode checking).
+        ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
         let own = stdio::own()?;
         // Before the share's server, which keeps what is stdio then.
         let (mut stdio, ends) = match job.console.take() {
@@ -163,6 +168,7 @@ impl Monitor {
             cpus: job.cpus,
             share: share_socket,
             taps,
+            own: job.own.as_ref(),
             disks: std::mem::take(&mut job.opened),
         };
         let (machine, channel, console) = Machine::boot(boot)?;

@@ -53,13 +53,15 @@ impl Monitor {
         crate::log::debug(|| format!("guest: {} after {} ms", guest.kernel, guest.uptime / 1_000_000));
         let facts = translate::facts(&self.job.spec, Some((guest.last_capability, &guest.cgroups)));
         let request = create::request(&self.job.store, &self.job.spec, &facts, &self.job.id, &self.job.create)?;
-        self.plan = Some(plan::plan(&self.job.spec, &facts, &request)?);
+        let plan = plan::plan(&self.job.spec, &facts, &request)?;
+        let interfaces = if task::has_network(&plan) { Vec::new() } else { self.job.interfaces.clone() };
+        self.plan = Some(plan);
         self.job.facts = Some(facts);
         let setup = Setup {
             modules: self.job.modules(),
             share: (!self.job.shares.is_empty()).then(|| share::TAG.to_owned()),
             clock: now(),
-            interfaces: self.job.interfaces.clone(),
+            interfaces,
             interpreter: self.job.interpreter.clone(),
             nodes: self.job.nodes.clone(),
             disks: self.job.disks.iter().map(|disk| disk.purpose.clone()).collect(),
@@ -91,7 +93,7 @@ impl Monitor {
 
     fn make(&mut self) -> Result<()> {
         let plan = self.plan.as_ref().ok_or_else(|| Error::new("there is no plan"))?;
-        let task = task::create(plan)?;
+        let task = task::create(plan, &self.job.interfaces)?;
         self.channel.put(Kind::Blob, PROGRAM, &plan.encode());
         self.stage = Stage::Making;
         self.channel.message(PROGRAM, &ToGuest::Spawn(Box::new(task)))?;

@@ -31,7 +31,7 @@ impl Bundle {
         config["linux"]["cgroupsPath"] = json!(cgroup);
         let mut runtime = Runtime::new(dir.join("state"));
         if wall::is_vm() {
-            wall::share_cache(&runtime.state);
+            wall::share_cache(&runtime.state, None);
         }
         if cgroups::by_systemd() {
             runtime.global.push("--systemd-cgroup".into());
@@ -88,6 +88,11 @@ impl Bundle {
         spec::make_rootless(&mut b.spec, users::ORDINARY, users::ORDINARY);
         b.runtime.user = Some(users::ORDINARY);
         fixture::give_to(&b.dir, users::ORDINARY, users::ORDINARY);
+        if wall::is_vm() {
+            // A machine has no network of the host's.
+            b.push("/linux/namespaces", json!({ "type": "network" }));
+            wall::share_cache(&b.runtime.state, b.runtime.user);
+        }
         b
     }
 

@@ -30,7 +30,9 @@ impl Machine {
         let kernel = wall::kernel();
         let turn = File::create(fixture::suite_scratch().join("machine.lock")).unwrap();
         rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        Self { bundle: make(), kernel, _turn: turn }
+        let bundle = make();
+        let kernel = if bundle.runtime.user.is_some() { wall::readable_kernel() } else { kernel };
+        Self { bundle, kernel, _turn: turn }
     }
 
     fn flags(&self) -> [String; 3] {

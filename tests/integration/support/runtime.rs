@@ -134,7 +134,7 @@ impl Runtime {
         c.arg("--root")
             .arg(&self.state)
             .args(&self.global)
-            .args(wall::with_flags(args))
+            .args(wall::with_flags(args, self.user))
             .stdin(Stdio::null())
             .current_dir("/");
         c.env("HULL_TEST_DIR", fixture::test_scratch());

@@ -2,9 +2,10 @@
 //!
 //! The tests that say nothing of a machine are in [`ELSEWHERE`], each with its reason; the harness prints it and passes them over.
 
-use super::{harness, leaks};
+use super::{fixture, harness, leaks, users};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 /// Whether containers get machines.
 pub fn is_vm() -> bool {
@@ -32,24 +33,48 @@ pub fn kernel() -> PathBuf {
     image.unwrap_or_else(|| harness::skip(format!("no kernel for a guest: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
-/// A command line with the choice of the wall after the verb, where it makes a container.
-pub fn with_flags(args: &[&str]) -> Vec<String> {
+/// The same where ordinary users can read it: its folder is bound there, for this process and all that it starts.
+pub fn readable_kernel() -> PathBuf {
+    static BOUND: OnceLock<PathBuf> = OnceLock::new();
+    let bind = || {
+        let image = kernel();
+        if std::env::var_os("HULL_TEST_VM_KERNEL").is_some() {
+            return image;
+        }
+        let place = fixture::new_dir("kernel");
+        let folder = image.parent().and_then(Path::parent).unwrap();
+        users::private_mounts();
+        rustix::mount::mount_bind(folder, &place).unwrap();
+        place.join("boot").join(image.file_name().unwrap())
+    };
+    BOUND.get_or_init(bind).clone()
+}
+
+/// A command line of a user's with the choice of the wall after the verb, where it makes a container.
+pub fn with_flags(args: &[&str], user: Option<u32>) -> Vec<String> {
     let mut all: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
     let verb = all.iter().position(|arg| arg == "run" || arg == "create");
     // Words of other verbs may be called so too.
     let verb = verb.filter(|at| *at == 0 || all[0].starts_with('-'));
     if let Some(at) = verb.filter(|_| is_vm() && !args.contains(&"--vm")) {
-        all.splice(at + 1..at + 1, ["--vm".to_owned(), "--vm-kernel".to_owned(), kernel().display().to_string()]);
+        let kernel = if user.is_some() { readable_kernel() } else { kernel() };
+        all.splice(at + 1..at + 1, ["--vm".to_owned(), "--vm-kernel".to_owned(), kernel.display().to_string()]);
     }
     all
 }
 
-/// One cache of guests' first file systems for the whole suite: each test has a state directory of its own.
-pub fn share_cache(state: &Path) {
-    let shared = super::fixture::suite_scratch().join("@vm");
+/// One cache of guests' first file systems for the whole suite, and one for ordinary users: each test has a state directory of its own.
+pub fn share_cache(state: &Path, user: Option<u32>) {
+    let shared = fixture::suite_scratch().join(if user.is_some() { "@vm-user" } else { "@vm" });
     std::fs::create_dir_all(&shared).unwrap();
     std::fs::create_dir_all(state).unwrap();
-    std::os::unix::fs::symlink(shared, state.join("@vm")).unwrap();
+    let link = state.join("@vm");
+    std::fs::remove_file(&link).ok();
+    std::os::unix::fs::symlink(&shared, link).unwrap();
+    if user.is_some() {
+        std::os::unix::fs::chown(&shared, user, user).unwrap();
+        std::os::unix::fs::chown(state, user, user).unwrap();
+    }
 }
 
 /// Why a test (`module::name`) says nothing of a machine; none where it runs.
@@ -61,13 +86,6 @@ pub fn elsewhere(test: &str) -> Option<&'static str> {
 /// Reasons, and the tests that each is of: names, or beginnings of names with a `*`.
 const ELSEWHERE: &[(&str, &[&str])] = &[
     ("saving and restoring is refused behind this wall", &["checkpoint*", "net_saved::*"]),
-    (
-        "the second wall needs root: the share keeps the files' owners",
-        &[
-            "net_rootless::*", "capabilities::all_capabilities_in_a_user_namespace", "devices::devices_of_an_ordinary_user_are_bound",
-            "mounts::bind_keeps_locked_flags_in_a_user_namespace", "terminal::terminal_of_an_ordinary_user",
-        ],
-    ),
     ("no container is made", &["package::*", "people_cli::*"]),
     ("a fresh process for inside is the first wall's: the guest's hull is one", &["fresh_init::*"]),
     (
