@@ -104,7 +104,7 @@ impl Monitor {
                     job,
                     stage: Stage::Booting,
                     machine,
-                    _share: share,
+                    share,
                     channel,
                     streams,
                     stdin: Some(stdin),

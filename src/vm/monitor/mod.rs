@@ -54,7 +54,7 @@ struct Monitor {
     job: Job,
     stage: Stage,
     machine: Machine,
-    _share: Option<share::Server>,
+    share: Option<share::Server>,
     channel: Channel,
     streams: Streams,
     /// The program's, until the guest has a program.
@@ -90,7 +90,7 @@ pub fn run(job: Job, maker: Held, page: Page) -> ! {
     let status = match Monitor::boot(job, maker, page) {
         Ok(mut monitor) => match monitor.serve() {
             Ok(ended) => {
-                monitor.machine.kill();
+                monitor.end_machine();
                 let _ = std::fs::remove_file(monitor.job.folder.join(control::PAUSED));
                 end_as(ended)
             }
@@ -268,8 +268,18 @@ impl Monitor {
     }
 
     /// A failure: before the container is made it is its maker's to tell; afterwards it goes to the log, with the end of the console.
-    fn fail(&mut self, error: &Error) -> i32 {
+    /// Ends QEMU and the share server, and waits: whoever waits for this process finds nothing of the machine's left. What QEMU said.
+    fn end_machine(&mut self) -> String {
         let said = self.machine.kill();
+        if let Some(share) = self.share.take() {
+            let _ = crate::sys::process::pidfd_send_signal(share.pidfd.0, libc::SIGKILL);
+            let _ = crate::sys::process::wait(share.pidfd.0, false);
+        }
+        said
+    }
+
+    fn fail(&mut self, error: &Error) -> i32 {
+        let said = self.end_machine();
         self.read_console();
         let tail: Vec<u8> = self.tail.iter().copied().collect();
         let tail = String::from_utf8_lossy(&tail);

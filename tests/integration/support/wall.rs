@@ -86,6 +86,16 @@ pub fn elsewhere(test: &str) -> Option<&'static str> {
 /// Reasons, and the tests that each is of: names, or beginnings of names with a `*`.
 const ELSEWHERE: &[(&str, &[&str])] = &[
     ("saving and restoring is refused behind this wall", &["checkpoint*", "net_saved::*"]),
+    ("a config without a network namespace means the host's network, which no machine can have", &["commands::spec_rootless_runs_as_an_ordinary_user"]),
+    ("flags of the host's mount hold at the share's server, and the guest does not show them", &["mounts::bind_keeps_locked_flags_in_a_user_namespace"]),
+    (
+        "the host's ids of a user namespace are mapped at the machine's border: in the guest its ids are mapped to themselves, and the host sees none of its processes",
+        &[
+            "user_namespaces::new_user_namespace_maps_ids", "user_namespaces::ordinary_user_is_root_inside",
+            "user_namespaces::ordinary_user_execs_into_the_container", "user_namespaces::ordinary_user_without_mappings_is_root_inside",
+        ],
+    ),
+    ("a namespace of the host's, joined by path, cannot cross", &["user_namespaces::joined_user_namespace_is_the_one_named"]),
     ("no container is made", &["package::*", "people_cli::*"]),
     ("a fresh process for inside is the first wall's: the guest's hull is one", &["fresh_init::*"]),
     (
