@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 use crate::vm::Engine;
+use crate::vm::choice::RootFrom;
 use crate::{Error, Result};
 use serde::de::{Deserializer, Error as _};
 use serde::Deserialize;
@@ -46,12 +47,28 @@ pub struct Vm {
     /// Memory at boot, in bytes; in the file a number, or one with k, m or g.
     #[serde(deserialize_with = "memory")]
     pub memory: Option<u64>,
+    /// The memory that a guest may grow to, in bytes.
+    #[serde(deserialize_with = "memory")]
+    pub memory_max: Option<u64>,
     /// Processors.
     pub cpus: Option<u32>,
     /// How long a guest may take to stand before its program, in seconds.
     pub boot_timeout: Option<u64>,
+    /// How long a guest may take to answer a command once it has come up, in seconds.
+    pub answer_timeout: Option<u64>,
     /// The machine monitor's program.
     pub hypervisor: Option<PathBuf>,
+    /// Where a guest's root file system comes from: `share` or `image`.
+    #[serde(deserialize_with = "rootfs")]
+    pub rootfs: Option<RootFrom>,
+}
+
+fn rootfs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RootFrom>, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "share" => Ok(Some(RootFrom::Share)),
+        "image" => Ok(Some(RootFrom::Image)),
+        other => Err(D::Error::custom(format!("{other:?} is neither \"share\" nor \"image\""))),
+    }
 }
 
 fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -105,14 +122,17 @@ mod tests {
 
     #[test]
     fn all_keys_are_read() {
-        let text = "criu = '/c'\n[vm]\nkernel = '/k'\nengine = 'qemu'\nmemory = '1g'\ncpus = 2\nboot-timeout = 30\nhypervisor = '/q'\n";
+        let text = "criu = '/c'\n[vm]\nkernel = '/k'\nengine = 'qemu'\nmemory = '1g'\nmemory-max = '4g'\ncpus = 2\nboot-timeout = 30\nanswer-timeout = 5\nhypervisor = '/q'\nrootfs = 'image'\n";
         let vm = Vm {
             kernel: Some("/k".into()),
             engine: Some(Engine::Qemu),
             memory: Some(1 << 30),
+            memory_max: Some(4 << 30),
             cpus: Some(2),
             boot_timeout: Some(30),
+            answer_timeout: Some(5),
             hypervisor: Some("/q".into()),
+            rootfs: Some(RootFrom::Image),
         };
         assert_eq!(parse(text, Path::new("file")).unwrap(), Settings { criu: Some("/c".into()), vm });
         assert_eq!(parse("[vm]\nmemory = 134217728", Path::new("file")).unwrap().vm.memory, Some(128 << 20));
@@ -129,6 +149,8 @@ mod tests {
         assert!(size.contains("line 2") && size.contains("is no unit"), "{size}");
         let engine = said("[vm]\nengine = 'xen'\n");
         assert!(engine.contains("line 2") && engine.contains("xen"), "{engine}");
+        let rootfs = said("[vm]\nrootfs = 'floppy'\n");
+        assert!(rootfs.contains("line 2") && rootfs.contains("neither"), "{rootfs}");
         let syntax = said("[vm\n");
         assert!(syntax.contains("line 1"), "{syntax}");
     }

@@ -20,6 +20,9 @@ pub struct Machine {
     /// The guest's memory, such as 512m [default: the memory limit and 128 MiB, or 512 MiB]
     #[arg(long, value_name = "SIZE", value_parser = vm::choice::memory_size, help_heading = "Virtual machine")]
     vm_memory: Option<u64>,
+    /// The memory that `update --memory` can let the guest grow to [default: what it boots with]
+    #[arg(long, value_name = "SIZE", value_parser = vm::choice::memory_size, help_heading = "Virtual machine")]
+    vm_memory_max: Option<u64>,
     /// The guest's processors [default: what the CPU quota can use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255), help_heading = "Virtual machine")]
     vm_cpus: Option<u32>,
@@ -54,10 +57,11 @@ impl Machine {
             WhichEngine::Qemu => Engine::Qemu,
             WhichEngine::Auto => Engine::Auto,
         });
-        let rootfs = match self.vm_rootfs {
-            None | Some(WhichRoot::Share) => RootFrom::Share,
-            Some(WhichRoot::Image) => RootFrom::Image,
-        };
-        Options { on: self.vm, named: vm::is_named(), kernel: self.vm_kernel.clone(), engine, memory: self.vm_memory, cpus: self.vm_cpus, rootfs, ..Options::default() }
+        let rootfs = self.vm_rootfs.map(|from| match from {
+            WhichRoot::Share => RootFrom::Share,
+            WhichRoot::Image => RootFrom::Image,
+        });
+        let (memory, memory_max, cpus) = (self.vm_memory, self.vm_memory_max, self.vm_cpus);
+        Options { on: self.vm, named: vm::is_named(), kernel: self.vm_kernel.clone(), engine, memory, memory_max, cpus, rootfs, ..Options::default() }
     }
 }

@@ -59,8 +59,10 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
 
 /// The machine, what it sees of the host, and then the steps of the guest, both sides of which are in it.
 fn machine_as_text(preview: &Preview) -> String {
-    let Preview { kernel, accelerator, memory, cpus, shares, plan } = preview;
-    let mut out = format!("machine  {} ({}), {}, {} MiB, {cpus} processors\n", kernel.image.display(), kernel.release, accelerator.name(), memory >> 20);
+    let Preview { kernel, accelerator, memory, memory_max, cpus, shares, plan } = preview;
+    let most = memory_max.map_or(String::new(), |most| format!(" and up to {} MiB", most >> 20));
+    let (image, release, accelerator) = (kernel.image.display(), &kernel.release, accelerator.name());
+    let mut out = format!("machine  {image} ({release}), {accelerator}, {} MiB{most}, {cpus} processors\n", memory >> 20);
     for share in shares {
         let rights = if share.read_only { ", read-only" } else { "" };
         out.push_str(&format!("share    {}: {}{rights}\n", share.name, share.path.display()));
@@ -70,9 +72,12 @@ fn machine_as_text(preview: &Preview) -> String {
 }
 
 fn machine_as_json(preview: &Preview) -> serde_json::Value {
-    let Preview { kernel, accelerator, memory, cpus, shares, plan } = preview;
+    let Preview { kernel, accelerator, memory, memory_max, cpus, shares, plan } = preview;
     json!({
-        "machine": { "kernel": kernel.image, "release": kernel.release, "accelerator": accelerator.name(), "memory": memory, "cpus": cpus, "shares": shares },
+        "machine": {
+            "kernel": kernel.image, "release": kernel.release, "accelerator": accelerator.name(), "memory": memory, "memoryMax": memory_max,
+            "cpus": cpus, "shares": shares,
+        },
         "guest": plan::as_json(plan),
     })
 }

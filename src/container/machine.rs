@@ -7,7 +7,7 @@ use crate::init::Held;
 use crate::namespaces::spawn::Child;
 use crate::plan::{self, ExecRequest};
 use crate::security::rlimits;
-use crate::spec::config::{Process, Resources};
+use crate::spec::config::{Memory, Process, Resources};
 use crate::sys::file;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Cloned};
@@ -16,6 +16,10 @@ use crate::vm::message;
 use crate::vm::{Record, proxy, task, translate};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use std::time::{Duration, Instant};
+
+/// How long a guest may take to bring memory into use that was plugged in, or to empty it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Container {
     /// Asks the monitor.
@@ -28,7 +32,7 @@ impl Container {
 
     /// A signal for the program, by the guest. One that the kernel would act on itself, on the monitor, goes the same way.
     pub(super) fn signal_machine(&self, signal: i32) -> Result<()> {
-        self.machine(&Request::Signal(signal)).map(drop)
+        client::signal(&self.folder(), signal)
     }
 
     /// The counters of the container's cgroup in the guest.
@@ -46,20 +50,69 @@ impl Container {
         serde_json::from_value(value).map_err(|error| Error::new(format!("the guest's processes: {error}")))
     }
 
-    /// New limits: the guest's kernel applies them to the container, the balloon takes what the container may not have any more, and the
-    /// host's cgroup limits what is the host's.
+    /// New limits: the guest's kernel applies them to the container, the balloon takes what the container may not have any more, memory is
+    /// plugged in where it may have more than the machine booted with, and the host's cgroup limits what is the host's.
     pub(super) fn update_machine(&self, machine: &Record, group: &mut Group, change: &Resources) -> Result<()> {
-        let limit = change.memory.as_ref().and_then(|memory| memory.limit).filter(|limit| *limit > 0).map(|limit| limit as u64);
-        if let Some(limit) = limit.filter(|limit| *limit > machine.memory) {
-            return Err(Error::new(format!("memory limit {limit}: the guest was booted with {} bytes, and a balloon cannot grow past that", machine.memory)));
-        }
-        self.machine(&Request::Update(Box::new(translate::guests_part(change))))?;
-        if let Some(limit) = limit {
-            self.machine(&Request::Balloon((limit + translate::KERNEL).min(machine.memory)))?;
+        let limit = change.memory.as_ref().and_then(|memory| memory.limit).filter(|limit| *limit != 0);
+        let wanted = limit.map(|limit| translate::memory_for(u64::try_from(limit).ok(), machine.memory, machine.memory_max));
+        match (limit, machine.memory_max) {
+            (Some(limit), None) if limit > 0 && limit as u64 > machine.memory => {
+                return Err(Error::new(format!(
+                    "memory limit {limit}: the guest was booted with {} bytes, and a balloon cannot grow past that (--vm-memory-max, when it is made)",
+                    machine.memory
+                )));
+            }
+            (Some(limit), Some(most)) if limit > 0 && limit as u64 > most => {
+                return Err(Error::new(format!("memory limit {limit}: the guest was made to grow to {most} bytes at most (--vm-memory-max)")));
+            }
+            _ => {}
         }
         let mut host = translate::host_limits(Some(change), machine.memory);
         host.memory = None;
+        if let Some((_, plugged @ 1..)) = wanted {
+            host.memory = higher_limit(group, machine.memory + plugged)?;
+            group.update(&host)?;
+            self.plug_in(machine.memory, plugged)?;
+            return self.machine(&Request::Update(Box::new(translate::guests_part(change)))).map(drop);
+        }
+        self.machine(&Request::Update(Box::new(translate::guests_part(change))))?;
+        if let Some((left, _)) = wanted {
+            self.shrink(machine, left)?;
+        }
         group.update(&host)
+    }
+
+    /// Plugs memory in, and waits until the guest has it: a program would be killed for the lack of what is still on its way.
+    fn plug_in(&self, boot: u64, plugged: u64) -> Result<()> {
+        self.machine(&Request::Memory(boot, plugged))?;
+        match self.plugged_when(|taken| taken >= plugged)? {
+            taken if taken >= plugged => Ok(()),
+            taken => Err(Error::new(format!("give the guest {plugged} bytes of memory more: it took {taken} within {} s", PATIENCE.as_secs()))),
+        }
+    }
+
+    /// Takes what was plugged in, and then what the balloon is to take: the guest moves what is in the one into the other.
+    fn shrink(&self, machine: &Record, left: u64) -> Result<()> {
+        if machine.memory_max.is_some() {
+            self.machine(&Request::Memory(machine.memory, 0))?;
+            let kept = self.plugged_when(|kept| kept == 0)?;
+            if kept > 0 {
+                crate::log::warn(&format!("the guest keeps {kept} bytes of its memory for now: it has no place for what is in them"));
+            }
+        }
+        self.machine(&Request::Memory(left, 0)).map(drop)
+    }
+
+    /// How much of what can be plugged in the guest has, once it is so, or after a while.
+    fn plugged_when(&self, done: impl Fn(u64) -> bool) -> Result<u64> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let taken = self.machine(&Request::Plugged)?.and_then(|value| value.as_u64()).unwrap_or(0);
+            if done(taken) || Instant::now() >= until {
+                return Ok(taken);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Another program in the guest. The process that is answered stands for it.
@@ -97,9 +150,18 @@ impl Container {
         let task = task::exec(&plan, mask, user, process.oom_score_adj, outside, process.terminal);
         let size = process.console_size.clone().unwrap_or_default();
         let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
-        let job = proxy::Job { folder: &self.folder(), task, plan: &plan, console, size: (clamp(size.height), clamp(size.width)) };
+        let job = proxy::Job { folder: &self.folder(), task, plan: &plan, console, patience: client::patience()?, size: (clamp(size.height), clamp(size.width)) };
         start(job)
     }
+}
+
+/// The host's limit for a machine of so much memory, where the one in force is lower. It is never lowered: a guest gives its memory back
+/// when it can, and below what it has the kernel would end it.
+fn higher_limit(group: &Group, guest_memory: u64) -> Result<Option<Memory>> {
+    let wanted = translate::host_memory(guest_memory);
+    let now = group.stats()?.memory.usage.limit;
+    // None at all where the host has no such controller.
+    Ok((1..wanted as u64).contains(&now).then(|| Memory { limit: Some(wanted), ..Memory::default() }))
 }
 
 /// The exec's process, and its first word.

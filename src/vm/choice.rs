@@ -63,6 +63,8 @@ pub struct Options {
     pub engine: Option<Engine>,
     /// Memory at boot, in bytes.
     pub memory: Option<u64>,
+    /// The memory that it may grow to, in bytes.
+    pub memory_max: Option<u64>,
     /// Processors.
     pub cpus: Option<u32>,
     /// How long a guest may take to its first word, in seconds.
@@ -70,7 +72,7 @@ pub struct Options {
     /// The machine monitor's program.
     pub program: Option<PathBuf>,
     /// Where the root file system comes from.
-    pub rootfs: RootFrom,
+    pub rootfs: Option<RootFrom>,
 }
 
 /// Where a guest's root file system comes from.
@@ -136,7 +138,8 @@ impl Options {
                 return Err(Error::new("vm.kernel.initrd: the guest's first file system is hull's own"));
             }
             if let Some(image) = vm.image.as_ref().filter(|image| !image.path.is_empty()) {
-                options.rootfs = RootFrom::File { path: PathBuf::from(&image.path), format: image_format(&image.format)?.to_owned() };
+                let format = image_format(&image.format)?.to_owned();
+                options.rootfs = options.rootfs.or(Some(RootFrom::File { path: PathBuf::from(&image.path), format }));
             }
             options.parameters.extend(vm.kernel.parameters.clone());
             if let Some(monitor) = &vm.hypervisor {
@@ -154,6 +157,7 @@ impl Options {
             }
         }
         options.fill(&crate::settings::read()?.vm);
+        options.check(spec)?;
         Ok(Some(options))
     }
 
@@ -162,9 +166,30 @@ impl Options {
         self.kernel = self.kernel.take().or_else(|| defaults.kernel.clone());
         self.engine = self.engine.or(defaults.engine);
         self.memory = self.memory.or(defaults.memory);
+        self.memory_max = self.memory_max.or(defaults.memory_max);
         self.cpus = self.cpus.or(defaults.cpus);
         self.boot_timeout = self.boot_timeout.or(defaults.boot_timeout);
         self.program = self.program.take().or_else(|| defaults.hypervisor.clone());
+        self.rootfs = self.rootfs.take().or_else(|| defaults.rootfs.clone());
+    }
+
+    /// A maximum below what the machine boots with is a mistake of somebody's.
+    fn check(&self, spec: &Spec) -> Result<()> {
+        let memory = self.memory(spec);
+        match self.memory_max {
+            Some(most) if most < memory => Err(Error::new(format!("--vm-memory-max {most}: the guest boots with {memory} bytes"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the root file system comes from.
+    pub fn root(&self) -> RootFrom {
+        self.rootfs.clone().unwrap_or_default()
+    }
+
+    /// What the guest's memory may grow to, in bytes, where that is more than it boots with.
+    pub fn memory_max(&self, spec: &Spec) -> Option<u64> {
+        self.memory_max.map(|most| most.next_multiple_of(2 << 20)).filter(|most| *most > self.memory(spec))
     }
 
     /// The guest's memory in bytes: what was asked, or the container's limit and room for a kernel, a multiple of 2 MiB.
@@ -173,6 +198,12 @@ impl Options {
         let by_limit = limit.filter(|limit| *limit > 0).map(|limit| (limit as u64).saturating_add(KERNEL));
         let bytes = self.memory.unwrap_or_else(|| by_limit.unwrap_or(MEMORY).max(256 << 20));
         bytes.next_multiple_of(2 << 20)
+    }
+
+    /// How much of what the guest may grow by it has from the beginning, in bytes: what its limit needs beyond the memory at boot.
+    pub fn plugged(&self, spec: &Spec) -> u64 {
+        let limit = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit).filter(|limit| *limit > 0);
+        limit.map_or(0, |limit| super::translate::memory_for(Some(limit as u64), self.memory(spec), self.memory_max(spec)).1)
     }
 
     /// The guest's processors: what was asked, or what the container's quota can use, at most the host's.
@@ -218,5 +249,17 @@ mod tests {
         assert!(chosen(&named, None, false) && chosen(&named, Some("vm"), false));
         assert!(!chosen(&named, Some("kernel"), false) && !chosen(&nothing, Some("kernel"), true));
         assert!(chosen(&asked, Some("kernel"), false));
+    }
+
+    #[test]
+    fn memory_follows_the_limit() {
+        use super::super::translate::memory_for;
+        let (mib, boot) = (1_u64 << 20, 320 << 20);
+        assert_eq!(memory_for(Some(64 * mib), boot, None), (192 * mib, 0));
+        assert_eq!(memory_for(Some(300 * mib), boot, None), (boot, 0), "not past what it booted with");
+        assert_eq!(memory_for(Some(600 * mib), boot, Some(1024 * mib)), (boot, 408 * mib));
+        assert_eq!(memory_for(Some(600 * mib + 1), boot, Some(1024 * mib)), (boot, 410 * mib), "by blocks of 2 MiB");
+        assert_eq!(memory_for(Some(1024 * mib), boot, Some(1024 * mib)), (boot, 704 * mib), "not past what it may grow to");
+        assert_eq!(memory_for(None, boot, Some(1024 * mib)), (boot, 704 * mib));
     }
 }

@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// The socket's name in the container's folder.
 const NAME: &str = "vm.sock";
+/// How long a guest may take to answer, in seconds: emulation on a busy machine is slow.
+const ANSWER: u64 = 60;
 /// A longer message is none; the guest's answers are cut to this by their nature.
 const LONGEST: usize = 192 << 10;
 
@@ -40,17 +43,17 @@ pub enum Request {
     Watch,
     /// New limits.
     Update(Box<Resources>),
-    /// The guest's memory, in bytes.
-    Balloon(u64),
+    /// The guest's memory, in bytes: what the balloon leaves of that at boot, and what is plugged in beside it.
+    Memory(u64, u64),
+    /// How much of what can be plugged in the guest has: a number of bytes.
+    Plugged,
 }
 
 /// What a process of hull's that stands for a program tells the one that made it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum News {
-    /// It is in its network namespace; a byte is the answer, once the interfaces are there.
+    /// It is in its network namespace; a byte is the answer, once the interfaces are there and the host's hooks have run.
     Placed,
-    /// The wall's hooks are to run; a byte is the answer.
-    Hooks,
     /// It is made; what its policies decided, and what its kernel can do. A byte is the answer: it outlives its maker from there on.
     Ready(Vec<Decided>, Option<Box<crate::facts::Facts>>),
     /// Why not, and a shell's status for it.
@@ -143,17 +146,63 @@ pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, V
     Ok(Some((value, held)))
 }
 
+/// How long a guest may take to answer: the administrator's word, or [`ANSWER`].
+///
+/// # Errors
+/// The file of defaults.
+pub fn patience() -> Result<Duration> {
+    Ok(Duration::from_secs(crate::settings::read()?.vm.answer_timeout.unwrap_or(ANSWER)))
+}
+
+/// A signal for the program. In a machine that does not answer it waits, as it would for a frozen program of the shared kernel, and
+/// that is said: an error would keep an engine from the SIGKILL that it sends next.
+///
+/// # Errors
+/// The container is not running.
+pub fn signal(folder: &Path, signal: i32) -> Result<()> {
+    let socket = connect(folder)?;
+    send(&socket, &Request::Signal(signal), &[])?;
+    let patience = patience()?;
+    match answer(&socket, patience)? {
+        Some(Some(FromGuest::Done)) => Ok(()),
+        Some(Some(FromGuest::Refused(why))) => Err(Error::new(why)),
+        Some(Some(_)) => Err(Error::new("the container's monitor answers something else")),
+        Some(None) => Err(Error::new("container not running")),
+        None => {
+            crate::log::warn(&format!("the signal waits: {}", silent(folder, patience)));
+            Ok(())
+        }
+    }
+}
+
+/// The next message, with the end of the connection as none; none at all where nothing comes in time.
+///
+/// # Errors
+/// The kernel's; it cannot be read.
+pub fn answer(socket: &Held, patience: Duration) -> Result<Option<Option<FromGuest>>> {
+    let (spoken, _) = crate::sys::process::poll2(socket.0, -1, Some(patience.as_millis() as u64)).on("hear", "the container's monitor")?;
+    if spoken { receive::<FromGuest>(socket).map(|heard| Some(heard.map(|(message, _)| message))) } else { Ok(None) }
+}
+
+/// What is said of a machine that does not answer.
+pub fn silent(folder: &Path, patience: Duration) -> Error {
+    let id = folder.file_name().unwrap_or_default().to_string_lossy();
+    let within = patience.as_secs();
+    Error::new(format!("the container's machine does not answer (waited {within} s): hull kill {id} KILL or hull delete --force {id} ends it"))
+}
+
 /// One request and its answer.
 ///
 /// # Errors
-/// The container is not running; the guest refuses.
+/// The container is not running; the guest refuses, or does not answer in time.
 pub fn ask(folder: &Path, request: &Request) -> Result<Option<serde_json::Value>> {
     let socket = connect(folder)?;
     send(&socket, request, &[])?;
-    match receive::<FromGuest>(&socket)? {
-        Some((FromGuest::Done, _)) => Ok(None),
-        Some((FromGuest::Value(value), _)) => Ok(Some(value)),
-        Some((FromGuest::Refused(why), _)) => Err(Error::new(why)),
+    let patience = patience()?;
+    match answer(&socket, patience)?.ok_or_else(|| silent(folder, patience))? {
+        Some(FromGuest::Done) => Ok(None),
+        Some(FromGuest::Value(value)) => Ok(Some(value)),
+        Some(FromGuest::Refused(why)) => Err(Error::new(why)),
         Some(_) => Err(Error::new("the container's monitor answers something else")),
         None => Err(Error::new("container not running")),
     }

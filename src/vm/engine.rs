@@ -55,6 +55,8 @@ pub struct Boot<'a> {
     pub parameters: &'a [String],
     /// Memory at boot, in bytes.
     pub memory: u64,
+    /// Memory that can be plugged in later, and how much of it is from the beginning, in bytes.
+    pub more: Option<(u64, u64)>,
     /// Processors.
     pub cpus: u32,
     /// The share server's socket.
@@ -70,8 +72,8 @@ pub struct Boot<'a> {
 /// What an engine has to say.
 #[derive(Debug)]
 pub enum Happened {
-    /// The oldest of the requests that were made is carried out, or refused.
-    Answered(Result<(), String>),
+    /// The oldest of the requests that were made is carried out, with its answer, or refused.
+    Answered(Result<serde_json::Value, String>),
     /// Nothing that matters.
     Nothing,
 }
@@ -136,6 +138,27 @@ impl Machine {
     pub fn balloon(&mut self, bytes: u64) -> Result<()> {
         match self {
             Machine::Qemu(machine) => machine.qmp.command("balloon", serde_json::json!({ "value": bytes })),
+        }
+    }
+
+    /// How much of the memory that can be plugged in the guest is to have, in bytes; answered later, and the guest takes it or gives it
+    /// back later still.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    pub fn plug(&mut self, bytes: u64) -> Result<()> {
+        match self {
+            Machine::Qemu(machine) => machine.qmp.command("qom-set", serde_json::json!({ "path": qemu::MORE, "property": "requested-size", "value": bytes })),
+        }
+    }
+
+    /// How much of it the guest has, in bytes; answered later, by a number.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    pub fn plugged(&mut self) -> Result<()> {
+        match self {
+            Machine::Qemu(machine) => machine.qmp.command("qom-get", serde_json::json!({ "path": qemu::MORE, "property": "size" })),
         }
     }
 

@@ -7,8 +7,6 @@
 //! session 0: Setup                ────▶
 //!                                 ◀────  Done
 //! session n: Blob(inside), Spawn  ────▶
-//!                                 ◀────  Hooks      (only where a step of the wall is the host's)
-//! Go                              ────▶
 //!                                 ◀────  Ready      (inside stands before its program; an exec's runs)
 //! Start                           ────▶
 //!                                 ◀────  Started
@@ -135,7 +133,7 @@ pub enum Outer {
     Interfaces(Vec<Interface>),
     /// Meets the child.
     Barrier(Barrier),
-    /// The host has something to do; it answers with Go.
+    /// The host's hooks have run, before the machine was there: the child goes on.
     Hooks,
     /// Sets a limit.
     Rlimit(Limit),
@@ -161,12 +159,12 @@ pub enum ToGuest {
     Setup(Setup),
     /// Makes a session.
     Spawn(Box<Task>),
-    /// What the host had to do is done.
-    Go,
     /// The program may begin.
     Start,
     /// A signal for the session's program.
     Signal(i32),
+    /// To the machine: a signal for the container's program, which is answered.
+    SignalProgram(i32),
     /// A signal for everything in the container.
     SignalAll(i32),
     /// The terminal's size in characters: rows, columns.
@@ -207,8 +205,6 @@ pub enum FromGuest {
     Value(serde_json::Value),
     /// From the machine, unasked: so many more kills for lack of memory in the container's cgroup.
     Oom(u64),
-    /// The host's turn.
-    Hooks,
     /// `inside` stands before its program, or with an exec runs it; what its policies decided.
     Ready(Vec<u32>),
     /// The program runs; or why a hook before it failed: as with [`FromGuest::Failed`].

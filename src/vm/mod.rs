@@ -51,6 +51,9 @@ pub struct Record {
     pub accelerator: String,
     /// The guest's memory in bytes.
     pub memory: u64,
+    /// What it may grow to, in bytes, where that is more.
+    #[serde(default)]
+    pub memory_max: Option<u64>,
     /// Its processors.
     pub cpus: u32,
 }

@@ -27,6 +27,8 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// The socket that takes the terminal.
     pub console: Option<Held>,
+    /// How long the guest may take until the program runs.
+    pub patience: Duration,
     /// The terminal's size: rows, columns.
     pub size: (u16, u16),
 }
@@ -75,14 +77,18 @@ fn begin(job: Job, maker: &Held) -> Result<Proxy> {
     if let Some((rows, columns)) = stdio.size() {
         client::send(&socket, &Request::Resize(rows, columns), &[])?;
     }
-    match client::receive::<FromGuest>(&socket)? {
-        Some((FromGuest::Ready(_), _)) => {}
-        Some((FromGuest::Failed(step, errno, detail, ended), _)) => {
+    let answer = client::answer(&socket, job.patience)?.ok_or_else(|| client::silent(job.folder, job.patience))?;
+    match answer {
+        Some(FromGuest::Ready(_)) => {}
+        Some(FromGuest::Failed(step, errno, detail, ended)) => {
             return Err(crate::wall::failed_step(job.plan, (step, errno, detail), ended.map(ended_as)));
         }
-        Some((FromGuest::Refused(why), _)) => return Err(Error::new(why)),
+        Some(FromGuest::Refused(why)) => return Err(Error::new(why)),
         Some(_) => return Err(Error::new("the container's monitor answers something else")),
         None => return Err(Error::new("container not running")),
+    }
+    if matches!(stdio, Stdio::Pipes { .. }) {
+        stdio::let_go()?;
     }
     client::send(maker, &News::Ready(Vec::new(), None), &[])?;
     stdio.start();

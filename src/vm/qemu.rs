@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 /// Where Debian, Fedora, Arch and Alpine have it.
 const PROGRAMS: [&str; 3] = ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/local/bin/qemu-system-x86_64"];
+/// Where QEMU's object tree has the memory that can be plugged in.
+pub const MORE: &str = "/machine/peripheral/more";
 /// Who QEMU is: nobody.
 const NOBODY: u32 = 65534;
 
@@ -79,7 +81,7 @@ impl Machine {
         Ok(said
             .into_iter()
             .map(|said| match said {
-                Said::Answer(answer) => Happened::Answered(answer.map(drop)),
+                Said::Answer(answer) => Happened::Answered(answer),
                 Said::Event(_) => Happened::Nothing,
             })
             .collect())
@@ -110,7 +112,9 @@ fn kernel_words(boot: &Boot) -> String {
     let common = ["console=ttyS0,115200", "quiet", "loglevel=3", "panic=-1", "reboot=t", "cgroup_no_v1=all", "random.trust_cpu=on", "audit=0", &mark];
     // Emulation is slow where a guest guards against a processor that is not there, and against nobody: QEMU is the wall's inner side.
     let emulated = ["mitigations=off", "tsc=reliable", "no_timer_check", "nokaslr"];
-    let words = common.into_iter().chain(emulated.into_iter().filter(|_| boot.accelerator == Accelerator::Tcg));
+    // What can be plugged in goes where all of it can be given back.
+    let plugged = boot.more.map(|_| "memhp_default_state=online_movable");
+    let words = common.into_iter().chain(plugged).chain(emulated.into_iter().filter(|_| boot.accelerator == Accelerator::Tcg));
     words.map(str::to_owned).chain(boot.parameters.iter().cloned()).collect::<Vec<_>>().join(" ")
 }
 
@@ -124,7 +128,7 @@ fn command_line(boot: &Boot, program: &Path, [channel, monitor, console]: [i32; 
     let mut args: Vec<String> = vec![program.display().to_string(), "-name".into(), format!("hull-{}", boot.id)];
     let mut add = |text: &str| args.extend(text.split(' ').map(str::to_owned));
     add("-nodefaults -no-user-config -no-reboot -display none -machine q35,memory-backend=ram,vmport=off");
-    add(&format!("-accel {accelerator} -cpu {model} -smp {} -m {}M", boot.cpus, memory >> 20));
+    add(&format!("-accel {accelerator} -cpu {model} -smp {} -m {}", boot.cpus, memory_size(boot)));
     add(&format!("-object memory-backend-memfd,id=ram,size={memory},share=on"));
     add("-kernel /kernel -initrd /initramfs");
     add("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -133,6 +137,10 @@ fn command_line(boot: &Boot, program: &Path, [channel, monitor, console]: [i32; 
     add(&format!("-chardev socket,id=channel,fd={channel} -device virtio-serial-pci,max_ports=2"));
     add(&format!("-device virtserialport,chardev=channel,name={}", guest::PORT));
     add("-device virtio-rng-pci -device virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on");
+    if let Some((more, plugged)) = boot.more {
+        add(&format!("-object memory-backend-memfd,id=plug,size={},share=on", whole_blocks(more)));
+        add(&format!("-device virtio-mem-pci,id=more,memdev=plug,block-size=2M,requested-size={plugged}"));
+    }
     if let Some(share) = &boot.share {
         add(&format!("-chardev socket,id=share,fd={} -device vhost-user-fs-pci,chardev=share,tag={}", share.0, super::share::TAG));
     }
@@ -143,6 +151,17 @@ fn command_line(boot: &Boot, program: &Path, [channel, monitor, console]: [i32; 
     args.push("-append".into());
     args.push(kernel_words(boot));
     args
+}
+
+/// The kernel plugs memory in by blocks of this, and leaves the rest of a device alone (arch/x86/mm/init_64.c, MIN_MEMORY_BLOCK_SIZE).
+fn whole_blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(128 << 20)
+}
+
+/// Memory at boot, and the addresses that there are for more.
+fn memory_size(boot: &Boot) -> String {
+    let megabytes = boot.memory >> 20;
+    boot.more.map_or(format!("{megabytes}M"), |(more, _)| format!("size={megabytes}M,maxmem={}M", megabytes + (whole_blocks(more) >> 20)))
 }
 
 /// QEMU's own container.

@@ -83,6 +83,10 @@ struct Roots {
 fn enter(place: &Path, trees: &[(&Share, Held)]) -> Result<Roots> {
     event::die_with_parent().on("bind", "the share server to its parent")?;
     event::name_process(c"hull-share");
+    // The container's stdio, which ends when the program has closed it.
+    let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
+    (0..3).try_for_each(|number| file::dup_to(null.0, number)).on("set", "stdio")?;
+    drop(null);
     let roots = Roots {
         descriptors: fs::File::open("/proc/self/fd").on("open", "/proc/self/fd")?,
         mounts: fs::File::open("/proc/self/mountinfo").on("open", "/proc/self/mountinfo")?,

@@ -44,6 +44,16 @@ pub fn own() -> Result<[Held; 3]> {
     Ok([copy(0)?, copy(1)?, copy(2)?])
 }
 
+/// Leaves the caller's stdin and stdout to their copies: whoever reads to the end of what the program writes waits for the last holder.
+/// stderr stays for what this process itself has to say.
+///
+/// # Errors
+/// The kernel's.
+pub fn let_go() -> Result<()> {
+    let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
+    (0..2).try_for_each(|number| file::dup_to(null.0, number)).on("set", "stdio")
+}
+
 impl Stdio {
     /// Pipes for three descriptors of this process's.
     ///

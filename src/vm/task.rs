@@ -7,7 +7,8 @@ use crate::plan::{Plan, outside::Open};
 use crate::security::rlimits::Limit;
 use crate::{Error, Result};
 
-/// The guest's part of a container's making, with the interfaces that it gets where it has a network namespace of its own. Hooks stay the host's: the guest waits where they belong.
+/// The guest's part of a container's making, with the interfaces that it gets where it has a network namespace of its own. The host's hooks
+/// have run when the machine starts: where they belong, nobody waits.
 ///
 /// # Errors
 /// A step that only the host could do and that has no place behind this wall.

@@ -278,7 +278,7 @@ pub fn host_limits(resources: Option<&Resources>, guest_memory: u64) -> Resource
     resources.unified.clear();
     if let Some(memory) = &mut resources.memory {
         if memory.limit.is_some_and(|limit| limit > 0) {
-            memory.limit = Some((guest_memory + OVERHEAD) as i64);
+            memory.limit = Some(host_memory(guest_memory));
         }
         (memory.swap, memory.reservation, memory.kernel, memory.kernel_tcp, memory.disable_oom_killer) = (None, None, None, None, None);
         memory.check_before_update = None;
@@ -287,6 +287,19 @@ pub fn host_limits(resources: Option<&Resources>, guest_memory: u64) -> Resource
         pids.limit = pids.limit.map(|limit| if limit > 0 { limit.max(TASKS) } else { limit });
     }
     resources
+}
+
+/// The host's limit for a machine of so much memory, in bytes.
+pub fn host_memory(guest_memory: u64) -> i64 {
+    i64::try_from(guest_memory.saturating_add(OVERHEAD)).unwrap_or(i64::MAX)
+}
+
+/// What a machine has of memory for a container of some limit, in bytes: what the balloon leaves of that at boot, and what is plugged in
+/// beside it, at most to `most`. Without a limit it is all that there can be.
+pub fn memory_for(limit: Option<u64>, boot: u64, most: Option<u64>) -> (u64, u64) {
+    let most = most.unwrap_or(boot);
+    let wanted = limit.map_or(most, |limit| limit.saturating_add(KERNEL).next_multiple_of(2 << 20).min(most));
+    (wanted.min(boot), wanted.saturating_sub(boot))
 }
 
 /// What a guest's kernel can do: known for certain once it has said so; before, what every kernel of these years can.

@@ -60,10 +60,11 @@ pub struct Job<'a> {
 pub fn carry_out(job: &mut Job) -> Result<Made> {
     let host = Facts::probe(job.spec)?;
     let (monitor, start, inside) = prepare(job)?;
-    let (accelerator, memory, cpus, release) = (monitor.accelerator, monitor.memory, monitor.cpus, monitor.kernel.release.clone());
+    let (accelerator, memory, memory_max, cpus) = (monitor.accelerator, monitor.memory, monitor.memory_max, monitor.cpus);
+    let release = monitor.kernel.release.clone();
     let mut made = Unfinished::new(job.folder.to_owned());
     let by_systemd = job.options.systemd_cgroup;
-    let plan = host_cgroup(job, &host, memory)?;
+    let plan = host_cgroup(job, &host, memory + monitor.plugged)?;
     (job.record)(0, Some(plan.record()), Vec::new(), None)?;
     let mut monitor = monitor;
     if !by_systemd {
@@ -81,7 +82,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
         made.group = Some(group);
     }
     let (outcomes, facts) = attend(job, &made)?;
-    let record = vm::Record { facts, kernel: release, accelerator: accelerator.name().to_owned(), memory, cpus };
+    let record = vm::Record { facts, kernel: release, accelerator: accelerator.name().to_owned(), memory, memory_max, cpus };
     (job.record)(pid, made.group.as_ref().map(Group::record), outcomes, Some(record))?;
     let gone = || Error::new("the container's monitor is gone");
     socket::send(monitor_of(&made)?.sync.0, b"r").map_err(|_| gone())?;
@@ -110,6 +111,8 @@ pub struct Preview {
     pub accelerator: Accelerator,
     /// Its memory, in bytes.
     pub memory: u64,
+    /// What that may grow to, where it is more.
+    pub memory_max: Option<u64>,
     /// Its processors.
     pub cpus: u32,
     /// What the guest would see of the host.
@@ -125,17 +128,18 @@ pub struct Preview {
 pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine: &vm::Options) -> Result<Preview> {
     let (spec, _) = options.network.apply(store, id, spec)?;
     let spec = Own::of(&spec)?.map_or(spec, |(_, guests)| guests);
-    let (translated, _, plan) = compile(store, &spec, id, options, (&machine.rootfs, false))?;
+    let (translated, _, plan) = compile(store, &spec, id, options, (&machine.root(), false))?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
-    Ok(Preview { kernel, accelerator, memory: machine.memory(&spec), cpus: machine.cpus(&spec), shares: translated.shares, plan })
+    let (memory, memory_max, cpus) = (machine.memory(&spec), machine.memory_max(&spec), machine.cpus(&spec));
+    Ok(Preview { kernel, accelerator, memory, memory_max, cpus, shares: translated.shares, plan })
 }
 
 /// All that can fail without a machine, before there is one.
 fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     let machine = job.machine.clone();
     let (own, spec) = Own::of(job.spec)?.unzip();
-    let (translated, create, plan) = compile(job.store, spec.as_ref().unwrap_or(job.spec), job.id, job.options, (&machine.rootfs, true))?;
+    let (translated, create, plan) = compile(job.store, spec.as_ref().unwrap_or(job.spec), job.id, job.options, (&machine.root(), true))?;
     plan.warnings.iter().for_each(|warning| crate::log::warn(warning));
     plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
     let kernel = kernel::find(machine.kernel.as_deref())?;
@@ -152,6 +156,8 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
         store: job.store.clone(),
         accelerator: accelerator(job.store, machine.engine.unwrap_or_default())?,
         memory: machine.memory(job.spec),
+        memory_max: machine.memory_max(job.spec),
+        plugged: machine.plugged(job.spec),
         cpus: machine.cpus(job.spec),
         timeout: Duration::from_secs(machine.boot_timeout.unwrap_or(BOOT)),
         spec: translated.spec,
@@ -242,7 +248,8 @@ fn start_monitor(made: &Unfinished, monitor: Monitor) -> Result<Child> {
     }
 }
 
-/// Hears the monitor until the container is made; its hooks of the host run meanwhile.
+/// Hears the monitor until the container is made. Its hooks of the host run when its namespaces there are, and before the machine: a hook
+/// may be what brings the network (Docker's is), which the machine then finds.
 fn attend(job: &Job, made: &Unfinished) -> Result<(Vec<Decided>, Facts)> {
     let child = monitor_of(made)?;
     loop {
@@ -251,11 +258,8 @@ fn attend(job: &Job, made: &Unfinished) -> Result<(Vec<Decided>, Facts)> {
                 if let Some(setup) = job.network {
                     crate::net::attach(setup, job.id, &crate::net::Namespace::of_process(child.pid)?, child.pid, job.folder)?;
                 }
-                socket::send(child.sync.0, b"p").on("speak to", "the container's monitor")?;
-            }
-            Some((News::Hooks, _)) => {
                 run_hooks(job, child.pid)?;
-                socket::send(child.sync.0, b"h").on("speak to", "the container's monitor")?;
+                socket::send(child.sync.0, b"p").on("speak to", "the container's monitor")?;
             }
             Some((News::Ready(outcomes, facts), _)) => {
                 let facts = facts.ok_or_else(|| Error::new("the monitor names no facts"))?;

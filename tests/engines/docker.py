@@ -57,10 +57,10 @@ class Docker:
         at = argv.index("--")
         return self.docker("run", "--rm", *argv[:at], image.NAME, *argv[at + 1 :], **more)
 
-    def launch(self, name, *argv):
+    def launch(self, name, *argv, **more):
         """A container in the background: flags, then the command behind "--"; returns the id of its process."""
         at = argv.index("--")
-        self.docker("run", "--detach", "--name", name, *argv[:at], image.NAME, *argv[at + 1 :]).ok()
+        self.docker("run", "--detach", "--name", name, *argv[:at], image.NAME, *argv[at + 1 :], **more).ok()
         return self.inspect(name)["State"]["Pid"]
 
     def inspect(self, name):

@@ -1,13 +1,15 @@
-"""The second wall under engines: `ctr run`, a CRI pod and `podman run`, each container in a virtual machine of its own, emulated.
+"""The second wall under engines: `ctr run`, a CRI pod, `podman run` and `docker run`, each container in a virtual machine of its own, emulated.
 
 What chooses the wall is the runtime's name, as in README: engines name a program and no options. The runtime it is compared with has
 its one wall under that name, so what differs by right (a kernel of its own) is asserted and not compared.
 """
 
+import json
 import os
 from pathlib import Path
 
 import cri
+import docker
 import image
 import podman
 from containerd import Containerd
@@ -29,7 +31,7 @@ class Ctr(Containerd):
 
 
 class Walls:
-    """All three engines; `own` tells whether containers are in machines."""
+    """All four engines; `own` tells whether containers are in machines."""
 
     def __init__(self, session):
         self.s, self.pods = session, []
@@ -44,6 +46,17 @@ class Walls:
         self.podman = podman.Podman(session)
         Path("/etc/containers/containers.conf.d/hull.conf").write_text(packaged("containers.conf").replace('runtime = "hull"', 'runtime = "hull-vm"'))
         podman.prepare(self.podman)
+        self.docker = docker.Docker(session)
+        self.docker.daemon = None  # it is started by the drill that needs it
+
+    def dockerd(self):
+        """A dockerd that knows the runtime by README's lines, under the second wall's name."""
+        at = self.s.scratch / "daemon.json"
+        lines = json.loads(at.read_text())
+        lines.update({"runtimes": {"hull-vm": {"path": NAME}}, "default-runtime": "runc"})
+        at.write_text(json.dumps(lines))
+        self.docker.up()
+        self.docker.docker("load", "--input", self.s.work / "busybox.tar").ok()
 
     def kernel(self):
         """Give the sandbox a kernel in /boot, its modules beside it, as hull looks for it."""
@@ -63,9 +76,13 @@ class Walls:
         self.ctr.daemon = self.cri.daemon
         self.ctr.clear()
         self.podman.clear()
+        if self.docker.daemon:
+            self.docker.clear()
 
     def stop(self):
         """Stop the engines."""
+        if self.docker.daemon:
+            self.docker.stop()
         self.podman.stop()
         self.cri.stop()
 
@@ -204,6 +221,27 @@ def podman_pod(e):
     e.podman.podman("pod", "rm", "--force", "--time", "0", "pod", timeout=120).ok()
     expect(name == "podhost", name)
     return None
+
+
+@drills("docker run: output, exit status, an address from its hook, a published port, exec, stop; nothing is left")
+def docker_run(e):
+    e.dockerd()
+    d, machine = e.docker, ("--runtime", "hull-vm")
+    ran = d.run(*machine, "--", "/bin/sh", "-c", "uname -r; /sbin/ip -o -4 address show eth0; echo e >&2; exit 7", timeout=180)
+    release, shown = ran.out.splitlines()
+    own_kernel(e, release)
+    expect(ran.code == 7 and ran.err == "e\n" and " 172.17.0." in shown, ran.seen())
+    pid = d.launch("web", *machine, "--publish", "127.0.0.1:18084:8080", "--", "/bin/sh", "-c", "echo said; " + " ".join(SERVER[:1] + SERVER[2:]) + "; exec /bin/trap", timeout=180)
+    address = d.inspect("web")["NetworkSettings"]["IPAddress"]
+    e.s.until("an answer", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18084)), timeout=60)
+    inside = d.docker("exec", "web", "/bin/sh", "-c", "/sbin/ip -o -4 address show eth0; cat /etc/hosts; exit 5")
+    expect(inside.code == 5 and f" {address}/" in inside.out and inside.out.count(address) == 2, inside.seen(), address)
+    e.s.until("readiness", lambda: "ready" in d.docker("logs", "web").out)
+    d.docker("stop", "--time", "60", "web", timeout=120).ok()
+    code, logs = d.inspect("web")["State"]["ExitCode"], d.docker("logs", "web").out
+    d.docker("rm", "web").ok()
+    expect(code == 42 and logs.startswith("said\n") and not alive(pid) and not d.docker("ps", "--all", "--quiet").out, code, logs)
+    return [ran.code, code]
 
 
 @drills("what cannot cross is refused, and the engine's user is told why")

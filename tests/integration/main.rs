@@ -61,6 +61,7 @@ mod user_namespaces;
 mod vm;
 mod vm_choice;
 mod vm_disks;
+mod vm_memory;
 mod vm_own;
 mod vm_share;
 mod vm_verbs;
@@ -118,6 +119,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     vm::TESTS,
     vm_choice::TESTS,
     vm_disks::TESTS,
+    vm_memory::TESTS,
     vm_own::TESTS,
     vm_share::TESTS,
     vm_verbs::TESTS,

@@ -23,13 +23,14 @@ tests![
 ];
 
 /// Exchanges two names until it is dropped.
-struct Swapper {
+pub struct Swapper {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
 }
 
 impl Swapper {
-    fn new(one: PathBuf, other: PathBuf) -> Self {
+    /// Begins.
+    pub fn new(one: PathBuf, other: PathBuf) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let swap = move || {
@@ -43,7 +44,8 @@ impl Swapper {
         Self { stop, thread: Some(std::thread::spawn(swap)) }
     }
 
-    fn end(&mut self) -> u64 {
+    /// Ends; how often they were exchanged.
+    pub fn end(&mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().map_or(0, |thread| thread.join().unwrap())
     }

@@ -6,8 +6,10 @@ use crate::support::runtime::{Container, Output, finish, path, text, until};
 use crate::support::{Bundle, fixture};
 use serde_json::json;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 tests![
     the_name_hull_vm_chooses_the_wall,
@@ -15,6 +17,7 @@ tests![
     kvm_is_taken_where_it_can_run_a_kernel,
     qemu_is_confined_and_its_end_is_the_containers,
     a_guest_that_hangs_is_an_error_in_time,
+    a_machine_that_does_not_answer_can_be_ended,
 ];
 
 /// Another for each boot of a kernel: the test machine runs the kernel that its own guests run.
@@ -169,4 +172,55 @@ fn a_guest_that_hangs_is_an_error_in_time() {
     machine.bundle.runtime.env.push(("HULL_CONFIG".into(), file.display().to_string()));
     assert_has!(machine.refused(), "the guest did not come up within 4 s");
     assert!(!machine.bundle.runtime.state.join(&machine.bundle.id).exists(), "its folder is there");
+}
+
+/// The processes of a container's machine, and QEMU stopped where it stands.
+fn freeze(container: &Container) -> [i32; 2] {
+    let monitor = container.pid();
+    let below = text(format!("/proc/{monitor}/task/{monitor}/children"));
+    let mut pids = below.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
+    let qemu = pids.find(|pid| text(format!("/proc/{pid}/comm")).starts_with("qemu")).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(qemu).unwrap(), rustix::process::Signal::STOP).unwrap();
+    [monitor, qemu]
+}
+
+/// A machine that stands still: what asks the guest ends in time and says how to end it, and both ways of ending it do.
+fn a_machine_that_does_not_answer_can_be_ended() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("echo out; exec >&- 2>&-; while :; do sleep 0.1; done");
+    let file = defaults("[vm]\nanswer-timeout = 2\n");
+    machine.bundle.runtime.env.push(("HULL_CONFIG".into(), file.display().to_string()));
+    machine.bundle.write();
+    let gone = |pid: i32| leaks::is_zombie(pid) || !Path::new(&format!("/proc/{pid}")).exists();
+    let (id, dir, kernel) = (machine.bundle.id.clone(), machine.bundle.dir.display().to_string(), machine.kernel.display().to_string());
+    let container = Container::new(&machine.bundle);
+    let mut create = machine.bundle.runtime.command(&["create", "--vm", "--vm-kernel", &kernel, "--bundle", &dir, &id]);
+    let mut create = leaks::spawn(create.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null())).unwrap();
+    assert!(create.wait().unwrap().success());
+    container.start();
+    // The caller's stdout ends with the program's, though the machine goes on.
+    let mut said = String::new();
+    create.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((said.as_str(), container.status().as_str()), ("out\n", "running"));
+    let processes = freeze(&container);
+    let ask = |words: &[&str]| machine.bundle.call(words);
+    let help = format!("does not answer (waited 2 s): hull kill {id} KILL or hull delete --force {id} ends it");
+    for words in [&["exec", &id, "true"][..], &["ps", &id], &["pause", &id], &["update", "--cpu-quota", "50000", &id], &["events", "--stats", &id], &["kill", "--all", &id, "TERM"]] {
+        let said = ask(words).failure();
+        // It is given in small letters.
+        assert!(said.contains(&help.to_lowercase()), "{words:?}: {said}");
+    }
+    // A signal waits in it, as for a frozen program of the shared kernel; an engine goes on to the next.
+    let waits = ask(&["kill", &id, "TERM"]).success().stderr;
+    assert_has!(waits, help);
+    assert_eq!(ask(&["state", &id]).success().stdout.matches("\"running\"").count(), 1);
+    ask(&["kill", &id, "KILL"]).success();
+    until("the machine's end", || processes.into_iter().all(gone));
+    ask(&["delete", &id]).success();
+
+    let container = machine.create(&[]);
+    let processes = freeze(&container);
+    ask(&["delete", "--force", &id]).success();
+    until("the machine's end", || processes.into_iter().all(gone));
+    assert_ne!(machine.bundle.call(&["state", &id]).status, 0);
 }

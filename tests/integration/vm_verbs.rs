@@ -53,16 +53,19 @@ fn plan_shows_what_the_guest_carries_out() {
     machine.bundle.mount("/v", "bind", volume.to_str().unwrap(), &["rbind", "ro"]);
     machine.bundle.write();
     let (dir, kernel) = (machine.bundle.dir.display().to_string(), machine.kernel.display().to_string());
-    let flags = ["plan", "--vm", "--vm-kernel", &kernel, "--vm-memory", "300m", "--vm-engine", "qemu"];
+    let flags = ["plan", "--vm", "--vm-kernel", &kernel, "--vm-memory", "300m", "--vm-memory-max", "500m", "--vm-engine", "qemu"];
     let shown = machine.bundle.call(&[&flags[..], &[&dir]].concat()).success().stdout;
     let head = shown.lines().next().unwrap();
-    assert!(head.starts_with("machine ") && head.contains(&kernel) && head.contains("tcg, 300 MiB, 1 processor"), "{head}");
+    assert!(head.starts_with("machine ") && head.contains(&kernel) && head.contains("tcg, 300 MiB and up to 500 MiB, 1 processor"), "{head}");
     assert_has!(shown, format!(": {}, read-only\n", volume.display()));
     assert_has!(shown, format!("share    root: {dir}"));
     let inside = shown.split("guest    carries out").nth(1).unwrap();
     assert!(inside.contains("inside") && inside.contains("/run/hull/share/m"), "{shown}");
     let value: Value = serde_json::from_str(&machine.bundle.call(&[&flags[..], &["--format", "json", &dir]].concat()).success().stdout).unwrap();
     assert_eq!((&value["machine"]["memory"], &value["machine"]["accelerator"]), (&json!(300 << 20), &json!("tcg")));
+    assert_eq!(value["machine"]["memoryMax"], json!(500 << 20));
+    let less = machine.bundle.call(&["plan", "--vm", "--vm-kernel", &kernel, "--vm-memory", "300m", "--vm-memory-max", "200m", &dir]).failure();
+    assert_has!(less, "--vm-memory-max 209715200: the guest boots with 314572800 bytes");
     assert!(value["guest"].is_object() || value["guest"].is_array(), "{value}");
     assert!(!machine.bundle.runtime.state.join(&machine.bundle.id).exists(), "nothing is made");
 }

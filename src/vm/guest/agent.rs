@@ -1,7 +1,7 @@
 //! The agent: serves the channel, and keeps the sessions. It never waits for anything but all of them at once.
 
 use super::modules::Modules;
-use super::session::{self, GO, Launch, Report, START};
+use super::session::{self, Launch, Report, START};
 use super::{describe, disks, mount_on, network};
 use crate::cgroups::{self, Group, Oom, OomEvents};
 use crate::container::foreground::receive_terminal;
@@ -156,13 +156,14 @@ impl Agent {
         match message {
             ToGuest::Setup(setup) => self.set_up(&setup).map(|()| Some(FromGuest::Done)),
             ToGuest::Spawn(task) => self.spawn(number, *task).map(|()| None),
-            ToGuest::Go => self.speak(number, GO).map(|()| None),
             ToGuest::Start => self.speak(number, START).map(|()| None),
             ToGuest::Signal(signal) => {
-                if let Some(pidfd) = self.sessions.get(&number).and_then(|session| session.pidfd.as_ref()) {
-                    let _ = process::pidfd_send_signal(pidfd.0, signal);
-                }
+                self.signal(number, signal);
                 Ok(None)
+            }
+            ToGuest::SignalProgram(signal) => {
+                self.signal(PROGRAM, signal);
+                Ok(Some(FromGuest::Done))
             }
             ToGuest::SignalAll(signal) => self.signal_all(signal).map(|()| Some(FromGuest::Done)),
             ToGuest::Resize(rows, columns) => {
@@ -220,6 +221,13 @@ impl Agent {
 
     fn group(&self) -> Result<Group> {
         Group::open(self.cgroup.as_ref().ok_or_else(|| Error::new("the container has no cgroup"))?)
+    }
+
+    /// One that has ended meanwhile needs none.
+    fn signal(&self, number: u32, signal: i32) {
+        if let Some(pidfd) = self.sessions.get(&number).and_then(|session| session.pidfd.as_ref()) {
+            let _ = process::pidfd_send_signal(pidfd.0, signal);
+        }
     }
 
     fn signal_all(&self, signal: i32) -> Result<()> {

@@ -29,9 +29,7 @@ pub enum Report {
     Say(FromGuest),
 }
 
-/// What the agent answers: one byte.
-pub const GO: u8 = b'g';
-/// The program may begin.
+/// What the agent says: one byte. The program may begin.
 pub const START: u8 = b's';
 
 /// What a session is given.
@@ -157,6 +155,9 @@ impl Session<'_> {
                 let child = spawn(birth)?;
                 self.report(&Report::Pid(child.pid));
                 self.child = Some(child);
+                // Its stdio ends when the program has closed it, and not with this process.
+                let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
+                (0..3).try_for_each(|number| file::dup_to(null.0, number)).on("set", "stdio")?;
             }
             Outer::JoinCgroup => self.join_cgroup()?,
             Outer::OomScore(value) => idmap::write_file(&format!("/proc/{}/oom_score_adj", self.child()?.pid), &value.to_string())?,
@@ -166,11 +167,7 @@ impl Session<'_> {
                 list.iter().try_for_each(|interface| network::move_into(interface, &namespace))?;
             }
             Outer::Barrier(kind) => self.barrier(*kind)?,
-            Outer::Hooks => {
-                self.say(FromGuest::Hooks);
-                self.wait_for_byte(GO)?;
-                self.send(Barrier::Hooks)?;
-            }
+            Outer::Hooks => self.send(Barrier::Hooks)?,
             Outer::Rlimit(limit) => {
                 let name = crate::security::rlimits::name(limit.resource).unwrap_or("resource limit");
                 ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard).on("set", name)?;

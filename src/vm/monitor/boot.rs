@@ -48,6 +48,10 @@ pub struct Job {
     pub initramfs: PathBuf,
     /// Memory in bytes.
     pub memory: u64,
+    /// What it may grow to, where that is more.
+    pub memory_max: Option<u64>,
+    /// How much of that is there from the beginning.
+    pub plugged: u64,
     /// Processors.
     pub cpus: u32,
     /// What the guest sees of the host.
@@ -165,6 +169,7 @@ impl Monitor {
             initramfs: &job.initramfs,
             parameters: &job.options.parameters,
             memory: job.memory,
+            more: job.memory_max.map(|most| (most - job.memory, job.plugged)),
             cpus: job.cpus,
             share: share_socket,
             taps,
@@ -172,6 +177,9 @@ impl Monitor {
             disks: std::mem::take(&mut job.opened),
         };
         let (machine, channel, console) = Machine::boot(boot)?;
+        if matches!(stdio, Stdio::Pipes { .. }) {
+            stdio::let_go()?;
+        }
         let listener = client::listen(&job.folder)?;
         let mut streams = Streams::default();
         let Ends { stdin, stdout, stderr } = ends;

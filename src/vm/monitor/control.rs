@@ -32,7 +32,10 @@ pub(super) enum Asked {
     Opening,
     Pause,
     Resume,
-    Balloon,
+    /// Then, so much is to be plugged in.
+    Balloon(u64),
+    Plug,
+    Plugged,
 }
 
 impl Monitor {
@@ -72,6 +75,8 @@ impl Monitor {
         }
         let session = self.connections.get(&number).and_then(|connection| connection.session);
         match request {
+            // One for a machine that is paused waits in it.
+            Request::Signal(signal) if session.is_none() && !self.paused => self.guest(number, &ToGuest::SignalProgram(signal)),
             Request::Signal(signal) => {
                 self.channel.message(session.unwrap_or(PROGRAM), &ToGuest::Signal(signal))?;
                 if session.is_none() {
@@ -83,11 +88,13 @@ impl Monitor {
             Request::Exec(task) => self.exec(number, task, descriptors),
             Request::Pause => self.engine(number, Asked::Pause),
             Request::Resume => self.engine(number, Asked::Resume),
-            Request::Balloon(bytes) => {
+            Request::Memory(..) if self.paused => Err(crate::Error::new("the container's machine is paused")),
+            Request::Memory(bytes, plugged) => {
                 self.machine.balloon(bytes)?;
-                self.asked_engine.push_back((Asked::Balloon, number));
+                self.asked_engine.push_back((Asked::Balloon(plugged), number));
                 Ok(())
             }
+            Request::Plugged => self.engine(number, Asked::Plugged),
             Request::SignalAll(signal) => self.guest(number, &ToGuest::SignalAll(signal)),
             Request::Watch => {
                 if let Some(connection) = self.connections.get_mut(&number) {
@@ -113,6 +120,7 @@ impl Monitor {
     fn engine(&mut self, number: u64, what: Asked) -> Result<()> {
         match what {
             Asked::Pause => self.machine.pause()?,
+            Asked::Plugged => self.machine.plugged()?,
             _ => self.machine.resume()?,
         }
         self.asked_engine.push_back((what, number));
@@ -124,7 +132,10 @@ impl Monitor {
             let Happened::Answered(answer) = happened else { continue };
             let Some((asked, number)) = self.asked_engine.pop_front() else { continue };
             let answer = match answer {
-                Ok(()) => self.engine_did(asked)?,
+                Ok(value) => match self.engine_did(asked, number, value)? {
+                    Some(answer) => answer,
+                    None => continue,
+                },
                 Err(why) => FromGuest::Refused(why),
             };
             self.answer_connection(number, &answer);
@@ -132,7 +143,8 @@ impl Monitor {
         Ok(())
     }
 
-    fn engine_did(&mut self, asked: Asked) -> Result<FromGuest> {
+    /// What follows, and the answer; none where there is more to be asked.
+    fn engine_did(&mut self, asked: Asked, number: u64, value: serde_json::Value) -> Result<Option<FromGuest>> {
         let mark = self.job.folder.join(PAUSED);
         match asked {
             Asked::Pause => {
@@ -146,9 +158,15 @@ impl Monitor {
                 self.asked_guest.push_back(0);
                 self.channel.message(MACHINE, &ToGuest::Clock(now()))?;
             }
-            Asked::Opening | Asked::Balloon => {}
+            Asked::Balloon(plugged) if self.job.memory_max.is_some() => {
+                self.machine.plug(plugged)?;
+                self.asked_engine.push_back((Asked::Plug, number));
+                return Ok(None);
+            }
+            Asked::Plugged => return Ok(Some(FromGuest::Value(value))),
+            Asked::Opening | Asked::Balloon(_) | Asked::Plug => {}
         }
-        Ok(FromGuest::Done)
+        Ok(Some(FromGuest::Done))
     }
 
     fn exec(&mut self, number: u64, task: Box<Task>, descriptors: Vec<Held>) -> Result<()> {

@@ -107,7 +107,6 @@ impl Monitor {
 
     fn program_says(&mut self, message: FromGuest) -> Result<()> {
         match message {
-            FromGuest::Hooks => self.tell_maker(&News::Hooks),
             FromGuest::Ready(codes) => {
                 self.stage = Stage::Created;
                 let outcomes = self.plan.as_ref().map(|plan| decided(plan, &codes)).unwrap_or_default();
@@ -196,6 +195,9 @@ impl super::Job {
         let mut modules = Vec::new();
         if !self.interfaces.is_empty() {
             modules.push("virtio_net");
+        }
+        if self.memory_max.is_some() {
+            modules.push("virtio_mem");
         }
         if !self.disks.is_empty() {
             modules.push("virtio_blk");

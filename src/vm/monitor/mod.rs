@@ -254,7 +254,6 @@ impl Monitor {
         let Some(maker) = &self.maker else { return Ok(()) };
         let mut byte = [0_u8; 1];
         match crate::sys::socket::recv(maker.0, &mut byte) {
-            Ok(1) if self.stage == Stage::Making => self.channel.message(PROGRAM, &ToGuest::Go),
             Ok(1) => {
                 self.recorded = true;
                 Ok(())

@@ -3,6 +3,7 @@
 #[macro_use]
 mod macros;
 
+pub mod attack;
 pub mod bundle;
 pub mod cgroups;
 pub mod compare;

@@ -23,6 +23,7 @@ pub fn probe() -> ExitCode {
         Some("life") => super::life::life(),
         Some("echo") => super::life::echo(words[1].parse().expect("a port")),
         Some("pages") => super::life::pages(words[1].parse().expect("a number")),
+        Some("attack") => super::attack::attack(&words[1]),
         Some("lock") => super::life::lock(&words[1]),
         Some("send") => super::life::send(&words[1]),
         Some("dumpable") => println!("{:?}", rustix::process::dumpable_behavior()),
@@ -85,6 +86,38 @@ fn keyring() -> String {
         Ok(n) => String::from_utf8_lossy(&buffer[..n.saturating_sub(1)]).into_owned(),
         Err(_) => format!("error: {}", std::io::Error::last_os_error()),
     }
+}
+
+/// The longest handle (linux/exportfs.h, MAX_HANDLE_SZ).
+const HANDLE: usize = 128;
+
+/// A file's handle: its kind, and its bytes (name_to_handle_at(2)).
+pub fn name_to_handle(path: &str) -> std::io::Result<(i32, Vec<u8>)> {
+    let name = std::ffi::CString::new(path).unwrap();
+    let mut handle = [0_u32; 2 + HANDLE / 4];
+    handle[0] = HANDLE as u32;
+    let mut mount = 0_i32;
+    // SAFETY: the name is a C string, the handle has the room that its first word says, and all outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, name.as_ptr(), handle.as_mut_ptr(), &raw mut mount, 0) };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let bytes = handle[2..].iter().flat_map(|word| word.to_ne_bytes()).take(handle[0] as usize).collect();
+    Ok((handle[1] as i32, bytes))
+}
+
+/// A file by its handle, on the file system that a descriptor is of (open_by_handle_at(2)).
+pub fn open_by_handle(place: BorrowedFd, kind: i32, bytes: &[u8]) -> std::io::Result<std::os::fd::OwnedFd> {
+    let mut handle = [0_u32; 2 + HANDLE / 4];
+    (handle[0], handle[1]) = (bytes.len() as u32, kind as u32);
+    for (word, piece) in handle[2..].iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([piece[0], piece[1], piece[2], piece[3]]);
+    }
+    // SAFETY: the handle has the length that its first word says, and outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_open_by_handle_at, place.as_raw_fd(), handle.as_ptr(), libc::O_RDONLY) };
+    let raw = i32::try_from(result).ok().filter(|raw| *raw >= 0).ok_or_else(std::io::Error::last_os_error)?;
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) })
 }
 
 /// Takes one notification from a seccomp listener and answers it with an error; gives the call's number and the caller's pid.
