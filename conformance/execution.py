@@ -7,19 +7,24 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 HERE = pathlib.Path(__file__).resolve().parent
 TIMEOUT_SECONDS = 180
+# How much longer everything may take in an emulated machine.
+PATIENCE = 5
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime under test. `view` is the cgroup tree it is shown (see box)."""
+    """A runtime under test. `view` is the cgroup tree it is shown (see box); `wall` is kernel or vm,
+    and `environment` what it is told by variables."""
 
     name: str
     path: str
     view: str
+    wall: str = "kernel"
+    environment: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,12 @@ def _run_box(name, test, runtime, suite, scratch):
     out, err = scratch / "stdout", scratch / "stderr"
     # To files, not pipes: a container left running holds them open.
     with open(out, "wb") as stdout, open(err, "wb") as stderr:
-        box = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True)
+        box = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True,
+                               env=dict(os.environ, **runtime.environment))
+        limit = TIMEOUT_SECONDS * (PATIENCE if runtime.wall == "vm" else 1)
         _boxes.add(box)
         try:
-            status = box.wait(TIMEOUT_SECONDS)
+            status = box.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
         finally:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import execution
 import judge
+import machines
 import report
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -21,12 +22,22 @@ HULL = CHECKOUT / "target/x86_64-unknown-linux-gnu/release/hull"
 
 @dataclass(frozen=True)
 class Expectation:
-    """A line of expected.tsv: what hull and Debian's runc should come to, and why."""
+    """A line of expected.tsv: what hull and Debian's runc should come to, and why. In a machine it is
+    the same where `vm` is empty; `n/a` is a test that says nothing of one, and fails."""
 
     test: str
     hull: str
     runc: str
     reason: str
+    vm: str
+    vm_reason: str
+
+    def result(self, runtime):
+        """What a runtime should come to: pass or fail."""
+        if runtime.name == "runc":
+            return self.runc
+        in_machine = "fail" if self.vm == "n/a" else self.vm or self.hull
+        return in_machine if runtime.wall == "vm" else self.hull
 
 
 def arguments():
@@ -43,6 +54,9 @@ def arguments():
                         help="a runtime to judge (default: hull, as built for release)")
     parser.add_argument("--with-crun", action="store_true",
                         help="also show crun, in a view of this machine with cgroup v1 alone")
+    parser.add_argument("--wall", choices=["kernel", "vm"], action="append",
+                        help="behind which wall hull runs the containers (default: kernel); both "
+                        "may be given. In machines, by emulation, the suite takes most of an hour")
     parser.add_argument("--only", metavar="TEST", action="append", help="run this test only")
     parser.add_argument("--jobs", type=int, default=2, help="tests at a time (default: 2)")
     parser.add_argument("--write-docs", action="store_true", help="write docs/conformance.md")
@@ -56,12 +70,13 @@ def expectations():
         return {row["test"]: Expectation(**row) for row in rows}
 
 
-def columns(options):
+def columns(options, suite):
     """The runtimes to show, and those among them to judge."""
     peers = [execution.Runtime("runc", "/usr/sbin/runc", "hybrid")]
     if options.with_crun:
         peers.append(execution.Runtime("crun", "/usr/bin/crun", "v1"))
     judged = []
+    walls = options.wall or ["kernel"]
     for given in options.runtime or [HULL]:
         path = pathlib.Path(given).resolve()
         if not os.access(path, os.X_OK):
@@ -69,7 +84,11 @@ def columns(options):
         name = path.name
         # A second runc is a column of its own.
         name = f"{name}'" if name in [r.name for r in peers + judged] else name
-        judged.append(execution.Runtime(name, str(path), "v1" if path.name == "crun" else "hybrid"))
+        if "kernel" in walls:
+            view = "v1" if path.name == "crun" else "hybrid"
+            judged.append(execution.Runtime(name, str(path), view))
+        if "vm" in walls:
+            judged.append(machines.runtime(path, suite))
     return peers, judged
 
 
@@ -113,8 +132,8 @@ def main():
     # A terminated run takes its boxes and cgroups down like an interrupted one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     options = arguments()
-    peers, judged = columns(options)
     suite = build_suite()
+    peers, judged = columns(options, suite)
     expected = expectations()
     tests = sorted(program.name for program in (suite / "bin").iterdir())
     if set(tests) != set(expected):
@@ -122,10 +141,10 @@ def main():
     if options.only:
         tests = [t for t in tests if t in options.only]
     verdicts = run_all(tests, peers + judged, suite, options.jobs)
-    print(report.table(tests, verdicts, expected))
+    print(report.table(tests, peers + judged, verdicts, expected))
     if options.write_docs:
-        report.write_docs(CHECKOUT / "docs/conformance.md", tests, verdicts, expected)
-    differing = report.differences(tests, [r.name for r in judged], verdicts, expected)
+        report.write_docs(CHECKOUT / "docs/conformance.md", tests, peers + judged, verdicts, expected)
+    differing = report.differences(tests, judged, verdicts, expected)
     report.print_differences(differing, verdicts, expected, suite)
     for test in tests:
         if verdicts["runc"][test].result != expected[test].runc:

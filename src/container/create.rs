@@ -194,8 +194,8 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
 
 /// The same behind the second wall.
 fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Options, crate::vm::Options), console: Option<Held>) -> Result<(Container, Made)> {
-    if options.preserve_fds > 0 {
-        return Err(Error::new("--preserve-fds cannot cross into a virtual machine"));
+    if options.preserve_fds > 0 || socket_activation().1 > 0 {
+        return Err(Error::new("descriptors of the host (--preserve-fds, LISTEN_FDS) cannot cross into a virtual machine"));
     }
     let (spec, network) = options.network.apply(store, id, spec)?;
     keep_from_hooks(0);

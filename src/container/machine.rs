@@ -75,11 +75,14 @@ impl Container {
             self.plug_in(machine.memory, plugged)?;
             return self.machine(&Request::Update(Box::new(translate::guests_part(change)))).map(drop);
         }
-        self.machine(&Request::Update(Box::new(translate::guests_part(change))))?;
-        if let Some((left, _)) = wanted {
-            self.shrink(machine, left)?;
+        group.update(&host)?;
+        if let Err(refused) = self.machine(&Request::Update(Box::new(translate::guests_part(change)))) {
+            // All or nothing: the host's part is as it was.
+            let before = self.record.spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref());
+            group.update(&Resources { memory: None, ..translate::host_limits(before, machine.memory) })?;
+            return Err(refused);
         }
-        group.update(&host)
+        wanted.map_or(Ok(()), |(left, _)| self.shrink(machine, left))
     }
 
     /// Plugs memory in, and waits until the guest has it: a program would be killed for the lack of what is still on its way.
@@ -118,7 +121,7 @@ impl Container {
     /// Another program in the guest. The process that is answered stands for it.
     pub(super) fn exec_in_machine(&self, machine: &Record, process: &Process, options: &Options, console: Option<Held>) -> Result<Child> {
         if options.preserve_fds > 0 || !options.cgroup.is_empty() {
-            return Err(Error::new("--preserve-fds and --cgroup cannot cross into a virtual machine"));
+            return Err(Error::new("--preserve-fds and --cgroup name what is the host's, which cannot cross into a virtual machine"));
         }
         // Only a container with a user namespace has a network namespace in the guest.
         let user = self.record.spec.namespace(Kind::User).is_some();

@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub const WINDOW: u32 = 64 << 10;
 /// The most that one frame of a stream carries.
 const PIECE: usize = 16 << 10;
+/// The most that a pipe keeps of its writer (`fs.pipe-max-size`): what a program's own children go on writing has no end.
+const LAST: usize = 1 << 20;
 
 /// A session's three streams (with a terminal, two).
 pub const STDIN: u32 = 0;
@@ -171,11 +173,19 @@ impl Streams {
         self.sources.contains_key(&stream) || self.sinks.get(&stream).is_some_and(|sink| sink.fd.is_some())
     }
 
-    /// Whether a source has bytes that were not sent yet: held back by its credit, or not read so far.
-    pub fn holds_bytes(&self, stream: u32) -> bool {
-        let Some(source) = self.sources.get(&stream) else { return false };
-        let mut fds = [libc::pollfd { fd: source.fd.0, events: libc::POLLIN, revents: 0 }];
-        matches!(event::poll(&mut fds, Some(0)), Ok(1)) && fds[0].revents & libc::POLLIN != 0
+    /// A source's program has ended: what it wrote last goes out whatever the credit, as it would stay in a pipe, and then the end. So no
+    /// end of a program waits for a reader.
+    pub fn finish(&mut self, channel: &mut Channel, stream: u32) {
+        if let Some(source) = self.sources.remove(&stream) {
+            let (mut buffer, mut rest) = ([0_u8; PIECE], LAST);
+            while rest > 0
+                && let Ok(count @ 1..) = file::read(source.fd.0, &mut buffer)
+            {
+                channel.put(Kind::Data, stream, &buffer[..count]);
+                rest = rest.saturating_sub(count);
+            }
+        }
+        channel.put(Kind::End, stream, &[]);
     }
 
     /// A source is read no more, and no end is told.
@@ -313,5 +323,142 @@ impl Streams {
             _ => return false,
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::os::fd::IntoRawFd;
+
+    const STREAMS: u32 = 20;
+    const PACKETS: usize = 500;
+    /// A part of the window, which is never given in smaller parts then.
+    const PACKET: usize = 1024;
+    /// Its reader has stopped.
+    const UNREAD: u32 = 99;
+
+    fn pair(kind: SockType) -> (Held, Held) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (a, b) = socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
+        (Held(a.into_raw_fd()), Held(b.into_raw_fd()))
+    }
+
+    /// What a packet of a stream holds: no two are alike.
+    fn packet(stream: u32, number: usize) -> Vec<u8> {
+        let mut seed = u64::from(stream) << 32 | number as u64 | 1 << 60;
+        let step = |_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 40) as u8
+        };
+        (0..PACKET).map(step).collect()
+    }
+
+    /// One end, what it says and what it heard.
+    struct End {
+        channel: Channel,
+        streams: Streams,
+        heard: Vec<Frame>,
+        data: usize,
+    }
+
+    impl End {
+        fn new(fd: Held) -> Self {
+            Self { channel: Channel::new(fd).unwrap(), streams: Streams::default(), heard: Vec::new(), data: 0 }
+        }
+
+        /// Carries what is ready.
+        fn turn(&mut self) {
+            let (mut fds, mut whose) = (vec![self.channel.interest()], Vec::new());
+            self.streams.interests(&mut fds, &mut whose);
+            event::poll(&mut fds, Some(0)).unwrap();
+            if fds[0].revents & libc::POLLIN != 0 {
+                assert!(self.channel.fill().unwrap());
+            }
+            while let Some(frame) = self.channel.next_frame() {
+                self.data += usize::from(frame.kind == Kind::Data);
+                if !self.streams.take(&mut self.channel, &frame) {
+                    self.heard.push(frame);
+                }
+            }
+            for (pollfd, whose) in fds[1..].iter().zip(whose) {
+                self.streams.ready(&mut self.channel, whose, pollfd.revents);
+            }
+            self.channel.flush().unwrap();
+        }
+    }
+
+    /// Writes packets until the other side takes no more; how many.
+    fn offer(to: &Held, packets: impl Iterator<Item = Vec<u8>>) -> usize {
+        packets.map_while(|bytes| file::write(to.0, &bytes).ok()).count()
+    }
+
+    /// Reads what there is.
+    fn read(from: &Held, to: &mut Vec<u8>) {
+        let mut buffer = [0; 65536];
+        while let Ok(count @ 1..) = file::read(from.0, &mut buffer) {
+            to.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_frames_garbage_between_them_and_a_reader_that_has_stopped() {
+        let (ours, theirs) = pair(SockType::Stream);
+        let (mut guest, mut host) = (End::new(ours), End::new(theirs));
+        let mut ends = Vec::new();
+        for number in (0..STREAMS).chain([UNREAD]) {
+            // A message is a frame: what is written at once is read at once.
+            let (program, source) = pair(SockType::SeqPacket);
+            let (sink, reader) = pair(SockType::Stream);
+            guest.streams.send(number, source).unwrap();
+            host.streams.receive(number, sink).unwrap();
+            ends.push((number, Some(program), reader, 0, Vec::new()));
+        }
+        let (mut signals, mut turns) = (0, 0);
+        while ends.iter().any(|(number, _, _, _, got)| *number != UNREAD && got.len() < PACKETS * PACKET) {
+            for (number, program, reader, sent, got) in &mut ends {
+                let last = if *number == UNREAD { usize::MAX } else { PACKETS };
+                if let Some(program) = program {
+                    *sent += offer(program, (*sent..last).map(|n| packet(*number, n)));
+                }
+                if *sent == last {
+                    *program = None;
+                }
+                if *number != UNREAD {
+                    read(reader, got);
+                }
+            }
+            // What is queued ends with a whole frame: the garbage comes between two.
+            guest.channel.out.extend_from_slice(b"\xf5hul \xf5hul the guest's kernel says something in between");
+            if turns % 10 == 0 {
+                host.channel.put(Kind::Message, 1, &[turns as u8]);
+                signals += 1;
+            }
+            guest.turn();
+            host.turn();
+            turns += 1;
+            // What is on the way is bounded, whatever is read or not.
+            assert!(guest.heard.len() + 1 >= signals, "a signal stands behind the streams");
+            assert!(host.streams.sinks[&UNREAD].pending.len() <= WINDOW as usize);
+        }
+        assert!(host.data >= STREAMS as usize * PACKETS, "{} frames", host.data);
+        assert_eq!(guest.streams.sources[&UNREAD].credit, 0, "the stopped reader's program is held back");
+        for (number, _, _, _, got) in &ends[..STREAMS as usize] {
+            let whole: Vec<u8> = (0..PACKETS).flat_map(|n| packet(*number, n)).collect();
+            assert!(*got == whole, "stream {number}");
+        }
+        // Its end does not wait for the reader, who finds all of it.
+        let (_, _, reader, sent, mut got) = ends.pop().unwrap();
+        guest.streams.finish(&mut guest.channel, UNREAD);
+        assert!(!guest.streams.is_open(UNREAD));
+        while host.streams.is_open(UNREAD) {
+            guest.turn();
+            host.turn();
+            read(&reader, &mut got);
+        }
+        read(&reader, &mut got);
+        assert!(got == (0..sent).flat_map(|n| packet(UNREAD, n)).collect::<Vec<u8>>(), "{} bytes of {sent} packets", got.len());
+        assert_eq!(guest.heard.len(), signals);
     }
 }

@@ -129,6 +129,8 @@ pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, V
     let message = loop {
         match nix::sys::socket::recvmsg::<()>(socket.0, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
             Err(nix::errno::Errno::EINTR) => {}
+            // It ended with something unread of ours.
+            Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
             other => break other.on("hear", "the container's monitor")?,
         }
     };

@@ -11,7 +11,7 @@
 use crate::init::Held;
 use crate::spec::Spec;
 use crate::spec::config::{Config, Mount, Namespace};
-use crate::sys::{file, process};
+use crate::sys::{file, kernel, process};
 use crate::{Context, Error, Result};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -28,12 +28,16 @@ pub fn is_sandbox(spec: &Spec) -> bool {
 /// Makes the guest's own of the namespaces that a pod shares and a machine cannot join.
 ///
 /// # Errors
-/// The uts namespace cannot be asked for its names.
+/// The ipc namespace is none; the uts namespace cannot be asked for its names.
 pub fn own(config: &mut Config) -> Result<()> {
     let namespaces = &mut config.linux.get_or_insert_default().namespaces;
     let given = |namespace: &Namespace| namespace.path.clone().filter(|path| !path.is_empty());
     for namespace in namespaces.iter_mut().filter(|namespace| namespace.typ == Some(Kind::Ipc)) {
         if let Some(path) = given(namespace) {
+            let kind = kernel::kind_of_namespace(open(&path)?.0).on("look at namespace", &path)?;
+            if kind != libc::CLONE_NEWIPC as u32 {
+                return Err(Error::new(format!("linux.namespaces: {path} is a {} namespace, where ipc is asked for", crate::plan::kind_name(kind))));
+            }
             crate::log::remark(&format!("the ipc namespace {path} is the host's: the virtual machine has its own"));
             namespace.path = None;
         }
@@ -55,12 +59,13 @@ pub fn own(config: &mut Config) -> Result<()> {
     Ok(())
 }
 
+fn open(path: &str) -> Result<Held> {
+    let name = std::ffi::CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
+    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)
+}
+
 /// Host name and domain name of a uts namespace. It is joined for that, and left: only there the kernel tells them.
 fn names(place: &str) -> Result<[String; 2]> {
-    let open = |path: &str| {
-        let name = std::ffi::CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-        file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)
-    };
     let join = |namespace: &Held| process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", place);
     let (own, theirs) = (open("/proc/self/ns/uts")?, open(place)?);
     join(&theirs)?;

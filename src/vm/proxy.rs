@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a reader may take nothing of what the program wrote, once it has ended.
+/// How long a reader may take nothing of what the program wrote, once it was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an exec's process is to do.
@@ -112,11 +112,20 @@ impl Proxy {
                 // The container, and with it all that ran there, was killed.
                 None => Ended::Killed(libc::SIGKILL),
             };
-            let until = Instant::now() + PATIENCE;
-            while !self.stdio.is_done() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            self.wait_for_readers(matches!(ended, Ended::Killed(_)).then(|| Instant::now() + PATIENCE));
             return Ok(ended);
+        }
+    }
+
+    /// What the program wrote would stay in its pipe for as long as the reader likes; here this process keeps it. A signal that would end
+    /// the program ends the wait.
+    fn wait_for_readers(&self, until: Option<Instant>) {
+        while !self.stdio.is_done() && until.is_none_or(|until| Instant::now() < until) {
+            let ends = |signal: u32| [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].contains(&(signal as i32));
+            if matches!(self.signals.read_signal(), Ok(Some(info)) if ends(info.ssi_signo)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

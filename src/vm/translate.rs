@@ -253,19 +253,19 @@ fn guest_limits(linux: &mut Linux) {
     linux.resources = linux.resources.as_ref().map(guests_part);
 }
 
-/// The limits that the guest's kernel applies.
+/// The limits that the guest's kernel applies; those that no v2 tree has are refused there.
 pub fn guests_part(resources: &Resources) -> Resources {
     let mut resources = resources.clone();
     resources.block_io = None;
     resources.network = None;
     resources.rdma.clear();
-    resources.hugepage_limits.clear();
     if let Some(cpu) = &mut resources.cpu {
         (cpu.cpus, cpu.mems) = (None, None);
         (cpu.realtime_period, cpu.realtime_runtime) = (None, None);
     }
     if let Some(memory) = &mut resources.memory {
-        (memory.kernel, memory.kernel_tcp, memory.swappiness, memory.disable_oom_killer) = (None, None, None, None);
+        // How readily the guest's memory is swapped, the host's kernel decides.
+        memory.swappiness = None;
     }
     resources
 }
@@ -276,6 +276,8 @@ pub fn host_limits(resources: Option<&Resources>, guest_memory: u64) -> Resource
     let mut resources = resources.cloned().unwrap_or_default();
     resources.devices.clear();
     resources.unified.clear();
+    // The guest's huge pages are none of the host's.
+    resources.hugepage_limits.clear();
     if let Some(memory) = &mut resources.memory {
         if memory.limit.is_some_and(|limit| limit > 0) {
             memory.limit = Some(host_memory(guest_memory));

@@ -98,7 +98,7 @@ fn program_sees_three_descriptors() {
         Bundle::of_ordinary_user(),
     ] {
         b.args(&["sleep", "1000"]);
-        assert_eq!(open_in(b.started().pid()), [0, 1, 2]);
+        assert_eq!(b.started().descriptors(), [0, 1, 2]);
     }
 }
 

@@ -59,10 +59,12 @@ mod threads;
 mod usage;
 mod user_namespaces;
 mod vm;
+mod vm_channel;
 mod vm_choice;
 mod vm_disks;
 mod vm_memory;
 mod vm_own;
+mod vm_refused;
 mod vm_share;
 mod vm_verbs;
 
@@ -117,10 +119,12 @@ const MODULES: &[&[support::harness::Test]] = &[
     usage::TESTS,
     user_namespaces::TESTS,
     vm::TESTS,
+    vm_channel::TESTS,
     vm_choice::TESTS,
     vm_disks::TESTS,
     vm_memory::TESTS,
     vm_own::TESTS,
+    vm_refused::TESTS,
     vm_share::TESTS,
     vm_verbs::TESTS,
 ];

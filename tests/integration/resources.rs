@@ -46,7 +46,7 @@ fn container_is_in_its_cgroup_everywhere() {
     let c = b.started();
     assert!(mounted().count() >= 6);
     for controller in mounted() {
-        assert_eq!(b.cgroup_file(controller, "cgroup.procs"), c.pid().to_string(), "{controller}");
+        assert_eq!(b.cgroup_file(controller, "cgroup.procs"), c.pid_inside().to_string(), "{controller}");
     }
 }
 
@@ -59,7 +59,7 @@ fn exec_is_in_the_cgroup() {
             .stdout
     };
     assert_eq!(of("self"), of("1"));
-    assert_has!(of("self"), b.cgroup);
+    assert_has!(of("self"), b.cgroup_inside());
 }
 
 fn intel_rdt_without_the_kernels_support_is_an_error() {
@@ -153,7 +153,7 @@ fn existing_cgroup_is_used() {
         fs::create_dir_all(b.cgroup_dir(controller)).unwrap();
     }
     let c = b.started();
-    assert_eq!(b.cgroup_file("pids", "cgroup.procs"), c.pid().to_string());
+    assert_eq!(b.cgroup_file("pids", "cgroup.procs"), c.pid_inside().to_string());
 }
 
 /// A file by its two names, and what it must hold in each.
@@ -186,7 +186,10 @@ fn update_by_flags() {
     assert_update(&c, &["--cpu-share", "200"], &[("cpu", SHARES, ["200", "29"])]);
     let both = [("cpu", QUOTA, ["40000", "40000 90000"]), ("cpu", ["cpu.cfs_period_us", "cpu.max"], ["90000", "40000 90000"])];
     assert_update(&c, &["--cpu-quota", "40000", "--cpu-period", "90000"], &both);
-    assert_update(&c, &["--cpuset-cpus", "0", "--cpuset-mems", "0"], &[("cpuset", ["cpuset.cpus"; 2], ["0"; 2])]);
+    // A machine's processors are the host's to choose.
+    if !crate::support::wall::is_vm() {
+        assert_update(&c, &["--cpuset-cpus", "0", "--cpuset-mems", "0"], &[("cpuset", ["cpuset.cpus"; 2], ["0"; 2])]);
+    }
 }
 
 const NEW: &str = r#"{"memory":{"limit":134217728},"cpu":{"shares":300},"pids":{"limit":44}}"#;
@@ -285,7 +288,8 @@ fn start_in_a_frozen_cgroup_does_not_hang() {
     let b = Bundle::sleeper();
     let dir = b.cgroup_dir("freezer");
     fs::create_dir(&dir).unwrap();
-    let (file, frozen, thawed) = cgroups::by_version("freezer", ("freezer.state", "FROZEN", "THAWED"), ("cgroup.freeze", "1", "0"));
+    let of_v1 = cgroups::hierarchy("freezer").is_some_and(|(version, _)| version == Version::V1);
+    let (file, frozen, thawed) = if of_v1 { ("freezer.state", "FROZEN", "THAWED") } else { ("cgroup.freeze", "1", "0") };
     fs::write(dir.join(file), frozen).unwrap();
     let (c, out) = b.try_create(&[]);
     drop(c);

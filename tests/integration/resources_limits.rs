@@ -52,9 +52,9 @@ impl Limit<'_> {
     #[track_caller]
     fn check(&self) {
         let name = cgroups::v2_name(self.controller);
-        let files = match cgroups::hierarchy(self.controller) {
-            Some((Version::V1, _)) => self.v1,
-            Some((Version::V2, _)) => self.v2,
+        let files = match cgroups::speaks(self.controller) {
+            Some(Version::V1) => self.v1,
+            Some(Version::V2) => self.v2,
             None => None,
         };
         let b = limited(&self.set);
@@ -82,8 +82,7 @@ impl Limit<'_> {
         let error = out.failure();
         let other = Bundle::sleeper();
         let _c = other.create();
-        let dir = other.cgroup_dir(self.controller);
-        let absent = files.iter().find(|(names, _)| !names.split('|').any(|name| dir.join(name).exists()));
+        let absent = files.iter().find(|(names, _)| !names.split('|').any(|name| other.cgroup_has(self.controller, name)));
         let Some((names, _)) = absent else { panic!("the kernel has every file, and yet: {error}") };
         assert!(names.split('|').any(|name| error.contains(&format!("this kernel has no {name}"))), "{names}: {error}");
         println!("the kernel has no {names}: {error}");
@@ -94,8 +93,7 @@ impl Bundle {
     #[track_caller]
     fn holds(&self, controller: &str, files: &[Held]) {
         for (names, text) in files {
-            let dir = self.cgroup_dir(controller);
-            let name = names.split('|').find(|name| dir.join(name).exists()).unwrap_or(names);
+            let name = names.split('|').find(|name| self.cgroup_has(controller, name)).unwrap_or(names);
             let held = self.cgroup_file(controller, name);
             // Files of a line a device: one of them.
             let lines = text.contains(':') || text.contains("hca") || text.contains("oom_kill_disable") || text.starts_with("default ");

@@ -5,7 +5,7 @@ use crate::descriptors::Stray;
 use crate::net_world::{HOST, World, eventually, reaches, rules, start};
 use crate::support::console::FdSocket;
 use crate::support::machine::Machine;
-use crate::support::runtime::{finish, text, until};
+use crate::support::runtime::{Container, finish, text, until};
 use crate::support::{fixture, leaks};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -16,9 +16,7 @@ tests![
     the_life_of_a_container_in_a_machine,
     run_gives_output_status_and_hooks,
     a_terminal_in_a_machine,
-    the_channel_under_load,
     a_guest_that_dies_is_an_error_with_its_console,
-    what_cannot_cross_is_refused,
     a_machine_has_its_address_and_ports,
 ];
 
@@ -87,11 +85,19 @@ fn the_life_of_a_container_in_a_machine() {
     assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/memory.max"]).success().stdout.trim(), (150 << 20).to_string());
     let much = machine.bundle.call(&["update", "--memory", "4g", &machine.bundle.id]).failure();
     assert_has!(much, "a balloon cannot grow past that");
+    refuses_what_is_the_hosts(&container);
 
     container.kill("TERM").success();
     container.wait_for("stopped");
     assert_eq!(text(volume.join("log")), "ended\n");
     assert_has!(container.exec(&["true"]).failure(), "stopped container");
+}
+
+fn refuses_what_is_the_hosts(container: &Container) {
+    for flags in [["--preserve-fds", "1"], ["--cgroup", "/below"]] {
+        assert_has!(container.exec_with(&flags, &["true"]).failure(), "--preserve-fds and --cgroup name what is the host's");
+    }
+    assert_has!(container.call(&["checkpoint"]).failure(), "a container in a virtual machine cannot be checkpointed");
 }
 
 fn run_gives_output_status_and_hooks() {
@@ -134,43 +140,6 @@ fn a_terminal_in_a_machine() {
     container.wait_for("stopped");
 }
 
-/// Twenty execs at once, five hundred lines each way; binary bytes compared by their sums; and one whose reader has stopped: the signal
-/// comes through all the same.
-fn the_channel_under_load() {
-    only_hull!("the second wall");
-    let machine = Machine::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
-    let container = machine.create(&[]);
-    container.start();
-    let id = &machine.bundle.id;
-    let mut stopped = machine.bundle.runtime.command(&["exec", id, "sh", "-c", "while :; do echo a line that nobody reads; done"]);
-    let mut stopped = leaks::spawn(stopped.stdout(Stdio::piped())).unwrap();
-    let lines = fixture::new_dir("lines").join("lines");
-    fs::write(&lines, (0..500).map(|n| format!("line {n} of the load\n")).collect::<String>()).unwrap();
-    std::thread::scope(|scope| {
-        let one = || {
-            let mut command = machine.bundle.runtime.command(&["exec", id, "sh", "-c", "while read line; do echo \"$line\"; done"]);
-            command.stdin(File::open(&lines).unwrap());
-            finish(command, crate::support::machine::LIMIT)
-        };
-        let all: Vec<_> = (0..20).map(|_| scope.spawn(one)).collect();
-        for thread in all {
-            assert_eq!(thread.join().unwrap().success().stdout, text(&lines));
-        }
-    });
-    let bytes = noise(3_000_000);
-    let mut command = machine.bundle.runtime.command(&["exec", id, "sha256sum"]);
-    command.stdin(File::open(&bytes).unwrap());
-    let out = finish(command, crate::support::machine::LIMIT).success();
-    assert_eq!(out.stdout.split(' ').next().unwrap(), sum(&bytes));
-    container.kill("TERM").success();
-    container.wait_for("stopped");
-    // Its reader is there still, and so is what had come before.
-    let mut rest = String::new();
-    stopped.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
-    assert_has!(rest, "a line that nobody reads");
-    assert_eq!(stopped.wait().map(crate::support::runtime::number).unwrap(), 137);
-}
-
 fn a_guest_that_dies_is_an_error_with_its_console() {
     only_hull!("the second wall");
     let mut machine = Machine::sh("true");
@@ -178,33 +147,6 @@ fn a_guest_that_dies_is_an_error_with_its_console() {
     let said = machine.refused();
     assert_has!(said, "the machine ended");
     assert_has!(said, "kernel panic");
-}
-
-fn what_cannot_cross_is_refused() {
-    only_hull!("the second wall");
-    let refusal = |change: &dyn Fn(&mut Machine)| {
-        let mut machine = Machine::sh("true");
-        change(&mut machine);
-        machine.refused()
-    };
-    let device = |machine: &mut Machine| { let _ = machine.bundle.mount("/dev/kmsg", "bind", "/dev/null", &["bind"]); };
-    assert_has!(refusal(&device), "character device of the host");
-    let node = |machine: &mut Machine| {
-        machine.bundle.push("/linux/devices", json!({ "path": "/dev/kmsg0", "type": "c", "major": 10, "minor": 232 }));
-    };
-    assert_has!(refusal(&node), "(10:232) is a device of the host");
-    let joined = |machine: &mut Machine| { let _ = machine.bundle.join("pid", "/proc/self/ns/pid"); };
-    assert_has!(refusal(&joined), "the pid namespace");
-    let host_network = |machine: &mut Machine| { let _ = machine.bundle.without_namespace("network"); };
-    assert_has!(refusal(&host_network), "cannot have the host's network");
-    let hook = |machine: &mut Machine| {
-        machine.bundle.set("/hooks/createContainer", json!([{ "path": "/bin/true" }]));
-    };
-    assert_has!(refusal(&hook), "hooks.createcontainer");
-    let wall = |machine: &mut Machine| {
-        machine.bundle.set("/annotations", json!({ "org.hull.wall": "brick" }));
-    };
-    assert_has!(refusal(&wall), "the walls are");
 }
 
 fn a_machine_has_its_address_and_ports() {

@@ -354,9 +354,6 @@ impl Agent {
     fn tell_the_ended(&mut self) -> Result<()> {
         let ended: Vec<u32> = self.sessions.iter().filter(|(_, session)| session.last.is_some()).map(|(number, _)| *number).collect();
         for number in ended {
-            if [STDOUT, STDERR].iter().any(|which| self.streams.holds_bytes(stream(number, *which))) {
-                continue;
-            }
             if let Some(last) = self.sessions.remove(&number).and_then(|session| session.last) {
                 if number == PROGRAM {
                     // The kill that ended it is told before its end.
@@ -365,7 +362,7 @@ impl Agent {
                     event::sync();
                 }
                 for which in [STDOUT, STDERR] {
-                    self.channel.put(Kind::End, stream(number, which), &[]);
+                    self.streams.finish(&mut self.channel, stream(number, which));
                 }
                 self.streams.forget(number);
                 self.channel.message(number, &last)?;

@@ -242,18 +242,37 @@ impl Bundle {
         c
     }
 
+    /// The cgroup's path as the container's own kernel has it: a guest's tree has one container.
+    pub fn cgroup_inside(&self) -> &str {
+        if wall::is_vm() { "/hull" } else { &self.cgroup }
+    }
+
     /// The container's cgroup folder in the hierarchy of a controller, by its v1 name.
     pub fn cgroup_dir(&self, controller: &str) -> PathBuf {
         let root = cgroups::hierarchy(controller).map_or_else(|| Path::new("/sys/fs/cgroup").join(controller), |(_, root)| root);
         root.join(self.cgroup.trim_start_matches('/'))
     }
 
+    /// A look at the container's cgroup from within: the second wall's is the guest's. Who looks is in it too, and is left out.
+    fn in_own_cgroup(&self, script: &str) -> Output {
+        let script = format!("cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); {script}");
+        self.call(&["exec", &self.id, "sh", "-c", &script])
+    }
+
+    /// Whether the container's cgroup has a file.
+    pub fn cgroup_has(&self, controller: &str, file: &str) -> bool {
+        if wall::is_vm() {
+            return self.in_own_cgroup(&format!("test -e {file}")).status == 0;
+        }
+        self.cgroup_dir(controller).join(file).exists()
+    }
+
     /// One file of the container's cgroup.
     #[track_caller]
     pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
         if wall::is_vm() {
-            let path = format!("/sys/fs/cgroup/{file}");
-            return self.call(&["exec", &self.id, "cat", &path]).success().stdout.trim().to_owned();
+            let script = format!("while read -r line; do [ \"$line\" = $$ ] || echo \"$line\"; done < {file}");
+            return self.in_own_cgroup(&script).success().stdout.trim().to_owned();
         }
         let path = self.cgroup_dir(controller).join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -50,9 +50,18 @@ pub fn version(controller: &str) -> Version {
     }
 }
 
-/// Whether the one tree is v2's.
+/// The interface of a container's controller; none where its kernel has no such controller. A guest's tree is v2's.
+pub fn speaks(controller: &str) -> Option<Version> {
+    let of_guest = |name: &str| ["cpu", "cpuset", "devices", "freezer", "hugetlb", "io", "memory", "pids", "rdma"].contains(&name);
+    match super::wall::is_vm() {
+        true => of_guest(v2_name(controller)).then_some(Version::V2),
+        false => hierarchy(controller).map(|(version, _)| version),
+    }
+}
+
+/// Whether the one tree that a container sees is v2's.
 pub fn is_pure_v2() -> bool {
-    mounts().iter().all(|(kind, ..)| kind == "cgroup2")
+    super::wall::is_vm() || mounts().iter().all(|(kind, ..)| kind == "cgroup2")
 }
 
 /// A value that differs between the interfaces.

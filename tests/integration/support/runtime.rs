@@ -26,9 +26,12 @@ pub fn path() -> PathBuf {
 
 /// Whether hull itself is driven, and not another runtime in its place.
 pub fn drives_hull() -> bool {
-    path()
-        .file_name()
-        .is_some_and(|n| n.to_string_lossy().starts_with("hull"))
+    is_hull(&path())
+}
+
+/// Whether a program is hull.
+pub fn is_hull(program: &Path) -> bool {
+    program.file_name().is_some_and(|n| n.to_string_lossy().starts_with("hull"))
 }
 
 /// crun 1.8 refuses a hybrid cgroup tree: in a mount namespace of the test's own it sees the v1 hierarchies alone.
@@ -134,7 +137,7 @@ impl Runtime {
         c.arg("--root")
             .arg(&self.state)
             .args(&self.global)
-            .args(wall::with_flags(args, self.user))
+            .args(wall::with_flags(&self.program, args, self.user))
             .stdin(Stdio::null())
             .current_dir("/");
         c.env("HULL_TEST_DIR", fixture::test_scratch());
@@ -307,6 +310,32 @@ impl<'a> Container<'a> {
     #[track_caller]
     pub fn kill(&self, signal: &str) -> Output {
         self.bundle.call(&["kill", &self.bundle.id, signal])
+    }
+
+    /// The first process's number where the container's cgroup is looked at: on the host, or from within the guest.
+    #[track_caller]
+    pub fn pid_inside(&self) -> i32 {
+        if wall::is_vm() { 1 } else { self.pid() }
+    }
+
+    /// A namespace of the first process.
+    pub fn namespace(&self, kind: &str) -> String {
+        if wall::is_vm() {
+            return self.exec(&["readlink", &format!("/proc/1/ns/{kind}")]).success().stdout.trim().to_owned();
+        }
+        fs::read_link(format!("/proc/{}/ns/{kind}", self.pid())).unwrap().display().to_string()
+    }
+
+    /// The open descriptors of the first process.
+    pub fn descriptors(&self) -> Vec<u32> {
+        let names: Vec<String> = if wall::is_vm() {
+            self.exec(&["ls", "/proc/1/fd"]).success().stdout.split_whitespace().map(str::to_owned).collect()
+        } else {
+            fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let mut all: Vec<u32> = names.iter().map(|name| name.parse().unwrap()).collect();
+        all.sort_unstable();
+        all
     }
 
     /// A file below the first process's folder in the host's `/proc`; behind the second wall, in the container's own.

@@ -50,12 +50,12 @@ pub fn readable_kernel() -> PathBuf {
     BOUND.get_or_init(bind).clone()
 }
 
-/// A command line of a user's with the choice of the wall after the verb, where it makes a container.
-pub fn with_flags(args: &[&str], user: Option<u32>) -> Vec<String> {
+/// A command line of a user's with the choice of the wall after the verb, where hull makes a container by it.
+pub fn with_flags(program: &Path, args: &[&str], user: Option<u32>) -> Vec<String> {
     let mut all: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
     let verb = all.iter().position(|arg| arg == "run" || arg == "create");
     // Words of other verbs may be called so too.
-    let verb = verb.filter(|at| *at == 0 || all[0].starts_with('-'));
+    let verb = verb.filter(|at| (*at == 0 || all[0].starts_with('-')) && super::runtime::is_hull(program));
     if let Some(at) = verb.filter(|_| is_vm() && !args.contains(&"--vm")) {
         let kernel = if user.is_some() { readable_kernel() } else { kernel() };
         all.splice(at + 1..at + 1, ["--vm".to_owned(), "--vm-kernel".to_owned(), kernel.display().to_string()]);
@@ -91,11 +91,10 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     (
         "the host's ids of a user namespace are mapped at the machine's border: in the guest its ids are mapped to themselves, and the host sees none of its processes",
         &[
-            "user_namespaces::new_user_namespace_maps_ids", "user_namespaces::ordinary_user_is_root_inside",
+            "user_namespaces::ordinary_user_is_root_inside",
             "user_namespaces::ordinary_user_execs_into_the_container", "user_namespaces::ordinary_user_without_mappings_is_root_inside",
         ],
     ),
-    ("a namespace of the host's, joined by path, cannot cross", &["user_namespaces::joined_user_namespace_is_the_one_named"]),
     ("no container is made", &["package::*", "people_cli::*"]),
     ("a fresh process for inside is the first wall's: the guest's hull is one", &["fresh_init::*"]),
     (
@@ -104,6 +103,32 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
             "exec::exec_detached_writes_the_pid_file", "exec::exec_joins_cgroup_and_namespaces", "lifecycle::state_tells_pid_bundle_annotations_and_version",
             "lifecycle::kill_all_reaches_every_process", "lifecycle::kill_of_pid_namespaces_first_process_ends_the_others", "lifecycle::pause_freezes_and_resume_thaws",
             "hooks::poststart_runs_in_start_after_the_program_has_begun", "hooks::hook_pid_has_the_new_network_namespace",
+            "descriptors::exec_sees_three_descriptors", "descriptors::stray_descriptors_do_not_reach_the_program",
+            "descriptors::what_lives_on_without_execve_lets_go", "resources_act::delete_force_of_a_frozen_sub_cgroup",
+        ],
+    ),
+    (
+        "the namespaces are the guest's: of the host's, only the network's interfaces and the uts namespace's names cross",
+        &[
+            "namespaces::namespaces_left_out_are_the_runtimes", "namespaces::namespaces_are_joined_by_path", "namespaces::pid_namespace_is_joined_by_path",
+            "namespaces::mount_namespace_is_joined_by_path", "namespaces::network_namespace_of_a_joined_user_namespace",
+            "user_namespaces::joined_user_namespace_shows_what_runc_shows", "user_namespaces::joined_user_namespace_is_the_one_named",
+        ],
+    ),
+    ("descriptors of the host's are refused (--preserve-fds, LISTEN_FDS)", &["descriptors::preserved_descriptors_reach_the_program", "descriptors::exec_preserves_descriptors", "descriptors::listen_descriptors_reach_the_program"]),
+    ("a seccomp listener is refused: the guest's kernel would have to ask the host", &["seccomp::listener_*", "seccomp::notify_on_the_handoffs_own_call_is_an_error"]),
+    (
+        "another kernel, root file system and cgroup tree look other than those that runc's container is shown on the host",
+        &["user_namespaces::root_without_user_namespace_sees_what_runc_shows", "user_namespaces::new_user_namespace_shows_what_runc_shows", "user_namespaces::ordinary_user_sees_what_runc_shows"],
+    ),
+    ("the processes are the guest's, and ps(1) is the host's", &["commands::ps_takes_options_of_ps"]),
+    ("a machine has the memory that it was booted with", &["resources::update_takes_sizes_as_people_write_them"]),
+    ("a guest's cgroup tree has one container, in /hull", &["resources::relative_cgroups_path_is_below_the_own", "resources::nested_cgroups_path"]),
+    (
+        "limits of disks, of packets' classes and of sets of processors are the host's, on the machine as a whole",
+        &[
+            "resources_limits::block_io_*", "resources_limits::cpu_sets", "resources_limits::network_*", "resources_limits::cpu_real_time",
+            "resources_act::disk_throttle_slows", "resources_act::cpu_set_is_the_programs", "resources_act::network_*",
         ],
     ),
     ("labels of the host's security modules mean nothing to the guest's kernel, and are left out", &["process::apparmor_*", "process::selinux_*"]),
