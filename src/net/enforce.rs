@@ -117,6 +117,14 @@ pub fn nft(guard: &Guard, text: &str) -> Result<String> {
     guard.share(|| run(&["--echo", "--file", "-"], text))?
 }
 
+/// Gives nft a script, in hull's own network namespace.
+///
+/// # Errors
+/// nft's own words.
+pub fn nft_script(text: &str) -> Result<()> {
+    run(&["-f", "-"], text).map(drop)
+}
+
 /// Asks nft for JSON.
 ///
 /// # Errors

@@ -129,6 +129,22 @@ struct Sink {
     ended: bool,
     /// Its descriptor comes later: what is sent meanwhile is kept.
     awaited: bool,
+    /// It is one way of a connection: its end is told to the peer, which the other way's descriptor would keep from it.
+    connection: bool,
+}
+
+impl Sink {
+    fn new(fd: Option<Held>) -> Self {
+        Self { fd, pending: VecDeque::new(), ended: false, awaited: false, connection: false }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if let (true, Some(fd)) = (self.connection, &self.fd) {
+            let _ = nix::sys::socket::shutdown(fd.0, nix::sys::socket::Shutdown::Write);
+        }
+    }
 }
 
 /// All streams of one end.
@@ -155,17 +171,38 @@ impl Streams {
     /// EBADF.
     pub fn receive(&mut self, stream: u32, fd: Held) -> Result<()> {
         event::nonblocking(fd.0).on("use", "a stream")?;
-        let kept = self.sinks.remove(&stream).filter(|sink| sink.awaited);
-        let (pending, ended) = kept.map_or((VecDeque::new(), false), |sink| (sink.pending, sink.ended));
-        if !ended || !pending.is_empty() {
-            self.sinks.insert(stream, Sink { fd: Some(fd), pending, ended, awaited: false });
+        let mut sink = self.sinks.remove(&stream).filter(|sink| sink.awaited).unwrap_or_else(|| Sink::new(None));
+        (sink.fd, sink.awaited) = (Some(fd), false);
+        if !sink.ended || !sink.pending.is_empty() {
+            self.sinks.insert(stream, sink);
         }
         Ok(())
     }
 
     /// A descriptor for a stream will come ([`Streams::receive`]); what comes before it is kept.
     pub fn expect(&mut self, stream: u32) {
-        self.sinks.insert(stream, Sink { fd: None, pending: VecDeque::new(), ended: false, awaited: true });
+        let mut sink = Sink::new(None);
+        sink.awaited = true;
+        self.sinks.insert(stream, sink);
+    }
+
+    /// A connection is carried both ways: what it brings goes out as the first stream, what comes on the second is sent over it.
+    ///
+    /// # Errors
+    /// EBADF, EMFILE.
+    pub fn connect(&mut self, (out, back): (u32, u32), socket: Held) -> Result<()> {
+        let copy = nix::fcntl::fcntl(crate::sys::socket::borrow(socket.0), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).on("copy", "a connection")?;
+        self.send(out, Held(copy))?;
+        self.receive(back, socket)?;
+        if let Some(sink) = self.sinks.get_mut(&back) {
+            sink.connection = true;
+        }
+        Ok(())
+    }
+
+    /// How many connections are carried.
+    pub fn connections(&self) -> usize {
+        self.sinks.values().filter(|sink| sink.connection).count()
     }
 
     /// Whether a stream still brings something, or holds what its sink has not taken.

@@ -20,6 +20,7 @@ use crate::plan::step::Barrier;
 use crate::security::rlimits::Limit;
 use crate::spec::config::{IdMapping, Resources};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// The session that is the machine itself.
 pub const MACHINE: u32 = 0;
@@ -177,6 +178,8 @@ pub enum ToGuest {
     Update(Box<Resources>),
     /// To the machine: nanoseconds since 1970, after a pause.
     Clock(u64),
+    /// To the machine: a connection to an address of the container's own, carried by a session's streams; there is no answer but theirs.
+    Connect(u32, SocketAddr),
 }
 
 /// A process of the guest's.

@@ -2,7 +2,7 @@
 //! some seconds.
 
 use crate::descriptors::Stray;
-use crate::net_world::{HOST, World, eventually, reaches, rules, start};
+use crate::net_world::{HOST, World, answer, eventually, reaches, rules, shell, start};
 use crate::support::console::FdSocket;
 use crate::support::machine::Machine;
 use crate::support::runtime::{Container, finish, text, until};
@@ -168,6 +168,18 @@ fn a_machine_has_its_address_and_ports() {
     }
     assert_eq!(&eventually("neighbour, by name", || reaches(&n, &id, 80)), &id);
     assert_eq!(&eventually("outside", || w.outside_reaches(HOST[0], 8080)), &id);
+    // Who forwards ports from within the namespace dials its addresses on the host's side: loopback, or its own.
+    let within = |words: &str| shell(&format!("nsenter --net=/proc/{}/ns/net timeout 20 busybox nc {words}", container.pid()));
+    for address in w.addresses("default", &id).iter().map(String::as_str).chain(["127.0.0.1"]) {
+        assert_eq!(&eventually(&format!("from within, {address}"), || answer(&within(&format!("{address} 80")))), &id);
+    }
+    // Both ways to their ends: the server's answer begins after the client's last byte.
+    let bytes = noise(3 << 20);
+    let mut serving = leaks::spawn(&mut machine.bundle.runtime.command(&["exec", &id, "nc", "-l", "-p", "90", "-e", "sha256sum"])).unwrap();
+    let said = eventually("a sum, from within", || answer(&within(&format!("127.0.0.1 90 <{}", bytes.display()))));
+    assert_eq!(said.split(' ').next().unwrap(), sum(&bytes));
+    assert!(serving.wait().unwrap().success());
+    assert_eq!(within("127.0.0.1 91").stdout, "", "nobody listens");
     let shown = container.exec(&["ip", "addr", "show", "eth0"]).success().stdout;
     assert!(w.addresses("default", &id).iter().all(|address| shown.contains(address.as_str())), "{shown}");
     container.kill("KILL").success();

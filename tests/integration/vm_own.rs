@@ -1,7 +1,7 @@
 //! The second wall of ordinary users: a machine that has no more rights on the host than they have.
 
 use crate::net_rootless::open_tun;
-use crate::net_world::{HOST, World, shell};
+use crate::net_world::{HOST, World, host_reaches, shell};
 use crate::support::machine::Machine;
 use crate::support::runtime::{text, until};
 use crate::support::{Bundle, fixture, users};
@@ -98,6 +98,8 @@ fn granted_ids_and_a_network_in_a_machine() {
     container.start();
     let w = world.unwrap();
     until("the published port", || w.outside_reaches(HOST[0], 8080).is_some_and(|said| said == id));
+    // From the host itself pasta dials the container's loopback, on the host's side.
+    until("the published port, from the host", || host_reaches("127.0.0.1", 8080).is_some_and(|said| said == id));
     let hers = fs::metadata(machine.bundle.rootfs().join("home/ada/hers")).unwrap();
     assert_eq!((hers.uid(), hers.gid()), (300_999, 300_999), "the ids that were granted");
     container.kill("KILL").success();

@@ -16,6 +16,7 @@ use crate::{Context, Error, Result};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
 /// A session as the agent keeps it.
@@ -188,7 +189,23 @@ impl Agent {
                 self.modules.load("virtio_balloon")?;
                 self.group()?.update(&resources).map(|()| Some(FromGuest::Done))
             }
+            ToGuest::Connect(session, address) => {
+                self.connect(session, address);
+                Ok(None)
+            }
             ToGuest::Clock(now) => event::set_clock(now).on("set", "the clock").map(|()| Some(FromGuest::Done)),
+        }
+    }
+
+    /// A connection from the host's side of the container's network. Where nobody listens, its end says so.
+    fn connect(&mut self, session: u32, address: SocketAddr) {
+        let (there, back) = (stream(session, STDIN), stream(session, STDOUT));
+        let program = self.sessions.get(&PROGRAM).and_then(|session| session.pidfd.as_ref());
+        let made = program.ok_or_else(|| Error::new("there is no program")).and_then(|program| network::connect(program, address));
+        if made.and_then(|socket| self.streams.connect((back, there), socket)).is_err() {
+            self.streams.forget(session);
+            self.channel.put(Kind::Closed, there, &[]);
+            self.channel.put(Kind::End, back, &[]);
         }
     }
 

@@ -1,15 +1,20 @@
 //! The guest's network interfaces: found by their hardware addresses, named, addressed, brought up and given their routes.
 
+use crate::init::Held;
 use crate::net::address::{self, Prefix};
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Namespace, Request, Socket};
 use crate::vm::message::Interface;
-use crate::{Error, Result};
+use crate::sys::netns;
+use crate::{Context, Error, Result};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use std::net::IpAddr;
+use nix::errno::Errno;
+use nix::sys::socket::{SockaddrIn, SockaddrIn6};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::time::Duration;
 
 /// Sets one interface up.
@@ -29,6 +34,23 @@ pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
     let device = find(&mut here, &interface.hardware)?;
     here.carry_out(&[link::move_to(device.index, &interface.name, &namespace.0, format!("move {} into the container", interface.name))])?;
     set_up_in(&mut Socket::inside(namespace)?, interface)
+}
+
+/// Begins a connection in the network namespace of a process, given by its pidfd.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn connect(process: &Held, address: SocketAddr) -> Result<Held> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let socket = netns::socket_in(process.0, family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0).on("make", "a socket")?;
+    let began = match address {
+        SocketAddr::V4(v4) => nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),
+        SocketAddr::V6(v6) => nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
+    };
+    match began {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(Held(socket.into_raw_fd())),
+        Err(errno) => Err(Error::sys("connect to", address, errno)),
+    }
 }
 
 fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {

@@ -1,5 +1,6 @@
 //! From a job to a machine that boots.
 
+use super::forward::Forward;
 use super::{Monitor, Stage};
 use crate::container::create::Options as CreateOptions;
 use crate::init::Held;
@@ -102,7 +103,7 @@ impl Monitor {
     pub(super) fn boot(mut job: Job, maker: Held, page: Page) -> Result<Self, (Error, Held)> {
         match Self::try_boot(&mut job, &maker) {
             Ok(parts) => {
-                let Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, nonce } = parts;
+                let Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, forward, nonce } = parts;
                 let deadline = Instant::now() + job.timeout;
                 Ok(Self {
                     job,
@@ -117,6 +118,7 @@ impl Monitor {
                     console,
                     tail: VecDeque::new(),
                     listener,
+                    forward,
                     connections: BTreeMap::new(),
                     next: 1,
                     sessions: BTreeMap::new(),
@@ -181,6 +183,8 @@ impl Monitor {
             stdio::let_go()?;
         }
         let listener = client::listen(&job.folder)?;
+        // While QEMU starts.
+        let forward = if job.interfaces.is_empty() { None } else { Forward::open() };
         let mut streams = Streams::default();
         let Ends { stdin, stdout, stderr } = ends;
         streams.receive(stream(PROGRAM, STDOUT), stdout)?;
@@ -190,7 +194,7 @@ impl Monitor {
         let nonce = nonce()?;
         channel.put(Kind::Hello, 0, &nonce);
         event::nonblocking(console.0).on("use", "the guest's console")?;
-        Ok(Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, nonce })
+        Ok(Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, forward, nonce })
     }
 }
 
@@ -204,6 +208,7 @@ struct Parts {
     signals: SignalFd,
     console: Held,
     listener: Held,
+    forward: Option<Forward>,
     nonce: [u8; 16],
 }
 

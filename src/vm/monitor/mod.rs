@@ -3,6 +3,7 @@
 
 mod boot;
 mod control;
+mod forward;
 mod life;
 
 pub use boot::{Job, hold_signals};
@@ -22,6 +23,7 @@ use crate::sys::process::Ended;
 use crate::sys::{event, file};
 use crate::{Context, Error, Result};
 use control::Connection;
+use forward::Forward;
 use nix::sys::signalfd::SignalFd;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsRawFd;
@@ -64,6 +66,8 @@ struct Monitor {
     console: Held,
     tail: VecDeque<u8>,
     listener: Held,
+    /// Connections from within the network namespace.
+    forward: Option<Forward>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
     /// Sessions of the guest's: whose they are.
@@ -121,6 +125,7 @@ enum Whose {
     Machine,
     Console,
     Listener,
+    Forward,
     Start,
     Maker,
     Connection(u64),
@@ -164,6 +169,7 @@ impl Monitor {
         add(engine, Whose::Machine);
         add(self.console.0, Whose::Console);
         add(self.listener.0, Whose::Listener);
+        self.forward.iter().flat_map(Forward::descriptors).for_each(|fd| add(fd, Whose::Forward));
         if self.stage == Stage::Created && self.job.start.0 >= 0 {
             add(self.job.start.0, Whose::Start);
         }
@@ -218,6 +224,7 @@ impl Monitor {
                 Ok(())
             }
             Whose::Listener => self.accept(),
+            Whose::Forward => self.forward(),
             Whose::Start => self.start(),
             Whose::Maker => self.maker_speaks(),
             Whose::Connection(number) => self.asked(number),
