@@ -293,11 +293,8 @@ def attach(e):
     return status["exit_code"]
 
 
-@drills("port-forward into the pod")
-def port_forward(e):
-    pod = e.pod()
-    container = e.start(pod, *SERVER)
-    e.s.until("the listener", lambda: ":1F90" in e.exec(container, "/bin/cat", "/proc/net/tcp", "/proc/net/tcp6")[1])
+def forwarded(e, pod):
+    """What the pod's server answers by port-forward is its file."""
     stream = Stream(e.call("PortForward", pod_sandbox_id=pod[0], port=[8080])["url"])
     stream.send(0, b"GET /group HTTP/1.0\r\n\r\n")
     got = b""
@@ -306,6 +303,14 @@ def port_forward(e):
         expect(message, "the stream ended:", got)
         got += message[1] if message[0] == 0 else b""
     stream.close()
+
+
+@drills("port-forward into the pod")
+def port_forward(e):
+    pod = e.pod()
+    container = e.start(pod, *SERVER)
+    e.s.until("the listener", lambda: ":1F90" in e.exec(container, "/bin/cat", "/proc/net/tcp", "/proc/net/tcp6")[1])
+    forwarded(e, pod)
     e.remove_pod(pod[0])
     return None
 

@@ -130,7 +130,7 @@ def ctr_task(e):
     return [*seen, status, ended]
 
 
-@drills("a CRI pod: output, the pod's names and address, its ports reached, exec, statistics")
+@drills("a CRI pod: output, the pod's names and address, its ports reached and forwarded, exec, statistics")
 def cri_pod(e):
     pod = e.cri.pod(namespaces=OWN_PIDS, port_mappings=[{"container_port": 8080, "host_port": 18080}])
     script = "uname -r; hostname; echo said >&2; stat -f -c %T /dev/shm; exec " + " ".join(SERVER)
@@ -138,6 +138,7 @@ def cri_pod(e):
     address = e.cri.call("PodSandboxStatus", pod_sandbox_id=pod[0])["status"]["network"]["ip"]
     e.s.until("the pod's answer", lambda: answers((address, 8080)), timeout=60)
     e.s.until("its published port", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18080)))
+    cri.forwarded(e.cri, pod)
     printed = [line for stream, line in e.cri.log(pod) if stream == "stdout"]
     own_kernel(e, printed[0])
     ran = e.cri.exec(container, "/bin/sh", "-c", f"/sbin/ip -o -4 address show eth0; /sbin/ip route; echo e >&2; exit 5")
