@@ -1,7 +1,7 @@
 //! A container or exec in the foreground: signals go in, the terminal is carried both ways, the status comes out.
 
+use super::Container;
 use super::notify::Notify;
-use super::signal::leaves_to_default;
 use super::streams::Stream;
 use crate::init::Held;
 use crate::sys::process::{self, Ended};
@@ -118,11 +118,11 @@ pub fn attend(pidfd: &Held, signals: &Signals, carried: Carried) -> Result<Ended
 ///
 /// # Errors
 /// The kernel's.
-pub fn attend_acting(pidfd: &Held, pid: i32, signals: &Signals, carried: Carried) -> Result<Ended> {
-    stay(pidfd, Some(pid), signals, carried)
+pub fn attend_acting(pidfd: &Held, container: &Container, signals: &Signals, carried: Carried) -> Result<Ended> {
+    stay(pidfd, Some(container), signals, carried)
 }
 
-fn stay(pidfd: &Held, acts_for: Option<i32>, signals: &Signals, carried: Carried) -> Result<Ended> {
+fn stay(pidfd: &Held, acts_for: Option<&Container>, signals: &Signals, carried: Carried) -> Result<Ended> {
     let mut carrier = Carrier::new(carried)?;
     let mut ended_by = None;
     let _raw = if carrier.terminal.is_some() && std::io::stdin().is_terminal() { Raw::enter() } else { None };
@@ -133,7 +133,7 @@ fn stay(pidfd: &Held, acts_for: Option<i32>, signals: &Signals, carried: Carried
             while let Ok(Some(info)) = signals.descriptor.read_signal() {
                 let signal = info.ssi_signo as i32;
                 pass_on(signal, pidfd, &carrier);
-                if ENDING.contains(&signal) && acts_for.is_some_and(|pid| leaves_to_default(pid, signal)) {
+                if ENDING.contains(&signal) && acts_for.is_some_and(|container| container.leaves_to_default(signal)) {
                     let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
                     ended_by = Some(signal);
                 }

@@ -36,17 +36,31 @@ pub fn parse(text: &str) -> Result<i32> {
 /// How long after its start at the most a program is taken to be still about to install its handlers.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// Whether a process neither catches, nor ignores, nor blocks a signal (proc_pid_status(5)).
-pub(super) fn leaves_to_default(pid: i32, signal: i32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+/// Whether a process neither catches, nor ignores, nor blocks a signal.
+fn leaves_to_default(pid: i32, signal: i32) -> bool {
+    handled(pid) & (1 << (signal - 1)) == 0
+}
+
+/// The signals that a process catches, ignores or blocks (proc_pid_status(5)), as a mask; all where it is gone.
+pub fn handled(pid: i32) -> u64 {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return u64::MAX };
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(u64::MAX)
     };
-    (mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")) & (1 << (signal - 1)) == 0
+    mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")
 }
 
 impl Container {
+    /// Whether the program does nothing about a signal; behind the second wall its own kernel is asked.
+    pub(super) fn leaves_to_default(&self, signal: i32) -> bool {
+        if self.record.vm.is_none() {
+            return leaves_to_default(self.record.pid, signal);
+        }
+        let answer = self.machine(&crate::vm::client::Request::Handled).ok().flatten();
+        answer.and_then(|mask| mask.as_u64()).is_some_and(|mask| mask & (1 << (signal - 1)) == 0)
+    }
+
     /// Sends a signal to init, or to all.
     ///
     /// # Errors

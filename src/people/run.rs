@@ -102,7 +102,7 @@ impl Job<'_> {
         let ended = match (started, ours.as_ref().map(receive_terminal).transpose()) {
             (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
                 let carried = Carried { terminal, pipes, notify };
-                attend_acting(&made.child.pidfd, container.record.pid, &signals, carried)
+                attend_acting(&made.child.pidfd, &container, &signals, carried)
             }),
             (Err(error), _) | (_, Err(error)) => Err(error),
         };

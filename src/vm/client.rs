@@ -39,6 +39,8 @@ pub enum Request {
     Stats,
     /// The processes.
     Processes,
+    /// The signals that the program catches, ignores or blocks, as a mask.
+    Handled,
     /// From here on each [`FromGuest::Oom`], to the container's end.
     Watch,
     /// New limits.

@@ -174,6 +174,8 @@ pub enum ToGuest {
     Stats,
     /// To the machine: the processes, as a list of [`Process`].
     Processes,
+    /// To the machine: the signals that the container's program catches, ignores or blocks, as a mask.
+    Handled,
     /// To the machine: new limits.
     Update(Box<Resources>),
     /// To the machine: nanoseconds since 1970, after a pause.
@@ -210,7 +212,7 @@ pub enum FromGuest {
     Oom(u64),
     /// `inside` stands before its program, or with an exec runs it; what its policies decided.
     Ready(Vec<u32>),
-    /// The program runs; or why a hook before it failed: as with [`FromGuest::Failed`].
+    /// The program runs; or why it, or a hook before it, failed: as with [`FromGuest::Failed`].
     Started(Option<(u32, i32, u32)>),
     /// A step of `inside` failed: its number, error number and detail, and how the child ended: a status, or a signal as a negative number.
     Failed(u32, i32, u32, Option<i32>),

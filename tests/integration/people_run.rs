@@ -276,6 +276,11 @@ fn volumes_show_the_hosts_paths() {
 }
 
 fn limits_are_the_kernels() {
+    if crate::support::wall::is_vm() {
+        let read = "cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); cat memory.max cpu.max pids.max";
+        let out = sh(&hull(), &small_root(), &["--memory", "48m", "--cpus", "0.25", "--pids-limit", "17"], read).success();
+        return assert_eq!(out.stdout.lines().collect::<Vec<_>>(), ["50331648", "25000 100000", "17"]);
+    }
     let read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
                 /sys/fs/cgroup/pids/pids.max";
     if !Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists() {

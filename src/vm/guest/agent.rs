@@ -184,6 +184,10 @@ impl Agent {
                 let list = self.processes()?;
                 serde_json::to_value(list).map(|value| Some(FromGuest::Value(value))).map_err(|error| Error::new(format!("processes: {error}")))
             }
+            ToGuest::Handled => {
+                let pid = self.sessions.get(&PROGRAM).map_or(0, |session| session.pid);
+                Ok(Some(FromGuest::Value(crate::container::signal::handled(pid).into())))
+            }
             ToGuest::Update(resources) => {
                 // The machine's memory may change with the limit; a guest that lives without does without the driver.
                 self.modules.load("virtio_balloon")?;

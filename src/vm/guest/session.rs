@@ -5,7 +5,6 @@
 use super::network;
 use crate::cgroups::Group;
 use crate::init::Held;
-use crate::init::report::Detail;
 use crate::net::netlink::Namespace;
 use crate::namespaces::idmap;
 use crate::namespaces::spawn::{Birth, Child, spawn};
@@ -281,16 +280,14 @@ impl Session<'_> {
         }
     }
 
-    /// Its end of the socket closes when it becomes the program, or dies; then the page says which. A program that the kernel refuses is
-    /// told of on the container's stderr.
+    /// Its end of the socket closes when it becomes the program, or dies; then the page says which.
     fn started(&self) -> FromGuest {
         let Some(child) = &self.child else { return FromGuest::Started(None) };
         let mut byte = [0_u8; 1];
         while matches!(socket::recv(child.sync.0, &mut byte), Ok(1)) {}
         let report = child.page.report();
         let (step, errno, detail) = (report.step.load(Ordering::Relaxed), report.errno.load(Ordering::Acquire), report.detail.load(Ordering::Relaxed));
-        let refused = Detail::from_code(detail) == Detail::Execve;
-        FromGuest::Started((errno != 0 && !refused).then_some((step, errno, detail)))
+        FromGuest::Started((errno != 0).then_some((step, errno, detail)))
     }
 
     fn failure(&self) -> FromGuest {

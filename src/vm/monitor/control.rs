@@ -105,6 +105,7 @@ impl Monitor {
             }
             Request::Stats => self.guest(number, &ToGuest::Stats),
             Request::Processes => self.guest(number, &ToGuest::Processes),
+            Request::Handled => self.guest(number, &ToGuest::Handled),
             Request::Update(resources) => self.guest(number, &ToGuest::Update(resources)),
         }
     }

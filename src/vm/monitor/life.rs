@@ -3,7 +3,7 @@
 use super::{Monitor, PATIENCE, Stage};
 use crate::container::create;
 use crate::init::Held;
-use crate::init::report::{Fault, Outcome};
+use crate::init::report::{Detail, Fault, Outcome};
 use crate::plan;
 use crate::plan::step::Step;
 use crate::state::Decided;
@@ -130,9 +130,13 @@ impl Monitor {
     /// Whoever waits for the start hears of it by the ends of the fifo and of the maker's socket, as from a child of the first wall.
     fn started(&mut self, fault: Option<(u32, i32, u32)>) {
         if let Some((step, errno, detail)) = fault {
+            // A program that the kernel refuses is told of on the container's stderr, and by its status.
+            let refused = Detail::from_code(detail) == Detail::Execve;
             let wait = self.plan.as_ref().and_then(|plan| plan.inside.iter().position(|placed| matches!(placed.step, Step::WaitStart {})));
             let bytes = Fault { errno: Errno::from_raw(errno), detail }.to_bytes(step - wait.unwrap_or(0) as u32);
-            let _ = crate::sys::file::write(self.job.start.0, &bytes);
+            if !refused {
+                let _ = crate::sys::file::write(self.job.start.0, &bytes);
+            }
             let report = self.page.report();
             report.step.store(step, Ordering::Relaxed);
             report.detail.store(detail, Ordering::Relaxed);

@@ -122,6 +122,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         &["user_namespaces::root_without_user_namespace_sees_what_runc_shows", "user_namespaces::new_user_namespace_shows_what_runc_shows", "user_namespaces::ordinary_user_sees_what_runc_shows"],
     ),
     ("the processes are the guest's, and ps(1) is the host's", &["commands::ps_takes_options_of_ps"]),
+    ("changes that are kept are refused: an overlay's upper folder cannot be on the share", &["people_run::changes_are_kept_where_asked", "people_run::an_ordinary_users_changes_are_kept"]),
     ("a machine has the memory that it was booted with", &["resources::update_takes_sizes_as_people_write_them"]),
     ("a guest's cgroup tree has one container, in /hull", &["resources::relative_cgroups_path_is_below_the_own", "resources::nested_cgroups_path"]),
     (
