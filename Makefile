@@ -20,9 +20,10 @@ test:
 drills:
 	scripts/test drills
 
-# The integration suite in virtual machines: hours under emulation.
+# The integration suite and that of runtime-tools in virtual machines: hours under emulation.
 test-vm:
 	tests/vm-wall
+	conformance/run --wall vm --jobs 1 --runtime target/x86_64-unknown-linux-gnu/debug/hull
 
 lint:
 	scripts/packages $(BUILD)

@@ -44,8 +44,10 @@ def write_docs(path, tests, runtimes, verdicts, expected):
     lines = [
         "# Conformance",
         "",
-        "The validation suite of OCI runtime-tools, run by `conformance/run --write-docs`, which",
-        "wrote this page. `conformance/NOTES.md` tells what the tests that others fail ask for.",
+        "The validation suite of OCI runtime-tools, run by `conformance/run --wall kernel --wall vm",
+        "--write-docs`, which wrote this page. `conformance/NOTES.md` tells what the tests that others",
+        "fail ask for. `hull-vm` is hull behind its second wall ([vm.md](vm.md)), where each container",
+        "has an emulated machine; `n/a` is a test that says nothing of a machine, and fails there.",
         "",
         "Of {} tests pass: {}.".format(
             len(tests), ", ".join(f"{name} {count}" for name, count in passing.items())),

@@ -123,7 +123,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ),
     ("the processes are the guest's, and ps(1) is the host's", &["commands::ps_takes_options_of_ps"]),
     ("changes that are kept are refused: an overlay's upper folder cannot be on the share", &["people_run::changes_are_kept_where_asked", "people_run::an_ordinary_users_changes_are_kept"]),
-    ("a machine has the memory that it was booted with", &["resources::update_takes_sizes_as_people_write_them"]),
+    ("a machine has no more memory than it was booted with, or was made to grow to", &["resources::update_takes_sizes_as_people_write_them"]),
     ("a guest's cgroup tree has one container, in /hull", &["resources::relative_cgroups_path_is_below_the_own", "resources::nested_cgroups_path"]),
     (
         "limits of disks, of packets' classes and of sets of processors are the host's, on the machine as a whole",
@@ -152,7 +152,8 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ),
     ("the terminal that edits is the guest's, and the host's end is raw", &["terminal::output_settings_are_the_kernels"]),
     ("a guest has every capability", &["capabilities::capability_that_the_machine_lacks"]),
-    ("a device of the host cannot cross", &["devices::further_devices_are_made"]),
+    ("a device of the host cannot cross", &["devices::further_devices_are_made", "resources_act::device_rules_are_replaced_by_update"]),
+    ("a machine that is paused tells nothing of its cgroup", &["resources_act::freezer_stops_the_clock"]),
     ("an overlay's folders are the host's", &["mounts::overlay_from_options"]),
     (
         "what is mounted below a volume comes by itself when it is entered, with the volume's own flags",
