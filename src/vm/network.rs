@@ -36,6 +36,18 @@ pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
     Ok(found)
 }
 
+/// Takes back what was put on the interfaces of this process's network namespace: the taps end with the machine.
+pub fn let_go() {
+    let undone = Socket::here().and_then(|mut here| {
+        let links = here.links()?;
+        let carried = links.iter().filter(|link| link.ethernet && !link.name.starts_with(TAP));
+        here.attempt(&carried.map(|link| shape::no_ingress(link.index, format!("forget what was watched on {}", link.name))).collect::<Vec<_>>())
+    });
+    if let Err(error) = undone {
+        crate::log::debug(|| format!("the interfaces are still watched: {error}"));
+    }
+}
+
 /// A tap, and the two ways between it and the interface.
 fn beside(here: &mut Socket, device: &Link, number: usize) -> Result<Tap> {
     let name = format!("{TAP}{number}");

@@ -5,6 +5,7 @@ use crate::descriptors::Stray;
 use crate::net_world::{HOST, World, answer, eventually, reaches, rules, shell, start};
 use crate::support::console::FdSocket;
 use crate::support::machine::Machine;
+use crate::support::users::Holder;
 use crate::support::runtime::{Container, finish, text, until};
 use crate::support::{fixture, leaks};
 use serde_json::{Value, json};
@@ -102,7 +103,12 @@ fn refuses_what_is_the_hosts(container: &Container) {
 
 fn run_gives_output_status_and_hooks() {
     only_hull!("the second wall");
-    let mut machine = Machine::sh("echo out; echo err >&2; id -u; cat /proc/self/status; kill -USR1 $$");
+    let mut machine = Machine::sh("echo out; echo err >&2; id -u; cat /proc/self/status; ip addr show eth0; kill -USR1 $$");
+    let network = Holder::new(&["--net"]);
+    let within = |words: &str| shell(&format!("nsenter --net={} sh -c '{words}'", network.path("net").display())).success().stdout;
+    within("ip link add eth0 type veth peer name eth1; ip addr add 10.9.8.7/24 dev eth0");
+    let namespaces = machine.bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.iter_mut().find(|namespace| namespace["type"] == "network").unwrap()["path"] = json!(network.path("net"));
     let log = fixture::new_dir("hooks").join("log");
     let hook = |name: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} $(cat) >>{}", log.display())] }]);
     for list in ["createRuntime", "poststart", "poststop"] {
@@ -117,6 +123,9 @@ fn run_gives_output_status_and_hooks() {
     assert!(out.stdout.starts_with("out\n1000\n"), "{}", out.stdout);
     assert_eq!(out.stderr, "err\n");
     assert_has!(out.stdout, "NoNewPrivs:\t1");
+    assert_has!(out.stdout, "10.9.8.7/24");
+    let left = within("tc qdisc show; nft list tables; ip -o link");
+    assert!(!left.contains("ingress") && !left.contains("hull"), "{left}");
     let said = text(&log);
     let order: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(order, ["createRuntime", "poststart", "poststop"]);

@@ -15,6 +15,8 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 
 /// More than these at once are not carried: each may have a window of bytes waiting.
 const MOST: usize = 512;
+/// Where the rule is.
+const TABLE: &str = "inet hull_vm";
 
 /// Where connections arrive: of IPv4, and of IPv6 where there is any.
 pub struct Forward {
@@ -42,10 +44,16 @@ impl Forward {
             }
         }
         // A machine that was here before, of a container that an engine starts anew in its pod, left its table.
-        let table = "inet hull_vm";
         let chain = "chain output { type nat hook output priority -100; policy accept;";
-        enforce::nft_script(&format!("add table {table}\ndelete table {table}\ntable {table} {{\n{chain}\n{rules}}}\n}}\n"))?;
+        enforce::nft_script(&format!("add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n{chain}\n{rules}}}\n}}\n"))?;
         Ok(Self { listeners: [Some(v4), v6].into_iter().flatten().collect() })
+    }
+
+    /// Takes the rule back.
+    pub fn close(self) {
+        if let Err(error) = enforce::nft_script(&format!("delete table {TABLE}\n")) {
+            crate::log::debug(|| format!("the rule for connections from within the network namespace stays: {error}"));
+        }
     }
 
     /// For poll(2).

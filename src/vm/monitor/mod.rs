@@ -16,6 +16,7 @@ use super::engine::Machine;
 use super::message::{FromGuest, PROGRAM, ToGuest};
 use super::share;
 use super::stdio::Stdio;
+use super::translate::Network;
 use crate::init::Held;
 use crate::plan::Plan;
 use crate::sys::page::Page;
@@ -273,7 +274,6 @@ impl Monitor {
         }
     }
 
-    /// A failure: before the container is made it is its maker's to tell; afterwards it goes to the log, with the end of the console.
     /// Ends QEMU and the share server, and waits: whoever waits for this process finds nothing of the machine's left. What QEMU said.
     fn end_machine(&mut self) -> String {
         let said = self.machine.kill();
@@ -281,9 +281,15 @@ impl Monitor {
             let _ = crate::sys::process::pidfd_send_signal(share.pidfd.0, libc::SIGKILL);
             let _ = crate::sys::process::wait(share.pidfd.0, false);
         }
+        // One that was given outlives the container.
+        if matches!(self.job.network, Network::Path(_)) {
+            crate::vm::network::let_go();
+            self.forward.take().map(Forward::close);
+        }
         said
     }
 
+    /// A failure: before the container is made it is its maker's to tell; afterwards it goes to the log, with the end of the console.
     fn fail(&mut self, error: &Error) -> i32 {
         let said = self.end_machine();
         self.read_console();
