@@ -284,7 +284,9 @@ impl Monitor {
         // One that was given outlives the container.
         if matches!(self.job.network, Network::Path(_)) {
             crate::vm::network::let_go();
-            self.forward.take().map(Forward::close);
+            if let Some(forward) = self.forward.take() {
+                forward.close();
+            }
         }
         said
     }
