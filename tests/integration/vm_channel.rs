@@ -69,11 +69,12 @@ fn rest_of(child: &mut Child) -> String {
 
 fn ten_thousand_frames_of_twenty_execs() {
     only_hull!("the second wall");
-    let mut machine = Machine::sh("trap 'echo caught >>/dir/log' USR1; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    let mut machine = Machine::sh("trap 'echo caught >>/dir/log' USR1; trap 'exit 0' TERM; echo >/dir/ready; while :; do sleep 0.1; done");
     let dir = fixture::new_dir("volume");
     machine.bundle.mount("/dir", "bind", dir.to_str().unwrap(), &["rbind"]);
     let container = machine.create(&[]);
     container.start();
+    until("the program", || dir.join("ready").exists());
 
     // Nobody reads what these say: one goes on for ever, one waits for its end, one has come to its own by then.
     let counting = "n=0; while :; do echo $n; n=$((n + 1)); done";
