@@ -12,13 +12,16 @@
 //!                                ◀──────  the end: success, or the error
 //! ```
 
+use super::following::Following;
 use super::log;
 use super::rpc::{Features, Kind, Options, Request, Response};
+use super::tmpfs::StandIn;
 use crate::init::Held;
 use crate::namespaces::idmap::socket_pair;
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file, mount, socket};
 use crate::{Context, Error, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use prost::Message;
 use std::ffi::CString;
@@ -37,6 +40,9 @@ pub const FIRST: i32 = 6;
 
 /// criu 3.0 was the first with the version request.
 pub const OLDEST: u32 = 30_000;
+
+/// criu 3.19 was the first that can be told to lock no network.
+pub const SKIPS_LOCK: u32 = 31_900;
 
 /// The criu program: as given, by the environment variable `HULL_CRIU`, by `criu` in the administrator's defaults ([`crate::settings`]), or the first in PATH and sbin.
 ///
@@ -88,6 +94,8 @@ pub struct World<'a> {
     pub cgroup: Option<i32>,
     /// The `tasks` files of v1 cgroups that it enters.
     pub tasks: &'a [i32],
+    /// What it finds before PATH.
+    pub stand_in: &'a StandIn,
 }
 
 /// A running criu.
@@ -99,9 +107,12 @@ pub struct Session {
     program: PathBuf,
     /// What it says where it has no log.
     messages: Held,
-    /// Major, minor and sublevel, as 40201.
+    /// Major, minor and sublevel, as 40201; known once it was greeted.
     pub version: u32,
 }
+
+/// Answers what criu tells; it may ask what is known of the images.
+pub type Answer<'a> = &'a mut dyn FnMut(Event, Option<&Following>) -> Result<()>;
 
 /// What criu tells while it works.
 pub struct Event {
@@ -186,10 +197,10 @@ fn high(raw: i32) -> Sys<i32> {
 }
 
 impl Session {
-    /// Starts criu and asks for its version.
+    /// Starts criu and sends it the question for its version. It needs milliseconds to load, which are the caller's until [`Self::greet`].
     ///
     /// # Errors
-    /// It cannot be run, or is too old to be asked.
+    /// It cannot be run.
     pub fn start(program: &Path, world: &World) -> Result<Self> {
         let inherit = world.inherit.iter().map(|raw| high(*raw).map(Held).on("copy", "a descriptor for criu")).collect::<Result<Vec<_>>>()?;
         let messages = file::memfd(c"criu:messages", 0).map(Held).on("make", "a memory file for criu's messages")?;
@@ -208,7 +219,7 @@ impl Session {
         };
         let path = c_string(program)?;
         let args = [c"criu".to_owned(), c"swrk".to_owned(), c"3".to_owned()];
-        let env = environment();
+        let env = environment(world.stand_in);
         let mut arrays = Arrays::with_room(args.len() + env.len());
         let (pid, pidfd) = match process::clone(0, world.cgroup).on("start", program.display())? {
             Cloned::Child => {
@@ -223,7 +234,8 @@ impl Session {
         drop(theirs);
         let mut session = Self { socket: Held(-1), pidfd: Some(pidfd), pid, program: program.to_owned(), messages, version: 0 };
         session.take_socket(&sync)?;
-        session.version = session.ask_version()?;
+        let question = Request { kind: Kind::Version as i32, keep_open: Some(true), ..Request::default() };
+        session.send(&question).map_err(|_| session.did_not_start())?;
         Ok(session)
     }
 
@@ -237,16 +249,20 @@ impl Session {
         socket::send(sync.0, &[0]).on("send a request to", "criu")
     }
 
-    fn ask_version(&mut self) -> Result<u32> {
-        let request = Request { kind: Kind::Version as i32, keep_open: Some(true), ..Request::default() };
-        let answer = self.send(&request).and_then(|()| self.receive()).map_err(|_| self.did_not_start())?.0;
+    /// Hears criu's version, without which nothing is asked of it.
+    ///
+    /// # Errors
+    /// It ended, or is too old to be asked.
+    pub fn greet(&mut self) -> Result<()> {
+        let answer = self.receive().map_err(|_| self.did_not_start())?.0;
         let version = answer.version.filter(|_| answer.success).ok_or_else(|| Error::new(format!("{} does not tell its version: criu 3.0 or later is needed", self.program.display())))?;
         let number = (version.major * 10_000 + version.minor * 100 + version.sublevel.unwrap_or(0)).unsigned_abs();
         crate::log::debug(|| format!("criu {} is version {}", self.program.display(), words(number)));
         if number < OLDEST {
             return Err(Error::new(format!("criu {} ({}) is too old: 3.0 or later is needed", words(number), self.program.display())));
         }
-        Ok(number)
+        self.version = number;
+        Ok(())
     }
 
     /// It ended before it said a word: the loader's message, or its exit status, which is the error number where execve failed.
@@ -272,15 +288,19 @@ impl Session {
         answer.features.filter(|_| answer.success).ok_or_else(|| Error::new(format!("criu {} cannot tell its features", words(self.version))))
     }
 
-    /// Carries one request out; `on` answers what criu tells meanwhile, and its error is criu's failure.
+    /// Carries one request out; `on` answers what criu tells meanwhile, and its error is criu's failure. Where nothing is told, the images
+    /// are followed.
     ///
     /// # Errors
     /// criu's, in its own decisive words; that of `on`.
-    pub fn carry_out(&mut self, kind: Kind, options: Options, log: &Path, on: &mut dyn FnMut(Event) -> Result<()>) -> Result<Response> {
+    pub fn carry_out(&mut self, kind: Kind, options: Options, log: &Path, mut following: Option<&mut Following>, on: Answer) -> Result<Response> {
         let request = Request { kind: kind as i32, options: Some(options), ..Request::default() };
         self.send(&request)?;
         let mut refused = None;
         loop {
+            if let Some(following) = &mut following {
+                self.wait_with(following)?;
+            }
             let (answer, descriptor) = match self.receive() {
                 Ok(pair) => pair,
                 Err(error) => return Err(refused.unwrap_or_else(|| self.failed(log, Some(error)))),
@@ -289,7 +309,7 @@ impl Session {
                 let notice = answer.notify.unwrap_or_default();
                 let event = Event { script: notice.script.unwrap_or_default(), pid: notice.pid.unwrap_or(0), descriptor };
                 crate::log::debug(|| format!("criu: {}", event.script));
-                let accepted = match on(event) {
+                let accepted = match on(event, following.as_deref()) {
                     Ok(()) => true,
                     Err(error) => {
                         refused.get_or_insert(error);
@@ -333,6 +353,22 @@ impl Session {
         socket::send(self.socket.0, &request.encode_to_vec()).on("send a request to", "criu")
     }
 
+    /// Until criu says something.
+    fn wait_with(&self, following: &mut Following) -> Result<()> {
+        loop {
+            let mut fds = [PollFd::new(socket::borrow(self.socket.0), PollFlags::POLLIN), PollFd::new(following.descriptor(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => other.on("wait for", "criu")?,
+            };
+            let ready = fds.map(|fd| fd.any() == Some(true));
+            if ready[0] {
+                return Ok(());
+            }
+            following.attend();
+        }
+    }
+
     /// One message; a descriptor may come with it.
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
         let mut bytes = vec![0_u8; 64 * 1024];
@@ -366,9 +402,9 @@ pub fn words(version: u32) -> String {
 }
 
 /// hull's own, as criu looks for iptables and its plugins by it.
-fn environment() -> Vec<CString> {
+fn environment(stand_in: &StandIn) -> Vec<CString> {
     let join = |(name, value): (std::ffi::OsString, std::ffi::OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok();
-    std::env::vars_os().filter_map(join).collect()
+    stand_in.environment(std::env::vars_os()).into_iter().filter_map(join).collect()
 }
 
 /// What a program wrote into a memory file, as far as it is of use in a sentence.

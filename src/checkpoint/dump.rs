@@ -3,8 +3,10 @@
 use super::criu::{self, Session, World};
 use super::inventory::{self, Mounts};
 use super::rpc::{self, Features, Kind};
+use super::following::Following;
 use super::images::{self, Beside};
-use super::{Common, Folders, archive, root};
+use super::tmpfs::StandIn;
+use super::{Common, Folders, archive, root, yard};
 use crate::container::{Container, Status};
 use crate::state::Store;
 use crate::{Context, Error, Result};
@@ -34,6 +36,13 @@ pub struct Dump {
     pub export: Option<PathBuf>,
     /// `--status-fd`: gets a NUL byte when lazy pages can be asked for.
     pub status_fd: Option<i32>,
+}
+
+impl Dump {
+    /// Images that are to share pages with others change by that, and have no sums.
+    fn is_summed(&self) -> bool {
+        !self.common.auto_dedup && !self.common.lazy_pages
+    }
 }
 
 /// Saves a container.
@@ -78,38 +87,38 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let folders = common.folders(LOG)?;
     let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
     let Folders { images, work, .. } = &folders;
-    let mut session = Session::start(&program, &World { images, work, inherit: &inherit, stdio: false, mounts: &[], cgroup: None, tasks: &[] })?;
-    check_features(&mut session, dump)?;
+    let stand_in = StandIn::make(&container.folder())?;
+    let world = World { images, work, inherit: &inherit, stdio: false, mounts: &[], cgroup: None, tasks: &[], stand_in: &stand_in };
+    // criu loads while hull looks at the container.
+    let mut session = Session::start(&program, &world)?;
     let mut options = options(store, container, dump, &folders)?;
-    let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
-    if !dump.pre_dump {
-        let beside = Beside::of(container, host_files(container)?)?;
-        options.external.extend(beside.files.iter().map(|(key, _)| key.clone()));
-        if super::network_is_as_made(&container.record.spec, beside.network.is_some()) {
-            options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
-        }
-        if beside.network.is_some() {
-            // hull's own: made anew for the restored container, with the same addresses.
-            options.external.push(format!("net[{}]:{}", namespace(container.record.pid, "net")?, super::NETWORK));
-        }
-        beside.write(&common.images)?;
-        let names = serde_json::to_vec(&container.record.stdio).map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;
-        images::write_private(&common.images.join(images::DESCRIPTORS), &names)?;
+    let mut beside = if dump.pre_dump { None } else { Some(Beside::of(container, host_files(container)?)?) };
+    session.greet()?;
+    check_features(&mut session, dump)?;
+    if let Some(beside) = &beside {
+        describe(container, dump, beside, &mut options)?;
     }
     // Since 3.15 criu tells when lazy pages are ready; before it takes the descriptor itself.
     if session.version < 31_500 {
         options.status_fd = dump.status_fd.map(|_| criu::FIRST);
     }
+    if session.version >= criu::SKIPS_LOCK && nothing_to_lock(container, dump, &options) {
+        options.network_lock = Some(rpc::NetworkLock::Skip as i32);
+    }
+    crate::log::debug(|| format!("criu: {options:?}"));
     let mut status = dump.status_fd.map(crate::init::Held);
-    session.carry_out(kind, options, &folders.log, &mut |event| match event.script.as_str() {
+    let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
+    let mut following = Following::begin(images, dump.is_summed());
+    session.carry_out(kind, options, &folders.log, following.as_mut(), &mut |event, following| match event.script.as_str() {
         // With the answer the source ends: what is saved must be on the disk.
-        "post-dump" => finish(container, dump).map_err(|error| error.within("the images cannot be saved")),
+        "post-dump" => finish(container, dump, (beside.take(), following)).map_err(|error| error.within("the images cannot be saved")),
         "status-ready" => status.take().map_or(Ok(()), |held| crate::sys::file::write(held.0, &[0]).map(drop).on("write to", "--status-fd")),
         _ => Ok(()),
     })?;
     if dump.pre_dump {
         // criu waits for the next one, and takes the end of the conversation for a failure.
         drop(session);
+        images::begin_writeback(&common.images)?;
         return images::settle(&common.images);
     }
     session.end(&folders.log)?;
@@ -119,18 +128,44 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     }
 }
 
+/// What criu is told by what hull keeps beside the images; and what it was given as stdin, stdout and stderr.
+fn describe(container: &Container, dump: &Dump, beside: &Beside, options: &mut rpc::Options) -> Result<()> {
+    options.external.extend(beside.files.iter().map(|(key, _)| key.clone()));
+    if super::network_is_as_made(&container.record.spec, beside.network.is_some()) {
+        options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
+    }
+    if beside.network.is_some() {
+        // hull's own: made anew for the restored container, with the same addresses.
+        options.external.push(format!("net[{}]:{}", namespace(container.record.pid, "net")?, super::NETWORK));
+    }
+    let names = serde_json::to_vec(&container.record.stdio).map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;
+    images::write_private(&dump.common.images.join(images::DESCRIPTORS), &names)
+}
+
+/// No packet comes from outside into a network namespace that has a loopback alone, and what goes through that is of the processes that
+/// stand still: only open connections could still be changed by it, and those are saved or closed on request alone.
+fn nothing_to_lock(container: &Container, dump: &Dump, options: &rpc::Options) -> bool {
+    let lonely = || {
+        let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", container.record.pid)).unwrap_or_default();
+        let mut names = devices.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).peekable();
+        names.peek().is_some() && names.all(|name| name == "lo")
+    };
+    super::may_skip_lock(&dump.common, options) && !dump.tcp_skip_in_flight && super::has_own_network(&container.record.spec) && lonely()
+}
+
 /// The processes stand still: what they changed in their root is saved, and all is brought to the disk. With the answer to criu the
 /// source may end.
-fn finish(container: &Container, dump: &Dump) -> Result<()> {
+fn finish(container: &Container, dump: &Dump, (beside, following): (Option<Beside>, Option<&Following>)) -> Result<()> {
     let folder = &dump.common.images;
     root::save(container, folder)?;
-    Beside::loosen(folder)?;
+    let mut beside = beside.unwrap_or_default();
+    beside.loosen(folder)?;
     // The disk works while the sums are made.
     images::begin_writeback(folder)?;
-    // Images that are to share pages with others change by that.
-    if !dump.common.auto_dedup && !dump.common.lazy_pages {
-        Beside::seal(folder)?;
+    if dump.is_summed() {
+        beside.sum_up(folder, &|path| following.and_then(|following| following.sum(path)))?;
     }
+    beside.write(folder)?;
     images::settle(folder)?;
     match &dump.export {
         Some(file) if !dump.leave_running => archive::pack(folder, file),
@@ -176,6 +211,7 @@ fn options(store: &Store, container: &Container, dump: &Dump, folders: &Folders)
         track_mem: (dump.parent.is_some() || dump.pre_dump).then_some(true),
         page_server: dump.page_server.as_ref().map(|(address, port)| rpc::PageServer { address: Some(address.clone()), port: Some(i32::from(*port)) }),
         freeze_cgroup: freezer(container),
+        cgroup_yard: yard::of_machine(),
         ..dump.common.options(folders, &spec.config().annotations)
     };
     for joined in super::joined(&record.facts) {
@@ -188,7 +224,6 @@ fn options(store: &Store, container: &Container, dump: &Dump, folders: &Folders)
             options.ext_mnt.push(rpc::ExternalMount { key: point, value: key });
         }
     }
-    crate::log::debug(|| format!("criu: {options:?}"));
     Ok(options)
 }
 

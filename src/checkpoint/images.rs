@@ -74,8 +74,8 @@ const SYNCED_AT_ONCE: usize = 8;
 /// # Errors
 /// The disk is full or broken: the checkpoint must not count.
 pub fn settle(folder: &Path) -> Result<()> {
-    begin_writeback(folder)?;
-    let files = files(folder)?;
+    let mut files = files(folder)?;
+    files.push(folder.to_owned());
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).on("save", path.display());
     let share = |first: usize| files.iter().skip(first).step_by(SYNCED_AT_ONCE).try_for_each(|path| sync(path));
     std::thread::scope(|scope| {
@@ -83,8 +83,7 @@ pub fn settle(folder: &Path) -> Result<()> {
         let own = share(0);
         let joined = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(Error::new(format!("save {}: a thread ended", folder.display())))));
         joined.fold(own, Result::and)
-    })?;
-    sync(folder)
+    })
 }
 
 /// The names of the former stdin, stdout and stderr.
@@ -134,14 +133,20 @@ pub struct Beside {
     pub logs: bool,
     /// Length and CRC-32 of each image; criu itself has no checksums.
     #[serde(default)]
-    pub sums: BTreeMap<String, (u64, Option<u32>)>,
+    pub sums: BTreeMap<String, Sum>,
 }
+
+/// Length in bytes, and CRC-32 unless the image is a long one.
+pub type Sum = (u64, Option<u32>);
 
 /// Images of memory beyond this size are checked by their length alone: they are read at the speed of the disk, and the program waits.
 const LONG: u64 = 64 << 20;
 
 /// Length and sum of a file.
-fn sum(path: &Path) -> Result<(u64, Option<u32>)> {
+///
+/// # Errors
+/// It cannot be read.
+pub fn sum(path: &Path) -> Result<Sum> {
     let mut file = File::open(path).on("open", path.display())?;
     let length = file.metadata().on("stat", path.display())?.len();
     if length > LONG {
@@ -190,28 +195,23 @@ impl Beside {
     ///
     /// # Errors
     /// The images cannot be read or written.
-    pub fn loosen(folder: &Path) -> Result<()> {
-        let mut beside = Self::read(folder)?;
-        if beside.files.is_empty() {
-            return Ok(());
-        }
-        beside.read_at = super::files::loosen(folder, &beside.files)?;
-        beside.write(folder)
+    pub fn loosen(&mut self, folder: &Path) -> Result<()> {
+        self.read_at = super::files::loosen(folder, &self.files)?;
+        Ok(())
     }
 
-    /// Notes what the images are.
+    /// Notes what the images are, as far as that is not `known` already.
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn seal(folder: &Path) -> Result<()> {
-        let mut beside = Self::read(folder)?;
+    pub fn sum_up(&mut self, folder: &Path, known: &dyn Fn(&Path) -> Option<Sum>) -> Result<()> {
         for path in files(folder)? {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if name != BESIDE && !name.ends_with(".log") {
-                beside.sums.insert(name.to_owned(), sum(&path)?);
+                self.sums.insert(name.to_owned(), known(&path).map_or_else(|| sum(&path), Ok)?);
             }
         }
-        beside.write(folder)
+        Ok(())
     }
 
     /// Compares the images with what they were when they were saved. Those of another runtime have no sums.

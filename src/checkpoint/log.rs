@@ -14,7 +14,7 @@ pub fn decisive(path: &Path) -> Option<String> {
 
 /// Lines that criu prints as errors and that decide nothing.
 fn is_consequence(line: &str) -> bool {
-    ["rlimit: Can't setup RLIMIT_NOFILE for self", "tun: Unable to create tun"].iter().any(|known| line.starts_with(known))
+    ["rlimit: Can't setup RLIMIT_NOFILE for self", "tun: Unable to create tun", "exited, status="].iter().any(|known| line.starts_with(known))
 }
 
 /// What to do, where the line tells it.

@@ -11,6 +11,7 @@ mod clone;
 mod criu;
 mod dump;
 mod files;
+mod following;
 mod hold;
 mod images;
 mod inventory;
@@ -20,6 +21,8 @@ mod restore;
 mod root;
 mod rpc;
 mod targets;
+mod tmpfs;
+mod yard;
 
 pub use archive::unpack;
 pub use clone::{Clones, clone};
@@ -27,6 +30,7 @@ pub use dump::{Dump, checkpoint};
 pub use images::Beside;
 pub use restore::{Bring, restore};
 pub use rpc::{CgroupMode, NetworkLock};
+pub use tmpfs::{is_stand_in, stand_in};
 
 use crate::facts::Owner;
 use crate::plan::Plan;
@@ -112,6 +116,12 @@ impl Common {
     }
 }
 
+/// Whether criu's network lock is hull's to leave out where there is nothing to hold back: nobody asked for one, and there are no open
+/// connections to be kept or closed.
+fn may_skip_lock(common: &Common, options: &rpc::Options) -> bool {
+    options.network_lock.is_none() && options.config_file.is_none() && !common.tcp_established && !common.tcp_close
+}
+
 /// criu's own configuration file: the annotation's (none at all where it is empty), hull's, or the one that engines write for runc.
 fn config_file(annotations: &std::collections::BTreeMap<String, String>) -> Option<String> {
     match annotations.get("org.criu.config") {
@@ -153,10 +163,15 @@ fn has_own_network(spec: &Spec) -> bool {
 /// make; and where no process of the container can have changed anything (capabilities(7)). Otherwise criu saves and restores it whole.
 fn network_is_as_made(spec: &Spec, on_hulls: bool) -> bool {
     let config = spec.config();
-    let hooked = config.hooks.as_ref().is_some_and(|hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() || !hooks.create_container.is_empty());
     let bounding = config.process.as_ref().and_then(|process| process.capabilities.as_ref()).map(|all| &all.bounding);
     let may_change = bounding.is_some_and(|bounding| bounding.iter().any(|name| matches!(name.as_str(), "CAP_NET_ADMIN" | "CAP_SYS_ADMIN")));
-    has_own_network(spec) && !on_hulls && (hooked || !may_change)
+    has_own_network(spec) && !on_hulls && (hooks_may_wire(spec) || !may_change)
+}
+
+/// Whether there are hooks that may put links into the container's network namespace.
+fn hooks_may_wire(spec: &Spec) -> bool {
+    let hooks = spec.config().hooks.as_ref();
+    hooks.is_some_and(|hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() || !hooks.create_container.is_empty())
 }
 
 /// The plan by which a container was made, made anew from its record.

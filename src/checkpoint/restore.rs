@@ -5,7 +5,8 @@ use super::images::{self, Beside};
 use super::inventory::{self, External};
 use super::life::{self, Life};
 use super::rpc::{self, CgroupMode, Kind};
-use super::{Common, Folders, NETWORK, has_own_network, hold, joined, root, targets};
+use super::tmpfs::StandIn;
+use super::{Common, Folders, NETWORK, has_own_network, hold, joined, root, targets, yard};
 use crate::cgroups::Group;
 use crate::container::Container;
 use crate::container::create::{self, Compiled, Options};
@@ -76,9 +77,6 @@ pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Opt
     check_images(&bring.common.images)?;
     let program = criu::find(bring.common.criu.as_deref())?;
     let beside = Beside::read(&bring.common.images)?;
-    if !bring.common.auto_dedup {
-        beside.verify(&bring.common.images)?;
-    }
     let identity = if bring.copy { Identity::New } else { Identity::Same };
     let setup = beside.network.as_ref().map(|saved| saved.setup(store, id, identity)).transpose()?;
     let spec = if setup.is_some() { wired(store, id, spec)? } else { spec.clone() };
@@ -88,7 +86,7 @@ pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Opt
     let former = beside.spec.as_ref().filter(|spec| spec.namespace(LinuxNamespaceType::Uts).is_some_and(|uts| uts.path.is_none()));
     let former = former.and_then(|spec| spec.config().hostname.as_ref());
     let lock = store.make(id)?;
-    let result = bring_back(store, id, &compiled, bring, (&program, console, &options, former));
+    let result = bring_back(store, id, &compiled, (bring, &beside), (&program, console, &options, former));
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -172,7 +170,7 @@ fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate:
 /// criu, the console, the root's layers, and the host name in the images.
 type Given<'a> = (&'a Path, Option<Held>, &'a Options, Option<&'a String>);
 
-fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (program, console, asked, former): Given) -> Result<(Container, Held)> {
+fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&Bring, &Beside), (program, console, asked, former): Given) -> Result<(Container, Held)> {
     let Compiled { spec, facts, plan, .. } = compiled;
     let (folder, layers) = (store.folder(id), asked.layers.as_ref());
     let mut record = create::blank_record(id, spec, facts.clone(), (asked, create::stdio()));
@@ -180,7 +178,7 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     let point = MountPoint::make(folder.join(ROOT))?;
     let root = &point.0;
     let folders = bring.common.folders(LOG)?;
-    record.outcomes = Beside::read(&bring.common.images)?.outcomes;
+    record.outcomes.clone_from(&beside.outcomes);
     let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
     let mounts = root::prepare(plan, spec, layers, (&folder, root), (&folders.images, bring.copy))?;
     root::point_at(&mut externals, plan, &folder);
@@ -196,10 +194,15 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     if bring.common.cgroups == Some(CgroupMode::Strict) {
         refuse_existing_cgroups(plan)?;
     }
+    let stand_in = StandIn::make(&folder)?;
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
-        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks })
+        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks, stand_in: &stand_in })
     })?;
-    let mut options = options(bring, &folders, compiled, root, &externals)?;
+    // criu loads while hull reads the images; it is asked for nothing before they are found whole.
+    if !bring.common.auto_dedup {
+        beside.verify(images)?;
+    }
+    let mut options = options((bring, beside), &folders, compiled, root, &externals)?;
     options.cg_root = cgroup_roots(session.pid)?;
     for (descriptor, (key, _)) in (criu::FIRST..).zip(&keys) {
         options.inherit_fd.push(rpc::InheritFd { key: (*key).to_owned(), descriptor });
@@ -208,9 +211,11 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, bring: &Bring, (prog
     if empty_network {
         options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
     }
+    session.greet()?;
+    leave_out(&mut options, &bring.common, spec, images, (session.version >= criu::SKIPS_LOCK && empty_network, record.cgroup.is_some()));
     crate::log::debug(|| format!("criu: {options:?}"));
     let mut life = Life { store, record, spec, plan, console, empty_network, pid: 0, pidfd: None };
-    let answer = session.carry_out(Kind::Restore, options, log, &mut |event| life.on(event))?;
+    let answer = session.carry_out(Kind::Restore, options, log, None, &mut |event, _| life.on(event))?;
     let pid = answer.restore.map_or(life.record.pid, |restored| restored.pid);
     session.end(log).inspect_err(|_| kill(pid))?;
     life.compare_privileges();
@@ -241,6 +246,18 @@ fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::ne
     match &spec.config().hostname {
         Some(name) if former.is_some_and(|former| former != name) => life::rename(pidfd, name),
         _ => Ok(()),
+    }
+}
+
+/// What criu need not do, unless it was asked for: hold packets back where there is no link that could bring one, and move processes into
+/// the cgroup that they are born in.
+fn leave_out(options: &mut rpc::Options, common: &Common, spec: &Spec, images: &Path, (lonely, in_cgroup): (bool, bool)) {
+    if lonely && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
+        options.network_lock = Some(rpc::NetworkLock::Skip as i32);
+    }
+    let own_namespace = spec.namespace(LinuxNamespaceType::Cgroup).is_some();
+    if in_cgroup && !own_namespace && common.cgroups.is_none() && options.config_file.is_none() && yard::is_flat(images) {
+        options.manage_cgroups_mode = Some(CgroupMode::Ignore as i32);
     }
 }
 
@@ -323,7 +340,7 @@ fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
     Ok(roots)
 }
 
-fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, externals: &[External]) -> Result<rpc::Options> {
+fn options((bring, beside): (&Bring, &Beside), folders: &Folders, compiled: &Compiled, root: &Path, externals: &[External]) -> Result<rpc::Options> {
     let spec = &compiled.spec;
     let root = root.canonicalize().on("open", root.display())?;
     let mut options = rpc::Options {
@@ -364,11 +381,10 @@ fn options(bring: &Bring, folders: &Folders, compiled: &Compiled, root: &Path, e
             options.inherit_fd.push(rpc::InheritFd { key: name, descriptor: number });
         }
     }
-    let beside = images::Beside::read(&bring.common.images)?;
     for (stream, position) in &beside.read_at {
         // What is no file here has no place to go on at.
         let _ = file::seek_to(*stream, *position);
     }
-    options.inherit_fd.extend(beside.files.into_iter().map(|(key, descriptor)| rpc::InheritFd { key, descriptor }));
+    options.inherit_fd.extend(beside.files.iter().map(|(key, descriptor)| rpc::InheritFd { key: key.clone(), descriptor: *descriptor }));
     Ok(options)
 }

@@ -172,6 +172,8 @@ pub struct Options {
     pub(super) tcp_close: Option<bool>,
     #[prost(string, optional, tag = "53")]
     pub(super) lsm_profile: Option<String>,
+    #[prost(string, optional, tag = "60")]
+    pub(super) cgroup_yard: Option<String>,
     #[prost(string, optional, tag = "63")]
     pub(super) lsm_mount_context: Option<String>,
     #[prost(enumeration = "NetworkLock", optional, tag = "64")]

@@ -232,6 +232,10 @@ pub fn main() -> u8 {
     if crate::vm::guest::is_first() {
         crate::vm::guest::main();
     }
+    if crate::checkpoint::is_stand_in() {
+        crate::sys::entry::prepare();
+        return crate::checkpoint::stand_in();
+    }
     crate::sys::entry::spare_the_heap();
     // containerd's restore says it with one dash.
     let args: Vec<OsString> = std::env::args_os().map(|arg| if arg == "-no-subreaper" { "--no-subreaper".into() } else { arg }).collect();
