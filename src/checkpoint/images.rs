@@ -75,7 +75,7 @@ const SYNCED_AT_ONCE: usize = 8;
 /// The disk is full or broken: the checkpoint must not count.
 pub fn settle(folder: &Path) -> Result<()> {
     let mut files = files(folder)?;
-    files.push(folder.to_owned());
+    files.insert(0, folder.to_owned());
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).on("save", path.display());
     let share = |first: usize| files.iter().skip(first).step_by(SYNCED_AT_ONCE).try_for_each(|path| sync(path));
     std::thread::scope(|scope| {

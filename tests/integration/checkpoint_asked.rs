@@ -1,7 +1,6 @@
 //! What is asked of checkpoint reaches criu; what needs a terminal, a page server or an empty network is carried out.
 
-use crate::checkpoint_safety::fields;
-use crate::checkpoint_world::{Saved, bundle, count, counter, criu, guard, passed, started};
+use crate::checkpoint_world::{Double, Saved, bundle, count, counter, criu, guard, passed, started};
 use crate::support::{Bundle, fixture, leaks, runtime, until};
 use prost::encoding::encode_varint;
 use serde_json::json;
@@ -20,10 +19,8 @@ tests![
 fn each_option_reaches_criu() {
     only_hull!("what hull asks of criu");
     let mut b = bundle("sleep 1000");
-    let folder = fixture::new_dir("double");
-    fs::copy(std::env::current_exe().unwrap(), folder.join("criu")).unwrap();
-    b.runtime.global = vec!["--criu".into(), folder.join("criu").to_str().unwrap().into()];
-    let _c = started(&b);
+    let double = Double::of(&mut b);
+    let c = started(&b);
     let net = libc::CLONE_NEWNET as u64;
     let table: &[(&[&str], u64, u64)] = &[
         (&["--leave-running"], 3, 1),
@@ -46,13 +43,23 @@ fn each_option_reaches_criu() {
     ];
     for (flags, field, value) in table {
         Saved::new().checkpoint(&b, flags).failure();
-        let request = fs::read(folder.join("request")).unwrap();
-        let of = |message, number: u64| fields(message).into_iter().find(|(one, _)| *one == number).map(|(_, bytes)| bytes);
-        assert_eq!(of(&request, 1), Some(&[1][..]), "{flags:?}: a dump");
         let mut asked = vec![];
         encode_varint(*value, &mut asked);
-        assert_eq!(of(of(&request, 2).unwrap(), *field), Some(&asked[..]), "{flags:?}");
+        assert_eq!(double.asked(*field), (vec![1], vec![asked]), "{flags:?}");
     }
+    // The network is locked where there may be something to hold back: connections to keep or to close, or a link.
+    let lock = |flags: &[&str]| {
+        Saved::new().checkpoint(&b, flags).failure();
+        double.option(64)
+    };
+    assert_eq!(lock(&[]), Some(vec![3]));
+    for flag in ["--tcp-established", "--tcp-close", "--tcp-skip-in-flight"] {
+        assert_eq!(lock(&[flag]), None, "{flag}");
+    }
+    let mut link = Command::new("nsenter");
+    link.arg(format!("--net=/proc/{}/ns/net", c.pid())).args(["ip", "link", "add", "type", "veth"]);
+    runtime::finish(link, runtime::LIMIT).success();
+    assert_eq!(lock(&[]), None);
 }
 
 /// criu's own page server, in a network namespace that the test makes.

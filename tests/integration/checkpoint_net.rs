@@ -1,6 +1,6 @@
 //! hull's own networks over a checkpoint: the address, the ports, and connections that were open.
 
-use crate::checkpoint_world::{Saved, criu, guard, started_with, version};
+use crate::checkpoint_world::{Saved, criu, guard, same, started_with, version};
 use crate::net_world::{World, eventually, host_reaches, rules};
 use crate::support::{Bundle, Container, until};
 use serde_json::json;
@@ -129,7 +129,8 @@ fn a_copy_has_an_address_of_its_own() {
     let b = echo(&w);
     let (c, mut stream) = serve(&w, &b);
     talk(&mut stream, 1);
-    let mut copy = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: format!("{}-copy", b.id), runtime: b.runtime.clone(), cgroup: b.cgroup.clone() };
+    let mut copy = same(&b);
+    copy.id.push_str("-copy");
     copy.cgroup.push_str("-copy");
     let copied = guard(&copy);
     b.call(&["clone", "--share-volumes", &b.id, &copy.id]).success();

@@ -1,7 +1,6 @@
 //! The options of checkpoint and restore, one by one: what fails without one, and what is there again with it.
 
-use crate::checkpoint_safety::fields;
-use crate::checkpoint_world::{Saved, another, count, counter, own_network, passed, started, with_criu};
+use crate::checkpoint_world::{Double, Saved, another, count, counter, own_network, passed, same, started, with_criu};
 use crate::support::{Bundle, Container, cgroups, fixture, harness, runtime, until};
 use serde_json::json;
 use std::fs::{self, File};
@@ -173,21 +172,15 @@ fn what_no_kernel_here_has_reaches_criu() {
     passed(&b, 1);
     let saved = Saved::new();
     saved.dumped(&b, &["--leave-running"]);
-    let folder = fixture::new_dir("double");
-    fs::copy(std::env::current_exe().unwrap(), folder.join("criu")).unwrap();
     let mut other = another(&b);
-    other.runtime.global = vec!["--criu".into(), folder.join("criu").to_str().unwrap().into()];
-    let asked = |number: u64| {
-        let request = fs::read(folder.join("request")).unwrap();
-        let options = fields(&request).into_iter().find(|(number, _)| *number == 2).unwrap().1;
-        fields(options).into_iter().find(|(one, _)| *one == number).map(|(_, bytes)| bytes.to_vec())
-    };
+    let double = Double::of(&mut other);
+    let asked = |number: u64| double.option(number);
     let context = "system_u:object_r:container_file_t:s0:c1,c2";
     saved.restore(&other, &["--lsm-mount-context", context]).failure();
     assert_eq!((asked(63).as_deref(), asked(7).as_deref()), (Some(context.as_bytes()), Some(&[0][..])));
     saved.restore(&other, &["--shell-job"]).failure();
     assert_eq!((asked(63), asked(7).as_deref()), (None, Some(&[1][..])));
-    let mut dumping = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: b.id.clone(), runtime: b.runtime.clone(), cgroup: b.cgroup.clone() };
+    let mut dumping = same(&b);
     dumping.runtime.global = other.runtime.global;
     Saved::new().checkpoint(&dumping, &["--shell-job"]).failure();
     assert_eq!(asked(7).as_deref(), Some(&[1][..]));

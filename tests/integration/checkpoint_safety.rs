@@ -1,9 +1,8 @@
 //! Whatever fails, the source is as it was: running, thawed, its network unlocked; and nothing of a failed restore is left.
 
-use crate::checkpoint_world::{Saved, bundle, counter, criu, guard, passed, started, succeeds};
+use crate::checkpoint_world::{Double, Saved, bundle, counter, criu, fields, guard, passed, same, started, succeeds};
 use crate::support::cgroups::by_version;
 use crate::support::{Bundle, fixture, runtime, until, users};
-use prost::encoding::decode_varint;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -67,7 +66,7 @@ fn an_image_that_cannot_be_saved_leaves_the_source_running() {
     let b = counter();
     let c = started(&b);
     passed(&b, 1);
-    // At an image, and at the folder, which is last.
+    // At an image, and at the folder.
     let saved = Saved::new();
     assert!(!injected(&b, &saved, &["-e", "inject=fsync:error=EIO:when=2"]));
     is_as_it_was(&b, c.pid());
@@ -147,19 +146,6 @@ fn each_damaged_image_is_named() {
     saved.restore(&b, &[]).success();
 }
 
-/// The fields of a message (protocol buffers, Encoding): their numbers and bytes; a number's as they stand there.
-pub fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
-    let mut found = vec![];
-    while !bytes.is_empty() {
-        let tag = decode_varint(&mut bytes).unwrap();
-        let whole = bytes;
-        let length = decode_varint(&mut bytes).unwrap() as usize;
-        let value = if tag & 7 == 2 { bytes.split_off(..length).unwrap() } else { &whole[..whole.len() - bytes.len()] };
-        found.push((tag >> 3, value));
-    }
-    found
-}
-
 /// The test's own program stands for criu and writes the request down: each external mount in it is one of the plan's steps, with the
 /// plan's target, and all of the plan's are there.
 fn external_mounts_come_from_the_plan() {
@@ -168,19 +154,15 @@ fn external_mounts_come_from_the_plan() {
     let data = fixture::new_dir("data");
     b.mount("/data", "bind", data.to_str().unwrap(), &["bind"]);
     b.mount("/deep/er", "bind", data.to_str().unwrap(), &["bind", "ro"]);
-    let folder = fixture::new_dir("double");
-    fs::copy(std::env::current_exe().unwrap(), folder.join("criu")).unwrap();
-    b.runtime.global = vec!["--criu".into(), folder.join("criu").to_str().unwrap().into()];
+    let double = Double::of(&mut b);
     let c = started(&b);
     let said = Saved::new().checkpoint(&b, &[]).failure();
     assert_has!(said, "criu");
     assert_eq!(c.status(), "running");
-    let request = fs::read(folder.join("request")).unwrap();
-    let options = fields(&request).into_iter().find(|(number, _)| *number == 2).unwrap().1;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut given: Vec<(String, String)> = vec![];
-    for (_, mount) in fields(options).into_iter().filter(|(number, _)| *number == 23) {
-        let parts = fields(mount);
+    for mount in double.asked(23).1 {
+        let parts = fields(&mount);
         given.push((text(parts[0].1), text(parts[1].1)));
     }
     let plan: Value = serde_json::from_str(&b.call(&["plan", "--format", "json", b.dir.to_str().unwrap()]).success().stdout).unwrap();
@@ -225,7 +207,7 @@ fn a_failed_restore_leaves_nothing() {
     saved.dumped(&b, &[]);
     drop(c);
     let hooked = {
-        let mut other = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: b.id.clone(), runtime: b.runtime.clone(), cgroup: b.cgroup.clone() };
+        let mut other = same(&b);
         other.push("/hooks/prestart", json!({ "path": "/bin/false" }));
         other
     };

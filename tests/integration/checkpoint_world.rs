@@ -2,6 +2,7 @@
 
 use crate::support::runtime::{Output, drives_hull};
 use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
+use prost::encoding::decode_varint;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -162,12 +163,57 @@ impl Saved {
     }
 }
 
+/// The same bundle and container once more.
+pub fn same(b: &Bundle) -> Bundle {
+    Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: b.id.clone(), runtime: b.runtime.clone(), cgroup: b.cgroup.clone() }
+}
+
+/// The test's own program in criu's place: it writes down what it is asked, and refuses it.
+pub struct Double(PathBuf);
+
+impl Double {
+    /// Puts it in criu's place for a bundle's runtime.
+    pub fn of(b: &mut Bundle) -> Self {
+        let folder = fixture::new_dir("double");
+        fs::copy(std::env::current_exe().unwrap(), folder.join("criu")).unwrap();
+        b.runtime.global = vec!["--criu".into(), folder.join("criu").to_str().unwrap().into()];
+        Self(folder)
+    }
+
+    /// The last request's kind, and the values of one of its options, by the numbers of criu's published `rpc.proto`.
+    pub fn asked(&self, number: u64) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let request = fs::read(self.0.join("request")).unwrap();
+        let part = |number: u64| fields(&request).into_iter().find(|(one, _)| *one == number).unwrap().1;
+        let values = fields(part(2)).into_iter().filter(|(one, _)| *one == number).map(|(_, bytes)| bytes.to_vec());
+        (part(1).to_vec(), values.collect())
+    }
+
+    /// The value of an option that is given once.
+    pub fn option(&self, number: u64) -> Option<Vec<u8>> {
+        self.asked(number).1.pop()
+    }
+}
+
+/// The fields of a message (protocol buffers, Encoding): their numbers and bytes; a number's as they stand there.
+pub fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
+    let mut found = vec![];
+    while !bytes.is_empty() {
+        let tag = decode_varint(&mut bytes).unwrap();
+        let whole = bytes;
+        let length = decode_varint(&mut bytes).unwrap() as usize;
+        let value = if tag & 7 == 2 { bytes.split_off(..length).unwrap() } else { &whole[..whole.len() - bytes.len()] };
+        found.push((tag >> 3, value));
+    }
+    found
+}
+
 /// The same bundle under Debian's runc, with a store of its own.
 pub fn with_runc(b: &Bundle) -> Bundle {
     if !drives_hull() {
         skip!("for hull and runc together");
     }
-    let mut other = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: format!("{}-runc", b.id), runtime: b.runtime.clone(), cgroup: b.cgroup.clone() };
+    let mut other = same(b);
+    other.id.push_str("-runc");
     other.runtime.program = PathBuf::from("/usr/sbin/runc");
     other.runtime.state = fixture::new_dir("runc").join("state");
     if !other.runtime.program.exists() {
@@ -202,7 +248,9 @@ pub fn own_network() {
 
 /// The same bundle for a second container beside the first, with a cgroup of its own.
 pub fn another(b: &Bundle) -> Bundle {
-    let mut other = Bundle { dir: b.dir.clone(), spec: b.spec.clone(), id: format!("{}-2", b.id), runtime: b.runtime.clone(), cgroup: format!("{}-2", b.cgroup) };
+    let mut other = same(b);
+    other.id.push_str("-2");
+    other.cgroup.push_str("-2");
     other.set("/linux/cgroupsPath", serde_json::json!(other.cgroup));
     other
 }

@@ -19,6 +19,7 @@ mod checkpoint_memory;
 mod checkpoint_net;
 mod checkpoint_options;
 mod checkpoint_safety;
+mod checkpoint_tmpfs;
 mod checkpoint_world;
 mod commands;
 mod descriptors;
@@ -81,6 +82,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     checkpoint_net::TESTS,
     checkpoint_options::TESTS,
     checkpoint_safety::TESTS,
+    checkpoint_tmpfs::TESTS,
     commands::TESTS,
     descriptors::TESTS,
     devices::TESTS,
