@@ -236,6 +236,10 @@ pub fn main() -> u8 {
         crate::sys::entry::prepare();
         return crate::checkpoint::stand_in();
     }
+    command()
+}
+
+fn command() -> u8 {
     crate::sys::entry::spare_the_heap();
     // containerd's restore says it with one dash.
     let args: Vec<OsString> = std::env::args_os().map(|arg| if arg == "-no-subreaper" { "--no-subreaper".into() } else { arg }).collect();
