@@ -2,12 +2,14 @@
 
 use super::criu::{self, Session, World};
 use super::inventory::{self, Mounts};
+use super::lock::Locks;
 use super::rpc::{self, Features, Kind};
 use super::following::Following;
 use super::images::{self, Beside};
 use super::tmpfs::StandIn;
 use super::{Common, Folders, archive, root, yard};
 use crate::container::{Container, Status};
+use crate::net::Namespace;
 use crate::state::Store;
 use crate::{Context, Error, Result};
 use std::path::PathBuf;
@@ -61,7 +63,9 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
         status => return Err(Error::new(format!("container cannot be checkpointed in {} state", status.word()))),
     }
     let frozen = container.status() == Status::Paused;
-    save(store, &container, dump).inspect_err(|_| leave_as_it_was(&container, frozen))?;
+    let network = lockable(&container, dump);
+    let before = network.as_ref().filter(|_| !super::has_own_network(&container.record.spec)).map(Locks::of).unwrap_or_default();
+    save(store, &container, dump).inspect_err(|_| leave_as_it_was(&container, frozen, network.as_ref().map(|network| (network, &before))))?;
     if dump.pre_dump || dump.leave_running {
         return Ok(());
     }
@@ -70,8 +74,21 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     ended
 }
 
-/// criu lets the processes go on by itself; one that was killed over it may have left the freezer closed.
-fn leave_as_it_was(container: &Container, frozen: bool) {
+/// The network namespace, if criu may lock something in it. In one that the container shares, where others may have connections of theirs
+/// saved, that is open connections alone.
+fn lockable(container: &Container, dump: &Dump) -> Option<Namespace> {
+    let connections = dump.common.tcp_established || dump.common.tcp_close;
+    let may_lock = connections || super::has_own_network(&container.record.spec);
+    may_lock.then(|| Namespace::of_process(container.record.pid).ok()).flatten()
+}
+
+/// criu lets the processes go on by itself; one that was killed over it may have left the freezer closed, and the network locked.
+fn leave_as_it_was(container: &Container, frozen: bool, network: Option<(&Namespace, &Locks)>) {
+    if let Some((namespace, before)) = network
+        && let Err(error) = Locks::of(namespace).remove(namespace, before)
+    {
+        crate::log::warn(&format!("container {}: criu's network lock is still there: {error}", container.record.id));
+    }
     if let Ok(Some(group)) = container.group()
         && !frozen
         && group.frozen().unwrap_or(false)

@@ -2,20 +2,23 @@
 
 use std::path::Path;
 
-/// The first line that criu marks as an error, without its time stamp: what follows are its consequences. None in a log without one.
+/// The first line that criu marks as an error and that decides something, without its time stamp: what follows are its consequences. None
+/// in a log without one.
 pub fn decisive(path: &Path) -> Option<String> {
     let text = std::fs::read(path).ok()?;
     let text = String::from_utf8_lossy(&text);
-    let errors = || text.lines().filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest));
     // "file.c:line): what happened"
     let words = |rest: &str| rest.split_once("): ").map_or(rest, |(_, words)| words).trim().to_owned();
-    errors().map(words).find(|line| !is_consequence(line)).or_else(|| errors().map(words).next())
+    let errors = text.lines().filter_map(|line| line.split_once("Error (").map(|(_, rest)| words(rest)));
+    let mut errors: Vec<String> = errors.filter(|line| !HARMLESS.iter().any(|known| line.starts_with(known))).collect();
+    let first = errors.iter().position(|line| !line.starts_with(OF_A_PROGRAM)).unwrap_or(0);
+    (first < errors.len()).then(|| errors.swap_remove(first))
 }
 
-/// Lines that criu prints as errors and that decide nothing.
-fn is_consequence(line: &str) -> bool {
-    ["rlimit: Can't setup RLIMIT_NOFILE for self", "tun: Unable to create tun", "exited, status="].iter().any(|known| line.starts_with(known))
-}
+/// Lines that criu prints as errors and after which it goes on.
+const HARMLESS: [&str; 2] = ["rlimit: Can't setup RLIMIT_NOFILE for self", "tun: Unable to create tun"];
+/// A program that criu ran has failed; what it was for stands in the next line.
+const OF_A_PROGRAM: &str = "exited, status=";
 
 /// What to do, where the line tells it.
 pub fn hint(line: &str, version: u32) -> Option<String> {
@@ -48,7 +51,11 @@ mod tests {
         let path = std::env::temp_dir().join(format!("hull-log-{}", std::process::id()));
         std::fs::write(&path, "(00.001) Running\n(00.002) Error (criu/tty.c:12): tty: Found dangling tty\n(00.003) Error (criu/cr-dump.c:9): Dumping FAILED.\n").unwrap();
         assert_eq!(decisive(&path).as_deref(), Some("tty: Found dangling tty"));
-        std::fs::write(&path, "(00.001) fine\n").unwrap();
+        std::fs::write(&path, "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: no\nError (criu/util.c:657): exited, status=1\n").unwrap();
+        assert_eq!(decisive(&path).as_deref(), Some("exited, status=1"));
+        std::fs::write(&path, "Error (criu/util.c:657): exited, status=1\nError (criu/filesystems.c:460): Can't restore tmpfs content\n").unwrap();
+        assert_eq!(decisive(&path).as_deref(), Some("Can't restore tmpfs content"));
+        std::fs::write(&path, "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: no\n(00.001) fine\n").unwrap();
         assert_eq!(decisive(&path), None);
         std::fs::remove_file(&path).unwrap();
     }

@@ -16,6 +16,7 @@ mod hold;
 mod images;
 mod inventory;
 mod life;
+mod lock;
 mod log;
 mod restore;
 mod root;

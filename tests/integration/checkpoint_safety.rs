@@ -13,6 +13,7 @@ tests![
     an_image_that_cannot_be_saved_leaves_the_source_running,
     the_death_of_hull_leaves_the_source_running,
     a_refusing_criu_leaves_the_source_running,
+    a_criu_that_is_killed_leaves_no_lock,
     each_damaged_image_is_named,
     external_mounts_come_from_the_plan,
     tracking_memory_needs_the_kernel,
@@ -108,6 +109,32 @@ fn a_refusing_criu_leaves_the_source_running() {
     let said = other.call(&["checkpoint", "--image-path", saved.images.to_str().unwrap(), &b.id]).failure();
     assert_has!(said, "criu");
     is_as_it_was(&b, c.pid());
+}
+
+/// criu ends when it has tar save a tmpfs: after it locked the network, and after its code was inside the processes.
+fn a_criu_that_is_killed_leaves_no_lock() {
+    only_hull!("runc leaves the lock, and the container frozen");
+    let mut b = bundle("dd if=/dev/zero bs=1M count=2 2>/dev/null | tr '\\0' x >/large/big; i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    b.mount("/large", "tmpfs", "tmpfs", &[]);
+    let c = started(&b);
+    passed(&b, 1);
+    let folder = fixture::new_dir("path");
+    let locks = folder.join("locks");
+    let list = "{ nft list tables; iptables-save; ip6tables-save; } 2>/dev/null | grep CRIU";
+    let script = format!("#!/bin/sh\nnsenter --net=/proc/{}/ns/net sh -c '{list}' >{}\nkill -9 $PPID\n", c.pid(), locks.display());
+    fixture::write_executable(&folder.join("tar"), &script);
+    let mut other = b.runtime.clone();
+    other.env.push(("PATH".into(), format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()).into()));
+    for method in ["iptables", "nftables"] {
+        let saved = Saved::new();
+        let said = other.call(&["checkpoint", "--network-lock", method, "--image-path", saved.images.to_str().unwrap(), &b.id]).failure();
+        assert_has!(said, "criu ended without an answer");
+        assert!(runtime::text(&locks).contains("CRIU"), "{method}: nothing was locked: {:?}", runtime::text(&locks));
+        fs::remove_file(&locks).unwrap();
+        is_as_it_was(&b, c.pid());
+    }
+    Saved::round(&b, &[], &[]);
+    passed(&b, crate::checkpoint_world::count(&b));
 }
 
 fn each_damaged_image_is_named() {
