@@ -16,6 +16,7 @@ tests![
     a_criu_that_is_killed_leaves_no_lock,
     each_damaged_image_is_named,
     external_mounts_come_from_the_plan,
+    external_namespaces_and_files_come_from_the_plan,
     tracking_memory_needs_the_kernel,
     a_failed_restore_leaves_nothing,
 ];
@@ -124,7 +125,7 @@ fn a_criu_that_is_killed_leaves_no_lock() {
     let script = format!("#!/bin/sh\nnsenter --net=/proc/{}/ns/net sh -c '{list}' >{}\nkill -9 $PPID\n", c.pid(), locks.display());
     fixture::write_executable(&folder.join("tar"), &script);
     let mut other = b.runtime.clone();
-    other.env.push(("PATH".into(), format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()).into()));
+    other.env.push(("PATH".into(), format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())));
     for method in ["iptables", "nftables"] {
         let saved = Saved::new();
         let said = other.call(&["checkpoint", "--network-lock", method, "--image-path", saved.images.to_str().unwrap(), &b.id]).failure();
@@ -173,39 +174,88 @@ fn each_damaged_image_is_named() {
     saved.restore(&b, &[]).success();
 }
 
+/// The plan that hull makes of a bundle: the steps of one side.
+fn steps(b: &Bundle, side: &str) -> Vec<Value> {
+    let plan = b.call(&["plan", "--format", "json", b.dir.to_str().unwrap()]).success().stdout;
+    serde_json::from_str::<Value>(&plan).unwrap()[side].as_array().unwrap().clone()
+}
+
 /// The test's own program stands for criu and writes the request down: each external mount in it is one of the plan's steps, with the
-/// plan's target, and all of the plan's are there.
-fn external_mounts_come_from_the_plan() {
-    only_hull!("the plan is hull's own");
-    let mut b = bundle("sleep 1000");
-    let data = fixture::new_dir("data");
-    b.mount("/data", "bind", data.to_str().unwrap(), &["bind"]);
-    b.mount("/deep/er", "bind", data.to_str().unwrap(), &["bind", "ro"]);
+/// plan's target, and all that the plan binds are there. Gives the mount points.
+fn mounts_are_the_plans(mut b: Bundle) -> Vec<String> {
     let double = Double::of(&mut b);
     let c = started(&b);
     let said = Saved::new().checkpoint(&b, &[]).failure();
     assert_has!(said, "criu");
     assert_eq!(c.status(), "running");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let mut given: Vec<(String, String)> = vec![];
+    let mut points = vec![];
+    let steps = steps(&b, "inside");
+    let target = |step: &Value| step["fields"]["target"].as_str().or(step["fields"]["path"].as_str()).unwrap_or_default().to_owned();
+    let is_bind = |step: &&Value| step["step"] == json!("Bind") || step["step"] == json!("Node") && step["fields"]["bind"] == json!(true);
     for mount in double.asked(23).1 {
         let parts = fields(&mount);
-        given.push((text(parts[0].1), text(parts[1].1)));
-    }
-    let plan: Value = serde_json::from_str(&b.call(&["plan", "--format", "json", b.dir.to_str().unwrap()]).success().stdout).unwrap();
-    let steps = plan["inside"].as_array().unwrap();
-    let target = |step: &Value| step["fields"]["target"].as_str().unwrap_or_default().to_owned();
-    for (point, key) in &given {
-        let step = steps.iter().find(|step| target(step) == *point && ["Bind", "Protect"].contains(&step["step"].as_str().unwrap()));
+        let (point, key) = (text(parts[0].1), text(parts[1].1));
+        let step = steps.iter().find(|step| target(step) == point && (is_bind(step) || step["step"] == json!("Protect")));
         let step = step.unwrap_or_else(|| panic!("{point} is not in the plan"));
-        let expected = if step["step"] == "Protect" { "/dev/null" } else { point };
+        let expected = if step["step"] == "Protect" { "/dev/null" } else { &point };
         assert_eq!(key, expected, "{step}");
+        points.push(point);
     }
-    let points: Vec<&str> = given.iter().map(|(point, _)| point.as_str()).collect();
-    for bind in steps.iter().filter(|step| step["step"] == json!("Bind")) {
-        assert!(points.contains(&target(bind).as_str()), "{bind} is in the plan and was not given to criu: {points:?}");
+    for bind in steps.iter().filter(is_bind) {
+        assert!(points.contains(&target(bind)), "{bind} is in the plan and was not given to criu: {points:?}");
     }
-    assert!(points.contains(&"/data") && points.contains(&"/deep/er") && points.contains(&"/proc/keys"), "{points:?}");
+    points
+}
+
+fn external_mounts_come_from_the_plan() {
+    only_hull!("the plan is hull's own");
+    let mut b = bundle("sleep 1000");
+    let data = fixture::new_dir("data");
+    b.mount("/data", "bind", data.to_str().unwrap(), &["bind"]);
+    b.mount("/deep/er", "bind", data.to_str().unwrap(), &["bind", "ro"]);
+    let points = mounts_are_the_plans(b);
+    let has = |point: &str| points.iter().any(|known| known == point);
+    assert!(has("/data") && has("/deep/er") && has("/proc/keys"), "{points:?}");
+    // The root of a user namespace makes no device nodes: they are bound.
+    let mut b = Bundle::with_user_namespace();
+    b.args(&["sleep", "1000"]);
+    let points = mounts_are_the_plans(b);
+    assert!(points.iter().any(|point| point == "/dev/null"), "{points:?}");
+}
+
+/// The same of namespaces that are joined, and of files that are the caller's: keys are of what the plan opens and of what init was given.
+fn external_namespaces_and_files_come_from_the_plan() {
+    only_hull!("the plan is hull's own");
+    let mut b = bundle("sleep 1000");
+    let holder = users::Holder::new(&["--net", "--pid", "--fork", "--kill-child"]);
+    b.join("network", holder.path("net")).join("pid", holder.path("pid_for_children"));
+    let double = Double::of(&mut b);
+    b.write();
+    let c = guard(&b);
+    let mut command = b.runtime.command(&["run", "--detach", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+    command.stdout(fs::File::create(fixture::new_dir("log").join("log")).unwrap()).stderr(std::process::Stdio::null());
+    assert!(succeeds(command));
+    let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let mut expected = vec![];
+    for step in steps(&b, "outside") {
+        let Some(path) = step["fields"]["what"]["namespace"]["path"].as_str() else { continue };
+        let kind = match step["from"].as_str().unwrap() {
+            "linux.namespaces[network]" => ("net", "extRootNetNS"),
+            "linux.namespaces[pid]" => ("pid", "extRootPidNS"),
+            other => panic!("{other} is not in the config"),
+        };
+        expected.push(format!("{}[{}]:{}", kind.0, inode(path), kind.1));
+    }
+    assert_eq!(expected.len(), 2);
+    let output = format!("/proc/{}/fd/1", c.pid());
+    let mount = c.proc_file("fdinfo/1").lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim().parse::<u64>().unwrap();
+    expected.push(format!("file[{mount:x}:{:x}]", inode(&output)));
+    Saved::new().checkpoint(&b, &[]).failure();
+    let mut given: Vec<String> = double.asked(37).1.into_iter().map(|key| String::from_utf8(key).unwrap()).collect();
+    given.sort();
+    expected.sort();
+    assert_eq!(given, expected);
 }
 
 fn tracking_memory_needs_the_kernel() {
