@@ -12,7 +12,7 @@
 //!                                ◀──────  the end: success, or the error
 //! ```
 
-use super::following::Following;
+use super::following::{self, Following};
 use super::log;
 use super::rpc::{Features, Kind, Options, Request, Response};
 use super::tmpfs::StandIn;
@@ -21,7 +21,7 @@ use crate::namespaces::idmap::socket_pair;
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file, mount, socket};
 use crate::{Context, Error, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use prost::Message;
 use std::ffi::CString;
@@ -356,16 +356,13 @@ impl Session {
     /// Until criu says something.
     fn wait_with(&self, following: &mut Following) -> Result<()> {
         loop {
-            let mut fds = [PollFd::new(socket::borrow(self.socket.0), PollFlags::POLLIN), PollFd::new(following.descriptor(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                other => other.on("wait for", "criu")?,
-            };
-            let ready = fds.map(|fd| fd.any() == Some(true));
-            if ready[0] {
-                return Ok(());
+            let mut fds = [PollFd::new(socket::borrow(self.socket.0), PollFlags::POLLIN)];
+            match poll(&mut fds, following::PAUSE) {
+                Ok(0) => following.look(),
+                Ok(_) => return Ok(()),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(Error::sys("wait for", "criu", errno)),
             }
-            following.attend();
         }
     }
 

@@ -126,7 +126,7 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let mut status = dump.status_fd.map(crate::init::Held);
     let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
     let mut following = Following::begin(images, dump.is_summed());
-    session.carry_out(kind, options, &folders.log, following.as_mut(), &mut |event, following| match event.script.as_str() {
+    session.carry_out(kind, options, &folders.log, Some(&mut following), &mut |event, following| match event.script.as_str() {
         // With the answer the source ends: what is saved must be on the disk.
         "post-dump" => finish(container, dump, (beside.take(), following)).map_err(|error| error.within("the images cannot be saved")),
         "status-ready" => status.take().map_or(Ok(()), |held| crate::sys::file::write(held.0, &[0]).map(drop).on("write to", "--status-fd")),

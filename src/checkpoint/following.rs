@@ -1,80 +1,73 @@
-//! Images of memory are followed while criu writes them: what is there goes on its way to the disk, and what is whole is summed up. When
-//! the container stands ready to end, little is left to wait for.
+//! Images of memory are followed while criu writes them: what is there goes on its way to the disk, and what does not grow any more is
+//! summed up. When the container stands ready to end, little is left to wait for.
+//!
+//! They are looked at now and then, while hull waits for criu all the same. A watch (inotify) would be asked for less, but its end takes
+//! milliseconds (`fsnotify_wait_marks_destroyed`), at the very end of the command.
 
 use super::images::{Sum, sum};
 use crate::sys::file;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, Metadata};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+/// How long hull waits for criu between two looks, in milliseconds.
+pub const PAUSE: u16 = 8;
 /// So much more than before is worth a request to the disk, in bytes.
 const STEP: u64 = 8 << 20;
 
 /// The images of a folder that is being written.
 pub struct Following {
     folder: PathBuf,
-    watch: Inotify,
-    /// How long each image was when it was last sent on its way.
-    sent: HashMap<OsString, u64>,
-    /// What is known of those that are whole.
-    sums: HashMap<OsString, (Stamp, Sum)>,
     summed: bool,
+    images: HashMap<OsString, Image>,
 }
 
-/// By what a changed file is known: length, and when it was written, in seconds and nanoseconds.
-type Stamp = (u64, i64, i64);
-
-fn stamp(stat: &Metadata) -> Stamp {
-    (stat.len(), stat.mtime(), stat.mtime_nsec())
+/// What is known of one. criu only appends to it: of the same length it is the same.
+#[derive(Default)]
+struct Image {
+    length: u64,
+    /// How long it was when it was last sent on its way.
+    sent: u64,
+    sum: Option<Sum>,
 }
 
 impl Following {
-    /// Begins to follow; none where the kernel has no watch left, and all is done at the end. With `summed` it sums up as well.
-    pub fn begin(folder: &Path, summed: bool) -> Option<Self> {
-        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
-        watch.add_watch(folder, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE).ok()?;
-        Some(Self { folder: folder.to_owned(), watch, sent: HashMap::new(), sums: HashMap::new(), summed })
+    /// Begins to follow; with `summed` it sums up as well.
+    pub fn begin(folder: &Path, summed: bool) -> Self {
+        Self { folder: folder.to_owned(), summed, images: HashMap::new() }
     }
 
-    /// Can be read when [`Self::attend`] has something to do.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.watch.as_fd()
-    }
-
-    /// Does what there is to do. An image that cannot be read now is one that cannot be saved later, and is left for then.
-    pub fn attend(&mut self) {
-        for event in self.watch.read_events().unwrap_or_default() {
-            if event.name.as_ref().is_some_and(|name| name.as_encoded_bytes().starts_with(b"pages-")) {
-                let _ = self.image(event);
+    /// Looks once. An image that cannot be read now is one that cannot be saved later, and is left for then.
+    pub fn look(&mut self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b"pages-") {
+                let _ = self.image(entry.file_name());
             }
         }
     }
 
-    fn image(&mut self, event: InotifyEvent) -> Option<()> {
-        let name = event.name?;
+    fn image(&mut self, name: OsString) -> Option<()> {
         let path = self.folder.join(&name);
-        let file = File::open(&path).ok()?;
-        let stat = file.metadata().ok()?;
-        let whole = event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE);
-        let sent = self.sent.entry(name.clone()).or_default();
-        if whole || stat.len() >= *sent + STEP {
-            *sent = stat.len();
-            file::start_writeback(file.as_raw_fd()).ok()?;
+        let length = path.metadata().ok()?.len();
+        let image = self.images.entry(name).or_default();
+        let grows = length != image.length;
+        image.length = length;
+        if length >= image.sent + STEP || !grows && length > image.sent {
+            image.sent = length;
+            file::start_writeback(File::open(&path).ok()?.as_raw_fd()).ok()?;
         }
-        if whole && self.summed {
-            self.sums.insert(name, (stamp(&stat), sum(&path).ok()?));
+        if self.summed && !grows && image.sum.is_none_or(|(summed, _)| summed != length) {
+            image.sum = sum(&path).ok();
         }
         Some(())
     }
 
-    /// The sum of an image, if it was whole and is as it was.
+    /// The sum of an image, if it has not grown since.
     pub fn sum(&self, path: &Path) -> Option<Sum> {
-        let (known, sum) = self.sums.get(path.file_name()?)?;
-        (stamp(&path.metadata().ok()?) == *known).then_some(*sum)
+        let sum = self.images.get(path.file_name()?)?.sum?;
+        (path.metadata().ok()?.len() == sum.0).then_some(sum)
     }
 }
 
@@ -84,22 +77,24 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn an_image_is_summed_up_once_it_is_whole_and_again_when_it_changed() {
+    fn an_image_is_summed_up_when_it_does_not_grow() {
         let folder = std::env::temp_dir().join(format!("hull-following-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
-        let mut following = Following::begin(&folder, true).unwrap();
+        let mut following = Following::begin(&folder, true);
         let (pages, other) = (folder.join("pages-1.img"), folder.join("core-1.img"));
         let mut file = File::create(&pages).unwrap();
         file.write_all(b"half").unwrap();
         std::fs::write(&other, "core").unwrap();
-        following.attend();
+        following.look();
         assert_eq!((following.sum(&pages), following.sum(&other)), (None, None));
+        following.look();
+        assert_eq!((following.sum(&pages), following.sum(&other)), (Some(sum(&pages).unwrap()), None));
         file.write_all(b" and half").unwrap();
-        drop(file);
-        following.attend();
-        assert_eq!(following.sum(&pages), Some(sum(&pages).unwrap()));
-        std::fs::write(&pages, "other").unwrap();
         assert_eq!(following.sum(&pages), None);
+        following.look();
+        assert_eq!(following.sum(&pages), None);
+        following.look();
+        assert_eq!(following.sum(&pages), Some(sum(&pages).unwrap()));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
