@@ -63,9 +63,8 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
         status => return Err(Error::new(format!("container cannot be checkpointed in {} state", status.word()))),
     }
     let frozen = container.status() == Status::Paused;
-    let network = lockable(&container, dump);
-    let before = network.as_ref().filter(|_| !super::has_own_network(&container.record.spec)).map(Locks::of).unwrap_or_default();
-    save(store, &container, dump).inspect_err(|_| leave_as_it_was(&container, frozen, network.as_ref().map(|network| (network, &before))))?;
+    let before = may_lock(&container, dump).map(|shared| if shared { locks(&container).map_or_else(Locks::default, |(_, locks)| locks) } else { Locks::default() });
+    save(store, &container, dump).inspect_err(|_| leave_as_it_was(&container, frozen, before.as_ref()))?;
     if dump.pre_dump || dump.leave_running {
         return Ok(());
     }
@@ -74,18 +73,26 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     ended
 }
 
-/// The network namespace, if criu may lock something in it. In one that the container shares, where others may have connections of theirs
-/// saved, that is open connections alone.
-fn lockable(container: &Container, dump: &Dump) -> Option<Namespace> {
+/// Whether criu may lock something in the container's network namespace, and then whether others share that. In one that is shared, where
+/// others may have connections of theirs saved, it locks open connections alone.
+fn may_lock(container: &Container, dump: &Dump) -> Option<bool> {
     let connections = dump.common.tcp_established || dump.common.tcp_close;
-    let may_lock = connections || super::has_own_network(&container.record.spec);
-    may_lock.then(|| Namespace::of_process(container.record.pid).ok()).flatten()
+    let own = super::has_own_network(&container.record.spec);
+    (connections || own).then_some(!own)
+}
+
+/// The container's network namespace, and the locks in it. It is not held open over a checkpoint: what lives on of it when its processes
+/// are gone answers the other ends of their connections with a reset (seen).
+fn locks(container: &Container) -> Option<(Namespace, Locks)> {
+    let namespace = Namespace::of_process(container.record.pid).ok()?;
+    let locks = Locks::of(&namespace);
+    Some((namespace, locks))
 }
 
 /// criu lets the processes go on by itself; one that was killed over it may have left the freezer closed, and the network locked.
-fn leave_as_it_was(container: &Container, frozen: bool, network: Option<(&Namespace, &Locks)>) {
-    if let Some((namespace, before)) = network
-        && let Err(error) = Locks::of(namespace).remove(namespace, before)
+fn leave_as_it_was(container: &Container, frozen: bool, before: Option<&Locks>) {
+    if let Some((before, (namespace, locks))) = before.zip(before.and_then(|_| locks(container)))
+        && let Err(error) = locks.remove(&namespace, before)
     {
         crate::log::warn(&format!("container {}: criu's network lock is still there: {error}", container.record.id));
     }
