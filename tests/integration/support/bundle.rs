@@ -253,9 +253,10 @@ impl Bundle {
         root.join(self.cgroup.trim_start_matches('/'))
     }
 
-    /// A look at the container's cgroup from within: the second wall's is the guest's. Who looks is in it too, and is left out.
+    /// A look at the container's cgroup from within: the second wall's is the guest's. Who looks is in it too, and is left out; it makes no
+    /// process, as there may be room for none.
     fn in_own_cgroup(&self, script: &str) -> Output {
-        let script = format!("cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); {script}");
+        let script = format!("while IFS=: read -r number _ path; do [ \"$number\" != 0 ] || cd \"/sys/fs/cgroup$path\"; done </proc/self/cgroup; {script}");
         self.call(&["exec", &self.id, "sh", "-c", &script])
     }
 

@@ -154,6 +154,14 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ("the terminal that edits is the guest's, and the host's end is raw", &["terminal::output_settings_are_the_kernels"]),
     ("a guest has every capability", &["capabilities::capability_that_the_machine_lacks"]),
     ("a device of the host cannot cross", &["devices::further_devices_are_made", "resources_act::device_rules_are_replaced_by_update"]),
+    (
+        "a service manager's socket (NOTIFY_SOCKET) stays with hull",
+        &[
+            "readiness::run_passes_readiness_on", "readiness::run_detached_returns_when_the_container_is_ready", "readiness::start_returns_when_the_container_is_ready",
+            "readiness::start_does_not_wait_for_a_container_that_ends_without_a_word",
+        ],
+    ),
+    ("who looks from within is held back by the same limit", &["resources_act::memory_high_slows"]),
     ("a machine that is paused tells nothing of its cgroup", &["resources_act::freezer_stops_the_clock"]),
     ("an overlay's folders are the host's", &["mounts::overlay_from_options"]),
     (
