@@ -64,13 +64,18 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     }
     let frozen = container.status() == Status::Paused;
     let before = may_lock(&container, dump).map(|shared| if shared { locks(&container).map_or_else(Locks::default, |(_, locks)| locks) } else { Locks::default() });
+    let ends = !dump.pre_dump && !dump.leave_running;
+    // A namespace that ends loses criu's lock before its links, and meanwhile answers the other ends of what was saved with a reset (seen).
+    let namespace = if ends && super::has_own_network(&container.record.spec) { Namespace::of_process(container.record.pid).ok() } else { None };
     save(store, &container, dump).inspect_err(|_| leave_as_it_was(&container, frozen, before.as_ref()))?;
-    if dump.pre_dump || dump.leave_running {
+    if !ends {
         return Ok(());
     }
+    let unplugged = crate::net::unplug(&container.folder());
+    drop(namespace);
     let ended = container.take_down();
     drop(lock);
-    ended
+    unplugged.and(ended)
 }
 
 /// Whether criu may lock something in the container's network namespace, and then whether others share that. In one that is shared, where
@@ -81,8 +86,7 @@ fn may_lock(container: &Container, dump: &Dump) -> Option<bool> {
     (connections || own).then_some(!own)
 }
 
-/// The container's network namespace, and the locks in it. It is not held open over a checkpoint: what lives on of it when its processes
-/// are gone answers the other ends of their connections with a reset (seen).
+/// The container's network namespace, and the locks in it.
 fn locks(container: &Container) -> Option<(Namespace, Locks)> {
     let namespace = Namespace::of_process(container.record.pid).ok()?;
     let locks = Locks::of(&namespace);

@@ -245,6 +245,22 @@ fn wire(here: &mut Socket, inside: &mut Socket, namespace: &Namespace, network: 
     inside.carry_out(&requests)
 }
 
+/// Removes a container's links to bridges: nothing reaches its network namespace any more, whatever keeps that alive.
+///
+/// # Errors
+/// The kernel's.
+pub fn unplug(networks: &Networks, attached: &[String], id: &str) -> Result<()> {
+    let mut here = Socket::here()?;
+    for name in attached {
+        for endpoint in networks.endpoints(name)?.iter().filter(|endpoint| endpoint.id == id && !endpoint.host.is_empty()) {
+            if let Some(link) = here.link(&endpoint.host)? {
+                here.carry_out(&[link::remove(link.index, format!("remove network device {}", link.name))])?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Takes a container off its networks: its addresses and ports are free, and no rule is left. Its link goes with its namespace.
 ///
 /// # Errors

@@ -34,4 +34,4 @@ pub use attach::attach;
 pub use device::move_device;
 pub use netlink::Namespace;
 pub use setup::{Asked, Setup};
-pub use trace::release;
+pub use trace::{release, unplug};

@@ -95,6 +95,18 @@ fn is_pinned(path: &Path) -> bool {
     device(path).is_some() && device(path) != path.parent().and_then(device)
 }
 
+/// Removes the links of a container whose processes are gone, while its network namespace is held open.
+///
+/// # Errors
+/// The kernel's.
+pub fn unplug(folder: &Path) -> Result<()> {
+    let trace = read(folder)?;
+    match (&trace.networks, folder.file_name()) {
+        (Some(networks), Some(id)) if trace.carrier.is_none() => attach::unplug(networks, &trace.attached, &id.to_string_lossy()),
+        _ => Ok(()),
+    }
+}
+
 /// Takes back everything that was made of the network for a container whose processes are gone. What fails is collected, and it goes on.
 ///
 /// # Errors
