@@ -1,6 +1,6 @@
 //! `process.terminal`: the pty, its socket, its size and its settings.
 
-use crate::support::console::FdSocket;
+use crate::support::console::{FdSocket, Terminal};
 use crate::support::{Bundle, Container, fixture, until};
 use rustix::termios::{OutputModes, Winsize, tcgetattr, tcgetwinsize, tcsetwinsize};
 use serde_json::json;
@@ -40,6 +40,15 @@ fn created<'a>(b: &'a Bundle, socket: &FdSocket) -> Container<'a> {
     c.unwrap()
 }
 
+/// A container that runs, and its terminal.
+fn on_terminal(b: &Bundle) -> (Container<'_>, Terminal) {
+    let socket = FdSocket::new();
+    let c = created(b, &socket);
+    let t = socket.terminal();
+    c.start();
+    (c, t)
+}
+
 fn create_sends_the_terminal() {
     let b = with_terminal("echo hello from the box");
     let socket = FdSocket::new();
@@ -56,10 +65,7 @@ fn program_has_the_terminal_as_its_own() {
     let b = with_terminal(
         "tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three; awk '{print $7}' /proc/1/stat; echo up > /dev/tty; echo over",
     );
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (_c, mut t) = on_terminal(&b);
     let text = t.read_until("over");
     assert_has!(text, "all three");
     assert_has!(text, "\nup\r");
@@ -77,20 +83,14 @@ fn console_is_the_terminal() {
     let b = with_terminal(
         "stat -c '%F %t:%T' /dev/console; echo words > /dev/console; grep -c ' /dev/console ' /proc/self/mountinfo; echo over",
     );
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (_c, mut t) = on_terminal(&b);
     let text = t.read_until("over");
     assert_has!(text, "character special file 88:0\r\nwords\r\n1\r\n");
 }
 
 fn terminal_passes_text_both_ways() {
     let b = with_terminal("echo ready; read line; echo got $line");
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (c, mut t) = on_terminal(&b);
     t.read_until("ready");
     t.write("some words\n");
     t.read_until("got some words");
@@ -100,10 +100,7 @@ fn terminal_passes_text_both_ways() {
 fn interrupt_reaches_the_program() {
     let b =
         with_terminal("trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.05; done");
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (c, mut t) = on_terminal(&b);
     t.read_until("ready");
     t.write("\x03");
     t.read_until("caught");
@@ -127,10 +124,7 @@ fn console_size_is_set() {
 fn resize_reaches_the_program() {
     let b =
         with_terminal("trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done");
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (_c, mut t) = on_terminal(&b);
     t.read_until("ready");
     tcsetwinsize(
         &t.0,
@@ -230,20 +224,14 @@ fn exec_with_a_process_file_has_a_terminal() {
 fn terminal_belongs_to_the_user() {
     let mut b = with_terminal("stat -c '%u' /dev/pts/0; echo over");
     b.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (_c, mut t) = on_terminal(&b);
     assert_has!(t.read_until("over"), "1000\r\n");
 }
 
 fn terminal_in_a_user_namespace() {
     let mut b = with_terminal("echo words > /dev/console; tty; read line; echo got $line");
     b.add_user_namespace();
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (_c, mut t) = on_terminal(&b);
     t.read_until("words");
     t.write("something\n");
     t.read_until("got something");
@@ -257,10 +245,7 @@ fn terminal_of_an_ordinary_user() {
         "echo words > /dev/console; read line; echo got $line",
     ])
     .set("/process/terminal", json!(true));
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (_c, mut t) = on_terminal(&b);
     t.read_until("words");
     t.write("something\n");
     t.read_until("got something");
@@ -319,10 +304,7 @@ fn run_on_a_terminal_copies_it() {
 
 fn hang_up_comes_with_the_end() {
     let b = with_terminal("echo last words");
-    let socket = FdSocket::new();
-    let c = created(&b, &socket);
-    let mut t = socket.terminal();
-    c.start();
+    let (c, mut t) = on_terminal(&b);
     assert_has!(t.read_to_end(), "last words");
     until("the end", || c.status() == "stopped");
 }
