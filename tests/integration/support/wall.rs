@@ -99,13 +99,16 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ("no container is made", &["package::*", "people_cli::*"]),
     ("a fresh process for inside is the first wall's: the guest's hull is one", &["fresh_init::*"]),
     (
-        "the test looks at the program through the host's /proc and cgroups, and the program is in the guest",
+        "the test looks at the program through the host's /proc, cgroups or network namespace, and the program is in the guest",
         &[
             "exec::exec_detached_writes_the_pid_file", "exec::exec_joins_cgroup_and_namespaces", "lifecycle::state_tells_pid_bundle_annotations_and_version",
             "lifecycle::kill_all_reaches_every_process", "lifecycle::kill_of_pid_namespaces_first_process_ends_the_others", "lifecycle::pause_freezes_and_resume_thaws",
             "hooks::poststart_runs_in_start_after_the_program_has_begun", "hooks::hook_pid_has_the_new_network_namespace",
             "descriptors::exec_sees_three_descriptors", "descriptors::stray_descriptors_do_not_reach_the_program",
             "descriptors::what_lives_on_without_execve_lets_go", "resources_act::delete_force_of_a_frozen_sub_cgroup",
+            "cgroups_tree::exec_goes_where_init_is", "cgroups_tree::limit_below_*", "cgroups_tree::ordinary_user_in_a_delegated_tree_has_limits",
+            "hardening::created_container_waits_with_its_own_rights_only", "hardening::exec_does_not_trust_the_containers_proc",
+            "net_guard::the_gateways_address_cannot_be_taken",
         ],
     ),
     (
@@ -117,6 +120,8 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     ("descriptors of the host's are refused (--preserve-fds, LISTEN_FDS)", &["descriptors::preserved_descriptors_reach_the_program", "descriptors::exec_preserves_descriptors", "descriptors::listen_descriptors_reach_the_program"]),
+    ("a cgroup of the host's is refused (--cgroup)", &["cgroups_tree::exec_into_a_sub_cgroup"]),
+    ("the guest's own kernel runs another architecture's programs without being asked: nothing is missing", &["foreign::what_a_foreign_bundle_needs_is_said"]),
     ("a seccomp listener is refused: the guest's kernel would have to ask the host", &["seccomp::listener_*", "seccomp::notify_on_the_handoffs_own_call_is_an_error"]),
     (
         "another kernel, root file system and cgroup tree look other than those that runc's container is shown on the host",
@@ -168,5 +173,5 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         "what is mounted below a volume comes by itself when it is entered, with the volume's own flags",
         &["mounts::read_only_bind_keeps_submounts_writable", "mounts::recursive_read_only_reaches_submounts", "mounts::recursive_attributes"],
     ),
-    ("hundreds of starts, which are hours of emulation", &["load::*", "injected::*", "races::*"]),
+    ("hundreds of starts, which are hours of emulation", &["load::*", "injected::*", "races::*", "net_life::a_hundred_*", "net_life::a_kill_*"]),
 ];
