@@ -121,6 +121,10 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ),
     ("descriptors of the host's are refused (--preserve-fds, LISTEN_FDS)", &["descriptors::preserved_descriptors_reach_the_program", "descriptors::exec_preserves_descriptors", "descriptors::listen_descriptors_reach_the_program"]),
     ("stdin, stdout and stderr of a program in a machine are pipes of the guest's", &["people_logs::nothing_of_the_keeper_reaches_the_container"]),
+    (
+        "the test watches hull's own processes and calls of the first wall on the host",
+        &["posture::processes_have_the_posture_of_the_golden_text", "threads::one_thread_when_*", "threads::one_thread_with_hooks_and_limits"],
+    ),
     ("a cgroup of the host's is refused (--cgroup)", &["cgroups_tree::exec_into_a_sub_cgroup"]),
     ("the guest's own kernel runs another architecture's programs without being asked: nothing is missing", &["foreign::what_a_foreign_bundle_needs_is_said"]),
     ("a seccomp listener is refused: the guest's kernel would have to ask the host", &["seccomp::listener_*", "seccomp::notify_on_the_handoffs_own_call_is_an_error"]),
