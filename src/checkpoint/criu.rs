@@ -107,6 +107,8 @@ pub struct Session {
     program: PathBuf,
     /// What it says where it has no log.
     messages: Held,
+    /// It was given something to carry out.
+    works: bool,
     /// Major, minor and sublevel, as 40201; known once it was greeted.
     pub version: u32,
 }
@@ -125,9 +127,12 @@ pub struct Event {
 }
 
 impl Drop for Session {
-    /// Without its peer criu takes back what it has not finished.
+    /// Without its peer criu takes back what it has not finished. One that has not begun would only complain, to hull's caller.
     fn drop(&mut self) {
         if let Some(pidfd) = self.pidfd.take() {
+            if !self.works {
+                let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
+            }
             drop(std::mem::replace(&mut self.socket, Held(-1)));
             let _ = process::wait(pidfd.0, false);
         }
@@ -232,7 +237,7 @@ impl Session {
             Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
         };
         drop(theirs);
-        let mut session = Self { socket: Held(-1), pidfd: Some(pidfd), pid, program: program.to_owned(), messages, version: 0 };
+        let mut session = Self { socket: Held(-1), pidfd: Some(pidfd), pid, program: program.to_owned(), messages, works: false, version: 0 };
         session.take_socket(&sync)?;
         let question = Request { kind: Kind::Version as i32, keep_open: Some(true), ..Request::default() };
         session.send(&question).map_err(|_| session.did_not_start())?;
@@ -295,6 +300,7 @@ impl Session {
     /// criu's, in its own decisive words; that of `on`.
     pub fn carry_out(&mut self, kind: Kind, options: Options, log: &Path, mut following: Option<&mut Following>, on: Answer) -> Result<Response> {
         let request = Request { kind: kind as i32, options: Some(options), ..Request::default() };
+        self.works = true;
         self.send(&request)?;
         let mut refused = None;
         loop {

@@ -6,7 +6,7 @@
 
 use super::images::{Sum, sum};
 use crate::sys::file;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -21,10 +21,13 @@ const STEP: u64 = 8 << 20;
 pub struct Following {
     folder: PathBuf,
     summed: bool,
+    /// Images of a dump before this one. criu truncates them when it comes to them, and what it then writes may be as long as before:
+    /// they are not followed.
+    former: HashSet<OsString>,
     images: HashMap<OsString, Image>,
 }
 
-/// What is known of one. criu only appends to it: of the same length it is the same.
+/// What is known of one. criu made it and only appends to it: of the same length it is the same.
 #[derive(Default)]
 struct Image {
     length: u64,
@@ -34,16 +37,16 @@ struct Image {
 }
 
 impl Following {
-    /// Begins to follow; with `summed` it sums up as well.
+    /// Begins to follow, before criu writes; with `summed` it sums up as well.
     pub fn begin(folder: &Path, summed: bool) -> Self {
-        Self { folder: folder.to_owned(), summed, images: HashMap::new() }
+        Self { folder: folder.to_owned(), summed, former: images(folder).collect(), images: HashMap::new() }
     }
 
     /// Looks once. An image that cannot be read now is one that cannot be saved later, and is left for then.
     pub fn look(&mut self) {
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(b"pages-") {
-                let _ = self.image(entry.file_name());
+        for name in images(&self.folder) {
+            if !self.former.contains(&name) {
+                let _ = self.image(name);
             }
         }
     }
@@ -71,15 +74,39 @@ impl Following {
     }
 }
 
+/// The names of the images of memory in a folder.
+fn images(folder: &Path) -> impl Iterator<Item = OsString> + use<> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.as_encoded_bytes().starts_with(b"pages-"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
 
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("hull-following-{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn an_image_of_a_former_dump_has_no_sum_beforehand() {
+        let folder = folder("former");
+        let pages = folder.join("pages-1.img");
+        std::fs::write(&pages, "then").unwrap();
+        let mut following = Following::begin(&folder, true);
+        (0..3).for_each(|_| following.look());
+        std::fs::write(&pages, "this").unwrap();
+        (0..3).for_each(|_| following.look());
+        assert_eq!(following.sum(&pages), None);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
     #[test]
     fn an_image_is_summed_up_when_it_does_not_grow() {
-        let folder = std::env::temp_dir().join(format!("hull-following-{}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
+        let folder = folder("grows");
         let mut following = Following::begin(&folder, true);
         let (pages, other) = (folder.join("pages-1.img"), folder.join("core-1.img"));
         let mut file = File::create(&pages).unwrap();

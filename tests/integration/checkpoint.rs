@@ -13,6 +13,7 @@ tests![
     a_counter_goes_on_where_it_was,
     a_restored_container_is_saved_again,
     leave_running_leaves_it_running,
+    a_folder_of_images_is_used_again,
     a_paused_container_is_saved,
     images_are_roots_alone,
     output_to_a_file_goes_on_to_the_new_callers_file,
@@ -74,6 +75,22 @@ fn leave_running_leaves_it_running() {
     // What was saved is older than where it came to.
     saved.restore(&b, &[]).success();
     passed(&b, last);
+}
+
+fn a_folder_of_images_is_used_again() {
+    let b = counter();
+    let c = started(&b);
+    let saved = Saved::new();
+    let mut last = passed(&b, 1);
+    for _ in 0..4 {
+        saved.dumped(&b, &["--leave-running"]);
+        last = passed(&b, last + 2);
+    }
+    saved.dumped(&b, &[]);
+    assert!(c.call(&["state"]).failure().contains("does not exist"));
+    // The images are those of the last dump, and whole.
+    saved.restore(&b, &[]).success();
+    assert!(passed(&b, last) > last);
 }
 
 fn a_paused_container_is_saved() {

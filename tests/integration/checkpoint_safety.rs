@@ -163,6 +163,8 @@ fn each_damaged_image_is_named() {
             let said = saved.restore(&b, &[]).failure();
             assert_has!(said, name);
             assert_has!(said, words);
+            // hull's one sentence, and nothing of criu's, which has done nothing yet.
+            assert_eq!(said.lines().count(), 1, "{said}");
         }
         fs::remove_file(image).unwrap();
         let said = saved.restore(&b, &[]).failure();

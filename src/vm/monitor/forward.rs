@@ -13,8 +13,8 @@ use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, IntoRawFd};
 
-/// More than these at once are not carried: each may have a window of bytes waiting.
-const MOST: usize = 512;
+/// More than these at once wait to be taken: each has two descriptors, of which hull may have a thousand.
+const MOST: usize = 128;
 /// Where the rule is.
 const TABLE: &str = "inet hull_vm";
 
@@ -70,13 +70,19 @@ impl Monitor {
         for connection in arrived {
             // Its end tells whoever dialled.
             let Ok(address) = dialled(&connection) else { continue };
-            if self.streams.connections() < MOST {
-                let session = self.job.next_session();
-                self.channel.message(MACHINE, &ToGuest::Connect(session, address))?;
-                self.streams.connect((stream(session, STDIN), stream(session, STDOUT)), Held(connection.into_raw_fd()))?;
+            let session = self.job.next_session();
+            // One that cannot be carried ends, and nothing else does.
+            match self.streams.connect((stream(session, STDIN), stream(session, STDOUT)), Held(connection.into_raw_fd())) {
+                Ok(()) => self.channel.message(MACHINE, &ToGuest::Connect(session, address))?,
+                Err(_) => self.streams.forget(session),
             }
         }
         Ok(())
+    }
+
+    /// Whether more can be carried.
+    pub(super) fn may_forward(&self) -> bool {
+        self.streams.connections() < MOST
     }
 }
 

@@ -170,7 +170,8 @@ impl Monitor {
         add(engine, Whose::Machine);
         add(self.console.0, Whose::Console);
         add(self.listener.0, Whose::Listener);
-        self.forward.iter().flat_map(Forward::descriptors).for_each(|fd| add(fd, Whose::Forward));
+        let forward = self.forward.iter().filter(|_| self.may_forward());
+        forward.flat_map(Forward::descriptors).for_each(|fd| add(fd, Whose::Forward));
         if self.stage == Stage::Created && self.job.start.0 >= 0 {
             add(self.job.start.0, Whose::Start);
         }

@@ -123,7 +123,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ("stdin, stdout and stderr of a program in a machine are pipes of the guest's", &["people_logs::nothing_of_the_keeper_reaches_the_container"]),
     (
         "the test watches hull's own processes and calls of the first wall on the host",
-        &["posture::processes_have_the_posture_of_the_golden_text", "threads::one_thread_when_*", "threads::one_thread_with_hooks_and_limits"],
+        &["posture::processes_have_the_posture_of_the_golden_text", "threads::one_thread_when_a_process_is_added", "threads::one_thread_when_namespaces_are_joined", "threads::one_thread_with_hooks_and_limits"],
     ),
     ("a cgroup of the host's is refused (--cgroup)", &["cgroups_tree::exec_into_a_sub_cgroup"]),
     ("the guest's own kernel runs another architecture's programs without being asked: nothing is missing", &["foreign::what_a_foreign_bundle_needs_is_said"]),
