@@ -44,7 +44,7 @@ pub struct Options {
 impl Options {
     /// What of these the guest's side carries out.
     pub fn for_guest(&self) -> Self {
-        Self { no_pivot: self.no_pivot, no_new_keyring: self.no_new_keyring, ..Self::default() }
+        Self { no_pivot: self.no_pivot, no_new_keyring: self.no_new_keyring, notify: self.notify, ..Self::default() }
     }
 }
 
@@ -198,6 +198,7 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
         return Err(Error::new("descriptors of the host (--preserve-fds, LISTEN_FDS) cannot cross into a virtual machine"));
     }
     let (spec, network) = options.network.apply(store, id, spec)?;
+    let spec = if options.notify { notify::add_to_guest(&spec) } else { spec };
     keep_from_hooks(0);
     let facts = Facts::probe(&spec)?;
     let lock = store.make(id)?;
@@ -210,6 +211,7 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
     };
     let prepared = network.as_ref().map_or(Ok(()), |setup| crate::net::names::prepare(&folder, setup));
     let mut job = wall::vm::Job { store, id, folder: &folder, spec: &spec, options, network: network.as_ref(), machine, console, record: &mut write };
+    let prepared = prepared.and_then(|()| if options.notify { notify::make_folder(&folder) } else { Ok(()) });
     let result = prepared.and_then(|()| wall::vm::carry_out(&mut job)).and_then(|made| {
         let container = Container { record, store: store.clone() };
         match announce(&container, &made.child.pidfd, options) {

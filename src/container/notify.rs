@@ -5,6 +5,11 @@
 //! systemd, Podman ◀──READY=1, MAINPID=─── hull ◀──READY=1─── /run/notify/notify.sock in the container
 //! ```
 //! `create` mounts the folder, `start` and `run` bind the socket in it; `start` and `run --detach` return when READY=1 was passed on.
+//!
+//! A socket cannot cross into a virtual machine: the guest has one of its own, and what comes over it the monitor sends to hull's.
+//! ```text
+//! hull start ◀──notify/notify.sock── monitor ◀──channel: Notify── guest: hull ◀──READY=1── /run/notify/notify.sock in the container
+//! ```
 
 use crate::init::Held;
 use crate::spec::Spec;
@@ -20,6 +25,10 @@ use std::path::{Path, PathBuf};
 /// The folder's name in the container's record, and the socket's in it.
 const FOLDER: &str = "notify";
 const SOCKET: &str = "notify.sock";
+/// The folder in a guest's own root. No container's folder can have this name.
+pub const OF_GUEST: &str = "/run/hull/@notify";
+/// More of a message than this is not looked at, in bytes.
+const LONGEST: usize = 4096;
 /// Where the folder is mounted in the container.
 const INSIDE: &str = "/run/notify";
 
@@ -38,9 +47,18 @@ pub fn asked() -> Option<String> {
 /// There is no working directory to begin a relative path with.
 pub fn add_to(spec: &Spec, container: &Path) -> Result<Spec> {
     let source = std::path::absolute(container.join(FOLDER)).on("find", container.display())?;
+    Ok(with_folder(spec, &source.to_string_lossy()))
+}
+
+/// The same for a container behind the second wall: the folder is the guest's.
+pub fn add_to_guest(spec: &Spec) -> Spec {
+    with_folder(spec, OF_GUEST)
+}
+
+fn with_folder(spec: &Spec, source: &str) -> Spec {
     let options = ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).to_vec();
-    let mount = Mount { destination: INSIDE.to_owned(), source: Some(source.to_string_lossy().into_owned()), options, ..Mount::default() };
-    Ok(spec.with_mount(mount, format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}")))
+    let mount = Mount { destination: INSIDE.to_owned(), source: Some(source.to_owned()), options, ..Mount::default() };
+    spec.with_mount(mount, format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}"))
 }
 
 /// Makes that folder; the container's processes may look into it.
@@ -66,16 +84,7 @@ impl Notify {
     /// The kernel's.
     pub fn bind(container: &Path, pid: i32) -> Result<Option<Self>> {
         let Some(host) = asked() else { return Ok(None) };
-        let folder = container.join(FOLDER);
-        let name = crate::rootfs::c_path(&folder)?;
-        let held = match file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0) {
-            Err(nix::errno::Errno::ENOENT) => return Ok(None),
-            other => Held(other.on("open", folder.display())?),
-        };
-        // A socket's path has at most 107 bytes (unix(7)); by the folder's descriptor it is always short.
-        let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", held.0));
-        let socket = UnixDatagram::bind(&path).on("make", folder.join(SOCKET).display())?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).on("open to all", folder.join(SOCKET).display())?;
+        let Some(socket) = listen(&container.join(FOLDER))? else { return Ok(None) };
         Ok(Some(Self { socket, host, pid }))
     }
 
@@ -89,10 +98,7 @@ impl Notify {
     /// # Errors
     /// The caller's socket does not take it.
     pub fn take(&self) -> Result<Option<UnixDatagram>> {
-        let mut buffer = [0_u8; 4096];
-        let count = self.socket.recv(&mut buffer).on("receive", "the container's notification")?;
-        let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-        let Some(ready) = text.lines().find(|line| line.starts_with("READY=")) else { return Ok(None) };
+        let Some(ready) = ready(&self.socket)? else { return Ok(None) };
         let host = self.connect().on("connect to NOTIFY_SOCKET", &self.host)?;
         for message in [format!("{ready}\n"), format!("MAINPID={}\n", self.pid)] {
             host.send(message.as_bytes()).on("send to NOTIFY_SOCKET", &self.host)?;
@@ -124,6 +130,52 @@ impl Notify {
             }
         }
     }
+}
+
+/// A folder by its descriptor: a socket's path has at most 107 bytes (unix(7)), and so it is always short. None where there is no folder.
+fn short(folder: &Path) -> Result<Option<(Held, PathBuf)>> {
+    let name = crate::rootfs::c_path(folder)?;
+    let held = match file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0) {
+        Err(nix::errno::Errno::ENOENT) => return Ok(None),
+        other => Held(other.on("open", folder.display())?),
+    };
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", held.0));
+    Ok(Some((held, path)))
+}
+
+/// The socket for the container's processes, whatever their users are. None where there is no folder.
+///
+/// # Errors
+/// The kernel's.
+pub fn listen(folder: &Path) -> Result<Option<UnixDatagram>> {
+    let Some((_held, path)) = short(folder)? else { return Ok(None) };
+    let socket = UnixDatagram::bind(&path).on("make", folder.join(SOCKET).display())?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).on("open to all", folder.join(SOCKET).display())?;
+    Ok(Some(socket))
+}
+
+/// Takes one message; its line that says READY, the only one that is passed on.
+///
+/// # Errors
+/// The kernel's.
+pub fn ready(socket: &UnixDatagram) -> Result<Option<String>> {
+    let mut buffer = [0_u8; LONGEST];
+    let count = socket.recv(&mut buffer).on("receive", "the container's notification")?;
+    let text = String::from_utf8_lossy(&buffer[..count]);
+    Ok(text.lines().find(|line| line.starts_with("READY=")).map(str::to_owned))
+}
+
+/// Sends what a guest's program said to the socket that `start` or `run` has bound for it. It never waits.
+///
+/// # Errors
+/// Nobody listens there (any more): as behind the first wall, where the program itself hears of that.
+pub fn pass_on(container: &Path, line: &str) -> Result<()> {
+    let folder = container.join(FOLDER);
+    let Some((_held, path)) = short(&folder)? else { return Ok(()) };
+    let socket = UnixDatagram::unbound().on("make", "a socket")?;
+    socket.set_nonblocking(true).on("use", "a socket")?;
+    let line = line.as_bytes();
+    socket.send_to(&line[..line.len().min(LONGEST)], &path).on("send to", folder.join(SOCKET).display()).map(drop)
 }
 
 /// Sends one end of a pipe along and waits until the other side has closed it.

@@ -76,8 +76,7 @@ impl Container {
     /// # Errors
     /// It cannot be made.
     fn notify(&self) -> Result<Option<Notify>> {
-        // A socket cannot cross into a virtual machine.
-        if self.record.vm.is_some() { Ok(None) } else { Notify::bind(&self.folder(), self.record.pid) }
+        Notify::bind(&self.folder(), self.record.pid)
     }
 
     /// The hooks that run after the program has begun. One that fails stops the container (as runc has it).
@@ -108,12 +107,20 @@ impl Container {
     }
 
     /// Until init has become the program: its end of the fifo closes at execve, and at its death. A failed startContainer hook is in the
-    /// fifo then (runtime.md, Lifecycle 7: it is start's error). A frozen container begins when it is thawed, and is not waited for.
+    /// fifo then (runtime.md, Lifecycle 7: it is start's error). A frozen container begins when it is thawed, and is not waited for. A
+    /// hook may take its time: a machine is asked now and then whether it is there at all.
     fn wait_for_program(&self, answer: &Held) -> Result<()> {
         const LOOK_MS: u64 = 100;
-        while !process::hung_up(answer.0, LOOK_MS).on("wait for", "the program")? {
+        const ASK_EVERY: u32 = 10;
+        for looks in 1_u32.. {
+            if process::hung_up(answer.0, LOOK_MS).on("wait for", "the program")? {
+                break;
+            }
             if self.status() == Status::Paused {
                 return Ok(());
+            }
+            if self.record.vm.is_some() && looks.is_multiple_of(ASK_EVERY) {
+                crate::vm::client::is_there(&self.folder())?;
             }
         }
         let mut bytes = [0_u8; FAULT_SIZE];

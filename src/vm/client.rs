@@ -188,6 +188,19 @@ pub fn answer(socket: &Held, patience: Duration) -> Result<Option<Option<FromGue
     if spoken { receive::<FromGuest>(socket).map(|heard| Some(heard.map(|(message, _)| message))) } else { Ok(None) }
 }
 
+/// Asks a guest for a sign of life. One whose machine has ended is not silent: that is told otherwise.
+///
+/// # Errors
+/// Nothing comes in time.
+pub fn is_there(folder: &Path) -> Result<()> {
+    let patience = patience()?;
+    let asked = connect(folder).and_then(|socket| send(&socket, &Request::Handled, &[]).map(|()| socket));
+    match asked.and_then(|socket| answer(&socket, patience)) {
+        Ok(None) => Err(silent(folder, patience)),
+        _ => Ok(()),
+    }
+}
+
 /// What is said of a machine that does not answer.
 pub fn silent(folder: &Path, patience: Duration) -> Error {
     let id = folder.file_name().unwrap_or_default().to_string_lossy();

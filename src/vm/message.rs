@@ -57,6 +57,8 @@ pub struct Setup {
     pub nodes: Vec<Node>,
     /// The machine's disks, in the order of their serial numbers.
     pub disks: Vec<Disk>,
+    /// The container has a socket to say that it is ready.
+    pub notify: bool,
 }
 
 /// A device node of the guest's own root.
@@ -210,6 +212,8 @@ pub enum FromGuest {
     Value(serde_json::Value),
     /// From the machine, unasked: so many more kills for lack of memory in the container's cgroup.
     Oom(u64),
+    /// From the machine, unasked, once: the container says that it is ready, in this line of sd_notify(3).
+    Notify(String),
     /// `inside` stands before its program, or with an exec runs it; what its policies decided.
     Ready(Vec<u32>),
     /// The program runs; or why it, or a hook before it, failed: as with [`FromGuest::Failed`].

@@ -3,6 +3,7 @@
 use super::disk::{self, Disk};
 use super::message::{DISKS, Node, SHARE};
 use super::pod;
+use crate::container::notify::OF_GUEST;
 use crate::facts::Facts;
 use crate::foreign::Foreign;
 use crate::plan::outside::IdMap;
@@ -169,7 +170,7 @@ fn translate_mount(spec: &Spec, mount: &mut Mount, index: usize, shares: &mut Ve
         return Ok(());
     }
     let path = spec.bundle().join(mount.source.as_deref().unwrap_or_default());
-    if path.starts_with(DISKS) || pod::own_shared_memory(mount, &path) {
+    if path.starts_with(DISKS) || path.as_os_str() == OF_GUEST || pod::own_shared_memory(mount, &path) {
         return Ok(());
     }
     let kind = std::fs::metadata(&path).map_err(|error| Error::io("open mount source", path.display(), &error))?.file_type();

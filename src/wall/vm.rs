@@ -127,6 +127,7 @@ pub struct Preview {
 /// As [`carry_out`], as far as they are known without a machine.
 pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine: &vm::Options) -> Result<Preview> {
     let (spec, _) = options.network.apply(store, id, spec)?;
+    let spec = if options.notify { crate::container::notify::add_to_guest(&spec) } else { spec };
     let spec = Own::of(&spec)?.map_or(spec, |(_, guests)| guests);
     let (translated, _, plan) = compile(store, &spec, id, options, (&machine.root(), false))?;
     let kernel = kernel::find(machine.kernel.as_deref())?;

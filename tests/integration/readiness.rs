@@ -1,5 +1,6 @@
 //! Readiness (`NOTIFY_SOCKET`, sd_notify(3)), what `start` waits for, and stdio that does not block.
 
+use crate::support::machine::Machine;
 use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
 use serde_json::json;
 use std::fs;
@@ -15,6 +16,7 @@ tests![
     run_detached_returns_when_the_container_is_ready,
     start_returns_when_the_container_is_ready,
     start_does_not_wait_for_a_container_that_ends_without_a_word,
+    a_machine_passes_readiness_on,
     no_socket_no_mount,
     start_returns_when_the_program_is_there,
     slow_reader_of_a_pipe_that_does_not_block_gets_all,
@@ -52,10 +54,14 @@ impl Manager {
     }
 }
 
-/// Sends a message over the container's own socket, as a process in it does.
-fn say(pid: i32, message: &str) {
-    let at = format!("/proc/{pid}/root/run/notify/notify.sock");
-    UnixDatagram::unbound().unwrap().send_to(message.as_bytes(), at).unwrap();
+/// Sends a message of these lines over the container's own socket, from a process in it.
+fn say(b: &Bundle, lines: &[&str]) {
+    b.call(&[&["exec", &b.id, "/bin/probe", "--probe", "notify"], lines].concat()).success();
+}
+
+/// The container has its socket.
+fn has_socket(b: &Bundle) -> bool {
+    b.call(&["exec", &b.id, "test", "-S", "/run/notify/notify.sock"]).status == 0
 }
 
 fn spawn(b: &Bundle, args: &[&str]) -> Child {
@@ -88,9 +94,9 @@ fn run_passes_readiness_on() {
     let file = b.dir.join("pid");
     let run = spawn(&b, &["run", "--bundle", b.dir.to_str().unwrap(), "--pid-file", file.to_str().unwrap(), &b.id]);
     let pid = pid_in(&file);
-    until("the socket", || fs::exists(format!("/proc/{pid}/root/run/notify/notify.sock")).unwrap());
-    say(pid, "STATUS=warming up");
-    say(pid, "STATUS=there\nREADY=1\n");
+    until("the socket", || has_socket(&b));
+    say(&b, &["STATUS=warming up"]);
+    say(&b, &["STATUS=there", "READY=1", ""]);
     assert_eq!([manager.next(), manager.next()], ["READY=1".to_owned(), format!("MAINPID={pid}")]);
     fs::write(b.rootfs().join("tmp/end"), "").unwrap();
     assert_eq!(end(run), 4);
@@ -105,7 +111,8 @@ fn run_detached_returns_when_the_container_is_ready() {
     let pid = pid_in(&file);
     c.wait_for("running");
     assert!(still_runs(&mut run), "it did not wait for READY");
-    say(pid, "READY=1");
+    until("the socket", || has_socket(&b));
+    say(&b, &["READY=1"]);
     let mut said = vec![manager.next(), manager.next()];
     said.push(manager.next());
     assert_eq!(said, ["READY=1".to_owned(), format!("MAINPID={pid}"), "BARRIER=1".to_owned()]);
@@ -119,9 +126,9 @@ fn start_returns_when_the_container_is_ready() {
     let c = b.create();
     let pid = c.pid();
     let mut start = spawn(&b, &["start", &b.id]);
-    until("the socket", || fs::exists(format!("/proc/{pid}/root/run/notify/notify.sock")).unwrap());
+    until("the socket", || has_socket(&b));
     assert!(still_runs(&mut start), "it did not wait for READY");
-    say(pid, "READY=1");
+    say(&b, &["READY=1"]);
     assert_eq!([manager.next(), manager.next()], ["READY=1".to_owned(), format!("MAINPID={pid}")]);
     assert_eq!(manager.next(), "BARRIER=1");
     assert_eq!(end(start), 0);
@@ -133,6 +140,24 @@ fn start_does_not_wait_for_a_container_that_ends_without_a_word() {
     let c = b.create();
     assert_eq!(end(spawn(&b, &["start", &b.id])), 0);
     c.wait_for("stopped");
+}
+
+/// The program's own word crosses, once; nothing else of what it says does.
+fn a_machine_passes_readiness_on() {
+    only_hull!("the second wall");
+    let manager = Manager::new();
+    let say = "/bin/probe --probe notify";
+    let script = format!("{say} STATUS=up MAINPID=1; {say} MAINPID=1 READY=1 STATUS=there; {say} READY=1; echo >/tmp/told; sleep 1000");
+    let mut machine = Machine::of(|| manager.bundle(&script));
+    machine.bundle.writable();
+    let container = Container::new(&machine.bundle);
+    assert_eq!(machine.run_with(&["--detach"]).success().stdout, "");
+    let pid = container.pid();
+    assert_eq!([(); 3].map(|()| manager.next()), ["READY=1".to_owned(), format!("MAINPID={pid}"), "BARRIER=1".to_owned()]);
+    let told = machine.bundle.rootfs().join("tmp/told");
+    until("the end of the second word", || fs::read_to_string(&told).is_ok_and(|text| !text.is_empty()));
+    manager.socket.set_nonblocking(true).unwrap();
+    assert!(manager.socket.recv(&mut [0]).is_err(), "more has come");
 }
 
 fn no_socket_no_mount() {
@@ -149,7 +174,7 @@ fn start_returns_when_the_program_is_there() {
     for _ in 0..5 {
         let c = b.create();
         c.start();
-        let program = fs::read_link(format!("/proc/{}/exe", c.pid())).unwrap();
+        let program = c.program();
         assert!(program.ends_with("bin/busybox"), "{}", program.display());
     }
 }

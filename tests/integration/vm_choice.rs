@@ -220,6 +220,7 @@ fn a_machine_that_does_not_answer_can_be_ended() {
 
     let container = machine.create(&[]);
     let processes = freeze(&container);
+    assert_has!(ask(&["start", &id]).failure(), help.to_lowercase());
     ask(&["delete", "--force", &id]).success();
     until("the machine's end", || processes.into_iter().all(gone));
     assert_ne!(machine.bundle.call(&["state", &id]).status, 0);

@@ -5,6 +5,7 @@ use super::session::{self, Launch, Report, START};
 use super::{describe, disks, mount_on, network};
 use crate::cgroups::{self, Group, Oom, OomEvents};
 use crate::container::foreground::receive_terminal;
+use crate::container::notify::{self, OF_GUEST};
 use crate::init::Held;
 use crate::namespaces::idmap::socket_pair;
 use crate::sys::process::{self, Cloned};
@@ -18,6 +19,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 
 /// A session as the agent keeps it.
 struct Session {
@@ -45,6 +48,8 @@ pub struct Agent {
     cgroup: Option<cgroups::Record>,
     /// Tells of kills for lack of memory; none before the container's cgroup is there.
     oom: Option<OomEvents>,
+    /// Where the container says that it is ready, from its start until it has said so.
+    notify: Option<UnixDatagram>,
 }
 
 /// Whose a descriptor of the poll is.
@@ -53,6 +58,7 @@ enum Whose {
     Link(u32),
     Console(u32),
     Oom,
+    Notify,
 }
 
 impl Agent {
@@ -66,7 +72,7 @@ impl Agent {
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).on("block", "signals")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).on("make", "a signalfd")?;
         let (sessions, blobs) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { channel: Channel::new(port)?, streams: Streams::default(), modules, signals, sessions, blobs, cgroup: None, oom: None })
+        Ok(Self { channel: Channel::new(port)?, streams: Streams::default(), modules, signals, sessions, blobs, cgroup: None, oom: None, notify: None })
     }
 
     /// Serves for ever.
@@ -90,6 +96,10 @@ impl Agent {
             if let Some(oom) = &self.oom {
                 fds.push(libc::pollfd { fd: oom.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 });
                 whose.push(Whose::Oom);
+            }
+            if let Some(notify) = &self.notify {
+                fds.push(libc::pollfd { fd: notify.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+                whose.push(Whose::Notify);
             }
             let mut streams = Vec::new();
             let first_stream = fds.len();
@@ -157,7 +167,11 @@ impl Agent {
         match message {
             ToGuest::Setup(setup) => self.set_up(&setup).map(|()| Some(FromGuest::Done)),
             ToGuest::Spawn(task) => self.spawn(number, *task).map(|()| None),
-            ToGuest::Start => self.speak(number, START).map(|()| None),
+            ToGuest::Start => {
+                self.notify = notify::listen(Path::new(OF_GUEST))?;
+                self.notify.as_ref().map_or(Ok(()), |socket| socket.set_nonblocking(true)).on("use", "the notification socket")?;
+                self.speak(number, START).map(|()| None)
+            }
             ToGuest::Signal(signal) => {
                 self.signal(number, signal);
                 Ok(None)
@@ -225,6 +239,9 @@ impl Agent {
         setup.interfaces.iter().try_for_each(network::set_up)?;
         disks::make_nodes(&setup.nodes)?;
         disks::set_up(&setup.disks, &mut self.modules)?;
+        if setup.notify {
+            std::fs::create_dir_all(OF_GUEST).on("make", OF_GUEST)?;
+        }
         if let Some(line) = &setup.interpreter {
             let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
             mount_on(crate::foreign::REGISTRY, "binfmt_misc", safe, "")?;
@@ -315,6 +332,7 @@ impl Agent {
         match which {
             Whose::Console(number) => self.take_terminal(number),
             Whose::Oom => self.tell_of_kills(),
+            Whose::Notify => self.tell_of_readiness(),
             Whose::Link(number) => {
                 let Some(session) = self.sessions.get_mut(&number) else { return Ok(()) };
                 let Some(link) = &session.link else { return Ok(()) };
@@ -358,6 +376,19 @@ impl Agent {
         }
     }
 
+    /// Passes on what the container says of its being ready. After that nobody listens, as behind the first wall.
+    fn tell_of_readiness(&mut self) -> Result<()> {
+        // As many as the socket keeps (net.unix.max_dgram_qlen): a program that goes on talking holds nobody up.
+        for _ in 0..16 {
+            let Some(Ok(said)) = self.notify.as_ref().map(notify::ready) else { break };
+            if let Some(line) = said {
+                self.notify = None;
+                self.channel.message(MACHINE, &FromGuest::Notify(line))?;
+            }
+        }
+        Ok(())
+    }
+
     fn take_terminal(&mut self, number: u32) -> Result<()> {
         let Some(session) = self.sessions.get_mut(&number) else { return Ok(()) };
         let Some(console) = session.console.take() else { return Ok(()) };
@@ -377,8 +408,9 @@ impl Agent {
         for number in ended {
             if let Some(last) = self.sessions.remove(&number).and_then(|session| session.last) {
                 if number == PROGRAM {
-                    // The kill that ended it is told before its end.
+                    // The kill that ended it, and what it said last, are told before its end.
                     self.tell_of_kills()?;
+                    self.tell_of_readiness()?;
                     // What was written to shared mappings is the host's before the machine ends.
                     event::sync();
                 }

@@ -1,7 +1,7 @@
 //! What the guest says, and what the monitor makes of it.
 
 use super::{Monitor, PATIENCE, Stage};
-use crate::container::create;
+use crate::container::{create, notify};
 use crate::init::Held;
 use crate::init::report::{Detail, Fault, Outcome};
 use crate::plan;
@@ -65,6 +65,7 @@ impl Monitor {
             interpreter: self.job.interpreter.clone(),
             nodes: self.job.nodes.clone(),
             disks: self.job.disks.iter().map(|disk| disk.purpose.clone()).collect(),
+            notify: self.job.create.notify,
         };
         self.stage = Stage::SettingUp;
         self.asked_guest.push_back(0);
@@ -72,6 +73,12 @@ impl Monitor {
     }
 
     fn machine_says(&mut self, message: FromGuest) -> Result<()> {
+        if let FromGuest::Notify(line) = &message {
+            if let Err(error) = notify::pass_on(&self.job.folder, line) {
+                crate::log::debug(|| format!("the container's word that it is ready reaches nobody: {error}"));
+            }
+            return Ok(());
+        }
         if matches!(message, FromGuest::Oom(_)) {
             let watching: Vec<u64> = self.connections.iter().filter(|(_, connection)| connection.watches).map(|(number, _)| *number).collect();
             watching.into_iter().for_each(|number| self.answer_connection(number, &message));
@@ -123,7 +130,7 @@ impl Monitor {
                 Err(crate::wall::failed_step(plan, (step, errno, detail), ended.map(ended_as)))
             }
             FromGuest::Refused(why) => Err(Error::new(why)),
-            FromGuest::Done | FromGuest::Value(_) | FromGuest::Oom(_) => Ok(()),
+            FromGuest::Done | FromGuest::Value(_) | FromGuest::Oom(_) | FromGuest::Notify(_) => Ok(()),
         }
     }
 

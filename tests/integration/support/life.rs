@@ -130,6 +130,22 @@ pub fn echo(port: u16) -> ! {
     }
 }
 
+/// Sends datagrams back where they come from, of IPv4 and IPv6.
+pub fn datagrams(port: u16) -> ! {
+    let socket = std::net::UdpSocket::bind(("::", port)).unwrap();
+    let mut bytes = [0; 4096];
+    loop {
+        let Ok((count, from)) = socket.recv_from(&mut bytes) else { continue };
+        let _ = socket.send_to(&bytes[..count], from);
+    }
+}
+
+/// Sends lines over the socket that the environment names (sd_notify(3)).
+pub fn notify(lines: &str) {
+    let path = std::env::var("NOTIFY_SOCKET").expect("no socket is named");
+    std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(lines.as_bytes(), path).expect("nobody listens");
+}
+
 /// Answers for criu: its version is 4.2.1, and what else it is asked it writes to `request` beside itself, and refuses.
 pub fn double() -> ExitCode {
     let socket = raw::third_descriptor();

@@ -22,6 +22,8 @@ pub fn probe() -> ExitCode {
         Some("keyring") => println!("{}", keyring()),
         Some("life") => super::life::life(),
         Some("echo") => super::life::echo(words[1].parse().expect("a port")),
+        Some("datagrams") => super::life::datagrams(words[1].parse().expect("a port")),
+        Some("notify") => super::life::notify(&words[1..].join("\n")),
         Some("pages") => super::life::pages(words[1].parse().expect("a number")),
         Some("attack") => super::attack::attack(&words[1]),
         Some("lock") => super::life::lock(&words[1]),

@@ -326,6 +326,14 @@ impl<'a> Container<'a> {
         fs::read_link(format!("/proc/{}/ns/{kind}", self.pid())).unwrap().display().to_string()
     }
 
+    /// What the first process runs, by the end of its name.
+    pub fn program(&self) -> PathBuf {
+        if wall::is_vm() {
+            return self.exec(&["readlink", "/proc/1/exe"]).success().stdout.trim().into();
+        }
+        fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap()
+    }
+
     /// The open descriptors of the first process.
     pub fn descriptors(&self) -> Vec<u32> {
         let names: Vec<String> = if wall::is_vm() {
