@@ -116,6 +116,15 @@ pub fn hard_limit(resource: u32) -> Sys<u64> {
     Ok(limit[1])
 }
 
+/// Lets this process have as many open files as it may: the limit of select(2)'s days is a shell's, and not a server's.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_open_files() -> Sys<()> {
+    let hard = hard_limit(libc::RLIMIT_NOFILE)?;
+    prlimit(0, libc::RLIMIT_NOFILE, hard, hard)
+}
+
 /// personality(2).
 ///
 /// # Errors

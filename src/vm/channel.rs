@@ -16,6 +16,8 @@ pub const WINDOW: u32 = 64 << 10;
 const PIECE: usize = 16 << 10;
 /// The most that a pipe keeps of its writer (`fs.pipe-max-size`): what a program's own children go on writing has no end.
 const LAST: usize = 1 << 20;
+/// What a sink may ever have to keep, and then some.
+const MOST: usize = WINDOW as usize + LAST + 2 * PIECE;
 
 /// A session's three streams (with a terminal, two).
 pub const STDIN: u32 = 0;
@@ -51,6 +53,11 @@ impl Channel {
     pub fn interest(&self) -> libc::pollfd {
         let events = if self.out.is_empty() { libc::POLLIN } else { libc::POLLIN | libc::POLLOUT };
         libc::pollfd { fd: self.fd.0, events, revents: 0 }
+    }
+
+    /// How many bytes the other end has not taken.
+    pub fn unsent(&self) -> usize {
+        self.out.len() - self.sent
     }
 
     /// Queues a frame.
@@ -336,6 +343,8 @@ impl Streams {
         let number = frame.stream;
         match frame.kind {
             Kind::Data => match self.sinks.get_mut(&number) {
+                // More than any sender has credit for comes from one that keeps no rules; hull's memory is not its own.
+                Some(sink) if sink.pending.len() + frame.payload.len() > MOST => self.close_sink(channel, number),
                 Some(sink) if sink.awaited || sink.fd.is_some() => {
                     sink.pending.extend(&frame.payload);
                     self.carry_sink(channel, number);
@@ -437,6 +446,21 @@ mod tests {
         while let Ok(count @ 1..) = file::read(from.0, &mut buffer) {
             to.extend_from_slice(&buffer[..count]);
         }
+    }
+
+    #[test]
+    fn a_sender_that_keeps_no_rules_is_not_kept() {
+        let (ours, theirs) = pair(SockType::Stream);
+        let (_peer, mut host) = (ours, End::new(theirs));
+        let (sink, _reader) = pair(SockType::Stream);
+        host.streams.receive(1, sink).unwrap();
+        let frame = Frame { kind: Kind::Data, stream: 1, payload: vec![7; PIECE] };
+        for _ in 0..10 * MOST / PIECE {
+            assert!(host.streams.take(&mut host.channel, &frame));
+            let kept = host.streams.sinks.get(&1).map_or(0, |sink| sink.pending.len());
+            assert!(kept <= MOST, "{kept} bytes");
+        }
+        assert!(!host.streams.is_open(1), "it is closed to such a sender");
     }
 
     #[test]

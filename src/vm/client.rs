@@ -4,7 +4,7 @@ use super::message::{FromGuest, Task};
 use crate::init::Held;
 use crate::spec::config::Resources;
 use crate::state::Decided;
-use crate::sys::socket as raw;
+use crate::sys::{file, socket as raw};
 use crate::{Context, Error, Result};
 use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr};
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,10 @@ use std::time::Duration;
 const NAME: &str = "vm.sock";
 /// How long a guest may take to answer, in seconds: emulation on a busy machine is slow.
 const ANSWER: u64 = 60;
-/// A longer message is none; the guest's answers are cut to this by their nature.
-const LONGEST: usize = 192 << 10;
+/// A longer message goes in a file of memory, as the last of its descriptors: a socket's buffer has an end.
+const LONGEST: usize = 64 << 10;
+/// What stands for it.
+const IN_FILE: &[u8] = b"null";
 
 /// What is asked of a monitor.
 #[derive(Serialize, Deserialize)]
@@ -114,10 +116,51 @@ pub fn connect(folder: &Path) -> Result<Held> {
 /// # Errors
 /// The other side is gone; the message is too long.
 pub fn send<T: Serialize>(socket: &Held, message: &T, descriptors: &[i32]) -> Result<()> {
-    let text = serde_json::to_vec(message).map_err(|error| Error::new(format!("write a message: {error}")))?;
-    let rights = [ControlMessage::ScmRights(descriptors)];
+    send_with(socket, message, descriptors, MsgFlags::empty())
+}
+
+/// Sends a message, if the other side has room for it now.
+///
+/// # Errors
+/// It has not; as [`send`].
+pub fn send_at_once<T: Serialize>(socket: &Held, message: &T) -> Result<()> {
+    send_with(socket, message, &[], MsgFlags::MSG_DONTWAIT)
+}
+
+fn send_with<T: Serialize>(socket: &Held, message: &T, descriptors: &[i32], flags: MsgFlags) -> Result<()> {
+    let mut text = serde_json::to_vec(message).map_err(|error| Error::new(format!("write a message: {error}")))?;
+    let mut descriptors = descriptors.to_vec();
+    let long = if text.len() > LONGEST { Some(in_file(&std::mem::replace(&mut text, IN_FILE.to_vec()))?) } else { None };
+    descriptors.extend(long.iter().map(|file| file.0));
+    let rights = [ControlMessage::ScmRights(&descriptors)];
     let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
-    nix::sys::socket::sendmsg::<()>(socket.0, &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None).on("speak to", "the container's monitor").map(drop)
+    let sent = nix::sys::socket::sendmsg::<()>(socket.0, &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL | flags, None);
+    sent.on("speak to", "the container's monitor").map(drop)
+}
+
+/// A message in a file of memory.
+fn in_file(mut text: &[u8]) -> Result<Held> {
+    let held = file::memfd(c"hull:message", 0).map(Held).on("make", "a memory file for a message")?;
+    while !text.is_empty() {
+        let count = file::write(held.0, text).on("write", "a message")?;
+        text = &text[count..];
+    }
+    Ok(held)
+}
+
+/// A file from its beginning.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_all(from: &Held) -> Result<Vec<u8>> {
+    file::rewind(from.0).on("read", "a message")?;
+    let (mut bytes, mut piece) = (Vec::new(), [0_u8; 65536]);
+    loop {
+        match file::read(from.0, &mut piece).on("read", "a message")? {
+            0 => return Ok(bytes),
+            count => bytes.extend_from_slice(&piece[..count]),
+        }
+    }
 }
 
 /// Receives a message with its descriptors; none at the end.
@@ -146,7 +189,13 @@ pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, V
     if count == 0 {
         return Ok(None);
     }
-    let value = serde_json::from_slice(&text[..count]).map_err(|error| Error::new(format!("a message that cannot be read: {error}")))?;
+    text.truncate(count);
+    if text == IN_FILE
+        && let Some(file) = held.pop()
+    {
+        text = read_all(&file)?;
+    }
+    let value = serde_json::from_slice(&text).map_err(|error| Error::new(format!("a message that cannot be read: {error}")))?;
     Ok(Some((value, held)))
 }
 
@@ -222,5 +271,24 @@ pub fn ask(folder: &Path, request: &Request) -> Result<Option<serde_json::Value>
         Some(FromGuest::Refused(why)) => Err(Error::new(why)),
         Some(_) => Err(Error::new("the container's monitor answers something else")),
         None => Err(Error::new("container not running")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_comes_whole_and_nobody_waits_for_who_does_not_listen() {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        let (ours, theirs) = (Held(ours.into_raw_fd()), Held(theirs.into_raw_fd()));
+        let words = vec!["a command line".to_owned(); 100_000];
+        send_at_once(&ours, &words).unwrap();
+        send(&ours, &"short", &[]).unwrap();
+        let (long, files) = receive::<Vec<String>>(&theirs).unwrap().unwrap();
+        assert!(long == words && files.is_empty());
+        assert_eq!(receive::<String>(&theirs).unwrap().unwrap().0, "short");
+        assert!((0..100_000).any(|_| send_at_once(&ours, &"unheard").is_err()));
     }
 }

@@ -6,6 +6,9 @@ use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
+/// A line of QEMU's answers to what hull asks has some hundred bytes; QEMU stands next to the guest.
+const LONGEST: usize = 1 << 20;
+
 /// The monitor's end.
 pub struct Qmp {
     fd: Held,
@@ -67,6 +70,9 @@ impl Qmp {
         while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.buffer.drain(..=end).collect();
             said.extend(parse(&line)?);
+        }
+        if self.buffer.len() > LONGEST {
+            return Err(Error::new("QEMU's monitor: a line without an end"));
         }
         Ok(said)
     }

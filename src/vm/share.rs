@@ -136,8 +136,7 @@ fn drop_rights(last: u8) -> Result<()> {
     ids::capset(ids::CapSets { effective: kept, permitted: kept, inheritable: 0 }).on("drop", "capabilities")?;
     ids::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).on("set", "no_new_privs")?;
     // A descriptor for each file that the guest knows.
-    let hard = ids::hard_limit(libc::RLIMIT_NOFILE).on("ask for", "the limit of open files")?;
-    ids::prlimit(0, libc::RLIMIT_NOFILE, hard, hard).on("set", "the limit of open files")?;
+    ids::raise_open_files().on("raise", "the limit of open files")?;
     file::umask(0);
     Ok(())
 }

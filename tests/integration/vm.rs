@@ -72,9 +72,8 @@ fn the_life_of_a_container_in_a_machine() {
     assert_eq!(sum(&copy), sum(&bytes), "binary stdin");
 
     // What the machine does for the verbs.
-    assert_has!(container.call(&["ps"]).success().stdout, "sleep 0.1");
-    let ids: Vec<i32> = serde_json::from_str(&container.call(&["ps", "--format", "json"]).success().stdout).unwrap();
-    assert!(!ids.is_empty());
+    processes_are_listed(&container);
+    nobody_who_is_silent_is_waited_for(&container);
     container.call(&["pause"]).success();
     assert_eq!(container.status(), "paused");
     assert_has!(container.exec(&["true"]).failure(), "paused");
@@ -92,6 +91,36 @@ fn the_life_of_a_container_in_a_machine() {
     container.wait_for("stopped");
     assert_eq!(text(volume.join("log")), "ended\n");
     assert_has!(container.exec(&["true"]).failure(), "stopped container");
+}
+
+fn processes_are_listed(container: &Container) {
+    assert_has!(container.call(&["ps"]).success().stdout, "sleep 0.1");
+    let ids: Vec<i32> = serde_json::from_str(&container.call(&["ps", "--format", "json"]).success().stdout).unwrap();
+    assert!(!ids.is_empty());
+    // More than a socket's buffer holds.
+    let script = "n=$(printf %06000d 0); for i in $(seq 60); do sh -c 'sleep 1000; :' $n & done >/dev/null 2>&1 </dev/null";
+    container.exec(&["sh", "-c", script]).success();
+    // One that is born and has not begun has its parent's line.
+    let long = || container.call(&["ps"]).success().stdout.lines().filter(|line| line.len() > 4000).count();
+    until("sixty long lines", || long() == 60);
+    container.exec(&["sh", "-c", "kill -9 $(pidof sleep)"]);
+}
+
+/// A command that asks and does not listen: others are served.
+fn nobody_who_is_silent_is_waited_for(container: &Container) {
+    let limits = container.proc_file("limits");
+    let of = |line: &str| line.split_whitespace().skip(3).take(2).map(str::to_owned).collect::<Vec<_>>();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).map(of).unwrap();
+    assert_eq!(files[0], files[1], "the monitor may have as many files as it can");
+    let folder = File::open(container.bundle.runtime.state.join(&container.bundle.id)).unwrap();
+    let name = format!("/proc/self/fd/{}/vm.sock", std::os::fd::AsRawFd::as_raw_fd(&folder));
+    use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(name.as_str()).unwrap()).unwrap();
+    let ask = || send(&socket, b"\"Processes\"", SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    until("the monitor lets go of one that asks and does not listen", || (0..50).any(|_| ask() == Err(rustix::io::Errno::PIPE)));
+    assert_has!(container.call(&["ps"]).success().stdout, "sleep 0.1");
+    assert_eq!(container.status(), "running");
 }
 
 fn refuses_what_is_the_hosts(container: &Container) {

@@ -11,7 +11,7 @@ use crate::namespaces::idmap::socket_pair;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, socket};
 use crate::vm::channel::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
-use crate::vm::frame::{Frame, Kind};
+use crate::vm::frame::{Frame, Kind, LONGEST};
 use crate::vm::message::{FromGuest, MACHINE, Outer, PROGRAM, Process, SHARE, Setup, Task, ToGuest};
 use crate::{Context, Error, Result};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -21,6 +21,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+
+/// So much of a process's command line is told, in bytes.
+const COMMAND: usize = 4096;
 
 /// A session as the agent keeps it.
 struct Session {
@@ -154,12 +157,21 @@ impl Agent {
                 };
                 match answer {
                     Ok(None) => {}
-                    Ok(Some(answer)) => self.channel.message(frame.stream, &answer)?,
+                    Ok(Some(answer)) => self.answer(frame.stream, &answer)?,
                     Err(error) => self.channel.message(frame.stream, &FromGuest::Refused(error.to_string()))?,
                 }
             }
             _ => drop(self.streams.take(&mut self.channel, &frame)),
         }
+        Ok(())
+    }
+
+    fn answer(&mut self, number: u32, answer: &FromGuest) -> Result<()> {
+        let text = serde_json::to_vec(answer).map_err(|error| Error::new(format!("write an answer: {error}")))?;
+        if text.len() > LONGEST {
+            return self.channel.message(number, &FromGuest::Refused(format!("the guest's answer has {} bytes: too many", text.len())));
+        }
+        self.channel.put(Kind::Message, number, &text);
         Ok(())
     }
 
@@ -434,6 +446,6 @@ fn look_at(pid: i32) -> Option<Process> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).and_then(|line| line.split_whitespace().next()?.parse().ok())?;
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&line).trim_end_matches('\0').replace('\0', " ");
+    let command = String::from_utf8_lossy(&line[..line.len().min(COMMAND)]).trim_end_matches('\0').replace('\0', " ");
     Some(Process { pid, parent: number(1) as i32, uid, ticks: number(11) + number(12), command })
 }

@@ -143,6 +143,8 @@ impl Monitor {
         event::name_process(c"hull-vm");
         let _ = process::setsid();
         let signals = hold_signals()?;
+        // Each exec and each connection has some.
+        ids::raise_open_files().on("raise", "the limit of open files")?;
         job.own.as_ref().map_or(Ok(()), |own| own.become_root(maker.0))?;
         for tasks in std::mem::take(&mut job.tasks) {
             file::write(tasks.0, b"0").on("join", "the cgroup")?;

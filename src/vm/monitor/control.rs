@@ -5,7 +5,6 @@ use super::life::now;
 use super::{Monitor, Stage};
 use crate::Result;
 use crate::init::Held;
-use crate::sys::file;
 use crate::vm::client::{self, Request};
 use crate::vm::engine::Happened;
 use crate::vm::frame::Kind;
@@ -39,11 +38,16 @@ pub(super) enum Asked {
 }
 
 impl Monitor {
-    pub(super) fn accept(&mut self) -> Result<()> {
-        let socket = client::accept(&self.listener)?;
-        self.connections.insert(self.next, Connection { socket, session: None, watches: false });
-        self.next += 1;
-        Ok(())
+    /// Takes a command. One that cannot be taken, for it is gone or there is no descriptor left, is no reason for the container to end.
+    pub(super) fn accept(&mut self) {
+        match client::accept(&self.listener) {
+            Ok(socket) => {
+                self.connections.insert(self.next, Connection { socket, session: None, watches: false });
+                self.next += 1;
+            }
+            // It waits until others have ended; hull must not turn in a circle meanwhile.
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
+        }
     }
 
     /// A command speaks. What is wrong with it is its own to hear.
@@ -175,7 +179,7 @@ impl Monitor {
         let (Some(script), Some(stdin), Some(stdout)) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
             return Err(crate::Error::new("an exec without its descriptors"));
         };
-        let script = read_all(&script)?;
+        let script = client::read_all(&script)?;
         let session = self.job.next_session();
         wire(&mut self.streams, session, Ends { stdin, stdout, stderr: descriptors.next() })?;
         if let Some(connection) = self.connections.get_mut(&number) {
@@ -201,19 +205,6 @@ impl Monitor {
                 _ => ToGuest::Signal(signal),
             };
             let _ = self.channel.message(PROGRAM, &message);
-        }
-    }
-}
-
-fn read_all(from: &Held) -> Result<Vec<u8>> {
-    use crate::Context;
-    file::rewind(from.0).on("read", "the script")?;
-    let mut bytes = Vec::new();
-    let mut piece = [0_u8; 65536];
-    loop {
-        match file::read(from.0, &mut piece).on("read", "the script")? {
-            0 => return Ok(bytes),
-            count => bytes.extend_from_slice(&piece[..count]),
         }
     }
 }

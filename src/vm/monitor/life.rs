@@ -140,7 +140,7 @@ impl Monitor {
             // A program that the kernel refuses is told of on the container's stderr, and by its status.
             let refused = Detail::from_code(detail) == Detail::Execve;
             let wait = self.plan.as_ref().and_then(|plan| plan.inside.iter().position(|placed| matches!(placed.step, Step::WaitStart {})));
-            let bytes = Fault { errno: Errno::from_raw(errno), detail }.to_bytes(step - wait.unwrap_or(0) as u32);
+            let bytes = Fault { errno: Errno::from_raw(errno), detail }.to_bytes(step.saturating_sub(wait.unwrap_or(0) as u32));
             if !refused {
                 let _ = crate::sys::file::write(self.job.start.0, &bytes);
             }

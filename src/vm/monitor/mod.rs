@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 
 /// How much of the guest's console is kept, in bytes.
 const CONSOLE: usize = 4096;
+/// A guest that does not take this many bytes is not heard either, until it does: what it says may ask for an answer. Its own side
+/// always reads.
+const UNSENT: usize = 16 << 20;
 /// How long a reader may take nothing of what the program wrote, once it has ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -160,6 +163,9 @@ impl Monitor {
     fn interests(&self) -> (Vec<libc::pollfd>, Vec<Whose>) {
         let (ended, engine) = self.machine.descriptors();
         let mut fds = vec![self.channel.interest()];
+        if self.channel.unsent() > UNSENT {
+            fds[0].events &= !libc::POLLIN;
+        }
         let mut whose = vec![Whose::Channel];
         let mut add = |fd: i32, which: Whose| {
             fds.push(libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
@@ -179,7 +185,10 @@ impl Monitor {
             add(maker.0, Whose::Maker);
         }
         for (number, connection) in &self.connections {
-            add(connection.socket.0, Whose::Connection(*number));
+            // One thing at a time: of a command that asks on and on only its end is heard, until it is answered.
+            let waits = self.asked_guest.contains(number) || self.asked_engine.iter().any(|(_, asked)| asked == number);
+            fds.push(libc::pollfd { fd: connection.socket.0, events: if waits { 0 } else { libc::POLLIN }, revents: 0 });
+            whose.push(Whose::Connection(*number));
         }
         let mut streams = Vec::new();
         self.streams.interests(&mut fds, &mut streams);
@@ -225,7 +234,10 @@ impl Monitor {
                 self.read_console();
                 Ok(())
             }
-            Whose::Listener => self.accept(),
+            Whose::Listener => {
+                self.accept();
+                Ok(())
+            }
             Whose::Forward => self.forward(),
             Whose::Start => self.start(),
             Whose::Maker => self.maker_speaks(),
@@ -319,9 +331,10 @@ impl Monitor {
         self.maker.as_ref().map_or(Ok(()), |maker| client::send(maker, news, &[]))
     }
 
+    /// Nobody's answer is waited for: a command that has stopped to listen is as one that is gone.
     fn answer_connection(&mut self, number: u64, answer: &FromGuest) {
         let gone = match self.connections.get(&number) {
-            Some(connection) => client::send(&connection.socket, answer, &[]).is_err(),
+            Some(connection) => client::send_at_once(&connection.socket, answer).is_err(),
             None => false,
         };
         if gone {
