@@ -7,7 +7,8 @@ use crate::support::runtime::{text, until};
 use crate::support::{Bundle, fixture, users};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 tests![a_machine_of_an_ordinary_user, granted_ids_and_a_network_in_a_machine];
@@ -28,13 +29,17 @@ fn a_machine_of_an_ordinary_user() {
         let mut b = Bundle::of_ordinary_user();
         b.push("/linux/namespaces", json!({ "type": "network" }));
         b.set("/root/readonly", json!(false));
-        b.args(&["/bin/sh", "-c", "trap 'exit 5' TERM; cat /proc/sys/kernel/random/boot_id >/v/boot; while :; do sleep 0.1; done"]);
+        b.args(&["/bin/sh", "-c", "trap 'exit 5' TERM; /bin/probe --probe notify READY=1; cat /proc/sys/kernel/random/boot_id >/v/boot; while :; do sleep 0.1; done"]);
         b
     });
     let volume = fixture::new_dir("volume");
     fixture::give_to(&volume, users::ORDINARY, users::ORDINARY);
     fs::write(volume.join("mine"), "the machine's\n").unwrap();
     machine.bundle.mount("/v", "bind", volume.to_str().unwrap(), &["rbind"]);
+    let socket = fixture::new_dir("manager").join("socket");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
+    machine.bundle.runtime.env.push(("NOTIFY_SOCKET".into(), socket.display().to_string()));
     let container = machine.create(&[]);
     let all: Vec<i32> = children(container.pid()).into_iter().chain([container.pid()]).collect();
     assert!(all.len() >= 3, "monitor, share server and machine: {all:?}");
@@ -44,6 +49,9 @@ fn a_machine_of_an_ordinary_user() {
         assert_ne!(fs::read_link(format!("/proc/{pid}/ns/user")).unwrap(), fs::read_link("/proc/self/ns/user").unwrap());
     }
     container.start();
+    let mut said = [0; 16];
+    let count = manager.recv(&mut said).unwrap();
+    assert_eq!(&said[..count], b"READY=1\n", "start returns once the program is ready");
     until("the program", || !text(volume.join("boot")).is_empty());
     assert_ne!(text(volume.join("boot")), text("/proc/sys/kernel/random/boot_id"), "a kernel of its own");
     let out = container.exec(&["sh", "-c", "id -u; echo x >/made; stat -c %u /made /v; cat /proc/self/uid_map; exit 3"]);
