@@ -1,5 +1,6 @@
 //! What the program inherits: descriptors, the session keyring; and what is told by files and variables beside them.
 
+use crate::support::wall::is_vm;
 use crate::support::{Bundle, Container, fixture, runtime};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -59,6 +60,23 @@ fn wait_for_sleep(pid: impl std::fmt::Display) {
     });
 }
 
+/// The open descriptors of an exec's program, which ends up as `sleep 999`.
+fn open_in_exec(b: &Bundle, set_up: &str) -> Vec<u32> {
+    let pid = exec_through_shell(b, set_up, &[], &["sleep", "999"]);
+    if !is_vm() {
+        wait_for_sleep(&pid);
+        return open_in(pid);
+    }
+    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline | grep -q '^sleep 999' && ls $p/fd; done";
+    let mut all: Vec<u32> = Vec::new();
+    runtime::until("the program", || {
+        let said = b.call(&["exec", &b.id, "sh", "-c", script]).stdout;
+        all = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        !all.is_empty()
+    });
+    all
+}
+
 /// `create` by way of a shell, and `start`; the program ends up as `sleep`.
 fn started_through_shell<'a>(b: &'a Bundle, set_up: &str, flags: &[&str]) -> Container<'a> {
     b.write();
@@ -71,7 +89,7 @@ fn started_through_shell<'a>(b: &'a Bundle, set_up: &str, flags: &[&str]) -> Con
     through_shell(b, set_up, &args).success();
     let c = Container::new(b);
     c.start();
-    wait_for_sleep(c.pid());
+    runtime::until("the program", || c.proc_file("cmdline").starts_with("sleep"));
     c
 }
 
@@ -86,9 +104,7 @@ fn exec_through_shell(b: &Bundle, set_up: &str, flags: &[&str], program: &[&str]
     ]
     .concat();
     through_shell(b, set_up, &args).success();
-    let pid = fs::read_to_string(file).unwrap();
-    wait_for_sleep(&pid);
-    pid
+    fs::read_to_string(file).unwrap()
 }
 
 fn program_sees_three_descriptors() {
@@ -105,10 +121,7 @@ fn program_sees_three_descriptors() {
 fn exec_sees_three_descriptors() {
     let b = Bundle::sleeper();
     let _c = b.started();
-    assert_eq!(
-        open_in(exec_through_shell(&b, "true", &[], &["sleep", "999"])),
-        [0, 1, 2]
-    );
+    assert_eq!(open_in_exec(&b, "true"), [0, 1, 2]);
 }
 
 const STRAY: &str = "exec 3</etc/passwd 4</etc 5</ 7</proc 9</etc/group 63</tmp";
@@ -116,11 +129,8 @@ const STRAY: &str = "exec 3</etc/passwd 4</etc 5</ 7</proc 9</etc/group 63</tmp"
 fn stray_descriptors_do_not_reach_the_program() {
     let b = Bundle::sleeper();
     let c = started_through_shell(&b, STRAY, &[]);
-    assert_eq!(open_in(c.pid()), [0, 1, 2]);
-    assert_eq!(
-        open_in(exec_through_shell(&b, STRAY, &[], &["sleep", "999"])),
-        [0, 1, 2]
-    );
+    assert_eq!(c.descriptors(), [0, 1, 2]);
+    assert_eq!(open_in_exec(&b, STRAY), [0, 1, 2]);
 }
 
 /// A file that hull inherits of its caller, and whatever lives on without execve(2) must not.
@@ -221,6 +231,7 @@ fn exec_preserves_descriptors() {
         &["--preserve-fds", "2"],
         &["sh", "-c", &script],
     );
+    wait_for_sleep(&pid);
     assert_eq!(
         (in_shm(&c, "3").as_str(), in_shm(&c, "4").as_str()),
         ("third\n", "fourth\n")

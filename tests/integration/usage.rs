@@ -82,8 +82,7 @@ fn stats_are_a_table_and_json() {
     let mut b = limited(json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 20 } }));
     b.args(&["/bin/sh", "-c", "sleep 1000 & while :; do :; done"]);
     let c = b.started();
-    let processes = || serde_json::from_str::<Vec<i32>>(&b.call(&["ps", "--format", "json", &b.id]).success().stdout).unwrap();
-    until("both processes", || processes().len() == 2);
+    until("both processes", || c.processes().len() == 2);
     let table = b.call(&["stats", "--no-stream"]).success().stdout;
     let lines: Vec<&str> = table.lines().collect();
     let cells = |line: &str| -> Vec<String> {

@@ -326,6 +326,12 @@ impl<'a> Container<'a> {
         fs::read_link(format!("/proc/{}/ns/{kind}", self.pid())).unwrap().display().to_string()
     }
 
+    /// The numbers of its processes, as `ps` tells them: the host's, or behind the second wall the guest's.
+    #[track_caller]
+    pub fn processes(&self) -> Vec<i32> {
+        serde_json::from_str(&self.bundle.call(&["ps", "--format", "json", &self.bundle.id]).success().stdout).expect("ps is not JSON")
+    }
+
     /// What the first process runs, by the end of its name.
     pub fn program(&self) -> PathBuf {
         if wall::is_vm() {
