@@ -1,6 +1,6 @@
 //! `process`: who the program is, where it stands, and what it is given.
 
-use crate::support::{Bundle, fixture, until};
+use crate::support::{Bundle, fixture, until, wall};
 use serde_json::json;
 use std::fs;
 
@@ -338,6 +338,7 @@ fn exec_cpu_affinity() {
         skip!("one processor leaves no choice of affinity");
     }
     let mut b = Bundle::sleeper();
+    wall::with_defaults(&mut b.runtime, "cpus = 2");
     b.set(
         "/process/execCPUAffinity",
         json!({ "initial": "0", "final": "1" }),

@@ -273,7 +273,8 @@ fn update_is_all_or_nothing_and_remembered() {
 }
 
 fn update_takes_sizes_as_people_write_them() {
-    let b = limited(json!({ "memory": { "limit": 64 << 20 } }));
+    let mut b = limited(json!({ "memory": { "limit": 64 << 20 } }));
+    crate::support::wall::with_defaults(&mut b.runtime, "memory-max = \"2g\"");
     let c = b.started();
     for (size, bytes) in [("96m", 96_u64 << 20), ("1g", 1 << 30), ("0.5G", 512 << 20)] {
         let bytes = bytes.to_string();

@@ -78,6 +78,13 @@ pub fn share_cache(state: &Path, user: Option<u32>) {
     }
 }
 
+/// The file of defaults with lines about machines, for a bundle's container: who makes none does not read them.
+pub fn with_defaults(runtime: &mut super::runtime::Runtime, lines: &str) {
+    let file = fixture::new_dir("defaults").join("config.toml");
+    std::fs::write(&file, format!("[vm]\n{lines}\n")).unwrap();
+    runtime.env.push(("HULL_CONFIG".into(), file.display().to_string()));
+}
+
 /// Why a test (`module::name`) says nothing of a machine; none where it runs.
 pub fn elsewhere(test: &str) -> Option<&'static str> {
     let fits = |pattern: &str| pattern.strip_suffix('*').map_or(pattern == test, |start| test.starts_with(start));
@@ -132,7 +139,6 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ),
     ("the processes are the guest's, and ps(1) is the host's", &["commands::ps_takes_options_of_ps"]),
     ("changes that are kept are refused: an overlay's upper folder cannot be on the share", &["people_run::changes_are_kept_where_asked", "people_run::an_ordinary_users_changes_are_kept"]),
-    ("a machine has no more memory than it was booted with, or was made to grow to", &["resources::update_takes_sizes_as_people_write_them"]),
     ("a guest's cgroup tree has one container, in /hull", &["resources::relative_cgroups_path_is_below_the_own", "resources::nested_cgroups_path"]),
     (
         "limits of disks, of packets' classes and of sets of processors are the host's, on the machine as a whole",
@@ -142,7 +148,6 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     ("labels of the host's security modules mean nothing to the guest's kernel, and are left out", &["process::apparmor_*", "process::selinux_*"]),
-    ("a guest has the processors that its container's quota can use", &["process::exec_cpu_affinity"]),
     (
         "what is mounted on the host later does not come to the guest, nor the reverse",
         &[
