@@ -77,14 +77,13 @@ pub fn pack(folder: &Path, to: &Path) -> Result<()> {
     let file = File::options().write(true).create_new(true).mode(0o600).open(&path).on("make", path.display())?;
     let mut partial = Partial(Some(path.clone()));
     let files = files_of(folder)?;
-    let total = files.iter().map(|(_, bytes)| bytes).sum();
+    let total = files.iter().map(|(_, _, bytes)| bytes).sum();
     let progress = bar("saving", total);
     let mut out = Summed { inner: BufWriter::new(file), sum: Sha256::new(), length: 0 };
     out.inner.write_all(&header(0, &[0; 32])).on("write", path.display())?;
     let compressor = zstd::Encoder::new(&mut out, 1).on("compress", path.display())?;
     let mut tar = tar::Builder::new(compressor);
-    for (name, bytes) in files {
-        let source = folder.join(&name);
+    for (name, source, bytes) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes);
         header.set_mode(0o600);
@@ -103,19 +102,45 @@ pub fn pack(folder: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn files_of(folder: &Path) -> Result<Vec<(String, u64)>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).on("read", folder.display())? {
-        let entry = entry.on("read", folder.display())?;
-        let metadata = entry.metadata().on("stat", entry.path().display())?;
-        let name = entry.file_name().into_string().map_err(|name| Error::new(format!("{} is not UTF-8", name.display())))?;
-        if !metadata.is_file() {
-            return Err(Error::new(format!("{name} among the images is no file: a chain of pre-dumps cannot be exported")));
+/// criu's link from images to those that they rest on (`CR_PARENT_LINK`); in the file and where it is unpacked it is a folder.
+const PARENT: &str = "parent";
+/// Pre-dumps rest on each other no deeper; a link to itself has no end.
+const DEEPEST: usize = 256;
+
+/// Its name in the file, where it is, and how long, in bytes.
+type Image = (String, PathBuf, u64);
+
+/// The files of a folder and, by names of more than one part, of those that it rests on.
+fn files_of(folder: &Path) -> Result<Vec<Image>> {
+    let (mut files, mut prefix, mut at) = (Vec::new(), String::new(), folder.to_owned());
+    for _ in 0..DEEPEST {
+        let mut below = None;
+        for entry in std::fs::read_dir(&at).on("read", at.display())? {
+            let entry = entry.on("read", at.display())?;
+            let name = entry.file_name().into_string().map_err(|name| Error::new(format!("{} is not UTF-8", name.display())))?;
+            let metadata = std::fs::metadata(entry.path()).on("stat", entry.path().display())?;
+            match (name.as_str(), metadata.is_dir(), metadata.is_file()) {
+                (PARENT, true, _) => below = Some(entry.path()),
+                (_, _, true) => files.push((format!("{prefix}{name}"), entry.path(), metadata.len())),
+                _ => return Err(Error::new(format!("{} among the images is no file", entry.path().display()))),
+            }
         }
-        files.push((name, metadata.len()));
+        let Some(below) = below else {
+            files.sort();
+            return Ok(files);
+        };
+        // The kernel goes over forty links in one name and no further (path_resolution(7)).
+        at = std::fs::canonicalize(&below).on("find", below.display())?;
+        prefix.push_str(PARENT);
+        prefix.push('/');
     }
-    files.sort();
-    Ok(files)
+    Err(Error::new(format!("the images in {} rest on others without an end", folder.display())))
+}
+
+/// Whether a name is a file's of the folder, or of one that it rests on.
+fn belongs(name: &Path) -> bool {
+    let mut parts = name.components().rev();
+    matches!(parts.next(), Some(Component::Normal(_))) && name.components().count() <= DEEPEST && parts.all(|part| part == Component::Normal(PARENT.as_ref()))
 }
 
 /// Checks a file and unpacks it into a folder that is there.
@@ -133,11 +158,12 @@ pub fn unpack(from: &Path, folder: &Path) -> Result<()> {
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let name = entry.path().map_err(damaged)?.into_owned();
-        let plain = matches!(name.components().collect::<Vec<_>>()[..], [Component::Normal(_)]) && entry.header().entry_type().is_file();
-        if !plain {
+        if !belongs(&name) || !entry.header().entry_type().is_file() {
             return Err(Error::new(format!("{}: {} does not belong into a checkpoint", from.display(), name.display())));
         }
         let path = folder.join(&name);
+        let above = name.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect::<Vec<_>>();
+        above.iter().rev().try_for_each(|above| images::make_folder(&folder.join(above)))?;
         images::write_private(&path, b"")?;
         let mut to = File::options().write(true).open(&path).on("open", path.display())?;
         std::io::copy(&mut entry, &mut to).on("write", path.display())?;
@@ -184,6 +210,38 @@ fn verify(file: &mut File, path: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_images_rest_on_goes_with_them() {
+        let top = std::env::temp_dir().join(format!("hull-archive-chain-{}", std::process::id()));
+        for folder in ["first", "second", "last", "out"] {
+            std::fs::create_dir_all(top.join(folder)).unwrap();
+            std::fs::write(top.join(folder).join("pages-1.img"), folder).unwrap();
+        }
+        std::os::unix::fs::symlink("../first", top.join("second/parent")).unwrap();
+        std::os::unix::fs::symlink("../second", top.join("last/parent")).unwrap();
+        let (file, out) = (top.join("file"), top.join("out"));
+        pack(&top.join("last"), &file).unwrap();
+        unpack(&file, &out).unwrap();
+        for (name, holds) in [("pages-1.img", "last"), ("parent/pages-1.img", "second"), ("parent/parent/pages-1.img", "first")] {
+            assert_eq!(std::fs::read_to_string(out.join(name)).unwrap(), holds);
+        }
+        assert!(!out.join("parent/parent/parent").exists());
+        std::os::unix::fs::symlink("../last", top.join("first/parent")).unwrap();
+        let error = pack(&top.join("last"), &file).unwrap_err().to_string();
+        assert!(error.contains("without an end"), "{error}");
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn a_name_stays_within_the_folder() {
+        for good in ["a.img", "parent/a.img", "parent/parent/a.img", "parent"] {
+            assert!(belongs(Path::new(good)), "{good}");
+        }
+        for bad in ["../a.img", "/a.img", "other/a.img", "parent/../a.img", "parent/other/a.img", ""] {
+            assert!(!belongs(Path::new(bad)), "{bad}");
+        }
+    }
 
     #[test]
     fn what_is_packed_is_unpacked_and_what_is_changed_is_refused() {

@@ -214,6 +214,16 @@ impl Scratch {
     pub fn path(&self) -> &Path {
         &self.0
     }
+
+    /// The way from here to a folder, as criu wants it of the images that others rest on.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn way_to(&self, folder: &Path) -> Result<PathBuf> {
+        let folder = folder.canonicalize().on("find the former images", folder.display())?;
+        let up = self.0.components().skip(1).map(|_| "..");
+        Ok(up.collect::<PathBuf>().join(folder.strip_prefix("/").unwrap_or(&folder)))
+    }
 }
 
 impl Drop for Scratch {

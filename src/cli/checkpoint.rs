@@ -14,7 +14,7 @@ pub struct Args {
     id: String,
     #[command(flatten)]
     shared: Shared,
-    /// Folder of the former images, relative to --image-path
+    /// Folder of the former images, relative to --image-path; with --export to the current folder
     #[arg(long, value_name = "FOLDER")]
     parent_path: Option<PathBuf>,
     /// Let the container run on
@@ -143,12 +143,16 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
     let scratch = args.export.as_ref().map(|_| Scratch::new(&store, &args.id)).transpose()?;
     let common = args.shared.common(global);
     let images = scratch.as_ref().map_or_else(|| common.images.clone(), |scratch| scratch.path().to_owned());
+    let parent = match (&scratch, &args.parent_path) {
+        (Some(scratch), Some(parent)) => Some(scratch.way_to(parent)?),
+        (_, parent) => parent.clone(),
+    };
     let dump = Dump {
         common: Common { images, ..common },
         export: args.export.clone(),
         leave_running: args.leave_running,
         pre_dump: args.pre_dump,
-        parent: args.parent_path.clone(),
+        parent,
         tcp_skip_in_flight: args.tcp_skip_in_flight,
         link_remap: args.link_remap,
         page_server: args.page_server.as_deref().map(page_server).transpose()?,

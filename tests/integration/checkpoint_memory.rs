@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 tests![
     a_chain_of_pre_dumps_is_restored,
+    a_chain_is_exported_whole,
     a_chain_without_its_parent_is_not_restored,
     auto_dedup_keeps_each_page_once,
     pages_go_to_a_page_server,
@@ -76,19 +77,26 @@ fn beside(saved: &Saved, name: &str) -> Saved {
     Saved { images: saved.images.with_file_name(name), work: saved.work.with_file_name(format!("{name}-work")) }
 }
 
-/// Two pre-dumps, the second on top of the first, and the dump on top of both.
+/// A dump on top of two pre-dumps.
 fn chain(b: &Bundle, c: &Container) -> [Saved; 3] {
+    let [first, second] = pre_dumps(b, c);
+    let last = beside(&first, "last");
+    last.dumped(b, &["--parent-path", "../second"]);
+    assert!(c.call(&["state"]).failure().contains("does not exist"), "the dump ends the container");
+    [first, second, last]
+}
+
+/// Two pre-dumps, the second on top of the first.
+fn pre_dumps(b: &Bundle, c: &Container) -> [Saved; 2] {
     let first = Saved::new();
-    let (second, last) = (beside(&first, "second"), beside(&first, "last"));
+    let second = beside(&first, "second");
     first.dumped(b, &["--pre-dump"]);
     assert_eq!(c.status(), "running");
     let mut writes = intact(b);
     until("writes after the first round", || std::mem::replace(&mut writes, intact(b)) < writes);
     second.dumped(b, &["--pre-dump", "--parent-path", "../images"]);
     until("writes after the second round", || std::mem::replace(&mut writes, intact(b)) < writes);
-    last.dumped(b, &["--parent-path", "../second"]);
-    assert!(c.call(&["state"]).failure().contains("does not exist"), "the dump ends the container");
-    [first, second, last]
+    [first, second]
 }
 
 fn a_chain_of_pre_dumps_is_restored() {
@@ -106,6 +114,23 @@ fn a_chain_of_pre_dumps_is_restored() {
     }
     let out = last.restore(&b, &[]);
     assert!(out.status == 0, "{}\n{}", out.stderr, last.log("restore.log"));
+    assert!(intact(&b) > before);
+    assert_eq!(c.status(), "running");
+}
+
+fn a_chain_is_exported_whole() {
+    needs_tracking();
+    only_hull!("--export and --import");
+    let b = remembers();
+    let c = filled(&b);
+    let before = intact(&b);
+    let file = fixture::new_dir("exported").join("chain.hull");
+    let [first, second] = pre_dumps(&b, &c);
+    b.call(&["checkpoint", "--parent-path", second.images.to_str().unwrap(), "--export", file.to_str().unwrap(), &b.id]).success();
+    for folder in [first, second] {
+        fs::remove_dir_all(folder.images).unwrap();
+    }
+    b.call(&["restore", "--detach", "--import", file.to_str().unwrap(), "--bundle", b.dir.to_str().unwrap(), &b.id]).success();
     assert!(intact(&b) > before);
     assert_eq!(c.status(), "running");
 }
