@@ -30,9 +30,9 @@ impl Container {
         client::ask(&self.folder(), request)
     }
 
-    /// A signal for the program, by the guest. One that the kernel would act on itself, on the monitor, goes the same way.
-    pub(super) fn signal_machine(&self, signal: i32) -> Result<()> {
-        client::signal(&self.folder(), signal)
+    /// A signal for the program or for all, by the guest. One that the kernel would act on itself, on the monitor, goes the same way.
+    pub(super) fn signal_machine(&self, request: &Request) -> Result<()> {
+        client::signal(&self.folder(), request)
     }
 
     /// The counters of the container's cgroup in the guest.
@@ -67,6 +67,7 @@ impl Container {
             }
             _ => {}
         }
+        translate::without_effect(change).iter().for_each(|words| crate::log::warn(words));
         let mut host = translate::host_limits(Some(change), machine.memory);
         host.memory = None;
         if let Some((_, plugged @ 1..)) = wanted {

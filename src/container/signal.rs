@@ -3,6 +3,7 @@
 use super::create::has_pid_namespace;
 use super::{Container, Status};
 use crate::sys::process;
+use crate::vm::client::Request;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -57,7 +58,7 @@ impl Container {
         if self.record.vm.is_none() {
             return leaves_to_default(self.record.pid, signal);
         }
-        let answer = self.machine(&crate::vm::client::Request::Handled).ok().flatten();
+        let answer = self.machine(&Request::Handled).ok().flatten();
         answer.and_then(|mask| mask.as_u64()).is_some_and(|mask| mask & (1 << (signal - 1)) == 0)
     }
 
@@ -67,7 +68,7 @@ impl Container {
     /// `container not running`.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         if all && self.record.vm.is_some() && signal != libc::SIGKILL {
-            return self.machine(&crate::vm::client::Request::SignalAll(signal)).map(drop);
+            return self.signal_machine(&Request::SignalAll(signal));
         }
         if all && self.record.vm.is_none() {
             return self.kill_all(signal);
@@ -77,7 +78,7 @@ impl Container {
             return Err(Error::new("container not running"));
         }
         if self.record.vm.is_some() && signal != libc::SIGKILL {
-            return self.signal_machine(signal);
+            return self.signal_machine(&Request::Signal(signal));
         }
         let pidfd = self.pidfd()?;
         self.let_settle(signal);

@@ -403,6 +403,34 @@ pub fn pipe() -> Sys<(i32, i32)> {
     Ok((ends[0], ends[1]))
 }
 
+/// How much a pipe holds, in bytes (fcntl(2), `F_GETPIPE_SZ`).
+///
+/// # Errors
+/// EBADF for what is no pipe.
+pub fn pipe_size(raw: i32) -> Sys<usize> {
+    call!(libc::SYS_fcntl, raw, libc::F_GETPIPE_SZ).map(|size| size as usize)
+}
+
+/// Lets a pipe hold so many bytes (fcntl(2), `F_SETPIPE_SZ`). Who waits to write goes on (since Linux 5.5).
+///
+/// # Errors
+/// EPERM beyond `fs.pipe-max-size` or the user's share; EBADF for what is no pipe; EBUSY.
+pub fn set_pipe_size(raw: i32, size: usize) -> Sys<()> {
+    call!(libc::SYS_fcntl, raw, libc::F_SETPIPE_SZ, size).map(drop)
+}
+
+/// What was written to a terminal or a socket and its reader has not taken (`TIOCOUTQ`, the same number as `SIOCOUTQ`), or to a pipe
+/// (`FIONREAD`), as a number that falls as it takes; 0 for everything else.
+pub fn untaken(raw: i32) -> i32 {
+    let mut count = 0_i32;
+    // Valid: a pointer to an int.
+    let asked = |request: libc::Ioctl, count: *mut i32| call!(libc::SYS_ioctl, raw, request, count);
+    if asked(libc::TIOCOUTQ, &raw mut count).is_err() && asked(libc::FIONREAD, &raw mut count).is_err() {
+        return 0;
+    }
+    count
+}
+
 /// lseek(2) to the beginning.
 ///
 /// # Errors

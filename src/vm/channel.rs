@@ -217,6 +217,11 @@ impl Streams {
         self.sources.contains_key(&stream) || self.sinks.get(&stream).is_some_and(|sink| sink.fd.is_some())
     }
 
+    /// How many bytes a stream's sink has not taken yet.
+    pub fn pending(&self, stream: u32) -> usize {
+        self.sinks.get(&stream).map_or(0, |sink| sink.pending.len())
+    }
+
     /// A source's program has ended: what it wrote last goes out whatever the credit, as it would stay in a pipe, and then the end. So no
     /// end of a program waits for a reader.
     pub fn finish(&mut self, channel: &mut Channel, stream: u32) {

@@ -17,6 +17,9 @@ use std::time::Duration;
 const NAME: &str = "vm.sock";
 /// How long a guest may take to answer, in seconds: emulation on a busy machine is slow.
 const ANSWER: u64 = 60;
+/// How long whoever sends a signal waits for the guest's word, in seconds at most: containerd's shim answers nothing else meanwhile, and an
+/// engine's own time until SIGKILL (10 s, 30 s) begins only then.
+const SIGNALLED: u64 = 5;
 /// A longer message goes in a file of memory, as the last of its descriptors: a socket's buffer has an end.
 const LONGEST: usize = 64 << 10;
 /// What stands for it.
@@ -207,15 +210,16 @@ pub fn patience() -> Result<Duration> {
     Ok(Duration::from_secs(crate::settings::read()?.vm.answer_timeout.unwrap_or(ANSWER)))
 }
 
-/// A signal for the program. In a machine that does not answer it waits, as it would for a frozen program of the shared kernel, and
-/// that is said: an error would keep an engine from the SIGKILL that it sends next.
+/// A signal for the program, or for all. In a machine that does not answer it waits, as it would for a frozen program of the shared kernel,
+/// and that is said. It is no error: at one, containerd's CRI ends a stop without the SIGKILL that would follow (`stopContainer`), and
+/// older Podman takes it for done (`StopContainer`, which returns what kill(2) with 0 says then).
 ///
 /// # Errors
-/// The container is not running.
-pub fn signal(folder: &Path, signal: i32) -> Result<()> {
+/// The container is not running; the guest refuses.
+pub fn signal(folder: &Path, request: &Request) -> Result<()> {
     let socket = connect(folder)?;
-    send(&socket, &Request::Signal(signal), &[])?;
-    let patience = patience()?;
+    send(&socket, request, &[])?;
+    let patience = patience()?.min(Duration::from_secs(SIGNALLED));
     match answer(&socket, patience)? {
         Some(Some(FromGuest::Done)) => Ok(()),
         Some(Some(FromGuest::Refused(why))) => Err(Error::new(why)),

@@ -13,6 +13,7 @@ use crate::{Context, Error, Result};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
 use std::net::IpAddr;
 
 /// Taps are named by this and a number.
@@ -51,7 +52,11 @@ pub fn let_go() {
 /// A tap, and the two ways between it and the interface.
 fn beside(here: &mut Socket, device: &Link, number: usize) -> Result<Tap> {
     let name = format!("{TAP}{number}");
-    let fd = netns::open_tap(&name).map(Held).on("make tap", &name)?;
+    let fd = match netns::open_tap(&name).map(Held) {
+        // Not the tap's own want.
+        Err(Errno::ENOENT) => return Err(Error::new("open /dev/net/tun: no such file or directory: the kernel's module tun is not loaded")),
+        other => other.on("make tap", &name)?,
+    };
     let tap = here.link(&name)?.ok_or_else(|| Error::new(format!("tap {name} is gone")))?;
     // A machine that was here before, of a container that an engine starts anew in its pod, left its filters: its tap is gone.
     here.attempt(&[shape::no_ingress(device.index, format!("forget what was watched on {}", device.name))])?;

@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a reader may take nothing of what the program wrote, once it was killed.
+/// How long a reader may take nothing of what the program wrote and no pipe can hold, once it was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an exec's process is to do.
@@ -112,15 +112,22 @@ impl Proxy {
                 // The container, and with it all that ran there, was killed.
                 None => Ended::Killed(libc::SIGKILL),
             };
-            self.wait_for_readers(matches!(ended, Ended::Killed(_)).then(|| Instant::now() + PATIENCE));
+            self.wait_for_readers(matches!(ended, Ended::Killed(_)));
             return Ok(ended);
         }
     }
 
-    /// What the program wrote would stay in its pipe for as long as the reader likes; here this process keeps it. A signal that would end
-    /// the program ends the wait.
-    fn wait_for_readers(&self, until: Option<Instant>) {
-        while !self.stdio.is_done() && until.is_none_or(|until| Instant::now() < until) {
+    /// What the program wrote stays in its pipe for as long as the reader likes. What no pipe can hold, this process keeps: of a program that
+    /// was killed until its reader has taken nothing for long. A signal that would end the program ends the wait.
+    fn wait_for_readers(&self, killed: bool) {
+        let (mut taken, mut until) = (None, Instant::now());
+        while !self.stdio.is_done() && (taken.is_none() || !killed || Instant::now() < until) {
+            let now = Some(self.stdio.taken());
+            if taken != now {
+                (taken, until) = (now, Instant::now() + PATIENCE);
+            } else {
+                self.stdio.make_room();
+            }
             let ends = |signal: u32| [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].contains(&(signal as i32));
             if matches!(self.signals.read_signal(), Ok(Some(info)) if ends(info.ssi_signo)) {
                 return;

@@ -6,7 +6,15 @@ use crate::sys::{file, socket};
 use crate::{Context, Result};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use std::os::fd::IntoRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+
+/// What a pipe is made to hold for a reader who is late, in bytes: all that can be on its way when a program ends (the channel's last word,
+/// its window, and what lies between it and the pipe).
+const KEPT: usize = 2 << 20;
+/// What is written at once, in bytes: a write that waits tells of its reader's progress only when it is done.
+const PIECE: usize = libc::PIPE_BUF;
 
 /// The far ends, for the channel.
 pub struct Ends {
@@ -25,10 +33,19 @@ pub enum Stdio {
         /// From where to where; the first is for stdin.
         pairs: Vec<(Held, Held)>,
         /// Those of stdout and stderr.
-        pumps: Vec<JoinHandle<()>>,
+        pumps: Vec<Pump>,
     },
     /// The terminal's far side, for its size.
     Terminal(Held),
+}
+
+/// One that carries what the program writes.
+pub struct Pump {
+    thread: JoinHandle<()>,
+    /// Where to; its end is the thread's to make.
+    to: Weak<Held>,
+    /// How many bytes it has written there.
+    carried: Arc<AtomicU64>,
 }
 
 /// A pair of stream sockets, close-on-exec.
@@ -104,24 +121,50 @@ impl Stdio {
     pub fn start(&mut self) {
         let Stdio::Pipes { pairs, pumps } = self else { return };
         for (index, (from, to)) in std::mem::take(pairs).into_iter().enumerate() {
-            let pump = std::thread::spawn(move || pump(&from, &to));
+            let (to, carried) = (Arc::new(to), Arc::new(AtomicU64::new(0)));
+            let (held, count) = (Arc::downgrade(&to), Arc::clone(&carried));
+            let thread = std::thread::spawn(move || pump(&from, &to, &count));
             if index > 0 {
-                pumps.push(pump);
+                pumps.push(Pump { thread, to: held, carried });
             }
         }
     }
 
-    /// Whether all that the program wrote has been taken.
+    /// Whether all that the program wrote has been taken, or is kept where it stays without this process.
     pub fn is_done(&self) -> bool {
         match self {
-            Stdio::Pipes { pumps, .. } => pumps.iter().all(JoinHandle::is_finished),
+            Stdio::Pipes { pumps, .. } => pumps.iter().all(|pump| pump.thread.is_finished()),
             Stdio::Terminal(_) => true,
+        }
+    }
+
+    /// Another number whenever a reader has taken something of what the program wrote.
+    pub fn taken(&self) -> u64 {
+        let not_taken = |fd: i32| file::untaken(fd).unsigned_abs().into();
+        match self {
+            Stdio::Pipes { pumps, .. } => pumps.iter().fold(0, |sum, pump| {
+                let kept: u64 = pump.to.upgrade().map_or(0, |to| not_taken(to.0));
+                sum.wrapping_add(pump.carried.load(Ordering::Relaxed)).wrapping_sub(kept)
+            }),
+            Stdio::Terminal(peer) => 0_u64.wrapping_sub(not_taken(peer.0)),
+        }
+    }
+
+    /// The program has ended, and its reader takes nothing: a pipe is made to hold all of it, as what a program writes to a pipe stays there
+    /// for as long as the reader likes. What is no pipe, or may not grow, stays as it is.
+    pub fn make_room(&self) {
+        let Stdio::Pipes { pumps, .. } = self else { return };
+        for to in pumps.iter().filter_map(|pump| pump.to.upgrade()) {
+            let Ok(size) = file::pipe_size(to.0) else { continue };
+            // An ordinary user may have `fs.pipe-max-size`.
+            let sizes = std::iter::successors(Some(KEPT), |size| Some(size / 2)).take_while(|wanted| *wanted > size);
+            let _ = sizes.map(|wanted| file::set_pipe_size(to.0, wanted)).find(Result::is_ok);
         }
     }
 }
 
 /// Carries to the end of either side. These descriptors block, and are nobody's else to wait for.
-fn pump(from: &Held, to: &Held) {
+fn pump(from: &Held, to: &Held, carried: &AtomicU64) {
     let mut buffer = vec![0_u8; 32768];
     loop {
         let count = match file::read(from.0, &mut buffer) {
@@ -136,8 +179,11 @@ fn pump(from: &Held, to: &Held) {
         };
         let mut left = &buffer[..count];
         while !left.is_empty() {
-            match file::write(to.0, left) {
-                Ok(written) => left = &left[written..],
+            match file::write(to.0, &left[..left.len().min(PIECE)]) {
+                Ok(written) => {
+                    left = &left[written..];
+                    carried.fetch_add(written as u64, Ordering::Relaxed);
+                }
                 Err(nix::errno::Errno::EAGAIN) => {
                     let mut fds = [libc::pollfd { fd: to.0, events: libc::POLLOUT, revents: 0 }];
                     let _ = crate::sys::event::poll(&mut fds, None);
@@ -145,5 +191,85 @@ fn pump(from: &Held, to: &Held) {
                 Err(_) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn until(what: &str, condition: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !condition() {
+            assert!(Instant::now() < end, "waited in vain: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn null() -> Held {
+        Held(file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).unwrap())
+    }
+
+    /// Bytes on their way to a stdout; whoever writes them may have to wait.
+    fn written(stdout: Held, bytes: &[u8]) -> (Stdio, JoinHandle<()>) {
+        let (mut stdio, ends) = Stdio::pipes([null(), stdout, null()]).unwrap();
+        stdio.start();
+        let bytes = bytes.to_vec();
+        let writer = std::thread::spawn(move || {
+            let mut left = &bytes[..];
+            while !left.is_empty() {
+                left = &left[file::write(ends.stdout.0, left).unwrap()..];
+            }
+        });
+        (stdio, writer)
+    }
+
+    #[test]
+    fn a_pipe_keeps_all_for_a_reader_who_comes_after_the_end() {
+        let bytes: Vec<u8> = (0..120_000_u32).flat_map(u32::to_le_bytes).collect();
+        let (reader, to) = file::pipe().map(|(reader, to)| (Held(reader), Held(to))).unwrap();
+        let held = file::pipe_size(to.0).unwrap();
+        let (stdio, writer) = written(to, &bytes);
+        until("the pipe is full", || file::untaken(reader.0).unsigned_abs() as usize == held);
+        assert!(!stdio.is_done());
+        until("all is in the pipe", || {
+            stdio.make_room();
+            stdio.is_done()
+        });
+        writer.join().unwrap();
+        drop(stdio);
+        let (mut got, mut buffer) = (Vec::new(), [0; 65536]);
+        while let count @ 1.. = file::read(reader.0, &mut buffer).unwrap() {
+            got.extend_from_slice(&buffer[..count]);
+        }
+        assert!(got == bytes, "{} bytes of {}", got.len(), bytes.len());
+    }
+
+    #[test]
+    fn a_slow_reader_of_what_cannot_grow_is_seen_to_take() {
+        const ALL: usize = 1 << 20;
+        let (to, reader) = stream_pair().unwrap();
+        let (stdio, writer) = written(to, &vec![1; ALL]);
+        until("nothing moves", || {
+            let before = stdio.taken();
+            std::thread::sleep(Duration::from_millis(50));
+            stdio.make_room();
+            stdio.taken() == before
+        });
+        assert!(!stdio.is_done());
+        let (mut got, mut buffer) = (0, [0; PIECE]);
+        while got < ALL / 2 {
+            let (before, from) = (stdio.taken(), got);
+            while stdio.taken() == before {
+                got += file::read(reader.0, &mut buffer).unwrap();
+                assert!(got - from <= 16 * PIECE, "{} bytes were taken and not seen", got - from);
+            }
+        }
+        while got < ALL {
+            got += file::read(reader.0, &mut buffer).unwrap();
+        }
+        writer.join().unwrap();
+        until("all is taken", || stdio.is_done());
     }
 }

@@ -271,6 +271,21 @@ pub fn guests_part(resources: &Resources) -> Resources {
     resources
 }
 
+/// What is set in the host's cgroup of a machine and limits nothing of the container's, in words. The class and the priority of a packet are
+/// those of the socket that it was sent from (`sk_alloc`, net/core/sock.c): a tap's packets have lost theirs, or come from the guest's.
+pub fn without_effect(resources: &Resources) -> Vec<String> {
+    let network = resources.network.as_ref().is_some_and(|network| network.class_id.is_some_and(|class| class != 0) || !network.priorities.is_empty());
+    let real_time = resources.cpu.as_ref().is_some_and(|cpu| cpu.realtime_runtime.is_some() || cpu.realtime_period.is_some());
+    [
+        (network, "linux.resources.network: what a virtual machine sends comes from its own kernel: the host's classes and priorities do not reach it"),
+        (real_time, "linux.resources.cpu: real-time programs of a virtual machine are its own kernel's: realtimeRuntime and realtimePeriod do not reach them"),
+    ]
+    .into_iter()
+    .filter(|(is_set, _)| *is_set)
+    .map(|(_, words)| words.to_owned())
+    .collect()
+}
+
 /// The host's limits of a machine: the guest's memory and the measured overhead, room for the tasks of its monitor, and what only the
 /// host can limit.
 pub fn host_limits(resources: Option<&Resources>, guest_memory: u64) -> Resources {

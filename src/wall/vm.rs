@@ -98,7 +98,9 @@ fn compile(store: &Store, spec: &Spec, id: &str, options: &Options, (root, make)
     let facts = translate::facts(&translated.spec, None);
     let create = Options { systemd_cgroup: false, layers: translated.layers.take(), ..options.for_guest() };
     let request = crate::container::create::request(store, &translated.spec, &facts, id, &create)?;
-    let plan = crate::plan::plan(&translated.spec, &facts, &request)?;
+    let mut plan = crate::plan::plan(&translated.spec, &facts, &request)?;
+    let resources = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    plan.warnings.extend(resources.map(translate::without_effect).unwrap_or_default());
     vm::task::create(&plan, &[])?;
     Ok((translated, create, plan))
 }

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 
-tests![ten_thousand_frames_of_twenty_execs];
+tests![ten_thousand_frames_of_twenty_execs, what_was_written_last_waits_for_its_reader];
 
 const EXECS: usize = 20;
 /// Of each exec, each way. The frames carry 16 KiB at most: these are 10240 of them, and as many that give credit.
@@ -61,6 +61,11 @@ fn assert_counts(said: &str) {
     assert!(whole.lines().eq((0..whole.lines().count()).map(|n| n.to_string())), "numbers are missing");
 }
 
+/// What `seq` writes: more than a pipe holds.
+fn assert_numbers(said: &str) {
+    assert!(said.lines().eq((0..40_000).map(|n| n.to_string())), "{} bytes of its last words", said.len());
+}
+
 fn rest_of(child: &mut Child) -> String {
     let mut rest = String::new();
     child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
@@ -100,9 +105,28 @@ fn ten_thousand_frames_of_twenty_execs() {
     assert_eq!((status(stopped), status(killed)), (143, 137));
     // It ended long ago, and its last bytes are there still.
     assert_eq!(text(dir.join("ended")), "ended\n");
-    let said = rest_of(&mut ended);
-    assert!(said.lines().eq((0..40_000).map(|n| n.to_string())), "{} bytes of its last words", said.len());
+    until("its end on the host", || ended.try_wait().unwrap().is_some());
+    assert_numbers(&rest_of(&mut ended));
     assert_eq!(status(ended), 0);
     container.kill("TERM").success();
     container.wait_for("stopped");
+}
+
+/// The container's own program ends and its machine with it, while nobody reads: what it wrote stays in the pipe, as on the shared kernel.
+fn what_was_written_last_waits_for_its_reader() {
+    only_hull!("the second wall");
+    let machine = Machine::sh("seq 0 39999 >&2; seq 0 39999; exit 3");
+    machine.bundle.write();
+    let (id, dir, kernel) = (machine.bundle.id.clone(), machine.bundle.dir.display().to_string(), machine.kernel.display().to_string());
+    let container = Container::new(&machine.bundle);
+    let mut create = machine.bundle.runtime.command(&["create", "--vm", "--vm-kernel", &kernel, "--bundle", &dir, &id]);
+    let mut create = leaks::spawn(create.stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap();
+    assert!(create.wait().unwrap().success());
+    container.start();
+    container.wait_for("stopped");
+    let mut errors = String::new();
+    create.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert_numbers(&errors);
+    assert_numbers(&rest_of(&mut create));
+    leaks::OWN.lock().unwrap().remove(&create.id().cast_signed());
 }

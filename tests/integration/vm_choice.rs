@@ -4,6 +4,7 @@ use crate::support::leaks;
 use crate::support::machine::{LIMIT, Machine};
 use crate::support::runtime::{Container, Output, finish, path, text, until};
 use crate::support::{Bundle, fixture};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs;
 use std::io::Read;
@@ -174,20 +175,26 @@ fn a_guest_that_hangs_is_an_error_in_time() {
     assert!(!machine.bundle.runtime.state.join(&machine.bundle.id).exists(), "its folder is there");
 }
 
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
 /// The processes of a container's machine, and QEMU stopped where it stands.
 fn freeze(container: &Container) -> [i32; 2] {
     let monitor = container.pid();
     let below = text(format!("/proc/{monitor}/task/{monitor}/children"));
     let mut pids = below.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
     let qemu = pids.find(|pid| text(format!("/proc/{pid}/comm")).starts_with("qemu")).unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(qemu).unwrap(), rustix::process::Signal::STOP).unwrap();
+    signal(qemu, Signal::STOP);
     [monitor, qemu]
 }
 
 /// A machine that stands still: what asks the guest ends in time and says how to end it, and both ways of ending it do.
 fn a_machine_that_does_not_answer_can_be_ended() {
     only_hull!("the second wall");
-    let mut machine = Machine::sh("echo out; exec >&- 2>&-; while :; do sleep 0.1; done");
+    let mut machine = Machine::sh("trap 'echo one >>/dir/log' TERM; trap 'echo all >>/dir/log' USR1; echo out; exec >&- 2>&-; while :; do sleep 0.1; done");
+    let log = fixture::new_dir("volume").join("log");
+    machine.bundle.mount("/dir", "bind", log.parent().unwrap().to_str().unwrap(), &["rbind"]);
     let file = defaults("[vm]\nanswer-timeout = 2\n");
     machine.bundle.runtime.env.push(("HULL_CONFIG".into(), file.display().to_string()));
     machine.bundle.write();
@@ -205,14 +212,18 @@ fn a_machine_that_does_not_answer_can_be_ended() {
     let processes = freeze(&container);
     let ask = |words: &[&str]| machine.bundle.call(words);
     let help = format!("does not answer (waited 2 s): hull kill {id} KILL or hull delete --force {id} ends it");
-    for words in [&["exec", &id, "true"][..], &["ps", &id], &["pause", &id], &["update", "--cpu-quota", "50000", &id], &["events", "--stats", &id], &["kill", "--all", &id, "TERM"]] {
+    // A signal waits in it, as for a frozen program of the shared kernel; an engine goes on to the next.
+    for words in [&["kill", &id, "TERM"][..], &["kill", "--all", &id, "USR1"]] {
+        assert_has!(ask(words).success().stderr, format!("the signal waits: the container's machine {help}"));
+    }
+    signal(processes[1], Signal::CONT);
+    until("the signals that waited", || ["one\n", "all\n"].iter().all(|word| text(&log).contains(word)));
+    signal(processes[1], Signal::STOP);
+    for words in [&["exec", &id, "true"][..], &["ps", &id], &["pause", &id], &["update", "--cpu-quota", "50000", &id], &["events", "--stats", &id]] {
         let said = ask(words).failure();
         // It is given in small letters.
         assert!(said.contains(&help.to_lowercase()), "{words:?}: {said}");
     }
-    // A signal waits in it, as for a frozen program of the shared kernel; an engine goes on to the next.
-    let waits = ask(&["kill", &id, "TERM"]).success().stderr;
-    assert_has!(waits, help);
     assert_eq!(ask(&["state", &id]).success().stdout.matches("\"running\"").count(), 1);
     ask(&["kill", &id, "KILL"]).success();
     until("the machine's end", || processes.into_iter().all(gone));

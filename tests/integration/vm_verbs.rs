@@ -51,6 +51,8 @@ fn plan_shows_what_the_guest_carries_out() {
     let mut machine = Machine::sh("true");
     let volume = fixture::new_dir("volume");
     machine.bundle.mount("/v", "bind", volume.to_str().unwrap(), &["rbind", "ro"]);
+    // What is only the host's to limit, and does not reach a machine's packets.
+    machine.bundle.set("/linux/resources/network", json!({ "classID": 1_048_577, "priorities": [] }));
     machine.bundle.write();
     let (dir, kernel) = (machine.bundle.dir.display().to_string(), machine.kernel.display().to_string());
     let flags = ["plan", "--vm", "--vm-kernel", &kernel, "--vm-memory", "300m", "--vm-memory-max", "500m", "--vm-engine", "qemu"];
@@ -61,6 +63,7 @@ fn plan_shows_what_the_guest_carries_out() {
     assert_has!(shown, format!("share    root: {dir}"));
     let inside = shown.split("guest    carries out").nth(1).unwrap();
     assert!(inside.contains("inside") && inside.contains("/run/hull/share/m"), "{shown}");
+    assert_has!(shown, "warning: linux.resources.network: what a virtual machine sends comes from its own kernel");
     let value: Value = serde_json::from_str(&machine.bundle.call(&[&flags[..], &["--format", "json", &dir]].concat()).success().stdout).unwrap();
     assert_eq!((&value["machine"]["memory"], &value["machine"]["accelerator"]), (&json!(300 << 20), &json!("tcg")));
     assert_eq!(value["machine"]["memoryMax"], json!(500 << 20));

@@ -133,6 +133,7 @@ impl Monitor {
                     page,
                     deadline,
                     ended: None,
+                    taken: None,
                 })
             }
             Err(error) => Err((error, maker)),

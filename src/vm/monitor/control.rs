@@ -99,6 +99,12 @@ impl Monitor {
                 Ok(())
             }
             Request::Plugged => self.engine(number, Asked::Plugged),
+            Request::SignalAll(signal) if self.paused => {
+                self.asked_guest.push_back(0);
+                self.channel.message(MACHINE, &ToGuest::SignalAll(signal))?;
+                self.answer_connection(number, &FromGuest::Done);
+                Ok(())
+            }
             Request::SignalAll(signal) => self.guest(number, &ToGuest::SignalAll(signal)),
             Request::Watch => {
                 if let Some(connection) = self.connections.get_mut(&number) {

@@ -157,16 +157,25 @@ impl Monitor {
     fn ends(&mut self, ended: Ended) -> Result<()> {
         self.ended = Some(ended);
         self.stage = Stage::Ended;
-        self.deadline = Instant::now() + PATIENCE;
         self.streams.stop_sending(stream(PROGRAM, STDIN));
         Ok(())
     }
 
-    /// Done once all that the program wrote is taken, or nobody takes it.
+    /// Done once all that the program wrote is taken, or kept by a pipe; or once its reader has taken nothing for long.
     pub(super) fn finished(&mut self) -> Option<Ended> {
         let ended = self.ended?;
-        let open = [STDOUT, STDERR].iter().any(|which| self.streams.is_open(stream(PROGRAM, *which)));
-        (!open && self.stdio.is_done() || Instant::now() >= self.deadline).then_some(ended)
+        let streams = [STDOUT, STDERR].map(|which| stream(PROGRAM, which));
+        if self.stdio.is_done() && !streams.iter().any(|stream| self.streams.is_open(*stream)) {
+            return Some(ended);
+        }
+        let taken = (streams.map(|stream| self.streams.pending(stream)), self.stdio.taken());
+        if self.taken != Some(taken) {
+            self.taken = Some(taken);
+            self.deadline = Instant::now() + PATIENCE;
+        } else {
+            self.stdio.make_room();
+        }
+        (Instant::now() >= self.deadline).then_some(ended)
     }
 
     fn exec_says(&mut self, session: u32, message: &FromGuest) -> Result<()> {

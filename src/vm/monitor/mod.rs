@@ -35,7 +35,7 @@ const CONSOLE: usize = 4096;
 /// A guest that does not take this many bytes is not heard either, until it does: what it says may ask for an answer. Its own side
 /// always reads.
 const UNSENT: usize = 16 << 20;
-/// How long a reader may take nothing of what the program wrote, once it has ended.
+/// How long a reader may take nothing of what the program wrote and no pipe can hold, once it has ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far the container has come.
@@ -91,6 +91,8 @@ struct Monitor {
     page: Page,
     deadline: Instant,
     ended: Option<Ended>,
+    /// How far the readers of what the program wrote had come at the last look, once it has ended.
+    taken: Option<([usize; 2], u64)>,
 }
 
 /// Runs to the container's end; `maker` is where whoever makes it listens.
