@@ -6,7 +6,7 @@ use crate::people::{self, Flags, Mode};
 use crate::{Error, Result};
 use crate::container::create::create;
 use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
-use crate::container::start::begin;
+use crate::container::start::{begin, executed};
 use crate::container::streams::Pipes;
 use crate::container::{Container, delete};
 use crate::spec::Spec;
@@ -70,7 +70,7 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
     let given = connect_console(make.console_socket.as_deref())?;
     if *detach {
         let (container, made) = create(store, id, &spec, &options, given)?;
-        let begun = begin(&container, &made).and_then(|notify| made.executed().map(|()| notify));
+        let begun = begin(&container, &made).and_then(|notify| executed(&container, &made).map(|()| notify));
         let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
         return Ok(0);

@@ -15,13 +15,24 @@ use crate::wall::{Made, START_FIFO};
 use crate::{Context, Error, Result};
 use std::time::Duration;
 
-/// Lets the program of a container that was just made begin. Who does not stay with it waits for execve too (`Made::executed`). Its notification socket, if the caller has one, is bound before.
+/// Lets the program of a container that was just made begin. Who does not stay with it waits for execve too ([`executed`]). Its notification socket, if the caller has one, is bound before.
 ///
 /// # Errors
 /// It died while it waited; a hook failed; the socket cannot be made.
 pub fn begin(container: &Container, made: &Made) -> Result<Option<Notify>> {
     let notify = container.notify()?;
     container.start_made(made).map(|()| notify)
+}
+
+/// Waits until the started program is there ([`Made::executed`]).
+///
+/// # Errors
+/// A startContainer hook failed; its machine does not answer.
+pub fn executed(container: &Container, made: &Made) -> Result<()> {
+    if container.record.vm.is_some() && !container.wait_for_end_of(&made.child.sync)? {
+        return Ok(());
+    }
+    made.executed()
 }
 
 impl Container {
@@ -66,7 +77,7 @@ impl Container {
         crate::sys::file::write(made.start.0, b"0").on("start container", &self.record.id)?;
         let hooks = self.record.spec.config().hooks.as_ref();
         if hooks.is_some_and(|hooks| !hooks.start_container.is_empty() || !hooks.poststart.is_empty()) {
-            made.executed()?;
+            executed(self, made)?;
         }
         self.poststart()
     }
@@ -106,22 +117,30 @@ impl Container {
         }
     }
 
-    /// Until init has become the program: its end of the fifo closes at execve, and at its death. A failed startContainer hook is in the
-    /// fifo then (runtime.md, Lifecycle 7: it is start's error). A frozen container begins when it is thawed, and is not waited for. A
-    /// hook may take its time: a machine is asked now and then whether it is there at all.
-    fn wait_for_program(&self, answer: &Held) -> Result<()> {
+    /// Waits until nobody has the other end of a descriptor any more; false where the container is paused. A hook may take its time: a
+    /// machine is asked now and then whether it is there at all.
+    fn wait_for_end_of(&self, descriptor: &Held) -> Result<bool> {
         const LOOK_MS: u64 = 100;
         const ASK_EVERY: u32 = 10;
         for looks in 1_u32.. {
-            if process::hung_up(answer.0, LOOK_MS).on("wait for", "the program")? {
+            if process::hung_up(descriptor.0, LOOK_MS).on("wait for", "the program")? {
                 break;
             }
             if self.status() == Status::Paused {
-                return Ok(());
+                return Ok(false);
             }
             if self.record.vm.is_some() && looks.is_multiple_of(ASK_EVERY) {
                 crate::vm::client::is_there(&self.folder())?;
             }
+        }
+        Ok(true)
+    }
+
+    /// Until init has become the program: its end of the fifo closes at execve, and at its death. A failed startContainer hook is in the
+    /// fifo then (runtime.md, Lifecycle 7: it is start's error). A frozen container begins when it is thawed, and is not waited for.
+    fn wait_for_program(&self, answer: &Held) -> Result<()> {
+        if !self.wait_for_end_of(answer)? {
+            return Ok(());
         }
         let mut bytes = [0_u8; FAULT_SIZE];
         match crate::sys::file::read(answer.0, &mut bytes) {

@@ -5,7 +5,7 @@ use super::users::{self, Who};
 use super::{Ask, Flags, keeper, layers};
 use crate::container::create::{Options, create};
 use crate::container::foreground::{Carried, Signals, attend_acting, console_pair, receive_terminal};
-use crate::container::start::begin;
+use crate::container::start::{begin, executed};
 use crate::container::streams::Pipes;
 use crate::container::{Container, delete};
 use crate::facts;
@@ -123,7 +123,7 @@ impl Job<'_> {
             .write_bundle(&container)
             .and_then(|()| streams.hand_over(&container.folder(), self.ask.remove.then_some((self.store, self.ask.id.as_str()))))
             .and_then(|()| begin(&container, &made))
-            .and_then(|notify| made.executed().map(|()| notify));
+            .and_then(|notify| executed(&container, &made).map(|()| notify));
         let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
         println!("{}", self.ask.id);

@@ -11,6 +11,7 @@ use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 tests![
     the_name_hull_vm_chooses_the_wall,
@@ -19,6 +20,7 @@ tests![
     qemu_is_confined_and_its_end_is_the_containers,
     a_guest_that_hangs_is_an_error_in_time,
     a_machine_that_does_not_answer_can_be_ended,
+    a_machine_that_stops_in_a_hook_does_not_hold_run,
 ];
 
 /// Another for each boot of a kernel: the test machine runs the kernel that its own guests run.
@@ -234,5 +236,30 @@ fn a_machine_that_does_not_answer_can_be_ended() {
     assert_has!(ask(&["start", &id]).failure(), help.to_lowercase());
     ask(&["delete", "--force", &id]).success();
     until("the machine's end", || processes.into_iter().all(gone));
+    assert_ne!(machine.bundle.call(&["state", &id]).status, 0);
+}
+
+/// A hook may take its time, and a machine that has stopped is told from it: `run --detach` ends, and nothing is left.
+fn a_machine_that_stops_in_a_hook_does_not_hold_run() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("exec sleep 1000");
+    let (volume, said) = (fixture::new_dir("volume"), fixture::new_dir("said").join("stderr"));
+    machine.bundle.mount("/v", "bind", volume.to_str().unwrap(), &["rbind"]);
+    machine.bundle.push("/hooks/startContainer", json!({ "path": "/bin/sh", "args": ["sh", "-c", "echo >/v/here; exec sleep 1000"] }));
+    let file = defaults("[vm]\nanswer-timeout = 2\n");
+    machine.bundle.runtime.env.push(("HULL_CONFIG".into(), file.display().to_string()));
+    machine.bundle.write();
+    let (id, dir, kernel) = (machine.bundle.id.clone(), machine.bundle.dir.display().to_string(), machine.kernel.display().to_string());
+    let container = Container::new(&machine.bundle);
+    let mut run = machine.bundle.runtime.command(&["run", "--detach", "--vm", "--vm-kernel", &kernel, "--bundle", &dir, &id]);
+    let mut run = leaks::spawn(run.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap())).unwrap();
+    until("the hook", || volume.join("here").exists());
+    // Longer than a look at the machine takes.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(run.try_wait().unwrap().is_none(), "a hook that takes its time is no silence: {}", text(&said));
+    let processes = freeze(&container);
+    assert!(!run.wait().unwrap().success());
+    assert_has!(text(&said), "does not answer (waited 2 s)");
+    until("the machine's end", || processes.into_iter().all(|pid| leaks::is_zombie(pid) || !Path::new(&format!("/proc/{pid}")).exists()));
     assert_ne!(machine.bundle.call(&["state", &id]).status, 0);
 }
