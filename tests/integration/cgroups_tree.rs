@@ -3,6 +3,7 @@
 use crate::resources::limited;
 use crate::support::cgroups::{self, Version, by_version, counter};
 use crate::support::runtime::Output;
+use crate::support::wall::is_vm;
 use crate::support::{Bundle, spec, until, users};
 use serde_json::{Value, json};
 use std::fs;
@@ -35,11 +36,23 @@ fn exec_goes_where_init_is() {
     if cgroups::version("pids") == Version::V1 {
         skip!("v1 has processes in inner cgroups");
     }
-    let b = Bundle::sleeper();
+    // A guest's tree is in the guest: there the first process moves itself.
+    let down = "d=/sys/fs/cgroup/hull; mkdir $d/init && echo $$ >$d/init/cgroup.procs && echo '+pids +memory' >$d/cgroup.subtree_control; echo $? >/tmp/moved";
+    let mut b = Bundle::sh(&if is_vm() { format!("{down}; exec sleep 1000") } else { "exec sleep 1000".to_owned() });
+    b.writable();
+    if is_vm() {
+        writable_tree(&mut b);
+    }
     let c = b.started();
-    move_down(&b, c.pid());
+    if is_vm() {
+        let moved = b.rootfs().join("tmp/moved");
+        until("the move", || fs::read_to_string(&moved).is_ok_and(|text| text.ends_with('\n')));
+        assert_eq!(fs::read_to_string(moved).unwrap(), "0\n");
+    } else {
+        move_down(&b, c.pid());
+    }
     let of = |who: &str| c.exec(&["cat", &format!("/proc/{who}/cgroup")]).success().stdout;
-    assert_eq!(of("self"), format!("0::{}/init\n", b.cgroup));
+    assert_eq!(of("self"), format!("0::{}/init\n", b.cgroup_inside()));
     assert_eq!(of("1"), of("self"));
 }
 
@@ -74,6 +87,15 @@ fn exec_into_a_sub_cgroup_of_one_controller() {
     assert_has!(lines, &format!(":cpu:{}\n", b.cgroup)[..]);
 }
 
+/// The container may write to the cgroups that it sees.
+fn writable_tree(b: &mut Bundle) {
+    for m in b.spec["mounts"].as_array_mut().unwrap() {
+        if m["destination"] == "/sys/fs/cgroup" {
+            m["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+        }
+    }
+}
+
 /// A container in which a runtime may work: every capability that the suite has, the tree writable, nothing masked.
 fn host_of_runtimes() -> Bundle {
     let mut b = Bundle::new();
@@ -85,11 +107,7 @@ fn host_of_runtimes() -> Bundle {
         b.set(path, json!([]));
     }
     b.set("/linux/resources", json!({ "devices": [{ "allow": true, "access": "rwm" }] }));
-    for m in b.spec["mounts"].as_array_mut().unwrap() {
-        if m["destination"] == "/sys/fs/cgroup" {
-            m["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
-        }
-    }
+    writable_tree(&mut b);
     let program = b.runtime.program.clone();
     b.mount("/bin/hull", "bind", program.to_str().unwrap(), &["bind", "ro"]).mount("/tmp", "tmpfs", "tmpfs", &[]);
     fs::write(b.rootfs().join("bin/hull"), "").unwrap();

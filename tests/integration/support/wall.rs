@@ -110,7 +110,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         "the test looks at the program through the host's /proc, cgroups or network namespace, and the program is in the guest",
         &[
             "hooks::poststart_runs_in_start_after_the_program_has_begun", "resources_act::delete_force_of_a_frozen_sub_cgroup",
-            "cgroups_tree::exec_goes_where_init_is", "cgroups_tree::limit_below_*", "cgroups_tree::ordinary_user_in_a_delegated_tree_has_limits",
+            "cgroups_tree::limit_below_*", "cgroups_tree::ordinary_user_in_a_delegated_tree_has_limits",
             "hardening::created_container_waits_with_its_own_rights_only",
             "net_guard::the_gateways_address_cannot_be_taken",
         ],
