@@ -135,7 +135,8 @@ fn run_gives_output_status_and_hooks() {
     let mut machine = Machine::sh("echo out; echo err >&2; id -u; cat /proc/self/status; ip addr show eth0; kill -USR1 $$");
     let network = Holder::new(&["--net"]);
     let within = |words: &str| shell(&format!("nsenter --net={} sh -c '{words}'", network.path("net").display())).success().stdout;
-    within("ip link add eth0 type veth peer name eth1; ip addr add 10.9.8.7/24 dev eth0");
+    // The guest's kernel meets them in the other order, and gives each the other's name.
+    within("ip link add eth0 type veth peer name eth1; ip addr add 10.9.8.7/24 dev eth0; ip link set eth0 up; ip link set eth1 up");
     let namespaces = machine.bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.iter_mut().find(|namespace| namespace["type"] == "network").unwrap()["path"] = json!(network.path("net"));
     let log = fixture::new_dir("hooks").join("log");

@@ -56,7 +56,12 @@ pub fn connect(process: &Held, address: SocketAddr) -> Result<Held> {
 fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {
     let device = find(here, &interface.hardware)?;
     let name = &interface.name;
-    let mut requests = vec![named(&device, interface)];
+    let mut requests = Vec::new();
+    // The kernel names what it finds in its own order: another interface may have the name for now, and gets its own later.
+    if let Some(other) = here.link(name)?.filter(|other| other.index != device.index) {
+        requests.push(renamed(&other, format!("hull{}", other.index)));
+    }
+    requests.push(named(&device, interface));
     for text in &interface.addresses {
         let prefix: Prefix = text.parse().map_err(Error::new)?;
         requests.push(address::add(device.index, prefix, format!("give {name} the address {text}")));
@@ -77,6 +82,14 @@ fn find(here: &mut Socket, hardware: &str) -> Result<Link> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Err(Error::new(format!("the machine has no network interface {hardware}")))
+}
+
+fn renamed(device: &Link, name: String) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = device.index;
+    let what = format!("name {name}");
+    message.attributes.push(LinkAttribute::IfName(name));
+    Request { message: RouteNetlinkMessage::NewLink(message), flags: 0, what }
 }
 
 fn named(device: &Link, interface: &Interface) -> Request {
