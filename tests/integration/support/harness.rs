@@ -222,7 +222,10 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     }
     let mut process = leaks::spawn(&mut command).expect("cannot start the test's process");
     let pid = process.id();
-    let hung = !wait_within(&mut process, LIMIT * super::runtime::patience());
+    // Not `patience` times: two hung tests must leave an emulated machine the time for its others.
+    let limit = LIMIT * super::runtime::patience().min(2);
+    let standing = if ends_within(&process, limit) { vec![] } else { leaks::standing(&scratch.join(pid.to_string())) };
+    let hung = !wait_within(&mut process, Duration::ZERO);
     let code = process.wait().expect("cannot wait for the test").code();
     leaks::OWN.lock().unwrap().remove(&pid.cast_signed());
     let left = leaks::after_test(pid, &scratch.join(pid.to_string()));
@@ -249,6 +252,7 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
             said.lines()
                 .filter(|l| !l.starts_with("note: "))
                 .for_each(|l| println!("  {l}"));
+            standing.iter().for_each(|l| println!("  stood still: {l}"));
             left.iter().for_each(|l| println!("  left behind: {l}"));
         }
     }
@@ -264,6 +268,11 @@ fn record(test: Test, code: Option<i32>, said: &str) {
     };
     let mut file = File::options().create(true).append(true).open(path).expect("cannot open the file of results");
     writeln!(file, "{}\t{result}\t{reason}", test.short()).expect("cannot write the file of results");
+}
+
+/// Whether a child ends in the time given.
+fn ends_within(process: &Child, limit: Duration) -> bool {
+    pidfd_open(Pid::from_child(process), PidfdFlags::empty()).is_ok_and(|fd| readable_within(&fd, limit))
 }
 
 /// Waits for a child's end; kills it, through a descriptor that cannot mean another process, when the time is over. False if killed.

@@ -142,6 +142,28 @@ pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
     left
 }
 
+/// Where the processes stand that have to do with a test's folder: of each its state, its place in the kernel and its command line.
+pub fn standing(scratch: &Path) -> Vec<String> {
+    let read = |pid: i32, name: &str| {
+        let text = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        String::from_utf8_lossy(&text).trim().replace('\0', " ")
+    };
+    let test = scratch.file_name().map(|n| n.display().to_string()).unwrap_or_default();
+    let line = |pid: i32| {
+        let stack: Vec<String> = read(pid, "stack").lines().take(5).map(|l| l.trim_start_matches("[<0>] ").to_owned()).collect();
+        let state = read(pid, "stat").rsplit_once(") ").map(|(_, rest)| rest.chars().take(1).collect::<String>()).unwrap_or_default();
+        format!("{pid} {state} {} ({}): {}", read(pid, "wchan"), stack.join(" < "), read(pid, "cmdline"))
+    };
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| pid.to_string() == test || traces(*pid).contains(&scratch.display().to_string()) || read(*pid, "cmdline").contains(&scratch.display().to_string()))
+        .map(line)
+        .collect()
+}
+
 fn remove_cgroup(dir: &Path) {
     let until = Instant::now() + Duration::from_secs(5);
     while std::fs::remove_dir(dir).is_err() && dir.exists() && Instant::now() < until {
