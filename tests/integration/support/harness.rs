@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A test: its name with its module's, and what it does. It fails by a panic.
@@ -166,17 +166,17 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
         for _ in 0..o.jobs {
             s.spawn(|| {
                 while let Some(test) = { queue.lock().unwrap().pop_front() } {
-                    one(test, &scratch, o.nocapture, &tally);
+                    one_whatever_happens(test, &scratch, o.nocapture, &tally);
                 }
             });
         }
     });
-    let once_more = tally.lock().unwrap().second_tries();
+    let once_more = tally.lock().unwrap_or_else(PoisonError::into_inner).second_tries();
     for test in &once_more {
         println!("AGAIN {}", test.short());
-        one(*test, &scratch, o.nocapture, &tally);
+        one_whatever_happens(*test, &scratch, o.nocapture, &tally);
     }
-    let mut t = tally.into_inner().unwrap();
+    let mut t = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     std::fs::remove_dir_all(&scratch).ok();
     let mut failed: Vec<&str> = t.failed.iter().map(Test::short).collect();
     let left = before.left_since();
@@ -207,6 +207,15 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
     }
 }
 
+/// One test; where it is the harness that fails (no process to be had, a full disk), that fails the test and not the sum of all.
+fn one_whatever_happens(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(test, scratch, nocapture, tally)));
+    if ran.is_err() {
+        println!("FAIL {} (the harness itself)", test.short());
+        tally.lock().unwrap_or_else(PoisonError::into_inner).failed.push(test);
+    }
+}
+
 fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     let log_path = scratch.join(format!("{}.log", test.short().replace("::", ".")));
     let log = File::create(&log_path).expect("cannot make the test's log");
@@ -227,10 +236,10 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     let standing = if ends_within(&process, limit) { vec![] } else { leaks::standing(&scratch.join(pid.to_string())) };
     let hung = !wait_within(&mut process, Duration::ZERO);
     let code = process.wait().expect("cannot wait for the test").code();
-    leaks::OWN.lock().unwrap().remove(&pid.cast_signed());
+    leaks::own().remove(&pid.cast_signed());
     let left = leaks::after_test(pid, &scratch.join(pid.to_string()));
     let said = std::fs::read_to_string(&log_path).unwrap_or_default();
-    let mut t = tally.lock().unwrap();
+    let mut t = tally.lock().unwrap_or_else(PoisonError::into_inner);
     record(test, code.filter(|_| !hung && left.is_empty()), &said);
     match (hung, code, left.is_empty()) {
         (false, Some(0), true) => {

@@ -6,7 +6,7 @@ use rustix::process::{
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The state of the machine that containers could change, as lines to compare.
@@ -149,6 +149,7 @@ pub fn standing(scratch: &Path) -> Vec<String> {
         String::from_utf8_lossy(&text).trim().replace('\0', " ")
     };
     let test = scratch.file_name().map(|n| n.display().to_string()).unwrap_or_default();
+    let (folder, group) = (scratch.display().to_string(), format!(" {test}"));
     let line = |pid: i32| {
         let stack: Vec<String> = read(pid, "stack").lines().take(5).map(|l| l.trim_start_matches("[<0>] ").to_owned()).collect();
         let state = read(pid, "stat").rsplit_once(") ").map(|(_, rest)| rest.chars().take(1).collect::<String>()).unwrap_or_default();
@@ -159,7 +160,7 @@ pub fn standing(scratch: &Path) -> Vec<String> {
         .flatten()
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| pid.to_string() == test || traces(*pid).contains(&scratch.display().to_string()) || read(*pid, "cmdline").contains(&scratch.display().to_string()))
+        .filter(|pid| pid.to_string() == test || [traces(*pid), read(*pid, "cmdline")].iter().any(|t| t.contains(&folder) || t.ends_with(&group)))
         .map(line)
         .collect()
 }
@@ -174,9 +175,14 @@ fn remove_cgroup(dir: &Path) {
 /// The children that this process started itself and waits for itself. Locked while one is started, so that none is taken for an orphan.
 pub static OWN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
+/// The same, also after a test's end by a panic while it was locked.
+pub fn own() -> MutexGuard<'static, BTreeSet<i32>> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Starts a child that this process waits for itself.
 pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
-    let mut own = OWN.lock().unwrap();
+    let mut own = own();
     let child = command.spawn()?;
     own.insert(child.id().cast_signed());
     Ok(child)
@@ -194,7 +200,7 @@ pub fn succeeds(command: &mut Command) -> bool {
 
 /// Reaps the orphans that have ended.
 pub fn reap_orphans() {
-    let own = OWN.lock().unwrap();
+    let own = own();
     children()
         .into_iter()
         .filter(|pid| !own.contains(pid) && is_zombie(*pid))
@@ -229,7 +235,7 @@ pub fn is_zombie(pid: i32) -> bool {
 /// from their environment and working directory.
 fn end_orphans(ours: impl Fn(&str) -> bool) -> Vec<String> {
     let mut left = vec![];
-    let own = OWN.lock().unwrap();
+    let own = own();
     for pid in children().into_iter().filter(|pid| !own.contains(pid)) {
         if is_zombie(pid) {
             reap(pid);
@@ -251,7 +257,8 @@ fn end_orphans(ours: impl Fn(&str) -> bool) -> Vec<String> {
 
 fn traces(pid: i32) -> String {
     let of = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let group = rustix::process::getpgid(Pid::from_raw(pid)).map_or(0, Pid::as_raw_pid);
+    // 0 where the group is of another pid namespace, or the kernel's.
+    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).map_or(0, nix::unistd::Pid::as_raw);
     format!(
         "{} {} {group}",
         String::from_utf8_lossy(&of("environ")),
