@@ -24,8 +24,8 @@ use crate::{Context, Error, Result};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use prost::Message;
-use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::ffi::{CStr, CString};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -96,6 +96,8 @@ pub struct World<'a> {
     pub tasks: &'a [i32],
     /// What it finds before PATH.
     pub stand_in: &'a StandIn,
+    /// It may have to do with TLS.
+    pub tls: bool,
 }
 
 /// A running criu.
@@ -146,7 +148,7 @@ fn c_string(path: &Path) -> Result<CString> {
 /// What the child does between clone and execve: plain system calls only.
 ///
 /// criu opens the folders that a request names by `/proc/PID/fd/N` of whoever made the socket, and mounts below its work folder: so the
-/// child itself makes the socket and opens the folders, in the mount namespace that criu will be in. hull takes its end by the pidfd.
+/// child itself makes the socket and opens the folders, in the mount namespace that criu will be in. hull is sent its end.
 struct Birth<'a> {
     images: CString,
     work: CString,
@@ -154,7 +156,7 @@ struct Birth<'a> {
     stdio: Option<(i32, i32)>,
     mounts: Vec<(CString, CString, Option<CString>)>,
     tasks: &'a [i32],
-    /// Where the child says that it has come so far, and waits.
+    /// Where the child sends hull's end of the socket.
     sync: i32,
 }
 
@@ -182,11 +184,7 @@ impl Birth<'_> {
             file::dup_to(messages, 1)?;
             file::dup_to(messages, 2)?;
         }
-        socket::send(self.sync, &hulls.to_ne_bytes())?;
-        let mut byte = [0_u8; 1];
-        if socket::recv(self.sync, &mut byte)? == 0 {
-            return Err(nix::errno::Errno::ECANCELED);
-        }
+        socket::send_fd(self.sync, &[0], hulls)?;
         for (number, from) in [(SOCKET, own), (IMAGES, images), (WORK, work)].into_iter().chain((FIRST..).zip(self.inherit.iter().map(|held| held.0))) {
             file::dup_to(from, number)?;
         }
@@ -224,7 +222,7 @@ impl Session {
         };
         let path = c_string(program)?;
         let args = [c"criu".to_owned(), c"swrk".to_owned(), c"3".to_owned()];
-        let env = environment(world.stand_in);
+        let env = environment(world);
         let mut arrays = Arrays::with_room(args.len() + env.len());
         let (pid, pidfd) = match process::clone(0, world.cgroup).on("start", program.display())? {
             Cloned::Child => {
@@ -245,13 +243,9 @@ impl Session {
     }
 
     fn take_socket(&mut self, sync: &Held) -> Result<()> {
-        let mut number = [0_u8; 4];
-        let raw = match (socket::recv(sync.0, &mut number), &self.pidfd) {
-            (Ok(4), Some(pidfd)) => process::pidfd_getfd(pidfd.0, i32::from_ne_bytes(number)),
-            _ => return Err(self.did_not_start()),
-        };
-        self.socket = raw.map(Held).on("take", "the socket to criu")?;
-        socket::send(sync.0, &[0]).on("send a request to", "criu")
+        let Ok((1, Some(descriptor))) = message(sync.0, &mut [0]) else { return Err(self.did_not_start()) };
+        self.socket = Held(descriptor.into_raw_fd());
+        Ok(())
     }
 
     /// Hears criu's version, without which nothing is asked of it.
@@ -375,26 +369,31 @@ impl Session {
     /// One message; a descriptor may come with it.
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
         let mut bytes = vec![0_u8; 64 * 1024];
-        let mut space = nix::cmsg_space!(std::os::fd::RawFd);
-        let (count, descriptor) = loop {
-            let mut iov = [std::io::IoSliceMut::new(&mut bytes)];
-            let message = match recvmsg::<()>(self.socket.0, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                other => other.on("receive an answer from", "criu")?,
-            };
-            let mut descriptor = None;
-            for control in message.cmsgs().on("receive an answer from", "criu")? {
-                if let ControlMessageOwned::ScmRights(descriptors) = control {
-                    descriptor = descriptors.first().map(|raw| socket::owned(*raw));
-                }
-            }
-            break (message.bytes, descriptor);
-        };
+        let (count, descriptor) = message(self.socket.0, &mut bytes)?;
         if count == 0 {
             return Err(Error::new("criu ended without an answer"));
         }
         let response = Response::decode(&bytes[..count]).map_err(|error| Error::new(format!("criu's answer cannot be read: {error}")))?;
         Ok((response, descriptor))
+    }
+}
+
+/// One message into a buffer: how long it is, and the descriptor that came with it.
+fn message(socket: i32, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+    loop {
+        let mut iov = [std::io::IoSliceMut::new(bytes)];
+        let message = match recvmsg::<()>(socket, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other.on("receive an answer from", "criu")?,
+        };
+        let mut descriptor = None;
+        for control in message.cmsgs().on("receive an answer from", "criu")? {
+            if let ControlMessageOwned::ScmRights(descriptors) = control {
+                descriptor = descriptors.first().map(|raw| socket::owned(*raw));
+            }
+        }
+        return Ok((message.bytes, descriptor));
     }
 }
 
@@ -405,9 +404,20 @@ pub fn words(version: u32) -> String {
 }
 
 /// hull's own, as criu looks for iptables and its plugins by it.
-fn environment(stand_in: &StandIn) -> Vec<CString> {
+fn environment(world: &World) -> Vec<CString> {
     let join = |(name, value): (std::ffi::OsString, std::ffi::OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok();
-    stand_in.environment(std::env::vars_os()).into_iter().filter_map(join).collect()
+    let spared = (!world.tls).then(|| NO_TLS.to_owned());
+    world.stand_in.environment(std::env::vars_os()).into_iter().filter_map(join).chain(spared).collect()
+}
+
+/// gnutls_global_init(3): the library need not get ready as it is loaded, which takes it most of a millisecond. criu uses it for the pages
+/// that it sends or gets with `tls`, and relies on its being ready.
+const NO_TLS: &CStr = c"GNUTLS_NO_IMPLICIT_INIT=1";
+
+/// Whether criu may be told by one of its own configuration files to use TLS (criu(8), "Configuration files"): they are not looked into.
+pub fn is_configured() -> bool {
+    let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".criu/default.conf"));
+    std::env::var_os("CRIU_CONFIG_FILE").is_some() || own.is_some_and(|path| path.exists()) || Path::new("/etc/criu/default.conf").exists()
 }
 
 /// What a program wrote into a memory file, as far as it is of use in a sentence.

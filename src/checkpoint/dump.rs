@@ -116,7 +116,8 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
     let Folders { images, work, .. } = &folders;
     let stand_in = StandIn::make(&container.folder())?;
-    let world = World { images, work, inherit: &inherit, stdio: false, mounts: &[], cgroup: None, tasks: &[], stand_in: &stand_in };
+    let tls = dump.page_server.is_some() || common.may_use_tls(&container.record.spec.config().annotations);
+    let world = World { images, work, inherit: &inherit, stdio: false, mounts: &[], cgroup: None, tasks: &[], stand_in: &stand_in, tls };
     // criu loads while hull looks at the container.
     let mut session = Session::start(&program, &world)?;
     let mut options = options(store, container, dump, &folders)?;

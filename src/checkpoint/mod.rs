@@ -90,6 +90,11 @@ impl Common {
         Ok(Folders { images, log: work.join(log), work })
     }
 
+    /// Whether criu may use TLS: for pages that go over a network, which a configuration file may ask for as well.
+    fn may_use_tls(&self, annotations: &std::collections::BTreeMap<String, String>) -> bool {
+        self.lazy_pages || config_file(annotations).is_some() || criu::is_configured()
+    }
+
     /// What dump and restore tell criu alike.
     fn options(&self, folders: &Folders, annotations: &std::collections::BTreeMap<String, String>) -> rpc::Options {
         rpc::Options {

@@ -195,8 +195,9 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&B
         refuse_existing_cgroups(plan)?;
     }
     let stand_in = StandIn::make(&folder)?;
+    let tls = bring.common.may_use_tls(&spec.config().annotations);
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
-        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks, stand_in: &stand_in })
+        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks, stand_in: &stand_in, tls })
     })?;
     // criu loads while hull reads the images; it is asked for nothing before they are found whole.
     if !bring.common.auto_dedup {
