@@ -115,11 +115,12 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let folders = common.folders(LOG)?;
     let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
     let Folders { images, work, .. } = &folders;
-    let stand_in = StandIn::make(&container.folder())?;
+    let stand_in = StandIn::of(&container.folder())?;
     let tls = dump.page_server.is_some() || common.may_use_tls(&container.record.spec.config().annotations);
     let world = World { images, work, inherit: &inherit, stdio: false, mounts: &[], cgroup: None, tasks: &[], stand_in: &stand_in, tls };
     // criu loads while hull looks at the container.
     let mut session = Session::start(&program, &world)?;
+    stand_in.make()?;
     let mut options = options(store, container, dump, &folders)?;
     let mut beside = if dump.pre_dump { None } else { Some(Beside::of(container, host_files(container)?)?) };
     session.greet()?;
@@ -150,6 +151,7 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
         images::begin_writeback(&common.images)?;
         return images::settle(&common.images);
     }
+    drop(stand_in);
     session.end(&folders.log)?;
     match &dump.export {
         Some(file) if dump.leave_running => archive::pack(&common.images, file),

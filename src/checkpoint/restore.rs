@@ -194,20 +194,19 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&B
     if bring.common.cgroups == Some(CgroupMode::Strict) {
         refuse_existing_cgroups(plan)?;
     }
-    let stand_in = StandIn::make(&folder)?;
+    let stand_in = StandIn::of(&folder)?;
     let tls = bring.common.may_use_tls(&spec.config().annotations);
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
         Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks, stand_in: &stand_in, tls })
     })?;
+    stand_in.make()?;
     // criu loads while hull reads the images; it is asked for nothing before they are found whole.
     if !bring.common.auto_dedup {
         beside.verify(images)?;
     }
     let mut options = options((bring, beside), &folders, compiled, root, &externals)?;
     options.cg_root = cgroup_roots(session.pid)?;
-    for (descriptor, (key, _)) in (criu::FIRST..).zip(&keys) {
-        options.inherit_fd.push(rpc::InheritFd { key: (*key).to_owned(), descriptor });
-    }
+    options.inherit_fd.extend((criu::FIRST..).zip(&keys).map(|(descriptor, (key, _))| rpc::InheritFd { key: (*key).to_owned(), descriptor }));
     let empty_network = network.is_none() && has_own_network(spec) && !images::hold_network(images);
     if empty_network {
         options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
@@ -218,6 +217,7 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&B
     let mut life = Life { store, record, spec, plan, console, empty_network, pid: 0, pidfd: None };
     let answer = session.carry_out(Kind::Restore, options, log, None, &mut |event, _| life.on(event))?;
     let pid = answer.restore.map_or(life.record.pid, |restored| restored.pid);
+    drop(stand_in);
     session.end(log).inspect_err(|_| kill(pid))?;
     life.compare_privileges();
     let Life { record, pidfd, .. } = life;

@@ -34,18 +34,24 @@ const BRING: [&str; 4] = ["--extract", "--gzip", "--no-unquote", "--no-wildcards
 pub struct StandIn(PathBuf);
 
 impl StandIn {
-    /// Makes it, in the container's folder.
+    /// Its place, in the container's folder; it is to be made while criu loads.
+    ///
+    /// # Errors
+    /// There is no current folder, and the container's is relative to that.
+    pub fn of(container: &Path) -> Result<Self> {
+        std::path::absolute(container.join("criu-path")).map(Self).on("find", container.display())
+    }
+
+    /// Makes it.
     ///
     /// # Errors
     /// The disk's.
-    pub fn make(container: &Path) -> Result<Self> {
-        let folder = std::path::absolute(container.join("criu-path")).on("find", container.display())?;
+    pub fn make(&self) -> Result<()> {
+        let Self(folder) = self;
         // One that a killed hull left names another process.
-        let _ = std::fs::remove_dir_all(&folder);
-        DirBuilder::new().mode(0o700).create(&folder).on("make", folder.display())?;
-        let made = Self(folder);
-        symlink(format!("/proc/{}/exe", std::process::id()), made.0.join("tar")).on("make a link in", made.0.display())?;
-        Ok(made)
+        let _ = std::fs::remove_dir_all(folder);
+        DirBuilder::new().mode(0o700).create(folder).on("make", folder.display())?;
+        symlink(format!("/proc/{}/exe", std::process::id()), folder.join("tar")).on("make a link in", folder.display())
     }
 
     /// An environment in which it is found; without a PATH nothing is.
