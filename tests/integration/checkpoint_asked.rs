@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 tests![
     each_option_reaches_criu,
+    criu_is_ready_for_tls_where_it_may_need_it,
     pages_go_to_a_page_server,
     a_network_namespace_is_left_empty_when_asked,
     a_program_on_the_callers_terminal,
@@ -60,6 +61,26 @@ fn each_option_reaches_criu() {
     link.arg(format!("--net=/proc/{}/ns/net", c.pid())).args(["ip", "link", "add", "type", "veth"]);
     runtime::finish(link, runtime::LIMIT).success();
     assert_eq!(lock(&[]), None);
+}
+
+/// criu relies on its library's being ready where pages go over a network, or one of its configuration files may say `tls`.
+fn criu_is_ready_for_tls_where_it_may_need_it() {
+    only_hull!("what hull spares criu");
+    let spared = |config: &str, flags: &[&str]| {
+        let mut b = bundle("sleep 1000");
+        b.set("/annotations", json!({ "org.criu.config": config }));
+        let double = Double::of(&mut b);
+        let _c = started(&b);
+        Saved::new().checkpoint(&b, flags).failure();
+        double.had("GNUTLS_NO_IMPLICIT_INIT=1")
+    };
+    let own = std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".criu/default.conf"));
+    let configured = own.is_some_and(|path| path.exists()) || std::path::Path::new("/etc/criu/default.conf").exists() || std::env::var_os("CRIU_CONFIG_FILE").is_some();
+    assert_eq!(spared("", &[]), !configured);
+    assert!(!spared("", &["--page-server", "127.0.0.1:1717"]));
+    let file = fixture::new_dir("conf").join("criu.conf");
+    fs::write(&file, "tls\n").unwrap();
+    assert!(!spared(file.to_str().unwrap(), &[]));
 }
 
 /// criu's own page server, in a network namespace that the test makes.

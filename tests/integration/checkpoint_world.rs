@@ -188,6 +188,11 @@ impl Double {
         (part(1).to_vec(), values.collect())
     }
 
+    /// Whether it was started with a variable of the environment.
+    pub fn had(&self, variable: &str) -> bool {
+        fs::read(self.0.join("environment")).unwrap().split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
+    }
+
     /// The value of an option that is given once.
     pub fn option(&self, number: u64) -> Option<Vec<u8>> {
         self.asked(number).1.pop()
