@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 tests![
     the_life_of_a_container_in_a_machine,
     run_gives_output_status_and_hooks,
+    interfaces_have_their_own_names,
     a_terminal_in_a_machine,
     a_guest_that_dies_is_an_error_with_its_console,
     a_machine_has_its_address_and_ports,
@@ -160,6 +161,26 @@ fn run_gives_output_status_and_hooks() {
     let order: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(order, ["createRuntime", "poststart", "poststop"]);
     assert_has!(said, machine.bundle.id);
+}
+
+/// The guest's kernel names what it finds in an order of its own. Where that gives each the other's name, they are given their own.
+fn interfaces_have_their_own_names() {
+    only_hull!("the second wall");
+    for lower in ["eth0", "eth1"] {
+        let higher = if lower == "eth0" { "eth1" } else { "eth0" };
+        let mut machine = Machine::sh("ip -o link");
+        let network = Holder::new(&["--net"]);
+        let make = format!("ip link add {lower} address 02:00:00:00:00:01 type veth peer name {higher} address 02:00:00:00:00:02; ip link set {lower} up; ip link set {higher} up");
+        shell(&format!("nsenter --net={} sh -c '{make}'", network.path("net").display())).success();
+        let namespaces = machine.bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.iter_mut().find(|namespace| namespace["type"] == "network").unwrap()["path"] = json!(network.path("net"));
+        let out = machine.run();
+        assert_eq!(out.status, 0, "{}", out.stderr);
+        for (name, last) in [(lower, "01"), (higher, "02")] {
+            let line = out.stdout.lines().find(|line| line.contains(&format!(": {name}: "))).unwrap_or_else(|| panic!("{}", out.stdout));
+            assert_has!(line, format!("02:00:00:00:00:{last}"));
+        }
+    }
 }
 
 fn a_terminal_in_a_machine() {
