@@ -7,6 +7,7 @@ use crate::init::Held;
 use crate::namespaces::spawn::Child;
 use crate::plan::{self, ExecRequest};
 use crate::security::rlimits;
+use crate::spec::Spec;
 use crate::spec::config::{Memory, Process, Resources};
 use crate::sys::file;
 use crate::sys::page::Page;
@@ -18,7 +19,7 @@ use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::time::{Duration, Instant};
 
-/// How long a guest may take to bring memory into use that was plugged in, or to empty it.
+/// How long a guest may take to bring memory into use that was plugged in or that the balloon gives back, or to empty it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Container {
@@ -51,8 +52,9 @@ impl Container {
     }
 
     /// New limits: the guest's kernel applies them to the container, the balloon takes what the container may not have any more, memory is
-    /// plugged in where it may have more than the machine booted with, and the host's cgroup limits what is the host's.
-    pub(super) fn update_machine(&self, machine: &Record, group: &mut Group, change: &Resources) -> Result<()> {
+    /// plugged in where it may have more than the machine booted with, and the host's cgroup limits what is the host's. `before` has the
+    /// limits until now.
+    pub(super) fn update_machine(&self, machine: &Record, group: &mut Group, change: &Resources, before: &Spec) -> Result<()> {
         let limit = change.memory.as_ref().and_then(|memory| memory.limit).filter(|limit| *limit != 0);
         let wanted = limit.map(|limit| translate::memory_for(u64::try_from(limit).ok(), machine.memory, machine.memory_max));
         match (limit, machine.memory_max) {
@@ -68,30 +70,47 @@ impl Container {
             _ => {}
         }
         translate::without_effect(change).iter().for_each(|words| crate::log::warn(words));
+        let grows = match wanted {
+            Some((left, plugged)) => plugged > 0 || self.number(&Request::Left)? < left,
+            None => false,
+        };
         let mut host = translate::host_limits(Some(change), machine.memory);
-        host.memory = None;
-        if let Some((_, plugged @ 1..)) = wanted {
-            host.memory = higher_limit(group, machine.memory + plugged)?;
-            group.update(&host)?;
-            self.plug_in(machine.memory, plugged)?;
-            return self.machine(&Request::Update(Box::new(translate::guests_part(change)))).map(drop);
-        }
+        host.memory = match wanted {
+            Some((_, plugged)) if grows => higher_limit(group, machine.memory + plugged)?,
+            _ => None,
+        };
         group.update(&host)?;
-        if let Err(refused) = self.machine(&Request::Update(Box::new(translate::guests_part(change)))) {
+        let limits = Request::Update(Box::new(translate::guests_part(change)));
+        let carried_out = match wanted {
+            // Before the limit: a program that may have more would be killed for the lack of what is still on its way.
+            Some((left, plugged)) if grows => self.grow(left, plugged).and_then(|()| self.machine(&limits)),
+            _ => self.machine(&limits),
+        };
+        if let Err(refused) = carried_out {
             // All or nothing: the host's part is as it was.
-            let before = self.record.spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref());
+            let before = before.config().linux.as_ref().and_then(|linux| linux.resources.as_ref());
             group.update(&Resources { memory: None, ..translate::host_limits(before, machine.memory) })?;
             return Err(refused);
         }
-        wanted.map_or(Ok(()), |(left, _)| self.shrink(machine, left))
+        match wanted {
+            Some((left, _)) if !grows => self.shrink(machine, left),
+            _ => Ok(()),
+        }
     }
 
-    /// Plugs memory in, and waits until the guest has it: a program would be killed for the lack of what is still on its way.
-    fn plug_in(&self, boot: u64, plugged: u64) -> Result<()> {
-        self.machine(&Request::Memory(boot, plugged))?;
-        match self.plugged_when(|taken| taken >= plugged)? {
-            taken if taken >= plugged => Ok(()),
-            taken => Err(Error::new(format!("give the guest {plugged} bytes of memory more: it took {taken} within {} s", PATIENCE.as_secs()))),
+    /// Plugs memory in and has the balloon give back what it took, and waits until the guest has both.
+    fn grow(&self, left: u64, plugged: u64) -> Result<()> {
+        self.machine(&Request::Memory(left, plugged))?;
+        let late = |what: &str, came: u64| Err(Error::new(format!("give the guest {what} {came} within {} s", PATIENCE.as_secs())));
+        if plugged > 0 {
+            let taken = self.number_when(&Request::Plugged, |taken| taken >= plugged)?;
+            if taken < plugged {
+                return late(&format!("{plugged} bytes of memory more: it took"), taken);
+            }
+        }
+        match self.number_when(&Request::Left, |now| now >= left)? {
+            now if now >= left => Ok(()),
+            now => late(&format!("{left} bytes of the memory it was booted with: the balloon left it"), now),
         }
     }
 
@@ -99,7 +118,7 @@ impl Container {
     fn shrink(&self, machine: &Record, left: u64) -> Result<()> {
         if machine.memory_max.is_some() {
             self.machine(&Request::Memory(machine.memory, 0))?;
-            let kept = self.plugged_when(|kept| kept == 0)?;
+            let kept = self.number_when(&Request::Plugged, |kept| kept == 0)?;
             if kept > 0 {
                 crate::log::warn(&format!("the guest keeps {kept} bytes of its memory for now: it has no place for what is in them"));
             }
@@ -107,13 +126,19 @@ impl Container {
         self.machine(&Request::Memory(left, 0)).map(drop)
     }
 
-    /// How much of what can be plugged in the guest has, once it is so, or after a while.
-    fn plugged_when(&self, done: impl Fn(u64) -> bool) -> Result<u64> {
+    /// What is asked for by its number.
+    fn number(&self, request: &Request) -> Result<u64> {
+        let number = self.machine(request)?.and_then(|value| value.as_u64());
+        number.ok_or_else(|| Error::new("the container's monitor answers something else"))
+    }
+
+    /// The same, once the number is as wanted, or as it is after a while.
+    fn number_when(&self, request: &Request, done: impl Fn(u64) -> bool) -> Result<u64> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let taken = self.machine(&Request::Plugged)?.and_then(|value| value.as_u64()).unwrap_or(0);
-            if done(taken) || Instant::now() >= until {
-                return Ok(taken);
+            let number = self.number(request)?;
+            if done(number) || Instant::now() >= until {
+                return Ok(number);
             }
             std::thread::sleep(Duration::from_millis(20));
         }

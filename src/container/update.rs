@@ -32,7 +32,7 @@ impl Container {
         // First the record, which may find the disk full, and then the kernel: its refusal is followed by the old record.
         self.store.write(&self.record)?;
         let updated = match &self.record.vm {
-            Some(machine) => self.update_machine(machine, &mut group, &change),
+            Some(machine) => self.update_machine(machine, &mut group, &change, &old.spec),
             None => group.update(&change),
         };
         if let Err(error) = updated {

@@ -54,6 +54,8 @@ pub enum Request {
     Memory(u64, u64),
     /// How much of what can be plugged in the guest has: a number of bytes.
     Plugged,
+    /// How much of its memory at boot the balloon leaves the guest: a number of bytes.
+    Left,
 }
 
 /// What a process of hull's that stands for a program tells the one that made it.

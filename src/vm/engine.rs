@@ -162,6 +162,16 @@ impl Machine {
         }
     }
 
+    /// How much of the memory at boot the balloon leaves the guest, in bytes; answered later, by a number.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    pub fn left(&mut self) -> Result<()> {
+        match self {
+            Machine::Qemu(machine) => machine.qmp.command("query-balloon", serde_json::json!({})),
+        }
+    }
+
     /// Ends it, whatever it does; what the engine itself said on the way.
     pub fn kill(&mut self) -> String {
         match self {

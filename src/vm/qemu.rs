@@ -81,7 +81,7 @@ impl Machine {
         Ok(said
             .into_iter()
             .map(|said| match said {
-                Said::Answer(answer) => Happened::Answered(answer),
+                Said::Answer(answer) => Happened::Answered(answer.map(plain)),
                 Said::Event(_) => Happened::Nothing,
             })
             .collect())
@@ -98,6 +98,12 @@ impl Machine {
         let lines = String::from_utf8_lossy(&text[..count]);
         lines.lines().filter(|line| !line.contains("TCG doesn't support requested feature")).collect::<Vec<_>>().join("; ")
     }
+}
+
+/// The number itself, where QEMU answers with a structure around it (BalloonInfo: bytes of the memory at boot that the guest's driver says
+/// it has not given to the balloon).
+fn plain(answer: Value) -> Value {
+    answer.get("actual").cloned().unwrap_or(answer)
 }
 
 fn find(named: Option<&Path>) -> Result<PathBuf> {

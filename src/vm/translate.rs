@@ -254,12 +254,19 @@ fn guest_limits(linux: &mut Linux) {
     linux.resources = linux.resources.as_ref().map(guests_part);
 }
 
+/// Whether a file of `unified` holds numbers that mean something on the host alone: its disks, its processors, its RDMA devices. They are
+/// the host's to set, as `blockIO`, `cpus` and `rdma` are.
+fn names_hosts(file: &str) -> bool {
+    file.split_once('.').is_some_and(|(controller, _)| ["io", "cpuset", "rdma"].contains(&controller))
+}
+
 /// The limits that the guest's kernel applies; those that no v2 tree has are refused there.
 pub fn guests_part(resources: &Resources) -> Resources {
     let mut resources = resources.clone();
     resources.block_io = None;
     resources.network = None;
     resources.rdma.clear();
+    resources.unified.retain(|file, _| !names_hosts(file));
     if let Some(cpu) = &mut resources.cpu {
         (cpu.cpus, cpu.mems) = (None, None);
         (cpu.realtime_period, cpu.realtime_runtime) = (None, None);
@@ -291,7 +298,7 @@ pub fn without_effect(resources: &Resources) -> Vec<String> {
 pub fn host_limits(resources: Option<&Resources>, guest_memory: u64) -> Resources {
     let mut resources = resources.cloned().unwrap_or_default();
     resources.devices.clear();
-    resources.unified.clear();
+    resources.unified.retain(|file, _| names_hosts(file));
     // The guest's huge pages are none of the host's.
     resources.hugepage_limits.clear();
     if let Some(memory) = &mut resources.memory {
@@ -357,5 +364,19 @@ pub fn facts(spec: &Spec, guest: Option<(u8, &Tree)>) -> Facts {
         kcore: true,
         // The guest runs it without knowing.
         foreign: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_unified_tree_are_set_where_their_numbers_mean_something() {
+        let asked = r#"{"unified":{"io.max":"8:0 rbps=1","cpuset.cpus":"1","rdma.max":"mlx5_0 hca_handle=2","memory.high":"5","cpu.idle":"1","pids.max":"9"}}"#;
+        let asked: Resources = serde_json::from_str(asked).unwrap();
+        let files = |resources: Resources| resources.unified.into_keys().collect::<Vec<_>>();
+        assert_eq!(files(host_limits(Some(&asked), 1 << 30)), ["cpuset.cpus", "io.max", "rdma.max"]);
+        assert_eq!(files(guests_part(&asked)), ["cpu.idle", "memory.high", "pids.max"]);
     }
 }

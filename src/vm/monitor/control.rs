@@ -35,6 +35,7 @@ pub(super) enum Asked {
     Balloon(u64),
     Plug,
     Plugged,
+    Left,
 }
 
 impl Monitor {
@@ -99,6 +100,7 @@ impl Monitor {
                 Ok(())
             }
             Request::Plugged => self.engine(number, Asked::Plugged),
+            Request::Left => self.engine(number, Asked::Left),
             Request::SignalAll(signal) if self.paused => {
                 self.asked_guest.push_back(0);
                 self.channel.message(MACHINE, &ToGuest::SignalAll(signal))?;
@@ -132,6 +134,7 @@ impl Monitor {
         match what {
             Asked::Pause => self.machine.pause()?,
             Asked::Plugged => self.machine.plugged()?,
+            Asked::Left => self.machine.left()?,
             _ => self.machine.resume()?,
         }
         self.asked_engine.push_back((what, number));
@@ -174,7 +177,7 @@ impl Monitor {
                 self.asked_engine.push_back((Asked::Plug, number));
                 return Ok(None);
             }
-            Asked::Plugged => return Ok(Some(FromGuest::Value(value))),
+            Asked::Plugged | Asked::Left => return Ok(Some(FromGuest::Value(value))),
             Asked::Opening | Asked::Balloon(_) | Asked::Plug => {}
         }
         Ok(Some(FromGuest::Done))
