@@ -238,6 +238,8 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     let code = process.wait().expect("cannot wait for the test").code();
     leaks::own().remove(&pid.cast_signed());
     let left = leaks::after_test(pid, &scratch.join(pid.to_string()));
+    // What a hung test leaves is its own failure, and not that of the suite.
+    standing.iter().for_each(leaks::Standing::end);
     let said = std::fs::read_to_string(&log_path).unwrap_or_default();
     let mut t = tally.lock().unwrap_or_else(PoisonError::into_inner);
     record(test, code.filter(|_| !hung && left.is_empty()), &said);
@@ -261,7 +263,7 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
             said.lines()
                 .filter(|l| !l.starts_with("note: "))
                 .for_each(|l| println!("  {l}"));
-            standing.iter().for_each(|l| println!("  stood still: {l}"));
+            standing.iter().for_each(|process| println!("  stood still: {}", process.line));
             left.iter().for_each(|l| println!("  left behind: {l}"));
         }
     }

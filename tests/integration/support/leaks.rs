@@ -4,6 +4,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -142,8 +143,24 @@ pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
     left
 }
 
-/// Where the processes stand that have to do with a test's folder: of each its state, its place in the kernel and its command line.
-pub fn standing(scratch: &Path) -> Vec<String> {
+/// A process of a test that does not end.
+pub struct Standing {
+    /// Its state, its place in the kernel and its command line.
+    pub line: String,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Standing {
+    /// Ends it, whatever became of its parents.
+    pub fn end(&self) {
+        let Some(pidfd) = &self.pidfd else { return };
+        pidfd_send_signal(pidfd, Signal::KILL).ok();
+        super::harness::readable_within(pidfd, Duration::from_secs(5));
+    }
+}
+
+/// The processes that have to do with a test's folder or are of its process group.
+pub fn standing(scratch: &Path) -> Vec<Standing> {
     let read = |pid: i32, name: &str| {
         let text = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().replace('\0', " ")
@@ -153,7 +170,8 @@ pub fn standing(scratch: &Path) -> Vec<String> {
     let line = |pid: i32| {
         let stack: Vec<String> = read(pid, "stack").lines().take(5).map(|l| l.trim_start_matches("[<0>] ").to_owned()).collect();
         let state = read(pid, "stat").rsplit_once(") ").map(|(_, rest)| rest.chars().take(1).collect::<String>()).unwrap_or_default();
-        format!("{pid} {state} {} ({}): {}", read(pid, "wchan"), stack.join(" < "), read(pid, "cmdline"))
+        let line = format!("{pid} {state} {} ({}): {}", read(pid, "wchan"), stack.join(" < "), read(pid, "cmdline"));
+        Standing { line, pidfd: Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok()) }
     };
     std::fs::read_dir("/proc")
         .into_iter()
