@@ -4,7 +4,7 @@ use crate::support::machine::Machine;
 use crate::support::runtime::{Container, until};
 use serde_json::{Value, json};
 
-tests![memory_follows_the_limit];
+tests![memory_follows_the_limit, what_the_balloon_took_is_there_when_update_is_done];
 
 /// A line of the guest's /proc/meminfo, in bytes.
 fn memory(container: &Container, line: &str) -> u64 {
@@ -56,6 +56,24 @@ fn memory_follows_the_limit() {
     let much = update("900m").failure();
     assert_has!(much, "memory limit 943718400: the guest was made to grow to 838860800 bytes at most");
     assert_eq!(limit(), (192 << 20).to_string());
+    container.kill("TERM").success();
+    container.wait_for("stopped");
+}
+
+/// A balloon so large that the guest needs longer to give it back than a program to begin.
+fn what_the_balloon_took_is_there_when_update_is_done() {
+    only_hull!("the second wall");
+    let mut machine = Machine::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    machine.bundle.set("/linux/resources/memory", json!({ "limit": 896 << 20 }));
+    let container = machine.create(&["--vm-memory", "1g"]);
+    container.start();
+    let update = |size: &str| machine.bundle.call(&["update", "--memory", size, &machine.bundle.id]).success();
+    let free = memory(&container, "MemFree");
+    update("64m");
+    until("the balloon has taken", || memory(&container, "MemFree") < free - (780 << 20));
+    update("896m");
+    let now = memory(&container, "MemFree");
+    assert!(now > free - (80 << 20), "{free} became {now}");
     container.kill("TERM").success();
     container.wait_for("stopped");
 }
