@@ -26,6 +26,7 @@ test-vm:
 	conformance/run --wall vm --jobs 1 --runtime target/x86_64-unknown-linux-gnu/debug/hull
 
 lint:
+	cargo fmt --check
 	scripts/packages $(BUILD)
 	cargo clippy --all-targets -- -D warnings
 

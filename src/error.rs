@@ -19,12 +19,20 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error that is not a system call's: the whole sentence is given.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), errno: None, status: None }
+        Self {
+            message: message.into(),
+            errno: None,
+            status: None,
+        }
     }
 
     /// A system call's error: `operation object: why`.
     pub fn sys(operation: &str, object: impl fmt::Display, errno: Errno) -> Self {
-        Self { message: format!("{operation} {object}: {}", words(errno)), errno: Some(errno), status: None }
+        Self {
+            message: format!("{operation} {object}: {}", words(errno)),
+            errno: Some(errno),
+            status: None,
+        }
     }
 
     /// The same for an error of the standard library.
@@ -38,13 +46,19 @@ impl Error {
     /// Puts the larger operation in front: `context: message`.
     #[must_use]
     pub fn within(self, context: impl fmt::Display) -> Self {
-        Self { message: format!("{context}: {}", self.message), ..self }
+        Self {
+            message: format!("{context}: {}", self.message),
+            ..self
+        }
     }
 
     /// Names the exit status that a shell would give.
     #[must_use]
     pub fn with_status(self, status: u8) -> Self {
-        Self { status: Some(status), ..self }
+        Self {
+            status: Some(status),
+            ..self
+        }
     }
 
     /// The exit status that a shell would give, where it would not be the common one.
@@ -59,11 +73,14 @@ impl Error {
 }
 
 impl fmt::Display for Error {
-    /// One line: what a config or an image put into a name can neither end the line of a log nor speak to a terminal.
+    /// One line: what a config or an image put into a name can neither end the line of a log nor
+    /// speak to a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in self.message.split_inclusive(char::is_control) {
             match part.char_indices().next_back() {
-                Some((at, last)) if last.is_control() => write!(f, "{}{}", &part[..at], last.escape_default())?,
+                Some((at, last)) if last.is_control() => {
+                    write!(f, "{}{}", &part[..at], last.escape_default())?
+                }
                 _ => f.write_str(part)?,
             }
         }

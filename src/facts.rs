@@ -1,4 +1,5 @@
-//! What this host, this user and this cgroup tree can do: plain data, complete before anything is planned.
+//! What this host, this user and this cgroup tree can do: plain data, complete before anything is
+//! planned.
 
 #![forbid(unsafe_code)]
 
@@ -79,8 +80,8 @@ pub struct Facts {
     pub lsm: Option<Lsm>,
     /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
     pub kcore: bool,
-    /// The program is another architecture's. Behind this wall the bundle must say so by its annotation: looking at the program costs
-    /// each start its calls.
+    /// The program is another architecture's. Behind this wall the bundle must say so by its
+    /// annotation: looking at the program costs each start its calls.
     #[serde(default)]
     pub foreign: Option<Foreign>,
 }
@@ -95,18 +96,21 @@ impl Facts {
         let status = String::from_utf8_lossy(&status);
         let hex = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
+            line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+                .unwrap_or(0)
         };
         let permitted = hex("CapPrm:");
         let effective = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok()).ok_or_else(|| Error::new(format!("read /proc/self/status: no {name}")))
+            line.and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok())
+                .ok_or_else(|| Error::new(format!("read /proc/self/status: no {name}")))
         };
         let (euid, egid) = (effective("Uid:")?, effective("Gid:")?);
         let privileged = permitted & (1 << 21) != 0;
         let process = spec.config().process.as_ref();
         let linux = spec.config().linux.as_ref();
-        let labelled = process.is_some_and(|p| p.apparmor_profile.is_some() || p.selinux_label.is_some())
+        let labelled = process
+            .is_some_and(|p| p.apparmor_profile.is_some() || p.selinux_label.is_some())
             || linux.is_some_and(|l| l.mount_label.is_some());
         let maps = linux.is_some_and(|linux| !linux.uid_mappings.is_empty());
         let in_user_namespace = in_user_namespace();
@@ -121,24 +125,39 @@ impl Facts {
             ignored_signals: hex("SigIgn:"),
             cgroups: Tree::probe(euid, in_user_namespace)?,
             joined: joined(spec)?,
-            id_helpers: if maps && !privileged { id_helpers() } else { None },
-            hard_limits: process.map(|process| hard_limits(&process.rlimits)).transpose()?.unwrap_or_default(),
+            id_helpers: if maps && !privileged {
+                id_helpers()
+            } else {
+                None
+            },
+            hard_limits: process
+                .map(|process| hard_limits(&process.rlimits))
+                .transpose()?
+                .unwrap_or_default(),
             lsm: if labelled { Some(Lsm::probe()) } else { None },
             kcore: Path::new("/proc/kcore").exists(),
-            foreign: if foreign::annotated(spec).is_some() { foreign::of_bundle(spec)? } else { None },
+            foreign: if foreign::annotated(spec).is_some() {
+                foreign::of_bundle(spec)?
+            } else {
+                None
+            },
         })
     }
 
-    /// Whether an unprivileged user can write a map alone: a single run of its own id (user_namespaces(7)).
+    /// Whether an unprivileged user can write a map alone: a single run of its own id
+    /// (user_namespaces(7)).
     pub fn can_map_alone(&self, mappings: &[IdMapping], own: u32) -> bool {
         matches!(mappings, [only] if only.size == 1 && only.host_id == own)
     }
 }
 
-/// Whether hull is in a user namespace other than the first, which has a fixed inode number (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
+/// Whether hull is in a user namespace other than the first, which has a fixed inode number
+/// (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
 pub fn in_user_namespace() -> bool {
     const INITIAL: u64 = 0xEFFF_FFFD;
-    std::fs::metadata("/proc/self/ns/user").map_or(true, |namespace| std::os::unix::fs::MetadataExt::ino(&namespace) != INITIAL)
+    std::fs::metadata("/proc/self/ns/user").map_or(true, |namespace| {
+        std::os::unix::fs::MetadataExt::ino(&namespace) != INITIAL
+    })
 }
 
 /// The kernel says EINVAL to a capability that it does not know.
@@ -146,7 +165,10 @@ fn last_capability(bounding: u64) -> u8 {
     const KNOWN: u8 = 40;
     let exists = |n: u8| ids::prctl(libc::PR_CAPBSET_READ, u64::from(n), 0).is_ok();
     if bounding & (1 << KNOWN) != 0 || exists(KNOWN) {
-        (KNOWN + 1..63).take_while(|&n| exists(n)).last().unwrap_or(KNOWN)
+        (KNOWN + 1..63)
+            .take_while(|&n| exists(n))
+            .last()
+            .unwrap_or(KNOWN)
     } else {
         (0..KNOWN).rev().find(|&n| exists(n)).unwrap_or(0)
     }
@@ -155,15 +177,28 @@ fn last_capability(bounding: u64) -> u8 {
 /// hull's own hard limits of what is asked for.
 fn hard_limits(asked: &[Rlimit]) -> Result<BTreeMap<u32, u64>> {
     let limits = rlimits::parse(asked)?;
-    limits.iter().map(|limit| Ok((limit.resource, ids::hard_limit(limit.resource).on("read", "own resource limits")?))).collect()
+    limits
+        .iter()
+        .map(|limit| {
+            Ok((
+                limit.resource,
+                ids::hard_limit(limit.resource).on("read", "own resource limits")?,
+            ))
+        })
+        .collect()
 }
 
 fn id_helpers() -> Option<IdHelpers> {
     let find = |name: &str| {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+        std::env::split_paths(&path)
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_file())
     };
-    Some(IdHelpers { uid: find("newuidmap")?, gid: find("newgidmap")? })
+    Some(IdHelpers {
+        uid: find("newuidmap")?,
+        gid: find("newgidmap")?,
+    })
 }
 
 /// Identity of a namespace: its inode on nsfs.
@@ -173,34 +208,58 @@ fn identity(descriptor: i32) -> Result<(u64, u64), nix::errno::Errno> {
 
 fn open(path: &str) -> Result<crate::init::Held> {
     let name = CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(crate::init::Held).on("open namespace", path)
+    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
+        .map(crate::init::Held)
+        .on("open namespace", path)
 }
 
 fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
-    let Some(linux) = &spec.config().linux else { return Ok(Vec::new()) };
-    let with_path = |n: &&crate::spec::config::Namespace| n.path.as_deref().is_some_and(|path| !path.is_empty());
-    let user = spec.namespace(LinuxNamespaceType::User).filter(with_path).and_then(|n| n.path.as_deref());
-    let user = user.map(open).transpose()?.map(|held| identity(held.0)).transpose().on("stat", "user namespace")?;
+    let Some(linux) = &spec.config().linux else {
+        return Ok(Vec::new());
+    };
+    let with_path = |n: &&crate::spec::config::Namespace| {
+        n.path.as_deref().is_some_and(|path| !path.is_empty())
+    };
+    let user = spec
+        .namespace(LinuxNamespaceType::User)
+        .filter(with_path)
+        .and_then(|n| n.path.as_deref());
+    let user = user
+        .map(open)
+        .transpose()?
+        .map(|held| identity(held.0))
+        .transpose()
+        .on("stat", "user namespace")?;
     let mut list = Vec::new();
     for namespace in linux.namespaces.iter().filter(with_path) {
-        let (Some(kind), Some(path)) = (namespace.typ, namespace.path.clone()) else { continue };
+        let (Some(kind), Some(path)) = (namespace.typ, namespace.path.clone()) else {
+            continue;
+        };
         let held = open(&path)?;
         let here = identity(held.0).on("stat", &path)?;
         if crate::sys::file::filesystem(held.0).on("stat", &path)? != NSFS_MAGIC {
             return Err(Error::new(format!("namespace path {path} is no namespace")));
         }
-        let own = open(&format!("/proc/self/ns/{}", own_name(kind))).and_then(|own| identity(own.0).on("stat", "own namespace"));
+        let own = open(&format!("/proc/self/ns/{}", own_name(kind)))
+            .and_then(|own| identity(own.0).on("stat", "own namespace"));
         let owner = if own.is_ok_and(|own| own == here) {
             Owner::Own
         } else if kind == LinuxNamespaceType::User || user.is_none() {
             Owner::Outer
         } else {
-            match kernel::owner_of_namespace(held.0).map(crate::init::Held).and_then(|owner| identity(owner.0)) {
+            match kernel::owner_of_namespace(held.0)
+                .map(crate::init::Held)
+                .and_then(|owner| identity(owner.0))
+            {
                 Ok(owner) if Some(owner) == user => Owner::Joined,
                 _ => Owner::Outer,
             }
         };
-        list.push(JoinedNamespace { kind: kind as u32, path, owner });
+        list.push(JoinedNamespace {
+            kind: kind as u32,
+            path,
+            owner,
+        });
     }
     Ok(list)
 }
@@ -214,7 +273,8 @@ fn own_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Uts => "uts",
         LinuxNamespaceType::Ipc => "ipc",
         LinuxNamespaceType::User => "user",
-        // Children are made in `pid_for_children`; hull never changes its own, so the two are the same.
+        // Children are made in `pid_for_children`; hull never changes its own, so the two are the
+        // same.
         LinuxNamespaceType::Pid => "pid",
         LinuxNamespaceType::Network => "net",
         LinuxNamespaceType::Time => "time",

@@ -1,8 +1,9 @@
-//! The features document (features.md and features-linux.md of the runtime spec, 1.3): what this program recognises, whatever the
-//! host has. Only `supportedFlags` asks the kernel, as the spec wants.
+//! The features document (features.md and features-linux.md of the runtime spec, 1.3): what this
+//! program recognises, whatever the host has. Only `supportedFlags` asks the kernel, as the spec
+//! wants.
 //!
-//! Written as JSON and not by the types of `oci-spec`, which put absent fields as null and annotations in no order; a test reads the
-//! document by those types and finds nothing lost.
+//! Written as JSON and not by the types of `oci-spec`, which put absent fields as null and
+//! annotations in no order; a test reads the document by those types and finds nothing lost.
 
 #![forbid(unsafe_code)]
 
@@ -14,10 +15,19 @@ const OLDEST: &str = "1.0.0";
 const NEWEST: &str = "1.3.0";
 
 /// config.md, hooks, in the order of their time.
-const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+const HOOKS: [&str; 6] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
 
 /// config-linux.md, namespaces.
-const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
+const NAMESPACES: [&str; 8] = [
+    "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
+];
 
 /// config-linux.md, seccomp.
 const ACTIONS: [&str; 9] = [
@@ -31,8 +41,15 @@ const ACTIONS: [&str; 9] = [
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
-const OPERATORS: [&str; 7] =
-    ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"];
+const OPERATORS: [&str; 7] = [
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
 
 /// The last capability that hull has a name for: CAP_CHECKPOINT_RESTORE.
 const LAST_NAMED_CAPABILITY: u8 = 40;
@@ -49,7 +66,8 @@ const INTEL_RDT: bool = false;
 /// Annotations in a config that widen what the container may do; a trailing dot is a prefix.
 const UNSAFE_ANNOTATIONS: [&str; 2] = ["org.systemd.property.", "run.oci.keep_original_groups"];
 
-/// The document. `mount_options` are the options that the mounts of a config may name, without those of file systems.
+/// The document. `mount_options` are the options that the mounts of a config may name, without
+/// those of file systems.
 pub fn document(mount_options: &[&str]) -> Value {
     json!({
         "ociVersionMin": OLDEST,
@@ -63,7 +81,9 @@ pub fn document(mount_options: &[&str]) -> Value {
 }
 
 fn linux() -> Value {
-    let names = |table: &[(&'static str, u32)]| -> Vec<&str> { table.iter().map(|(name, _)| *name).collect() };
+    let names = |table: &[(&'static str, u32)]| -> Vec<&str> {
+        table.iter().map(|(name, _)| *name).collect()
+    };
     json!({
         "namespaces": NAMESPACES,
         "capabilities": caps::names(caps::all(LAST_NAMED_CAPABILITY)),
@@ -95,7 +115,8 @@ fn annotations() -> Value {
     let mut annotations = json!({
         "hull.version": env!("CARGO_PKG_VERSION"),
         "io.github.seccomp.libseccomp.version": seccomp::library_version(),
-        // runc's word, which engines look for: checkpoint and restore are there, whether or not a criu is.
+        // runc's word, which engines look for: checkpoint and restore are there, whether or not a
+        // criu is.
         "org.opencontainers.runc.checkpoint.enabled": "true",
     });
     if let Some(commit) = option_env!("HULL_COMMIT") {
@@ -111,7 +132,12 @@ mod tests {
     use oci_spec::runtime::Features;
 
     fn strings(value: &Value) -> Vec<&str> {
-        value.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect()
+        value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap())
+            .collect()
     }
 
     #[test]
@@ -127,26 +153,46 @@ mod tests {
         let document = document(&[]);
         let linux = &document["linux"];
         for action in strings(&linux["seccomp"]["actions"]) {
-            assert!(serde_json::from_value::<Syscall>(json!({"names": ["read"], "action": action})).is_ok(), "{action}");
+            assert!(
+                serde_json::from_value::<Syscall>(json!({"names": ["read"], "action": action}))
+                    .is_ok(),
+                "{action}"
+            );
         }
         for op in strings(&linux["seccomp"]["operators"]) {
             let rule = json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": op}]});
-            let section: Seccomp = serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]})).unwrap();
+            let section: Seccomp = serde_json::from_value(
+                json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}),
+            )
+            .unwrap();
             assert!(seccomp::compile(&section).is_ok(), "{op}");
         }
         for name in strings(&linux["capabilities"]) {
             assert!(caps::number(name).is_some(), "{name}");
         }
         for name in strings(&linux["namespaces"]) {
-            assert!(serde_json::from_value::<crate::spec::config::Namespace>(json!({"type": name})).is_ok(), "{name}");
+            assert!(
+                serde_json::from_value::<crate::spec::config::Namespace>(json!({"type": name}))
+                    .is_ok(),
+                "{name}"
+            );
         }
         let archs = strings(&linux["seccomp"]["archs"]);
-        assert!(archs.contains(&"SCMP_ARCH_X86_64") && archs.contains(&"SCMP_ARCH_X32") && archs.contains(&"SCMP_ARCH_AARCH64"));
+        assert!(
+            archs.contains(&"SCMP_ARCH_X86_64")
+                && archs.contains(&"SCMP_ARCH_X32")
+                && archs.contains(&"SCMP_ARCH_AARCH64")
+        );
         for arch in archs {
-            assert!(serde_json::from_value::<Seccomp>(json!({"architectures": [arch]})).is_ok(), "{arch}");
+            assert!(
+                serde_json::from_value::<Seccomp>(json!({"architectures": [arch]})).is_ok(),
+                "{arch}"
+            );
         }
         for flag in strings(&linux["seccomp"]["supportedFlags"]) {
-            let section: Seccomp = serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": [flag]})).unwrap();
+            let section: Seccomp =
+                serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": [flag]}))
+                    .unwrap();
             assert!(seccomp::compile(&section).is_ok(), "{flag}");
         }
     }

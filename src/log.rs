@@ -31,8 +31,8 @@ pub struct Target {
 
 static TARGET: OnceLock<Target> = OnceLock::new();
 
-/// Sets the target, once. The file is closed again until there is a line: the descriptors that a caller asks to be preserved are
-/// counted from 3, and none of hull's own may stand among them.
+/// Sets the target, once. The file is closed again until there is a line: the descriptors that a
+/// caller asks to be preserved are counted from 3, and none of hull's own may stand among them.
 ///
 /// # Errors
 /// The file cannot be opened: an engine that reads it would learn nothing.
@@ -51,19 +51,28 @@ pub fn debug<M: AsRef<str>>(message: impl FnOnce() -> M) {
     }
 }
 
-/// A warning: to stderr, or to the log file. Not into a JSON log unless debugging: Podman's monitor reads that file as one object.
+/// A warning: to stderr, or to the log file. Not into a JSON log unless debugging: Podman's monitor
+/// reads that file as one object.
 pub fn warn(message: &str) {
     match TARGET.get() {
-        Some(target) if target.debug || (target.file.is_some() && target.format == Format::Text) => line("warning", message),
+        Some(target)
+            if target.debug || (target.file.is_some() && target.format == Format::Text) =>
+        {
+            line("warning", message)
+        }
         Some(target) if target.file.is_some() => {}
         // One write: lines of several hulls on one terminal are not mixed.
         _ => drop(std::io::stderr().write_all(format!("hull: warning: {message}\n").as_bytes())),
     }
 }
 
-/// A warning that no one at a terminal needs: to the log file, where warnings go there, or with `--debug`.
+/// A warning that no one at a terminal needs: to the log file, where warnings go there, or with
+/// `--debug`.
 pub fn remark(message: &str) {
-    if TARGET.get().is_some_and(|target| target.debug || target.file.is_some()) {
+    if TARGET
+        .get()
+        .is_some_and(|target| target.debug || target.file.is_some())
+    {
         warn(message);
     }
 }
@@ -76,7 +85,11 @@ pub fn error(message: &str) {
 }
 
 fn append(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn line(level: &str, message: &str) {
@@ -85,7 +98,10 @@ fn line(level: &str, message: &str) {
     // Whole seconds, as logrus writes them.
     let time = format!("{}Z", time.split('.').next().unwrap_or_default());
     let text = match target.format {
-        Format::Json => format!("{}\n", serde_json::json!({"level": level, "msg": message, "time": time})),
+        Format::Json => format!(
+            "{}\n",
+            serde_json::json!({"level": level, "msg": message, "time": time})
+        ),
         Format::Text => format!("time={:?} level={level} msg={message:?}\n", time),
     };
     let written = match &target.file {

@@ -1,5 +1,6 @@
-//! The administrator's defaults, a TOML file: `--config FILE`, else the environment variable `HULL_CONFIG`, else `/etc/hull/config.toml`
-//! where it is there. Read by what needs it alone: a container behind the first wall costs no system call more.
+//! The administrator's defaults, a TOML file: `--config FILE`, else the environment variable
+//! `HULL_CONFIG`, else `/etc/hull/config.toml` where it is there. Read by what needs it alone: a
+//! container behind the first wall costs no system call more.
 //!
 //! ```toml
 //! criu = "/opt/criu/sbin/criu"
@@ -14,8 +15,8 @@
 use crate::vm::Engine;
 use crate::vm::choice::RootFrom;
 use crate::{Error, Result};
-use serde::de::{Deserializer, Error as _};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -67,7 +68,9 @@ fn rootfs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RootFrom>
     match String::deserialize(deserializer)?.as_str() {
         "share" => Ok(Some(RootFrom::Share)),
         "image" => Ok(Some(RootFrom::Image)),
-        other => Err(D::Error::custom(format!("{other:?} is neither \"share\" nor \"image\""))),
+        other => Err(D::Error::custom(format!(
+            "{other:?} is neither \"share\" nor \"image\""
+        ))),
     }
 }
 
@@ -82,7 +85,9 @@ fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::
         Size::Bytes(bytes) => bytes.to_string(),
         Size::Text(text) => text,
     };
-    crate::vm::choice::memory_size(&text).map(Some).map_err(D::Error::custom)
+    crate::vm::choice::memory_size(&text)
+        .map(Some)
+        .map_err(D::Error::custom)
 }
 
 /// `--config`: the file to read, once.
@@ -95,20 +100,36 @@ pub fn name(file: PathBuf) {
 /// # Errors
 /// A file that was named cannot be read; an unknown key, a wrong type or value, with its line.
 pub fn read() -> Result<Settings> {
-    let variable = || std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from);
+    let variable = || {
+        std::env::var_os(VARIABLE)
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from)
+    };
     let named = NAMED.get().cloned().or_else(variable);
     let path = named.as_deref().unwrap_or(Path::new(FILE));
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&text, path),
-        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Settings::default())
+        }
         Err(error) => Err(Error::io("read", path.display(), &error)),
     }
 }
 
 fn parse(text: &str, path: &Path) -> Result<Settings> {
     toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text.as_bytes()[..span.start.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1);
-        Error::new(format!("read {}: line {line}: {}", path.display(), error.message().replace('\n', ", ")))
+        let line = error.span().map_or(1, |span| {
+            text.as_bytes()[..span.start.min(text.len())]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count()
+                + 1
+        });
+        Error::new(format!(
+            "read {}: line {line}: {}",
+            path.display(),
+            error.message().replace('\n', ", ")
+        ))
     })
 }
 
@@ -122,7 +143,9 @@ mod tests {
 
     #[test]
     fn all_keys_are_read() {
-        let text = "criu = '/c'\n[vm]\nkernel = '/k'\nengine = 'qemu'\nmemory = '1g'\nmemory-max = '4g'\ncpus = 2\nboot-timeout = 30\nanswer-timeout = 5\nhypervisor = '/q'\nrootfs = 'image'\n";
+        let text = "criu = '/c'\n[vm]\nkernel = '/k'\nengine = 'qemu'\nmemory = '1g'\nmemory-max \
+            = '4g'\ncpus = 2\nboot-timeout = 30\nanswer-timeout = 5\nhypervisor = '/q'\nrootfs = \
+            'image'\n";
         let vm = Vm {
             kernel: Some("/k".into()),
             engine: Some(Engine::Qemu),
@@ -134,23 +157,47 @@ mod tests {
             hypervisor: Some("/q".into()),
             rootfs: Some(RootFrom::Image),
         };
-        assert_eq!(parse(text, Path::new("file")).unwrap(), Settings { criu: Some("/c".into()), vm });
-        assert_eq!(parse("[vm]\nmemory = 134217728", Path::new("file")).unwrap().vm.memory, Some(128 << 20));
+        assert_eq!(
+            parse(text, Path::new("file")).unwrap(),
+            Settings {
+                criu: Some("/c".into()),
+                vm
+            }
+        );
+        assert_eq!(
+            parse("[vm]\nmemory = 134217728", Path::new("file"))
+                .unwrap()
+                .vm
+                .memory,
+            Some(128 << 20)
+        );
         assert_eq!(parse("", Path::new("file")).unwrap(), Settings::default());
     }
 
     #[test]
     fn what_is_wrong_is_said_with_its_line() {
         let unknown = said("[vm]\nmemory = '1g'\nmemroy = '1g'\n");
-        assert!(unknown.contains("file: line 3: unknown field `memroy`"), "{unknown}");
+        assert!(
+            unknown.contains("file: line 3: unknown field `memroy`"),
+            "{unknown}"
+        );
         let kind = said("\n[vm]\ncpus = 'two'\n");
         assert!(kind.contains("line 3: invalid type"), "{kind}");
         let size = said("[vm]\nmemory = '1x'\n");
-        assert!(size.contains("line 2") && size.contains("is no unit"), "{size}");
+        assert!(
+            size.contains("line 2") && size.contains("is no unit"),
+            "{size}"
+        );
         let engine = said("[vm]\nengine = 'xen'\n");
-        assert!(engine.contains("line 2") && engine.contains("xen"), "{engine}");
+        assert!(
+            engine.contains("line 2") && engine.contains("xen"),
+            "{engine}"
+        );
         let rootfs = said("[vm]\nrootfs = 'floppy'\n");
-        assert!(rootfs.contains("line 2") && rootfs.contains("neither"), "{rootfs}");
+        assert!(
+            rootfs.contains("line 2") && rootfs.contains("neither"),
+            "{rootfs}"
+        );
         let syntax = said("[vm\n");
         assert!(syntax.contains("line 1"), "{syntax}");
     }

@@ -1,4 +1,5 @@
-//! A container's record on disk: one writer at a time (a lock on its folder), replaced by atomic rename.
+//! A container's record on disk: one writer at a time (a lock on its folder), replaced by atomic
+//! rename.
 
 #![forbid(unsafe_code)]
 
@@ -100,7 +101,10 @@ pub fn check_id(id: &str) -> Result<()> {
         return Err(Error::new(format!("invalid container ID format: {id:?}")));
     }
     if id.len() > 255 {
-        return Err(Error::new(format!("invalid container ID format: {} characters are too many (at most 255)", id.len())));
+        return Err(Error::new(format!(
+            "invalid container ID format: {} characters are too many (at most 255)",
+            id.len()
+        )));
     }
     Ok(())
 }
@@ -121,14 +125,19 @@ impl Store {
         self.root.join(id)
     }
 
-    /// A folder for what can be made again, owned and entered by hull's user alone. Its name is no container's.
+    /// A folder for what can be made again, owned and entered by hull's user alone. Its name is no
+    /// container's.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn cache(&self, name: &str) -> Result<PathBuf> {
         let folder = self.root.join(format!("@{name}"));
         if !folder.is_dir() {
-            std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&folder).on("make", folder.display())?;
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(&folder)
+                .on("make", folder.display())?;
         }
         Ok(folder)
     }
@@ -147,13 +156,17 @@ impl Store {
         };
         let made = match builder(false).create(&folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                builder(true).create(&self.root).on("make", self.root.display())?;
+                builder(true)
+                    .create(&self.root)
+                    .on("make", self.root.display())?;
                 builder(false).create(&folder)
             }
             other => other,
         };
         match made {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(format!("container with given ID already exists: {id}"))),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(
+                format!("container with given ID already exists: {id}"),
+            )),
             other => other.on("make", folder.display()),
         }?;
         self.lock(id)
@@ -178,9 +191,13 @@ impl Store {
         check_id(id)?;
         let path = self.folder(id).join("state.json");
         let text = file::read_whole(&path).map_err(|error| missing(id, &error))?;
-        let record: Record = serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
+        let record: Record = serde_json::from_slice(&text)
+            .map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
         if record.version > VERSION {
-            return Err(Error::new(format!("container {id} was made by a newer hull (record version {})", record.version)));
+            return Err(Error::new(format!(
+                "container {id} was made by a newer hull (record version {})",
+                record.version
+            )));
         }
         Ok(record)
     }
@@ -192,15 +209,18 @@ impl Store {
     pub fn write(&self, record: &Record) -> Result<()> {
         let folder = self.folder(&record.id);
         let (temporary, path) = (folder.join("state.json.new"), folder.join("state.json"));
-        let text = serde_json::to_vec(record).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+        let text = serde_json::to_vec(record)
+            .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
         std::fs::write(&temporary, text).on("write", temporary.display())?;
         std::fs::rename(&temporary, &path).on("replace", path.display())
     }
 
-    /// Removes a container's folder if it holds the record alone; the record itself is gone in any case.
+    /// Removes a container's folder if it holds the record alone; the record itself is gone in any
+    /// case.
     pub fn remove_bare(&self, id: &str) -> bool {
         let folder = self.folder(id);
-        std::fs::remove_file(folder.join("state.json")).is_ok() && std::fs::remove_dir(&folder).is_ok()
+        std::fs::remove_file(folder.join("state.json")).is_ok()
+            && std::fs::remove_dir(&folder).is_ok()
     }
 
     /// Removes a container's folder.
@@ -210,7 +230,9 @@ impl Store {
     pub fn remove(&self, id: &str) -> Result<()> {
         let folder = self.folder(id);
         match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder.display(), &error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", folder.display(), &error))
+            }
             _ => Ok(()),
         }
     }
@@ -247,15 +269,31 @@ pub fn boot_id() -> String {
     String::from_utf8_lossy(&text).trim().to_owned()
 }
 
-/// Whether a program that was started a moment ago has come to its first rest or its end, or has had 50 ms of processor for whatever it
-/// does first. Counted so, and not by the clock, it is the same on a busy machine.
+/// Whether a program that was started a moment ago has come to its first rest or its end, or has
+/// had 50 ms of processor for whatever it does first. Counted so, and not by the clock, it is the
+/// same on a busy machine.
 pub fn has_begun(pid: i32) -> bool {
     const ENOUGH_TICKS: u64 = 5;
-    let Some(text) = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok().and_then(|name| file::read_record(&name).ok()) else { return true };
+    let Some(text) = std::ffi::CString::new(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|name| file::read_record(&name).ok())
+    else {
+        return true;
+    };
     let text = String::from_utf8_lossy(&text);
-    // proc(5): after the command's name in parentheses comes the state as the third field; user and system time are the 14th and 15th.
-    let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, after)| after).split_whitespace().collect();
-    let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    // proc(5): after the command's name in parentheses comes the state as the third field; user and
+    // system time are the 14th and 15th.
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .map_or("", |(_, after)| after)
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields
+        .iter()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
     !matches!(fields.first(), Some(&("R" | "D"))) || ticks >= ENOUGH_TICKS
 }
 
@@ -273,7 +311,9 @@ pub fn process_stat(pid: i32) -> Option<(char, u64)> {
 
 /// Now, in UTC as RFC 3339 with nanoseconds.
 pub fn now() -> String {
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let elapsed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     timestamp(elapsed.as_secs(), elapsed.subsec_nanos())
 }
 
@@ -282,13 +322,23 @@ pub fn timestamp(seconds: u64, nanos: u32) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }
 
 #[cfg(test)]
@@ -299,7 +349,10 @@ mod tests {
     fn timestamps_follow_the_calendar() {
         assert_eq!(timestamp(0, 0), "1970-01-01T00:00:00.000000000Z");
         assert_eq!(timestamp(951_782_400, 5), "2000-02-29T00:00:00.000000005Z");
-        assert_eq!(timestamp(1_798_761_599, 0), "2026-12-31T23:59:59.000000000Z");
+        assert_eq!(
+            timestamp(1_798_761_599, 0),
+            "2026-12-31T23:59:59.000000000Z"
+        );
     }
 
     #[test]

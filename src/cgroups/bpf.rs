@@ -7,11 +7,13 @@
 //!       deny:  one of its accesses in r3: return 0
 //!   return the default
 //! ```
-//! So each access is decided by the last rule that speaks of it, also where rules grant parts (`r` here, `w` there) or make holes
-//! in wider ones, which v1 cannot hold.
+//! So each access is decided by the last rule that speaks of it, also where rules grant parts (`r`
+//! here, `w` there) or make holes in wider ones, which v1 cannot hold.
 
 use super::devices::{ALL, Kind, Rule, Rules};
-use crate::sys::bpf::{Name, attach_device_program, detach_device_program, device_programs, load_device_program};
+use crate::sys::bpf::{
+    Name, attach_device_program, detach_device_program, device_programs, load_device_program,
+};
 use crate::{Context, Result};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,13 +35,17 @@ mod op {
 
 /// One instruction as the kernel's 64-bit word.
 fn insn(code: u8, dst: u8, src: u8, off: i16, imm: u32) -> u64 {
-    u64::from(code) | u64::from(dst | src << 4) << 8 | u64::from(off as u16) << 16 | u64::from(imm) << 32
+    u64::from(code)
+        | u64::from(dst | src << 4) << 8
+        | u64::from(off as u16) << 16
+        | u64::from(imm) << 32
 }
 
 /// The program for a list of rules.
 pub fn program(rules: &Rules) -> Vec<u64> {
     let mut code = vec![
-        // struct bpf_cgroup_dev_ctx: kind in the lower half of the first word, accesses in the upper; major; minor.
+        // struct bpf_cgroup_dev_ctx: kind in the lower half of the first word, accesses in the
+        // upper; major; minor.
         insn(op::LDX_MEM_W, 2, 1, 0, 0),
         insn(op::MOV32_REG, 3, 2, 0, 0),
         insn(op::AND32_IMM, 2, 0, 0, 0xffff),
@@ -51,8 +57,14 @@ pub fn program(rules: &Rules) -> Vec<u64> {
         let body = one(rule);
         let (kind, major, minor) = rule.device;
         let kind = if kind == Kind::Block { 1 } else { 2 };
-        let tests: Vec<(u8, u32)> =
-            [Some((2, kind)), major.map(|m| (4, m)), minor.map(|m| (5, m))].into_iter().flatten().collect();
+        let tests: Vec<(u8, u32)> = [
+            Some((2, kind)),
+            major.map(|m| (4, m)),
+            minor.map(|m| (5, m)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let count = tests.len();
         for (n, (register, value)) in tests.into_iter().enumerate() {
             // Past the tests that are left, and the body.
@@ -66,7 +78,10 @@ pub fn program(rules: &Rules) -> Vec<u64> {
 }
 
 fn answer(allow: bool) -> [u64; 2] {
-    [insn(op::MOV64_IMM, 0, 0, 0, u32::from(allow)), insn(op::EXIT, 0, 0, 0, 0)]
+    [
+        insn(op::MOV64_IMM, 0, 0, 0, u32::from(allow)),
+        insn(op::EXIT, 0, 0, 0, 0),
+    ]
 }
 
 /// What a rule does when it matches.
@@ -88,20 +103,29 @@ fn one(rule: &Rule) -> Vec<u64> {
     body
 }
 
-/// Puts the rules on a cgroup, in place of hull's earlier ones: at every moment one of both is in force.
+/// Puts the rules on a cgroup, in place of hull's earlier ones: at every moment one of both is in
+/// force.
 pub(super) fn apply(cgroup: BorrowedFd<'_>, dir: &str, rules: &Rules) -> Result<()> {
     let new = load_device_program(&program(rules), NAME).on("load the device program of", dir)?;
     let old = device_programs(cgroup).on("query the device programs of", dir)?;
-    let mine: Vec<_> = old.into_iter().filter(|(_, name)| *name == NAME).map(|(program, _)| program).collect();
+    let mine: Vec<_> = old
+        .into_iter()
+        .filter(|(_, name)| *name == NAME)
+        .map(|(program, _)| program)
+        .collect();
     let mut rest = &mine[..];
     match mine.split_first() {
-        None => attach_device_program(cgroup, new.as_fd(), None).on("attach the device program to", dir)?,
-        Some((first, others)) => match attach_device_program(cgroup, new.as_fd(), Some(first.as_fd())) {
-            Ok(()) => rest = others,
-            // Before 5.6: both hold for a moment, and both must allow.
-            Err(Errno::EINVAL) => attach_device_program(cgroup, new.as_fd(), None).on("attach the device program to", dir)?,
-            Err(errno) => return Err(errno).on("replace the device program of", dir),
-        },
+        None => attach_device_program(cgroup, new.as_fd(), None)
+            .on("attach the device program to", dir)?,
+        Some((first, others)) => {
+            match attach_device_program(cgroup, new.as_fd(), Some(first.as_fd())) {
+                Ok(()) => rest = others,
+                // Before 5.6: both hold for a moment, and both must allow.
+                Err(Errno::EINVAL) => attach_device_program(cgroup, new.as_fd(), None)
+                    .on("attach the device program to", dir)?,
+                Err(errno) => return Err(errno).on("replace the device program of", dir),
+            }
+        }
     }
     for program in rest {
         match detach_device_program(cgroup, program.as_fd()) {

@@ -1,4 +1,5 @@
-//! Device rules: what the spec says, the devices that every container has, and what v1's two files make of them. (v2: `bpf.rs`.)
+//! Device rules: what the spec says, the devices that every container has, and what v1's two files
+//! make of them. (v2: `bpf.rs`.)
 
 use crate::spec::config::DeviceRule;
 use crate::{Error, Result};
@@ -58,8 +59,9 @@ pub struct Table {
     pub exceptions: BTreeMap<Device, u8>,
 }
 
-/// The devices that runc gives to every container, whatever the rules say: any node may be made, and null, zero, full, random,
-/// urandom, tty, ptmx and the terminals of devpts may be used (runtime spec, config-linux.md, Default Devices).
+/// The devices that runc gives to every container, whatever the rules say: any node may be made,
+/// and null, zero, full, random, urandom, tty, ptmx and the terminals of devpts may be used
+/// (runtime spec, config-linux.md, Default Devices).
 const DEFAULTS: [(Device, u8); 10] = [
     ((Kind::Char, None, None), MKNOD),
     ((Kind::Block, None, None), MKNOD),
@@ -79,36 +81,63 @@ impl Rules {
     /// # Errors
     /// A rule of no known type, number or access.
     pub fn new(spec: &[DeviceRule]) -> Result<Self> {
-        let mut all = Self { default_allow: false, rules: Vec::new() };
+        let mut all = Self {
+            default_allow: false,
+            rules: Vec::new(),
+        };
         for (index, rule) in spec.iter().enumerate() {
-            all.add(rule).map_err(|e| e.within(format_args!("linux.resources.devices[{index}]")))?;
+            all.add(rule)
+                .map_err(|e| e.within(format_args!("linux.resources.devices[{index}]")))?;
         }
         if !all.default_allow || !all.rules.is_empty() {
-            all.rules.extend(DEFAULTS.map(|(device, access)| Rule { allow: true, device, access }));
+            all.rules.extend(DEFAULTS.map(|(device, access)| Rule {
+                allow: true,
+                device,
+                access,
+            }));
         }
         Ok(all)
     }
 
     fn add(&mut self, rule: &DeviceRule) -> Result<()> {
-        let DeviceRule { allow, typ, major, minor, access } = rule;
+        let DeviceRule {
+            allow,
+            typ,
+            major,
+            minor,
+            access,
+        } = rule;
         let number = |n: &Option<i64>| match n {
             None | Some(-1) => Ok(None),
-            Some(n) => u32::try_from(*n).map(Some).map_err(|_| Error::new(format!("invalid device number {n}"))),
+            Some(n) => u32::try_from(*n)
+                .map(Some)
+                .map_err(|_| Error::new(format!("invalid device number {n}"))),
         };
         let (major, minor) = (number(major)?, number(minor)?);
         let access = accesses(access.as_deref().unwrap_or(""))?;
         let kinds: &[Kind] = match typ.as_deref().unwrap_or("") {
             "" | "a" if (major, minor, access) == (None, None, ALL) => {
                 // All of all: what was said before no longer matters.
-                *self = Self { default_allow: *allow, rules: Vec::new() };
+                *self = Self {
+                    default_allow: *allow,
+                    rules: Vec::new(),
+                };
                 return Ok(());
             }
             "" | "a" => &[Kind::Block, Kind::Char],
             "b" => &[Kind::Block],
             "c" | "u" => &[Kind::Char],
-            other => return Err(Error::new(format!("invalid cgroup device type \"{other}\""))),
+            other => {
+                return Err(Error::new(format!(
+                    "invalid cgroup device type \"{other}\""
+                )));
+            }
         };
-        self.rules.extend(kinds.iter().map(|&kind| Rule { allow: *allow, device: (kind, major, minor), access }));
+        self.rules.extend(kinds.iter().map(|&kind| Rule {
+            allow: *allow,
+            device: (kind, major, minor),
+            access,
+        }));
         Ok(())
     }
 
@@ -117,7 +146,10 @@ impl Rules {
     /// # Errors
     /// A hole in a wider rule: v1 has none.
     pub fn table(&self) -> Result<Table> {
-        let mut table = Table { default_allow: self.default_allow, exceptions: BTreeMap::new() };
+        let mut table = Table {
+            default_allow: self.default_allow,
+            exceptions: BTreeMap::new(),
+        };
         for rule in &self.rules {
             if rule.allow == table.default_allow {
                 table.take_back(rule)?;
@@ -130,7 +162,8 @@ impl Rules {
 }
 
 impl Rules {
-    /// The writes for a new v1 cgroup, in the order in which the config names the devices, the defaults last.
+    /// The writes for a new v1 cgroup, in the order in which the config names the devices, the
+    /// defaults last.
     ///
     /// # Errors
     /// A hole in a wider rule: v1 has none.
@@ -138,9 +171,16 @@ impl Rules {
         let table = self.table()?;
         let (reset, except) = table.files();
         let mut exceptions: Vec<_> = table.exceptions.iter().collect();
-        exceptions.sort_by_key(|(device, _)| self.rules.iter().position(|rule| rule.device == **device));
+        exceptions
+            .sort_by_key(|(device, _)| self.rules.iter().position(|rule| rule.device == **device));
         let all = std::iter::once((reset, "a".to_owned()));
-        Ok(all.chain(exceptions.into_iter().map(|(device, access)| (except, Show(device, *access).to_string()))).collect())
+        Ok(all
+            .chain(
+                exceptions
+                    .into_iter()
+                    .map(|(device, access)| (except, Show(device, *access).to_string())),
+            )
+            .collect())
     }
 }
 
@@ -153,7 +193,8 @@ impl Table {
             } else if covers(device, &rule.device) && *access & rule.access != 0 {
                 let verb = if rule.allow { "allowed" } else { "denied" };
                 return Err(Error::new(format!(
-                    "device rules (linux.resources.devices): {} cannot be {verb} within {}: cgroup v1 has no exception to an exception",
+                    "device rules (linux.resources.devices): {} cannot be {verb} within {}: \
+                        cgroup v1 has no exception to an exception",
                     Show(&rule.device, rule.access),
                     Show(device, *access)
                 )));
@@ -168,13 +209,22 @@ impl Table {
     /// # Errors
     /// A line that is none of the kernel's.
     pub fn parse(list: &str) -> Result<Self> {
-        let mut table = Self { default_allow: false, exceptions: BTreeMap::new() };
+        let mut table = Self {
+            default_allow: false,
+            exceptions: BTreeMap::new(),
+        };
         for line in list.lines() {
             let bad = || Error::new(format!("devices.list: unknown line \"{line}\""));
             let mut fields = line.split([' ', ':']);
             let kind = match fields.next() {
-                // The list of a cgroup that allows by default has this line alone; its exceptions are not shown.
-                Some("a") => return Ok(Self { default_allow: true, exceptions: BTreeMap::new() }),
+                // The list of a cgroup that allows by default has this line alone; its exceptions
+                // are not shown.
+                Some("a") => {
+                    return Ok(Self {
+                        default_allow: true,
+                        exceptions: BTreeMap::new(),
+                    });
+                }
                 Some("b") => Kind::Block,
                 Some("c") => Kind::Char,
                 _ => return Err(bad()),
@@ -185,7 +235,8 @@ impl Table {
                 None => Err(bad()),
             };
             let device = (kind, number()?, number()?);
-            *table.exceptions.entry(device).or_default() |= accesses(fields.next().ok_or_else(bad)?)?;
+            *table.exceptions.entry(device).or_default() |=
+                accesses(fields.next().ok_or_else(bad)?)?;
         }
         Ok(table)
     }
@@ -194,20 +245,35 @@ impl Table {
     pub fn writes(&self) -> Vec<(&'static str, String)> {
         let (reset, except) = self.files();
         let all = std::iter::once((reset, "a".to_owned()));
-        all.chain(self.exceptions.iter().map(|(device, access)| (except, Show(device, *access).to_string()))).collect()
+        all.chain(
+            self.exceptions
+                .iter()
+                .map(|(device, access)| (except, Show(device, *access).to_string())),
+        )
+        .collect()
     }
 
-    /// The writes that bring a cgroup from another table to this one without taking away, in between, what both allow.
+    /// The writes that bring a cgroup from another table to this one without taking away, in
+    /// between, what both allow.
     pub fn writes_from(&self, old: &Self) -> Vec<(&'static str, String)> {
         // The exceptions of a cgroup that allows by default cannot be read.
         if old.default_allow || self.default_allow {
-            return if old == self && self.exceptions.is_empty() { Vec::new() } else { self.writes() };
+            return if old == self && self.exceptions.is_empty() {
+                Vec::new()
+            } else {
+                self.writes()
+            };
         }
         let (reset, except) = self.files();
-        let difference = |a: &BTreeMap<Device, u8>, b: &BTreeMap<Device, u8>, file: &'static str| {
-            let rest = a.iter().map(|(device, access)| (device, access & !b.get(device).copied().unwrap_or(0)));
-            rest.filter(|(_, access)| *access != 0).map(|(d, access)| (file, Show(d, access).to_string())).collect::<Vec<_>>()
-        };
+        let difference =
+            |a: &BTreeMap<Device, u8>, b: &BTreeMap<Device, u8>, file: &'static str| {
+                let rest = a.iter().map(|(device, access)| {
+                    (device, access & !b.get(device).copied().unwrap_or(0))
+                });
+                rest.filter(|(_, access)| *access != 0)
+                    .map(|(d, access)| (file, Show(d, access).to_string()))
+                    .collect::<Vec<_>>()
+            };
         let mut writes = difference(&self.exceptions, &old.exceptions, except);
         writes.extend(difference(&old.exceptions, &self.exceptions, reset));
         writes
@@ -215,7 +281,11 @@ impl Table {
 
     /// The file that resets to the default, and the one that makes an exception.
     fn files(&self) -> (&'static str, &'static str) {
-        if self.default_allow { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") }
+        if self.default_allow {
+            ("devices.allow", "devices.deny")
+        } else {
+            ("devices.deny", "devices.allow")
+        }
     }
 }
 
@@ -246,7 +316,11 @@ impl fmt::Display for Show<'_> {
         let Self(&(kind, major, minor), access) = *self;
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
         let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
-        let letters: String = letters.iter().filter(|(bit, _)| access & bit != 0).map(|(_, c)| *c).collect();
+        let letters: String = letters
+            .iter()
+            .filter(|(bit, _)| access & bit != 0)
+            .map(|(_, c)| *c)
+            .collect();
         let kind = if kind == Kind::Block { 'b' } else { 'c' };
         write!(f, "{kind} {}:{} {letters}", number(major), number(minor))
     }
@@ -254,6 +328,11 @@ impl fmt::Display for Show<'_> {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", if self.allow { "allow" } else { "deny" }, Show(&self.device, self.access))
+        write!(
+            f,
+            "{} {}",
+            if self.allow { "allow" } else { "deny" },
+            Show(&self.device, self.access)
+        )
     }
 }

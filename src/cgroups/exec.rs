@@ -22,14 +22,19 @@ pub struct ExecTarget {
     pub dirs: Vec<String>,
 }
 
-/// The words of `exec --cgroup`: `PATH` for every hierarchy, or `CONTROLLER[,CONTROLLER]:PATH` for some (runc's form).
+/// The words of `exec --cgroup`: `PATH` for every hierarchy, or `CONTROLLER[,CONTROLLER]:PATH` for
+/// some (runc's form).
 ///
 /// # Errors
 /// A controller without a name or named twice; several paths of which one has no controller.
 pub fn sub_cgroups(words: &[String]) -> Result<BTreeMap<String, String>> {
     let mut subs = BTreeMap::new();
     for word in words {
-        let refuse = |why: &str| Err(Error::new(format!("invalid --cgroup argument: {word} ({why})")));
+        let refuse = |why: &str| {
+            Err(Error::new(format!(
+                "invalid --cgroup argument: {word} ({why})"
+            )))
+        };
         let (controllers, path) = match word.split_once(':') {
             None if words.len() > 1 => return refuse("missing <controller>: prefix"),
             None => ("", word.as_str()),
@@ -40,7 +45,10 @@ pub fn sub_cgroups(words: &[String]) -> Result<BTreeMap<String, String>> {
             if controller.is_empty() && !controllers.is_empty() {
                 return refuse("empty <controller> prefix");
             }
-            if subs.insert(controller.to_owned(), path.to_owned()).is_some() {
+            if subs
+                .insert(controller.to_owned(), path.to_owned())
+                .is_some()
+            {
                 return refuse(&format!("controller {controller} specified multiple times"));
             }
         }
@@ -49,22 +57,35 @@ pub fn sub_cgroups(words: &[String]) -> Result<BTreeMap<String, String>> {
 }
 
 impl Group {
-    /// The container's cgroups, or the sub-cgroups that are asked for: by controller, the empty name meaning all. On v2, when
-    /// the container has made sub-cgroups and given them controllers, its own cgroup takes no process (EBUSY): then where init is.
+    /// The container's cgroups, or the sub-cgroups that are asked for: by controller, the empty
+    /// name meaning all. On v2, when the container has made sub-cgroups and given them controllers,
+    /// its own cgroup takes no process (EBUSY): then where init is.
     ///
     /// # Errors
     /// A sub-cgroup is not there, or is asked for a controller that the container does not have.
     pub fn exec_target(&self, init: Pid, subs: &BTreeMap<String, String>) -> Result<ExecTarget> {
-        let unknown = subs.keys().find(|name| !name.is_empty() && !self.places.iter().any(|p| p.controllers.contains(name)));
+        let unknown = subs.keys().find(|name| {
+            !name.is_empty() && !self.places.iter().any(|p| p.controllers.contains(name))
+        });
         if let Some(name) = unknown {
             return Err(Error::new(format!("unknown controller {name} in --cgroup")));
         }
-        let mut target = ExecTarget { unified: None, tasks: Vec::new(), dirs: Vec::new() };
+        let mut target = ExecTarget {
+            unified: None,
+            tasks: Vec::new(),
+            dirs: Vec::new(),
+        };
         for place in &self.places {
-            let sub = place.controllers.iter().find_map(|c| subs.get(c)).or_else(|| subs.get(""));
+            let sub = place
+                .controllers
+                .iter()
+                .find_map(|c| subs.get(c))
+                .or_else(|| subs.get(""));
             let dir = match sub.map(|s| super::plan::clean(s)).filter(|s| !s.is_empty()) {
                 Some(sub) => format!("{}/{sub}", place.dir),
-                None if place.version == Version::V2 && is_inner(&place.dir) => dir_of(place, init)?,
+                None if place.version == Version::V2 && is_inner(&place.dir) => {
+                    dir_of(place, init)?
+                }
                 None => place.dir.clone(),
             };
             match place.version {
@@ -74,7 +95,9 @@ impl Group {
                 }
                 Version::V1 => {
                     let tasks = file::open_in(&dir, "tasks", OFlag::O_WRONLY);
-                    target.tasks.push(tasks.on("open", format_args!("{dir}/tasks"))?);
+                    target
+                        .tasks
+                        .push(tasks.on("open", format_args!("{dir}/tasks"))?);
                 }
             }
             target.dirs.push(dir);
@@ -82,26 +105,40 @@ impl Group {
         Ok(target)
     }
 
-    /// Moves the process of an exec into the target's v2 cgroup. Not by CLONE_INTO_CGROUP: the process comes of a stage that has left
-    /// hull's user namespace, and the kernel asks for rights in the tree; and a container at its limit of processes may be entered.
+    /// Moves the process of an exec into the target's v2 cgroup. Not by CLONE_INTO_CGROUP: the
+    /// process comes of a stage that has left hull's user namespace, and the kernel asks for rights
+    /// in the tree; and a container at its limit of processes may be entered.
     ///
     /// # Errors
     /// The kernel refuses, and there is no systemd to ask where an ordinary user may not write.
     pub fn join_unified(&self, target: &ExecTarget, pid: Pid, init: Pid) -> Result<()> {
-        let (Some(dir), Some(place)) = (&target.unified, self.places.iter().find(|p| p.version == Version::V2)) else { return Ok(()) };
+        let (Some(dir), Some(place)) = (
+            &target.unified,
+            self.places.iter().find(|p| p.version == Version::V2),
+        ) else {
+            return Ok(());
+        };
         match join(dir, pid) {
             // It has given controllers to cgroups below since it was asked.
-            Err(error) if error.errno() == Some(Errno::EBUSY) && *dir == place.dir => join(&dir_of(place, init)?, pid),
-            Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) && self.unit.is_some() => {
-                self.attach(pid, dir.strip_prefix(place.dir.as_str()).unwrap_or_default())
+            Err(error) if error.errno() == Some(Errno::EBUSY) && *dir == place.dir => {
+                join(&dir_of(place, init)?, pid)
+            }
+            Err(error)
+                if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM))
+                    && self.unit.is_some() =>
+            {
+                self.attach(
+                    pid,
+                    dir.strip_prefix(place.dir.as_str()).unwrap_or_default(),
+                )
             }
             other => other,
         }
     }
 }
 
-/// Whether a v2 cgroup gives controllers to its children: then it may take no processes (`cgroup_migrate_vet_dst`), unless it
-/// has some, in which case init is one of them.
+/// Whether a v2 cgroup gives controllers to its children: then it may take no processes
+/// (`cgroup_migrate_vet_dst`), unless it has some, in which case init is one of them.
 fn is_inner(dir: &str) -> bool {
     file::read(dir, "cgroup.subtree_control").is_ok_and(|given| !given.trim().is_empty())
 }
@@ -112,17 +149,30 @@ pub(super) fn dir_of(place: &Place, pid: Pid) -> Result<String> {
     let text = file::read(&path, "cgroup").on("read", format_args!("{path}/cgroup"))?;
     let is_it = |names: &str| match place.version {
         Version::V2 => names.is_empty(),
-        Version::V1 => names.split(',').any(|name| place.controllers.iter().any(|c| c == name)),
+        Version::V1 => names
+            .split(',')
+            .any(|name| place.controllers.iter().any(|c| c == name)),
     };
     let own = text.lines().find_map(|line| {
         let (names, path) = line.split_once(':')?.1.split_once(':')?;
         is_it(names).then_some(path)
     });
     let own = own.unwrap_or_default();
-    let below = if place.root == "/" { Some(own) } else { own.strip_prefix(place.root.as_str()) };
+    let below = if place.root == "/" {
+        Some(own)
+    } else {
+        own.strip_prefix(place.root.as_str())
+    };
     match below {
-        Some(below) => Ok(format!("{}{}", place.mount_point, below.trim_end_matches('/'))),
-        None => Err(Error::new(format!("cgroup {own} of process {pid} is not within the mount on {}", place.mount_point))),
+        Some(below) => Ok(format!(
+            "{}{}",
+            place.mount_point,
+            below.trim_end_matches('/')
+        )),
+        None => Err(Error::new(format!(
+            "cgroup {own} of process {pid} is not within the mount on {}",
+            place.mount_point
+        ))),
     }
 }
 
@@ -132,12 +182,30 @@ mod tests {
 
     #[test]
     fn sub_cgroups_are_for_all_controllers_or_for_some() {
-        let of = |words: &[&str]| sub_cgroups(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
-        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(c, p)| ((*c).to_owned(), (*p).to_owned())).collect::<BTreeMap<_, _>>();
+        let of = |words: &[&str]| {
+            sub_cgroups(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
+        };
+        let map = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(c, p)| ((*c).to_owned(), (*p).to_owned()))
+                .collect::<BTreeMap<_, _>>()
+        };
         assert_eq!(of(&["below"]).unwrap(), map(&[("", "below")]));
-        assert_eq!(of(&["cpu,cpuacct:a", "memory:b"]).unwrap(), map(&[("cpu", "a"), ("cpuacct", "a"), ("memory", "b")]));
-        for (words, why) in [(&["a", "b"][..], "missing <controller>"), (&[":a"], "empty"), (&["cpu,:a"], "empty"), (&["cpu:a", "cpu:b"], "multiple times")] {
-            assert!(of(words).unwrap_err().to_string().contains(why), "{words:?}");
+        assert_eq!(
+            of(&["cpu,cpuacct:a", "memory:b"]).unwrap(),
+            map(&[("cpu", "a"), ("cpuacct", "a"), ("memory", "b")])
+        );
+        for (words, why) in [
+            (&["a", "b"][..], "missing <controller>"),
+            (&[":a"], "empty"),
+            (&["cpu,:a"], "empty"),
+            (&["cpu:a", "cpu:b"], "multiple times"),
+        ] {
+            assert!(
+                of(words).unwrap_err().to_string().contains(why),
+                "{words:?}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Reading and writing the small files of a cgroup with as few system calls as the kernel allows: the standard library asks for
-//! the size first and reads once more for the end.
+//! Reading and writing the small files of a cgroup with as few system calls as the kernel allows:
+//! the standard library asks for the size first and reads once more for the end.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -9,15 +9,21 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// Opens a file of a cgroup.
 pub(super) fn open_in(dir: &str, file: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-    open(format!("{dir}/{file}").as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
+    open(
+        format!("{dir}/{file}").as_str(),
+        flags | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
 }
 
-/// The whole of a file of a cgroup. Its records are short or it has but one, so an answer that leaves half a page free is all.
+/// The whole of a file of a cgroup. Its records are short or it has but one, so an answer that
+/// leaves half a page free is all.
 pub(super) fn read(dir: &str, file: &str) -> nix::Result<String> {
     read_until(open_in(dir, file, OFlag::O_RDONLY)?, 2048)
 }
 
-/// The whole of a file whose records may be long (mountinfo: a record that does not fit ends an answer early).
+/// The whole of a file whose records may be long (mountinfo: a record that does not fit ends an
+/// answer early).
 pub(super) fn read_records(dir: &str, file: &str) -> nix::Result<String> {
     read_until(open_in(dir, file, OFlag::O_RDONLY)?, 0)
 }
@@ -59,5 +65,9 @@ pub(super) fn put(fd: impl AsFd, value: &str) -> nix::Result<()> {
 
 /// Whether a cgroup has a file.
 pub(super) fn exists(dir: &str, file: &str) -> bool {
-    nix::unistd::access(format!("{dir}/{file}").as_str(), nix::unistd::AccessFlags::F_OK).is_ok()
+    nix::unistd::access(
+        format!("{dir}/{file}").as_str(),
+        nix::unistd::AccessFlags::F_OK,
+    )
+    .is_ok()
 }

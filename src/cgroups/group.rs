@@ -1,4 +1,5 @@
-//! A container's cgroups as they are: made, filled with values, joined, recorded, found again, removed.
+//! A container's cgroups as they are: made, filled with values, joined, recorded, found again,
+//! removed.
 
 use super::devices::{Rules, Table};
 use super::file;
@@ -27,7 +28,8 @@ pub struct Record {
     pub unit: Option<String>,
 }
 
-/// The live handle. Dropped before [`Group::commit`], it removes the folders that it made and stops the unit.
+/// The live handle. Dropped before [`Group::commit`], it removes the folders that it made and stops
+/// the unit.
 #[derive(Debug)]
 pub struct Group {
     pub(super) driver: Driver,
@@ -46,7 +48,8 @@ impl Group {
     /// Makes the folders of a plan and turns v2's controllers on.
     ///
     /// # Errors
-    /// The kernel refuses a folder or a needed controller; the cgroup is there already and has processes, or is frozen.
+    /// The kernel refuses a folder or a needed controller; the cgroup is there already and has
+    /// processes, or is frozen.
     pub fn create(plan: &Plan) -> Result<Self> {
         if plan.unit.is_some() {
             return Err(Error::new("systemd makes a cgroup only around a process"));
@@ -75,22 +78,29 @@ impl Group {
         }
     }
 
-    /// Asks systemd for the unit around a process, waits until it is there, and makes what systemd does not: on v1 the
-    /// hierarchies that it leaves alone, on v2 the controllers that it has no property for.
+    /// Asks systemd for the unit around a process, waits until it is there, and makes what systemd
+    /// does not: on v1 the hierarchies that it leaves alone, on v2 the controllers that it has no
+    /// property for.
     ///
     /// # Errors
     /// systemd cannot be reached or refuses; the kernel refuses the rest.
     pub fn start(plan: &Plan, pid: Pid) -> Result<Self> {
-        let unit = plan.unit.as_ref().ok_or_else(|| Error::new("the plan has no unit for systemd"))?;
+        let unit = plan
+            .unit
+            .as_ref()
+            .ok_or_else(|| Error::new("the plan has no unit for systemd"))?;
         let context = "unable to apply cgroup configuration";
         let mut group = Self::new(plan);
-        Client::connect(unit.user)?.start(unit, &[], pid).map_err(|e| e.within(context))?;
+        Client::connect(unit.user)?
+            .start(unit, &[], pid)
+            .map_err(|e| e.within(context))?;
         group.started = true;
         for planned in &plan.places {
             let mut place = planned.clone();
             let now = super::exec::dir_of(&place, pid)?;
             if place.version == Version::V2 {
-                // Where systemd has in fact put it: the user's instance may be elsewhere than its name says.
+                // Where systemd has in fact put it: the user's instance may be elsewhere than its
+                // name says.
                 place.dir.clone_from(&now);
             }
             group.make(&place, false).map_err(|e| e.within(context))?;
@@ -102,12 +112,16 @@ impl Group {
         Ok(group)
     }
 
-    /// Moves a process into the unit, by systemd: for an ordinary user, who may not write where two units meet.
+    /// Moves a process into the unit, by systemd: for an ordinary user, who may not write where two
+    /// units meet.
     ///
     /// # Errors
     /// There is no unit; systemd refuses.
     pub fn attach(&self, pid: Pid, below: &str) -> Result<()> {
-        let name = self.unit.as_ref().ok_or_else(|| Error::new("the container has no unit of systemd"))?;
+        let name = self
+            .unit
+            .as_ref()
+            .ok_or_else(|| Error::new("the container has no unit of systemd"))?;
         let below = format!("/{}", super::plan::clean(below));
         Client::connect(self.by_user())?.attach(name, &below, pid)
     }
@@ -118,7 +132,9 @@ impl Group {
 
     /// Stops the unit with what is left in it.
     pub(super) fn stop_unit(&self) -> Result<()> {
-        self.unit.as_ref().map_or(Ok(()), |name| Client::connect(self.by_user())?.stop(name))
+        self.unit
+            .as_ref()
+            .map_or(Ok(()), |name| Client::connect(self.by_user())?.stop(name))
     }
 
     /// `fresh`: nobody may be in it.
@@ -150,15 +166,27 @@ impl Group {
                 for dir in &self.made[made_before..] {
                     inherit_cpuset(dir, &place.mount_point, true)?;
                 }
-                if self.made.len() == made_before { inherit_cpuset(&place.dir, &place.mount_point, false) } else { Ok(()) }
+                if self.made.len() == made_before {
+                    inherit_cpuset(&place.dir, &place.mount_point, false)
+                } else {
+                    Ok(())
+                }
             }
             Version::V1 => Ok(()),
         }
     }
 
     fn make_above(&mut self, place: &Place) -> Result<()> {
-        let below = place.dir.strip_prefix(place.mount_point.as_str()).unwrap_or(&place.dir);
-        let slashes: Vec<usize> = below.char_indices().skip(1).filter(|(_, c)| *c == '/').map(|(at, _)| at).collect();
+        let below = place
+            .dir
+            .strip_prefix(place.mount_point.as_str())
+            .unwrap_or(&place.dir);
+        let slashes: Vec<usize> = below
+            .char_indices()
+            .skip(1)
+            .filter(|(_, c)| *c == '/')
+            .map(|(at, _)| at)
+            .collect();
         for at in slashes {
             let dir = format!("{}{}", place.mount_point, &below[..at]);
             match mkdir(dir.as_str(), Mode::from_bits_truncate(0o755)) {
@@ -167,14 +195,21 @@ impl Group {
                 Err(errno) => return Err(Error::sys("mkdir", dir, errno)),
             }
         }
-        if place.version == Version::V2 { self.enable(place) } else { Ok(()) }
+        if place.version == Version::V2 {
+            self.enable(place)
+        } else {
+            Ok(())
+        }
     }
 
-    /// Turns controllers on from the root down to the parent. The parent is asked first: mostly all is on, and a write that
-    /// changes nothing may still wait for cgroups that are dying (`cgroup_lock_and_drain_offline`).
+    /// Turns controllers on from the root down to the parent. The parent is asked first: mostly all
+    /// is on, and a write that changes nothing may still wait for cgroups that are dying
+    /// (`cgroup_lock_and_drain_offline`).
     pub(super) fn enable(&self, place: &Place) -> Result<()> {
         const FILE: &str = "cgroup.subtree_control";
-        let Some((parent, _)) = place.dir.rsplit_once('/') else { return Ok(()) };
+        let Some((parent, _)) = place.dir.rsplit_once('/') else {
+            return Ok(());
+        };
         if place.enable.is_empty() || is_on(parent, &place.enable) {
             return Ok(());
         }
@@ -186,7 +221,10 @@ impl Group {
                 Ok(()) => {}
                 Err(Errno::ENOENT) => return Ok(()), // not made yet: asked again after that
                 Err(why) => {
-                    for controller in one_by_one(place, why).into_iter().filter(|c| !is_on(dir, std::slice::from_ref(c))) {
+                    for controller in one_by_one(place, why)
+                        .into_iter()
+                        .filter(|c| !is_on(dir, std::slice::from_ref(c)))
+                    {
                         let one = file::write(dir, FILE, &format!("+{controller}"));
                         if let (Err(errno), true) = (one, place.required.contains(controller)) {
                             return Err(refused_controller(controller, dir, errno));
@@ -201,22 +239,38 @@ impl Group {
         }
     }
 
-    /// v2's folder as an fd, and the rule of threads: below a cgroup that has processes or threads no domain can be.
+    /// v2's folder as an fd, and the rule of threads: below a cgroup that has processes or threads
+    /// no domain can be.
     fn open_unified(&mut self, place: &Place) -> Result<()> {
         let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
-        // Below the real root, which alone has no type, all begins as a domain. In a cgroup namespace the mount's root is another.
+        // Below the real root, which alone has no type, all begins as a domain. In a cgroup
+        // namespace the mount's root is another.
         if parent != place.mount_point || file::exists(parent, "cgroup.type") {
             let kind = file::read(&place.dir, "cgroup.type").unwrap_or_default();
-            let domain = place.required.iter().any(|c| matches!(c.as_str(), "memory" | "io" | "hugetlb" | "rdma"));
+            let domain = place
+                .required
+                .iter()
+                .any(|c| matches!(c.as_str(), "memory" | "io" | "hugetlb" | "rdma"));
             match kind.trim_end() {
                 "domain invalid" if !domain => {
-                    file::write(&place.dir, "cgroup.type", "threaded").on("write threaded to", format_args!("{}/cgroup.type", place.dir))?;
+                    file::write(&place.dir, "cgroup.type", "threaded").on(
+                        "write threaded to",
+                        format_args!("{}/cgroup.type", place.dir),
+                    )?;
                 }
                 "domain invalid" => {
-                    return Err(Error::new(format!("cannot enter cgroupv2 \"{}\" with domain controllers -- it is in an invalid state", place.dir)));
+                    return Err(Error::new(format!(
+                        "cannot enter cgroupv2 \"{}\" with domain controllers -- it is in an \
+                            invalid state",
+                        place.dir
+                    )));
                 }
                 kind @ ("threaded" | "domain threaded") if domain => {
-                    return Err(Error::new(format!("cannot enter cgroupv2 \"{}\" with domain controllers -- it is in {kind} mode", place.dir)));
+                    return Err(Error::new(format!(
+                        "cannot enter cgroupv2 \"{}\" with domain controllers -- it is in {kind} \
+                            mode",
+                        place.dir
+                    )));
                 }
                 _ => {}
             }
@@ -229,20 +283,28 @@ impl Group {
     fn refuse_full(&self, place: &Place) -> Result<()> {
         match super::life::pids_below(&place.dir)?.len() {
             0 => Ok(()),
-            n => Err(Error::new(format!("container's cgroup is not empty: {n} process(es) found ({})", place.dir))),
+            n => Err(Error::new(format!(
+                "container's cgroup is not empty: {n} process(es) found ({})",
+                place.dir
+            ))),
         }
     }
 
     /// A process that joins a frozen cgroup stops there, and whoever waits for it waits for ever.
     fn refuse_frozen(&self) -> Result<()> {
-        let Some(place) = find(&self.places, "freezer") else { return Ok(()) };
+        let Some(place) = find(&self.places, "freezer") else {
+            return Ok(());
+        };
         // Neither can a new child of the root be frozen, nor the root itself.
         let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
         if parent == place.mount_point && self.made.contains(&place.dir) {
             return Ok(());
         }
         if super::life::is_frozen(place)? {
-            return Err(Error::new(format!("container's cgroup unexpectedly frozen ({})", place.dir)));
+            return Err(Error::new(format!(
+                "container's cgroup unexpectedly frozen ({})",
+                place.dir
+            )));
         }
         Ok(())
     }
@@ -256,13 +318,14 @@ impl Group {
         self.apply_devices(plan)
     }
 
-    /// Writes the values, without device rules. They hold for processes that join later, and for `cpuset` and real-time shares
-    /// must be there before.
+    /// Writes the values, without device rules. They hold for processes that join later, and for
+    /// `cpuset` and real-time shares must be there before.
     ///
     /// # Errors
     /// As for [`Group::apply`].
     pub fn apply_limits(&self, plan: &Plan) -> Result<()> {
-        super::values::write_all(&self.places, &plan.writes).map_err(|e| e.within("unable to apply cgroup configuration"))
+        super::values::write_all(&self.places, &plan.writes)
+            .map_err(|e| e.within("unable to apply cgroup configuration"))
     }
 
     /// Applies the device rules, for a caller that mounts block devices of the spec before.
@@ -270,12 +333,16 @@ impl Group {
     /// # Errors
     /// The kernel refuses a rule.
     pub fn apply_devices(&mut self, plan: &Plan) -> Result<()> {
-        let Some(rules) = &plan.devices else { return Ok(()) };
+        let Some(rules) = &plan.devices else {
+            return Ok(());
+        };
         let Some(place) = find(&self.places, "devices") else {
             return if plan.places.iter().any(|p| p.if_denied == IfDenied::Skip) {
                 Ok(())
             } else {
-                Err(Error::new("device rules: the container has no cgroup for them"))
+                Err(Error::new(
+                    "device rules: the container has no cgroup for them",
+                ))
             };
         };
         match place.version {
@@ -286,18 +353,24 @@ impl Group {
         Ok(())
     }
 
-    /// The v2 cgroup, for CLONE_INTO_CGROUP. A child born into it needs only [`Group::join_fds`] besides.
+    /// The v2 cgroup, for CLONE_INTO_CGROUP. A child born into it needs only [`Group::join_fds`]
+    /// besides.
     pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)
     }
 
-    /// The `tasks` files of the v1 cgroups. A child with one thread writes `0` to each: see the top of this room.
+    /// The `tasks` files of the v1 cgroups. A child with one thread writes `0` to each: see the top
+    /// of this room.
     ///
     /// # Errors
     /// One of them cannot be opened.
     pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
         let v1 = self.places.iter().filter(|p| p.version == Version::V1);
-        v1.map(|p| file::open_in(&p.dir, "tasks", OFlag::O_WRONLY).on("open", format_args!("{}/tasks", p.dir))).collect()
+        v1.map(|p| {
+            file::open_in(&p.dir, "tasks", OFlag::O_WRONLY)
+                .on("open", format_args!("{}/tasks", p.dir))
+        })
+        .collect()
     }
 
     /// Moves a process with all its threads into every cgroup.
@@ -319,7 +392,12 @@ impl Group {
 
     /// What to write into the container's state.
     pub fn record(&self) -> Record {
-        Record { driver: self.driver, places: self.places.clone(), devices: self.devices.clone(), unit: self.unit.clone() }
+        Record {
+            driver: self.driver,
+            places: self.places.clone(),
+            devices: self.devices.clone(),
+            unit: self.unit.clone(),
+        }
     }
 
     /// The handle for cgroups that are there.
@@ -355,7 +433,8 @@ impl Drop for Group {
             let _ = self.stop_unit();
         }
         for dir in self.made.iter().rev() {
-            // The caller's own error is on its way; what cannot be removed here, `delete --force` removes.
+            // The caller's own error is on its way; what cannot be removed here, `delete --force`
+            // removes.
             let _ = super::life::remove_dir(dir);
         }
     }
@@ -363,7 +442,12 @@ impl Drop for Group {
 
 /// A cgroup's folder. (CLONE_INTO_CGROUP and bpf(2) take no O_PATH fd.)
 pub(super) fn open_dir(dir: &str) -> Result<OwnedFd> {
-    open(dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).on("open", dir)
+    open(
+        dir,
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .on("open", dir)
 }
 
 /// Moves one process; EINVAL is what a process that is just being made answers.
@@ -371,8 +455,15 @@ pub(super) fn join(dir: &str, pid: Pid) -> Result<()> {
     const TRIES: u32 = 5;
     for n in 1.. {
         match file::write(dir, "cgroup.procs", &pid.to_string()) {
-            Err(Errno::EINVAL) if n < TRIES => std::thread::sleep(std::time::Duration::from_millis(30)),
-            result => return result.on(&format!("write {pid} to"), format_args!("{dir}/cgroup.procs")),
+            Err(Errno::EINVAL) if n < TRIES => {
+                std::thread::sleep(std::time::Duration::from_millis(30))
+            }
+            result => {
+                return result.on(
+                    &format!("write {pid} to"),
+                    format_args!("{dir}/cgroup.procs"),
+                );
+            }
         }
     }
     Ok(())
@@ -382,10 +473,15 @@ pub(super) fn join(dir: &str, pid: Pid) -> Result<()> {
 pub(super) fn write_devices(place: &Place, writes: &[(&str, String)]) -> Result<()> {
     for same in writes.chunk_by(|a, b| a.0 == b.0) {
         let name = same[0].0;
-        let open = file::open_in(&place.dir, name, OFlag::O_WRONLY).on("open", format_args!("{}/{name}", place.dir))?;
+        let open = file::open_in(&place.dir, name, OFlag::O_WRONLY)
+            .on("open", format_args!("{}/{name}", place.dir))?;
         for (_, value) in same {
             file::put(&open, value).map_err(|errno| {
-                let error = Error::sys(&format!("write \"{value}\" to"), format_args!("{}/{name}", place.dir), errno);
+                let error = Error::sys(
+                    &format!("write \"{value}\" to"),
+                    format_args!("{}/{name}", place.dir),
+                    errno,
+                );
                 error.within("device rules (linux.resources.devices)")
             })?;
         }
@@ -395,21 +491,32 @@ pub(super) fn write_devices(place: &Place, writes: &[(&str, String)]) -> Result<
 
 /// What the kernel has of the rules now.
 pub(super) fn read_devices(place: &Place) -> Result<Table> {
-    Table::parse(&file::read(&place.dir, "devices.list").on("read", format_args!("{}/devices.list", place.dir))?)
+    Table::parse(
+        &file::read(&place.dir, "devices.list")
+            .on("read", format_args!("{}/devices.list", place.dir))?,
+    )
 }
 
 fn denied(error: &Error) -> bool {
-    matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
+    matches!(
+        error.errno(),
+        Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)
+    )
 }
 
-/// The controllers to be tried each for itself where all together are refused. A cgroup with processes of its own (EBUSY) may still give
-/// cpu, cpuset and pids, and becomes the root of a threaded part by that: so only what a limit needs is asked for, and first what
-/// such a cgroup cannot give, so that nothing is changed where the limit is refused. (What is on already is not asked for: above
-/// the part that is an ordinary user's it would be refused.)
+/// The controllers to be tried each for itself where all together are refused. A cgroup with
+/// processes of its own (EBUSY) may still give cpu, cpuset and pids, and becomes the root of a
+/// threaded part by that: so only what a limit needs is asked for, and first what such a cgroup
+/// cannot give, so that nothing is changed where the limit is refused. (What is on already is not
+/// asked for: above the part that is an ordinary user's it would be refused.)
 fn one_by_one(place: &Place, why: Errno) -> Vec<&String> {
     let is_threaded = |c: &str| matches!(c, "cpu" | "cpuset" | "pids" | "perf_event");
     let only_needed = matches!(why, Errno::EBUSY | Errno::EOPNOTSUPP);
-    let mut all: Vec<&String> = place.enable.iter().filter(|c| !only_needed || place.required.contains(c)).collect();
+    let mut all: Vec<&String> = place
+        .enable
+        .iter()
+        .filter(|c| !only_needed || place.required.contains(c))
+        .collect();
     all.sort_by_key(|c| (!place.required.contains(c), is_threaded(c)));
     all
 }
@@ -426,12 +533,21 @@ fn refused_controller(controller: &str, dir: &str, errno: Errno) -> Error {
         Errno::ENOENT => "the cgroup above has it off",
         _ => "",
     };
-    let error = Error::sys(&format!("enable controller {controller} in"), format_args!("{dir}/cgroup.subtree_control"), errno);
+    let error = Error::sys(
+        &format!("enable controller {controller} in"),
+        format_args!("{dir}/cgroup.subtree_control"),
+        errno,
+    );
     let limit = format!("cannot set {controller} limit");
-    if why.is_empty() { error.within(limit) } else { error.within(format_args!("{limit}: {why}")) }
+    if why.is_empty() {
+        error.within(limit)
+    } else {
+        error.within(format_args!("{limit}: {why}"))
+    }
 }
 
-/// A new v1 cpuset has no processors and no memory and takes no process until it has: it gets its parent's.
+/// A new v1 cpuset has no processors and no memory and takes no process until it has: it gets its
+/// parent's.
 fn inherit_cpuset(dir: &str, mount_point: &str, is_new: bool) -> Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         inherited(dir, mount_point, name, is_new)?;
@@ -439,14 +555,23 @@ fn inherit_cpuset(dir: &str, mount_point: &str, is_new: bool) -> Result<()> {
     Ok(())
 }
 
-/// `is_new`: it is known to have none. (A parent's `cgroup.clone_children` gives it the same values earlier.)
+/// `is_new`: it is known to have none. (A parent's `cgroup.clone_children` gives it the same values
+/// earlier.)
 fn inherited(dir: &str, mount_point: &str, name: &str, is_new: bool) -> Result<String> {
     let path = format!("{dir}/{name}");
-    let own = if is_new { String::new() } else { file::read(dir, name).on("read", &path)? };
-    let Some((parent, _)) = dir.rsplit_once('/').filter(|_| own.trim().is_empty() && dir != mount_point) else {
+    let own = if is_new {
+        String::new()
+    } else {
+        file::read(dir, name).on("read", &path)?
+    };
+    let Some((parent, _)) = dir
+        .rsplit_once('/')
+        .filter(|_| own.trim().is_empty() && dir != mount_point)
+    else {
         return Ok(own);
     };
     let value = inherited(parent, mount_point, name, false)?;
-    file::write(dir, name, value.trim_end()).on(&format!("write {} to", value.trim_end()), &path)?;
+    file::write(dir, name, value.trim_end())
+        .on(&format!("write {} to", value.trim_end()), &path)?;
     Ok(value)
 }

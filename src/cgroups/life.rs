@@ -1,4 +1,5 @@
-//! The processes of a cgroup: who they are, stopping them, ending them, and the end of the cgroup itself.
+//! The processes of a cgroup: who they are, stopping them, ending them, and the end of the cgroup
+//! itself.
 
 use super::file;
 use super::group::Group;
@@ -11,17 +12,19 @@ use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long a cgroup may take to become frozen, or empty after its processes were killed. A loaded machine needs seconds, a
-/// process in an uninterruptible call for ever.
+/// How long a cgroup may take to become frozen, or empty after its processes were killed. A loaded
+/// machine needs seconds, a process in an uninterruptible call for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Group {
-    /// The place that tells the container's processes: the freezer's on v1, so that what is listed is what freezing holds still.
+    /// The place that tells the container's processes: the freezer's on v1, so that what is listed
+    /// is what freezing holds still.
     fn processes(&self) -> Option<&Place> {
         find(&self.places, "freezer").or_else(|| self.places.first())
     }
 
-    /// The container's processes, sorted; with those of sub-cgroups if asked. A cgroup that is gone has none.
+    /// The container's processes, sorted; with those of sub-cgroups if asked. A cgroup that is gone
+    /// has none.
     ///
     /// # Errors
     /// The cgroup cannot be read.
@@ -50,14 +53,19 @@ impl Group {
         let end = Instant::now() + PATIENCE;
         let mut pause = Duration::from_micros(10);
         loop {
-            // v1 may stay in FREEZING when a process was forked meanwhile, and looks again only when it is written to.
+            // v1 may stay in FREEZING when a process was forked meanwhile, and looks again only
+            // when it is written to.
             set_frozen(place, true)?;
             if is_frozen(place)? {
                 return Ok(());
             }
             if Instant::now() > end {
                 let thawed = set_frozen(place, false);
-                let error = Error::new(format!("freeze {}: not all processes stopped within {} s", place.dir, PATIENCE.as_secs()));
+                let error = Error::new(format!(
+                    "freeze {}: not all processes stopped within {} s",
+                    place.dir,
+                    PATIENCE.as_secs()
+                ));
                 return Err(thawed.map_or_else(|e| error.clone().within(e), |()| error.clone()));
             }
             std::thread::sleep(pause);
@@ -73,20 +81,29 @@ impl Group {
         set_frozen(find(&self.places, "freezer").ok_or_else(no_freezer)?, false)
     }
 
-    /// Sends a signal to all processes, those of sub-cgroups too, none of which can get away by forking: v2 has a file for
-    /// SIGKILL; for other signals, and on v1, they are frozen meanwhile. After SIGKILL a frozen container is thawed, since on v1
-    /// a frozen process does not die; after another signal it is as it was.
+    /// Sends a signal to all processes, those of sub-cgroups too, none of which can get away by
+    /// forking: v2 has a file for SIGKILL; for other signals, and on v1, they are frozen meanwhile.
+    /// After SIGKILL a frozen container is thawed, since on v1 a frozen process does not die; after
+    /// another signal it is as it was.
     ///
     /// # Errors
     /// A process cannot be signalled, for another reason than its end.
     pub fn kill(&self, signal: Signal) -> Result<()> {
-        let Some(place) = self.processes() else { return Ok(()) };
+        let Some(place) = self.processes() else {
+            return Ok(());
+        };
         if place.version == Version::V2 && signal == Signal::SIGKILL {
             match file::write(&place.dir, "cgroup.kill", "1") {
                 Ok(()) | Err(Errno::ENODEV) => return Ok(()),
                 // Before 5.14 there is none; the cgroup may be gone too, then there is nobody.
                 Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(Error::sys("write 1 to", format_args!("{}/cgroup.kill", place.dir), errno)),
+                Err(errno) => {
+                    return Err(Error::sys(
+                        "write 1 to",
+                        format_args!("{}/cgroup.kill", place.dir),
+                        errno,
+                    ));
+                }
             }
         }
         let was_frozen = self.frozen().unwrap_or(false);
@@ -103,19 +120,30 @@ impl Group {
         result
     }
 
-    /// Lets every process go on that v1's freezer holds, in the cgroups below as well, which the container may have frozen itself: a
-    /// frozen process does not die of SIGKILL there. On v2 it does.
+    /// Lets every process go on that v1's freezer holds, in the cgroups below as well, which the
+    /// container may have frozen itself: a frozen process does not die of SIGKILL there. On v2 it
+    /// does.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn thaw_all(&self) -> Result<()> {
-        let Some(place) = find(&self.places, "freezer").filter(|place| place.version == Version::V1) else { return Ok(()) };
+        let Some(place) =
+            find(&self.places, "freezer").filter(|place| place.version == Version::V1)
+        else {
+            return Ok(());
+        };
         let mut todo = vec![place.dir.clone()];
         while let Some(dir) = todo.pop() {
             match file::write(&dir, "freezer.state", "THAWED") {
                 Ok(()) => todo.extend(below(&dir)?),
                 Err(Errno::ENOENT | Errno::ENODEV) => {}
-                Err(errno) => return Err(Error::sys("write THAWED to", format_args!("{dir}/freezer.state"), errno)),
+                Err(errno) => {
+                    return Err(Error::sys(
+                        "write THAWED to",
+                        format_args!("{dir}/freezer.state"),
+                        errno,
+                    ));
+                }
             }
         }
         Ok(())
@@ -128,8 +156,8 @@ impl Group {
         }
     }
 
-    /// Removes the cgroups with all below them, waiting up to ten seconds for processes that are ending. Parents stay, as with
-    /// runc: they may have limits of somebody else.
+    /// Removes the cgroups with all below them, waiting up to ten seconds for processes that are
+    /// ending. Parents stay, as with runc: they may have limits of somebody else.
     ///
     /// # Errors
     /// All cgroups that could not be removed, in one sentence; the others are gone.
@@ -137,9 +165,18 @@ impl Group {
         self.commit();
         let stopped = self.stop_unit();
         let end = Instant::now() + PATIENCE;
-        let mut failed: Vec<String> = self.places.iter().filter_map(|p| remove_until(&p.dir, end).err()).map(|e| e.to_string()).collect();
+        let mut failed: Vec<String> = self
+            .places
+            .iter()
+            .filter_map(|p| remove_until(&p.dir, end).err())
+            .map(|e| e.to_string())
+            .collect();
         failed.extend(stopped.err().map(|e| e.to_string()));
-        if failed.is_empty() { Ok(()) } else { Err(Error::new(failed.join("; "))) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::new(failed.join("; ")))
+        }
     }
 }
 
@@ -147,7 +184,8 @@ fn no_freezer() -> Error {
     Error::new("cannot toggle freezer: cgroups not configured for container")
 }
 
-/// v1: its own state or, for one below a frozen one, the state that it has from there. v2: all have stopped.
+/// v1: its own state or, for one below a frozen one, the state that it has from there. v2: all have
+/// stopped.
 pub(super) fn is_frozen(place: &Place) -> Result<bool> {
     let (name, yes) = match place.version {
         Version::V1 => ("freezer.state", "FROZEN"),
@@ -156,7 +194,11 @@ pub(super) fn is_frozen(place: &Place) -> Result<bool> {
     match file::read(&place.dir, name) {
         Ok(text) => Ok(text.lines().any(|line| line == yes)),
         Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
-        Err(errno) => Err(Error::sys("read", format_args!("{}/{name}", place.dir), errno)),
+        Err(errno) => Err(Error::sys(
+            "read",
+            format_args!("{}/{name}", place.dir),
+            errno,
+        )),
     }
 }
 
@@ -167,7 +209,10 @@ fn set_frozen(place: &Place, frozen: bool) -> Result<()> {
         (Version::V2, true) => ("cgroup.freeze", "1"),
         (Version::V2, false) => ("cgroup.freeze", "0"),
     };
-    file::write(&place.dir, name, value).on(&format!("write {value} to"), format_args!("{}/{name}", place.dir))
+    file::write(&place.dir, name, value).on(
+        &format!("write {value} to"),
+        format_args!("{}/{name}", place.dir),
+    )
 }
 
 fn signal_all(place: &Place, signal: Signal) -> Result<()> {
@@ -175,35 +220,56 @@ fn signal_all(place: &Place, signal: Signal) -> Result<()> {
     for pid in pids_below(&place.dir)? {
         match kill(pid, signal) {
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => result = Err(Error::sys(&format!("send {signal} to"), format_args!("process {pid}"), errno)),
+            Err(errno) => {
+                result = Err(Error::sys(
+                    &format!("send {signal} to"),
+                    format_args!("process {pid}"),
+                    errno,
+                ))
+            }
         }
     }
     result
 }
 
-/// Without a freezer a process can fork between the list and the signal: so until the list is empty.
+/// Without a freezer a process can fork between the list and the signal: so until the list is
+/// empty.
 fn kill_until_empty(place: &Place) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !pids_below(&place.dir)?.is_empty() {
         signal_all(place, Signal::SIGKILL)?;
         if Instant::now() > end {
-            return Err(Error::new(format!("kill all processes of {}: some are left after {} s", place.dir, PATIENCE.as_secs())));
+            return Err(Error::new(format!(
+                "kill all processes of {}: some are left after {} s",
+                place.dir,
+                PATIENCE.as_secs()
+            )));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }
 
-/// The processes of one cgroup. A threaded one (v2) tells threads only: their processes are listed by the domain above it.
+/// The processes of one cgroup. A threaded one (v2) tells threads only: their processes are listed
+/// by the domain above it.
 fn pids_in(dir: &str) -> Result<BTreeSet<Pid>> {
     let text = match file::read(dir, "cgroup.procs") {
         Err(Errno::EOPNOTSUPP) => file::read(dir, "cgroup.threads"),
         other => other,
     };
     match text {
-        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|n| *n > 0).map(Pid::from_raw).collect()),
+        Ok(text) => Ok(text
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|n| *n > 0)
+            .map(Pid::from_raw)
+            .collect()),
         Err(Errno::ENOENT | Errno::ENODEV) => Ok(BTreeSet::new()),
-        Err(errno) => Err(Error::sys("read", format_args!("{dir}/cgroup.procs"), errno)),
+        Err(errno) => Err(Error::sys(
+            "read",
+            format_args!("{dir}/cgroup.procs"),
+            errno,
+        )),
     }
 }
 
@@ -226,8 +292,14 @@ pub(super) fn below(dir: &str) -> Result<Vec<String>> {
         Err(e) if gone(&e) => return Ok(Vec::new()),
         Err(e) => return Err(Error::io("read", dir, &e)),
     };
-    let folders = entries.filter_map(|entry| entry.ok().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())));
-    Ok(folders.filter_map(|e| e.path().to_str().map(str::to_owned)).collect())
+    let folders = entries.filter_map(|entry| {
+        entry
+            .ok()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+    });
+    Ok(folders
+        .filter_map(|e| e.path().to_str().map(str::to_owned))
+        .collect())
 }
 
 /// Removes a cgroup with all below it. One that is gone is removed.
@@ -251,7 +323,10 @@ fn remove_until(dir: &str, end: Instant) -> Result<()> {
         }
         if Instant::now() > end {
             let left = pids_below(dir)?.len();
-            return Err(Error::sys("rmdir", dir, Errno::EBUSY).within(format_args!("{left} process(es) left after {} s", PATIENCE.as_secs())));
+            return Err(Error::sys("rmdir", dir, Errno::EBUSY).within(format_args!(
+                "{left} process(es) left after {} s",
+                PATIENCE.as_secs()
+            )));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));

@@ -40,26 +40,43 @@ impl CgroupMount {
     pub fn below(&self) -> &str {
         match self {
             CgroupMount::Tmpfs => "",
-            CgroupMount::File { below, .. } | CgroupMount::Bind { below, .. } | CgroupMount::Symlink { below, .. } => below,
+            CgroupMount::File { below, .. }
+            | CgroupMount::Bind { below, .. }
+            | CgroupMount::Symlink { below, .. } => below,
         }
     }
 }
 
-/// The mounts, in order, as runc has them: on v2 one, on v1 and hybrid trees the v1 hierarchies. v2 without a cgroup namespace
-/// shows the whole tree (bound where a user namespace may not mount it); v1's hierarchies are then the container's part alone.
+/// The mounts, in order, as runc has them: on v2 one, on v1 and hybrid trees the v1 hierarchies. v2
+/// without a cgroup namespace shows the whole tree (bound where a user namespace may not mount it);
+/// v1's hierarchies are then the container's part alone.
 pub fn mounts_for_container(plan: &Plan, has_cgroup_namespace: bool) -> Vec<CgroupMount> {
     let all = || plan.places.iter().chain(&plan.stays);
     let one = |place: &Place, below: String| match (place.version, has_cgroup_namespace) {
-        (Version::V1, true) => {
-            CgroupMount::File { below, fstype: "cgroup", data: place.controllers.join(","), host: place.dir.clone() }
-        }
-        (Version::V1, false) => CgroupMount::Bind { below, source: place.dir.clone() },
+        (Version::V1, true) => CgroupMount::File {
+            below,
+            fstype: "cgroup",
+            data: place.controllers.join(","),
+            host: place.dir.clone(),
+        },
+        (Version::V1, false) => CgroupMount::Bind {
+            below,
+            source: place.dir.clone(),
+        },
         (Version::V2, own) => {
             let host = if own { &place.dir } else { &place.mount_point };
-            CgroupMount::File { below, fstype: "cgroup2", data: String::new(), host: host.clone() }
+            CgroupMount::File {
+                below,
+                fstype: "cgroup2",
+                data: String::new(),
+                host: host.clone(),
+            }
         }
     };
-    if let (Some(place), true) = (all().next(), all().all(|place| place.version == Version::V2)) {
+    if let (Some(place), true) = (
+        all().next(),
+        all().all(|place| place.version == Version::V2),
+    ) {
         return vec![one(place, String::new())];
     }
     let mut mounts = vec![CgroupMount::Tmpfs];
@@ -68,7 +85,10 @@ pub fn mounts_for_container(plan: &Plan, has_cgroup_namespace: bool) -> Vec<Cgro
         let name = place.mount_point.rsplit('/').next().unwrap_or_default();
         mounts.push(one(place, format!("/{name}")));
         let others = name.split(',').filter(|controller| *controller != name);
-        links.extend(others.map(|controller| CgroupMount::Symlink { below: format!("/{controller}"), to: name.to_owned() }));
+        links.extend(others.map(|controller| CgroupMount::Symlink {
+            below: format!("/{controller}"),
+            to: name.to_owned(),
+        }));
     }
     mounts.append(&mut links);
     mounts

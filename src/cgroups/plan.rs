@@ -1,7 +1,7 @@
 //! From what is asked and what there is to what will be done: pure.
 
-use super::tree::{Hierarchy, Tree, Version};
 use super::systemd::{self, Unit};
+use super::tree::{Hierarchy, Tree, Version};
 use super::{devices, limits};
 use crate::spec::config::Resources;
 use crate::{Error, Result};
@@ -38,7 +38,8 @@ pub struct Request<'a> {
     pub device_rules: bool,
     /// The config's annotations, for `org.systemd.property.*`.
     pub annotations: &'a BTreeMap<String, String>,
-    /// Whether the caller is an ordinary user, or root of a user namespace, who may have no rights in the tree.
+    /// Whether the caller is an ordinary user, or root of a user namespace, who may have no rights
+    /// in the tree.
     pub rootless: bool,
 }
 
@@ -48,7 +49,8 @@ pub struct Request<'a> {
 pub enum IfDenied {
     /// An error.
     Fail,
-    /// The container stays in the caller's cgroup of that hierarchy. (runc's way for rootless without a path.)
+    /// The container stays in the caller's cgroup of that hierarchy. (runc's way for rootless
+    /// without a path.)
     Skip,
 }
 
@@ -57,7 +59,8 @@ pub enum IfDenied {
 pub struct Place {
     /// Which interface the hierarchy speaks.
     pub version: Version,
-    /// The controllers that can be had there. v2 has `freezer` and `devices` always, and they are not listed.
+    /// The controllers that can be had there. v2 has `freezer` and `devices` always, and they are
+    /// not listed.
     pub controllers: Vec<String>,
     /// Where the hierarchy is mounted.
     pub mount_point: String,
@@ -65,7 +68,8 @@ pub struct Place {
     pub root: String,
     /// The cgroup's folder; missing parents are made too.
     pub dir: String,
-    /// v2: controllers to be turned on in each cgroup above that has them off. Those that a limit needs must come on.
+    /// v2: controllers to be turned on in each cgroup above that has them off. Those that a limit
+    /// needs must come on.
     pub enable: Vec<String>,
     /// v2: the ones of `enable` whose failure is an error.
     pub required: Vec<String>,
@@ -80,8 +84,9 @@ pub enum Policy {
     /// An error.
     #[default]
     Must,
-    /// Where the kernel refuses the value against the present value of the next file (EINVAL), again after it has been written:
-    /// a limit that is raised must follow the swap limit, one that is lowered must come before.
+    /// Where the kernel refuses the value against the present value of the next file (EINVAL),
+    /// again after it has been written: a limit that is raised must follow the swap limit, one that
+    /// is lowered must come before.
     OrAfterNext,
     /// A file that the kernel does not have is passed over, since it would change nothing.
     IfPresent,
@@ -120,7 +125,8 @@ pub struct Plan {
     pub driver: Driver,
     /// The cgroups, in the order in which they are made.
     pub places: Vec<Place>,
-    /// The caller's own cgroups in which the container stays, where it gets none: not made, limited or removed.
+    /// The caller's own cgroups in which the container stays, where it gets none: not made, limited
+    /// or removed.
     pub stays: Vec<Place>,
     /// The values, in order.
     pub writes: Vec<Write>,
@@ -149,18 +155,23 @@ impl Plan {
     }
 }
 
-/// The place that has a controller. What v2 has without a controller goes there: its own files, and device rules when v1 has none.
+/// The place that has a controller. What v2 has without a controller goes there: its own files, and
+/// device rules when v1 has none.
 pub(super) fn find<'a>(places: &'a [Place], controller: &str) -> Option<&'a Place> {
-    places.iter().find(|p| p.controllers.iter().any(|c| c == controller)).or_else(|| {
-        let of_v2 = matches!(controller, "cgroup" | "devices" | "freezer");
-        places.iter().find(|p| of_v2 && p.version == Version::V2)
-    })
+    places
+        .iter()
+        .find(|p| p.controllers.iter().any(|c| c == controller))
+        .or_else(|| {
+            let of_v2 = matches!(controller, "cgroup" | "devices" | "freezer");
+            places.iter().find(|p| of_v2 && p.version == Version::V2)
+        })
 }
 
 /// Compiles the request.
 ///
 /// # Errors
-/// A path that leads nowhere, a limit whose controller does not exist in this tree, a value that no kernel takes.
+/// A path that leads nowhere, a limit whose controller does not exist in this tree, a value that no
+/// kernel takes.
 pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
     let mut plan = Plan {
         driver: request.driver,
@@ -175,7 +186,8 @@ pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
     match request.driver {
         Driver::Disabled => {
             plan.stays = tree.hierarchies.iter().filter_map(own_place).collect();
-            plan.fallbacks.push("cgroups are disabled: the container stays in the caller's".to_owned());
+            plan.fallbacks
+                .push("cgroups are disabled: the container stays in the caller's".to_owned());
         }
         Driver::Cgroupfs => denied = places(&mut plan, request, tree)?,
         Driver::Systemd { .. } => plan_unit(&mut plan, request, tree)?,
@@ -187,13 +199,19 @@ pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
     for place in plan.places.iter_mut().filter(|p| p.version == Version::V2) {
         let needed = |c: &&String| plan.writes.iter().any(|w| w.controller == **c);
         place.required = place.controllers.iter().filter(needed).cloned().collect();
-        // A pure v2 tree gives the container all controllers, as runc does, for the statistics. In a hybrid one only those
-        // that a limit needs are turned on, so that the machine's own root stays as it is.
-        place.enable = if pure { place.controllers.clone() } else { place.required.clone() };
+        // A pure v2 tree gives the container all controllers, as runc does, for the statistics. In
+        // a hybrid one only those that a limit needs are turned on, so that the machine's own root
+        // stays as it is.
+        place.enable = if pure {
+            place.controllers.clone()
+        } else {
+            place.required.clone()
+        };
     }
     plan_devices(&mut plan, request)?;
     if let Some(unit) = &mut plan.unit {
-        unit.properties.extend(plan.devices.iter().flat_map(systemd::of_devices));
+        unit.properties
+            .extend(plan.devices.iter().flat_map(systemd::of_devices));
         unit.properties.extend(systemd::of_writes(&plan.writes)?);
     }
     Ok(plan)
@@ -204,7 +222,11 @@ fn plan_unit(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<()> {
     let unit = Unit::new(request, tree)?;
     let path = unit.path(tree)?;
     let pure = tree.is_pure_v2();
-    for hierarchy in tree.hierarchies.iter().filter(|h| pure || h.version == Version::V1 || !h.controllers.is_empty()) {
+    for hierarchy in tree
+        .hierarchies
+        .iter()
+        .filter(|h| pure || h.version == Version::V1 || !h.controllers.is_empty())
+    {
         plan.places.push(Place {
             version: hierarchy.version,
             controllers: hierarchy.controllers.clone(),
@@ -217,14 +239,16 @@ fn plan_unit(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<()> {
         });
     }
     if plan.places.is_empty() {
-        return Err(Error::new("no cgroup file system is mounted (see /proc/self/mountinfo)"));
+        return Err(Error::new(
+            "no cgroup file system is mounted (see /proc/self/mountinfo)",
+        ));
     }
     plan.unit = Some(unit);
     Ok(())
 }
 
-/// One place in every hierarchy; in a hybrid tree the v2 one only when it has controllers. Returns the places
-/// where the caller has no rights and need not have any.
+/// One place in every hierarchy; in a hybrid tree the v2 one only when it has controllers. Returns
+/// the places where the caller has no rights and need not have any.
 fn places(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<Vec<Place>> {
     let pure = tree.is_pure_v2();
     let mut denied = Vec::new();
@@ -234,7 +258,10 @@ fn places(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<Vec<Place>>
         }
         let place = place(request, hierarchy)?;
         if place.if_denied == IfDenied::Skip && !hierarchy.writable {
-            let why = format!("{}: not writable: the container stays in the caller's cgroup {}", place.mount_point, hierarchy.own);
+            let why = format!(
+                "{}: not writable: the container stays in the caller's cgroup {}",
+                place.mount_point, hierarchy.own
+            );
             plan.fallbacks.push(why);
             plan.stays.extend(own_place(hierarchy));
             denied.push(place);
@@ -244,9 +271,14 @@ fn places(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<Vec<Place>>
     }
     if tree.hierarchies.is_empty() {
         if !request.rootless {
-            return Err(Error::new("no cgroup file system is mounted (see /proc/self/mountinfo)"));
+            return Err(Error::new(
+                "no cgroup file system is mounted (see /proc/self/mountinfo)",
+            ));
         }
-        plan.fallbacks.push("no cgroup file system is mounted: the container stays in the caller's cgroup".to_owned());
+        plan.fallbacks.push(
+            "no cgroup file system is mounted: the container stays in the caller's cgroup"
+                .to_owned(),
+        );
     }
     Ok(denied)
 }
@@ -255,7 +287,10 @@ fn place(request: &Request, hierarchy: &Hierarchy) -> Result<Place> {
     let path = request.path.filter(|p| !p.is_empty());
     let wanted = clean(path.unwrap_or(request.id));
     if wanted.is_empty() {
-        return Err(Error::new(format!("cgroupsPath {}: names the root cgroup", path.unwrap_or_default())));
+        return Err(Error::new(format!(
+            "cgroupsPath {}: names the root cgroup",
+            path.unwrap_or_default()
+        )));
     }
     let absolute = path.is_some_and(|p| p.starts_with('/'));
     let above = if absolute {
@@ -263,7 +298,8 @@ fn place(request: &Request, hierarchy: &Hierarchy) -> Result<Place> {
     } else {
         hierarchy.relative_dir().ok_or_else(|| {
             Error::new(format!(
-                "cgroup {wanted}: the caller's own cgroup {} is not within the mount on {} (root {}): name an absolute cgroupsPath",
+                "cgroup {wanted}: the caller's own cgroup {} is not within the mount on {} (root \
+                    {}): name an absolute cgroupsPath",
                 hierarchy.own, hierarchy.mount_point, hierarchy.root
             ))
         })?
@@ -271,13 +307,21 @@ fn place(request: &Request, hierarchy: &Hierarchy) -> Result<Place> {
     let near = !absolute && hierarchy.version == Version::V2;
     Ok(Place {
         version: hierarchy.version,
-        controllers: if near { hierarchy.near_controllers.clone() } else { hierarchy.controllers.clone() },
+        controllers: if near {
+            hierarchy.near_controllers.clone()
+        } else {
+            hierarchy.controllers.clone()
+        },
         mount_point: hierarchy.mount_point.clone(),
         root: hierarchy.root.clone(),
         dir: format!("{}/{wanted}", above.trim_end_matches('/')),
         enable: Vec::new(),
         required: Vec::new(),
-        if_denied: if request.rootless && path.is_none() { IfDenied::Skip } else { IfDenied::Fail },
+        if_denied: if request.rootless && path.is_none() {
+            IfDenied::Skip
+        } else {
+            IfDenied::Fail
+        },
     })
 }
 
@@ -295,8 +339,8 @@ fn own_place(hierarchy: &Hierarchy) -> Option<Place> {
     })
 }
 
-/// The rules of the spec and then runc's defaults, which no rule can take away. Where an ordinary user has no rights, rules are
-/// not applied: its file access is what it always was.
+/// The rules of the spec and then runc's defaults, which no rule can take away. Where an ordinary
+/// user has no rights, rules are not applied: its file access is what it always was.
 fn plan_devices(plan: &mut Plan, request: &Request) -> Result<()> {
     if !request.device_rules {
         return Ok(());
@@ -305,8 +349,10 @@ fn plan_devices(plan: &mut Plan, request: &Request) -> Result<()> {
     let rules = devices::Rules::new(spec)?;
     match plan.place("devices") {
         Some(_) if request.rootless => {
-            // v1's files ask for CAP_SYS_ADMIN, bpf(2) for CAP_BPF, both in the first user namespace.
-            plan.fallbacks.push("device rules are not applied: an ordinary user may not set any".to_owned());
+            // v1's files ask for CAP_SYS_ADMIN, bpf(2) for CAP_BPF, both in the first user
+            // namespace.
+            plan.fallbacks
+                .push("device rules are not applied: an ordinary user may not set any".to_owned());
             Ok(())
         }
         Some(place) => {
@@ -317,14 +363,21 @@ fn plan_devices(plan: &mut Plan, request: &Request) -> Result<()> {
             Ok(())
         }
         None if request.driver == Driver::Disabled || request.rootless => {
-            plan.fallbacks.push("device rules are not applied: the container has no cgroup of its own for them".to_owned());
+            plan.fallbacks.push(
+                "device rules are not applied: the container has no cgroup of its own for them"
+                    .to_owned(),
+            );
             Ok(())
         }
-        None => Err(Error::new("device rules (linux.resources.devices): there is neither a v1 devices hierarchy nor cgroup v2")),
+        None => Err(Error::new(
+            "device rules (linux.resources.devices): there is neither a v1 devices hierarchy nor \
+                cgroup v2",
+        )),
     }
 }
 
-/// The path without `.`, `..` and doubled slashes, resolved against `/` so that it cannot lead above.
+/// The path without `.`, `..` and doubled slashes, resolved against `/` so that it cannot lead
+/// above.
 pub(super) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

@@ -1,4 +1,5 @@
-//! What hierarchies there are, where they are mounted and where the caller is in each: found, never assumed.
+//! What hierarchies there are, where they are mounted and where the caller is in each: found, never
+//! assumed.
 
 use super::file;
 use crate::{Context, Result};
@@ -24,9 +25,11 @@ pub struct Hierarchy {
     pub mount_point: String,
     /// Which of its cgroups is the mount's root, as the caller's cgroup namespace names it.
     pub root: String,
-    /// v1: the mount's controllers (`name=systemd` for one without any). v2: `cgroup.controllers` of the mount's root.
+    /// v1: the mount's controllers (`name=systemd` for one without any). v2: `cgroup.controllers`
+    /// of the mount's root.
     pub controllers: Vec<String>,
-    /// v2: `cgroup.controllers` of the parent of the caller's own cgroup, where a relative path begins.
+    /// v2: `cgroup.controllers` of the parent of the caller's own cgroup, where a relative path
+    /// begins.
     pub near_controllers: Vec<String>,
     /// The caller's own cgroup as /proc/self/cgroup names it.
     pub own: String,
@@ -45,12 +48,17 @@ pub struct Tree {
 }
 
 impl Hierarchy {
-    /// The folder of the caller's own cgroup; none when the mount does not show it (a mount from outside of the cgroup namespace).
+    /// The folder of the caller's own cgroup; none when the mount does not show it (a mount from
+    /// outside of the cgroup namespace).
     pub fn own_dir(&self) -> Option<String> {
         if self.root.starts_with("/..") || self.own.starts_with("/..") {
             return None;
         }
-        let rest = if self.root == "/" { self.own.as_str() } else { self.own.strip_prefix(self.root.as_str())? };
+        let rest = if self.root == "/" {
+            self.own.as_str()
+        } else {
+            self.own.strip_prefix(self.root.as_str())?
+        };
         match rest {
             "" | "/" => Some(self.mount_point.clone()),
             _ if rest.starts_with('/') => Some(format!("{}{rest}", self.mount_point)),
@@ -58,8 +66,9 @@ impl Hierarchy {
         }
     }
 
-    /// Where a relative path begins. v1: the own cgroup. v2: its parent, since the own one has processes, and a cgroup with
-    /// processes cannot give controllers to its children (cgroup-v2.rst, "No Internal Process Constraint"); runc does the same.
+    /// Where a relative path begins. v1: the own cgroup. v2: its parent, since the own one has
+    /// processes, and a cgroup with processes cannot give controllers to its children
+    /// (cgroup-v2.rst, "No Internal Process Constraint"); runc does the same.
     pub fn relative_dir(&self) -> Option<String> {
         let own = self.own_dir()?;
         if self.version == Version::V1 || own == self.mount_point {
@@ -70,13 +79,14 @@ impl Hierarchy {
 }
 
 impl Tree {
-    /// Reads /proc/self/mountinfo and /proc/self/cgroup, and for v2 `cgroup.controllers`. The caller is the effective user `uid`, in the
-    /// first user namespace or another.
+    /// Reads /proc/self/mountinfo and /proc/self/cgroup, and for v2 `cgroup.controllers`. The
+    /// caller is the effective user `uid`, in the first user namespace or another.
     ///
     /// # Errors
     /// One of these cannot be read.
     pub fn probe(uid: u32, in_user_namespace: bool) -> Result<Self> {
-        let mountinfo = file::read_records("/proc/self", "mountinfo").on("read", "/proc/self/mountinfo")?;
+        let mountinfo =
+            file::read_records("/proc/self", "mountinfo").on("read", "/proc/self/mountinfo")?;
         let own = file::read("/proc/self", "cgroup").on("read", "/proc/self/cgroup")?;
         let mut tree = Self::parse(&mountinfo, &own);
         tree.uid = uid;
@@ -92,29 +102,42 @@ impl Tree {
                 };
             }
             if hierarchy.writable && !privileged {
-                hierarchy.writable = begin.is_some_and(|dir| access(dir.as_str(), AccessFlags::W_OK).is_ok());
+                hierarchy.writable =
+                    begin.is_some_and(|dir| access(dir.as_str(), AccessFlags::W_OK).is_ok());
             }
         }
         Ok(tree)
     }
 
-    /// The tree that the texts of /proc/self/mountinfo and /proc/self/cgroup describe; v2's controllers are not in them.
+    /// The tree that the texts of /proc/self/mountinfo and /proc/self/cgroup describe; v2's
+    /// controllers are not in them.
     pub fn parse(mountinfo: &str, own: &str) -> Self {
         let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
         let groups: Vec<(Vec<&str>, &str)> = own.lines().filter_map(parse_own).collect();
         let mut tree = Self::default();
-        for mount in mounts.iter().filter(|m| m.version.is_some() && !m.is_covered(&mounts)) {
-            let Some(version) = mount.version else { continue };
+        for mount in mounts
+            .iter()
+            .filter(|m| m.version.is_some() && !m.is_covered(&mounts))
+        {
+            let Some(version) = mount.version else {
+                continue;
+            };
             let group = groups.iter().find(|(names, _)| match version {
                 Version::V2 => names == &[""],
-                Version::V1 => names.iter().any(|name| mount.super_options.iter().any(|option| option == name)),
+                Version::V1 => names
+                    .iter()
+                    .any(|name| mount.super_options.iter().any(|option| option == name)),
             });
             let Some((names, path)) = group else { continue };
             let hierarchy = Hierarchy {
                 version,
                 mount_point: mount.mount_point.clone(),
                 root: mount.root.clone(),
-                controllers: if version == Version::V1 { names.iter().map(|&n| n.to_owned()).collect() } else { Vec::new() },
+                controllers: if version == Version::V1 {
+                    names.iter().map(|&n| n.to_owned()).collect()
+                } else {
+                    Vec::new()
+                },
                 near_controllers: Vec::new(),
                 own: path.trim_end_matches(" (deleted)").to_owned(),
                 writable: !mount.read_only,
@@ -124,13 +147,21 @@ impl Tree {
         tree
     }
 
-    /// A hierarchy can be mounted more than once (bind mounts for containers): the mount that shows most of it is taken.
+    /// A hierarchy can be mounted more than once (bind mounts for containers): the mount that shows
+    /// most of it is taken.
     fn offer(&mut self, new: Hierarchy) {
-        let same = |h: &&mut Hierarchy| h.version == new.version && h.controllers == new.controllers;
+        let same =
+            |h: &&mut Hierarchy| h.version == new.version && h.controllers == new.controllers;
         match self.hierarchies.iter_mut().find(same) {
             None => self.hierarchies.push(new),
             Some(old) => {
-                let rank = |h: &Hierarchy| (h.own_dir().is_some(), h.writable, std::cmp::Reverse(h.root.len()));
+                let rank = |h: &Hierarchy| {
+                    (
+                        h.own_dir().is_some(),
+                        h.writable,
+                        std::cmp::Reverse(h.root.len()),
+                    )
+                };
                 if rank(&new) > rank(old) {
                     *old = new;
                 }
@@ -145,7 +176,8 @@ impl Tree {
 }
 
 fn controllers(dir: &str) -> Result<Vec<String>> {
-    let text = file::read(dir, "cgroup.controllers").on("read", format_args!("{dir}/cgroup.controllers"))?;
+    let text = file::read(dir, "cgroup.controllers")
+        .on("read", format_args!("{dir}/cgroup.controllers"))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
@@ -171,8 +203,14 @@ impl Mount {
         let (front, back) = line.split_once(" - ")?;
         let front: Vec<&str> = front.split(' ').collect();
         let back: Vec<&str> = back.split(' ').collect();
-        let super_options: Vec<String> = back.get(2).unwrap_or(&"").split(',').map(str::to_owned).collect();
-        let read_only = front.get(5)?.split(',').any(|o| o == "ro") || super_options.iter().any(|o| o == "ro");
+        let super_options: Vec<String> = back
+            .get(2)
+            .unwrap_or(&"")
+            .split(',')
+            .map(str::to_owned)
+            .collect();
+        let read_only =
+            front.get(5)?.split(',').any(|o| o == "ro") || super_options.iter().any(|o| o == "ro");
         Some(Self {
             id: front.first()?.parse().ok()?,
             parent: front.get(1)?.parse().ok()?,
@@ -188,21 +226,31 @@ impl Mount {
         })
     }
 
-    /// Whether another mount lies over this one's path. The path leads through the mounts that this one stands on; it is cut
-    /// where one of those, or this one, carries another mount at or above the place where the way goes on.
+    /// Whether another mount lies over this one's path. The path leads through the mounts that this
+    /// one stands on; it is cut where one of those, or this one, carries another mount at or above
+    /// the place where the way goes on.
     fn is_covered(&self, all: &[Self]) -> bool {
         let mut chain = vec![self];
-        while let Some(below) = all.iter().find(|m| m.id == chain[chain.len() - 1].parent && chain.iter().all(|c| c.id != m.id)) {
+        while let Some(below) = all
+            .iter()
+            .find(|m| m.id == chain[chain.len() - 1].parent && chain.iter().all(|c| c.id != m.id))
+        {
             chain.push(below);
         }
         let is_at_or_above = |path: &str, other: &str| {
-            other.strip_prefix(path.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            other
+                .strip_prefix(path.trim_end_matches('/'))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        all.iter().filter(|other| chain.iter().all(|c| c.id != other.id)).any(|other| {
-            let Some(at) = chain.iter().position(|c| c.id == other.parent) else { return false };
-            // What the way goes on with: the next mount of the chain, or this one's own root.
-            is_at_or_above(&other.mount_point, &chain[at.saturating_sub(1)].mount_point)
-        })
+        all.iter()
+            .filter(|other| chain.iter().all(|c| c.id != other.id))
+            .any(|other| {
+                let Some(at) = chain.iter().position(|c| c.id == other.parent) else {
+                    return false;
+                };
+                // What the way goes on with: the next mount of the chain, or this one's own root.
+                is_at_or_above(&other.mount_point, &chain[at.saturating_sub(1)].mount_point)
+            })
     }
 }
 
@@ -215,7 +263,12 @@ fn unescape(text: &str) -> String {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         let mut ahead = bytes.clone();
-        let mut digit = || ahead.next().filter(|d| (b'0'..=b'7').contains(d)).map(|d| u32::from(d - b'0'));
+        let mut digit = || {
+            ahead
+                .next()
+                .filter(|d| (b'0'..=b'7').contains(d))
+                .map(|d| u32::from(d - b'0'))
+        };
         match (byte, digit(), digit(), digit()) {
             (b'\\', Some(a), Some(b), Some(c)) => {
                 out.push((a * 64 + b * 8 + c) as u8);

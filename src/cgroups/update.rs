@@ -14,36 +14,60 @@ use nix::errno::Errno;
 use std::os::fd::AsFd;
 
 impl Group {
-    /// Sets what is given and leaves the rest. All values are checked before the first is written; when the kernel refuses one,
-    /// those before it are put back.
+    /// Sets what is given and leaves the rest. All values are checked before the first is written;
+    /// when the kernel refuses one, those before it are put back.
     ///
     /// # Errors
     /// The value that was refused; and which values could not be put back.
     pub fn update(&mut self, resources: &Resources) -> Result<()> {
         let whole = self.with_present_values(resources)?;
         let writes = limits::writes(&whole, &self.places, &[])?;
-        let rules = if resources.devices.is_empty() { None } else { Some(Rules::new(&resources.devices)?) };
+        let rules = if resources.devices.is_empty() {
+            None
+        } else {
+            Some(Rules::new(&resources.devices)?)
+        };
         let table = match (&rules, find(&self.places, "devices")) {
             (Some(rules), Some(place)) if place.version == Version::V1 => Some(rules.table()?),
-            (Some(_), None) => return Err(Error::new("device rules: the container has no cgroup for them")),
+            (Some(_), None) => {
+                return Err(Error::new(
+                    "device rules: the container has no cgroup for them",
+                ));
+            }
             _ => None,
         };
         self.enable_for(&writes)?;
-        let before: Vec<Write> = writes.iter().filter_map(|w| self.present(w).transpose()).collect::<Result<_>>()?;
+        let before: Vec<Write> = writes
+            .iter()
+            .filter_map(|w| self.present(w).transpose())
+            .collect::<Result<_>>()?;
         let mut told = false;
-        let result = write_all(&self.places, &writes).and_then(|()| self.tell_unit(&writes, rules.as_ref(), &mut told)).and_then(|()| match rules {
-            Some(rules) => self.update_devices(rules, table),
-            None => Ok(()),
-        });
+        let result = write_all(&self.places, &writes)
+            .and_then(|()| self.tell_unit(&writes, rules.as_ref(), &mut told))
+            .and_then(|()| match rules {
+                Some(rules) => self.update_devices(rules, table),
+                None => Ok(()),
+            });
         result.map_err(|error| {
-            let unit = if told { self.update_unit(&before, self.devices.as_ref()) } else { Ok(()) };
+            let unit = if told {
+                self.update_unit(&before, self.devices.as_ref())
+            } else {
+                Ok(())
+            };
             let error = self.put_back(&before, error);
-            unit.map_or_else(|e| Error::new(format!("{error}; systemd could not be told the earlier values: {e}")), |()| error.clone())
+            unit.map_or_else(
+                |e| {
+                    Error::new(format!(
+                        "{error}; systemd could not be told the earlier values: {e}"
+                    ))
+                },
+                |()| error.clone(),
+            )
         })
     }
 
-    /// systemd after the kernel, whose refusals name what is refused. It rounds a quota to whole percents: the exact values are written
-    /// once more, to have the last word.
+    /// systemd after the kernel, whose refusals name what is refused. It rounds a quota to whole
+    /// percents: the exact values are written once more, to have the last word.
     fn tell_unit(&self, writes: &[Write], rules: Option<&Rules>, told: &mut bool) -> Result<()> {
         if self.unit.is_none() {
             return Ok(());
@@ -53,11 +77,12 @@ impl Group {
         write_all(&self.places, writes)
     }
 
-    /// Values that only make sense together are completed by those in force: v2 has quota and period in one file, and its swap
-    /// limit is v1's less the memory limit.
+    /// Values that only make sense together are completed by those in force: v2 has quota and
+    /// period in one file, and its swap limit is v1's less the memory limit.
     pub(super) fn with_present_values(&self, resources: &Resources) -> Result<Resources> {
         let mut whole = resources.clone();
-        let v2 = |controller: &str| find(&self.places, controller).filter(|p| p.version == Version::V2);
+        let v2 =
+            |controller: &str| find(&self.places, controller).filter(|p| p.version == Version::V2);
         if let (Some(cpu), Some(place)) = (&mut whole.cpu, v2("cpu")) {
             complete_cpu(cpu, place)?;
         }
@@ -70,7 +95,12 @@ impl Group {
     /// A hybrid tree has v2's controllers off until a limit asks for them.
     fn enable_for(&mut self, writes: &[Write]) -> Result<()> {
         for place in self.places.iter_mut().filter(|p| p.version == Version::V2) {
-            let needed: Vec<String> = place.controllers.iter().filter(|c| writes.iter().any(|w| w.controller == **c)).cloned().collect();
+            let needed: Vec<String> = place
+                .controllers
+                .iter()
+                .filter(|c| writes.iter().any(|w| w.controller == **c))
+                .cloned()
+                .collect();
             for controller in needed {
                 if !place.enable.contains(&controller) {
                     place.enable.push(controller.clone());
@@ -80,10 +110,14 @@ impl Group {
                 }
             }
         }
-        self.places.iter().filter(|p| p.version == Version::V2).try_for_each(|place| self.enable(place))
+        self.places
+            .iter()
+            .filter(|p| p.version == Version::V2)
+            .try_for_each(|place| self.enable(place))
     }
 
-    /// The write that brings back what a file says now. None where there is no such file: then the write will say so.
+    /// The write that brings back what a file says now. None where there is no such file: then the
+    /// write will say so.
     fn present(&self, write: &Write) -> Result<Option<Write>> {
         let dir = dir_of(&self.places, write)?;
         let (name, value) = match (file::read(dir, &write.file), &write.policy) {
@@ -95,11 +129,18 @@ impl Group {
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(Error::sys("read", format_args!("{dir}/{name}"), errno)),
         };
-        let old = Write { file: name.clone(), value: restoring(name, &text, value), policy: Policy::Must, unless_used: None, ..write.clone() };
+        let old = Write {
+            file: name.clone(),
+            value: restoring(name, &text, value),
+            policy: Policy::Must,
+            unless_used: None,
+            ..write.clone()
+        };
         Ok(Some(old))
     }
 
-    /// Writes the old values, last first, as often as something comes of it: they may have to go in another order.
+    /// Writes the old values, last first, as often as something comes of it: they may have to go in
+    /// another order.
     fn put_back(&self, before: &[Write], error: Error) -> Error {
         let mut left: Vec<&Write> = before.iter().rev().collect();
         loop {
@@ -116,12 +157,17 @@ impl Group {
             }
         }
         let names: Vec<&str> = left.iter().map(|w| w.file.as_str()).collect();
-        Error::new(format!("{error}; the earlier values could not be put back in {}", names.join(", ")))
+        Error::new(format!(
+            "{error}; the earlier values could not be put back in {}",
+            names.join(", ")
+        ))
     }
 
     /// systemd has its own copy of the values, and would write the old ones when it is reloaded.
     fn update_unit(&self, writes: &[Write], rules: Option<&Rules>) -> Result<()> {
-        let Some(name) = &self.unit else { return Ok(()) };
+        let Some(name) = &self.unit else {
+            return Ok(());
+        };
         let mut properties = systemd::of_writes(writes)?;
         properties.extend(rules.into_iter().flat_map(systemd::of_devices));
         if properties.is_empty() {
@@ -131,16 +177,25 @@ impl Group {
     }
 
     fn update_devices(&mut self, rules: Rules, table: Option<Table>) -> Result<()> {
-        let Some(place) = find(&self.places, "devices") else { return Ok(()) };
+        let Some(place) = find(&self.places, "devices") else {
+            return Ok(());
+        };
         match table {
-            None => super::bpf::apply(super::group::open_dir(&place.dir)?.as_fd(), &place.dir, &rules)?,
+            None => super::bpf::apply(
+                super::group::open_dir(&place.dir)?.as_fd(),
+                &place.dir,
+                &rules,
+            )?,
             Some(new) => {
                 let old = read_devices(place)?;
                 if let Err(error) = write_devices(place, &new.writes_from(&old)) {
-                    let back = read_devices(place).and_then(|now| write_devices(place, &old.writes_from(&now)));
+                    let back = read_devices(place)
+                        .and_then(|now| write_devices(place, &old.writes_from(&now)));
                     return Err(match back {
                         Ok(()) => error,
-                        Err(back) => Error::new(format!("{error}; the earlier rules could not be put back: {back}")),
+                        Err(back) => Error::new(format!(
+                            "{error}; the earlier rules could not be put back: {back}"
+                        )),
                     });
                 }
             }
@@ -151,7 +206,10 @@ impl Group {
 }
 
 fn complete_cpu(cpu: &mut Cpu, place: &Place) -> Result<()> {
-    let (quota, period) = (cpu.quota.filter(|v| *v != 0), cpu.period.filter(|v| *v != 0));
+    let (quota, period) = (
+        cpu.quota.filter(|v| *v != 0),
+        cpu.period.filter(|v| *v != 0),
+    );
     if quota.is_some() == period.is_some() {
         return Ok(());
     }
@@ -164,7 +222,10 @@ fn complete_cpu(cpu: &mut Cpu, place: &Place) -> Result<()> {
 }
 
 fn complete_memory(memory: &mut Memory, place: &Place) -> Result<()> {
-    let (limit, swap) = (memory.limit.filter(|v| *v != 0), memory.swap.filter(|v| *v != 0));
+    let (limit, swap) = (
+        memory.limit.filter(|v| *v != 0),
+        memory.swap.filter(|v| *v != 0),
+    );
     if limit.is_some() == swap.is_some() {
         return Ok(());
     }
@@ -173,7 +234,11 @@ fn complete_memory(memory: &mut Memory, place: &Place) -> Result<()> {
         (None, Some(swap)) if swap != -1 => memory.limit = Some(old_limit.unwrap_or(-1)),
         (Some(limit), None) if limit != -1 => {
             // As v1's sum would, the sum stays: more memory is less swap. "No swap" stays that.
-            let old_swap = file::read(&place.dir, "memory.swap.max").unwrap_or_default().trim_end().parse::<i64>().ok();
+            let old_swap = file::read(&place.dir, "memory.swap.max")
+                .unwrap_or_default()
+                .trim_end()
+                .parse::<i64>()
+                .ok();
             if let (Some(old_limit), Some(old_swap)) = (old_limit, old_swap.filter(|s| *s != 0)) {
                 memory.swap = Some(old_limit + old_swap);
             }
@@ -187,23 +252,35 @@ fn read(place: &Place, name: &str) -> Result<String> {
     file::read(&place.dir, name).on("read", format_args!("{}/{name}", place.dir))
 }
 
-/// What to write so that a file says again what it says now. Files with a line a device are restored for the device that the
-/// new value speaks of.
+/// What to write so that a file says again what it says now. Files with a line a device are
+/// restored for the device that the new value speaks of.
 pub(super) fn restoring(name: &str, text: &str, value: &str) -> String {
-    let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').map(str::trim));
-    let device = value.split_once(' ').map(|(device, rest)| (device, rest, line(device)));
+    let line = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').map(str::trim))
+    };
+    let device = value
+        .split_once(' ')
+        .map(|(device, rest)| (device, rest, line(device)));
     match (name, device) {
         ("memory.oom_control", _) => line("oom_kill_disable").unwrap_or("0").to_owned(),
         // One key of the line: `8:0 rbps=1048576 wbps=max ...`.
         ("io.max", Some((device, rest, old))) => {
             let key = rest.split_once('=').map_or(rest, |(key, _)| key);
-            let old = old.and_then(|old| old.split(' ').find_map(|w| w.strip_prefix(key)?.strip_prefix('='))).unwrap_or("max");
+            let old = old
+                .and_then(|old| {
+                    old.split(' ')
+                        .find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
+                })
+                .unwrap_or("max");
             format!("{device} {key}={old}")
         }
         (_, Some((device, _, Some(old)))) => format!("{device} {old}"),
         ("io.weight" | "io.bfq.weight", Some((device, _, None))) => format!("{device} default"),
         (_, Some((device, _, None))) if device.contains(':') => format!("{device} 0"),
-        ("io.weight" | "io.bfq.weight", None) => line("default").unwrap_or(text.trim_end()).to_owned(),
+        ("io.weight" | "io.bfq.weight", None) => {
+            line("default").unwrap_or(text.trim_end()).to_owned()
+        }
         // An empty write is no write.
         _ if text.trim().is_empty() => "\n".to_owned(),
         _ => text.trim_end().to_owned(),

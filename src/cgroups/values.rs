@@ -20,9 +20,12 @@ pub(super) fn write_all(places: &[Place], writes: &[Write]) -> Result<()> {
             Err(Errno::ENOENT) if write.policy == Policy::IfPresent => {}
             Err(errno) => or_else(dir, write, errno)?,
         }
-        // What waited for a value of this file's kind is written now; what still does not fit waits for the last one.
+        // What waited for a value of this file's kind is written now; what still does not fit waits
+        // for the last one.
         waiting.retain(|(early, _)| file::write(dir, &early.file, &early.value).is_err());
-        let last = writes.get(index + 1).is_none_or(|next| next.controller != write.controller);
+        let last = writes
+            .get(index + 1)
+            .is_none_or(|next| next.controller != write.controller);
         if let Some((early, errno)) = waiting.first().filter(|_| last) {
             return Err(refused(dir, early, *errno));
         }
@@ -34,29 +37,44 @@ pub(super) fn write_all(places: &[Place], writes: &[Write]) -> Result<()> {
 }
 
 pub(super) fn dir_of<'a>(places: &'a [Place], write: &Write) -> Result<&'a str> {
-    find(places, &write.controller).map(|p| p.dir.as_str()).ok_or_else(|| {
-        // The plan had a place; the kernel refused it when it was made.
-        Error::new(format!("cannot set {} limit: container could not join or create cgroup ({})", write.controller, write.from))
-    })
+    find(places, &write.controller)
+        .map(|p| p.dir.as_str())
+        .ok_or_else(|| {
+            // The plan had a place; the kernel refused it when it was made.
+            Error::new(format!(
+                "cannot set {} limit: container could not join or create cgroup ({})",
+                write.controller, write.from
+            ))
+        })
 }
 
 fn or_else(dir: &str, write: &Write, errno: Errno) -> Result<()> {
     match &write.policy {
         Policy::Else { file, value } if errno == Errno::ENOENT => {
-            let other = Write { file: file.clone(), value: value.clone(), ..write.clone() };
+            let other = Write {
+                file: file.clone(),
+                value: value.clone(),
+                ..write.clone()
+            };
             file::write(dir, file, value).map_err(|errno| refused(dir, &other, errno))
         }
         _ => Err(refused(dir, write, errno)),
     }
 }
 
-/// `memory.checkBeforeUpdate`: on v2 the kernel takes a limit below what is in use and kills until it fits.
+/// `memory.checkBeforeUpdate`: on v2 the kernel takes a limit below what is in use and kills until
+/// it fits.
 fn refuse_used(dir: &str, write: &Write) -> Result<()> {
-    let Some(limit) = write.unless_used else { return Ok(()) };
+    let Some(limit) = write.unless_used else {
+        return Ok(());
+    };
     let path = format!("{dir}/memory.current");
     let used = file::read(dir, "memory.current").on("read", path)?;
     match used.trim_end().parse::<u64>() {
-        Ok(used) if used > limit => Err(Error::new(format!("rejecting memory limit {limit}: usage {used} ({})", write.from))),
+        Ok(used) if used > limit => Err(Error::new(format!(
+            "rejecting memory limit {limit}: usage {used} ({})",
+            write.from
+        ))),
         _ => Ok(()),
     }
 }
@@ -66,15 +84,27 @@ fn refused(dir: &str, write: &Write, errno: Errno) -> Error {
     let path = format!("{dir}/{}", write.file);
     let value = &write.value;
     if write.file == "memory.limit_in_bytes" && errno == Errno::EBUSY {
-        let read = |name: &str| file::read(dir, name).unwrap_or_default().trim_end().to_owned();
-        let (usage, peak) = (read("memory.usage_in_bytes"), read("memory.max_usage_in_bytes"));
+        let read = |name: &str| {
+            file::read(dir, name)
+                .unwrap_or_default()
+                .trim_end()
+                .to_owned()
+        };
+        let (usage, peak) = (
+            read("memory.usage_in_bytes"),
+            read("memory.max_usage_in_bytes"),
+        );
         return Error::new(format!(
-            "unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak}) ({})",
+            "unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak}) \
+                ({})",
             write.from
         ));
     }
     let why = match errno {
-        Errno::ENOENT => format!("cannot set {} limit ({}): this kernel has no {}", write.controller, write.from, write.file),
+        Errno::ENOENT => format!(
+            "cannot set {} limit ({}): this kernel has no {}",
+            write.controller, write.from, write.file
+        ),
         _ => format!("cannot set {} limit ({})", write.controller, write.from),
     };
     Error::sys(&format!("write {value} to"), path, errno).within(why)

@@ -3,8 +3,9 @@
 //! ```text
 //! "HULLCKPT"   version: u32   zero: u32   length: u64   SHA-256 of what follows: 32 bytes   │ zstd of a tar file
 //! ```
-//! Numbers are little-endian; the length is that of what follows the header. A file that was cut off, changed by accident or is
-//! something else is refused before anything of it is used. Whoever can write the file can write the checksum too: it is no signature.
+//! Numbers are little-endian; the length is that of what follows the header. A file that was cut
+//! off, changed by accident or is something else is refused before anything of it is used. Whoever
+//! can write the file can write the checksum too: it is no signature.
 
 use super::images;
 use crate::{Context, Error, Result};
@@ -21,9 +22,15 @@ const HEADER: usize = 8 + 4 + 4 + 8 + 32;
 
 /// A bar for people; engines and logs see none.
 fn bar(what: &str, bytes: u64) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(Some(bytes), target);
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")
+    {
         bar.set_style(style);
     }
     bar.set_prefix(what.to_owned());
@@ -53,7 +60,14 @@ impl<W: Write> Write for Summed<W> {
 }
 
 fn header(length: u64, sum: &[u8]) -> Vec<u8> {
-    [&MAGIC[..], &VERSION.to_le_bytes(), &[0; 4], &length.to_le_bytes(), sum].concat()
+    [
+        &MAGIC[..],
+        &VERSION.to_le_bytes(),
+        &[0; 4],
+        &length.to_le_bytes(),
+        sum,
+    ]
+    .concat()
 }
 
 /// Removes a half-written file, unless it was given its name.
@@ -72,15 +86,30 @@ impl Drop for Partial {
 /// # Errors
 /// A full disk, and the like; nothing is left then.
 pub fn pack(folder: &Path, to: &Path) -> Result<()> {
-    let name = to.file_name().ok_or_else(|| Error::new(format!("{} is no file's name", to.display())))?.to_string_lossy().into_owned();
+    let name = to
+        .file_name()
+        .ok_or_else(|| Error::new(format!("{} is no file's name", to.display())))?
+        .to_string_lossy()
+        .into_owned();
     let path = to.with_file_name(format!(".{name}.{}", std::process::id()));
-    let file = File::options().write(true).create_new(true).mode(0o600).open(&path).on("make", path.display())?;
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .on("make", path.display())?;
     let mut partial = Partial(Some(path.clone()));
     let files = files_of(folder)?;
     let total = files.iter().map(|(_, _, bytes)| bytes).sum();
     let progress = bar("saving", total);
-    let mut out = Summed { inner: BufWriter::new(file), sum: Sha256::new(), length: 0 };
-    out.inner.write_all(&header(0, &[0; 32])).on("write", path.display())?;
+    let mut out = Summed {
+        inner: BufWriter::new(file),
+        sum: Sha256::new(),
+        length: 0,
+    };
+    out.inner
+        .write_all(&header(0, &[0; 32]))
+        .on("write", path.display())?;
     let compressor = zstd::Encoder::new(&mut out, 1).on("compress", path.display())?;
     let mut tar = tar::Builder::new(compressor);
     for (name, source, bytes) in files {
@@ -88,21 +117,30 @@ pub fn pack(folder: &Path, to: &Path) -> Result<()> {
         header.set_size(bytes);
         header.set_mode(0o600);
         let reader = File::open(&source).on("open", source.display())?;
-        tar.append_data(&mut header, &name, progress.wrap_read(reader.take(bytes))).on("save", source.display())?;
+        tar.append_data(&mut header, &name, progress.wrap_read(reader.take(bytes)))
+            .on("save", source.display())?;
     }
-    tar.into_inner().and_then(zstd::Encoder::finish).on("write", path.display())?;
+    tar.into_inner()
+        .and_then(zstd::Encoder::finish)
+        .on("write", path.display())?;
     progress.finish_and_clear();
     let Summed { inner, sum, length } = out;
-    let mut file = inner.into_inner().map_err(|error| Error::io("write", path.display(), error.error()))?;
+    let mut file = inner
+        .into_inner()
+        .map_err(|error| Error::io("write", path.display(), error.error()))?;
     let head = header(length, &sum.finalize());
-    let finished = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&head)).and_then(|()| file.sync_all());
+    let finished = file
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| file.write_all(&head))
+        .and_then(|()| file.sync_all());
     finished.on("write", path.display())?;
     std::fs::rename(&path, to).on("write", to.display())?;
     partial.0 = None;
     Ok(())
 }
 
-/// criu's link from images to those that they rest on (`CR_PARENT_LINK`); in the file and where it is unpacked it is a folder.
+/// criu's link from images to those that they rest on (`CR_PARENT_LINK`); in the file and where it
+/// is unpacked it is a folder.
 const PARENT: &str = "parent";
 /// Pre-dumps rest on each other no deeper; a link to itself has no end.
 const DEEPEST: usize = 256;
@@ -117,12 +155,22 @@ fn files_of(folder: &Path) -> Result<Vec<Image>> {
         let mut below = None;
         for entry in std::fs::read_dir(&at).on("read", at.display())? {
             let entry = entry.on("read", at.display())?;
-            let name = entry.file_name().into_string().map_err(|name| Error::new(format!("{} is not UTF-8", name.display())))?;
+            let name = entry
+                .file_name()
+                .into_string()
+                .map_err(|name| Error::new(format!("{} is not UTF-8", name.display())))?;
             let metadata = std::fs::metadata(entry.path()).on("stat", entry.path().display())?;
             match (name.as_str(), metadata.is_dir(), metadata.is_file()) {
                 (PARENT, true, _) => below = Some(entry.path()),
-                (_, _, true) => files.push((format!("{prefix}{name}"), entry.path(), metadata.len())),
-                _ => return Err(Error::new(format!("{} among the images is no file", entry.path().display()))),
+                (_, _, true) => {
+                    files.push((format!("{prefix}{name}"), entry.path(), metadata.len()))
+                }
+                _ => {
+                    return Err(Error::new(format!(
+                        "{} among the images is no file",
+                        entry.path().display()
+                    )));
+                }
             }
         }
         let Some(below) = below else {
@@ -134,13 +182,18 @@ fn files_of(folder: &Path) -> Result<Vec<Image>> {
         prefix.push_str(PARENT);
         prefix.push('/');
     }
-    Err(Error::new(format!("the images in {} rest on others without an end", folder.display())))
+    Err(Error::new(format!(
+        "the images in {} rest on others without an end",
+        folder.display()
+    )))
 }
 
 /// Whether a name is a file's of the folder, or of one that it rests on.
 fn belongs(name: &Path) -> bool {
     let mut parts = name.components().rev();
-    matches!(parts.next(), Some(Component::Normal(_))) && name.components().count() <= DEEPEST && parts.all(|part| part == Component::Normal(PARENT.as_ref()))
+    matches!(parts.next(), Some(Component::Normal(_)))
+        && name.components().count() <= DEEPEST
+        && parts.all(|part| part == Component::Normal(PARENT.as_ref()))
 }
 
 /// Checks a file and unpacks it into a folder that is there.
@@ -150,22 +203,38 @@ fn belongs(name: &Path) -> bool {
 pub fn unpack(from: &Path, folder: &Path) -> Result<()> {
     let mut file = File::open(from).on("open", from.display())?;
     let length = verify(&mut file, from)?;
-    file.seek(SeekFrom::Start(HEADER as u64)).on("read", from.display())?;
+    file.seek(SeekFrom::Start(HEADER as u64))
+        .on("read", from.display())?;
     let progress = bar("unpacking", length);
     let damaged = |error: std::io::Error| Error::io("unpack", from.display(), &error);
-    let reader = zstd::Decoder::new(progress.wrap_read(BufReader::new(file).take(length))).map_err(damaged)?;
+    let reader = zstd::Decoder::new(progress.wrap_read(BufReader::new(file).take(length)))
+        .map_err(damaged)?;
     let mut archive = tar::Archive::new(reader);
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let name = entry.path().map_err(damaged)?.into_owned();
         if !belongs(&name) || !entry.header().entry_type().is_file() {
-            return Err(Error::new(format!("{}: {} does not belong into a checkpoint", from.display(), name.display())));
+            return Err(Error::new(format!(
+                "{}: {} does not belong into a checkpoint",
+                from.display(),
+                name.display()
+            )));
         }
         let path = folder.join(&name);
-        let above = name.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect::<Vec<_>>();
-        above.iter().rev().try_for_each(|above| images::make_folder(&folder.join(above)))?;
+        let above = name
+            .ancestors()
+            .skip(1)
+            .filter(|above| !above.as_os_str().is_empty())
+            .collect::<Vec<_>>();
+        above
+            .iter()
+            .rev()
+            .try_for_each(|above| images::make_folder(&folder.join(above)))?;
         images::write_private(&path, b"")?;
-        let mut to = File::options().write(true).open(&path).on("open", path.display())?;
+        let mut to = File::options()
+            .write(true)
+            .open(&path)
+            .on("open", path.display())?;
         std::io::copy(&mut entry, &mut to).on("write", path.display())?;
     }
     progress.finish_and_clear();
@@ -179,16 +248,29 @@ fn verify(file: &mut File, path: &Path) -> Result<u64> {
     let mut head = [0_u8; HEADER];
     let read = file.read_exact(&mut head);
     if read.is_err() || head[..8] != MAGIC[..] {
-        return Err(Error::new(format!("{place} is no checkpoint that hull exported")));
+        return Err(Error::new(format!(
+            "{place} is no checkpoint that hull exported"
+        )));
     }
-    let number = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let number = |at: usize| {
+        head[at..at + 8]
+            .iter()
+            .rev()
+            .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+    };
     let version = (number(8) & 0xffff_ffff) as u32;
     if version > VERSION {
-        return Err(Error::new(format!("{place} was exported by a newer hull (version {version})")));
+        return Err(Error::new(format!(
+            "{place} was exported by a newer hull (version {version})"
+        )));
     }
     let length = number(16);
     if length == 0 || whole != HEADER as u64 + length {
-        return Err(Error::new(format!("{place} is cut off: it has {} bytes and should have {}", whole, HEADER as u64 + length)));
+        return Err(Error::new(format!(
+            "{place} is cut off: it has {} bytes and should have {}",
+            whole,
+            HEADER as u64 + length
+        )));
     }
     let progress = bar("checking", length);
     let mut sum = Sha256::new();
@@ -202,7 +284,9 @@ fn verify(file: &mut File, path: &Path) -> Result<u64> {
     }
     progress.finish_and_clear();
     if sum.finalize()[..] != head[24..HEADER] {
-        return Err(Error::new(format!("{place} was changed after it was exported: its checksum is not that of its contents")));
+        return Err(Error::new(format!(
+            "{place} was changed after it was exported: its checksum is not that of its contents"
+        )));
     }
     Ok(length)
 }
@@ -223,7 +307,11 @@ mod tests {
         let (file, out) = (top.join("file"), top.join("out"));
         pack(&top.join("last"), &file).unwrap();
         unpack(&file, &out).unwrap();
-        for (name, holds) in [("pages-1.img", "last"), ("parent/pages-1.img", "second"), ("parent/parent/pages-1.img", "first")] {
+        for (name, holds) in [
+            ("pages-1.img", "last"),
+            ("parent/pages-1.img", "second"),
+            ("parent/parent/pages-1.img", "first"),
+        ] {
             assert_eq!(std::fs::read_to_string(out.join(name)).unwrap(), holds);
         }
         assert!(!out.join("parent/parent/parent").exists());
@@ -238,7 +326,14 @@ mod tests {
         for good in ["a.img", "parent/a.img", "parent/parent/a.img", "parent"] {
             assert!(belongs(Path::new(good)), "{good}");
         }
-        for bad in ["../a.img", "/a.img", "other/a.img", "parent/../a.img", "parent/other/a.img", ""] {
+        for bad in [
+            "../a.img",
+            "/a.img",
+            "other/a.img",
+            "parent/../a.img",
+            "parent/other/a.img",
+            "",
+        ] {
             assert!(!belongs(Path::new(bad)), "{bad}");
         }
     }
@@ -254,7 +349,10 @@ mod tests {
         let file = top.join("file");
         pack(&top.join("in"), &file).unwrap();
         unpack(&file, &top.join("out")).unwrap();
-        assert_eq!(std::fs::read(top.join("out/pages.img")).unwrap(), vec![7_u8; 100_000]);
+        assert_eq!(
+            std::fs::read(top.join("out/pages.img")).unwrap(),
+            vec![7_u8; 100_000]
+        );
         let good = std::fs::read(&file).unwrap();
         let says = |bytes: &[u8], words: &str| {
             std::fs::write(&file, bytes).unwrap();
@@ -270,7 +368,10 @@ mod tests {
             says(&good[..length], "cut off");
         }
         says(&good[..20], "no checkpoint");
-        says(b"PK\x03\x04 something else that is long enough to hold a header of this kind....", "no checkpoint");
+        says(
+            b"PK\x03\x04 something else that is long enough to hold a header of this kind....",
+            "no checkpoint",
+        );
         assert_eq!(std::fs::read_dir(top.join("none")).unwrap().count(), 0);
         std::fs::remove_dir_all(&top).unwrap();
     }

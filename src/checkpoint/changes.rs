@@ -1,8 +1,9 @@
-//! What a container changed in an overlay: saved as a tar file in which `.wh.NAME` says that NAME is gone (OCI image spec, Whiteouts),
-//! and put into an upper layer again.
+//! What a container changed in an overlay: saved as a tar file in which `.wh.NAME` says that NAME
+//! is gone (OCI image spec, Whiteouts), and put into an upper layer again.
 //!
-//! An upper layer in memory cannot be reached by any name. But overlayfs copies a folder up before it changes anything below it, and what
-//! was copied up has a new change time: so the merged view and the lower one are compared, and equal folders are not entered.
+//! An upper layer in memory cannot be reached by any name. But overlayfs copies a folder up before
+//! it changes anything below it, and what was copied up has a new change time: so the merged view
+//! and the lower one are compared, and equal folders are not entered.
 
 use crate::init::{Held, make_folder};
 use crate::sys::file;
@@ -25,7 +26,8 @@ pub struct View<'a> {
     pub merged: &'a Path,
     /// The lower folder.
     pub lower: &'a Path,
-    /// Mount points below the overlay, from its top on with a leading slash: what is there is not the overlay's.
+    /// Mount points below the overlay, from its top on with a leading slash: what is there is not
+    /// the overlay's.
     pub mounts: HashSet<String>,
 }
 
@@ -35,8 +37,15 @@ pub struct View<'a> {
 /// A file that cannot be read; a full disk.
 pub fn save(view: &View, to: &Path) -> Result<()> {
     super::images::write_private(to, b"")?;
-    let file = File::options().write(true).open(to).on("open", to.display())?;
-    let mut walk = Walk { view, out: Builder::new(BufWriter::new(file)), links: HashMap::new() };
+    let file = File::options()
+        .write(true)
+        .open(to)
+        .on("open", to.display())?;
+    let mut walk = Walk {
+        view,
+        out: Builder::new(BufWriter::new(file)),
+        links: HashMap::new(),
+    };
     walk.folder(Path::new(""), true)?;
     let mut out = walk.out.into_inner().on("write", to.display())?;
     out.flush().on("write", to.display())
@@ -51,22 +60,44 @@ struct Walk<'a> {
 
 fn names(folder: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
     match std::fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect()),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(BTreeSet::new()),
+        Ok(entries) => Ok(entries
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+            .collect()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(BTreeSet::new())
+        }
         Err(error) => Err(Error::io("read", folder.display(), &error)),
     }
 }
 
 /// What overlayfs shows of a file that was never copied up is the lower one's own.
 fn is_lower(merged: &Metadata, lower: &Metadata) -> bool {
-    let times = |stat: &Metadata| (stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec());
+    let times = |stat: &Metadata| {
+        (
+            stat.mtime(),
+            stat.mtime_nsec(),
+            stat.ctime(),
+            stat.ctime_nsec(),
+        )
+    };
     let whose = |stat: &Metadata| (stat.mode(), stat.uid(), stat.gid(), stat.rdev());
-    times(merged) == times(lower) && whose(merged) == whose(lower) && (merged.is_dir() || merged.len() == lower.len())
+    times(merged) == times(lower)
+        && whose(merged) == whose(lower)
+        && (merged.is_dir() || merged.len() == lower.len())
 }
 
 impl Walk<'_> {
     fn folder(&mut self, path: &Path, has_lower: bool) -> Result<()> {
-        let lower = if has_lower { names(&self.view.lower.join(path))? } else { BTreeSet::new() };
+        let lower = if has_lower {
+            names(&self.view.lower.join(path))?
+        } else {
+            BTreeSet::new()
+        };
         let merged = names(&self.view.merged.join(path))?;
         for name in lower.difference(&merged) {
             let mut mark = std::ffi::OsString::from(GONE);
@@ -84,13 +115,28 @@ impl Walk<'_> {
         let whole = self.view.merged.join(path);
         let stat = whole.symlink_metadata().on("stat", whole.display())?;
         if self.view.mounts.contains(&format!("/{}", path.display())) {
-            // What is below the mount is not seen; a mount point that was made for it must be there again.
-            let kind = if stat.is_dir() { EntryType::Directory } else { EntryType::Regular };
+            // What is below the mount is not seen; a mount point that was made for it must be there
+            // again.
+            let kind = if stat.is_dir() {
+                EntryType::Directory
+            } else {
+                EntryType::Regular
+            };
             let mut mark = header(kind, None);
             mark.set_mode(0o755);
-            return if has_lower { Ok(()) } else { self.out.append_data(&mut mark, path, std::io::empty()).on("save", whole.display()) };
+            return if has_lower {
+                Ok(())
+            } else {
+                self.out
+                    .append_data(&mut mark, path, std::io::empty())
+                    .on("save", whole.display())
+            };
         }
-        let below = if has_lower { self.view.lower.join(path).symlink_metadata().ok() } else { None };
+        let below = if has_lower {
+            self.view.lower.join(path).symlink_metadata().ok()
+        } else {
+            None
+        };
         if below.as_ref().is_some_and(|below| is_lower(&stat, below)) {
             return Ok(());
         }
@@ -108,7 +154,10 @@ impl Walk<'_> {
             if let Some(first) = self.links.get(&inode).cloned() {
                 let mut header = header(EntryType::Link, Some(&stat));
                 header.set_size(0);
-                return self.out.append_link(&mut header, path, &first).on("save", whole.display());
+                return self
+                    .out
+                    .append_link(&mut header, path, &first)
+                    .on("save", whole.display());
             }
             self.links.insert(inode, path.to_owned());
         }
@@ -137,7 +186,8 @@ impl Walk<'_> {
                 header.set_size(stat.len());
                 let file = File::open(&whole).on("open", whole.display())?;
                 // Exactly as many bytes as the header says.
-                self.out.append_data(&mut header, path, std::io::Read::take(file, stat.len()))
+                self.out
+                    .append_data(&mut header, path, std::io::Read::take(file, stat.len()))
             }
             (EntryType::Char | EntryType::Block, Some(stat)) => {
                 let _ = header.set_device_major(libc::major(stat.rdev()));
@@ -149,12 +199,19 @@ impl Walk<'_> {
         done.on("save", whole.display())
     }
 
-    /// Extended attributes go in front of the file, as everybody's tar has them. overlayfs's own are not the file's.
+    /// Extended attributes go in front of the file, as everybody's tar has them. overlayfs's own
+    /// are not the file's.
     fn attributes(&mut self, whole: &Path) -> Result<()> {
-        let Ok(names) = xattr::list(whole) else { return Ok(()) };
+        let Ok(names) = xattr::list(whole) else {
+            return Ok(());
+        };
         let mut found = Vec::new();
         for name in names {
-            let Some(text) = name.to_str().filter(|text| !text.starts_with("trusted.overlay.") && !text.starts_with("user.overlay.")) else { continue };
+            let Some(text) = name.to_str().filter(|text| {
+                !text.starts_with("trusted.overlay.") && !text.starts_with("user.overlay.")
+            }) else {
+                continue;
+            };
             if let Ok(Some(value)) = xattr::get(whole, &name) {
                 found.push((format!("SCHILY.xattr.{text}"), value));
             }
@@ -162,7 +219,13 @@ impl Walk<'_> {
         if found.is_empty() {
             return Ok(());
         }
-        self.out.append_pax_extensions(found.iter().map(|(name, value)| (name.as_str(), value.as_slice()))).on("save", whole.display())
+        self.out
+            .append_pax_extensions(
+                found
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_slice())),
+            )
+            .on("save", whole.display())
     }
 }
 
@@ -187,17 +250,34 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.set_unpack_xattrs(true);
-    let name = CString::new(upper.as_os_str().as_bytes()).map_err(|_| Error::new("a path contains a NUL byte"))?;
-    let root = file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).on("open", upper.display())?;
+    let name = CString::new(upper.as_os_str().as_bytes())
+        .map_err(|_| Error::new("a path contains a NUL byte"))?;
+    let root = file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0)
+        .map(Held)
+        .on("open", upper.display())?;
     for entry in archive.entries().on("read", from.display())? {
         let mut entry = entry.on("read", from.display())?;
         let path = entry.path().on("read", from.display())?.into_owned();
-        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(Error::new(format!("{}: {} leads outside", from.display(), path.display())));
+        if !path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
+            return Err(Error::new(format!(
+                "{}: {} leads outside",
+                from.display(),
+                path.display()
+            )));
         }
-        let last = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let last = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let header = entry.header().clone();
-        let device = libc::makedev(header.device_major().ok().flatten().unwrap_or(0), header.device_minor().ok().flatten().unwrap_or(0));
+        let device = libc::makedev(
+            header.device_major().ok().flatten().unwrap_or(0),
+            header.device_minor().ok().flatten().unwrap_or(0),
+        );
         let mode = header.mode().unwrap_or(0o600) & 0o7777;
         match (header.entry_type(), last.strip_prefix(GONE)) {
             // overlayfs's own mark of what is gone is a character device with the numbers 0 and 0.
@@ -212,17 +292,31 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
 }
 
 fn node(root: &Held, path: &Path, mode: u32, device: u64) -> Result<()> {
-    let c = |text: &std::ffi::OsStr| CString::new(text.as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"));
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("/"));
-    let folder = make_folder(root.0, &c(parent.as_os_str())?, false).map(Held).on("open", parent.display())?;
-    file::mknodat(folder.0, &c(path.file_name().unwrap_or_default())?, mode, device).on("make", path.display())
+    let c = |text: &std::ffi::OsStr| {
+        CString::new(text.as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"))
+    };
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("/"));
+    let folder = make_folder(root.0, &c(parent.as_os_str())?, false)
+        .map(Held)
+        .on("open", parent.display())?;
+    file::mknodat(
+        folder.0,
+        &c(path.file_name().unwrap_or_default())?,
+        mode,
+        device,
+    )
+    .on("make", path.display())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Two folders stand for the merged and the lower view: what is in both with the same times is no change.
+    /// Two folders stand for the merged and the lower view: what is in both with the same times is
+    /// no change.
     #[test]
     fn changes_are_saved_and_applied() {
         let top = std::env::temp_dir().join(format!("hull-changes-{}", std::process::id()));
@@ -238,11 +332,25 @@ mod tests {
         std::fs::write(merged.join("etc/new"), "new").unwrap();
         std::os::unix::fs::symlink("new", merged.join("etc/link")).unwrap();
         std::fs::create_dir(merged.join("mounted")).unwrap();
-        let view = View { merged: &merged, lower: &lower, mounts: HashSet::from(["/mounted".to_owned()]) };
+        let view = View {
+            merged: &merged,
+            lower: &lower,
+            mounts: HashSet::from(["/mounted".to_owned()]),
+        };
         save(&view, &top.join("layer.tar")).unwrap();
         let mut archive = Archive::new(File::open(top.join("layer.tar")).unwrap());
-        let names: Vec<String> = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
-        assert_eq!(names.iter().map(|name| name.trim_end_matches('/')).collect::<Vec<_>>(), ["etc", "etc/.wh.old", "etc/link", "etc/new", "mounted"]);
+        let names: Vec<String> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
+        assert_eq!(
+            names
+                .iter()
+                .map(|name| name.trim_end_matches('/'))
+                .collect::<Vec<_>>(),
+            ["etc", "etc/.wh.old", "etc/link", "etc/new", "mounted"]
+        );
         std::fs::remove_dir_all(&top).unwrap();
     }
 
@@ -256,7 +364,12 @@ mod tests {
         header.set_cksum();
         out.append(&header, std::io::empty()).unwrap();
         out.finish().unwrap();
-        assert!(apply(&top.join("bad.tar"), &top.join("upper")).unwrap_err().to_string().contains("leads outside"));
+        assert!(
+            apply(&top.join("bad.tar"), &top.join("upper"))
+                .unwrap_err()
+                .to_string()
+                .contains("leads outside")
+        );
         std::fs::remove_dir_all(&top).unwrap();
     }
 }

@@ -1,4 +1,5 @@
-//! `clone`: containers like a running one, which runs on: their own id, name, address, hardware address and machine id.
+//! `clone`: containers like a running one, which runs on: their own id, name, address, hardware
+//! address and machine id.
 
 use super::images::Beside;
 use super::{Bring, Common, Dump, Scratch, checkpoint, restore};
@@ -30,7 +31,9 @@ pub struct Clones {
 pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
     clones.names.iter().try_for_each(|name| check_id(name))?;
     if let Some(name) = clones.names.iter().find(|name| store.folder(name).exists()) {
-        return Err(Error::new(format!("container with given ID already exists: {name}")));
+        return Err(Error::new(format!(
+            "container with given ID already exists: {name}"
+        )));
     }
     let source = Container::open(store, id)?;
     if !clones.share {
@@ -38,15 +41,29 @@ pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
     }
     let scratch = Scratch::new(store, id)?;
     // The source keeps its connections, so they are saved; its copies cannot have them.
-    let saved = Common { images: scratch.path().to_owned(), tcp_established: true, tcp_close: false, ..clones.common.clone() };
-    checkpoint(store, id, &Dump { common: saved.clone(), leave_running: true, ..Dump::default() })?;
+    let saved = Common {
+        images: scratch.path().to_owned(),
+        tcp_established: true,
+        tcp_close: false,
+        ..clones.common.clone()
+    };
+    checkpoint(
+        store,
+        id,
+        &Dump {
+            common: saved.clone(),
+            leave_running: true,
+            ..Dump::default()
+        },
+    )?;
     let beside = Beside::read(scratch.path())?;
     let mut made: Vec<Container> = Vec::new();
     for name in &clones.names {
         match copy(store, name, &beside, (&saved, clones.systemd_cgroup)) {
             Ok(container) => made.push(container),
             Err(error) => {
-                made.iter().for_each(|container| drop(container.take_down()));
+                made.iter()
+                    .for_each(|container| drop(container.take_down()));
                 return Err(error.within(name));
             }
         }
@@ -54,25 +71,47 @@ pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
     Ok(())
 }
 
-fn copy(store: &Store, name: &str, beside: &Beside, (saved, systemd_cgroup): (&Common, bool)) -> Result<Container> {
+fn copy(
+    store: &Store,
+    name: &str,
+    beside: &Beside,
+    (saved, systemd_cgroup): (&Common, bool),
+) -> Result<Container> {
     let spec = beside.spec_for(store, name)?;
     let bring = Bring {
-        common: Common { tcp_established: false, tcp_close: true, ..saved.clone() },
-        options: Options { systemd_cgroup, ..Options::default() },
+        common: Common {
+            tcp_established: false,
+            tcp_close: true,
+            ..saved.clone()
+        },
+        options: Options {
+            systemd_cgroup,
+            ..Options::default()
+        },
         copy: true,
         whole: true,
         ..Bring::default()
     };
-    let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
+    let terminal = spec
+        .config()
+        .process
+        .as_ref()
+        .is_some_and(|process| process.terminal);
     if !beside.logs {
         return match terminal {
-            true => Err(Error::new("a container with a terminal that nobody keeps cannot be copied: its copy's would be held by nobody")),
+            true => Err(Error::new(
+                "a container with a terminal that nobody keeps cannot be copied: its copy's would \
+                    be held by nobody",
+            )),
             false => restore(store, name, &spec, &bring, None).map(|(container, _)| container),
         };
     }
     let mut streams = Streams::make(terminal)?;
-    let (container, _) = streams.while_redirected(|console| restore(store, name, &spec, &bring, console))?;
-    streams.hand_over(&container.folder(), None).inspect_err(|_| drop(container.take_down()))?;
+    let (container, _) =
+        streams.while_redirected(|console| restore(store, name, &spec, &bring, console))?;
+    streams
+        .hand_over(&container.folder(), None)
+        .inspect_err(|_| drop(container.take_down()))?;
     Ok(container)
 }
 
@@ -81,16 +120,38 @@ fn refuse_shared(source: &Container, plan: &Plan) -> Result<()> {
     let record = &source.record;
     let own = source.folder();
     for placed in &plan.inside {
-        let Step::Bind { target, source, set, rset, .. } = &placed.step else { continue };
-        let is_volume = placed.from.starts_with("mounts[") && !source.starts_with("/sys/fs/cgroup") && !std::path::Path::new(source).starts_with(&own);
+        let Step::Bind {
+            target,
+            source,
+            set,
+            rset,
+            ..
+        } = &placed.step
+        else {
+            continue;
+        };
+        let is_volume = placed.from.starts_with("mounts[")
+            && !source.starts_with("/sys/fs/cgroup")
+            && !std::path::Path::new(source).starts_with(&own);
         if is_volume && (set | rset) & ATTR_RDONLY == 0 {
-            return Err(Error::new(format!("the copy would share the writable volume {target} ({source}); --share-volumes allows it")));
+            return Err(Error::new(format!(
+                "the copy would share the writable volume {target} ({source}); --share-volumes \
+                    allows it"
+            )));
         }
     }
-    let readonly = record.spec.config().root.as_ref().is_some_and(|root| root.readonly);
+    let readonly = record
+        .spec
+        .config()
+        .root
+        .as_ref()
+        .is_some_and(|root| root.readonly);
     if record.layers.is_none() && !readonly {
         let root = record.spec.rootfs();
-        return Err(Error::new(format!("the copy would share the writable root {}; --share-volumes allows it", root.display())));
+        return Err(Error::new(format!(
+            "the copy would share the writable root {}; --share-volumes allows it",
+            root.display()
+        )));
     }
     Ok(())
 }

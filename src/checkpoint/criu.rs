@@ -1,4 +1,5 @@
-//! The criu program: where it is, how it is started beside hull (`criu swrk`), and the conversation with it.
+//! The criu program: where it is, how it is started beside hull (`criu swrk`), and the conversation
+//! with it.
 //!
 //! ```text
 //! hull                                   criu swrk 3
@@ -29,7 +30,8 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Descriptors in criu's process: the socket, the folder of images, the work folder, and then what else it inherits.
+/// Descriptors in criu's process: the socket, the folder of images, the work folder, and then what
+/// else it inherits.
 const SOCKET: i32 = 3;
 /// The folder of images.
 pub const IMAGES: i32 = 4;
@@ -44,28 +46,58 @@ pub const OLDEST: u32 = 30_000;
 /// criu 3.19 was the first that can be told to lock no network.
 pub const SKIPS_LOCK: u32 = 31_900;
 
-/// The criu program: as given, by the environment variable `HULL_CRIU`, by `criu` in the administrator's defaults ([`crate::settings`]), or the first in PATH and sbin.
+/// The criu program: as given, by the environment variable `HULL_CRIU`, by `criu` in the
+/// administrator's defaults ([`crate::settings`]), or the first in PATH and sbin.
 ///
 /// # Errors
 /// There is none; the configuration cannot be read.
 pub fn find(given: Option<&Path>) -> Result<PathBuf> {
-    let named = match given.map(Path::to_owned).or_else(|| std::env::var_os("HULL_CRIU").filter(|name| !name.is_empty()).map(PathBuf::from)) {
+    let named = match given.map(Path::to_owned).or_else(|| {
+        std::env::var_os("HULL_CRIU")
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from)
+    }) {
         Some(path) => Some(path),
         None => crate::settings::read()?.criu,
     };
     if let Some(path) = named {
         // A name without a slash is looked up, as everybody does.
-        let found = if path.components().count() == 1 { in_path(&path) } else { Some(path.clone()).filter(|path| path.is_file()) };
-        return found.ok_or_else(|| Error::new(format!("criu: {} is not there; name the criu program with --criu PATH", path.display())));
+        let found = if path.components().count() == 1 {
+            in_path(&path)
+        } else {
+            Some(path.clone()).filter(|path| path.is_file())
+        };
+        return found.ok_or_else(|| {
+            Error::new(format!(
+                "criu: {} is not there; name the criu program with --criu PATH",
+                path.display()
+            ))
+        });
     }
-    in_path(Path::new("criu")).ok_or_else(|| Error::new("criu is not installed: checkpoint and restore need it (the package criu), or --criu PATH"))
+    in_path(Path::new("criu")).ok_or_else(|| {
+        Error::new(
+            "criu is not installed: checkpoint and \
+        restore need it (the package criu), or --criu PATH",
+        )
+    })
 }
 
 /// The first program of a name in PATH and in sbin.
 pub fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+    let folders = std::env::split_paths(&path).chain(
+        [
+            "/usr/local/sbin",
+            "/usr/sbin",
+            "/sbin",
+            "/usr/local/bin",
+            "/usr/bin",
+        ]
+        .map(PathBuf::from),
+    );
+    folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// A mount that is there for criu alone.
@@ -129,7 +161,8 @@ pub struct Event {
 }
 
 impl Drop for Session {
-    /// Without its peer criu takes back what it has not finished. One that has not begun would only complain, to hull's caller.
+    /// Without its peer criu takes back what it has not finished. One that has not begun would only
+    /// complain, to hull's caller.
     fn drop(&mut self) {
         if let Some(pidfd) = self.pidfd.take() {
             if !self.works {
@@ -142,13 +175,15 @@ impl Drop for Session {
 }
 
 fn c_string(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::new(format!("path {} contains a NUL byte", path.display())))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::new(format!("path {} contains a NUL byte", path.display())))
 }
 
 /// What the child does between clone and execve: plain system calls only.
 ///
-/// criu opens the folders that a request names by `/proc/PID/fd/N` of whoever made the socket, and mounts below its work folder: so the
-/// child itself makes the socket and opens the folders, in the mount namespace that criu will be in. hull is sent its end.
+/// criu opens the folders that a request names by `/proc/PID/fd/N` of whoever made the socket, and
+/// mounts below its work folder: so the child itself makes the socket and opens the folders, in the
+/// mount namespace that criu will be in. hull is sent its end.
 struct Birth<'a> {
     images: CString,
     work: CString,
@@ -175,8 +210,20 @@ impl Birth<'_> {
                 None => mount::mount(source, target, c"", libc::MS_BIND | libc::MS_REC, c"")?,
             }
         }
-        let images = file::openat(libc::AT_FDCWD, &self.images, libc::O_RDONLY | libc::O_DIRECTORY, 0).and_then(high)?;
-        let work = file::openat(libc::AT_FDCWD, &self.work, libc::O_RDONLY | libc::O_DIRECTORY, 0).and_then(high)?;
+        let images = file::openat(
+            libc::AT_FDCWD,
+            &self.images,
+            libc::O_RDONLY | libc::O_DIRECTORY,
+            0,
+        )
+        .and_then(high)?;
+        let work = file::openat(
+            libc::AT_FDCWD,
+            &self.work,
+            libc::O_RDONLY | libc::O_DIRECTORY,
+            0,
+        )
+        .and_then(high)?;
         let (hulls, own) = socket::message_pair()?;
         let (hulls, own) = (high(hulls)?, high(own)?);
         if let Some((null, messages)) = self.stdio {
@@ -185,7 +232,10 @@ impl Birth<'_> {
             file::dup_to(messages, 2)?;
         }
         socket::send_fd(self.sync, &[0], hulls)?;
-        for (number, from) in [(SOCKET, own), (IMAGES, images), (WORK, work)].into_iter().chain((FIRST..).zip(self.inherit.iter().map(|held| held.0))) {
+        for (number, from) in [(SOCKET, own), (IMAGES, images), (WORK, work)]
+            .into_iter()
+            .chain((FIRST..).zip(self.inherit.iter().map(|held| held.0)))
+        {
             file::dup_to(from, number)?;
         }
         process::default_signals(1 << (libc::SIGPIPE - 1));
@@ -196,20 +246,45 @@ impl Birth<'_> {
 
 /// A descriptor out of the way of those that criu gets.
 fn high(raw: i32) -> Sys<i32> {
-    nix::fcntl::fcntl(socket::borrow(raw), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(512))
+    nix::fcntl::fcntl(
+        socket::borrow(raw),
+        nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(512),
+    )
 }
 
 impl Session {
-    /// Starts criu and sends it the question for its version. It needs milliseconds to load, which are the caller's until [`Self::greet`].
+    /// Starts criu and sends it the question for its version. It needs milliseconds to load, which
+    /// are the caller's until [`Self::greet`].
     ///
     /// # Errors
     /// It cannot be run.
     pub fn start(program: &Path, world: &World) -> Result<Self> {
-        let inherit = world.inherit.iter().map(|raw| high(*raw).map(Held).on("copy", "a descriptor for criu")).collect::<Result<Vec<_>>>()?;
-        let messages = file::memfd(c"criu:messages", 0).map(Held).on("make", "a memory file for criu's messages")?;
-        let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
-        let c_mount = |one: &Mounting| Ok((c_string(&one.source)?, c_string(&one.target)?, one.overlay.as_ref().map(|layers| c_string(Path::new(layers))).transpose()?));
-        let mounts = world.mounts.iter().map(c_mount).collect::<Result<Vec<_>>>()?;
+        let inherit = world
+            .inherit
+            .iter()
+            .map(|raw| high(*raw).map(Held).on("copy", "a descriptor for criu"))
+            .collect::<Result<Vec<_>>>()?;
+        let messages = file::memfd(c"criu:messages", 0)
+            .map(Held)
+            .on("make", "a memory file for criu's messages")?;
+        let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
+            .map(Held)
+            .on("open", "/dev/null")?;
+        let c_mount = |one: &Mounting| {
+            Ok((
+                c_string(&one.source)?,
+                c_string(&one.target)?,
+                one.overlay
+                    .as_ref()
+                    .map(|layers| c_string(Path::new(layers)))
+                    .transpose()?,
+            ))
+        };
+        let mounts = world
+            .mounts
+            .iter()
+            .map(c_mount)
+            .collect::<Result<Vec<_>>>()?;
         let (sync, theirs) = socket_pair()?;
         let birth = Birth {
             images: c_string(world.images)?,
@@ -227,7 +302,13 @@ impl Session {
         let (pid, pidfd) = match process::clone(0, world.cgroup).on("start", program.display())? {
             Cloned::Child => {
                 let errno = match birth.enter() {
-                    Ok(()) => arrays.execveat(libc::AT_FDCWD, &path, args.iter().map(CString::as_c_str), env.iter().map(CString::as_c_str), 0),
+                    Ok(()) => arrays.execveat(
+                        libc::AT_FDCWD,
+                        &path,
+                        args.iter().map(CString::as_c_str),
+                        env.iter().map(CString::as_c_str),
+                        0,
+                    ),
                     Err(errno) => errno,
                 };
                 process::exit(errno as i32)
@@ -235,15 +316,31 @@ impl Session {
             Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
         };
         drop(theirs);
-        let mut session = Self { socket: Held(-1), pidfd: Some(pidfd), pid, program: program.to_owned(), messages, works: false, version: 0 };
+        let mut session = Self {
+            socket: Held(-1),
+            pidfd: Some(pidfd),
+            pid,
+            program: program.to_owned(),
+            messages,
+            works: false,
+            version: 0,
+        };
         session.take_socket(&sync)?;
-        let question = Request { kind: Kind::Version as i32, keep_open: Some(true), ..Request::default() };
-        session.send(&question).map_err(|_| session.did_not_start())?;
+        let question = Request {
+            kind: Kind::Version as i32,
+            keep_open: Some(true),
+            ..Request::default()
+        };
+        session
+            .send(&question)
+            .map_err(|_| session.did_not_start())?;
         Ok(session)
     }
 
     fn take_socket(&mut self, sync: &Held) -> Result<()> {
-        let Ok((1, Some(descriptor))) = message(sync.0, &mut [0]) else { return Err(self.did_not_start()) };
+        let Ok((1, Some(descriptor))) = message(sync.0, &mut [0]) else {
+            return Err(self.did_not_start());
+        };
         self.socket = Held(descriptor.into_raw_fd());
         Ok(())
     }
@@ -254,26 +351,51 @@ impl Session {
     /// It ended, or is too old to be asked.
     pub fn greet(&mut self) -> Result<()> {
         let answer = self.receive().map_err(|_| self.did_not_start())?.0;
-        let version = answer.version.filter(|_| answer.success).ok_or_else(|| Error::new(format!("{} does not tell its version: criu 3.0 or later is needed", self.program.display())))?;
-        let number = (version.major * 10_000 + version.minor * 100 + version.sublevel.unwrap_or(0)).unsigned_abs();
-        crate::log::debug(|| format!("criu {} is version {}", self.program.display(), words(number)));
+        let version = answer.version.filter(|_| answer.success).ok_or_else(|| {
+            Error::new(format!(
+                "{} does not tell its version: criu 3.0 or later is needed",
+                self.program.display()
+            ))
+        })?;
+        let number = (version.major * 10_000 + version.minor * 100 + version.sublevel.unwrap_or(0))
+            .unsigned_abs();
+        crate::log::debug(|| {
+            format!(
+                "criu {} is version {}",
+                self.program.display(),
+                words(number)
+            )
+        });
         if number < OLDEST {
-            return Err(Error::new(format!("criu {} ({}) is too old: 3.0 or later is needed", words(number), self.program.display())));
+            return Err(Error::new(format!(
+                "criu {} ({}) is too old: 3.0 or later is needed",
+                words(number),
+                self.program.display()
+            )));
         }
         self.version = number;
         Ok(())
     }
 
-    /// It ended before it said a word: the loader's message, or its exit status, which is the error number where execve failed.
+    /// It ended before it said a word: the loader's message, or its exit status, which is the error
+    /// number where execve failed.
     fn did_not_start(&mut self) -> Error {
-        let ended = self.pidfd.take().and_then(|pidfd| process::wait(pidfd.0, false).ok().flatten());
+        let ended = self
+            .pidfd
+            .take()
+            .and_then(|pidfd| process::wait(pidfd.0, false).ok().flatten());
         let text = said(self.messages.0);
         let why = match (text.lines().last(), ended) {
             (Some(line), _) if !line.trim().is_empty() => line.trim().to_owned(),
-            (_, Some(process::Ended::Exited(number))) if number != 0 => crate::error::words(nix::errno::Errno::from_raw(number)),
+            (_, Some(process::Ended::Exited(number))) if number != 0 => {
+                crate::error::words(nix::errno::Errno::from_raw(number))
+            }
             _ => "it ended at once".to_owned(),
         };
-        Error::new(format!("criu cannot be run: {}: {why}; name another with --criu PATH", self.program.display()))
+        Error::new(format!(
+            "criu cannot be run: {}: {why}; name another with --criu PATH",
+            self.program.display()
+        ))
     }
 
     /// Asks what kernel and criu can do together.
@@ -281,19 +403,40 @@ impl Session {
     /// # Errors
     /// criu ended, or cannot be asked.
     pub fn features(&mut self, wanted: Features) -> Result<Features> {
-        let request = Request { kind: Kind::FeatureCheck as i32, keep_open: Some(true), features: Some(wanted), ..Request::default() };
+        let request = Request {
+            kind: Kind::FeatureCheck as i32,
+            keep_open: Some(true),
+            features: Some(wanted),
+            ..Request::default()
+        };
         self.send(&request)?;
         let answer = self.receive()?.0;
-        answer.features.filter(|_| answer.success).ok_or_else(|| Error::new(format!("criu {} cannot tell its features", words(self.version))))
+        answer.features.filter(|_| answer.success).ok_or_else(|| {
+            Error::new(format!(
+                "criu {} cannot tell its features",
+                words(self.version)
+            ))
+        })
     }
 
-    /// Carries one request out; `on` answers what criu tells meanwhile, and its error is criu's failure. Where nothing is told, the images
-    /// are followed.
+    /// Carries one request out; `on` answers what criu tells meanwhile, and its error is criu's
+    /// failure. Where nothing is told, the images are followed.
     ///
     /// # Errors
     /// criu's, in its own decisive words; that of `on`.
-    pub fn carry_out(&mut self, kind: Kind, options: Options, log: &Path, mut following: Option<&mut Following>, on: Answer) -> Result<Response> {
-        let request = Request { kind: kind as i32, options: Some(options), ..Request::default() };
+    pub fn carry_out(
+        &mut self,
+        kind: Kind,
+        options: Options,
+        log: &Path,
+        mut following: Option<&mut Following>,
+        on: Answer,
+    ) -> Result<Response> {
+        let request = Request {
+            kind: kind as i32,
+            options: Some(options),
+            ..Request::default()
+        };
         self.works = true;
         self.send(&request)?;
         let mut refused = None;
@@ -307,7 +450,11 @@ impl Session {
             };
             if answer.kind() == Kind::Notify && answer.success {
                 let notice = answer.notify.unwrap_or_default();
-                let event = Event { script: notice.script.unwrap_or_default(), pid: notice.pid.unwrap_or(0), descriptor };
+                let event = Event {
+                    script: notice.script.unwrap_or_default(),
+                    pid: notice.pid.unwrap_or(0),
+                    descriptor,
+                };
                 crate::log::debug(|| format!("criu: {}", event.script));
                 let accepted = match on(event, following.as_deref()) {
                     Ok(()) => true,
@@ -316,7 +463,11 @@ impl Session {
                         false
                     }
                 };
-                let reply = Request { kind: Kind::Notify as i32, notify_success: Some(accepted), ..Request::default() };
+                let reply = Request {
+                    kind: Kind::Notify as i32,
+                    notify_success: Some(accepted),
+                    ..Request::default()
+                };
                 self.send(&reply)?;
                 continue;
             }
@@ -334,7 +485,9 @@ impl Session {
     /// It ended with another status than 0.
     pub fn end(mut self, log: &Path) -> Result<()> {
         drop(std::mem::replace(&mut self.socket, Held(-1)));
-        let Some(pidfd) = self.pidfd.take() else { return Ok(()) };
+        let Some(pidfd) = self.pidfd.take() else {
+            return Ok(());
+        };
         match process::wait(pidfd.0, false).on("wait for", "criu")? {
             Some(process::Ended::Exited(0)) | None => Ok(()),
             Some(_) => Err(self.failed(log, None)),
@@ -342,10 +495,19 @@ impl Session {
     }
 
     fn failed(&self, path: &Path, said: Option<Error>) -> Error {
-        let decisive = log::decisive(path).or_else(|| said.map(|error| error.to_string()).filter(|text| !text.is_empty()));
+        let decisive = log::decisive(path).or_else(|| {
+            said.map(|error| error.to_string())
+                .filter(|text| !text.is_empty())
+        });
         let why = decisive.unwrap_or_else(|| "it did not say why".to_owned());
-        let hint = log::hint(&why, self.version).map(|hint| format!("; {hint}")).unwrap_or_default();
-        let place = if path.exists() { format!(" (criu {}, log: {})", words(self.version), path.display()) } else { format!(" (criu {})", words(self.version)) };
+        let hint = log::hint(&why, self.version)
+            .map(|hint| format!("; {hint}"))
+            .unwrap_or_default();
+        let place = if path.exists() {
+            format!(" (criu {}, log: {})", words(self.version), path.display())
+        } else {
+            format!(" (criu {})", words(self.version))
+        };
         Error::new(format!("criu failed: {why}{place}{hint}"))
     }
 
@@ -356,7 +518,10 @@ impl Session {
     /// Until criu says something.
     fn wait_with(&self, following: &mut Following) -> Result<()> {
         loop {
-            let mut fds = [PollFd::new(socket::borrow(self.socket.0), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(
+                socket::borrow(self.socket.0),
+                PollFlags::POLLIN,
+            )];
             match poll(&mut fds, following::PAUSE) {
                 Ok(0) => following.look(),
                 Ok(_) => return Ok(()),
@@ -373,7 +538,8 @@ impl Session {
         if count == 0 {
             return Err(Error::new("criu ended without an answer"));
         }
-        let response = Response::decode(&bytes[..count]).map_err(|error| Error::new(format!("criu's answer cannot be read: {error}")))?;
+        let response = Response::decode(&bytes[..count])
+            .map_err(|error| Error::new(format!("criu's answer cannot be read: {error}")))?;
         Ok((response, descriptor))
     }
 }
@@ -383,7 +549,12 @@ fn message(socket: i32, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
     let mut space = nix::cmsg_space!(std::os::fd::RawFd);
     loop {
         let mut iov = [std::io::IoSliceMut::new(bytes)];
-        let message = match recvmsg::<()>(socket, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+        let message = match recvmsg::<()>(
+            socket,
+            &mut iov,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        ) {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other.on("receive an answer from", "criu")?,
         };
@@ -400,29 +571,47 @@ fn message(socket: i32, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
 /// 40201 as 4.2.1.
 pub fn words(version: u32) -> String {
     let (major, minor, sublevel) = (version / 10_000, version / 100 % 100, version % 100);
-    if sublevel == 0 { format!("{major}.{minor}") } else { format!("{major}.{minor}.{sublevel}") }
+    if sublevel == 0 {
+        format!("{major}.{minor}")
+    } else {
+        format!("{major}.{minor}.{sublevel}")
+    }
 }
 
 /// hull's own, as criu looks for iptables and its plugins by it.
 fn environment(world: &World) -> Vec<CString> {
-    let join = |(name, value): (std::ffi::OsString, std::ffi::OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok();
+    let join = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+    };
     let spared = (!world.tls).then(|| NO_TLS.to_owned());
-    world.stand_in.environment(std::env::vars_os()).into_iter().filter_map(join).chain(spared).collect()
+    world
+        .stand_in
+        .environment(std::env::vars_os())
+        .into_iter()
+        .filter_map(join)
+        .chain(spared)
+        .collect()
 }
 
-/// gnutls_global_init(3): the library need not get ready as it is loaded, which takes it most of a millisecond. criu uses it for the pages
-/// that it sends or gets with `tls`, and relies on its being ready.
+/// gnutls_global_init(3): the library need not get ready as it is loaded, which takes it most of a
+/// millisecond. criu uses it for the pages that it sends or gets with `tls`, and relies on its
+/// being ready.
 const NO_TLS: &CStr = c"GNUTLS_NO_IMPLICIT_INIT=1";
 
-/// Whether criu may be told by one of its own configuration files to use TLS (criu(8), "Configuration files"): they are not looked into.
+/// Whether criu may be told by one of its own configuration files to use TLS (criu(8),
+/// "Configuration files"): they are not looked into.
 pub fn is_configured() -> bool {
     let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".criu/default.conf"));
-    std::env::var_os("CRIU_CONFIG_FILE").is_some() || own.is_some_and(|path| path.exists()) || Path::new("/etc/criu/default.conf").exists()
+    std::env::var_os("CRIU_CONFIG_FILE").is_some()
+        || own.is_some_and(|path| path.exists())
+        || Path::new("/etc/criu/default.conf").exists()
 }
 
 /// What a program wrote into a memory file, as far as it is of use in a sentence.
 pub fn said(raw: i32) -> String {
     let mut buffer = [0_u8; 4096];
-    let count = file::rewind(raw).and_then(|()| file::read(raw, &mut buffer)).unwrap_or(0);
+    let count = file::rewind(raw)
+        .and_then(|()| file::read(raw, &mut buffer))
+        .unwrap_or(0);
     String::from_utf8_lossy(&buffer[..count]).into_owned()
 }

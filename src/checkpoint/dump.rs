@@ -1,11 +1,11 @@
 //! `checkpoint`: a running container is written to a folder of images, and ends or runs on.
 
 use super::criu::{self, Session, World};
+use super::following::Following;
+use super::images::{self, Beside};
 use super::inventory::{self, Mounts};
 use super::lock::Locks;
 use super::rpc::{self, Features, Kind};
-use super::following::Following;
-use super::images::{self, Beside};
 use super::tmpfs::StandIn;
 use super::{Common, Folders, archive, root, yard};
 use crate::container::{Container, Status};
@@ -56,18 +56,37 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     let lock = store.lock(id)?;
     let container = Container::open(store, id)?;
     if container.record.vm.is_some() {
-        return Err(Error::new("a container in a virtual machine cannot be checkpointed yet"));
+        return Err(Error::new(
+            "a container in a virtual machine cannot be checkpointed yet",
+        ));
     }
     match container.status() {
         Status::Running | Status::Paused => {}
-        status => return Err(Error::new(format!("container cannot be checkpointed in {} state", status.word()))),
+        status => {
+            return Err(Error::new(format!(
+                "container cannot be checkpointed in {} state",
+                status.word()
+            )));
+        }
     }
     let frozen = container.status() == Status::Paused;
-    let before = may_lock(&container, dump).map(|shared| if shared { locks(&container).map_or_else(Locks::default, |(_, locks)| locks) } else { Locks::default() });
+    let before = may_lock(&container, dump).map(|shared| {
+        if shared {
+            locks(&container).map_or_else(Locks::default, |(_, locks)| locks)
+        } else {
+            Locks::default()
+        }
+    });
     let ends = !dump.pre_dump && !dump.leave_running;
-    // A namespace that ends loses criu's lock before its links, and meanwhile answers the other ends of what was saved with a reset (seen).
-    let namespace = if ends && super::has_own_network(&container.record.spec) { Namespace::of_process(container.record.pid).ok() } else { None };
-    save(store, &container, dump).inspect_err(|_| leave_as_it_was(&container, frozen, before.as_ref()))?;
+    // A namespace that ends loses criu's lock before its links, and meanwhile answers the other
+    // ends of what was saved with a reset (seen).
+    let namespace = if ends && super::has_own_network(&container.record.spec) {
+        Namespace::of_process(container.record.pid).ok()
+    } else {
+        None
+    };
+    save(store, &container, dump)
+        .inspect_err(|_| leave_as_it_was(&container, frozen, before.as_ref()))?;
     if !ends {
         return Ok(());
     }
@@ -78,8 +97,9 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     unplugged.and(ended)
 }
 
-/// Whether criu may lock something in the container's network namespace, and then whether others share that. In one that is shared, where
-/// others may have connections of theirs saved, it locks open connections alone.
+/// Whether criu may lock something in the container's network namespace, and then whether others
+/// share that. In one that is shared, where others may have connections of theirs saved, it locks
+/// open connections alone.
 fn may_lock(container: &Container, dump: &Dump) -> Option<bool> {
     let connections = dump.common.tcp_established || dump.common.tcp_close;
     let own = super::has_own_network(&container.record.spec);
@@ -93,12 +113,16 @@ fn locks(container: &Container) -> Option<(Namespace, Locks)> {
     Some((namespace, locks))
 }
 
-/// criu lets the processes go on by itself; one that was killed over it may have left the freezer closed, and the network locked.
+/// criu lets the processes go on by itself; one that was killed over it may have left the freezer
+/// closed, and the network locked.
 fn leave_as_it_was(container: &Container, frozen: bool, before: Option<&Locks>) {
     if let Some((before, (namespace, locks))) = before.zip(before.and_then(|_| locks(container)))
         && let Err(error) = locks.remove(&namespace, before)
     {
-        crate::log::warn(&format!("container {}: criu's network lock is still there: {error}", container.record.id));
+        crate::log::warn(&format!(
+            "container {}: criu's network lock is still there: {error}",
+            container.record.id
+        ));
     }
     if let Ok(Some(group)) = container.group()
         && !frozen
@@ -116,13 +140,28 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
     let Folders { images, work, .. } = &folders;
     let stand_in = StandIn::of(&container.folder())?;
-    let tls = dump.page_server.is_some() || common.may_use_tls(&container.record.spec.config().annotations);
-    let world = World { images, work, inherit: &inherit, stdio: false, mounts: &[], cgroup: None, tasks: &[], stand_in: &stand_in, tls };
+    let tls = dump.page_server.is_some()
+        || common.may_use_tls(&container.record.spec.config().annotations);
+    let world = World {
+        images,
+        work,
+        inherit: &inherit,
+        stdio: false,
+        mounts: &[],
+        cgroup: None,
+        tasks: &[],
+        stand_in: &stand_in,
+        tls,
+    };
     // criu loads while hull looks at the container.
     let mut session = Session::start(&program, &world)?;
     stand_in.make()?;
     let mut options = options(store, container, dump, &folders)?;
-    let mut beside = if dump.pre_dump { None } else { Some(Beside::of(container, host_files(container)?)?) };
+    let mut beside = if dump.pre_dump {
+        None
+    } else {
+        Some(Beside::of(container, host_files(container)?)?)
+    };
     session.greet()?;
     check_features(&mut session, dump)?;
     if let Some(beside) = &beside {
@@ -137,14 +176,29 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     }
     crate::log::debug(|| format!("criu: {options:?}"));
     let mut status = dump.status_fd.map(crate::init::Held);
-    let kind = if dump.pre_dump { Kind::PreDump } else { Kind::Dump };
+    let kind = if dump.pre_dump {
+        Kind::PreDump
+    } else {
+        Kind::Dump
+    };
     let mut following = Following::begin(images, dump.is_summed());
-    session.carry_out(kind, options, &folders.log, Some(&mut following), &mut |event, following| match event.script.as_str() {
-        // With the answer the source ends: what is saved must be on the disk.
-        "post-dump" => finish(container, dump, (beside.take(), following)).map_err(|error| error.within("the images cannot be saved")),
-        "status-ready" => status.take().map_or(Ok(()), |held| crate::sys::file::write(held.0, &[0]).map(drop).on("write to", "--status-fd")),
-        _ => Ok(()),
-    })?;
+    session.carry_out(
+        kind,
+        options,
+        &folders.log,
+        Some(&mut following),
+        &mut |event, following| match event.script.as_str() {
+            // With the answer the source ends: what is saved must be on the disk.
+            "post-dump" => finish(container, dump, (beside.take(), following))
+                .map_err(|error| error.within("the images cannot be saved")),
+            "status-ready" => status.take().map_or(Ok(()), |held| {
+                crate::sys::file::write(held.0, &[0])
+                    .map(drop)
+                    .on("write to", "--status-fd")
+            }),
+            _ => Ok(()),
+        },
+    )?;
     if dump.pre_dump {
         // criu waits for the next one, and takes the end of the conversation for a failure.
         drop(session);
@@ -159,34 +213,63 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     }
 }
 
-/// What criu is told by what hull keeps beside the images; and what it was given as stdin, stdout and stderr.
-fn describe(container: &Container, dump: &Dump, beside: &Beside, options: &mut rpc::Options) -> Result<()> {
-    options.external.extend(beside.files.iter().map(|(key, _)| key.clone()));
+/// What criu is told by what hull keeps beside the images; and what it was given as stdin, stdout
+/// and stderr.
+fn describe(
+    container: &Container,
+    dump: &Dump,
+    beside: &Beside,
+    options: &mut rpc::Options,
+) -> Result<()> {
+    options
+        .external
+        .extend(beside.files.iter().map(|(key, _)| key.clone()));
     if super::network_is_as_made(&container.record.spec, beside.network.is_some()) {
-        options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
+        options.empty_ns = options
+            .empty_ns
+            .map(|kinds| kinds | libc::CLONE_NEWNET as u32);
     }
     if beside.network.is_some() {
         // hull's own: made anew for the restored container, with the same addresses.
-        options.external.push(format!("net[{}]:{}", namespace(container.record.pid, "net")?, super::NETWORK));
+        options.external.push(format!(
+            "net[{}]:{}",
+            namespace(container.record.pid, "net")?,
+            super::NETWORK
+        ));
     }
-    let names = serde_json::to_vec(&container.record.stdio).map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;
+    let names = serde_json::to_vec(&container.record.stdio)
+        .map_err(|error| Error::new(format!("write {}: {error}", images::DESCRIPTORS)))?;
     images::write_private(&dump.common.images.join(images::DESCRIPTORS), &names)
 }
 
-/// No packet comes from outside into a network namespace that has a loopback alone, and what goes through that is of the processes that
-/// stand still: only open connections could still be changed by it, and those are saved or closed on request alone.
+/// No packet comes from outside into a network namespace that has a loopback alone, and what goes
+/// through that is of the processes that stand still: only open connections could still be changed
+/// by it, and those are saved or closed on request alone.
 fn nothing_to_lock(container: &Container, dump: &Dump, options: &rpc::Options) -> bool {
     let lonely = || {
-        let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", container.record.pid)).unwrap_or_default();
-        let mut names = devices.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).peekable();
+        let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", container.record.pid))
+            .unwrap_or_default();
+        let mut names = devices
+            .lines()
+            .skip(2)
+            .filter_map(|line| line.split(':').next())
+            .map(str::trim)
+            .peekable();
         names.peek().is_some() && names.all(|name| name == "lo")
     };
-    super::may_skip_lock(&dump.common, options) && !dump.tcp_skip_in_flight && super::has_own_network(&container.record.spec) && lonely()
+    super::may_skip_lock(&dump.common, options)
+        && !dump.tcp_skip_in_flight
+        && super::has_own_network(&container.record.spec)
+        && lonely()
 }
 
-/// The processes stand still: what they changed in their root is saved, and all is brought to the disk. With the answer to criu the
-/// source may end.
-fn finish(container: &Container, dump: &Dump, (beside, following): (Option<Beside>, Option<&Following>)) -> Result<()> {
+/// The processes stand still: what they changed in their root is saved, and all is brought to the
+/// disk. With the answer to criu the source may end.
+fn finish(
+    container: &Container,
+    dump: &Dump,
+    (beside, following): (Option<Beside>, Option<&Following>),
+) -> Result<()> {
     let folder = &dump.common.images;
     root::save(container, folder)?;
     let mut beside = beside.unwrap_or_default();
@@ -194,7 +277,9 @@ fn finish(container: &Container, dump: &Dump, (beside, following): (Option<Besid
     // The disk works while the sums are made.
     images::begin_writeback(folder)?;
     if dump.is_summed() {
-        beside.sum_up(folder, &|path| following.and_then(|following| following.sum(path)))?;
+        beside.sum_up(folder, &|path| {
+            following.and_then(|following| following.sum(path))
+        })?;
     }
     beside.write(folder)?;
     images::settle(folder)?;
@@ -215,21 +300,33 @@ fn check_features(session: &mut Session, dump: &Dump) -> Result<()> {
     let common = &dump.common;
     let memory = dump.pre_dump || dump.parent.is_some();
     if memory || common.lazy_pages {
-        let wanted = Features { mem_track: memory.then_some(true), lazy_pages: common.lazy_pages.then_some(true) };
+        let wanted = Features {
+            mem_track: memory.then_some(true),
+            lazy_pages: common.lazy_pages.then_some(true),
+        };
         let can = session.features(wanted)?;
         if memory && can.mem_track != Some(true) {
             return Err(Error::new(
-                "--pre-dump and --parent-path need a kernel that tracks written pages: this one is built without CONFIG_MEM_SOFT_DIRTY",
+                "--pre-dump and --parent-path need a kernel that tracks written pages: this one \
+                    is built without CONFIG_MEM_SOFT_DIRTY",
             ));
         }
         if common.lazy_pages && can.lazy_pages != Some(true) {
-            return Err(Error::new("--lazy-pages needs a kernel with CONFIG_USERFAULTFD, its events for forks and mappings included, and a criu built for it"));
+            return Err(Error::new(
+                "--lazy-pages needs a kernel with CONFIG_USERFAULTFD, its events for forks and \
+                    mappings included, and a criu built for it",
+            ));
         }
     }
     Ok(())
 }
 
-fn options(store: &Store, container: &Container, dump: &Dump, folders: &Folders) -> Result<rpc::Options> {
+fn options(
+    store: &Store,
+    container: &Container,
+    dump: &Dump,
+    folders: &Folders,
+) -> Result<rpc::Options> {
     let record = &container.record;
     let spec = &record.spec;
     let mut options = rpc::Options {
@@ -238,21 +335,38 @@ fn options(store: &Store, container: &Container, dump: &Dump, folders: &Folders)
         leave_running: Some(dump.leave_running),
         tcp_skip_in_flight: dump.tcp_skip_in_flight.then_some(true),
         link_remap: Some(dump.link_remap),
-        parent_img: dump.parent.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        parent_img: dump
+            .parent
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned()),
         track_mem: (dump.parent.is_some() || dump.pre_dump).then_some(true),
-        page_server: dump.page_server.as_ref().map(|(address, port)| rpc::PageServer { address: Some(address.clone()), port: Some(i32::from(*port)) }),
+        page_server: dump
+            .page_server
+            .as_ref()
+            .map(|(address, port)| rpc::PageServer {
+                address: Some(address.clone()),
+                port: Some(i32::from(*port)),
+            }),
         freeze_cgroup: freezer(container),
         cgroup_yard: yard::of_machine(),
         ..dump.common.options(folders, &spec.config().annotations)
     };
     for joined in super::joined(&record.facts) {
-        options.external.push(format!("{}[{}]:{}", joined.kind, namespace(record.pid, joined.kind)?, joined.key));
+        options.external.push(format!(
+            "{}[{}]:{}",
+            joined.kind,
+            namespace(record.pid, joined.kind)?,
+            joined.key
+        ));
     }
     if !dump.pre_dump {
         let plan = super::plan_of(store, record)?;
         let externals = inventory::externals(&plan, &inventory::recorded(&record.outcomes));
         for (point, key, _) in inventory::present(&externals, &Mounts::of(record.pid)?)? {
-            options.ext_mnt.push(rpc::ExternalMount { key: point, value: key });
+            options.ext_mnt.push(rpc::ExternalMount {
+                key: point,
+                value: key,
+            });
         }
     }
     Ok(options)
@@ -261,24 +375,44 @@ fn options(store: &Store, container: &Container, dump: &Dump, folders: &Folders)
 /// The folder by which criu stops everything at once.
 fn freezer(container: &Container) -> Option<String> {
     let places = &container.record.cgroup.as_ref()?.places;
-    let has = |place: &&crate::cgroups::Place| place.controllers.iter().any(|controller| controller == "freezer");
+    let has = |place: &&crate::cgroups::Place| {
+        place
+            .controllers
+            .iter()
+            .any(|controller| controller == "freezer")
+    };
     let v2 = |place: &&crate::cgroups::Place| place.version == crate::cgroups::Version::V2;
-    places.iter().find(has).or_else(|| places.iter().find(v2)).map(|place| place.dir.clone())
+    places
+        .iter()
+        .find(has)
+        .or_else(|| places.iter().find(v2))
+        .map(|place| place.dir.clone())
 }
 
-/// Which of init's stdin, stdout and stderr are files of the host: criu knows them by mount and inode, and the restored ones are the new
-/// caller's.
+/// Which of init's stdin, stdout and stderr are files of the host: criu knows them by mount and
+/// inode, and the restored ones are the new caller's.
 fn host_files(container: &Container) -> Result<Vec<(String, i32)>> {
     let pid = container.record.pid;
     let mounts = Mounts::of(pid)?;
     let mut files = Vec::new();
     for number in 0..3 {
         let path = format!("/proc/{pid}/fd/{number}");
-        let Ok(stat) = std::fs::metadata(&path) else { continue };
-        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).on("read", &path)?;
-        let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|text| text.trim().parse::<u64>().ok());
-        if let Some(mount) = mount.filter(|mount| stat.is_file() && mounts.all.iter().all(|known| known.id != *mount)) {
-            let key = format!("file[{mount:x}:{:x}]", std::os::unix::fs::MetadataExt::ino(&stat));
+        let Ok(stat) = std::fs::metadata(&path) else {
+            continue;
+        };
+        let info =
+            std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).on("read", &path)?;
+        let mount = info
+            .lines()
+            .find_map(|line| line.strip_prefix("mnt_id:"))
+            .and_then(|text| text.trim().parse::<u64>().ok());
+        if let Some(mount) = mount
+            .filter(|mount| stat.is_file() && mounts.all.iter().all(|known| known.id != *mount))
+        {
+            let key = format!(
+                "file[{mount:x}:{:x}]",
+                std::os::unix::fs::MetadataExt::ino(&stat)
+            );
             files.push((key, number));
         }
     }

@@ -1,8 +1,10 @@
-//! Files of the host that are a container's stdin, stdout or stderr. At restore the caller's own stand in for them, whatever has become
-//! of the old ones: so criu's images must not say how long such a file is, what mode it has, nor where in it to go on.
+//! Files of the host that are a container's stdin, stdout or stderr. At restore the caller's own
+//! stand in for them, whatever has become of the old ones: so criu's images must not say how long
+//! such a file is, what mode it has, nor where in it to go on.
 //!
-//! `files.img` is two magic numbers and then, for each open file, a length and a `file_entry` (criu's `images/fdinfo.proto` and
-//! `regfile.proto`); only the fields that are named here are touched, all others are copied as they are.
+//! `files.img` is two magic numbers and then, for each open file, a length and a `file_entry`
+//! (criu's `images/fdinfo.proto` and `regfile.proto`); only the fields that are named here are
+//! touched, all others are copied as they are.
 
 use super::images;
 use crate::{Context, Error, Result};
@@ -54,7 +56,12 @@ pub fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
             5 => rest = rest.get(4..)?,
             _ => return None,
         }
-        found.push(Field { number: tag >> 3, whole: &begin[..begin.len() - rest.len()], value, bytes });
+        found.push(Field {
+            number: tag >> 3,
+            whole: &begin[..begin.len() - rest.len()],
+            value,
+            bytes,
+        });
     }
     Some(found)
 }
@@ -62,7 +69,8 @@ pub fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
 /// Where a file was read, which goes on there: the number of the stream, and the position in bytes.
 pub type ReadAt = (i32, u64);
 
-/// Loosens the files of these keys in the images from what they were. Answers where those that are only read from were.
+/// Loosens the files of these keys in the images from what they were. Answers where those that are
+/// only read from were.
 ///
 /// # Errors
 /// The image cannot be read or written, or is none of criu's.
@@ -72,13 +80,23 @@ pub fn loosen(folder: &Path, keys: &[(String, i32)]) -> Result<Vec<ReadAt>> {
     }
     let path = folder.join(IMAGE);
     let image = std::fs::read(&path).on("read", path.display())?;
-    let (out, read) = loosened(&image, keys).ok_or_else(|| Error::new(format!("{} is no image of open files that hull knows", path.display())))?;
+    let (out, read) = loosened(&image, keys).ok_or_else(|| {
+        Error::new(format!(
+            "{} is no image of open files that hull knows",
+            path.display()
+        ))
+    })?;
     images::write_private(&path, &out)?;
     Ok(read)
 }
 
 fn loosened(image: &[u8], keys: &[(String, i32)]) -> Option<(Vec<u8>, Vec<ReadAt>)> {
-    let word = |at: usize| image.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let word = |at: usize| {
+        image
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
     if [word(0)?, word(4)?] != MAGIC {
         return None;
     }
@@ -89,7 +107,11 @@ fn loosened(image: &[u8], keys: &[(String, i32)]) -> Option<(Vec<u8>, Vec<ReadAt
         at += 4 + length;
         let mut new = Vec::with_capacity(length + 8);
         for field in fields(entry)? {
-            let known = if field.number == REGULAR { of_keys(field.bytes, keys)? } else { None };
+            let known = if field.number == REGULAR {
+                of_keys(field.bytes, keys)?
+            } else {
+                None
+            };
             let Some(stream) = known else {
                 new.extend(field.whole);
                 continue;
@@ -109,8 +131,15 @@ fn loosened(image: &[u8], keys: &[(String, i32)]) -> Option<(Vec<u8>, Vec<ReadAt
 /// Which stream a regular file is, if it is one of the keys'.
 fn of_keys(file: &[u8], keys: &[(String, i32)]) -> Option<Option<i32>> {
     let fields = fields(file)?;
-    let name = fields.iter().find(|field| field.number == NAME).map(|field| field.bytes);
-    Some(keys.iter().find(|(key, _)| name == Some(key.as_bytes())).map(|(_, stream)| *stream))
+    let name = fields
+        .iter()
+        .find(|field| field.number == NAME)
+        .map(|field| field.bytes);
+    Some(
+        keys.iter()
+            .find(|(key, _)| name == Some(key.as_bytes()))
+            .map(|(_, stream)| *stream),
+    )
 }
 
 /// The file without size, mode and position, and the position if it is only read from.
@@ -132,7 +161,10 @@ fn without_state(file: &[u8]) -> Option<(Vec<u8>, Option<u64>)> {
             }
         }
     }
-    Some((out, (flags & libc::O_ACCMODE == libc::O_RDONLY).then_some(position)))
+    Some((
+        out,
+        (flags & libc::O_ACCMODE == libc::O_RDONLY).then_some(position),
+    ))
 }
 
 #[cfg(test)]
@@ -160,7 +192,11 @@ mod tests {
     #[test]
     fn only_the_named_files_lose_their_state() {
         let keys = [("file[1:2]".to_owned(), 1), ("file[1:3]".to_owned(), 0)];
-        let before = image(&[regular("/etc/passwd", 0, 5), regular("file[1:2]", 1, 6), regular("file[1:3]", 0, 7)]);
+        let before = image(&[
+            regular("/etc/passwd", 0, 5),
+            regular("file[1:2]", 1, 6),
+            regular("file[1:3]", 0, 7),
+        ]);
         let (after, read) = loosened(&before, &keys).unwrap();
         assert_eq!(read, [(0, 7)]);
         let loose = |name: &str, flags: u8| {
@@ -170,7 +206,14 @@ mod tests {
             file.extend(name.as_bytes());
             file
         };
-        assert_eq!(after, image(&[regular("/etc/passwd", 0, 5), loose("file[1:2]", 1), loose("file[1:3]", 0)]));
+        assert_eq!(
+            after,
+            image(&[
+                regular("/etc/passwd", 0, 5),
+                loose("file[1:2]", 1),
+                loose("file[1:3]", 0)
+            ])
+        );
     }
 
     #[test]

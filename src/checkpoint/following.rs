@@ -1,8 +1,10 @@
-//! Images of memory are followed while criu writes them: what is there goes on its way to the disk, and what does not grow any more is
-//! summed up. When the container stands ready to end, little is left to wait for.
+//! Images of memory are followed while criu writes them: what is there goes on its way to the disk,
+//! and what does not grow any more is summed up. When the container stands ready to end, little is
+//! left to wait for.
 //!
-//! They are looked at now and then, while hull waits for criu all the same. A watch (inotify) would be asked for less, but its end takes
-//! milliseconds (`fsnotify_wait_marks_destroyed`), at the very end of the command.
+//! They are looked at now and then, while hull waits for criu all the same. A watch (inotify) would
+//! be asked for less, but its end takes milliseconds (`fsnotify_wait_marks_destroyed`), at the very
+//! end of the command.
 
 use super::images::{Sum, sum};
 use crate::sys::file;
@@ -21,8 +23,8 @@ const STEP: u64 = 8 << 20;
 pub struct Following {
     folder: PathBuf,
     summed: bool,
-    /// Images of a dump before this one. criu truncates them when it comes to them, and what it then writes may be as long as before:
-    /// they are not followed.
+    /// Images of a dump before this one. criu truncates them when it comes to them, and what it
+    /// then writes may be as long as before: they are not followed.
     former: HashSet<OsString>,
     images: HashMap<OsString, Image>,
 }
@@ -39,10 +41,16 @@ struct Image {
 impl Following {
     /// Begins to follow, before criu writes; with `summed` it sums up as well.
     pub fn begin(folder: &Path, summed: bool) -> Self {
-        Self { folder: folder.to_owned(), summed, former: images(folder).collect(), images: HashMap::new() }
+        Self {
+            folder: folder.to_owned(),
+            summed,
+            former: images(folder).collect(),
+            images: HashMap::new(),
+        }
     }
 
-    /// Looks once. An image that cannot be read now is one that cannot be saved later, and is left for then.
+    /// Looks once. An image that cannot be read now is one that cannot be saved later, and is left
+    /// for then.
     pub fn look(&mut self) {
         for name in images(&self.folder) {
             if !self.former.contains(&name) {
@@ -76,7 +84,11 @@ impl Following {
 
 /// The names of the images of memory in a folder.
 fn images(folder: &Path) -> impl Iterator<Item = OsString> + use<> {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name());
     names.filter(|name| name.as_encoded_bytes().starts_with(b"pages-"))
 }
 
@@ -86,7 +98,8 @@ mod tests {
     use std::io::Write;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("hull-following-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("hull-following-{name}-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         folder
     }
@@ -115,7 +128,10 @@ mod tests {
         following.look();
         assert_eq!((following.sum(&pages), following.sum(&other)), (None, None));
         following.look();
-        assert_eq!((following.sum(&pages), following.sum(&other)), (Some(sum(&pages).unwrap()), None));
+        assert_eq!(
+            (following.sum(&pages), following.sum(&other)),
+            (Some(sum(&pages).unwrap()), None)
+        );
         file.write_all(b" and half").unwrap();
         assert_eq!(following.sum(&pages), None);
         following.look();

@@ -14,7 +14,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// What the container's stdin, stdout and stderr were, as runc has it: a JSON array of three names of `/proc/PID/fd`.
+/// What the container's stdin, stdout and stderr were, as runc has it: a JSON array of three names
+/// of `/proc/PID/fd`.
 pub const DESCRIPTORS: &str = "descriptors.json";
 
 /// criu's list of everything in a folder of images: without it nothing was saved.
@@ -36,7 +37,13 @@ pub fn make_folder(path: &Path) -> Result<()> {
 /// # Errors
 /// A full disk, and the like.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).on("make", path.display())?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .on("make", path.display())?;
     file.write_all(bytes).on("write", path.display())
 }
 
@@ -52,21 +59,24 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Sends every image on its way to the disk, and waits for none. What memory holds says is nobody else's business: 0600.
+/// Sends every image on its way to the disk, and waits for none. What memory holds says is nobody
+/// else's business: 0600.
 ///
 /// # Errors
 /// An image cannot be opened.
 pub fn begin_writeback(folder: &Path) -> Result<()> {
     for path in files(folder)? {
         let file = File::open(&path).on("open", path.display())?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o600)).on("chmod", path.display())?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))
+            .on("chmod", path.display())?;
         // A file system that cannot do it is synced all the same.
         let _ = crate::sys::file::start_writeback(file.as_raw_fd());
     }
     Ok(())
 }
 
-/// How many images are synced at once: a journal commits once for all that wait for it, and once for each that comes alone.
+/// How many images are synced at once: a journal commits once for all that wait for it, and once
+/// for each that comes alone.
 const SYNCED_AT_ONCE: usize = 8;
 
 /// Brings every image, and the folder's own list of them, to the disk.
@@ -76,12 +86,31 @@ const SYNCED_AT_ONCE: usize = 8;
 pub fn settle(folder: &Path) -> Result<()> {
     let mut files = files(folder)?;
     files.insert(0, folder.to_owned());
-    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).on("save", path.display());
-    let share = |first: usize| files.iter().skip(first).step_by(SYNCED_AT_ONCE).try_for_each(|path| sync(path));
+    let sync = |path: &Path| {
+        File::open(path)
+            .and_then(|file| file.sync_all())
+            .on("save", path.display())
+    };
+    let share = |first: usize| {
+        files
+            .iter()
+            .skip(first)
+            .step_by(SYNCED_AT_ONCE)
+            .try_for_each(|path| sync(path))
+    };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..SYNCED_AT_ONCE.min(files.len())).map(|first| scope.spawn(move || share(first))).collect();
+        let others: Vec<_> = (1..SYNCED_AT_ONCE.min(files.len()))
+            .map(|first| scope.spawn(move || share(first)))
+            .collect();
         let own = share(0);
-        let joined = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(Error::new(format!("save {}: a thread ended", folder.display())))));
+        let joined = others.into_iter().map(|other| {
+            other.join().unwrap_or_else(|_| {
+                Err(Error::new(format!(
+                    "save {}: a thread ended",
+                    folder.display()
+                )))
+            })
+        });
         joined.fold(own, Result::and)
     })
 }
@@ -93,12 +122,16 @@ pub fn settle(folder: &Path) -> Result<()> {
 pub fn descriptors(folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(DESCRIPTORS);
     let text = std::fs::read(&path).on("read", path.display())?;
-    serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::new(format!("read {}: {error}", path.display())))
 }
 
 /// Whether criu saved the network namespace, or was told to leave it empty.
 pub fn hold_network(folder: &Path) -> bool {
-    let is_link = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"netdev-"));
+    let is_link = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"netdev-"))
+    };
     files(folder).is_ok_and(|files| files.iter().any(is_link))
 }
 
@@ -119,10 +152,12 @@ pub struct Beside {
     pub read_at: Vec<super::files::ReadAt>,
     /// The config, as it was carried out.
     pub spec: Option<Spec>,
-    /// What the root was put together of; the changes of each overlay stand in a file of their own ([`layer`]).
+    /// What the root was put together of; the changes of each overlay stand in a file of their own
+    /// ([`layer`]).
     #[serde(default)]
     pub layers: Option<Layers>,
-    /// What the steps' policies came to: a mount of the host's looks like one of the container's where both are of one file system.
+    /// What the steps' policies came to: a mount of the host's looks like one of the container's
+    /// where both are of one file system.
     #[serde(default)]
     pub outcomes: Vec<Decided>,
     /// The networks that hull wired.
@@ -139,7 +174,8 @@ pub struct Beside {
 /// Length in bytes, and CRC-32 unless the image is a long one.
 pub type Sum = (u64, Option<u32>);
 
-/// Images of memory beyond this size are checked by their length alone: they are read at the speed of the disk, and the program waits.
+/// Images of memory beyond this size are checked by their length alone: they are read at the speed
+/// of the disk, and the program waits.
 const LONG: u64 = 64 << 20;
 
 /// Length and sum of a file.
@@ -206,15 +242,21 @@ impl Beside {
     /// They cannot be read.
     pub fn sum_up(&mut self, folder: &Path, known: &dyn Fn(&Path) -> Option<Sum>) -> Result<()> {
         for path in files(folder)? {
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
             if name != BESIDE && !name.ends_with(".log") {
-                self.sums.insert(name.to_owned(), known(&path).map_or_else(|| sum(&path), Ok)?);
+                self.sums.insert(
+                    name.to_owned(),
+                    known(&path).map_or_else(|| sum(&path), Ok)?,
+                );
             }
         }
         Ok(())
     }
 
-    /// Compares the images with what they were when they were saved. Those of another runtime have no sums.
+    /// Compares the images with what they were when they were saved. Those of another runtime have
+    /// no sums.
     ///
     /// # Errors
     /// One is missing, cut off or changed.
@@ -222,14 +264,27 @@ impl Beside {
         for (name, saved) in &self.sums {
             let path = folder.join(name);
             let now = match sum(&path) {
-                Err(_) if !path.exists() => return Err(Error::new(format!("the image {} is missing", path.display()))),
+                Err(_) if !path.exists() => {
+                    return Err(Error::new(format!(
+                        "the image {} is missing",
+                        path.display()
+                    )));
+                }
                 other => other?,
             };
             if now.0 != saved.0 {
-                return Err(Error::new(format!("the image {} is damaged: it has {} bytes and should have {}", path.display(), now.0, saved.0)));
+                return Err(Error::new(format!(
+                    "the image {} is damaged: it has {} bytes and should have {}",
+                    path.display(),
+                    now.0,
+                    saved.0
+                )));
             }
             if now != *saved {
-                return Err(Error::new(format!("the image {} is damaged: its checksum is another", path.display())));
+                return Err(Error::new(format!(
+                    "the image {} is damaged: its checksum is another",
+                    path.display()
+                )));
             }
         }
         Ok(())
@@ -240,7 +295,8 @@ impl Beside {
     /// # Errors
     /// A full disk, and the like.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let text = serde_json::to_vec(self).map_err(|error| Error::new(format!("write {BESIDE}: {error}")))?;
+        let text = serde_json::to_vec(self)
+            .map_err(|error| Error::new(format!("write {BESIDE}: {error}")))?;
         write_private(&folder.join(BESIDE), &text)
     }
 
@@ -253,21 +309,29 @@ impl Beside {
         match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Error::io("read", path.display(), &error)),
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
         }
     }
 
-    /// The config for a container that is brought back under an id: what carries the old id or lies in the old one's folder is the new
-    /// one's.
+    /// The config for a container that is brought back under an id: what carries the old id or lies
+    /// in the old one's folder is the new one's.
     ///
     /// # Errors
     /// The images are another runtime's and hold no config.
     pub fn spec_for(&self, store: &Store, id: &str) -> Result<Spec> {
-        let spec = self.spec.as_ref().ok_or_else(|| Error::new("the images hold no config: give the bundle with --bundle"))?;
+        let spec = self.spec.as_ref().ok_or_else(|| {
+            Error::new("the images hold no config: give the bundle with --bundle")
+        })?;
         let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
         let mut config = spec.config().clone();
         for mount in &mut config.mounts {
-            let below = mount.source.as_deref().and_then(|source| Path::new(source).strip_prefix(&self.folder).ok().map(|rest| folder.join(rest)));
+            let below = mount.source.as_deref().and_then(|source| {
+                Path::new(source)
+                    .strip_prefix(&self.folder)
+                    .ok()
+                    .map(|rest| folder.join(rest))
+            });
             if let Some(source) = below {
                 mount.source = Some(source.to_string_lossy().into_owned());
             }
@@ -276,20 +340,30 @@ impl Beside {
             if config.hostname.as_deref() == Some(&self.id) {
                 config.hostname = Some(id.to_owned());
             }
-            let path = config.linux.as_mut().and_then(|linux| linux.cgroups_path.as_mut());
+            let path = config
+                .linux
+                .as_mut()
+                .and_then(|linux| linux.cgroups_path.as_mut());
             if let Some(path) = path {
                 *path = another_cgroup(path, &self.id, id);
             }
         }
-        let bundle = if spec.bundle() == self.folder { folder } else { spec.bundle().to_owned() };
+        let bundle = if spec.bundle() == self.folder {
+            folder
+        } else {
+            spec.bundle().to_owned()
+        };
         Spec::check(config, bundle)
     }
 }
 
-/// Two containers cannot have one cgroup: the old id in its name becomes the new one, or the new one is appended.
+/// Two containers cannot have one cgroup: the old id in its name becomes the new one, or the new
+/// one is appended.
 fn another_cgroup(path: &str, old: &str, new: &str) -> String {
     match path.strip_suffix(old) {
-        Some(front) if front.is_empty() || front.ends_with(['/', ':', '-']) => format!("{front}{new}"),
+        Some(front) if front.is_empty() || front.ends_with(['/', ':', '-']) => {
+            format!("{front}{new}")
+        }
         _ => format!("{}-{new}", path.trim_end_matches('/')),
     }
 }
@@ -301,7 +375,10 @@ mod tests {
     #[test]
     fn a_copy_has_a_cgroup_of_its_own() {
         assert_eq!(another_cgroup("/hull/a", "a", "b"), "/hull/b");
-        assert_eq!(another_cgroup("system.slice:hull:a", "a", "b"), "system.slice:hull:b");
+        assert_eq!(
+            another_cgroup("system.slice:hull:a", "a", "b"),
+            "system.slice:hull:b"
+        );
         assert_eq!(another_cgroup("/fixed", "a", "b"), "/fixed-b");
         assert_eq!(another_cgroup("/data", "a", "b"), "/data-b");
     }

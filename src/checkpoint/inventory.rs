@@ -1,11 +1,12 @@
-//! What of a container is not criu's to save and make: taken from the plan by which it was made, not from the config again.
+//! What of a container is not criu's to save and make: taken from the plan by which it was made,
+//! not from the config again.
 
+use crate::init::Held;
 use crate::plan::outside::{Open, OutStep};
 use crate::plan::step::{Protection, Refused, Step, slot};
 use crate::plan::{Placed, Plan};
 use crate::state::Decided;
 use crate::sys::file::{self, RESOLVE_IN_ROOT};
-use crate::init::Held;
 use crate::{Context, Error, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 pub struct External {
     /// Where the plan mounts it, in the container.
     pub target: String,
-    /// By what name it stands in the images. (runc's: the target; for a masked file the null device.)
+    /// By what name it stands in the images. (runc's: the target; for a masked file the null
+    /// device.)
     pub key: String,
     /// What is there, on the host.
     pub source: PathBuf,
@@ -27,8 +29,12 @@ pub struct External {
     pub folder: Option<bool>,
 }
 
-/// The external mounts of a plan. A step whose policy decides gives one if it was decided so, or if that is not known.
-pub fn externals(plan: &Plan, decided: &dyn Fn(usize, &Placed<Step>) -> Option<String>) -> Vec<External> {
+/// The external mounts of a plan. A step whose policy decides gives one if it was decided so, or if
+/// that is not known.
+pub fn externals(
+    plan: &Plan,
+    decided: &dyn Fn(usize, &Placed<Step>) -> Option<String>,
+) -> Vec<External> {
     let mut found = Vec::new();
     for (index, placed) in plan.inside.iter().enumerate() {
         let from = placed.from.to_string();
@@ -43,11 +49,26 @@ pub fn externals(plan: &Plan, decided: &dyn Fn(usize, &Placed<Step>) -> Option<S
         let outcome = decided(index, placed);
         let host = outcome.as_deref() == Some("bound-from-host");
         match &placed.step {
-            Step::Bind { target, slot: number, source, recursive, .. } => {
-                found.push(add(target, target, source_of(plan, *number, source), *recursive));
+            Step::Bind {
+                target,
+                slot: number,
+                source,
+                recursive,
+                ..
+            } => {
+                found.push(add(
+                    target,
+                    target,
+                    source_of(plan, *number, source),
+                    *recursive,
+                ));
             }
             Step::Mount { target, source, .. } if host => {
-                let source = if source.starts_with('/') { source } else { target };
+                let source = if source.starts_with('/') {
+                    source
+                } else {
+                    target
+                };
                 found.push(add(target, target, PathBuf::from(source), true));
             }
             Step::Layer { target, .. } if target != "/root/" => {
@@ -55,9 +76,19 @@ pub fn externals(plan: &Plan, decided: &dyn Fn(usize, &Placed<Step>) -> Option<S
                 let target = target.strip_prefix("/root").unwrap_or(target);
                 found.push(add(target, target, PathBuf::from(target), false));
             }
-            Step::Node { path, bind: true, .. } => found.push(add(path, path, PathBuf::from(path), false)),
-            Step::Protect { target, how: Protection::Mask } if outcome.as_deref() != Some("skipped") && outcome.as_deref() != Some("masked-folder") => {
-                found.push(External { folder: Some(false), ..add(target, NULL, PathBuf::from(NULL), false) });
+            Step::Node {
+                path, bind: true, ..
+            } => found.push(add(path, path, PathBuf::from(path), false)),
+            Step::Protect {
+                target,
+                how: Protection::Mask,
+            } if outcome.as_deref() != Some("skipped")
+                && outcome.as_deref() != Some("masked-folder") =>
+            {
+                found.push(External {
+                    folder: Some(false),
+                    ..add(target, NULL, PathBuf::from(NULL), false)
+                });
             }
             _ => {}
         }
@@ -70,28 +101,38 @@ pub const NULL: &str = "/dev/null";
 
 fn source_of(plan: &Plan, number: u32, path: &str) -> PathBuf {
     let opened = plan.outside.iter().find_map(|placed| match &placed.step {
-        OutStep::Open { slot, what: Open::Tree { path, .. } } if number != slot::NONE && *slot == number => Some(path.clone()),
+        OutStep::Open {
+            slot,
+            what: Open::Tree { path, .. },
+        } if number != slot::NONE && *slot == number => Some(path.clone()),
         _ => None,
     });
     opened.unwrap_or_else(|| PathBuf::from(path))
 }
 
-/// The record's outcomes, found again in a plan that was made anew: by the step's place, or by its origin where another hull numbered
-/// its steps otherwise.
+/// The record's outcomes, found again in a plan that was made anew: by the step's place, or by its
+/// origin where another hull numbered its steps otherwise.
 pub fn recorded(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
     move |index, placed| {
         let same = |decided: &&Decided| decided.from == placed.from;
-        let exact = outcomes.iter().find(|decided| decided.step as usize == index && decided.from == placed.from);
-        exact.or_else(|| outcomes.iter().find(same)).map(|decided| decided.outcome.clone())
+        let exact = outcomes
+            .iter()
+            .find(|decided| decided.step as usize == index && decided.from == placed.from);
+        exact
+            .or_else(|| outcomes.iter().find(same))
+            .map(|decided| decided.outcome.clone())
     }
 }
 
-/// The same of images, by what stands beside them; where that is nothing, as beside another runtime's, whatever may have been bound is
-/// given: a key that no image has does no harm.
+/// The same of images, by what stands beside them; where that is nothing, as beside another
+/// runtime's, whatever may have been bound is given: a key that no image has does no harm.
 pub fn saved(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
     let known = recorded(outcomes);
     move |index, placed| match &placed.step {
-        Step::Mount { refused: Refused::BindHost, .. } if outcomes.is_empty() => Some("bound-from-host".to_owned()),
+        Step::Mount {
+            refused: Refused::BindHost,
+            ..
+        } if outcomes.is_empty() => Some("bound-from-host".to_owned()),
         _ => known(index, placed),
     }
 }
@@ -124,17 +165,31 @@ impl Mounts {
     pub fn of(pid: i32) -> Result<Self> {
         let path = format!("/proc/{pid}/mountinfo");
         let text = std::fs::read_to_string(&path).on("read", &path)?;
-        let root = CString::new(format!("/proc/{pid}/root")).map_err(|_| Error::new("a path contains a NUL byte"))?;
-        let root = file::openat(libc::AT_FDCWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).on("open", "the container's root")?;
-        Ok(Self { root, all: text.lines().filter_map(parse).collect() })
+        let root = CString::new(format!("/proc/{pid}/root"))
+            .map_err(|_| Error::new("a path contains a NUL byte"))?;
+        let root = file::openat(libc::AT_FDCWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0)
+            .map(Held)
+            .on("open", "the container's root")?;
+        Ok(Self {
+            root,
+            all: text.lines().filter_map(parse).collect(),
+        })
     }
 
-    /// The mount that stands at a path in the container, symbolic links followed within its root; none where no mount begins there.
+    /// The mount that stands at a path in the container, symbolic links followed within its root;
+    /// none where no mount begins there.
     pub fn at(&self, path: &str) -> Option<&Mounted> {
         let name = CString::new(path).ok()?;
-        let held = file::openat2(self.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT).map(Held).ok()?;
+        let held = file::openat2(self.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT)
+            .map(Held)
+            .ok()?;
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.0)).ok()?;
-        let id: u64 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
+        let id: u64 = info
+            .lines()
+            .find_map(|line| line.strip_prefix("mnt_id:"))?
+            .trim()
+            .parse()
+            .ok()?;
         let mounted = self.all.iter().find(|mounted| mounted.id == id)?;
         // The path may lie deeper in the mount: then it is not its beginning.
         let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).ok()?;
@@ -144,7 +199,9 @@ impl Mounts {
     /// Mounts below a point.
     pub fn below(&self, point: &str) -> impl Iterator<Item = &Mounted> {
         let prefix = format!("{}/", point.trim_end_matches('/'));
-        self.all.iter().filter(move |mounted| mounted.point.starts_with(&prefix))
+        self.all
+            .iter()
+            .filter(move |mounted| mounted.point.starts_with(&prefix))
     }
 }
 
@@ -154,7 +211,12 @@ fn parse(line: &str) -> Option<Mounted> {
     let id = fields.next()?.parse().ok()?;
     let device = fields.nth(1)?.to_owned();
     let point = unescape(fields.nth(1)?);
-    Some(Mounted { id, point, fstype: back.split(' ').next()?.to_owned(), device })
+    Some(Mounted {
+        id,
+        point,
+        fstype: back.split(' ').next()?.to_owned(),
+        device,
+    })
 }
 
 /// `\040` and its like (proc_pid_mountinfo(5)).
@@ -162,7 +224,12 @@ fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = (first == b'\\').then(|| tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok())).flatten();
+        let octal = (first == b'\\')
+            .then(|| {
+                tail.get(..3)
+                    .and_then(|digits| std::str::from_utf8(digits).ok())
+            })
+            .flatten();
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -177,14 +244,17 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The external mounts that are there in a running container: (mount point, key, source). What lies below a recursive bind belongs to it.
+/// The external mounts that are there in a running container: (mount point, key, source). What lies
+/// below a recursive bind belongs to it.
 ///
 /// # Errors
 /// A source that is not UTF-8, which criu's messages cannot carry.
 pub fn present(externals: &[External], mounts: &Mounts) -> Result<Vec<(String, String, String)>> {
     let mut list: Vec<(String, String, String)> = Vec::new();
     let mut put = |point: &str, key: &str, source: &Path| -> Result<()> {
-        let source = source.to_str().ok_or_else(|| Error::new(format!("path {} is not UTF-8", source.display())))?;
+        let source = source
+            .to_str()
+            .ok_or_else(|| Error::new(format!("path {} is not UTF-8", source.display())))?;
         if !list.iter().any(|(known, ..)| known == point) {
             list.push((point.to_owned(), key.to_owned(), source.to_owned()));
         }
@@ -192,11 +262,18 @@ pub fn present(externals: &[External], mounts: &Mounts) -> Result<Vec<(String, S
     };
     let mut whole = Vec::new();
     for external in externals {
-        let Some(mounted) = mounts.at(&external.target) else { continue };
-        if external.key == NULL && mounted.fstype == "tmpfs" && is_folder(mounts, &external.target) {
+        let Some(mounted) = mounts.at(&external.target) else {
+            continue;
+        };
+        if external.key == NULL && mounted.fstype == "tmpfs" && is_folder(mounts, &external.target)
+        {
             continue;
         }
-        let key = if external.key == NULL { NULL.to_owned() } else { mounted.point.clone() };
+        let key = if external.key == NULL {
+            NULL.to_owned()
+        } else {
+            mounted.point.clone()
+        };
         put(&mounted.point, &key, &external.source)?;
         if external.recursive {
             whole.push((mounted.point.clone(), external.source.clone()));
@@ -212,9 +289,12 @@ pub fn present(externals: &[External], mounts: &Mounts) -> Result<Vec<(String, S
 }
 
 fn is_folder(mounts: &Mounts, path: &str) -> bool {
-    let Ok(name) = CString::new(path) else { return false };
+    let Ok(name) = CString::new(path) else {
+        return false;
+    };
     let held = file::openat2(mounts.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT).map(Held);
-    held.and_then(|held| file::fstat(held.0)).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+    held.and_then(|held| file::fstat(held.0))
+        .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
 #[cfg(test)]
@@ -224,16 +304,42 @@ mod tests {
     #[test]
     fn escapes_of_mountinfo_are_read() {
         let mounted = parse(r"31 22 0:5 / /a\040b\134c rw - ext4 /dev/x rw").unwrap();
-        assert_eq!((mounted.id, mounted.point.as_str(), mounted.fstype.as_str()), (31, r"/a b\c", "ext4"));
+        assert_eq!(
+            (mounted.id, mounted.point.as_str(), mounted.fstype.as_str()),
+            (31, r"/a b\c", "ext4")
+        );
     }
 
     #[test]
     fn a_masked_file_is_external_and_a_masked_folder_is_not() {
-        let step = |target: &str| Placed { step: Step::Protect { target: target.into(), how: Protection::Mask }, from: format!("mask {target}").into() };
-        let plan = Plan { inside: vec![step("/a"), step("/b"), step("/c")], ..Plan::default() };
-        let outcome = |step, outcome: &str, target| Decided { step, from: format!("mask {target}"), outcome: outcome.into() };
-        let outcomes = [outcome(0, "masked-file", "/a"), outcome(1, "masked-folder", "/b"), outcome(2, "skipped", "/c")];
+        let step = |target: &str| Placed {
+            step: Step::Protect {
+                target: target.into(),
+                how: Protection::Mask,
+            },
+            from: format!("mask {target}").into(),
+        };
+        let plan = Plan {
+            inside: vec![step("/a"), step("/b"), step("/c")],
+            ..Plan::default()
+        };
+        let outcome = |step, outcome: &str, target| Decided {
+            step,
+            from: format!("mask {target}"),
+            outcome: outcome.into(),
+        };
+        let outcomes = [
+            outcome(0, "masked-file", "/a"),
+            outcome(1, "masked-folder", "/b"),
+            outcome(2, "skipped", "/c"),
+        ];
         let found = externals(&plan, &recorded(&outcomes));
-        assert_eq!(found.iter().map(|external| external.target.as_str()).collect::<Vec<_>>(), ["/a"]);
+        assert_eq!(
+            found
+                .iter()
+                .map(|external| external.target.as_str())
+                .collect::<Vec<_>>(),
+            ["/a"]
+        );
     }
 }

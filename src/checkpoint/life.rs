@@ -54,7 +54,11 @@ impl Life<'_> {
     fn hooks(&self, pid: i32) -> Result<()> {
         for placed in &self.plan.outside {
             if let OutStep::Hook { list, index, hook } = &placed.step {
-                let status = if *list == "prestart" { "created" } else { "creating" };
+                let status = if *list == "prestart" {
+                    "created"
+                } else {
+                    "creating"
+                };
                 let state = state_document(self.spec, &self.record.id, status, Some(pid));
                 crate::wall::run_hook(list, *index, hook, &state, self.spec.bundle())?;
             }
@@ -62,70 +66,132 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// What create does in a new network namespace, before there are sockets again: its loopback, and the config's settings.
+    /// What create does in a new network namespace, before there are sockets again: its loopback,
+    /// and the config's settings.
     fn network(&self) -> Result<()> {
-        let settings = self.plan.inside.iter().filter_map(|placed| match &placed.step {
-            Step::Sysctl { path, value } if path.starts_with("sys/net/") => Some((format!("/proc/{path}"), value)),
-            _ => None,
-        });
+        let settings = self
+            .plan
+            .inside
+            .iter()
+            .filter_map(|placed| match &placed.step {
+                Step::Sysctl { path, value } if path.starts_with("sys/net/") => {
+                    Some((format!("/proc/{path}"), value))
+                }
+                _ => None,
+            });
         let settings: Vec<_> = settings.collect();
-        let pidfd = process::pidfd_open(self.pid).map(Held).on("open", "the restored process")?;
-        inside(&pidfd, libc::CLONE_NEWNET, ("set up", "the container's network namespace"), || {
-            socket::loopback_up()?;
-            settings.iter().try_for_each(|(path, value)| std::fs::write(path, value.as_bytes()).map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
-        })
+        let pidfd = process::pidfd_open(self.pid)
+            .map(Held)
+            .on("open", "the restored process")?;
+        inside(
+            &pidfd,
+            libc::CLONE_NEWNET,
+            ("set up", "the container's network namespace"),
+            || {
+                socket::loopback_up()?;
+                settings.iter().try_for_each(|(path, value)| {
+                    std::fs::write(path, value.as_bytes()).map_err(|error| {
+                        nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+                    })
+                })
+            },
+        )
     }
 
     /// The terminal's other end, for whoever holds the console.
     fn terminal(&self, event: Event) -> Result<()> {
-        let master = event.descriptor.ok_or_else(|| Error::new("criu sent no terminal"))?;
+        let master = event
+            .descriptor
+            .ok_or_else(|| Error::new("criu sent no terminal"))?;
         let Some(console) = &self.console else {
-            return Err(Error::new("the images have a terminal, and the config has none: process.terminal is not set"));
+            return Err(Error::new(
+                "the images have a terminal, and the config has none: process.terminal is not set",
+            ));
         };
-        socket::send_fd(console.0, b"/dev/ptmx", master.as_raw_fd()).on("send the terminal to", "the console socket")
+        socket::send_fd(console.0, b"/dev/ptmx", master.as_raw_fd())
+            .on("send the terminal to", "the console socket")
     }
 
     /// From here on the record knows it: whatever becomes of hull, `delete` finds it.
     fn lives(&mut self, pid: i32) -> Result<()> {
-        self.pidfd = Some(process::pidfd_open(pid).map(Held).on("open", "the restored process")?);
+        self.pidfd = Some(
+            process::pidfd_open(pid)
+                .map(Held)
+                .on("open", "the restored process")?,
+        );
         self.record.pid = pid;
         self.record.phase = Phase::Made;
-        self.record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the restored process is gone"))?;
+        self.record.start_time = state::process_stat(pid)
+            .map(|(_, started)| started)
+            .ok_or_else(|| Error::new("the restored process is gone"))?;
         if self.record.outcomes.is_empty() {
-            self.record.outcomes = observed(self.plan, &Mounts::of(pid)?, self.spec.namespace(LinuxNamespaceType::User).is_some());
+            self.record.outcomes = observed(
+                self.plan,
+                &Mounts::of(pid)?,
+                self.spec.namespace(LinuxNamespaceType::User).is_some(),
+            );
         }
         self.store.write(&self.record)
     }
 
-    /// Warns of a criu that does not bring `no_new_privs` back (before 3.19): nobody else can give it to a process. Asked when criu is
-    /// done, which sets it last.
+    /// Warns of a criu that does not bring `no_new_privs` back (before 3.19): nobody else can give
+    /// it to a process. Asked when criu is done, which sets it last.
     pub fn compare_privileges(&self) {
         let pid = self.record.pid;
-        let wanted = self.spec.config().process.as_ref().is_some_and(|process| process.no_new_privileges);
+        let wanted = self
+            .spec
+            .config()
+            .process
+            .as_ref()
+            .is_some_and(|process| process.no_new_privileges);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         if wanted && status.lines().any(|line| line == "NoNewPrivs:\t0") {
-            crate::log::warn(&format!("container {}: this criu does not restore no_new_privs (3.19 and later do): its programs may gain privileges", self.record.id));
+            crate::log::warn(&format!(
+                "container {}: this criu does not restore no_new_privs (3.19 and later do): its \
+                    programs may gain privileges",
+                self.record.id
+            ));
         }
     }
 }
 
-/// What the steps' policies have come to in a restored container, which another runtime's images decided: seen in its mounts. The kernel
-/// refuses file systems in user namespaces alone.
+/// What the steps' policies have come to in a restored container, which another runtime's images
+/// decided: seen in its mounts. The kernel refuses file systems in user namespaces alone.
 fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
     let host = Mounts::of(process::getpid()).ok();
     let is_hosts = |target: &str, source: &str| {
-        let of_host = host.as_ref().and_then(|host| host.at(if source.starts_with('/') { source } else { target }));
-        mounts.at(target).zip(of_host).is_some_and(|(ours, theirs)| ours.device == theirs.device)
+        let of_host = host.as_ref().and_then(|host| {
+            host.at(if source.starts_with('/') {
+                source
+            } else {
+                target
+            })
+        });
+        mounts
+            .at(target)
+            .zip(of_host)
+            .is_some_and(|(ours, theirs)| ours.device == theirs.device)
     };
     let mut outcomes = Vec::new();
     for (index, placed) in plan.inside.iter().enumerate() {
         let bound = match &placed.step {
-            Step::Mount { target, source, refused: Refused::BindHost, .. } => user && is_hosts(target, source),
-            Step::Node { path, bind: true, .. } => mounts.at(path).is_some(),
+            Step::Mount {
+                target,
+                source,
+                refused: Refused::BindHost,
+                ..
+            } => user && is_hosts(target, source),
+            Step::Node {
+                path, bind: true, ..
+            } => mounts.at(path).is_some(),
             _ => false,
         };
         if bound {
-            outcomes.push(Decided { step: index as u32, from: placed.from.to_string(), outcome: "bound-from-host".to_owned() });
+            outcomes.push(Decided {
+                step: index as u32,
+                from: placed.from.to_string(),
+                outcome: "bound-from-host".to_owned(),
+            });
         }
     }
     outcomes
@@ -136,21 +202,39 @@ fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
 /// # Errors
 /// The kernel's.
 pub fn rename(pidfd: &Held, name: &str) -> Result<()> {
-    inside(pidfd, libc::CLONE_NEWUTS, ("set the host name to", name), || crate::sys::ids::sethostname(name.as_bytes()))
+    inside(
+        pidfd,
+        libc::CLONE_NEWUTS,
+        ("set the host name to", name),
+        || crate::sys::ids::sethostname(name.as_bytes()),
+    )
 }
 
 /// Does something in a namespace of the container's, in a process of its own.
-fn inside(pidfd: &Held, kind: i32, (operation, object): (&str, &str), work: impl FnOnce() -> Sys<()>) -> Result<()> {
+fn inside(
+    pidfd: &Held,
+    kind: i32,
+    (operation, object): (&str, &str),
+    work: impl FnOnce() -> Sys<()>,
+) -> Result<()> {
     match process::clone(0, None).on("make", "a process in the container's namespaces")? {
         process::Cloned::Child => {
             let done = process::setns(pidfd.0, kind as u64).and_then(|()| work());
             process::exit(done.map_or_else(|errno| errno as i32, |()| 0))
         }
-        process::Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false).on("wait for", "a process in the container's namespaces")? {
+        process::Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false)
+            .on("wait for", "a process in the container's namespaces")?
+        {
             // It may have come to its end already.
             Some(process::Ended::Exited(0 | libc::ESRCH)) => Ok(()),
-            Some(process::Ended::Exited(number)) => Err(Error::sys(operation, object, nix::errno::Errno::from_raw(number))),
-            _ => Err(Error::new(format!("{operation} {object}: the process was ended"))),
+            Some(process::Ended::Exited(number)) => Err(Error::sys(
+                operation,
+                object,
+                nix::errno::Errno::from_raw(number),
+            )),
+            _ => Err(Error::new(format!(
+                "{operation} {object}: the process was ended"
+            ))),
         },
     }
 }

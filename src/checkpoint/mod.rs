@@ -1,7 +1,8 @@
 //! Containers saved to disk and brought back, by CRIU.
 //!
-//! hull does `outside` and has CRIU do `inside`: the plan is the inventory of what is not CRIU's (mounts of the host, joined namespaces,
-//! the cgroup, the console). The folders of images are plain CRIU images with `descriptors.json`, as runc writes and reads them.
+//! hull does `outside` and has CRIU do `inside`: the plan is the inventory of what is not CRIU's
+//! (mounts of the host, joined namespaces, the cgroup, the console). The folders of images are
+//! plain CRIU images with `descriptors.json`, as runc writes and reads them.
 
 #![forbid(unsafe_code)]
 
@@ -86,22 +87,37 @@ impl Common {
         }
         let absolute = |path: &Path| path.canonicalize().on("open", path.display());
         let images = absolute(&self.images)?;
-        let work = self.work.as_deref().map_or_else(|| Ok(images.clone()), absolute)?;
-        Ok(Folders { images, log: work.join(log), work })
+        let work = self
+            .work
+            .as_deref()
+            .map_or_else(|| Ok(images.clone()), absolute)?;
+        Ok(Folders {
+            images,
+            log: work.join(log),
+            work,
+        })
     }
 
-    /// Whether criu may use TLS: for pages that go over a network, which a configuration file may ask for as well.
+    /// Whether criu may use TLS: for pages that go over a network, which a configuration file may
+    /// ask for as well.
     fn may_use_tls(&self, annotations: &std::collections::BTreeMap<String, String>) -> bool {
         self.lazy_pages || config_file(annotations).is_some() || criu::is_configured()
     }
 
     /// What dump and restore tell criu alike.
-    fn options(&self, folders: &Folders, annotations: &std::collections::BTreeMap<String, String>) -> rpc::Options {
+    fn options(
+        &self,
+        folders: &Folders,
+        annotations: &std::collections::BTreeMap<String, String>,
+    ) -> rpc::Options {
         rpc::Options {
             images_dir_fd: criu::IMAGES,
             work_dir_fd: Some(criu::WORK),
             log_level: Some(4),
-            log_file: folders.log.file_name().map(|name| name.to_string_lossy().into_owned()),
+            log_file: folders
+                .log
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned()),
             notify_scripts: Some(true),
             tcp_established: Some(self.tcp_established),
             tcp_close: self.tcp_close.then_some(true),
@@ -122,17 +138,24 @@ impl Common {
     }
 }
 
-/// Whether criu's network lock is hull's to leave out where there is nothing to hold back: nobody asked for one, and there are no open
-/// connections to be kept or closed.
+/// Whether criu's network lock is hull's to leave out where there is nothing to hold back: nobody
+/// asked for one, and there are no open connections to be kept or closed.
 fn may_skip_lock(common: &Common, options: &rpc::Options) -> bool {
-    options.network_lock.is_none() && options.config_file.is_none() && !common.tcp_established && !common.tcp_close
+    options.network_lock.is_none()
+        && options.config_file.is_none()
+        && !common.tcp_established
+        && !common.tcp_close
 }
 
-/// criu's own configuration file: the annotation's (none at all where it is empty), hull's, or the one that engines write for runc.
+/// criu's own configuration file: the annotation's (none at all where it is empty), hull's, or the
+/// one that engines write for runc.
 fn config_file(annotations: &std::collections::BTreeMap<String, String>) -> Option<String> {
     match annotations.get("org.criu.config") {
         Some(path) => Some(path.clone()).filter(|path| !path.is_empty()),
-        None => ["/etc/criu/hull.conf", "/etc/criu/runc.conf"].iter().find(|path| Path::new(path).exists()).map(ToString::to_string),
+        None => ["/etc/criu/hull.conf", "/etc/criu/runc.conf"]
+            .iter()
+            .find(|path| Path::new(path).exists())
+            .map(ToString::to_string),
     }
 }
 
@@ -148,55 +171,95 @@ struct Joined {
 /// The key of a network namespace that criu does not make, as runc has it.
 const NETWORK: &str = "extRootNetNS";
 
-/// Network and process namespaces that are joined by path. (criu joins the other kinds at restore by their files.)
+/// Network and process namespaces that are joined by path. (criu joins the other kinds at restore
+/// by their files.)
 fn joined(facts: &crate::facts::Facts) -> Vec<Joined> {
-    let kinds = [(libc::CLONE_NEWNET, "net", NETWORK), (libc::CLONE_NEWPID, "pid", "extRootPidNS")];
-    let known = facts.joined.iter().filter(|joined| joined.owner != Owner::Own);
+    let kinds = [
+        (libc::CLONE_NEWNET, "net", NETWORK),
+        (libc::CLONE_NEWPID, "pid", "extRootPidNS"),
+    ];
+    let known = facts
+        .joined
+        .iter()
+        .filter(|joined| joined.owner != Owner::Own);
     known
         .filter_map(|joined| {
-            let (_, kind, key) = kinds.iter().find(|(flag, ..)| *flag as u32 == joined.kind)?;
-            Some(Joined { kind, key, path: joined.path.clone() })
+            let (_, kind, key) = kinds
+                .iter()
+                .find(|(flag, ..)| *flag as u32 == joined.kind)?;
+            Some(Joined {
+                kind,
+                key,
+                path: joined.path.clone(),
+            })
         })
         .collect()
 }
 
 fn has_own_network(spec: &Spec) -> bool {
-    spec.namespace(LinuxNamespaceType::Network).is_some_and(|namespace| namespace.path.is_none())
+    spec.namespace(LinuxNamespaceType::Network)
+        .is_some_and(|namespace| namespace.path.is_none())
 }
 
-/// Whether a container's own network namespace is what hull and the hooks made of it. Then criu leaves it empty, as runc always has it,
-/// and at restore hull and the hooks do the same again. So it is where hooks may have put links there, whose other ends criu cannot
-/// make; and where no process of the container can have changed anything (capabilities(7)). Otherwise criu saves and restores it whole.
+/// Whether a container's own network namespace is what hull and the hooks made of it. Then criu
+/// leaves it empty, as runc always has it, and at restore hull and the hooks do the same again. So
+/// it is where hooks may have put links there, whose other ends criu cannot make; and where no
+/// process of the container can have changed anything (capabilities(7)). Otherwise criu saves and
+/// restores it whole.
 fn network_is_as_made(spec: &Spec, on_hulls: bool) -> bool {
     let config = spec.config();
-    let bounding = config.process.as_ref().and_then(|process| process.capabilities.as_ref()).map(|all| &all.bounding);
-    let may_change = bounding.is_some_and(|bounding| bounding.iter().any(|name| matches!(name.as_str(), "CAP_NET_ADMIN" | "CAP_SYS_ADMIN")));
+    let bounding = config
+        .process
+        .as_ref()
+        .and_then(|process| process.capabilities.as_ref())
+        .map(|all| &all.bounding);
+    let may_change = bounding.is_some_and(|bounding| {
+        bounding
+            .iter()
+            .any(|name| matches!(name.as_str(), "CAP_NET_ADMIN" | "CAP_SYS_ADMIN"))
+    });
     has_own_network(spec) && !on_hulls && (hooks_may_wire(spec) || !may_change)
 }
 
 /// Whether there are hooks that may put links into the container's network namespace.
 fn hooks_may_wire(spec: &Spec) -> bool {
     let hooks = spec.config().hooks.as_ref();
-    hooks.is_some_and(|hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() || !hooks.create_container.is_empty())
+    hooks.is_some_and(|hooks| {
+        !hooks.prestart.is_empty()
+            || !hooks.create_runtime.is_empty()
+            || !hooks.create_container.is_empty()
+    })
 }
 
 /// The plan by which a container was made, made anew from its record.
 fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
-    let systemd_cgroup = record.cgroup.as_ref().is_some_and(|cgroup| matches!(cgroup.driver, crate::cgroups::Driver::Systemd { .. }));
+    let systemd_cgroup = record
+        .cgroup
+        .as_ref()
+        .is_some_and(|cgroup| matches!(cgroup.driver, crate::cgroups::Driver::Systemd { .. }));
     let options = crate::container::create::Options {
         systemd_cgroup,
         no_new_keyring: record.no_new_keyring,
         layers: record.layers.clone(),
         ..crate::container::create::Options::default()
     };
-    let request = crate::container::create::request(store, &record.spec, &record.facts, &record.id, &options)?;
-    crate::plan::plan(&record.spec, &record.facts, &request).map_err(|error| error.within(format!("plan of container {}", record.id)))
+    let request = crate::container::create::request(
+        store,
+        &record.spec,
+        &record.facts,
+        &record.id,
+        &options,
+    )?;
+    crate::plan::plan(&record.spec, &record.facts, &request)
+        .map_err(|error| error.within(format!("plan of container {}", record.id)))
 }
 
 /// Only root of the machine may: criu traces, and writes what the kernel lets nobody else write.
 fn needs_root(operation: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() || crate::facts::in_user_namespace() {
-        return Err(Error::new(format!("{operation} needs root: criu cannot do it for an ordinary user")));
+        return Err(Error::new(format!(
+            "{operation} needs root: criu cannot do it for an ordinary user"
+        )));
     }
     Ok(())
 }
@@ -210,7 +273,9 @@ impl Scratch {
     /// # Errors
     /// The disk's.
     pub fn new(store: &Store, name: &str) -> Result<Self> {
-        let path = store.cache("images")?.join(format!("{name}-{}", std::process::id()));
+        let path = store
+            .cache("images")?
+            .join(format!("{name}-{}", std::process::id()));
         images::make_folder(&path)?;
         Ok(Self(path.canonicalize().on("open", path.display())?))
     }
@@ -225,9 +290,13 @@ impl Scratch {
     /// # Errors
     /// It is not there.
     pub fn way_to(&self, folder: &Path) -> Result<PathBuf> {
-        let folder = folder.canonicalize().on("find the former images", folder.display())?;
+        let folder = folder
+            .canonicalize()
+            .on("find the former images", folder.display())?;
         let up = self.0.components().skip(1).map(|_| "..");
-        Ok(up.collect::<PathBuf>().join(folder.strip_prefix("/").unwrap_or(&folder)))
+        Ok(up
+            .collect::<PathBuf>()
+            .join(folder.strip_prefix("/").unwrap_or(&folder)))
     }
 }
 

@@ -67,26 +67,64 @@ impl Drop for MountPoint {
     }
 }
 
-/// Brings a container back from a folder of images; its processes run. Answers it and a descriptor of its init, which is hull's child.
+/// Brings a container back from a folder of images; its processes run. Answers it and a descriptor
+/// of its init, which is hull's child.
 ///
 /// # Errors
 /// No images, a foreign kernel, what criu says: nothing of the container is left then.
-pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Option<Held>) -> Result<(Container, Held)> {
+pub fn restore(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    bring: &Bring,
+    console: Option<Held>,
+) -> Result<(Container, Held)> {
     super::needs_root("restore")?;
     state::check_id(id)?;
     check_images(&bring.common.images)?;
     let program = criu::find(bring.common.criu.as_deref())?;
     let beside = Beside::read(&bring.common.images)?;
-    let identity = if bring.copy { Identity::New } else { Identity::Same };
-    let setup = beside.network.as_ref().map(|saved| saved.setup(store, id, identity)).transpose()?;
-    let spec = if setup.is_some() { wired(store, id, spec)? } else { spec.clone() };
-    let layers = beside.layers.as_ref().map(|layers| root::placed(layers, &store.folder(id), bring.copy || bring.whole)).transpose()?;
-    let options = Options { layers, ..bring.options.clone() };
-    let compiled = Compiled { network: setup, ..create::compile(store, &spec, id, &options)? };
-    let former = beside.spec.as_ref().filter(|spec| spec.namespace(LinuxNamespaceType::Uts).is_some_and(|uts| uts.path.is_none()));
+    let identity = if bring.copy {
+        Identity::New
+    } else {
+        Identity::Same
+    };
+    let setup = beside
+        .network
+        .as_ref()
+        .map(|saved| saved.setup(store, id, identity))
+        .transpose()?;
+    let spec = if setup.is_some() {
+        wired(store, id, spec)?
+    } else {
+        spec.clone()
+    };
+    let layers = beside
+        .layers
+        .as_ref()
+        .map(|layers| root::placed(layers, &store.folder(id), bring.copy || bring.whole))
+        .transpose()?;
+    let options = Options {
+        layers,
+        ..bring.options.clone()
+    };
+    let compiled = Compiled {
+        network: setup,
+        ..create::compile(store, &spec, id, &options)?
+    };
+    let former = beside.spec.as_ref().filter(|spec| {
+        spec.namespace(LinuxNamespaceType::Uts)
+            .is_some_and(|uts| uts.path.is_none())
+    });
     let former = former.and_then(|spec| spec.config().hostname.as_ref());
     let lock = store.make(id)?;
-    let result = bring_back(store, id, &compiled, (bring, &beside), (&program, console, &options, former));
+    let result = bring_back(
+        store,
+        id,
+        &compiled,
+        (bring, &beside),
+        (&program, console, &options, former),
+    );
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -96,22 +134,41 @@ pub fn restore(store: &Store, id: &str, spec: &Spec, bring: &Bring, console: Opt
 
 fn check_images(folder: &Path) -> Result<()> {
     if !folder.is_dir() {
-        return Err(Error::new(format!("there are no images to restore from: {} is no folder", folder.display())));
+        return Err(Error::new(format!(
+            "there are no images to restore from: {} is no folder",
+            folder.display()
+        )));
     }
     if !folder.join(images::INVENTORY).exists() {
-        return Err(Error::new(format!("there are no images to restore from: {} holds no {}", folder.display(), images::INVENTORY)));
+        return Err(Error::new(format!(
+            "there are no images to restore from: {} holds no {}",
+            folder.display(),
+            images::INVENTORY
+        )));
     }
     Ok(())
 }
 
-/// The images, shown to the container's root for the time of the restore: criu reads some of them from within its user namespace, first
-/// as root of the machine and then as that user. They stay root's, and their group is one that nobody but that container is in.
+/// The images, shown to the container's root for the time of the restore: criu reads some of them
+/// from within its user namespace, first as root of the machine and then as that user. They stay
+/// root's, and their group is one that nobody but that container is in.
 struct Shown(Vec<PathBuf>);
 
 impl Shown {
     fn to(spec: &Spec, folder: &Path) -> Result<Self> {
-        let maps = spec.config().linux.as_ref().map(|linux| &linux.gid_mappings[..]).unwrap_or_default();
-        let Some(group) = maps.iter().find(|map| map.container_id == 0).map(|map| map.host_id) else { return Ok(Self(Vec::new())) };
+        let maps = spec
+            .config()
+            .linux
+            .as_ref()
+            .map(|linux| &linux.gid_mappings[..])
+            .unwrap_or_default();
+        let Some(group) = maps
+            .iter()
+            .find(|map| map.container_id == 0)
+            .map(|map| map.host_id)
+        else {
+            return Ok(Self(Vec::new()));
+        };
         let mut shown = Self(Vec::new());
         for entry in std::fs::read_dir(folder).on("read", folder.display())? {
             let entry = entry.on("read", folder.display())?;
@@ -125,7 +182,8 @@ impl Shown {
 
     fn show(&mut self, path: PathBuf, group: u32, mode: u32) -> Result<()> {
         chown(&path, None, Some(group)).on("change the group of", path.display())?;
-        std::fs::set_permissions(&path, Permissions::from_mode(mode)).on("change the mode of", path.display())?;
+        std::fs::set_permissions(&path, Permissions::from_mode(mode))
+            .on("change the mode of", path.display())?;
         self.0.push(path);
         Ok(())
     }
@@ -134,32 +192,62 @@ impl Shown {
 impl Drop for Shown {
     fn drop(&mut self) {
         for path in &self.0 {
-            let _ = std::fs::set_permissions(path, Permissions::from_mode(if path.is_dir() { 0o700 } else { 0o600 }));
+            let _ = std::fs::set_permissions(
+                path,
+                Permissions::from_mode(if path.is_dir() { 0o700 } else { 0o600 }),
+            );
             let _ = chown(path, None, Some(0));
         }
     }
 }
 
-/// The container's network namespace is hull's to make, and its hosts and resolv.conf are hull's files.
+/// The container's network namespace is hull's to make, and its hosts and resolv.conf are hull's
+/// files.
 fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
     let mut config = spec.config().clone();
     let linux = config.linux.get_or_insert_default();
-    linux.namespaces.retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
-    linux.namespaces.push(Namespace { typ: Some(LinuxNamespaceType::Network), path: None });
+    linux
+        .namespaces
+        .retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
+    linux.namespaces.push(Namespace {
+        typ: Some(LinuxNamespaceType::Network),
+        path: None,
+    });
     let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
-    for (destination, source) in [("/etc/hosts", names::hosts_path(&folder)), ("/etc/resolv.conf", names::resolv_path(&folder))] {
-        if !config.mounts.iter().any(|mount| mount.destination == destination) {
-            let options = ["bind", "rprivate", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec();
-            let (typ, source) = (Some("bind".to_owned()), Some(source.to_string_lossy().into_owned()));
-            config.mounts.push(Mount { destination: destination.to_owned(), typ, source, options, ..Mount::default() });
+    for (destination, source) in [
+        ("/etc/hosts", names::hosts_path(&folder)),
+        ("/etc/resolv.conf", names::resolv_path(&folder)),
+    ] {
+        if !config
+            .mounts
+            .iter()
+            .any(|mount| mount.destination == destination)
+        {
+            let options = ["bind", "rprivate", "nosuid", "noexec", "nodev"]
+                .map(str::to_owned)
+                .to_vec();
+            let (typ, source) = (
+                Some("bind".to_owned()),
+                Some(source.to_string_lossy().into_owned()),
+            );
+            config.mounts.push(Mount {
+                destination: destination.to_owned(),
+                typ,
+                source,
+                options,
+                ..Mount::default()
+            });
         }
     }
     Spec::check(config, spec.bundle().to_owned())
 }
 
-/// A new network namespace with the container's links and addresses; hull holds them until the container's first process does.
+/// A new network namespace with the container's links and addresses; hull holds them until the
+/// container's first process does.
 fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate::net::Namespace>> {
-    let Some(setup) = &compiled.network else { return Ok(None) };
+    let Some(setup) = &compiled.network else {
+        return Ok(None);
+    };
     names::prepare(folder, setup)?;
     let namespace = crate::net::Namespace::new()?;
     hold::packets(&namespace)?;
@@ -170,8 +258,16 @@ fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate:
 /// criu, the console, the root's layers, and the host name in the images.
 type Given<'a> = (&'a Path, Option<Held>, &'a Options, Option<&'a String>);
 
-fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&Bring, &Beside), (program, console, asked, former): Given) -> Result<(Container, Held)> {
-    let Compiled { spec, facts, plan, .. } = compiled;
+fn bring_back(
+    store: &Store,
+    id: &str,
+    compiled: &Compiled,
+    (bring, beside): (&Bring, &Beside),
+    (program, console, asked, former): Given,
+) -> Result<(Container, Held)> {
+    let Compiled {
+        spec, facts, plan, ..
+    } = compiled;
     let (folder, layers) = (store.folder(id), asked.layers.as_ref());
     let mut record = create::blank_record(id, spec, facts.clone(), (asked, create::stdio()));
     let mut work = Unfinished::new(folder.clone());
@@ -180,16 +276,33 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&B
     let folders = bring.common.folders(LOG)?;
     record.outcomes.clone_from(&beside.outcomes);
     let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
-    let mounts = root::prepare(plan, spec, layers, (&folder, root), (&folders.images, bring.copy))?;
+    let mounts = root::prepare(
+        plan,
+        spec,
+        layers,
+        (&folder, root),
+        (&folders.images, bring.copy),
+    )?;
     root::point_at(&mut externals, plan, &folder);
     if layers.is_none() {
         targets::prepare(&spec.rootfs(), plan, &externals);
     }
-    let namespaces = joined(facts).into_iter().map(|joined| Ok((joined.key, open(&joined.path)?))).collect::<Result<Vec<_>>>()?;
+    let namespaces = joined(facts)
+        .into_iter()
+        .map(|joined| Ok((joined.key, open(&joined.path)?)))
+        .collect::<Result<Vec<_>>>()?;
     let network = network(id, compiled, &folder)?;
-    let keys: Vec<(&str, i32)> = namespaces.iter().map(|(key, held)| (*key, held.0)).chain(network.iter().map(|own| (NETWORK, own.0.0))).collect();
+    let keys: Vec<(&str, i32)> = namespaces
+        .iter()
+        .map(|(key, held)| (*key, held.0))
+        .chain(network.iter().map(|own| (NETWORK, own.0.0)))
+        .collect();
     let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
-    let Folders { images, work: scratch, log } = &folders;
+    let Folders {
+        images,
+        work: scratch,
+        log,
+    } = &folders;
     let _shown = Shown::to(spec, images)?;
     if bring.common.cgroups == Some(CgroupMode::Strict) {
         refuse_existing_cgroups(plan)?;
@@ -197,7 +310,20 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&B
     let stand_in = StandIn::of(&folder)?;
     let tls = bring.common.may_use_tls(&spec.config().annotations);
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
-        Session::start(program, &World { images, work: scratch, inherit: &inherit, stdio: true, mounts: &mounts, cgroup, tasks, stand_in: &stand_in, tls })
+        Session::start(
+            program,
+            &World {
+                images,
+                work: scratch,
+                inherit: &inherit,
+                stdio: true,
+                mounts: &mounts,
+                cgroup,
+                tasks,
+                stand_in: &stand_in,
+                tls,
+            },
+        )
     })?;
     stand_in.make()?;
     // criu loads while hull reads the images; it is asked for nothing before they are found whole.
@@ -206,17 +332,50 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&B
     }
     let mut options = options((bring, beside), &folders, compiled, root, &externals)?;
     options.cg_root = cgroup_roots(session.pid)?;
-    options.inherit_fd.extend((criu::FIRST..).zip(&keys).map(|(descriptor, (key, _))| rpc::InheritFd { key: (*key).to_owned(), descriptor }));
+    options
+        .inherit_fd
+        .extend(
+            (criu::FIRST..)
+                .zip(&keys)
+                .map(|(descriptor, (key, _))| rpc::InheritFd {
+                    key: (*key).to_owned(),
+                    descriptor,
+                }),
+        );
     let empty_network = network.is_none() && has_own_network(spec) && !images::hold_network(images);
     if empty_network {
-        options.empty_ns = options.empty_ns.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
+        options.empty_ns = options
+            .empty_ns
+            .map(|kinds| kinds | libc::CLONE_NEWNET as u32);
     }
     session.greet()?;
-    leave_out(&mut options, &bring.common, spec, images, (session.version >= criu::SKIPS_LOCK && empty_network, record.cgroup.is_some()));
+    leave_out(
+        &mut options,
+        &bring.common,
+        spec,
+        images,
+        (
+            session.version >= criu::SKIPS_LOCK && empty_network,
+            record.cgroup.is_some(),
+        ),
+    );
     crate::log::debug(|| format!("criu: {options:?}"));
-    let mut life = Life { store, record, spec, plan, console, empty_network, pid: 0, pidfd: None };
-    let answer = session.carry_out(Kind::Restore, options, log, None, &mut |event, _| life.on(event))?;
-    let pid = answer.restore.map_or(life.record.pid, |restored| restored.pid);
+    let mut life = Life {
+        store,
+        record,
+        spec,
+        plan,
+        console,
+        empty_network,
+        pid: 0,
+        pidfd: None,
+    };
+    let answer = session.carry_out(Kind::Restore, options, log, None, &mut |event, _| {
+        life.on(event)
+    })?;
+    let pid = answer
+        .restore
+        .map_or(life.record.pid, |restored| restored.pid);
     drop(stand_in);
     session.end(log).inspect_err(|_| kill(pid))?;
     life.compare_privileges();
@@ -225,13 +384,20 @@ fn bring_back(store: &Store, id: &str, compiled: &Compiled, (bring, beside): (&B
     work.done();
     drop(point);
     let container = Container::made(record, store);
-    let settled = settle(&container, compiled, network.as_ref(), (&pidfd, former)).and_then(|()| create::announce(&container, &pidfd, &bring.options));
+    let settled = settle(&container, compiled, network.as_ref(), (&pidfd, former))
+        .and_then(|()| create::announce(&container, &pidfd, &bring.options));
     settled.inspect_err(|_| drop(container.take_down()))?;
     Ok((container, pidfd))
 }
 
-/// What is done once the processes run: the addresses are theirs, the neighbours learn of them, and a copy has a name of its own.
-fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::net::Namespace>, (pidfd, former): (&Held, Option<&String>)) -> Result<()> {
+/// What is done once the processes run: the addresses are theirs, the neighbours learn of them, and
+/// a copy has a name of its own.
+fn settle(
+    container: &Container,
+    compiled: &Compiled,
+    network: Option<&crate::net::Namespace>,
+    (pidfd, former): (&Held, Option<&String>),
+) -> Result<()> {
     let Container { record, .. } = container;
     let (folder, spec) = (container.folder(), &record.spec);
     if let (Some(setup), Some(namespace)) = (&compiled.network, network) {
@@ -241,7 +407,8 @@ fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::ne
     }
     if spec.bundle() == folder {
         let path = folder.join("config.json");
-        let text = serde_json::to_vec_pretty(spec.config()).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+        let text = serde_json::to_vec_pretty(spec.config())
+            .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
         std::fs::write(&path, text).on("write", path.display())?;
     }
     match &spec.config().hostname {
@@ -250,14 +417,25 @@ fn settle(container: &Container, compiled: &Compiled, network: Option<&crate::ne
     }
 }
 
-/// What criu need not do, unless it was asked for: hold packets back where there is no link that could bring one, and move processes into
-/// the cgroup that they are born in.
-fn leave_out(options: &mut rpc::Options, common: &Common, spec: &Spec, images: &Path, (lonely, in_cgroup): (bool, bool)) {
+/// What criu need not do, unless it was asked for: hold packets back where there is no link that
+/// could bring one, and move processes into the cgroup that they are born in.
+fn leave_out(
+    options: &mut rpc::Options,
+    common: &Common,
+    spec: &Spec,
+    images: &Path,
+    (lonely, in_cgroup): (bool, bool),
+) {
     if lonely && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
         options.network_lock = Some(rpc::NetworkLock::Skip as i32);
     }
     let own_namespace = spec.namespace(LinuxNamespaceType::Cgroup).is_some();
-    if in_cgroup && !own_namespace && common.cgroups.is_none() && options.config_file.is_none() && yard::is_flat(images) {
+    if in_cgroup
+        && !own_namespace
+        && common.cgroups.is_none()
+        && options.config_file.is_none()
+        && yard::is_flat(images)
+    {
         options.manage_cgroups_mode = Some(CgroupMode::Ignore as i32);
     }
 }
@@ -269,23 +447,34 @@ fn kill(pid: i32) {
 }
 
 fn open(path: &str) -> Result<Held> {
-    let name = CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)
+    let name =
+        CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
+    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
+        .map(Held)
+        .on("open namespace", path)
 }
 
-/// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup that hull is about to make.
+/// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup
+/// that hull is about to make.
 fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
     let places = plan.outside.iter().filter_map(|placed| match &placed.step {
         OutStep::Cgroup { plan, .. } => Some(&plan.places),
         _ => None,
     });
-    match places.flatten().find(|place| Path::new(&place.dir).exists()) {
-        Some(place) => Err(Error::new(format!("cgroup {} is there already, which --manage-cgroups-mode strict forbids", place.dir))),
+    match places
+        .flatten()
+        .find(|place| Path::new(&place.dir).exists())
+    {
+        Some(place) => Err(Error::new(format!(
+            "cgroup {} is there already, which --manage-cgroups-mode strict forbids",
+            place.dir
+        ))),
         None => Ok(()),
     }
 }
 
-/// Makes the cgroup and starts criu in it: what criu makes is born there. systemd makes it around criu.
+/// Makes the cgroup and starts criu in it: what criu makes is born there. systemd makes it around
+/// criu.
 fn start_in_cgroup(
     store: &Store,
     record: &mut Record,
@@ -333,15 +522,26 @@ fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
     let mut roots = Vec::new();
     for line in text.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
         for controller in controllers.split(',') {
-            roots.push(rpc::CgroupRoot { controller: Some(controller.to_owned()), path: path.to_owned() });
+            roots.push(rpc::CgroupRoot {
+                controller: Some(controller.to_owned()),
+                path: path.to_owned(),
+            });
         }
     }
     Ok(roots)
 }
 
-fn options((bring, beside): (&Bring, &Beside), folders: &Folders, compiled: &Compiled, root: &Path, externals: &[External]) -> Result<rpc::Options> {
+fn options(
+    (bring, beside): (&Bring, &Beside),
+    folders: &Folders,
+    compiled: &Compiled,
+    root: &Path,
+    externals: &[External],
+) -> Result<rpc::Options> {
     let spec = &compiled.spec;
     let root = root.canonicalize().on("open", root.display())?;
     let mut options = rpc::Options {
@@ -358,10 +558,19 @@ fn options((bring, beside): (&Bring, &Beside), folders: &Folders, compiled: &Com
     }
     let rootfs = spec.rootfs();
     for external in externals {
-        let key = if external.key == inventory::NULL { external.key.clone() } else { targets::resolved(&rootfs, &external.target) };
-        let source = external.source.to_str().ok_or_else(|| Error::new(format!("path {} is not UTF-8", external.source.display())))?;
+        let key = if external.key == inventory::NULL {
+            external.key.clone()
+        } else {
+            targets::resolved(&rootfs, &external.target)
+        };
+        let source = external.source.to_str().ok_or_else(|| {
+            Error::new(format!("path {} is not UTF-8", external.source.display()))
+        })?;
         if !options.ext_mnt.iter().any(|known| known.key == key) {
-            options.ext_mnt.push(rpc::ExternalMount { key, value: source.to_owned() });
+            options.ext_mnt.push(rpc::ExternalMount {
+                key,
+                value: source.to_owned(),
+            });
         }
     }
     for known in &compiled.facts.joined {
@@ -373,19 +582,31 @@ fn options((bring, beside): (&Bring, &Beside), folders: &Folders, compiled: &Com
             _ => continue,
         };
         if known.owner != crate::facts::Owner::Own {
-            options.join_ns.push(rpc::JoinNamespace { kind: kind.to_owned(), file: known.path.clone() });
+            options.join_ns.push(rpc::JoinNamespace {
+                kind: kind.to_owned(),
+                file: known.path.clone(),
+            });
         }
     }
-    // Pipes are the caller's new ones; all else that the container had is in the images or the container.
+    // Pipes are the caller's new ones; all else that the container had is in the images or the
+    // container.
     for (number, name) in (0..).zip(images::descriptors(&bring.common.images)?) {
         if name.starts_with("pipe:") && !options.inherit_fd.iter().any(|known| known.key == name) {
-            options.inherit_fd.push(rpc::InheritFd { key: name, descriptor: number });
+            options.inherit_fd.push(rpc::InheritFd {
+                key: name,
+                descriptor: number,
+            });
         }
     }
     for (stream, position) in &beside.read_at {
         // What is no file here has no place to go on at.
         let _ = file::seek_to(*stream, *position);
     }
-    options.inherit_fd.extend(beside.files.iter().map(|(key, descriptor)| rpc::InheritFd { key: key.clone(), descriptor: *descriptor }));
+    options
+        .inherit_fd
+        .extend(beside.files.iter().map(|(key, descriptor)| rpc::InheritFd {
+            key: key.clone(),
+            descriptor: *descriptor,
+        }));
     Ok(options)
 }

@@ -1,4 +1,5 @@
-//! The messages of CRIU's RPC, by the field numbers of its published `rpc.proto` (protocol buffers, proto2). Only what hull uses.
+//! The messages of CRIU's RPC, by the field numbers of its published `rpc.proto` (protocol buffers,
+//! proto2). Only what hull uses.
 
 use prost::Message;
 
@@ -61,7 +62,8 @@ pub struct PageServer {
     pub(super) port: Option<i32>,
 }
 
-/// A mount that is not criu's to make: at dump (mount point, key), at restore (key, source) (`ext_mount_map`).
+/// A mount that is not criu's to make: at dump (mount point, key), at restore (key, source)
+/// (`ext_mount_map`).
 #[derive(Clone, PartialEq, Message)]
 pub struct ExternalMount {
     #[prost(string, required, tag = "1")]
@@ -97,7 +99,8 @@ pub struct CgroupRoot {
     pub(super) path: String,
 }
 
-/// Options of dump and restore (`criu_opts`). Descriptors are those of the process at the socket's other end: hull's.
+/// Options of dump and restore (`criu_opts`). Descriptors are those of the process at the socket's
+/// other end: hull's.
 #[derive(Clone, PartialEq, Message)]
 pub struct Options {
     #[prost(int32, required, tag = "1")]
@@ -256,11 +259,24 @@ pub struct Response {
 mod tests {
     use super::*;
 
-    /// The bytes by hand: field number and wire type in front of each value (protocol buffers, Encoding).
+    /// The bytes by hand: field number and wire type in front of each value (protocol buffers,
+    /// Encoding).
     #[test]
     fn a_request_is_laid_out_as_the_protocol_says() {
-        let options = Options { images_dir_fd: 5, pid: Some(7), ext_mnt: vec![ExternalMount { key: "/a".into(), value: "/b".into() }], ..Options::default() };
-        let request = Request { kind: Kind::Dump as i32, options: Some(options), ..Request::default() };
+        let options = Options {
+            images_dir_fd: 5,
+            pid: Some(7),
+            ext_mnt: vec![ExternalMount {
+                key: "/a".into(),
+                value: "/b".into(),
+            }],
+            ..Options::default()
+        };
+        let request = Request {
+            kind: Kind::Dump as i32,
+            options: Some(options),
+            ..Request::default()
+        };
         let mount = [0x0a, 2, b'/', b'a', 0x12, 2, b'/', b'b'];
         let mut inner = vec![0x08, 5, 0x10, 7, 0xba, 0x01, mount.len() as u8];
         inner.extend(mount);
@@ -271,10 +287,16 @@ mod tests {
 
     #[test]
     fn a_response_is_read() {
-        let bytes = [0x08, 6, 0x10, 1, 0x2a, 13, 0x0a, 9, b'p', b'o', b's', b't', b'-', b'd', b'u', b'm', b'p', 0x10, 42];
+        let bytes = [
+            0x08, 6, 0x10, 1, 0x2a, 13, 0x0a, 9, b'p', b'o', b's', b't', b'-', b'd', b'u', b'm',
+            b'p', 0x10, 42,
+        ];
         let response = Response::decode(&bytes[..]).unwrap();
         assert_eq!((response.kind(), response.success), (Kind::Notify, true));
         let notice = response.notify.unwrap();
-        assert_eq!((notice.script.as_deref(), notice.pid), (Some("post-dump"), Some(42)));
+        assert_eq!(
+            (notice.script.as_deref(), notice.pid),
+            (Some("post-dump"), Some(42))
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The mount points of a root that criu brings mounts back to: their names as the kernel has them, and those that a fresh root lacks.
+//! The mount points of a root that criu brings mounts back to: their names as the kernel has them,
+//! and those that a fresh root lacks.
 
 use super::inventory::External;
 use crate::init::{Held, make_folder};
@@ -9,17 +10,28 @@ use crate::sys::file;
 use std::ffi::CString;
 use std::path::Path;
 
-/// A path of the container as the kernel lists it: symbolic links of the root followed, as far as the path is there.
+/// A path of the container as the kernel lists it: symbolic links of the root followed, as far as
+/// the path is there.
 pub fn resolved(rootfs: &Path, target: &str) -> String {
-    let Some(root) = open(rootfs) else { return target.to_owned() };
-    let Ok(base) = std::fs::read_link(format!("/proc/self/fd/{}", root.0)) else { return target.to_owned() };
+    let Some(root) = open(rootfs) else {
+        return target.to_owned();
+    };
+    let Ok(base) = std::fs::read_link(format!("/proc/self/fd/{}", root.0)) else {
+        return target.to_owned();
+    };
     let (mut head, mut tail) = (target.to_owned(), String::new());
     loop {
         let name = CString::new(head.as_str()).unwrap_or_default();
         if let Ok(held) = crate::init::lookup(root.0, &name, 0, true).map(Held) {
             let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
             return match real.strip_prefix(&base) {
-                Ok(inside) if inside.as_os_str().is_empty() => if tail.is_empty() { "/".to_owned() } else { tail },
+                Ok(inside) if inside.as_os_str().is_empty() => {
+                    if tail.is_empty() {
+                        "/".to_owned()
+                    } else {
+                        tail
+                    }
+                }
                 Ok(inside) => format!("/{}{tail}", inside.display()),
                 Err(_) => target.to_owned(),
             };
@@ -34,18 +46,28 @@ pub fn resolved(rootfs: &Path, target: &str) -> String {
     }
 }
 
-/// Makes the mount points that a fresh root lacks, as create does; on file systems that criu fills itself it makes them too. Where the
-/// root cannot be written they must be there, and criu says so.
+/// Makes the mount points that a fresh root lacks, as create does; on file systems that criu fills
+/// itself it makes them too. Where the root cannot be written they must be there, and criu says so.
 pub fn prepare(rootfs: &Path, plan: &Plan, externals: &[External]) {
     let Some(root) = open(rootfs) else { return };
     let mut covered: Vec<&str> = Vec::new();
     for placed in &plan.inside {
         let (target, folder) = match &placed.step {
             Step::Mount { target, .. } => (target, true),
-            Step::Bind { target, .. } => (target, externals.iter().find(|external| external.target == *target).is_none_or(|external| external.source.is_dir())),
+            Step::Bind { target, .. } => (
+                target,
+                externals
+                    .iter()
+                    .find(|external| external.target == *target)
+                    .is_none_or(|external| external.source.is_dir()),
+            ),
             _ => continue,
         };
-        let below = |point: &&str| target.strip_prefix(*point).is_some_and(|rest| rest.starts_with('/'));
+        let below = |point: &&str| {
+            target
+                .strip_prefix(*point)
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
         if !covered.iter().any(below) {
             make_target(root.0, target, folder);
         }
@@ -56,8 +78,12 @@ pub fn prepare(rootfs: &Path, plan: &Plan, externals: &[External]) {
 fn make_target(root: i32, target: &str, folder: bool) {
     let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
     let whole = if folder { target } else { parent };
-    let Ok(path) = CString::new(if whole.is_empty() { "/" } else { whole }) else { return };
-    let Ok(held) = make_folder(root, &path, true).map(Held) else { return };
+    let Ok(path) = CString::new(if whole.is_empty() { "/" } else { whole }) else {
+        return;
+    };
+    let Ok(held) = make_folder(root, &path, true).map(Held) else {
+        return;
+    };
     if !folder && let Ok(name) = CString::new(name) {
         let _ = file::mknodat(held.0, &name, libc::S_IFREG | 0o644, 0);
     }
@@ -65,5 +91,7 @@ fn make_target(root: i32, target: &str, folder: bool) {
 
 fn open(rootfs: &Path) -> Option<Held> {
     let name = c_path(rootfs).ok()?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).ok()
+    file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0)
+        .map(Held)
+        .ok()
 }

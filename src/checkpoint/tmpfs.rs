@@ -1,10 +1,11 @@
 //! What tmpfs mounts hold: saved and brought back by one short program, hull itself.
 //!
-//! For each of them criu runs `tar`, which runs `sh` and `gzip` at a dump and `gzip` at a restore: with the usual four mounts that is
-//! twenty programs while the container stands still. criu finds `tar` by PATH, so hull puts a folder in front of it in which `tar` is
-//! hull. It writes what tar writes, in gzip's frame (RFC 1952) and stored there as it is (RFC 1951, 3.2.4). What is not simple (large,
-//! sparse, with several names, compressed by another's tar) is the true tar's, and so is all of a container in a user namespace, whose
-//! root cannot enter the folder.
+//! For each of them criu runs `tar`, which runs `sh` and `gzip` at a dump and `gzip` at a restore:
+//! with the usual four mounts that is twenty programs while the container stands still. criu finds
+//! `tar` by PATH, so hull puts a folder in front of it in which `tar` is hull. It writes what tar
+//! writes, in gzip's frame (RFC 1952) and stored there as it is (RFC 1951, 3.2.4). What is not
+//! simple (large, sparse, with several names, compressed by another's tar) is the true tar's, and
+//! so is all of a container in a user namespace, whose root cannot enter the folder.
 
 use crate::init::Held;
 use crate::sys::file;
@@ -25,8 +26,17 @@ const MARK: &str = "HULL_TAR";
 /// Beyond so many bytes tar and gzip save more than they cost.
 const LIMIT: u64 = 1 << 20;
 /// How criu's tar saves, but for the folder (criu 3.0 to 4.2, `tmpfs_dump`).
-const SAVE: [&str; 9] =
-    ["--create", "--gzip", "--no-unquote", "--no-wildcards", "--one-file-system", "--check-links", "--preserve-permissions", "--sparse", "--numeric-owner"];
+const SAVE: [&str; 9] = [
+    "--create",
+    "--gzip",
+    "--no-unquote",
+    "--no-wildcards",
+    "--one-file-system",
+    "--check-links",
+    "--preserve-permissions",
+    "--sparse",
+    "--numeric-owner",
+];
 /// How it brings back.
 const BRING: [&str; 4] = ["--extract", "--gzip", "--no-unquote", "--no-wildcards"];
 
@@ -39,7 +49,9 @@ impl StandIn {
     /// # Errors
     /// There is no current folder, and the container's is relative to that.
     pub fn of(container: &Path) -> Result<Self> {
-        std::path::absolute(container.join("criu-path")).map(Self).on("find", container.display())
+        std::path::absolute(container.join("criu-path"))
+            .map(Self)
+            .on("find", container.display())
     }
 
     /// Makes it.
@@ -50,12 +62,22 @@ impl StandIn {
         let Self(folder) = self;
         // One that a killed hull left names another process.
         let _ = std::fs::remove_dir_all(folder);
-        DirBuilder::new().mode(0o700).create(folder).on("make", folder.display())?;
-        symlink(format!("/proc/{}/exe", std::process::id()), folder.join("tar")).on("make a link in", folder.display())
+        DirBuilder::new()
+            .mode(0o700)
+            .create(folder)
+            .on("make", folder.display())?;
+        symlink(
+            format!("/proc/{}/exe", std::process::id()),
+            folder.join("tar"),
+        )
+        .on("make a link in", folder.display())
     }
 
     /// An environment in which it is found; without a PATH nothing is.
-    pub fn environment(&self, environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    pub fn environment(
+        &self,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Vec<(OsString, OsString)> {
         let mut all: Vec<_> = environment.collect();
         if let Some((_, path)) = all.iter_mut().find(|(name, _)| name == "PATH") {
             *path = [self.0.as_os_str(), path].join(OsStr::new(":"));
@@ -79,7 +101,10 @@ pub fn is_stand_in() -> bool {
 /// Does tar's work, or becomes the true one. Answers the exit status.
 pub fn stand_in() -> u8 {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let known = |options: &[&str], rest: usize| args.len() == options.len() + rest && options.iter().zip(&args).all(|(option, arg)| arg == option);
+    let known = |options: &[&str], rest: usize| {
+        args.len() == options.len() + rest
+            && options.iter().zip(&args).all(|(option, arg)| arg == option)
+    };
     let done = if known(&SAVE, 3) && args[9] == "--directory" && args[11] == "." {
         save_to_stdout(Path::new(&args[10]))
     } else if known(&BRING, 2) && args[4] == "--directory" {
@@ -91,7 +116,8 @@ pub fn stand_in() -> u8 {
         Ok(true) => 0,
         Ok(false) => true_tar(&args),
         Err(error) => {
-            // In criu's log, as a line of criu's own: the first of its kind is what hull's error says.
+            // In criu's log, as a line of criu's own: the first of its kind is what hull's error
+            // says.
             eprintln!("Error (tar): tmpfs: {error}");
             1
         }
@@ -102,8 +128,13 @@ fn true_tar(args: &[OsString]) -> u8 {
     let ours = std::env::var_os(MARK).unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let others = std::env::split_paths(&path).filter(|folder| folder.as_os_str() != ours);
-    let Some(tar) = others.map(|folder| folder.join("tar")).find(|path| path.is_file()) else {
-        eprintln!("Error (tar): the program tar is not installed: criu needs it for a container's tmpfs");
+    let Some(tar) = others
+        .map(|folder| folder.join("tar"))
+        .find(|path| path.is_file())
+    else {
+        eprintln!(
+            "Error (tar): the program tar is not installed: criu needs it for a container's tmpfs"
+        );
         return 127;
     };
     let error = std::process::Command::new(&tar).args(args).exec();
@@ -112,35 +143,55 @@ fn true_tar(args: &[OsString]) -> u8 {
 }
 
 fn save_to_stdout(folder: &Path) -> Result<bool> {
-    let Some(archive) = save(folder)? else { return Ok(false) };
+    let Some(archive) = save(folder)? else {
+        return Ok(false);
+    };
     let mut out = std::io::stdout().lock();
-    out.write_all(&stored(&archive)).and_then(|()| out.flush()).on("write", "the image")?;
+    out.write_all(&stored(&archive))
+        .and_then(|()| out.flush())
+        .on("write", "the image")?;
     Ok(true)
 }
 
 fn bring_from_stdin(folder: &Path) -> Result<bool> {
-    let mut image = File::from(nix::unistd::dup(std::io::stdin()).map_err(std::io::Error::from).on("open", "the image")?);
+    let mut image = File::from(
+        nix::unistd::dup(std::io::stdin())
+            .map_err(std::io::Error::from)
+            .on("open", "the image")?,
+    );
     let begin = image.stream_position().on("seek in", "the image")?;
     let mut bytes = Vec::new();
     // As much again for the headers.
-    Read::by_ref(&mut image).take(2 * LIMIT).read_to_end(&mut bytes).on("read", "the image")?;
+    Read::by_ref(&mut image)
+        .take(2 * LIMIT)
+        .read_to_end(&mut bytes)
+        .on("read", "the image")?;
     if let Some(archive) = unstored(&bytes).filter(|archive| is_simple(archive)) {
         bring(&archive, folder)?;
         return Ok(true);
     }
-    image.seek(SeekFrom::Start(begin)).on("seek in", "the image")?;
+    image
+        .seek(SeekFrom::Start(begin))
+        .on("seek in", "the image")?;
     Ok(false)
 }
 
 /// The archive of a folder; none where it is not simple.
 fn save(folder: &Path) -> Result<Option<Vec<u8>>> {
     let top = std::fs::metadata(folder).on("stat", folder.display())?;
-    let mut walk = Walk { folder, device: top.dev(), bytes: 0, out: Builder::new(Vec::new()) };
+    let mut walk = Walk {
+        folder,
+        device: top.dev(),
+        bytes: 0,
+        out: Builder::new(Vec::new()),
+    };
     let mut first = header(EntryType::Directory, &top);
     // tar's own name for it, which the crate would cut to nothing.
     first.as_old_mut().name[..2].copy_from_slice(b"./");
     first.set_cksum();
-    walk.out.append(&first, std::io::empty()).on("save", folder.display())?;
+    walk.out
+        .append(&first, std::io::empty())
+        .on("save", folder.display())?;
     if !walk.below(Path::new(""))? {
         return Ok(None);
     }
@@ -182,21 +233,33 @@ impl Walk<'_> {
         };
         self.bytes += stat.len();
         let sparse = kind == EntryType::Regular && stat.blocks() * 512 < stat.len();
-        if stat.dev() != self.device || sparse || self.bytes > LIMIT || (kind != EntryType::Directory && stat.nlink() > 1) {
+        if stat.dev() != self.device
+            || sparse
+            || self.bytes > LIMIT
+            || (kind != EntryType::Directory && stat.nlink() > 1)
+        {
             return Ok(false);
         }
         let mut header = header(kind, &stat);
         let done = match kind {
-            EntryType::Symlink => std::fs::read_link(&whole).and_then(|to| self.out.append_link(&mut header, path, to)),
+            EntryType::Symlink => std::fs::read_link(&whole)
+                .and_then(|to| self.out.append_link(&mut header, path, to)),
             EntryType::Regular => {
                 header.set_size(stat.len());
                 // Exactly as many bytes as the header says.
-                File::open(&whole).and_then(|file| self.out.append_data(&mut header, path, file.take(stat.len())))
+                File::open(&whole).and_then(|file| {
+                    self.out
+                        .append_data(&mut header, path, file.take(stat.len()))
+                })
             }
             _ => self.out.append_data(&mut header, path, std::io::empty()),
         };
         done.on("save", whole.display())?;
-        if kind == EntryType::Directory { self.below(path) } else { Ok(true) }
+        if kind == EntryType::Directory {
+            self.below(path)
+        } else {
+            Ok(true)
+        }
     }
 }
 
@@ -210,7 +273,9 @@ fn header(kind: EntryType, stat: &Metadata) -> Header {
     header.set_mtime(stat.mtime().max(0).unsigned_abs());
     if matches!(kind, EntryType::Char | EntryType::Block) {
         // Both fit in eight octal digits.
-        let _ = header.set_device_major(libc::major(stat.rdev())).and_then(|()| header.set_device_minor(libc::minor(stat.rdev())));
+        let _ = header
+            .set_device_major(libc::major(stat.rdev()))
+            .and_then(|()| header.set_device_minor(libc::minor(stat.rdev())));
     }
     header
 }
@@ -246,7 +311,11 @@ fn unstored(image: &[u8]) -> Option<Vec<u8>> {
         out.extend(block);
         (last, rest) = (head[0] == 1, tail);
     }
-    let sums = [crc32fast::hash(&out).to_le_bytes(), (out.len() as u32).to_le_bytes()].concat();
+    let sums = [
+        crc32fast::hash(&out).to_le_bytes(),
+        (out.len() as u32).to_le_bytes(),
+    ]
+    .concat();
     (rest == sums).then_some(out)
 }
 
@@ -255,16 +324,34 @@ fn is_simple(archive: &[u8]) -> bool {
     use EntryType::{Block, Char, Directory, Fifo, Regular, Symlink};
     let simple = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
         entry.is_ok_and(|entry| {
-            let inside = entry.path().is_ok_and(|path| path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)));
-            inside && matches!(entry.header().entry_type(), Block | Char | Directory | Fifo | Regular | Symlink)
+            let inside = entry.path().is_ok_and(|path| {
+                path.components()
+                    .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+            });
+            inside
+                && matches!(
+                    entry.header().entry_type(),
+                    Block | Char | Directory | Fifo | Regular | Symlink
+                )
         })
     };
     let mut archive = Archive::new(archive);
-    archive.entries().is_ok_and(|mut entries| entries.all(simple))
+    archive
+        .entries()
+        .is_ok_and(|mut entries| entries.all(simple))
 }
 
 fn bring(archive: &[u8], folder: &Path) -> Result<()> {
-    let open = |path: &Path| file::openat(libc::AT_FDCWD, &c(path)?, libc::O_PATH | libc::O_DIRECTORY, 0).map(Held).on("open", path.display());
+    let open = |path: &Path| {
+        file::openat(
+            libc::AT_FDCWD,
+            &c(path)?,
+            libc::O_PATH | libc::O_DIRECTORY,
+            0,
+        )
+        .map(Held)
+        .on("open", path.display())
+    };
     let root = open(folder)?;
     let mut folders = Vec::new();
     for entry in Archive::new(archive).entries().on("read", "the image")? {
@@ -272,7 +359,10 @@ fn bring(archive: &[u8], folder: &Path) -> Result<()> {
         let path = entry.path().on("read", "the image")?.into_owned();
         let header = entry.header().clone();
         // Normal parts alone: nothing leads outside, and symbolic links are not followed.
-        let path: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        let path: PathBuf = path
+            .components()
+            .filter(|part| matches!(part, Component::Normal(_)))
+            .collect();
         let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name());
         let Some(name) = name else {
             folders.push((path, header));
@@ -288,7 +378,12 @@ fn bring(archive: &[u8], folder: &Path) -> Result<()> {
     // Last, and from below, as what is put into a folder changes its times.
     for (path, header) in folders.iter().rev() {
         let name = path.file_name().map_or(Path::new("."), Path::new);
-        attributes(&below(&root, path.parent().unwrap_or(Path::new("")))?, name, header).on("bring back", path.display())?;
+        attributes(
+            &below(&root, path.parent().unwrap_or(Path::new("")))?,
+            name,
+            header,
+        )
+        .on("bring back", path.display())?;
     }
     Ok(())
 }
@@ -298,9 +393,21 @@ fn c(path: &Path) -> Result<CString> {
 }
 
 fn below(root: &Held, path: &Path) -> Result<Held> {
-    let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let name = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
-    file::openat2(root.0, &c(name)?, libc::O_PATH | libc::O_DIRECTORY, 0, resolve).map(Held).on("open", path.display())
+    file::openat2(
+        root.0,
+        &c(name)?,
+        libc::O_PATH | libc::O_DIRECTORY,
+        0,
+        resolve,
+    )
+    .map(Held)
+    .on("open", path.display())
 }
 
 fn put(parent: &Held, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std::io::Result<()> {
@@ -318,7 +425,12 @@ fn put(parent: &Held, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std:
         EntryType::Block => file::mknodat(parent.0, name, libc::S_IFBLK | 0o600, device),
         EntryType::Fifo => file::mknodat(parent.0, name, libc::S_IFIFO | 0o600, 0),
         _ => {
-            let new = file::openat(parent.0, name, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, 0o600)?;
+            let new = file::openat(
+                parent.0,
+                name,
+                libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW,
+                0o600,
+            )?;
             return std::io::copy(entry, &mut File::from(crate::sys::socket::owned(new))).map(drop);
         }
     };
@@ -328,10 +440,21 @@ fn put(parent: &Held, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std:
 /// Owner first: with it the kernel takes the set-user-ID bit away.
 fn attributes(parent: &Held, name: &Path, header: &Header) -> std::io::Result<()> {
     let c_name = CString::new(name.as_os_str().as_bytes())?;
-    file::fchownat(parent.0, &c_name, header.uid()? as u32, header.gid()? as u32)?;
+    file::fchownat(
+        parent.0,
+        &c_name,
+        header.uid()? as u32,
+        header.gid()? as u32,
+    )?;
     if header.entry_type() != EntryType::Symlink {
         file::fchmodat(parent.0, &c_name, header.mode()? & 0o7777)?;
     }
     let time = TimeSpec::new(i64::try_from(header.mtime()?).unwrap_or(0), 0);
-    Ok(utimensat(crate::sys::socket::borrow(parent.0), name, &time, &time, UtimensatFlags::NoFollowSymlink)?)
+    Ok(utimensat(
+        crate::sys::socket::borrow(parent.0),
+        name,
+        &time,
+        &time,
+        UtimensatFlags::NoFollowSymlink,
+    )?)
 }

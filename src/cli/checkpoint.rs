@@ -120,7 +120,11 @@ impl Shared {
                 Mode::Strict => CgroupMode::Strict,
                 Mode::Ignore => CgroupMode::Ignore,
             }),
-            empty_ns: if self.empty_ns.is_empty() { 0 } else { libc::CLONE_NEWNET as u32 },
+            empty_ns: if self.empty_ns.is_empty() {
+                0
+            } else {
+                libc::CLONE_NEWNET as u32
+            },
             network_lock: self.network_lock.map(|lock| match lock {
                 Lock::Iptables => NetworkLock::Iptables,
                 Lock::Nftables => NetworkLock::Nftables,
@@ -133,16 +137,30 @@ impl Shared {
 
 /// Address and port, the last colon between them.
 fn page_server(text: &str) -> Result<(String, u16)> {
-    let parsed = text.rsplit_once(':').and_then(|(address, port)| Some((address.trim_matches(['[', ']']).to_owned(), port.parse().ok()?)));
-    parsed.filter(|(address, _)| !address.is_empty()).ok_or_else(|| Error::new(format!("--page-server wants ADDRESS:PORT, not {text:?}")))
+    let parsed = text.rsplit_once(':').and_then(|(address, port)| {
+        Some((
+            address.trim_matches(['[', ']']).to_owned(),
+            port.parse().ok()?,
+        ))
+    });
+    parsed
+        .filter(|(address, _)| !address.is_empty())
+        .ok_or_else(|| Error::new(format!("--page-server wants ADDRESS:PORT, not {text:?}")))
 }
 
 /// Carries the command out.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
     let store = global.store();
-    let scratch = args.export.as_ref().map(|_| Scratch::new(&store, &args.id)).transpose()?;
+    let scratch = args
+        .export
+        .as_ref()
+        .map(|_| Scratch::new(&store, &args.id))
+        .transpose()?;
     let common = args.shared.common(global);
-    let images = scratch.as_ref().map_or_else(|| common.images.clone(), |scratch| scratch.path().to_owned());
+    let images = scratch.as_ref().map_or_else(
+        || common.images.clone(),
+        |scratch| scratch.path().to_owned(),
+    );
     let parent = match (&scratch, &args.parent_path) {
         (Some(scratch), Some(parent)) => Some(scratch.way_to(parent)?),
         (_, parent) => parent.clone(),
@@ -158,7 +176,8 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
         page_server: args.page_server.as_deref().map(page_server).transpose()?,
         status_fd: Some(args.status_fd).filter(|fd| *fd >= 0),
     };
-    checkpoint::checkpoint(&store, &args.id, &dump).map_err(|error| error.within(format!("checkpoint {}", args.id)))?;
+    checkpoint::checkpoint(&store, &args.id, &dump)
+        .map_err(|error| error.within(format!("checkpoint {}", args.id)))?;
     Ok(0)
 }
 
@@ -168,7 +187,10 @@ mod tests {
 
     #[test]
     fn a_page_server_is_an_address_and_a_port() {
-        assert_eq!(page_server("10.0.0.1:99").unwrap(), ("10.0.0.1".to_owned(), 99));
+        assert_eq!(
+            page_server("10.0.0.1:99").unwrap(),
+            ("10.0.0.1".to_owned(), 99)
+        );
         assert_eq!(page_server("[::1]:99").unwrap(), ("::1".to_owned(), 99));
         for bad in ["", "host", ":9", "a:b", "a:70000"] {
             assert!(page_server(bad).is_err(), "{bad}");

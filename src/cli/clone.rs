@@ -29,10 +29,18 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let names: Vec<String> = match args.count {
         None => vec![args.new.clone()],
         Some(0) => return Err(Error::new("--count 0 makes nothing")),
-        Some(count) => (1..=count).map(|number| format!("{}-{number}", args.new)).collect(),
+        Some(count) => (1..=count)
+            .map(|number| format!("{}-{number}", args.new))
+            .collect(),
     };
-    let clones = Clones { common: args.shared.common(global), names, share: args.share_volumes, systemd_cgroup: global.systemd_cgroup };
-    checkpoint::clone(&global.store(), &args.id, &clones).map_err(|error| error.within(format!("clone {}", args.id)))?;
+    let clones = Clones {
+        common: args.shared.common(global),
+        names,
+        share: args.share_volumes,
+        systemd_cgroup: global.systemd_cgroup,
+    };
+    checkpoint::clone(&global.store(), &args.id, &clones)
+        .map_err(|error| error.within(format!("clone {}", args.id)))?;
     clones.names.iter().for_each(|name| println!("{name}"));
     Ok(0)
 }

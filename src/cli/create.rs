@@ -76,7 +76,12 @@ impl Make {
 /// Connects to the socket that takes the terminal.
 pub fn connect_console(path: Option<&Path>) -> Result<Option<Held>> {
     use std::os::fd::IntoRawFd;
-    path.map(|path| UnixStream::connect(path).map(|socket| Held(socket.into_raw_fd())).on("connect to console socket", path.display())).transpose()
+    path.map(|path| {
+        UnixStream::connect(path)
+            .map(|socket| Held(socket.into_raw_fd()))
+            .on("connect to console socket", path.display())
+    })
+    .transpose()
 }
 
 /// Carries the command out.

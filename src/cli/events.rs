@@ -30,7 +30,10 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         return Err(Error::new("duration interval must be greater than 0"));
     }
     if container.status() == Status::Stopped {
-        return Err(Error::new(format!("container with id {} is not running", args.id)));
+        return Err(Error::new(format!(
+            "container with id {} is not running",
+            args.id
+        )));
     }
     if args.stats {
         sample(&container)?;
@@ -40,21 +43,30 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-/// OOM kills are told when they happen; also the one that ended the container, whose end is seen only after it.
+/// OOM kills are told when they happen; also the one that ended the container, whose end is seen
+/// only after it.
 fn watch(container: &Container, interval: Duration) -> Result<()> {
     let pidfd = container.pidfd()?;
     let mut oom = container.oom_kills()?;
     let mut next = Instant::now() + interval;
     loop {
         // Rounded up: a millisecond too early would be a turn for nothing.
-        let wait = next.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-        let (_, ended) = poll2(oom.descriptor(), pidfd.0, Some(wait as u64)).on("wait for events of", &container.record.id)?;
+        let wait = next
+            .saturating_duration_since(Instant::now())
+            .as_micros()
+            .div_ceil(1000);
+        let (_, ended) = poll2(oom.descriptor(), pidfd.0, Some(wait as u64))
+            .on("wait for events of", &container.record.id)?;
         let goes_on = match oom.read()? {
             Oom::Nothing => true,
             Oom::Gone => false,
-            Oom::Kills(count) => {
-                (0..count).try_fold(true, |open, _| if open { print(&json!({ "type": "oom", "id": container.record.id })) } else { Ok(false) })?
-            }
+            Oom::Kills(count) => (0..count).try_fold(true, |open, _| {
+                if open {
+                    print(&json!({ "type": "oom", "id": container.record.id }))
+                } else {
+                    Ok(false)
+                }
+            })?,
         };
         // A machine's monitor closes its socket with its end, after its last word.
         if (ended && !oom.is_machines()) || !goes_on {
@@ -71,10 +83,12 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
 }
 
 fn sample(container: &Container) -> Result<bool> {
-    let mut data = serde_json::to_value(container.stats()?).map_err(|error| Error::new(format!("print JSON: {error}")))?;
+    let mut data = serde_json::to_value(container.stats()?)
+        .map_err(|error| Error::new(format!("print JSON: {error}")))?;
     // Of a virtual machine: what it costs the host, its monitor and its memory.
     if let Some(machine) = container.monitor_stats()? {
-        data["machine"] = json!({ "cpu": machine.cpu, "memory": machine.memory, "pids": machine.pids });
+        data["machine"] =
+            json!({ "cpu": machine.cpu, "memory": machine.memory, "pids": machine.pids });
     }
     print(&json!({ "type": "stats", "id": container.record.id, "data": data }))
 }
@@ -87,7 +101,8 @@ fn print(event: &Value) -> Result<bool> {
     }
 }
 
-/// A duration as Go writes them (`1h2m`, `1.5s`, `200ms`); a number alone is seconds, as Podman takes it.
+/// A duration as Go writes them (`1h2m`, `1.5s`, `200ms`); a number alone is seconds, as Podman
+/// takes it.
 ///
 /// # Errors
 /// Anything else.
@@ -98,9 +113,13 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
     }
     let (mut rest, mut total) = (text, 0.0_f64);
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(refuse)?;
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(refuse)?;
         let (number, after) = rest.split_at(end);
-        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_end);
         let seconds = match unit {
             "h" => 3600.0,
@@ -114,7 +133,11 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
         total += number.parse::<f64>().map_err(|_| refuse())? * seconds;
         rest = after;
     }
-    if text.is_empty() { Err(refuse()) } else { Duration::try_from_secs_f64(total).map_err(|_| refuse()) }
+    if text.is_empty() {
+        Err(refuse())
+    } else {
+        Duration::try_from_secs_f64(total).map_err(|_| refuse())
+    }
 }
 
 #[cfg(test)]
@@ -123,10 +146,28 @@ mod tests {
 
     #[test]
     fn durations_are_gos() {
-        for (text, millis) in [("5s", 5000), ("500ms", 500), ("1m30s", 90_000), ("1.5s", 1500), ("2", 2000), ("0s", 0), ("1h", 3_600_000)] {
+        for (text, millis) in [
+            ("5s", 5000),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            ("1.5s", 1500),
+            ("2", 2000),
+            ("0s", 0),
+            ("1h", 3_600_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "5x", "5.s.s", "-5s", "ten", "5s5", "1..5s", "99999999999999999999h"] {
+        for text in [
+            "",
+            "s",
+            "5x",
+            "5.s.s",
+            "-5s",
+            "ten",
+            "5s5",
+            "1..5s",
+            "99999999999999999999h",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

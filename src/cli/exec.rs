@@ -4,10 +4,10 @@ use super::Global;
 use super::create::connect_console;
 use super::process_args::ProcessArgs;
 use crate::Result;
+use crate::container::Container;
 use crate::container::create::write_pid_file;
 use crate::container::exec::Options;
 use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
-use crate::container::Container;
 use crate::container::streams::Pipes;
 use crate::{Context, Error};
 use std::path::PathBuf;
@@ -56,32 +56,69 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
 
 fn exec(args: &Args, global: &Global) -> Result<u8> {
     let container = Container::open(&global.store(), &args.id)?;
-    let mut process = args.process.process(container.record.spec.config(), &args.command)?;
+    let mut process = args
+        .process
+        .process(container.record.spec.config(), &args.command)?;
     if args.process.tty {
         process.terminal = true;
     }
     let given = connect_console(args.console_socket.as_deref())?;
     match (process.terminal, args.detach, &given) {
-        (true, true, None) => return Err(Error::new("cannot allocate tty if hull will detach without setting console socket")),
-        (false, _, Some(_)) => return Err(Error::new("cannot use console socket if hull will not detach or allocate tty")),
+        (true, true, None) => {
+            return Err(Error::new(
+                "cannot allocate tty if hull will detach without setting console socket",
+            ));
+        }
+        (false, _, Some(_)) => {
+            return Err(Error::new(
+                "cannot use console socket if hull will not detach or allocate tty",
+            ));
+        }
         _ => {}
     }
-    let options = Options { preserve_fds: args.preserve_fds, ignore_paused: args.ignore_paused, cgroup: args.cgroup.clone() };
-    let own = if process.terminal && given.is_none() { Some(console_pair()?) } else { None };
+    let options = Options {
+        preserve_fds: args.preserve_fds,
+        ignore_paused: args.ignore_paused,
+        cgroup: args.cgroup.clone(),
+    };
+    let own = if process.terminal && given.is_none() {
+        Some(console_pair()?)
+    } else {
+        None
+    };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
-    let signals = if args.detach { None } else { Some(Signals::hold()?) };
-    let pipes = if args.detach { None } else { Pipes::instead_of_nonblocking()? };
+    let signals = if args.detach {
+        None
+    } else {
+        Some(Signals::hold()?)
+    };
+    let pipes = if args.detach {
+        None
+    } else {
+        Pipes::instead_of_nonblocking()?
+    };
     let child = container.exec(&process, &options, theirs)?;
     let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over)?;
     if let Some(path) = &args.pidfd_socket {
-        let socket = std::os::unix::net::UnixStream::connect(path).on("connect to pidfd socket", path.display())?;
+        let socket = std::os::unix::net::UnixStream::connect(path)
+            .on("connect to pidfd socket", path.display())?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        crate::sys::socket::send_fd(raw, b"pidfd", child.pidfd.0).on("send the pidfd to", path.display())?;
+        crate::sys::socket::send_fd(raw, b"pidfd", child.pidfd.0)
+            .on("send the pidfd to", path.display())?;
     }
     if let Some(path) = &args.pid_file {
         write_pid_file(path, child.pid)?;
     }
     let Some(signals) = signals else { return Ok(0) };
     let terminal = ours.as_ref().map(receive_terminal).transpose()?;
-    Ok(attend(&child.pidfd, &signals, Carried { terminal, pipes, notify: None })?.status() as u8)
+    Ok(attend(
+        &child.pidfd,
+        &signals,
+        Carried {
+            terminal,
+            pipes,
+            notify: None,
+        },
+    )?
+    .status() as u8)
 }

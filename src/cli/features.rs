@@ -9,6 +9,9 @@ pub struct Args {}
 /// Carries the command out.
 pub fn run(_args: &Args) -> Result<u8> {
     let names: Vec<&str> = crate::spec::mount_options::names().collect();
-    println!("{}", super::state::pretty(&crate::features::document(&names))?);
+    println!(
+        "{}",
+        super::state::pretty(&crate::features::document(&names))?
+    );
     Ok(0)
 }

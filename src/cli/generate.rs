@@ -29,7 +29,9 @@ pub fn completions(args: &CompletionsArgs) -> Result<u8> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "hull", &mut text);
     match std::io::stdout().write_all(&text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", &error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write", "stdout", &error))
+        }
         _ => Ok(0),
     }
 }
@@ -40,7 +42,10 @@ pub fn man(args: &ManArgs) -> Result<u8> {
     let mut command = Cli::command();
     command.build();
     page(&args.folder, &command, "hull")?;
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+    for sub in command
+        .get_subcommands()
+        .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+    {
         page(&args.folder, sub, &format!("hull-{}", sub.get_name()))?;
     }
     Ok(0)
@@ -49,6 +54,10 @@ pub fn man(args: &ManArgs) -> Result<u8> {
 fn page(folder: &Path, command: &Command, name: &str) -> Result<()> {
     let path = folder.join(format!("{name}.1"));
     let mut text = Vec::new();
-    Man::new(command.clone()).manual("hull").source(concat!("hull ", env!("CARGO_PKG_VERSION"))).render(&mut text).on("write", path.display())?;
+    Man::new(command.clone())
+        .manual("hull")
+        .source(concat!("hull ", env!("CARGO_PKG_VERSION")))
+        .render(&mut text)
+        .on("write", path.display())?;
     std::fs::write(&path, text).on("write", path.display())
 }

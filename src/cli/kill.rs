@@ -14,7 +14,11 @@ pub struct Args {
     #[arg(value_name = "ID")]
     id: String,
     /// Name or number of the signal
-    #[arg(value_name = "SIGNAL", default_value = "SIGTERM", allow_hyphen_values = false)]
+    #[arg(
+        value_name = "SIGNAL",
+        default_value = "SIGTERM",
+        allow_hyphen_values = false
+    )]
     signal: String,
 }
 

@@ -27,25 +27,50 @@ enum ListFormat {
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let store = global.store();
     // One that is removed meanwhile is left out.
-    let containers: Vec<Container> = store.ids()?.iter().filter_map(|id| Container::open(&store, id).ok()).collect();
+    let containers: Vec<Container> = store
+        .ids()?
+        .iter()
+        .filter_map(|id| Container::open(&store, id).ok())
+        .collect();
     if args.quiet {
-        containers.iter().for_each(|container| println!("{}", container.record.id));
+        containers
+            .iter()
+            .for_each(|container| println!("{}", container.record.id));
         return Ok(0);
     }
     match args.format {
         ListFormat::Json => {
             let list: Vec<Value> = containers.iter().map(entry).collect();
-            let list = if list.is_empty() { Value::Null } else { Value::Array(list) };
-            println!("{}", serde_json::to_string(&list).map_err(|error| Error::new(format!("print JSON: {error}")))?);
+            let list = if list.is_empty() {
+                Value::Null
+            } else {
+                Value::Array(list)
+            };
+            println!(
+                "{}",
+                serde_json::to_string(&list)
+                    .map_err(|error| Error::new(format!("print JSON: {error}")))?
+            );
         }
         ListFormat::Table => {
             let mut table = Table::new(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
             for container in &containers {
                 let status = container.status();
-                let pid = if status == Status::Stopped { 0 } else { container.pid() };
+                let pid = if status == Status::Stopped {
+                    0
+                } else {
+                    container.pid()
+                };
                 let record = &container.record;
                 let bundle = record.spec.bundle().display().to_string();
-                table.row([record.id.clone(), pid.to_string(), status.word().into(), bundle, record.created.clone(), owner(record.owner)]);
+                table.row([
+                    record.id.clone(),
+                    pid.to_string(),
+                    status.word().into(),
+                    bundle,
+                    record.created.clone(),
+                    owner(record.owner),
+                ]);
             }
             print!("{table}");
         }

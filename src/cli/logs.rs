@@ -41,16 +41,30 @@ pub struct KeeperArgs {
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let tail = match args.tail.as_str() {
         "all" => None,
-        number => Some(number.parse().map_err(|_| Error::new(format!("--tail {number:?}: neither a number of lines nor all")))?),
+        number => Some(number.parse().map_err(|_| {
+            Error::new(format!(
+                "--tail {number:?}: neither a number of lines nor all"
+            ))
+        })?),
     };
-    let options = LogOptions { follow: args.follow, tail, timestamps: args.timestamps };
+    let options = LogOptions {
+        follow: args.follow,
+        tail,
+        timestamps: args.timestamps,
+    };
     people::show(&global.store(), &args.id, options)?;
     Ok(0)
 }
 
 /// Carries the hidden command out.
 pub fn keep(args: KeeperArgs, global: &Global) -> Result<u8> {
-    let remove = args.remove.map(|id| (Store::new(global.store().root().to_owned()), id));
-    people::keep(&Keep { folder: args.folder, terminal: args.terminal, remove })?;
+    let remove = args
+        .remove
+        .map(|id| (Store::new(global.store().root().to_owned()), id));
+    people::keep(&Keep {
+        folder: args.folder,
+        terminal: args.terminal,
+        remove,
+    })?;
     Ok(0)
 }

@@ -62,6 +62,16 @@ impl Machine {
             WhichRoot::Image => RootFrom::Image,
         });
         let (memory, memory_max, cpus) = (self.vm_memory, self.vm_memory_max, self.vm_cpus);
-        Options { on: self.vm, named: vm::is_named(), kernel: self.vm_kernel.clone(), engine, memory, memory_max, cpus, rootfs, ..Options::default() }
+        Options {
+            on: self.vm,
+            named: vm::is_named(),
+            kernel: self.vm_kernel.clone(),
+            engine,
+            memory,
+            memory_max,
+            cpus,
+            rootfs,
+            ..Options::default()
+        }
     }
 }

@@ -36,19 +36,27 @@ pub use table::Table;
 
 use complain::complain;
 
+use crate::Result;
 use crate::log::{self, Format};
 use crate::state::Store;
-use crate::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Run programs in containers: one bundle, behind the wall of your choice.
 #[derive(Parser)]
-#[command(name = "hull", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "hull",
+    disable_version_flag = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 // Podman gives `--leave-running` twice, and for runc the last of a repeated option counts.
 #[command(args_override_self = true)]
-#[command(after_help = "A bundle is a folder with a config.json and a root file system (OCI runtime spec 1.x).")]
+#[command(
+    after_help = "A bundle is a folder with a config.json and a root file system (OCI runtime \
+        spec 1.x)."
+)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -59,7 +67,8 @@ pub struct Cli {
 /// Options of every command.
 #[derive(clap::Args, Clone)]
 pub struct Global {
-    /// Folder of the containers' records [default: /run/hull, or $XDG_RUNTIME_DIR/hull for an ordinary user]
+    /// Folder of the containers' records [default: /run/hull, or $XDG_RUNTIME_DIR/hull for an
+    /// ordinary user]
     #[arg(long, global = true, value_name = "FOLDER")]
     root: Option<PathBuf>,
     /// Write the log to this file and not to stderr
@@ -113,8 +122,9 @@ impl Global {
     }
 }
 
-/// Whether the caller is root, and not an ordinary user who is root of a user namespace: rootless Podman and buildah call
-/// from there, with the user's own XDG_RUNTIME_DIR. Someone who became root inside a container has USER=root (runc's rule).
+/// Whether the caller is root, and not an ordinary user who is root of a user namespace: rootless
+/// Podman and buildah call from there, with the user's own XDG_RUNTIME_DIR. Someone who became root
+/// inside a container has USER=root (runc's rule).
 fn is_machines_root() -> bool {
     let named = std::env::var_os("USER").is_some_and(|user| user == "root");
     nix::unistd::geteuid().is_root() && (named || !crate::facts::in_user_namespace())
@@ -183,13 +193,16 @@ enum Command {
 }
 
 impl Command {
-    /// What a reload of the firewall took from running containers comes back with the next command about containers, whichever it is. That
-    /// command does its work even where this fails.
+    /// What a reload of the firewall took from running containers comes back with the next command
+    /// about containers, whichever it is. That command does its work even where this fails.
     fn recover_networks(&self, global: &Global) {
         use Command::{Create, Exec, List, Ps, Run, Start, Stats};
-        if matches!(self, Create(_) | Exec(_) | List(_) | Ps(_) | Run(_) | Start(_) | Stats(_))
-            && let Err(error) = crate::net::enforce::recover_if_touched(&crate::net::network::Networks::of(&global.store()))
-        {
+        if matches!(
+            self,
+            Create(_) | Exec(_) | List(_) | Ps(_) | Run(_) | Start(_) | Stats(_)
+        ) && let Err(error) = crate::net::enforce::recover_if_touched(
+            &crate::net::network::Networks::of(&global.store()),
+        ) {
             log::warn(&format!("networks: {error}"));
         }
     }
@@ -242,25 +255,55 @@ pub fn main() -> u8 {
 fn command() -> u8 {
     crate::sys::entry::spare_the_heap();
     // containerd's restore says it with one dash.
-    let args: Vec<OsString> = std::env::args_os().map(|arg| if arg == "-no-subreaper" { "--no-subreaper".into() } else { arg }).collect();
-    if matches!(args.get(1).and_then(|arg| arg.to_str()), Some("--version" | "-v")) {
+    let args: Vec<OsString> = std::env::args_os()
+        .map(|arg| {
+            if arg == "-no-subreaper" {
+                "--no-subreaper".into()
+            } else {
+                arg
+            }
+        })
+        .collect();
+    if matches!(
+        args.get(1).and_then(|arg| arg.to_str()),
+        Some("--version" | "-v")
+    ) {
         version::print();
         return 0;
     }
-    // Before the arguments are parsed, so that they are parsed once. A container named `run` costs one copy more, and nothing else.
-    let enters = |arg: &OsString| matches!(arg.to_str(), Some("create" | "run" | "exec" | "restore" | "clone"));
-    let protected = if args.iter().skip(1).any(enters) { own_binary::protect() } else { Ok(()) };
+    // Before the arguments are parsed, so that they are parsed once. A container named `run` costs
+    // one copy more, and nothing else.
+    let enters = |arg: &OsString| {
+        matches!(
+            arg.to_str(),
+            Some("create" | "run" | "exec" | "restore" | "clone")
+        )
+    };
+    let protected = if args.iter().skip(1).any(enters) {
+        own_binary::protect()
+    } else {
+        Ok(())
+    };
     crate::sys::entry::prepare();
-    let for_people = args.iter().any(|arg| arg == "run") && args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--rootfs"));
+    let for_people = args.iter().any(|arg| arg == "run")
+        && args
+            .iter()
+            .any(|arg| arg.as_encoded_bytes().starts_with(b"--rootfs"));
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            if error.kind() == clap::error::ErrorKind::InvalidValue && error.to_string().contains("a value is required") {
+            if error.kind() == clap::error::ErrorKind::InvalidValue
+                && error.to_string().contains("a value is required")
+            {
                 // By these words engines find out whether a runtime knows an option.
                 eprintln!("flag needs an argument");
             }
-            let status = if for_people && error.exit_code() != 0 { 125 } else { error.exit_code() };
+            let status = if for_people && error.exit_code() != 0 {
+                125
+            } else {
+                error.exit_code()
+            };
             return u8::try_from(status).unwrap_or(1);
         }
     };
@@ -272,14 +315,19 @@ fn command() -> u8 {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    if let Err(error) = log::open(log::Target { file: cli.global.log.clone(), format, debug: cli.global.debug }) {
+    if let Err(error) = log::open(log::Target {
+        file: cli.global.log.clone(),
+        format,
+        debug: cli.global.debug,
+    }) {
         complain(&error);
         return 1;
     }
     if let Some(file) = &cli.global.config {
         crate::settings::name(file.clone());
     }
-    // The command's status where hull itself fails. runc's exec: 1 may be the program's own. `docker run`: 125.
+    // The command's status where hull itself fails. runc's exec: 1 may be the program's own.
+    // `docker run`: 125.
     let common = match &cli.command {
         Command::Exec(_) => 255,
         Command::Run(args) if args.is_for_people() => 125,

@@ -11,7 +11,8 @@ use serde_json::json;
 #[derive(clap::Args, Clone, Default)]
 #[command(next_help_heading = "Network options")]
 pub struct Wiring {
-    /// Networks to be on, NAME[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS], or one of none, host, container:ID, ns:PATH
+    /// Networks to be on, NAME[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS], or one of none, host,
+    /// container:ID, ns:PATH
     #[arg(long, value_name = "NETWORK")]
     network: Vec<String>,
     /// Publish ports of the container on the host: [IP:]HOST[-LAST]:CONTAINER[-LAST][/tcp|udp|sctp]
@@ -35,7 +36,8 @@ pub struct Wiring {
     /// Bytes that may pass at once after silence, as 64k
     #[arg(long, value_name = "BYTES")]
     net_burst: Option<String>,
-    /// Take these options from the config's annotations (hull.network.name and the like) where none are given
+    /// Take these options from the config's annotations (hull.network.name and the like) where none
+    /// are given
     #[arg(long)]
     network_annotations: bool,
 }
@@ -53,7 +55,11 @@ impl Wiring {
             rate: self.net_rate.clone(),
             burst: self.net_burst.clone(),
         };
-        net::Asked { options, annotations: self.network_annotations, preview: false }
+        net::Asked {
+            options,
+            annotations: self.network_annotations,
+            preview: false,
+        }
     }
 }
 
@@ -107,7 +113,8 @@ struct Create {
     /// How containers are attached
     #[arg(short, long, value_name = "DRIVER", default_value = "bridge")]
     driver: DriverName,
-    /// Addresses to give out, such as 10.1.2.0/24; at most one of each family [default: chosen, both families]
+    /// Addresses to give out, such as 10.1.2.0/24; at most one of each family [default: chosen,
+    /// both families]
     #[arg(long, value_name = "SUBNET")]
     subnet: Vec<String>,
     /// The gateway's address in a subnet [default: the subnet's first address]
@@ -155,14 +162,21 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
                 println!("{name}");
             }
         }
-        Verb::Capture { id, file, interface } => net::capture::capture(&global.store(), id, interface, file)?,
+        Verb::Capture {
+            id,
+            file,
+            interface,
+        } => net::capture::capture(&global.store(), id, interface, file)?,
     }
     Ok(0)
 }
 
 fn wish(create: &Create) -> Result<manage::Wish> {
     let read = |text: &String| text.parse().map_err(Error::new);
-    let address = |text: &String| text.parse().map_err(|_| Error::new(format!("--gateway {text}: not an address")));
+    let address = |text: &String| {
+        text.parse()
+            .map_err(|_| Error::new(format!("--gateway {text}: not an address")))
+    };
     Ok(manage::Wish {
         name: create.name.clone(),
         driver: match create.driver {
@@ -175,7 +189,11 @@ fn wish(create: &Create) -> Result<manage::Wish> {
         internal: create.internal,
         isolated: create.isolated,
         mtu: create.mtu,
-        rate: create.net_rate.as_deref().map(|rate| net::shape::Rate::parse(rate, create.net_burst.as_deref())).transpose()?,
+        rate: create
+            .net_rate
+            .as_deref()
+            .map(|rate| net::shape::Rate::parse(rate, create.net_burst.as_deref()))
+            .transpose()?,
     })
 }
 
@@ -187,9 +205,19 @@ fn list(networks: &Networks, quiet: bool) -> Result<()> {
     }
     let mut table = Table::new(&["NAME", "DRIVER", "SUBNETS", "DEVICE", "CONTAINERS"]);
     for network in networks.all()? {
-        let subnets: Vec<String> = network.subnets.iter().map(|subnet| subnet.prefix.to_string()).collect();
+        let subnets: Vec<String> = network
+            .subnets
+            .iter()
+            .map(|subnet| subnet.prefix.to_string())
+            .collect();
         let count = networks.endpoints(&network.name)?.len();
-        table.row(vec![network.name.clone(), driver(&network).to_owned(), subnets.join(" "), network.link.clone(), count.to_string()]);
+        table.row(vec![
+            network.name.clone(),
+            driver(&network).to_owned(),
+            subnets.join(" "),
+            network.link.clone(),
+            count.to_string(),
+        ]);
     }
     print!("{table}");
     Ok(())
@@ -216,7 +244,8 @@ fn inspect(networks: &Networks, name: &str) -> Result<()> {
             })
         })
         .collect();
-    let mut document = serde_json::to_value(&network).map_err(|error| Error::new(format!("print network {name}: {error}")))?;
+    let mut document = serde_json::to_value(&network)
+        .map_err(|error| Error::new(format!("print network {name}: {error}")))?;
     document["containers"] = json!(endpoints);
     println!("{}", super::state::pretty(&document)?);
     Ok(())

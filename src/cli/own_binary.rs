@@ -1,12 +1,15 @@
-//! The container can never get a writable handle on the host's `hull` (CVE-2019-5736): before hull makes or joins anything, it runs from
-//! where nobody can write. `/proc/self/exe`, a shebang or an `exec` of it in the container then lead there.
+//! The container can never get a writable handle on the host's `hull` (CVE-2019-5736): before hull
+//! makes or joins anything, it runs from where nobody can write. `/proc/self/exe`, a shebang or an
+//! `exec` of it in the container then lead there.
 //!
 //! Two such places, the first that can be had:
-//! - an overlay of hull's own folder without a writable layer, mounted nowhere: a fraction of a millisecond. The kernel makes such a
-//!   file system read-only as a whole, and no mount option lifts that. (A read-only bind mount would cost as much and hold less: it is
-//!   read-only by an attribute of the mount, and the root of any user namespace may take that back from a mount that is attached
-//!   nowhere and that it has a descriptor of, such as the one in `/proc/PID/exe`.)
-//! - a sealed copy in memory: milliseconds, but it needs no privilege and no particular file system.
+//! - an overlay of hull's own folder without a writable layer, mounted nowhere: a fraction of a
+//!   millisecond. The kernel makes such a file system read-only as a whole, and no mount option
+//!   lifts that. (A read-only bind mount would cost as much and hold less: it is read-only by an
+//!   attribute of the mount, and the root of any user namespace may take that back from a mount
+//!   that is attached nowhere and that it has a descriptor of, such as the one in `/proc/PID/exe`.)
+//! - a sealed copy in memory: milliseconds, but it needs no privilege and no particular file
+//!   system.
 
 use crate::init::Held;
 use crate::sys::{file, mount, process};
@@ -16,7 +19,8 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStringExt;
 
 const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
-/// memfd_create(2): the file may be executed, also where `vm.memfd_noexec` says otherwise by default (Linux 6.3).
+/// memfd_create(2): the file may be executed, also where `vm.memfd_noexec` says otherwise by
+/// default (Linux 6.3).
 const MFD_EXEC: u32 = 0x10;
 const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
 const EXE: &CStr = c"/proc/self/exe";
@@ -37,18 +41,30 @@ pub fn protect() -> Result<()> {
         None => sealed_copy()?,
     };
     let args: Vec<CString> = c_strings(std::env::args_os().map(OsStringExt::into_vec))?;
-    let env: Vec<CString> = c_strings(std::env::vars_os().map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'=')))?;
+    let env: Vec<CString> = c_strings(
+        std::env::vars_os().map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'=')),
+    )?;
     let mut arrays = process::Arrays::with_room(args.len() + env.len());
-    let (args, env) = (args.iter().map(CString::as_c_str), env.iter().map(CString::as_c_str));
+    let (args, env) = (
+        args.iter().map(CString::as_c_str),
+        env.iter().map(CString::as_c_str),
+    );
     let errno = arrays.execveat(program.0, c"", args, env, libc::AT_EMPTY_PATH);
-    Err(Error::sys("run", "the protected copy of hull's own binary", errno))
+    Err(Error::sys(
+        "run",
+        "the protected copy of hull's own binary",
+        errno,
+    ))
 }
 
-/// Asks the kernel: a memory file has its seals, and a file system that is read-only as a whole says so even before it says that a
-/// running program is busy, which is what one answers whose mount alone is read-only.
+/// Asks the kernel: a memory file has its seals, and a file system that is read-only as a whole
+/// says so even before it says that a running program is busy, which is what one answers whose
+/// mount alone is read-only.
 fn is_protected(link: &[u8]) -> Result<bool> {
     if link.starts_with(b"/memfd:") {
-        let own = Held(file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?);
+        let own = Held(
+            file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?,
+        );
         return Ok(file::seals(own.0).is_ok_and(|seals| seals & SEALS == SEALS));
     }
     // A view made by hull is a mount of its own, whose root the file lies in.
@@ -56,13 +72,16 @@ fn is_protected(link: &[u8]) -> Result<bool> {
         return Ok(false);
     }
     match file::openat(libc::AT_FDCWD, EXE, libc::O_WRONLY, 0).map(Held) {
-        Err(Errno::EROFS) => Ok(file::filesystem_of(EXE).on("stat", "/proc/self/exe")? == OVERLAYFS_SUPER_MAGIC),
+        Err(Errno::EROFS) => {
+            Ok(file::filesystem_of(EXE).on("stat", "/proc/self/exe")? == OVERLAYFS_SUPER_MAGIC)
+        }
         _ => Ok(false),
     }
 }
 
-/// hull's own file through an overlay of its folder and `/dev`: two lower layers are the least, and that folder is always there. None
-/// where the kernel has no overlay, hull may not mount, or the folder's name cannot be an option's value.
+/// hull's own file through an overlay of its folder and `/dev`: two lower layers are the least, and
+/// that folder is always there. None where the kernel has no overlay, hull may not mount, or the
+/// folder's name cannot be an option's value.
 fn read_only_view(link: &[u8]) -> Option<Held> {
     let cut = link.iter().rposition(|&byte| byte == b'/')?;
     let folder = if cut == 0 { &b"/"[..] } else { &link[..cut] };
@@ -84,7 +103,8 @@ fn read_only_view(link: &[u8]) -> Option<Held> {
 }
 
 fn sealed_copy() -> Result<Held> {
-    let own = Held(file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?);
+    let own =
+        Held(file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?);
     let copy = match file::memfd(c"hull", libc::MFD_ALLOW_SEALING | MFD_EXEC) {
         Err(Errno::EINVAL) => file::memfd(c"hull", libc::MFD_ALLOW_SEALING),
         other => other,
@@ -96,5 +116,6 @@ fn sealed_copy() -> Result<Held> {
 }
 
 fn c_strings(list: impl Iterator<Item = Vec<u8>>) -> Result<Vec<CString>> {
-    list.map(|bytes| CString::new(bytes).map_err(|_| Error::new("an argument contains a NUL byte"))).collect()
+    list.map(|bytes| CString::new(bytes).map_err(|_| Error::new("an argument contains a NUL byte")))
+        .collect()
 }

@@ -2,8 +2,8 @@
 
 use super::Global;
 use crate::container::create::{Options, compile};
-use crate::spec::Spec;
 use crate::plan::Layers;
+use crate::spec::Spec;
 use crate::state::Record;
 use crate::wall::vm::{self, Preview};
 use crate::{Context, Error, Result, plan};
@@ -39,8 +39,17 @@ enum PlanFormat {
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let spec = Spec::load(&args.bundle)?;
     let layers = recorded_layers(&args.bundle)?;
-    let network = crate::net::Asked { preview: true, ..args.network.asked() };
-    let options = Options { systemd_cgroup: global.systemd_cgroup, layers, network, vm: args.machine.asked(), ..Options::default() };
+    let network = crate::net::Asked {
+        preview: true,
+        ..args.network.asked()
+    };
+    let options = Options {
+        systemd_cgroup: global.systemd_cgroup,
+        layers,
+        network,
+        vm: args.machine.asked(),
+        ..Options::default()
+    };
     if let Some(machine) = options.vm.for_spec(&spec)? {
         let preview = vm::preview(&global.store(), &spec, &args.id, &options, &machine)?;
         match args.format {
@@ -57,22 +66,49 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-/// The machine, what it sees of the host, and then the steps of the guest, both sides of which are in it.
+/// The machine, what it sees of the host, and then the steps of the guest, both sides of which are
+/// in it.
 fn machine_as_text(preview: &Preview) -> String {
-    let Preview { kernel, accelerator, memory, memory_max, cpus, shares, plan } = preview;
-    let most = memory_max.map_or(String::new(), |most| format!(" and up to {} MiB", most >> 20));
-    let (image, release, accelerator) = (kernel.image.display(), &kernel.release, accelerator.name());
-    let mut out = format!("machine  {image} ({release}), {accelerator}, {} MiB{most}, {cpus} processors\n", memory >> 20);
+    let Preview {
+        kernel,
+        accelerator,
+        memory,
+        memory_max,
+        cpus,
+        shares,
+        plan,
+    } = preview;
+    let most = memory_max.map_or(String::new(), |most| {
+        format!(" and up to {} MiB", most >> 20)
+    });
+    let (image, release, accelerator) =
+        (kernel.image.display(), &kernel.release, accelerator.name());
+    let mut out = format!(
+        "machine  {image} ({release}), {accelerator}, {} MiB{most}, {cpus} processors\n",
+        memory >> 20
+    );
     for share in shares {
         let rights = if share.read_only { ", read-only" } else { "" };
-        out.push_str(&format!("share    {}: {}{rights}\n", share.name, share.path.display()));
+        out.push_str(&format!(
+            "share    {}: {}{rights}\n",
+            share.name,
+            share.path.display()
+        ));
     }
     out.push_str("guest    carries out all that follows, hooks aside\n");
     out + &plan::as_text(plan)
 }
 
 fn machine_as_json(preview: &Preview) -> serde_json::Value {
-    let Preview { kernel, accelerator, memory, memory_max, cpus, shares, plan } = preview;
+    let Preview {
+        kernel,
+        accelerator,
+        memory,
+        memory_max,
+        cpus,
+        shares,
+        plan,
+    } = preview;
     json!({
         "machine": {
             "kernel": kernel.image, "release": kernel.release, "accelerator": accelerator.name(), "memory": memory, "memoryMax": memory_max,
@@ -82,13 +118,15 @@ fn machine_as_json(preview: &Preview) -> serde_json::Value {
     })
 }
 
-/// A container that people made has its bundle in its own folder, and beside it the record, which knows what the root is made of.
+/// A container that people made has its bundle in its own folder, and beside it the record, which
+/// knows what the root is made of.
 fn recorded_layers(bundle: &Path) -> Result<Option<Layers>> {
     let path = bundle.join("state.json");
     if !path.exists() {
         return Ok(None);
     }
     let text = std::fs::read(&path).on("read", path.display())?;
-    let record: Record = serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
+    let record: Record = serde_json::from_slice(&text)
+        .map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
     Ok(record.layers)
 }

@@ -46,7 +46,10 @@ pub struct ProcessArgs {
 pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     let number = |part: &str, what: &str| {
         let plain = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        let parsed = part.parse::<u32>().ok().filter(|id| plain && *id != u32::MAX);
+        let parsed = part
+            .parse::<u32>()
+            .ok()
+            .filter(|id| plain && *id != u32::MAX);
         parsed.ok_or_else(|| Error::new(format!("user {text:?}: {part:?} is no {what}")))
     };
     match text.split_once(':') {
@@ -69,20 +72,30 @@ impl ProcessArgs {
 
     fn flags_over(&self, config: &Config, command: &[String]) -> Result<Process> {
         if command.is_empty() {
-            return Err(Error::new("exec needs a program: hull exec ID COMMAND, or --process FILE"));
+            return Err(Error::new(
+                "exec needs a program: hull exec ID COMMAND, or --process FILE",
+            ));
         }
         let base = config.process.clone().unwrap_or_default();
         let mut user = base.user.clone();
         if let Some(text) = &self.user {
             let (uid, gid) = parse_user(text)?;
-            user = User { uid, gid: gid.unwrap_or(user.gid), ..user };
+            user = User {
+                uid,
+                gid: gid.unwrap_or(user.gid),
+                ..user
+            };
         }
         if !self.additional_gids.is_empty() {
             user.additional_gids.extend(&self.additional_gids);
         }
         let mut env = base.env.clone();
         env.extend(self.env.iter().cloned());
-        let capabilities = if self.cap.is_empty() { base.capabilities.clone() } else { Some(self.with_caps(base.capabilities.clone().unwrap_or_default())) };
+        let capabilities = if self.cap.is_empty() {
+            base.capabilities.clone()
+        } else {
+            Some(self.with_caps(base.capabilities.clone().unwrap_or_default()))
+        };
         Ok(Process {
             terminal: self.tty,
             console_size: None,
@@ -92,18 +105,34 @@ impl ProcessArgs {
             cwd: self.cwd.clone().unwrap_or_else(|| base.cwd.clone()),
             capabilities,
             no_new_privileges: self.no_new_privs || base.no_new_privileges,
-            apparmor_profile: self.apparmor.clone().or_else(|| base.apparmor_profile.clone()),
-            selinux_label: self.process_label.clone().or_else(|| base.selinux_label.clone()),
+            apparmor_profile: self
+                .apparmor
+                .clone()
+                .or_else(|| base.apparmor_profile.clone()),
+            selinux_label: self
+                .process_label
+                .clone()
+                .or_else(|| base.selinux_label.clone()),
             ..base
         })
     }
 
-    /// Adds capabilities as runc's exec does: to bounding, effective and permitted, and to ambient where they are inheritable.
+    /// Adds capabilities as runc's exec does: to bounding, effective and permitted, and to ambient
+    /// where they are inheritable.
     fn with_caps(&self, mut sets: Capabilities) -> Capabilities {
         for name in &self.cap {
             let inheritable = sets.inheritable.contains(name);
-            let Capabilities { bounding, effective, inheritable: _, permitted, ambient } = &mut sets;
-            for set in [bounding, effective, permitted].into_iter().chain(inheritable.then_some(ambient)) {
+            let Capabilities {
+                bounding,
+                effective,
+                inheritable: _,
+                permitted,
+                ambient,
+            } = &mut sets;
+            for set in [bounding, effective, permitted]
+                .into_iter()
+                .chain(inheritable.then_some(ambient))
+            {
                 if !set.contains(name) {
                     set.push(name.clone());
                 }
@@ -115,7 +144,8 @@ impl ProcessArgs {
 
 fn read(path: &Path) -> Result<Process> {
     let text = std::fs::read(path).on("read", path.display())?;
-    serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::new(format!("read {}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -126,7 +156,20 @@ mod tests {
     fn users_are_numbers_and_nothing_else() {
         assert_eq!(parse_user("7").unwrap(), (7, None));
         assert_eq!(parse_user("7:8").unwrap(), (7, Some(8)));
-        for bad in ["", ":", "7:", ":8", "-1", "+1", "7:8:9", "root", "4294967295", " 7", "0x7", "99999999999"] {
+        for bad in [
+            "",
+            ":",
+            "7:",
+            ":8",
+            "-1",
+            "+1",
+            "7:8:9",
+            "root",
+            "4294967295",
+            " 7",
+            "0x7",
+            "99999999999",
+        ] {
             assert!(parse_user(bad).is_err(), "{bad}");
         }
     }

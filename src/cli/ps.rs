@@ -16,7 +16,11 @@ pub struct Args {
     #[arg(value_name = "ID")]
     id: String,
     /// Options for ps(1)
-    #[arg(value_name = "PS OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "PS OPTIONS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     options: Vec<String>,
 }
 
@@ -34,22 +38,37 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     }
     let pids = container.pids()?;
     if matches!(args.format, PsFormat::Json) {
-        let text = serde_json::to_string(&pids).map_err(|error| Error::new(format!("print JSON: {error}")))?;
+        let text = serde_json::to_string(&pids)
+            .map_err(|error| Error::new(format!("print JSON: {error}")))?;
         println!("{text}");
         return Ok(0);
     }
-    let options: Vec<&str> = if args.options.is_empty() { vec!["-ef"] } else { args.options.iter().map(String::as_str).collect() };
-    let output = Command::new("ps").args(&options).stderr(Stdio::inherit()).output().on("run", "ps")?;
+    let options: Vec<&str> = if args.options.is_empty() {
+        vec!["-ef"]
+    } else {
+        args.options.iter().map(String::as_str).collect()
+    };
+    let output = Command::new("ps")
+        .args(&options)
+        .stderr(Stdio::inherit())
+        .output()
+        .on("run", "ps")?;
     if !output.status.success() {
         return Err(Error::new("ps failed"));
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines();
     let heading = lines.next().unwrap_or_default();
-    let column = heading.split_whitespace().position(|name| name == "PID").ok_or_else(|| Error::new("couldn't find PID field in ps output"))?;
+    let column = heading
+        .split_whitespace()
+        .position(|name| name == "PID")
+        .ok_or_else(|| Error::new("couldn't find PID field in ps output"))?;
     println!("{heading}");
     for line in lines {
-        let pid = line.split_whitespace().nth(column).and_then(|text| text.parse::<i32>().ok());
+        let pid = line
+            .split_whitespace()
+            .nth(column)
+            .and_then(|text| text.parse::<i32>().ok());
         if pid.is_some_and(|pid| pids.contains(&pid)) {
             println!("{line}");
         }
@@ -60,13 +79,23 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
 /// The guest's processes: ps(1) of the host knows nothing of them.
 fn of_guest(container: &Container, options: &[String]) -> Result<u8> {
     if !options.is_empty() {
-        return Err(Error::new("options for ps(1) cannot cross into a virtual machine"));
+        return Err(Error::new(
+            "options for ps(1) cannot cross into a virtual machine",
+        ));
     }
     println!("{:<8} {:>7} {:>7} {:>8} CMD", "UID", "PID", "PPID", "TIME");
     for process in container.machine_processes()? {
         let seconds = process.ticks / 100;
-        let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-        println!("{:<8} {:>7} {:>7} {time:>8} {}", process.uid, process.pid, process.parent, process.command);
+        let time = format!(
+            "{:02}:{:02}:{:02}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        );
+        println!(
+            "{:<8} {:>7} {:>7} {time:>8} {}",
+            process.uid, process.pid, process.parent, process.command
+        );
     }
     Ok(0)
 }

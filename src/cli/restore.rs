@@ -55,12 +55,24 @@ pub struct Args {
 
 /// Carries the command out; in the foreground the status is the program's.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
-    let what = args.id.clone().or_else(|| args.name.clone()).unwrap_or_else(|| args.import.as_ref().map_or_else(String::new, |file| file.display().to_string()));
+    let what = args
+        .id
+        .clone()
+        .or_else(|| args.name.clone())
+        .unwrap_or_else(|| {
+            args.import
+                .as_ref()
+                .map_or_else(String::new, |file| file.display().to_string())
+        });
     bring_back(args, global).map_err(|error| error.within(format!("restore {what}")))
 }
 
 /// The images, whose they were, and the config.
-fn find(args: &Args, store: &Store, common: &mut Common) -> Result<(Option<Scratch>, String, Spec, Beside)> {
+fn find(
+    args: &Args,
+    store: &Store,
+    common: &mut Common,
+) -> Result<(Option<Scratch>, String, Spec, Beside)> {
     let scratch = match &args.import {
         Some(file) => {
             let scratch = Scratch::new(store, "import")?;
@@ -71,8 +83,13 @@ fn find(args: &Args, store: &Store, common: &mut Common) -> Result<(Option<Scrat
         None => None,
     };
     let beside = Beside::read(&common.images)?;
-    let id = args.id.clone().or_else(|| args.name.clone()).unwrap_or_else(|| beside.id.clone());
-    // Without a bundle: the one in the working directory, as with create; or what is among the images.
+    let id = args
+        .id
+        .clone()
+        .or_else(|| args.name.clone())
+        .unwrap_or_else(|| beside.id.clone());
+    // Without a bundle: the one in the working directory, as with create; or what is among the
+    // images.
     let here = Path::new(".");
     let spec = match &args.bundle {
         Some(bundle) => Spec::load(bundle)?,
@@ -87,17 +104,34 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     let store = Store::new(std::path::absolute(global.store().root()).on("find", "the store")?);
     let mut common = args.shared.common(global);
     let (scratch, id, spec, beside) = find(&args, &store, &mut common)?;
-    let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
+    let terminal = spec
+        .config()
+        .process
+        .as_ref()
+        .is_some_and(|process| process.terminal);
     let given = connect_console(args.console_socket.as_deref())?;
     let kept = args.detach && beside.logs && given.is_none();
     match (terminal, &given, args.detach && !kept) {
-        (true, None, true) => return Err(Error::new("cannot allocate tty if hull will detach without setting console socket")),
-        (false, Some(_), _) => return Err(Error::new("cannot use console socket if the container has no terminal")),
+        (true, None, true) => {
+            return Err(Error::new(
+                "cannot allocate tty if hull will detach without setting console socket",
+            ));
+        }
+        (false, Some(_), _) => {
+            return Err(Error::new(
+                "cannot use console socket if the container has no terminal",
+            ));
+        }
         _ => {}
     }
     let bring = Bring {
         common,
-        options: Options { systemd_cgroup: global.systemd_cgroup, no_pivot: args.no_pivot, pid_file: args.pid_file.clone(), ..Options::default() },
+        options: Options {
+            systemd_cgroup: global.systemd_cgroup,
+            no_pivot: args.no_pivot,
+            pid_file: args.pid_file.clone(),
+            ..Options::default()
+        },
         lsm_profile: args.lsm_profile.clone(),
         lsm_mount_context: args.lsm_mount_context.clone(),
         copy: false,
@@ -105,21 +139,41 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     };
     if kept {
         let mut streams = Streams::make(terminal)?;
-        let (container, _) = streams.while_redirected(|console| checkpoint::restore(&store, &id, &spec, &bring, console))?;
-        streams.hand_over(&container.folder(), None).inspect_err(|_| drop(container.take_down()))?;
+        let (container, _) = streams
+            .while_redirected(|console| checkpoint::restore(&store, &id, &spec, &bring, console))?;
+        streams
+            .hand_over(&container.folder(), None)
+            .inspect_err(|_| drop(container.take_down()))?;
         return Ok(0);
     }
     if args.detach {
         checkpoint::restore(&store, &id, &spec, &bring, given)?;
         return Ok(0);
     }
-    let own = if terminal && given.is_none() { Some(console_pair()?) } else { None };
+    let own = if terminal && given.is_none() {
+        Some(console_pair()?)
+    } else {
+        None
+    };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
     let (container, pidfd) = checkpoint::restore(&store, &id, &spec, &bring, theirs)?;
     drop(scratch);
-    let attended = |terminal| attend(&pidfd, &signals, Carried { terminal, ..Carried::default() });
-    let ended = ours.as_ref().map(receive_terminal).transpose().and_then(attended);
+    let attended = |terminal| {
+        attend(
+            &pidfd,
+            &signals,
+            Carried {
+                terminal,
+                ..Carried::default()
+            },
+        )
+    };
+    let ended = ours
+        .as_ref()
+        .map(receive_terminal)
+        .transpose()
+        .and_then(attended);
     delete(&store, &container.record.id, true)?;
     Ok(ended?.status() as u8)
 }

@@ -2,15 +2,15 @@
 
 use super::Global;
 use super::create::{Make, connect_console};
-use crate::people::{self, Flags, Mode};
-use crate::{Error, Result};
 use crate::container::create::create;
 use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
 use crate::container::start::{begin, executed};
 use crate::container::streams::Pipes;
 use crate::container::{Container, delete};
+use crate::people::{self, Flags, Mode};
 use crate::spec::Spec;
 use crate::state::Store;
+use crate::{Error, Result};
 
 /// Options of `run`.
 #[derive(clap::Args)]
@@ -47,42 +47,84 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
 
 /// The form for people.
 fn run_folder(args: &Args, global: &Global) -> Result<u8> {
-    let Args { detach, keep, words, people: flags, make } = args;
+    let Args {
+        detach,
+        keep,
+        words,
+        people: flags,
+        make,
+    } = args;
     if make.bundle.as_os_str() != "." || make.console_socket.is_some() {
-        return Err(Error::new("--bundle and --console-socket are for bundles; with --rootfs there is none"));
+        return Err(Error::new(
+            "--bundle and --console-socket are for bundles; with --rootfs there is none",
+        ));
     }
-    let mode = Mode { detach: *detach, keep: *keep };
+    let mode = Mode {
+        detach: *detach,
+        keep: *keep,
+    };
     people::run(flags, words, &mode, make.options(global), &global.store())
 }
 
 fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
-    let Args { detach, keep, words, people: _, make } = args;
+    let Args {
+        detach,
+        keep,
+        words,
+        people: _,
+        make,
+    } = args;
     let [id] = &words[..] else {
         let words = words.join(" ");
-        return Err(Error::new(format!("one container id is wanted, not {words:?}; to run a program on a folder: hull run --rootfs FOLDER -- COMMAND")));
+        return Err(Error::new(format!(
+            "one container id is wanted, not {words:?}; to run a program on a folder: hull run \
+                --rootfs FOLDER -- COMMAND"
+        )));
     };
     let spec = Spec::load(&make.bundle)?;
     if spec.config().process.is_none() {
         return Err(Error::new("process property must not be empty"));
     }
     let options = make.options(global);
-    let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
+    let terminal = spec
+        .config()
+        .process
+        .as_ref()
+        .is_some_and(|process| process.terminal);
     let given = connect_console(make.console_socket.as_deref())?;
     if *detach {
         let (container, made) = create(store, id, &spec, &options, given)?;
-        let begun = begin(&container, &made).and_then(|notify| executed(&container, &made).map(|()| notify));
+        let begun = begin(&container, &made)
+            .and_then(|notify| executed(&container, &made).map(|()| notify));
         let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
         return Ok(0);
     }
-    let own = if terminal && given.is_none() { Some(console_pair()?) } else { None };
+    let own = if terminal && given.is_none() {
+        Some(console_pair()?)
+    } else {
+        None
+    };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
     let pipes = Pipes::instead_of_nonblocking()?;
     let (container, made) = create(store, id, &spec, &options, theirs)?;
     let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over);
-    let ended = match (begin(&container, &made), ours.as_ref().map(receive_terminal).transpose()) {
-        (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| attend(&made.child.pidfd, &signals, Carried { terminal, pipes, notify })),
+    let ended = match (
+        begin(&container, &made),
+        ours.as_ref().map(receive_terminal).transpose(),
+    ) {
+        (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
+            attend(
+                &made.child.pidfd,
+                &signals,
+                Carried {
+                    terminal,
+                    pipes,
+                    notify,
+                },
+            )
+        }),
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
     finish(store, &container, *keep)?;
@@ -98,4 +140,3 @@ fn finish(store: &Store, container: &Container, keep: bool) -> Result<()> {
     }
     delete::delete(store, &container.record.id, true)
 }
-

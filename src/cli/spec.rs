@@ -19,9 +19,17 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let path = args.bundle.join("config.json");
     if path.exists() {
-        return Err(Error::new(format!("File {} exists. Remove it first", path.display())));
+        return Err(Error::new(format!(
+            "File {} exists. Remove it first",
+            path.display()
+        )));
     }
-    let document = default::document(args.rootless.then(|| (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())));
+    let document = default::document(args.rootless.then(|| {
+        (
+            nix::unistd::geteuid().as_raw(),
+            nix::unistd::getegid().as_raw(),
+        )
+    }));
     let text = super::state::pretty(&document)?;
     std::fs::write(&path, text + "\n").on("write", path.display())?;
     Ok(0)

@@ -83,16 +83,26 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         }
     }
     let memory = machine_memory()?;
-    let mut screen = Screen { refreshes: !args.no_stream && is_terminal(1), lines: 0 };
+    let mut screen = Screen {
+        refreshes: !args.no_stream && is_terminal(1),
+        lines: 0,
+    };
     let mut before = samples(&store, &args.ids)?;
     let mut pause = FIRST.min(args.interval);
     loop {
         std::thread::sleep(pause);
         let now = samples(&store, &args.ids)?;
-        let rows: Vec<Row> = now.iter().map(|(id, sample)| row(id, before.get(id), sample, memory)).collect();
+        let rows: Vec<Row> = now
+            .iter()
+            .map(|(id, sample)| row(id, before.get(id), sample, memory))
+            .collect();
         let text = match args.format {
             StatsFormat::Table => table(&rows).to_string(),
-            StatsFormat::Json => serde_json::to_string(&rows).map_err(|error| Error::new(format!("print JSON: {error}")))? + "\n",
+            StatsFormat::Json => {
+                serde_json::to_string(&rows)
+                    .map_err(|error| Error::new(format!("print JSON: {error}")))?
+                    + "\n"
+            }
         };
         if !screen.show(&text)? || args.no_stream || (now.is_empty() && !args.ids.is_empty()) {
             return Ok(0);
@@ -103,10 +113,16 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
 
 /// The counters of those that run now; the others are left out.
 fn samples(store: &Store, ids: &[String]) -> Result<BTreeMap<String, Sample>> {
-    let ids = if ids.is_empty() { store.ids()? } else { ids.to_vec() };
+    let ids = if ids.is_empty() {
+        store.ids()?
+    } else {
+        ids.to_vec()
+    };
     let mut samples = BTreeMap::new();
     for id in ids {
-        let Ok(container) = Container::open(store, &id) else { continue };
+        let Ok(container) = Container::open(store, &id) else {
+            continue;
+        };
         let stats = match container.status() {
             Status::Stopped | Status::Creating => continue,
             _ if container.group()?.is_some() => Some(container.stats()?),
@@ -116,7 +132,14 @@ fn samples(store: &Store, ids: &[String]) -> Result<BTreeMap<String, Sample>> {
         // Counters that were read while it ended, and its cgroup went, are none.
         if container.status() != Status::Stopped {
             let machine = container.monitor_stats()?;
-            samples.insert(id, Sample { at: Instant::now(), stats, machine });
+            samples.insert(
+                id,
+                Sample {
+                    at: Instant::now(),
+                    stats,
+                    machine,
+                },
+            );
         }
     }
     Ok(samples)
@@ -131,22 +154,41 @@ fn row(id: &str, before: Option<&Sample>, now: &Sample, machine: u64) -> Row {
         used as f64 / span as f64 * 100.0
     });
     // A limit of 0 is that of a controller that is not there.
-    let memory = stats.map(|stats| &stats.memory.usage).filter(|memory| memory.limit != 0);
+    let memory = stats
+        .map(|stats| &stats.memory.usage)
+        .filter(|memory| memory.limit != 0);
     let limit = memory.map(|memory| memory.limit.min(machine));
-    let network = |count: fn(&crate::cgroups::stats::NetworkInterface) -> u64| stats.and_then(|stats| Some(stats.network_interfaces.as_ref()?.iter().map(count).sum()));
-    let block = |op: &str| stats.map(|stats| stats.blkio.io_service_bytes_recursive.iter().filter(|entry| entry.op == op).map(|entry| entry.value).sum());
+    let network = |count: fn(&crate::cgroups::stats::NetworkInterface) -> u64| {
+        stats.and_then(|stats| Some(stats.network_interfaces.as_ref()?.iter().map(count).sum()))
+    };
+    let block = |op: &str| {
+        stats.map(|stats| {
+            stats
+                .blkio
+                .io_service_bytes_recursive
+                .iter()
+                .filter(|entry| entry.op == op)
+                .map(|entry| entry.value)
+                .sum()
+        })
+    };
     Row {
         id: id.to_owned(),
         cpu_percent,
         mem_usage: memory.map(|memory| memory.usage),
         mem_limit: limit,
-        mem_percent: memory.zip(limit).map(|(memory, limit)| memory.usage as f64 / limit.max(1) as f64 * 100.0),
+        mem_percent: memory
+            .zip(limit)
+            .map(|(memory, limit)| memory.usage as f64 / limit.max(1) as f64 * 100.0),
         net_input: network(|interface| interface.rx_bytes),
         net_output: network(|interface| interface.tx_bytes),
         block_input: block("Read"),
         block_output: block("Write"),
         pids: stats.map(|stats| stats.pids.current),
-        machine_mem_usage: now.machine.as_ref().map(|machine| machine.memory.usage.usage),
+        machine_mem_usage: now
+            .machine
+            .as_ref()
+            .map(|machine| machine.memory.usage.usage),
     }
 }
 
@@ -154,16 +196,51 @@ fn row(id: &str, before: Option<&Sample>, now: &Sample, machine: u64) -> Row {
 fn machine_memory() -> Result<u64> {
     const PATH: &str = "/proc/meminfo";
     let text = std::fs::read_to_string(PATH).on("read", PATH)?;
-    let kilobytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kilobytes.map(|number| number * 1024).ok_or_else(|| Error::new(format!("parse {PATH}: no MemTotal")))
+    let kilobytes = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse::<u64>()
+            .ok()
+    });
+    kilobytes
+        .map(|number| number * 1024)
+        .ok_or_else(|| Error::new(format!("parse {PATH}: no MemTotal")))
 }
 
 fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&["ID", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET IO", "BLOCK IO", "PIDS"]);
+    let mut table = Table::new(&[
+        "ID",
+        "CPU %",
+        "MEM USAGE / LIMIT",
+        "MEM %",
+        "NET IO",
+        "BLOCK IO",
+        "PIDS",
+    ]);
     for row in rows {
-        let Row { id, cpu_percent, mem_usage, mem_limit, mem_percent, net_input, net_output, block_input, block_output, pids, machine_mem_usage: _ } = row;
-        let percent = |share: &Option<f64>| share.map_or_else(|| "--".to_owned(), |share| format!("{share:.2}%"));
-        let pair = |a: &Option<u64>, b: &Option<u64>| a.zip(*b).map_or_else(|| "--".to_owned(), |(a, b)| format!("{} / {}", human(a), human(b)));
+        let Row {
+            id,
+            cpu_percent,
+            mem_usage,
+            mem_limit,
+            mem_percent,
+            net_input,
+            net_output,
+            block_input,
+            block_output,
+            pids,
+            machine_mem_usage: _,
+        } = row;
+        let percent = |share: &Option<f64>| {
+            share.map_or_else(|| "--".to_owned(), |share| format!("{share:.2}%"))
+        };
+        let pair = |a: &Option<u64>, b: &Option<u64>| {
+            a.zip(*b).map_or_else(
+                || "--".to_owned(),
+                |(a, b)| format!("{} / {}", human(a), human(b)),
+            )
+        };
         table.row([
             id.clone(),
             percent(cpu_percent),
@@ -184,9 +261,17 @@ fn human(bytes: u64) -> String {
     while number >= 1000.0 && unit + 1 < UNITS.len() {
         (number, unit) = (number / 1000.0, unit + 1);
     }
-    let digits = if number >= 100.0 { 1 } else { 2 + usize::from(number < 10.0) };
+    let digits = if number >= 100.0 {
+        1
+    } else {
+        2 + usize::from(number < 10.0)
+    };
     let text = format!("{number:.digits$}");
-    let text = if unit == 0 { format!("{bytes}") } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() };
+    let text = if unit == 0 {
+        format!("{bytes}")
+    } else {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
     format!("{text}{}", UNITS[unit])
 }
 
@@ -219,7 +304,10 @@ impl Screen {
             out.push_str(text);
         }
         let mut stdout = std::io::stdout();
-        match stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush()) {
+        match stdout
+            .write_all(out.as_bytes())
+            .and_then(|()| stdout.flush())
+        {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
             other => other.on("write to", "standard output").map(|()| true),
         }
@@ -233,7 +321,15 @@ mod tests {
 
     #[test]
     fn bytes_are_decimal_with_four_digits() {
-        for (bytes, text) in [(0, "0B"), (999, "999B"), (1000, "1kB"), (1234, "1.234kB"), (16_777_216, "16.78MB"), (134_217_728, "134.2MB"), (25_000_000_000, "25GB")] {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1234, "1.234kB"),
+            (16_777_216, "16.78MB"),
+            (134_217_728, "134.2MB"),
+            (25_000_000_000, "25GB"),
+        ] {
             assert_eq!(human(bytes), text);
         }
     }
@@ -244,28 +340,89 @@ mod tests {
         stats.memory.usage.usage = 50_000;
         stats.memory.usage.limit = 200_000;
         stats.pids.current = 3;
-        let entry = |op: &str, value| BlkioEntry { major: 8, minor: 0, op: op.to_owned(), value };
-        stats.blkio.io_service_bytes_recursive = vec![entry("Read", 1000), entry("Write", 7), entry("Read", 500), entry("Sync", 9)];
-        let interface = |rx_bytes, tx_bytes| NetworkInterface { rx_bytes, tx_bytes, ..NetworkInterface::default() };
+        let entry = |op: &str, value| BlkioEntry {
+            major: 8,
+            minor: 0,
+            op: op.to_owned(),
+            value,
+        };
+        stats.blkio.io_service_bytes_recursive = vec![
+            entry("Read", 1000),
+            entry("Write", 7),
+            entry("Read", 500),
+            entry("Sync", 9),
+        ];
+        let interface = |rx_bytes, tx_bytes| NetworkInterface {
+            rx_bytes,
+            tx_bytes,
+            ..NetworkInterface::default()
+        };
         stats.network_interfaces = Some(vec![interface(10, 1), interface(20, 2)]);
-        Sample { at, stats: Some(stats), machine: None }
+        Sample {
+            at,
+            stats: Some(stats),
+            machine: None,
+        }
     }
 
     #[test]
     fn a_row_is_the_difference_of_two_samples() {
         let start = Instant::now();
-        let row = row("box", Some(&sample(start, 1_000_000_000)), &sample(start + Duration::from_secs(2), 4_000_000_000), 1_000_000);
+        let row = row(
+            "box",
+            Some(&sample(start, 1_000_000_000)),
+            &sample(start + Duration::from_secs(2), 4_000_000_000),
+            1_000_000,
+        );
         let cells = table(&[row]).to_string();
-        let cells: Vec<&str> = cells.lines().nth(1).unwrap().split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["box", "150.00%", "50kB / 200kB", "25.00%", "30B / 3B", "1.5kB / 7B", "3"]);
+        let cells: Vec<&str> = cells
+            .lines()
+            .nth(1)
+            .unwrap()
+            .split("   ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                "box",
+                "150.00%",
+                "50kB / 200kB",
+                "25.00%",
+                "30B / 3B",
+                "1.5kB / 7B",
+                "3"
+            ]
+        );
     }
 
     #[test]
     fn what_is_not_known_is_left_open() {
         let now = Instant::now();
         let alone = row("box", None, &sample(now, 5), 100_000);
-        assert_eq!((alone.cpu_percent, alone.mem_limit, alone.mem_percent), (None, Some(100_000), Some(50.0)));
-        let none = table(&[row("box", None, &Sample { at: now, stats: None, machine: None }, 100_000)]).to_string();
-        assert_eq!(none.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>(), ["box", "--", "--", "--", "--", "--", "--"]);
+        assert_eq!(
+            (alone.cpu_percent, alone.mem_limit, alone.mem_percent),
+            (None, Some(100_000), Some(50.0))
+        );
+        let none = table(&[row(
+            "box",
+            None,
+            &Sample {
+                at: now,
+                stats: None,
+                machine: None,
+            },
+            100_000,
+        )])
+        .to_string();
+        assert_eq!(
+            none.lines()
+                .nth(1)
+                .unwrap()
+                .split_whitespace()
+                .collect::<Vec<_>>(),
+            ["box", "--", "--", "--", "--", "--", "--"]
+        );
     }
 }

@@ -12,8 +12,15 @@ use std::path::{Path, PathBuf};
 /// Options of `update`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Take the limits from this file, or - for standard input: JSON, as linux.resources of a config; what is left out stays
-    #[arg(short, long, value_name = "FILE", conflicts_with = "Limits", allow_hyphen_values = true)]
+    /// Take the limits from this file, or - for standard input: JSON, as linux.resources of a
+    /// config; what is left out stays
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        conflicts_with = "Limits",
+        allow_hyphen_values = true
+    )]
     resources: Option<PathBuf>,
     #[command(flatten)]
     limits: Limits,
@@ -95,14 +102,18 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
 fn from_file(path: &Path) -> Result<Resources> {
     let mut text = Vec::new();
     let (name, read) = if path == Path::new("-") {
-        ("standard input".to_owned(), std::io::stdin().read_to_end(&mut text))
+        (
+            "standard input".to_owned(),
+            std::io::stdin().read_to_end(&mut text),
+        )
     } else {
         let name = path.display().to_string();
         let mut file = File::open(path).on("open", &name)?;
         (name, file.read_to_end(&mut text))
     };
     read.on("read", &name)?;
-    serde_json::from_slice(&text).map_err(|error| Error::new(format!("read resources from {name}: {error}")))
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::new(format!("read resources from {name}: {error}")))
 }
 
 impl Limits {
@@ -129,8 +140,14 @@ impl Limits {
         } = self;
         // As in a config: hull does not set Intel RDT up.
         match (l3_cache_schema, mem_bw_schema) {
-            (Some(_), _) => return Err(Error::new("Intel RDT/CAT: l3 cache schema is not enabled")),
-            (_, Some(_)) => return Err(Error::new("Intel RDT/MBA: memory bandwidth schema is not enabled")),
+            (Some(_), _) => {
+                return Err(Error::new("Intel RDT/CAT: l3 cache schema is not enabled"));
+            }
+            (_, Some(_)) => {
+                return Err(Error::new(
+                    "Intel RDT/MBA: memory bandwidth schema is not enabled",
+                ));
+            }
             (None, None) => {}
         }
         let cpu = Cpu {
@@ -152,11 +169,16 @@ impl Limits {
             kernel_tcp: bytes("kernel-memory-tcp", kernel_memory_tcp)?,
             ..Memory::default()
         };
-        let block_io = BlockIo { weight: number("blkio-weight", blkio_weight)?, ..BlockIo::default() };
+        let block_io = BlockIo {
+            weight: number("blkio-weight", blkio_weight)?,
+            ..BlockIo::default()
+        };
         Ok(Resources {
             memory: some(memory),
             cpu: some(cpu),
-            pids: some(Pids { limit: number("pids-limit", pids_limit)? }),
+            pids: some(Pids {
+                limit: number("pids-limit", pids_limit)?,
+            }),
             block_io: some(block_io),
             ..Resources::default()
         })
@@ -168,9 +190,14 @@ fn some<T: Default + PartialEq>(part: T) -> Option<T> {
     (part != T::default()).then_some(part)
 }
 
-fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(name: &str, text: &Option<String>) -> Result<Option<T>> {
+fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(
+    name: &str,
+    text: &Option<String>,
+) -> Result<Option<T>> {
     let Some(text) = text else { return Ok(None) };
-    text.parse().map(Some).map_err(|error| Error::new(format!("invalid value for {name}: {text:?}: {error}")))
+    text.parse()
+        .map(Some)
+        .map_err(|error| Error::new(format!("invalid value for {name}: {text:?}: {error}")))
 }
 
 /// A size as people write it; -1 is no limit, 0 changes nothing.
@@ -179,6 +206,8 @@ fn bytes(name: &str, text: &Option<String>) -> Result<Option<i64>> {
         None => Ok(None),
         Some("-1") => Ok(Some(-1)),
         Some("0") => Ok(Some(0)),
-        Some(text) => size(&format!("--{name}"), text).map(Some).map_err(|error| error.within(format_args!("invalid value for {name}"))),
+        Some(text) => size(&format!("--{name}"), text)
+            .map(Some)
+            .map_err(|error| error.within(format_args!("invalid value for {name}"))),
     }
 }

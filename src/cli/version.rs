@@ -8,5 +8,8 @@ pub fn print() {
     println!("hull version {}", env!("CARGO_PKG_VERSION"));
     println!("commit: {}", env!("HULL_COMMIT"));
     println!("spec: {SPEC_VERSION}");
-    println!("libseccomp: {}", crate::security::seccomp::library_version());
+    println!(
+        "libseccomp: {}",
+        crate::security::seccomp::library_version()
+    );
 }

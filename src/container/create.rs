@@ -44,7 +44,12 @@ pub struct Options {
 impl Options {
     /// What of these the guest's side carries out.
     pub fn for_guest(&self) -> Self {
-        Self { no_pivot: self.no_pivot, no_new_keyring: self.no_new_keyring, notify: self.notify, ..Self::default() }
+        Self {
+            no_pivot: self.no_pivot,
+            no_new_keyring: self.no_new_keyring,
+            notify: self.notify,
+            ..Self::default()
+        }
     }
 }
 
@@ -68,16 +73,36 @@ pub struct Compiled {
 /// Of the config, the host, or both together.
 pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<Compiled> {
     let (spec, network) = options.network.apply(store, id, spec)?;
-    let spec = if options.notify { notify::add_to(&spec, &store.folder(id))? } else { spec };
+    let spec = if options.notify {
+        notify::add_to(&spec, &store.folder(id))?
+    } else {
+        spec
+    };
     let (spec, facts) = with_own_ids(Facts::probe(&spec)?, spec)?;
     let stdio = stdio();
-    let null_stdio = stdio.iter().enumerate().filter(|(_, name)| *name == "/dev/null").map(|(number, _)| 1 << number).sum();
-    let request = Request { network: network.clone(), null_stdio, ..request(store, &spec, &facts, id, options)? };
+    let null_stdio = stdio
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| *name == "/dev/null")
+        .map(|(number, _)| 1 << number)
+        .sum();
+    let request = Request {
+        network: network.clone(),
+        null_stdio,
+        ..request(store, &spec, &facts, id, options)?
+    };
     let plan = plan::plan(&spec, &facts, &request)?;
-    Ok(Compiled { spec, facts, plan, network, stdio })
+    Ok(Compiled {
+        spec,
+        facts,
+        plan,
+        network,
+        stdio,
+    })
 }
 
-/// Where an ordinary user's config is silent about ids (`crun spec --rootless` writes such ones), they are the user's own.
+/// Where an ordinary user's config is silent about ids (`crun spec --rootless` writes such ones),
+/// they are the user's own.
 fn with_own_ids(facts: Facts, spec: Spec) -> Result<(Spec, Facts)> {
     if facts.privileged || !spec.lacks_mappings() {
         return Ok((spec, facts));
@@ -88,15 +113,28 @@ fn with_own_ids(facts: Facts, spec: Spec) -> Result<(Spec, Facts)> {
     Ok((spec, facts))
 }
 
-/// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and the compiled filter.
+/// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and
+/// the compiled filter.
 ///
 /// # Errors
 /// A filter or limits that cannot be.
-pub fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Options) -> Result<Request> {
+pub fn request(
+    store: &Store,
+    spec: &Spec,
+    facts: &Facts,
+    id: &str,
+    options: &Options,
+) -> Result<Request> {
     let config = spec.config();
     let linux = config.linux.as_ref();
     let rootless = !facts.privileged || facts.in_user_namespace;
-    let driver = if options.systemd_cgroup { Driver::Systemd { user: facts.euid != 0 } } else { Driver::Cgroupfs };
+    let driver = if options.systemd_cgroup {
+        Driver::Systemd {
+            user: facts.euid != 0,
+        }
+    } else {
+        Driver::Cgroupfs
+    };
     let asked = cgroups::Request {
         id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
@@ -123,13 +161,20 @@ pub fn request(store: &Store, spec: &Spec, facts: &Facts, id: &str, options: &Op
     })
 }
 
-/// The filter of a config, compiled once for each content: that takes libseccomp longer than all the rest takes hull.
+/// The filter of a config, compiled once for each content: that takes libseccomp longer than all
+/// the rest takes hull.
 ///
 /// # Errors
 /// The profile cannot be carried out.
 pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
-    let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
-    let Some(seccomp) = seccomp.filter(|seccomp| seccomp::is_asked(seccomp)) else { return Ok(None) };
+    let seccomp = spec
+        .config()
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.seccomp.as_ref());
+    let Some(seccomp) = seccomp.filter(|seccomp| seccomp::is_asked(seccomp)) else {
+        return Ok(None);
+    };
     let filter = match store.cache("seccomp") {
         Ok(folder) => seccomp::compile_cached(seccomp, &folder)?,
         Err(_) => seccomp::compile(seccomp)?,
@@ -140,9 +185,13 @@ pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
     Ok(Some(filter))
 }
 
-/// Sockets that systemd opened for hull are the container's (sd_listen_fds(3)); its first process is 1 there, as runc has it.
+/// Sockets that systemd opened for hull are the container's (sd_listen_fds(3)); its first process
+/// is 1 there, as runc has it.
 fn socket_activation() -> (Vec<String>, u32) {
-    let count = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    let count = std::env::var("LISTEN_FDS")
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok())
+        .unwrap_or(0);
     if count == 0 {
         return (Vec::new(), 0);
     }
@@ -157,11 +206,29 @@ fn socket_activation() -> (Vec<String>, u32) {
 ///
 /// # Errors
 /// Of whatever step failed.
-pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
-    let terminal = spec.config().process.as_ref().is_some_and(|process| process.terminal);
+pub fn create(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    options: &Options,
+    console: Option<Held>,
+) -> Result<(Container, Made)> {
+    let terminal = spec
+        .config()
+        .process
+        .as_ref()
+        .is_some_and(|process| process.terminal);
     match (terminal, &console) {
-        (true, None) => return Err(Error::new("cannot allocate tty if hull will detach without setting console socket")),
-        (false, Some(_)) => return Err(Error::new("cannot use console socket if hull will not detach or allocate tty")),
+        (true, None) => {
+            return Err(Error::new(
+                "cannot allocate tty if hull will detach without setting console socket",
+            ));
+        }
+        (false, Some(_)) => {
+            return Err(Error::new(
+                "cannot use console socket if hull will not detach or allocate tty",
+            ));
+        }
         _ => {}
     }
     crate::state::check_id(id)?;
@@ -172,7 +239,11 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
     for warning in &compiled.plan.warnings {
         crate::log::warn(warning);
     }
-    compiled.plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
+    compiled
+        .plan
+        .remarks
+        .iter()
+        .for_each(|remark| crate::log::remark(remark));
     check_preserved(options.preserve_fds)?;
     keep_from_hooks(options.preserve_fds + socket_activation().1);
     let lock = store.make(id)?;
@@ -180,7 +251,13 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
         Some(setup) => crate::net::names::prepare(&store.folder(id), setup),
         None => Ok(()),
     };
-    let result = result.and_then(|()| if options.notify { notify::make_folder(&store.folder(id)) } else { Ok(()) });
+    let result = result.and_then(|()| {
+        if options.notify {
+            notify::make_folder(&store.folder(id))
+        } else {
+            Ok(())
+        }
+    });
     let result = result.and_then(|()| make(store, id, compiled, options, console));
     if result.is_err() {
         if spec.namespace(LinuxNamespaceType::Mount).is_none() {
@@ -193,12 +270,25 @@ pub fn create(store: &Store, id: &str, spec: &Spec, options: &Options, console: 
 }
 
 /// The same behind the second wall.
-fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Options, crate::vm::Options), console: Option<Held>) -> Result<(Container, Made)> {
+fn create_machine(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    (options, machine): (&Options, crate::vm::Options),
+    console: Option<Held>,
+) -> Result<(Container, Made)> {
     if options.preserve_fds > 0 || socket_activation().1 > 0 {
-        return Err(Error::new("descriptors of the host (--preserve-fds, LISTEN_FDS) cannot cross into a virtual machine"));
+        return Err(Error::new(
+            "descriptors of the host (--preserve-fds, LISTEN_FDS) cannot cross into a virtual \
+                machine",
+        ));
     }
     let (spec, network) = options.network.apply(store, id, spec)?;
-    let spec = if options.notify { notify::add_to_guest(&spec) } else { spec };
+    let spec = if options.notify {
+        notify::add_to_guest(&spec)
+    } else {
+        spec
+    };
     keep_from_hooks(0);
     let facts = Facts::probe(&spec)?;
     let lock = store.make(id)?;
@@ -209,19 +299,42 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
         fill_record(&mut record, pid, cgroup, outcomes)?;
         store.write(&record)
     };
-    let prepared = network.as_ref().map_or(Ok(()), |setup| crate::net::names::prepare(&folder, setup));
-    let mut job = wall::vm::Job { store, id, folder: &folder, spec: &spec, options, network: network.as_ref(), machine, console, record: &mut write };
-    let prepared = prepared.and_then(|()| if options.notify { notify::make_folder(&folder) } else { Ok(()) });
-    let result = prepared.and_then(|()| wall::vm::carry_out(&mut job)).and_then(|made| {
-        let container = Container { record, store: store.clone() };
-        match announce(&container, &made.child.pidfd, options) {
-            Ok(()) => Ok((container, made)),
-            Err(error) => {
-                let _ = container.take_down();
-                Err(error)
-            }
+    let prepared = network
+        .as_ref()
+        .map_or(Ok(()), |setup| crate::net::names::prepare(&folder, setup));
+    let mut job = wall::vm::Job {
+        store,
+        id,
+        folder: &folder,
+        spec: &spec,
+        options,
+        network: network.as_ref(),
+        machine,
+        console,
+        record: &mut write,
+    };
+    let prepared = prepared.and_then(|()| {
+        if options.notify {
+            notify::make_folder(&folder)
+        } else {
+            Ok(())
         }
     });
+    let result = prepared
+        .and_then(|()| wall::vm::carry_out(&mut job))
+        .and_then(|made| {
+            let container = Container {
+                record,
+                store: store.clone(),
+            };
+            match announce(&container, &made.child.pidfd, options) {
+                Ok(()) => Ok((container, made)),
+                Err(error) => {
+                    let _ = container.take_down();
+                    Err(error)
+                }
+            }
+        });
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -229,8 +342,8 @@ fn create_machine(store: &Store, id: &str, spec: &Spec, (options, machine): (&Op
     result
 }
 
-/// What hull's caller left open beyond what the program shall have reaches nobody: hooks would inherit it. Before kernel 5.11 it is left
-/// to the child, which closes them by itself.
+/// What hull's caller left open beyond what the program shall have reaches nobody: hooks would
+/// inherit it. Before kernel 5.11 it is left to the child, which closes them by itself.
 fn keep_from_hooks(preserved: u32) {
     let _ = crate::sys::file::cloexec_from(3_i32.saturating_add_unsigned(preserved));
 }
@@ -239,24 +352,55 @@ fn keep_from_hooks(preserved: u32) {
 fn check_preserved(count: u32) -> Result<()> {
     for descriptor in 3..3 + count {
         if !Path::new(&format!("/proc/self/fd/{descriptor}")).exists() {
-            return Err(Error::new(format!("unable to preserve fd {descriptor}: please check that file descriptor {descriptor} is open")));
+            return Err(Error::new(format!(
+                "unable to preserve fd {descriptor}: please check that file descriptor \
+                    {descriptor} is open"
+            )));
         }
     }
     Ok(())
 }
 
-fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console: Option<Held>) -> Result<(Container, Made)> {
-    let Compiled { spec, facts, plan, network: _, stdio } = compiled;
+fn make(
+    store: &Store,
+    id: &str,
+    compiled: Compiled,
+    options: &Options,
+    console: Option<Held>,
+) -> Result<(Container, Made)> {
+    let Compiled {
+        spec,
+        facts,
+        plan,
+        network: _,
+        stdio,
+    } = compiled;
     let folder = store.folder(id);
     let mut record = blank_record(id, &spec, facts, (options, stdio));
     let mut write = |pid: i32, cgroup, outcomes| {
         fill_record(&mut record, pid, cgroup, outcomes)?;
         store.write(&record)
     };
-    let mut job = Job { spec: &spec, id, folder: &folder, console, fresh_init: options.fresh_init, record: &mut write };
+    let mut job = Job {
+        spec: &spec,
+        id,
+        folder: &folder,
+        console,
+        fresh_init: options.fresh_init,
+        record: &mut write,
+    };
     let made = wall::carry_out(plan, &mut job)?;
-    let container = Container { record, store: store.clone() };
-    if let (Some(resources), Ok(Some(group))) = (spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()), container.group()) {
+    let container = Container {
+        record,
+        store: store.clone(),
+    };
+    if let (Some(resources), Ok(Some(group))) = (
+        spec.config()
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.as_ref()),
+        container.group(),
+    ) {
         super::update::warn_of_kernel_memory(&group, resources);
     }
     if let Err(error) = announce(&container, &made.child.pidfd, options) {
@@ -267,7 +411,12 @@ fn make(store: &Store, id: &str, compiled: Compiled, options: &Options, console:
 }
 
 /// The record of a container of which nothing is made yet.
-pub fn blank_record(id: &str, spec: &Spec, facts: Facts, (options, stdio): (&Options, Vec<String>)) -> Record {
+pub fn blank_record(
+    id: &str,
+    spec: &Spec,
+    facts: Facts,
+    (options, stdio): (&Options, Vec<String>),
+) -> Record {
     Record {
         version: VERSION,
         boot_id: state::boot_id(),
@@ -289,13 +438,20 @@ pub fn blank_record(id: &str, spec: &Spec, facts: Facts, (options, stdio): (&Opt
 }
 
 /// What is known of it now; with a process id, that it is made.
-fn fill_record(record: &mut Record, pid: i32, cgroup: Option<cgroups::Record>, outcomes: Vec<state::Decided>) -> Result<()> {
+fn fill_record(
+    record: &mut Record,
+    pid: i32,
+    cgroup: Option<cgroups::Record>,
+    outcomes: Vec<state::Decided>,
+) -> Result<()> {
     record.cgroup = cgroup;
     record.outcomes = outcomes;
     if pid > 0 {
         record.pid = pid;
         record.phase = Phase::Made;
-        record.start_time = state::process_stat(pid).map(|(_, started)| started).ok_or_else(|| Error::new("the container's process is gone"))?;
+        record.start_time = state::process_stat(pid)
+            .map(|(_, started)| started)
+            .ok_or_else(|| Error::new("the container's process is gone"))?;
     }
     Ok(())
 }
@@ -306,9 +462,11 @@ fn fill_record(record: &mut Record, pid: i32, cgroup: Option<cgroups::Record>, o
 /// The file cannot be written, or the socket's owner is gone.
 pub fn announce(container: &Container, pidfd: &Held, options: &Options) -> Result<()> {
     if let Some(path) = &options.pidfd_socket {
-        let socket = std::os::unix::net::UnixStream::connect(path).on("connect to pidfd socket", path.display())?;
+        let socket = std::os::unix::net::UnixStream::connect(path)
+            .on("connect to pidfd socket", path.display())?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        crate::sys::socket::send_fd(raw, b"pidfd", pidfd.0).on("send the pidfd to", path.display())?;
+        crate::sys::socket::send_fd(raw, b"pidfd", pidfd.0)
+            .on("send the pidfd to", path.display())?;
     }
     match &options.pid_file {
         Some(path) => write_pid_file(path, container.record.pid),
@@ -318,7 +476,10 @@ pub fn announce(container: &Container, pidfd: &Held, options: &Options) -> Resul
 
 /// Writes a pid file whole: a reader sees all of it or nothing.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let temporary = path.with_file_name(format!(".{name}"));
     std::fs::write(&temporary, pid.to_string()).on("write", temporary.display())?;
     std::fs::rename(&temporary, path).on("write pid file", path.display())
@@ -326,10 +487,17 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 
 /// What stdin, stdout and stderr are, which a checkpoint must know.
 pub fn stdio() -> Vec<String> {
-    (0..3).map(|n| std::fs::read_link(format!("/proc/self/fd/{n}")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()).collect()
+    (0..3)
+        .map(|n| {
+            std::fs::read_link(format!("/proc/self/fd/{n}"))
+                .map(|p| p.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        })
+        .collect()
 }
 
 /// Whether a container's processes die with its init: it has a process namespace of its own.
 pub fn has_pid_namespace(spec: &Spec) -> bool {
-    spec.namespace(LinuxNamespaceType::Pid).is_some_and(|n| n.path.as_deref().unwrap_or_default().is_empty())
+    spec.namespace(LinuxNamespaceType::Pid)
+        .is_some_and(|n| n.path.as_deref().unwrap_or_default().is_empty())
 }

@@ -1,4 +1,5 @@
-//! `delete`: everything that create made is taken down; errors on the way are collected, and it goes on.
+//! `delete`: everything that create made is taken down; errors on the way are collected, and it
+//! goes on.
 
 use super::create::has_pid_namespace;
 use super::{Container, Status};
@@ -30,7 +31,12 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     match container.status() {
         Status::Stopped | Status::Created => {}
         _ if force => {}
-        status => return Err(Error::new(format!("cannot delete container {id} that is not stopped: {}", status.word()))),
+        status => {
+            return Err(Error::new(format!(
+                "cannot delete container {id} that is not stopped: {}",
+                status.word()
+            )));
+        }
     }
     let result = container.take_down();
     drop(lock);
@@ -43,13 +49,19 @@ fn forced_missing(id: &str, error: Error) -> Result<()> {
 }
 
 impl Container {
-    /// Ends all processes and removes cgroup, record and scratch; then the poststop hooks run. What fails is collected.
+    /// Ends all processes and removes cgroup, record and scratch; then the poststop hooks run. What
+    /// fails is collected.
     ///
     /// # Errors
     /// All that failed, in one sentence.
     pub fn take_down(&self) -> Result<()> {
         let mut failed: Vec<String> = Vec::new();
-        crate::log::debug(|| format!("container {}: taking down process {}, cgroup, scratch and record", self.record.id, self.record.pid));
+        crate::log::debug(|| {
+            format!(
+                "container {}: taking down process {}, cgroup, scratch and record",
+                self.record.id, self.record.pid
+            )
+        });
         let mut note = |result: Result<()>| {
             if let Err(error) = result {
                 failed.push(error.to_string());
@@ -58,8 +70,12 @@ impl Container {
         note(self.end_init());
         match self.group() {
             Ok(Some(mut group)) => {
-                // With init the kernel ends all of its process namespace; only what is left is sought.
-                if self.record.vm.is_some() || !has_pid_namespace(&self.record.spec) || group.remove().is_err() {
+                // With init the kernel ends all of its process namespace; only what is left is
+                // sought.
+                if self.record.vm.is_some()
+                    || !has_pid_namespace(&self.record.spec)
+                    || group.remove().is_err()
+                {
                     note(group.kill(Signal::SIGKILL));
                     note(group.remove());
                 }
@@ -68,10 +84,20 @@ impl Container {
             Ok(None) => {}
             Err(error) => note(Err(error)),
         }
-        for work in self.record.layers.iter().flat_map(crate::plan::Layers::work_folders) {
+        for work in self
+            .record
+            .layers
+            .iter()
+            .flat_map(crate::plan::Layers::work_folders)
+        {
             note(crate::rootfs::remove_work(work));
         }
-        if self.record.spec.namespace(LinuxNamespaceType::Mount).is_none() {
+        if self
+            .record
+            .spec
+            .namespace(LinuxNamespaceType::Mount)
+            .is_none()
+        {
             note(crate::rootfs::unmount_below(&self.record.spec.rootfs()));
         }
         // With a network there is more in the folder than the record.
@@ -80,10 +106,19 @@ impl Container {
             note(self.store.remove(&self.record.id));
         }
         self.poststop();
-        if failed.is_empty() { Ok(()) } else { Err(Error::new(format!("delete container {}: {}", self.record.id, failed.join("; ")))) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::new(format!(
+                "delete container {}: {}",
+                self.record.id,
+                failed.join("; ")
+            )))
+        }
     }
 
-    /// The cgroup that hull itself names for people's containers goes with the last of them. With others in it the kernel refuses.
+    /// The cgroup that hull itself names for people's containers goes with the last of them. With
+    /// others in it the kernel refuses.
     fn leave_common_cgroup(&self) {
         for place in self.record.cgroup.iter().flat_map(|cgroup| &cgroup.places) {
             if place.dir == format!("{}/hull/{}", place.mount_point, self.record.id) {
@@ -93,7 +128,9 @@ impl Container {
     }
 
     fn end_init(&self) -> Result<()> {
-        let Ok(pidfd) = self.pidfd() else { return Ok(()) };
+        let Ok(pidfd) = self.pidfd() else {
+            return Ok(());
+        };
         match process::pidfd_send_signal(pidfd.0, libc::SIGKILL) {
             Err(nix::errno::Errno::ESRCH) => return Ok(()),
             other => other.on("kill container", &self.record.id)?,
@@ -103,15 +140,21 @@ impl Container {
         {
             group.thaw_all()?;
         }
-        wait_gone(&pidfd, Duration::from_secs(10)).then_some(()).ok_or_else(|| Error::new("init did not end within 10 s of SIGKILL"))
+        wait_gone(&pidfd, Duration::from_secs(10))
+            .then_some(())
+            .ok_or_else(|| Error::new("init did not end within 10 s of SIGKILL"))
     }
 
     /// Failures of these hooks are warned of, and the rest run (runtime.md, Lifecycle 12).
     fn poststop(&self) {
-        let Some(hooks) = &self.record.spec.config().hooks else { return };
+        let Some(hooks) = &self.record.spec.config().hooks else {
+            return;
+        };
         for (index, hook) in hooks.poststop.iter().enumerate() {
             let state = state_document(&self.record.spec, &self.record.id, "stopped", Some(0));
-            if let Err(error) = crate::wall::run_hook("poststop", index, hook, &state, self.record.spec.bundle()) {
+            if let Err(error) =
+                crate::wall::run_hook("poststop", index, hook, &state, self.record.spec.bundle())
+            {
                 crate::log::warn(&error.to_string());
             }
         }

@@ -33,12 +33,23 @@ impl Container {
     ///
     /// # Errors
     /// The container is stopped or paused; the program is missing; the kernel refuses a step.
-    pub fn exec(&self, process: &Process, options: &Options, console: Option<Held>) -> Result<Child> {
+    pub fn exec(
+        &self,
+        process: &Process,
+        options: &Options,
+        console: Option<Held>,
+    ) -> Result<Child> {
         match self.status() {
             Status::Running | Status::Created => {}
             Status::Paused if options.ignore_paused => {}
-            Status::Paused => return Err(Error::new("cannot exec in a paused container (use --ignore-paused to override)")),
-            Status::Stopped | Status::Creating => return Err(Error::new("cannot exec in a stopped container")),
+            Status::Paused => {
+                return Err(Error::new(
+                    "cannot exec in a paused container (use --ignore-paused to override)",
+                ));
+            }
+            Status::Stopped | Status::Creating => {
+                return Err(Error::new("cannot exec in a stopped container"));
+            }
         }
         check(process)?;
         let process = &self.completed(process);
@@ -48,13 +59,19 @@ impl Container {
         let init = self.pidfd()?;
         let facts = Facts::probe(&self.record.spec)?;
         let mut entry = self.entry(options)?;
-        let tasks: Vec<Held> = entry.iter_mut().flat_map(|(_, target)| target.tasks.drain(..)).map(|fd| Held(fd.into_raw_fd())).collect();
+        let tasks: Vec<Held> = entry
+            .iter_mut()
+            .flat_map(|(_, target)| target.tasks.drain(..))
+            .map(|fd| Held(fd.into_raw_fd()))
+            .collect();
         let request = self.exec_request(options, tasks.len() as u32)?;
         let plan = plan::exec(process, &facts, &request)?;
         for warning in &plan.warnings {
             crate::log::warn(warning);
         }
-        plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
+        plan.remarks
+            .iter()
+            .for_each(|remark| crate::log::remark(remark));
         let mut slots = vec![-1; plan.slots as usize + 1];
         let pidfd_slot = plan.slots;
         slots[pidfd_slot as usize] = init.0;
@@ -64,12 +81,20 @@ impl Container {
         for (index, held) in tasks.iter().enumerate() {
             slots[plan::FIRST_CGROUP as usize + index] = held.0;
         }
-        // A process of the container must not reach hull through its own /proc while it joins (CVE-2016-9962).
+        // A process of the container must not reach hull through its own /proc while it joins
+        // (CVE-2016-9962).
         ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
         take_initial_affinity(process)?;
         let stage = self.stage(pidfd_slot);
         let script = plan.encode();
-        let birth = Birth { flags: 0, stage: Some(&stage), cgroup: None, script: &script, slots: &mut slots, fresh: false };
+        let birth = Birth {
+            flags: 0,
+            stage: Some(&stage),
+            cgroup: None,
+            script: &script,
+            slots: &mut slots,
+            fresh: false,
+        };
         let child = spawn(birth)?;
         match self.settle(&plan, &child, process, (&facts, &request, entry.as_ref())) {
             Ok(()) => {
@@ -84,9 +109,16 @@ impl Container {
         }
     }
 
-    /// What a process file leaves out is the container's own: capabilities and limits (as runc has it).
+    /// What a process file leaves out is the container's own: capabilities and limits (as runc has
+    /// it).
     pub(super) fn completed(&self, process: &Process) -> Process {
-        let own = self.record.spec.config().process.clone().unwrap_or_default();
+        let own = self
+            .record
+            .spec
+            .config()
+            .process
+            .clone()
+            .unwrap_or_default();
         let mut process = process.clone();
         process.capabilities = process.capabilities.or(own.capabilities);
         if process.rlimits.is_empty() {
@@ -102,38 +134,84 @@ impl Container {
         Ok(ExecRequest {
             user_namespace,
             may_set_groups: !user_namespace || setgroups_allowed(self.record.pid),
-            keep_groups: spec.config().annotations.get("run.oci.keep_original_groups").is_some_and(|value| value == "1"),
+            keep_groups: spec
+                .config()
+                .annotations
+                .get("run.oci.keep_original_groups")
+                .is_some_and(|value| value == "1"),
             filter,
             preserve_fds: options.preserve_fds,
             cgroups,
-            personality: spec.config().linux.as_ref().and_then(|linux| linux.personality.clone()),
+            personality: spec
+                .config()
+                .linux
+                .as_ref()
+                .and_then(|linux| linux.personality.clone()),
             keyring: (!self.record.no_new_keyring).then(|| format!("_ses.{}", self.record.id)),
         })
     }
 
     /// Whether the container has a namespace of a kind that is not hull's own.
     fn is_other(&self, kind: LinuxNamespaceType) -> bool {
-        let own = self.record.facts.joined.iter().any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Own);
+        let own = self
+            .record
+            .facts
+            .joined
+            .iter()
+            .any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Own);
         self.record.spec.namespace(kind).is_some() && !own
     }
 
-    /// Joins by init's pidfd, several namespaces at once (setns(2)): first what the outer user namespace owns.
+    /// Joins by init's pidfd, several namespaces at once (setns(2)): first what the outer user
+    /// namespace owns.
     fn stage(&self, pidfd: u32) -> Stage {
         use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
         let kinds = [Cgroup, Ipc, Mount, Network, Pid, Time, Uts];
         let user = self.is_other(User);
         let outer = |kind: LinuxNamespaceType| {
-            !user || self.record.facts.joined.iter().any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Outer)
+            !user
+                || self
+                    .record
+                    .facts
+                    .joined
+                    .iter()
+                    .any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Outer)
         };
-        let mask = |wanted: bool| kinds.iter().filter(|kind| self.is_other(**kind) && outer(**kind) == wanted).fold(0, |mask, kind| mask | *kind as u32);
-        let list = |mask: u32| if mask == 0 { Vec::new() } else { vec![(pidfd, mask)] };
-        Stage { before: list(mask(true)), user: user.then_some(pidfd), after: list(mask(false)), time: None }
+        let mask = |wanted: bool| {
+            kinds
+                .iter()
+                .filter(|kind| self.is_other(**kind) && outer(**kind) == wanted)
+                .fold(0, |mask, kind| mask | *kind as u32)
+        };
+        let list = |mask: u32| {
+            if mask == 0 {
+                Vec::new()
+            } else {
+                vec![(pidfd, mask)]
+            }
+        };
+        Stage {
+            before: list(mask(true)),
+            user: user.then_some(pidfd),
+            after: list(mask(false)),
+            time: None,
+        }
     }
 
-    fn settle(&self, plan: &plan::Plan, child: &Child, process: &Process, (facts, request, entry): (&Facts, &ExecRequest, Option<&(Group, ExecTarget)>)) -> Result<()> {
+    fn settle(
+        &self,
+        plan: &plan::Plan,
+        child: &Child,
+        process: &Process,
+        (facts, request, entry): (&Facts, &ExecRequest, Option<&(Group, ExecTarget)>),
+    ) -> Result<()> {
         let meeting = Meeting { plan, child };
         if let Some((group, target)) = entry {
-            group.join_unified(target, Pid::from_raw(child.pid), Pid::from_raw(self.record.pid))?;
+            group.join_unified(
+                target,
+                Pid::from_raw(child.pid),
+                Pid::from_raw(self.record.pid),
+            )?;
         }
         if let Some(score) = process.oom_score_adj {
             let path = format!("/proc/{}/oom_score_adj", child.pid);
@@ -143,20 +221,33 @@ impl Container {
         meeting.barrier(Barrier::Ready)?;
         for limit in rlimits::parse(&process.rlimits)? {
             if !plan::sets_itself(&limit, facts, request.user_namespace) {
-                ids::prlimit(child.pid, limit.resource, limit.soft, limit.hard).on("error setting rlimits for", child.pid)?;
+                ids::prlimit(child.pid, limit.resource, limit.soft, limit.hard)
+                    .on("error setting rlimits for", child.pid)?;
             }
         }
         meeting.barrier(Barrier::Recorded)?;
         if request.filter.as_ref().is_some_and(|filter| filter.notify) {
             let spec = &self.record.spec;
-            let seccomp = spec.config().linux.as_ref().and_then(|linux| linux.seccomp.clone()).unwrap_or_default();
-            meeting.listener(spec, &self.record.id, self.record.pid, &seccomp.listener_path.unwrap_or_default(), &seccomp.listener_metadata.unwrap_or_default())?;
+            let seccomp = spec
+                .config()
+                .linux
+                .as_ref()
+                .and_then(|linux| linux.seccomp.clone())
+                .unwrap_or_default();
+            meeting.listener(
+                spec,
+                &self.record.id,
+                self.record.pid,
+                &seccomp.listener_path.unwrap_or_default(),
+                &seccomp.listener_metadata.unwrap_or_default(),
+            )?;
         }
         meeting.filtered()?;
         meeting.executed()
     }
 
-    /// The container's cgroup and the place in it where the process goes; none where it stays in hull's own.
+    /// The container's cgroup and the place in it where the process goes; none where it stays in
+    /// hull's own.
     fn entry(&self, options: &Options) -> Result<Option<(Group, ExecTarget)>> {
         let subs = sub_cgroups(&options.cgroup)?;
         match self.group()? {
@@ -165,14 +256,20 @@ impl Container {
                 Ok(Some((group, target)))
             }
             None if subs.is_empty() => Ok(None),
-            None => Err(Error::new(format!("--cgroup: container {} has no cgroup", self.record.id))),
+            None => Err(Error::new(format!(
+                "--cgroup: container {} has no cgroup",
+                self.record.id
+            ))),
         }
     }
 }
 
-/// `execCPUAffinity.initial` is hull's own before the child joins the container's cgroup (config.md).
+/// `execCPUAffinity.initial` is hull's own before the child joins the container's cgroup
+/// (config.md).
 fn take_initial_affinity(process: &Process) -> Result<()> {
-    let Some(affinity) = &process.exec_cpu_affinity else { return Ok(()) };
+    let Some(affinity) = &process.exec_cpu_affinity else {
+        return Ok(());
+    };
     let (initial, _) = crate::security::process::exec_cpu_affinity(affinity)?;
     match plan::mask_bytes(initial) {
         mask if mask.is_empty() => Ok(()),
@@ -181,7 +278,8 @@ fn take_initial_affinity(process: &Process) -> Result<()> {
 }
 
 fn setgroups_allowed(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/setgroups")).map_or(true, |text| text.trim() != "deny")
+    std::fs::read_to_string(format!("/proc/{pid}/setgroups"))
+        .map_or(true, |text| text.trim() != "deny")
 }
 
 /// What must hold of a process given to exec.
@@ -190,9 +288,16 @@ fn check(process: &Process) -> Result<()> {
         return Err(Error::new("process args cannot be empty"));
     }
     if !process.cwd.starts_with('/') {
-        return Err(Error::new(format!("cwd must be an absolute path: {:?}", process.cwd)));
+        return Err(Error::new(format!(
+            "cwd must be an absolute path: {:?}",
+            process.cwd
+        )));
     }
-    let strings = process.args.iter().chain(&process.env).chain([&process.cwd]);
+    let strings = process
+        .args
+        .iter()
+        .chain(&process.env)
+        .chain([&process.cwd]);
     match strings.into_iter().find(|text| text.contains('\0')) {
         Some(text) => Err(Error::new(format!("process: {text:?} contains a NUL byte"))),
         None => Ok(()),

@@ -1,4 +1,5 @@
-//! A container or exec in the foreground: signals go in, the terminal is carried both ways, the status comes out.
+//! A container or exec in the foreground: signals go in, the terminal is carried both ways, the
+//! status comes out.
 
 use super::Container;
 use super::notify::Notify;
@@ -27,12 +28,21 @@ impl Signals {
     /// The kernel's.
     pub fn hold() -> Result<Self> {
         let mut set = SigSet::all();
-        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE] {
+        for signal in [
+            Signal::SIGTSTP,
+            Signal::SIGTTIN,
+            Signal::SIGTTOU,
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+        ] {
             set.remove(signal);
         }
         let mut former = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut former)).on("block", "signals")?;
-        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).on("make", "a signalfd")?;
+        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .on("make", "a signalfd")?;
         Ok(Self { descriptor, former })
     }
 }
@@ -83,7 +93,13 @@ pub fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
     let mut bytes = [0_u8; 64];
     let mut iov = [std::io::IoSliceMut::new(&mut bytes)];
     let mut space = nix::cmsg_space!(std::os::fd::RawFd);
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).on("receive", "the terminal")?;
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut iov,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )
+    .on("receive", "the terminal")?;
     for control in message.cmsgs().on("receive", "the terminal")? {
         if let ControlMessageOwned::ScmRights(descriptors) = control
             && let Some(descriptor) = descriptors.first()
@@ -113,19 +129,34 @@ pub fn attend(pidfd: &Held, signals: &Signals, carried: Carried) -> Result<Ended
     stay(pidfd, None, signals, carried)
 }
 
-/// The same, and what a signal does to a program that does nothing about it is done by hull: the kernel spares the first process of a
-/// process namespace (pid_namespaces(7)), so that ^C would not end a `sleep`.
+/// The same, and what a signal does to a program that does nothing about it is done by hull: the
+/// kernel spares the first process of a process namespace (pid_namespaces(7)), so that ^C would not
+/// end a `sleep`.
 ///
 /// # Errors
 /// The kernel's.
-pub fn attend_acting(pidfd: &Held, container: &Container, signals: &Signals, carried: Carried) -> Result<Ended> {
+pub fn attend_acting(
+    pidfd: &Held,
+    container: &Container,
+    signals: &Signals,
+    carried: Carried,
+) -> Result<Ended> {
     stay(pidfd, Some(container), signals, carried)
 }
 
-fn stay(pidfd: &Held, acts_for: Option<&Container>, signals: &Signals, carried: Carried) -> Result<Ended> {
+fn stay(
+    pidfd: &Held,
+    acts_for: Option<&Container>,
+    signals: &Signals,
+    carried: Carried,
+) -> Result<Ended> {
     let mut carrier = Carrier::new(carried)?;
     let mut ended_by = None;
-    let _raw = if carrier.terminal.is_some() && std::io::stdin().is_terminal() { Raw::enter() } else { None };
+    let _raw = if carrier.terminal.is_some() && std::io::stdin().is_terminal() {
+        Raw::enter()
+    } else {
+        None
+    };
     carrier.resize();
     loop {
         let (ended, signalled) = carrier.wait(pidfd, signals)?;
@@ -133,7 +164,9 @@ fn stay(pidfd: &Held, acts_for: Option<&Container>, signals: &Signals, carried: 
             while let Ok(Some(info)) = signals.descriptor.read_signal() {
                 let signal = info.ssi_signo as i32;
                 pass_on(signal, pidfd, &carrier);
-                if ENDING.contains(&signal) && acts_for.is_some_and(|container| container.leaves_to_default(signal)) {
+                if ENDING.contains(&signal)
+                    && acts_for.is_some_and(|container| container.leaves_to_default(signal))
+                {
                     let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
                     ended_by = Some(signal);
                 }
@@ -146,7 +179,8 @@ fn stay(pidfd: &Held, acts_for: Option<&Container>, signals: &Signals, carried: 
                 (Some(Ended::Killed(libc::SIGKILL)), Some(signal)) => Some(Ended::Killed(signal)),
                 (ended, _) => ended,
             };
-            return ended.ok_or_else(|| Error::new("wait for the container's process: it has not ended"));
+            return ended
+                .ok_or_else(|| Error::new("wait for the container's process: it has not ended"));
         }
     }
 }
@@ -173,35 +207,69 @@ struct Carrier {
 
 impl Carrier {
     fn new(carried: Carried) -> Result<Self> {
-        let Carried { terminal, pipes, notify } = carried;
+        let Carried {
+            terminal,
+            pipes,
+            notify,
+        } = carried;
         let (mut out, mut into) = (Vec::new(), None);
         for stream in pipes {
-            if stream.is_input() { into = Some(stream) } else { out.push(stream) }
+            if stream.is_input() {
+                into = Some(stream)
+            } else {
+                out.push(stream)
+            }
         }
         if let Some(terminal) = &terminal {
             out.push(Stream::new(terminal.as_fd(), std::io::stdout().as_fd())?);
             into = Stream::new(std::io::stdin().as_fd(), terminal.as_fd()).ok();
         }
-        Ok(Self { terminal, out, into, notify })
+        Ok(Self {
+            terminal,
+            out,
+            into,
+            notify,
+        })
     }
 
     /// Sleeps until something happens; carries what there is. (the child ended, a signal came)
     fn wait(&mut self, pidfd: &Held, signals: &Signals) -> Result<(bool, bool)> {
         let child = crate::sys::socket::borrow(pidfd.0);
-        let mut fds = vec![PollFd::new(child, PollFlags::POLLIN), PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.notify.iter().map(|notify| PollFd::new(crate::sys::socket::borrow(notify.descriptor()), PollFlags::POLLIN)));
+        let mut fds = vec![
+            PollFd::new(child, PollFlags::POLLIN),
+            PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(self.notify.iter().map(|notify| {
+            PollFd::new(
+                crate::sys::socket::borrow(notify.descriptor()),
+                PollFlags::POLLIN,
+            )
+        }));
         fds.extend(self.into.iter().chain(&self.out).map(Stream::wish));
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => return Ok((false, true)),
             other => other.on("wait for", "the container")?,
         };
-        let mut ready = fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect::<Vec<bool>>().into_iter();
+        let mut ready = fds
+            .iter()
+            .map(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
+            .collect::<Vec<bool>>()
+            .into_iter();
         drop(fds);
         let (ended, signalled) = (ready.next() == Some(true), ready.next() == Some(true));
         if self.notify.is_some() && ready.next() == Some(true) {
-            self.notify.take_if(|notify| notify.take().inspect_err(|error| crate::log::warn(&error.to_string())).map_or(true, |told| told.is_some()));
+            self.notify.take_if(|notify| {
+                notify
+                    .take()
+                    .inspect_err(|error| crate::log::warn(&error.to_string()))
+                    .map_or(true, |told| told.is_some())
+            });
         }
-        self.into.iter_mut().chain(&mut self.out).filter(|_| ready.next() == Some(true)).for_each(Stream::carry);
+        self.into
+            .iter_mut()
+            .chain(&mut self.out)
+            .filter(|_| ready.next() == Some(true))
+            .for_each(Stream::carry);
         // A stream that is dropped closes the container's stdin.
         self.into.take_if(|stream| !stream.is_open());
         self.out.retain(Stream::is_open);

@@ -1,4 +1,5 @@
-//! The life of a container: created, started, entered, killed, deleted. The record is on disk; the truth is the kernel's.
+//! The life of a container: created, started, entered, killed, deleted. The record is on disk; the
+//! truth is the kernel's.
 
 #![forbid(unsafe_code)]
 
@@ -6,9 +7,9 @@ pub mod create;
 pub mod delete;
 pub mod exec;
 pub mod foreground;
+mod machine;
 pub mod notify;
 pub mod signal;
-mod machine;
 pub mod start;
 mod stats;
 pub mod streams;
@@ -69,12 +70,18 @@ impl Container {
     /// # Errors
     /// `container does not exist`.
     pub fn open(store: &Store, id: &str) -> Result<Self> {
-        Ok(Self { record: store.read(id)?, store: store.clone() })
+        Ok(Self {
+            record: store.read(id)?,
+            store: store.clone(),
+        })
     }
 
     /// A container that has just been made, by its record.
     pub fn made(record: Record, store: &Store) -> Self {
-        Self { record, store: store.clone() }
+        Self {
+            record,
+            store: store.clone(),
+        }
     }
 
     /// The container's folder in the store.
@@ -84,8 +91,11 @@ impl Container {
 
     /// Whether init is there: the same process, in this boot, and no zombie.
     fn init_lives(&self) -> bool {
-        let Record { pid, start_time, .. } = self.record;
-        pid > 0 && matches!(state::process_stat(pid), Some((letter, started)) if started == start_time && !matches!(letter, 'Z' | 'X'))
+        let Record {
+            pid, start_time, ..
+        } = self.record;
+        pid > 0
+            && matches!(state::process_stat(pid), Some((letter, started)) if started == start_time && !matches!(letter, 'Z' | 'X'))
     }
 
     /// How it stands now.
@@ -100,7 +110,11 @@ impl Container {
             return Status::Created;
         }
         if self.record.vm.is_some() {
-            return if self.folder().join(crate::vm::monitor::PAUSED).exists() { Status::Paused } else { Status::Running };
+            return if self.folder().join(crate::vm::monitor::PAUSED).exists() {
+                Status::Paused
+            } else {
+                Status::Running
+            };
         }
         match self.group() {
             Ok(Some(group)) if group.frozen().unwrap_or(false) => Status::Paused,
@@ -110,7 +124,11 @@ impl Container {
 
     /// Init's process id, 0 when it is not there.
     pub fn pid(&self) -> i32 {
-        if self.init_lives() { self.record.pid } else { 0 }
+        if self.init_lives() {
+            self.record.pid
+        } else {
+            0
+        }
     }
 
     /// A descriptor of init, checked to be the same process after it was taken.
@@ -122,7 +140,11 @@ impl Container {
         match process::pidfd_open(self.record.pid) {
             Ok(pidfd) => {
                 let held = Held(pidfd);
-                if self.init_lives() { Ok(held) } else { Err(gone()) }
+                if self.init_lives() {
+                    Ok(held)
+                } else {
+                    Err(gone())
+                }
             }
             Err(Errno::ESRCH | Errno::EINVAL) => Err(gone()),
             Err(errno) => Err(Error::sys("open process", self.record.pid, errno)),
@@ -134,7 +156,12 @@ impl Container {
     /// # Errors
     /// It cannot be opened.
     pub fn group(&self) -> Result<Option<Group>> {
-        self.record.cgroup.as_ref().filter(|cgroup| !cgroup.places.is_empty()).map(Group::open).transpose()
+        self.record
+            .cgroup
+            .as_ref()
+            .filter(|cgroup| !cgroup.places.is_empty())
+            .map(Group::open)
+            .transpose()
     }
 
     /// Its cgroup, for a command that needs one.
@@ -142,16 +169,25 @@ impl Container {
     /// # Errors
     /// It has none.
     pub fn needed_group(&self) -> Result<Group> {
-        self.group()?.ok_or_else(|| Error::new(format!("container {} has no cgroup", self.record.id)))
+        self.group()?
+            .ok_or_else(|| Error::new(format!("container {} has no cgroup", self.record.id)))
     }
 
     /// The state document, as `hull state` prints it: the spec's fields, and runc's beside them.
     pub fn state(&self) -> Value {
         let status = self.status();
-        let pid = if status == Status::Stopped { 0 } else { self.pid() };
-        let mut document = state_document(&self.record.spec, &self.record.id, status.word(), Some(pid));
+        let pid = if status == Status::Stopped {
+            0
+        } else {
+            self.pid()
+        };
+        let mut document =
+            state_document(&self.record.spec, &self.record.id, status.word(), Some(pid));
         if let Value::Object(map) = &mut document {
-            map.insert("rootfs".into(), Value::String(self.record.spec.rootfs().to_string_lossy().into_owned()));
+            map.insert(
+                "rootfs".into(),
+                Value::String(self.record.spec.rootfs().to_string_lossy().into_owned()),
+            );
             map.insert("created".into(), Value::String(self.record.created.clone()));
             map.insert("owner".into(), Value::String(String::new()));
         }
@@ -165,7 +201,9 @@ impl Container {
     pub fn pause(&self) -> Result<()> {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
-            Status::Running | Status::Created if self.record.vm.is_some() => drop(self.machine(&Request::Pause)?),
+            Status::Running | Status::Created if self.record.vm.is_some() => {
+                drop(self.machine(&Request::Pause)?)
+            }
             Status::Running | Status::Created => self.needed_group()?.freeze()?,
             _ => return Err(Error::new("container not running")),
         }
@@ -194,11 +232,22 @@ impl Container {
     /// The cgroup cannot be read.
     pub fn pids(&self) -> Result<Vec<i32>> {
         if self.record.vm.is_some() {
-            return Ok(self.machine_processes()?.into_iter().map(|process| process.pid).collect());
+            return Ok(self
+                .machine_processes()?
+                .into_iter()
+                .map(|process| process.pid)
+                .collect());
         }
         match self.group()? {
-            Some(group) => Ok(group.pids(true)?.into_iter().map(nix::unistd::Pid::as_raw).collect()),
-            None => Ok(Some(self.pid()).filter(|pid| *pid > 0).into_iter().collect()),
+            Some(group) => Ok(group
+                .pids(true)?
+                .into_iter()
+                .map(nix::unistd::Pid::as_raw)
+                .collect()),
+            None => Ok(Some(self.pid())
+                .filter(|pid| *pid > 0)
+                .into_iter()
+                .collect()),
         }
     }
 }

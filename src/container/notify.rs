@@ -1,12 +1,15 @@
-//! sd_notify(3) for a container, as runc has it: a hull that was started with `NOTIFY_SOCKET` gives the container a socket of its own,
-//! and when READY=1 comes over it, says so to the caller, with the container's first process as the one to watch.
+//! sd_notify(3) for a container, as runc has it: a hull that was started with `NOTIFY_SOCKET` gives
+//! the container a socket of its own, and when READY=1 comes over it, says so to the caller, with
+//! the container's first process as the one to watch.
 //!
 //! ```text
 //! systemd, Podman ◀──READY=1, MAINPID=─── hull ◀──READY=1─── /run/notify/notify.sock in the container
 //! ```
-//! `create` mounts the folder, `start` and `run` bind the socket in it; `start` and `run --detach` return when READY=1 was passed on.
+//! `create` mounts the folder, `start` and `run` bind the socket in it; `start` and `run --detach`
+//! return when READY=1 was passed on.
 //!
-//! A socket cannot cross into a virtual machine: the guest has one of its own, and what comes over it the monitor sends to hull's.
+//! A socket cannot cross into a virtual machine: the guest has one of its own, and what comes over
+//! it the monitor sends to hull's.
 //! ```text
 //! hull start ◀──notify/notify.sock── monitor ◀──channel: Notify── guest: hull ◀──READY=1── /run/notify/notify.sock in the container
 //! ```
@@ -32,13 +35,16 @@ const LONGEST: usize = 4096;
 /// Where the folder is mounted in the container.
 const INSIDE: &str = "/run/notify";
 
-/// How long the caller's manager may take for what it was told before hull ends: after that it could not tell whose message it was
-/// (sd_notify_barrier(3)). One that does not know barriers closes the descriptor at once.
+/// How long the caller's manager may take for what it was told before hull ends: after that it
+/// could not tell whose message it was (sd_notify_barrier(3)). One that does not know barriers
+/// closes the descriptor at once.
 const BARRIER_MS: u64 = 30_000;
 
 /// The caller's socket, if it gave one: a path, or an abstract name that begins with `@`.
 pub fn asked() -> Option<String> {
-    std::env::var("NOTIFY_SOCKET").ok().filter(|name| !name.is_empty())
+    std::env::var("NOTIFY_SOCKET")
+        .ok()
+        .filter(|name| !name.is_empty())
 }
 
 /// The same config with the folder mounted where the program's environment says.
@@ -56,8 +62,15 @@ pub fn add_to_guest(spec: &Spec) -> Spec {
 }
 
 fn with_folder(spec: &Spec, source: &str) -> Spec {
-    let options = ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).to_vec();
-    let mount = Mount { destination: INSIDE.to_owned(), source: Some(source.to_owned()), options, ..Mount::default() };
+    let options = ["bind", "nosuid", "noexec", "nodev", "ro"]
+        .map(str::to_owned)
+        .to_vec();
+    let mount = Mount {
+        destination: INSIDE.to_owned(),
+        source: Some(source.to_owned()),
+        options,
+        ..Mount::default()
+    };
     spec.with_mount(mount, format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}"))
 }
 
@@ -67,7 +80,10 @@ fn with_folder(spec: &Spec, source: &str) -> Spec {
 /// The kernel's.
 pub fn make_folder(container: &Path) -> Result<()> {
     let folder = container.join(FOLDER);
-    std::fs::DirBuilder::new().mode(0o755).create(&folder).on("make", folder.display())
+    std::fs::DirBuilder::new()
+        .mode(0o755)
+        .create(&folder)
+        .on("make", folder.display())
 }
 
 /// A container's socket, and who is told.
@@ -78,13 +94,16 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Binds the container's socket. There is none where the caller gave none, or did not when the container was created.
+    /// Binds the container's socket. There is none where the caller gave none, or did not when the
+    /// container was created.
     ///
     /// # Errors
     /// The kernel's.
     pub fn bind(container: &Path, pid: i32) -> Result<Option<Self>> {
         let Some(host) = asked() else { return Ok(None) };
-        let Some(socket) = listen(&container.join(FOLDER))? else { return Ok(None) };
+        let Some(socket) = listen(&container.join(FOLDER))? else {
+            return Ok(None);
+        };
         Ok(Some(Self { socket, host, pid }))
     }
 
@@ -98,10 +117,13 @@ impl Notify {
     /// # Errors
     /// The caller's socket does not take it.
     pub fn take(&self) -> Result<Option<UnixDatagram>> {
-        let Some(ready) = ready(&self.socket)? else { return Ok(None) };
+        let Some(ready) = ready(&self.socket)? else {
+            return Ok(None);
+        };
         let host = self.connect().on("connect to NOTIFY_SOCKET", &self.host)?;
         for message in [format!("{ready}\n"), format!("MAINPID={}\n", self.pid)] {
-            host.send(message.as_bytes()).on("send to NOTIFY_SOCKET", &self.host)?;
+            host.send(message.as_bytes())
+                .on("send to NOTIFY_SOCKET", &self.host)?;
         }
         Ok(Some(host))
     }
@@ -121,7 +143,8 @@ impl Notify {
     /// The caller's socket does not take it.
     pub fn wait(self, init: &Held) -> Result<()> {
         loop {
-            let (said, _) = process::poll2(self.descriptor(), init.0, None).on("wait for", "the container's notification")?;
+            let (said, _) = process::poll2(self.descriptor(), init.0, None)
+                .on("wait for", "the container's notification")?;
             if !said {
                 return Ok(());
             }
@@ -132,7 +155,8 @@ impl Notify {
     }
 }
 
-/// A folder by its descriptor: a socket's path has at most 107 bytes (unix(7)), and so it is always short. None where there is no folder.
+/// A folder by its descriptor: a socket's path has at most 107 bytes (unix(7)), and so it is always
+/// short. None where there is no folder.
 fn short(folder: &Path) -> Result<Option<(Held, PathBuf)>> {
     let name = crate::rootfs::c_path(folder)?;
     let held = match file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0) {
@@ -143,14 +167,18 @@ fn short(folder: &Path) -> Result<Option<(Held, PathBuf)>> {
     Ok(Some((held, path)))
 }
 
-/// The socket for the container's processes, whatever their users are. None where there is no folder.
+/// The socket for the container's processes, whatever their users are. None where there is no
+/// folder.
 ///
 /// # Errors
 /// The kernel's.
 pub fn listen(folder: &Path) -> Result<Option<UnixDatagram>> {
-    let Some((_held, path)) = short(folder)? else { return Ok(None) };
+    let Some((_held, path)) = short(folder)? else {
+        return Ok(None);
+    };
     let socket = UnixDatagram::bind(&path).on("make", folder.join(SOCKET).display())?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).on("open to all", folder.join(SOCKET).display())?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
+        .on("open to all", folder.join(SOCKET).display())?;
     Ok(Some(socket))
 }
 
@@ -160,27 +188,41 @@ pub fn listen(folder: &Path) -> Result<Option<UnixDatagram>> {
 /// The kernel's.
 pub fn ready(socket: &UnixDatagram) -> Result<Option<String>> {
     let mut buffer = [0_u8; LONGEST];
-    let count = socket.recv(&mut buffer).on("receive", "the container's notification")?;
+    let count = socket
+        .recv(&mut buffer)
+        .on("receive", "the container's notification")?;
     let text = String::from_utf8_lossy(&buffer[..count]);
-    Ok(text.lines().find(|line| line.starts_with("READY=")).map(str::to_owned))
+    Ok(text
+        .lines()
+        .find(|line| line.starts_with("READY="))
+        .map(str::to_owned))
 }
 
-/// Sends what a guest's program said to the socket that `start` or `run` has bound for it. It never waits.
+/// Sends what a guest's program said to the socket that `start` or `run` has bound for it. It never
+/// waits.
 ///
 /// # Errors
-/// Nobody listens there (any more): as behind the first wall, where the program itself hears of that.
+/// Nobody listens there (any more): as behind the first wall, where the program itself hears of
+/// that.
 pub fn pass_on(container: &Path, line: &str) -> Result<()> {
     let folder = container.join(FOLDER);
-    let Some((_held, path)) = short(&folder)? else { return Ok(()) };
+    let Some((_held, path)) = short(&folder)? else {
+        return Ok(());
+    };
     let socket = UnixDatagram::unbound().on("make", "a socket")?;
     socket.set_nonblocking(true).on("use", "a socket")?;
     let line = line.as_bytes();
-    socket.send_to(&line[..line.len().min(LONGEST)], &path).on("send to", folder.join(SOCKET).display()).map(drop)
+    socket
+        .send_to(&line[..line.len().min(LONGEST)], &path)
+        .on("send to", folder.join(SOCKET).display())
+        .map(drop)
 }
 
 /// Sends one end of a pipe along and waits until the other side has closed it.
 fn barrier(host: &UnixDatagram) -> Result<()> {
-    let (read, write) = file::pipe().map(|(read, write)| (Held(read), Held(write))).on("make", "a pipe")?;
+    let (read, write) = file::pipe()
+        .map(|(read, write)| (Held(read), Held(write)))
+        .on("make", "a pipe")?;
     socket::send_fd(host.as_raw_fd(), b"BARRIER=1", write.0).on("send to", "NOTIFY_SOCKET")?;
     drop(write);
     match process::poll2(read.0, -1, Some(BARRIER_MS)).on("wait for", "NOTIFY_SOCKET")? {

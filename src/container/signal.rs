@@ -16,14 +16,22 @@ use std::time::Duration;
 pub fn parse(text: &str) -> Result<i32> {
     let unknown = || Error::new(format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
-        return if (0..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (0..=64).contains(&number) {
+            Ok(number)
+        } else {
+            Err(unknown())
+        };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let (low, high) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     let real_time = |base: i32, rest: &str| match rest {
         "" => Some(base),
-        rest => rest.parse::<i32>().ok().map(|offset| base + offset).filter(|number| (low..=high).contains(number)),
+        rest => rest
+            .parse::<i32>()
+            .ok()
+            .map(|offset| base + offset)
+            .filter(|number| (low..=high).contains(number)),
     };
     if let Some(rest) = name.strip_prefix("RTMIN") {
         return real_time(low, rest).ok_or_else(unknown);
@@ -31,10 +39,14 @@ pub fn parse(text: &str) -> Result<i32> {
     if let Some(rest) = name.strip_prefix("RTMAX") {
         return real_time(high, rest).ok_or_else(unknown);
     }
-    format!("SIG{name}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| unknown())
+    format!("SIG{name}")
+        .parse::<Signal>()
+        .map(|signal| signal as i32)
+        .map_err(|_| unknown())
 }
 
-/// How long after its start at the most a program is taken to be still about to install its handlers.
+/// How long after its start at the most a program is taken to be still about to install its
+/// handlers.
 const SETTLING: Duration = Duration::from_secs(5);
 
 /// Whether a process neither catches, nor ignores, nor blocks a signal.
@@ -42,24 +54,31 @@ fn leaves_to_default(pid: i32, signal: i32) -> bool {
     handled(pid) & (1 << (signal - 1)) == 0
 }
 
-/// The signals that a process catches, ignores or blocks (proc_pid_status(5)), as a mask; all where it is gone.
+/// The signals that a process catches, ignores or blocks (proc_pid_status(5)), as a mask; all where
+/// it is gone.
 pub fn handled(pid: i32) -> u64 {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return u64::MAX };
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return u64::MAX;
+    };
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(u64::MAX)
+        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+            .unwrap_or(u64::MAX)
     };
     mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")
 }
 
 impl Container {
-    /// Whether the program does nothing about a signal; behind the second wall its own kernel is asked.
+    /// Whether the program does nothing about a signal; behind the second wall its own kernel is
+    /// asked.
     pub(super) fn leaves_to_default(&self, signal: i32) -> bool {
         if self.record.vm.is_none() {
             return leaves_to_default(self.record.pid, signal);
         }
         let answer = self.machine(&Request::Handled).ok().flatten();
-        answer.and_then(|mask| mask.as_u64()).is_some_and(|mask| mask & (1 << (signal - 1)) == 0)
+        answer
+            .and_then(|mask| mask.as_u64())
+            .is_some_and(|mask| mask & (1 << (signal - 1)) == 0)
     }
 
     /// Sends a signal to init, or to all.
@@ -74,7 +93,8 @@ impl Container {
             return self.kill_all(signal);
         }
         if matches!(self.status(), Status::Stopped) {
-            // A container without a process namespace of its own may have children that outlived init.
+            // A container without a process namespace of its own may have children that outlived
+            // init.
             return Err(Error::new("container not running"));
         }
         if self.record.vm.is_some() && signal != libc::SIGKILL {
@@ -86,7 +106,12 @@ impl Container {
             Err(Errno::ESRCH) => Err(Error::new("container not running")),
             other => other.on("send signal to container", &self.record.id),
         }?;
-        crate::log::debug(|| format!("container {}: signal {signal} sent to process {}", self.record.id, self.record.pid));
+        crate::log::debug(|| {
+            format!(
+                "container {}: signal {signal} sent to process {}",
+                self.record.id, self.record.pid
+            )
+        });
         // SIGKILL reaches a process frozen by v1's freezer only once it is thawed.
         if signal == libc::SIGKILL && self.record.vm.is_none() && self.status() == Status::Paused {
             self.needed_group()?.thaw()?;
@@ -94,32 +119,55 @@ impl Container {
         Ok(())
     }
 
-    /// The kernel drops what process 1 of a namespace has no handler for (pid_namespaces(7)), SIGKILL and SIGSTOP apart. A program that was
-    /// started a moment ago may be about to install its handlers, so it gets that moment (`state::has_begun`). From `start` to `kill` takes
-    /// hull little more than a shell needs for its first `trap`; slower runtimes give it ten times that by being slow.
+    /// The kernel drops what process 1 of a namespace has no handler for (pid_namespaces(7)),
+    /// SIGKILL and SIGSTOP apart. A program that was started a moment ago may be about to install
+    /// its handlers, so it gets that moment (`state::has_begun`). From `start` to `kill` takes hull
+    /// little more than a shell needs for its first `trap`; slower runtimes give it ten times that
+    /// by being slow.
     fn let_settle(&self, signal: i32) {
-        if [0, libc::SIGKILL, libc::SIGSTOP].contains(&signal) || !has_pid_namespace(&self.record.spec) || self.status() != Status::Running {
+        if [0, libc::SIGKILL, libc::SIGSTOP].contains(&signal)
+            || !has_pid_namespace(&self.record.spec)
+            || self.status() != Status::Running
+        {
             return;
         }
         // `start` takes the fifo out of the folder.
-        let since_start = || std::fs::metadata(self.folder()).and_then(|folder| folder.modified()).ok().and_then(|then| then.elapsed().ok());
+        let since_start = || {
+            std::fs::metadata(self.folder())
+                .and_then(|folder| folder.modified())
+                .ok()
+                .and_then(|then| then.elapsed().ok())
+        };
         let pid = self.record.pid;
-        while since_start().is_some_and(|time| time < SETTLING) && leaves_to_default(pid, signal) && !crate::state::has_begun(pid) {
+        while since_start().is_some_and(|time| time < SETTLING)
+            && leaves_to_default(pid, signal)
+            && !crate::state::has_begun(pid)
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     fn kill_all(&self, signal: i32) -> Result<()> {
         let Some(group) = self.group()? else {
-            return Err(Error::new(format!("container {} has no cgroup: its processes are not known", self.record.id)));
+            return Err(Error::new(format!(
+                "container {} has no cgroup: its processes are not known",
+                self.record.id
+            )));
         };
-        crate::log::debug(|| format!("container {}: signal {signal} for all processes", self.record.id));
+        crate::log::debug(|| {
+            format!(
+                "container {}: signal {signal} for all processes",
+                self.record.id
+            )
+        });
         match Signal::try_from(signal) {
             Ok(signal) => group.kill(signal),
             Err(_) => {
                 for pid in group.pids(true)? {
                     match process::pidfd_open(pid.as_raw()).map(crate::init::Held) {
-                        Ok(pidfd) => process::pidfd_send_signal(pidfd.0, signal).on("send signal to", pid)?,
+                        Ok(pidfd) => {
+                            process::pidfd_send_signal(pidfd.0, signal).on("send signal to", pid)?
+                        }
                         Err(Errno::ESRCH) => {}
                         Err(errno) => return Err(Error::sys("send signal to", pid, errno)),
                     }
@@ -136,7 +184,16 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGUSR1", 10), ("RTMIN", 34), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("0", 0)] {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("sigterm", 15),
+            ("SIGUSR1", 10),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+            ("0", 0),
+        ] {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
         for text in ["", "FOO", "65", "-1", "RTMIN+99"] {

@@ -1,4 +1,5 @@
-//! `start`: the program begins. It returns when execve has happened, the poststart hooks have run, and nobody waits for READY any more.
+//! `start`: the program begins. It returns when execve has happened, the poststart hooks have run,
+//! and nobody waits for READY any more.
 //!
 //! ```text
 //! start ──one byte──▶ fifo ──▶ init, which holds both of its ends until execve closes them
@@ -15,7 +16,8 @@ use crate::wall::{Made, START_FIFO};
 use crate::{Context, Error, Result};
 use std::time::Duration;
 
-/// Lets the program of a container that was just made begin. Who does not stay with it waits for execve too ([`executed`]). Its notification socket, if the caller has one, is bound before.
+/// Lets the program of a container that was just made begin. Who does not stay with it waits for
+/// execve too ([`executed`]). Its notification socket, if the caller has one, is bound before.
 ///
 /// # Errors
 /// It died while it waited; a hook failed; the socket cannot be made.
@@ -36,7 +38,8 @@ pub fn executed(container: &Container, made: &Made) -> Result<()> {
 }
 
 impl Container {
-    /// Lets the program begin, runs the poststart hooks, and with `NOTIFY_SOCKET` waits until the container says that it is ready.
+    /// Lets the program begin, runs the poststart hooks, and with `NOTIFY_SOCKET` waits until the
+    /// container says that it is ready.
     ///
     /// # Errors
     /// It is not `created`; it died while it waited; a hook failed.
@@ -45,13 +48,24 @@ impl Container {
         match self.status() {
             Status::Created => {}
             Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
-            Status::Running | Status::Paused => return Err(Error::new("cannot start an already running container")),
-            Status::Creating => return Err(Error::new("cannot start a container that is still being created")),
+            Status::Running | Status::Paused => {
+                return Err(Error::new("cannot start an already running container"));
+            }
+            Status::Creating => {
+                return Err(Error::new(
+                    "cannot start a container that is still being created",
+                ));
+            }
         }
         let fifo = self.folder().join(START_FIFO);
         let name = crate::rootfs::c_path(&fifo)?;
-        let open = |flags| crate::sys::file::openat(libc::AT_FDCWD, &name, flags | libc::O_NONBLOCK, 0).map(Held).on("open", fifo.display());
-        // Read first: with a reader of its own, writing to a process that has just died is no SIGPIPE.
+        let open = |flags| {
+            crate::sys::file::openat(libc::AT_FDCWD, &name, flags | libc::O_NONBLOCK, 0)
+                .map(Held)
+                .on("open", fifo.display())
+        };
+        // Read first: with a reader of its own, writing to a process that has just died is no
+        // SIGPIPE.
         let (answer, start) = (open(libc::O_RDONLY)?, open(libc::O_WRONLY)?);
         let notify = self.notify()?;
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
@@ -76,7 +90,9 @@ impl Container {
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
         crate::sys::file::write(made.start.0, b"0").on("start container", &self.record.id)?;
         let hooks = self.record.spec.config().hooks.as_ref();
-        if hooks.is_some_and(|hooks| !hooks.start_container.is_empty() || !hooks.poststart.is_empty()) {
+        if hooks
+            .is_some_and(|hooks| !hooks.start_container.is_empty() || !hooks.poststart.is_empty())
+        {
             executed(self, made)?;
         }
         self.poststart()
@@ -90,24 +106,37 @@ impl Container {
         Notify::bind(&self.folder(), self.record.pid)
     }
 
-    /// The hooks that run after the program has begun. One that fails stops the container (as runc has it).
+    /// The hooks that run after the program has begun. One that fails stops the container (as runc
+    /// has it).
     fn poststart(&self) -> Result<()> {
-        let Some(hooks) = &self.record.spec.config().hooks else { return Ok(()) };
+        let Some(hooks) = &self.record.spec.config().hooks else {
+            return Ok(());
+        };
         if !hooks.poststart.is_empty() {
             self.let_begin();
         }
         for (index, hook) in hooks.poststart.iter().enumerate() {
-            let state = state_document(&self.record.spec, &self.record.id, "running", Some(self.record.pid));
-            if let Err(error) = crate::wall::run_hook("poststart", index, hook, &state, self.record.spec.bundle()) {
-                let _ = self.pidfd().and_then(|pidfd| process::pidfd_send_signal(pidfd.0, libc::SIGKILL).on("kill", &self.record.id));
+            let state = state_document(
+                &self.record.spec,
+                &self.record.id,
+                "running",
+                Some(self.record.pid),
+            );
+            if let Err(error) =
+                crate::wall::run_hook("poststart", index, hook, &state, self.record.spec.bundle())
+            {
+                let _ = self.pidfd().and_then(|pidfd| {
+                    process::pidfd_send_signal(pidfd.0, libc::SIGKILL).on("kill", &self.record.id)
+                });
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// The spec wants these hooks after execve. Whoever writes one thinks of a program that does its work already, and such is what slower
-    /// runtimes show it: so the program may begin before (`state::has_begun`), for 5 s at the most. Nothing relies on it.
+    /// The spec wants these hooks after execve. Whoever writes one thinks of a program that does
+    /// its work already, and such is what slower runtimes show it: so the program may begin before
+    /// (`state::has_begun`), for 5 s at the most. Nothing relies on it.
     fn let_begin(&self) {
         for _ in 0..5000 {
             if crate::state::has_begun(self.record.pid) {
@@ -117,8 +146,9 @@ impl Container {
         }
     }
 
-    /// Waits until nobody has the other end of a descriptor any more; false where the container is paused. A hook may take its time: a
-    /// machine is asked now and then whether it is there at all.
+    /// Waits until nobody has the other end of a descriptor any more; false where the container is
+    /// paused. A hook may take its time: a machine is asked now and then whether it is there at
+    /// all.
     fn wait_for_end_of(&self, descriptor: &Held) -> Result<bool> {
         const LOOK_MS: u64 = 100;
         const ASK_EVERY: u32 = 10;
@@ -136,8 +166,9 @@ impl Container {
         Ok(true)
     }
 
-    /// Until init has become the program: its end of the fifo closes at execve, and at its death. A failed startContainer hook is in the
-    /// fifo then (runtime.md, Lifecycle 7: it is start's error). A frozen container begins when it is thawed, and is not waited for.
+    /// Until init has become the program: its end of the fifo closes at execve, and at its death. A
+    /// failed startContainer hook is in the fifo then (runtime.md, Lifecycle 7: it is start's
+    /// error). A frozen container begins when it is thawed, and is not waited for.
     fn wait_for_program(&self, answer: &Held) -> Result<()> {
         if !self.wait_for_end_of(answer)? {
             return Ok(());

@@ -1,4 +1,5 @@
-//! What hull carries between a container and its own stdio: a terminal both ways, or pipes where its own stdio does not block.
+//! What hull carries between a container and its own stdio: a terminal both ways, or pipes where
+//! its own stdio does not block.
 
 use crate::sys::file;
 use crate::{Context, Result};
@@ -6,7 +7,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// One direction. What was read and could not be written yet waits here, so that hull still hears of signals meanwhile.
+/// One direction. What was read and could not be written yet waits here, so that hull still hears
+/// of signals meanwhile.
 pub struct Stream {
     from: OwnedFd,
     to: OwnedFd,
@@ -23,8 +25,18 @@ impl Stream {
     /// # Errors
     /// One of them is not open.
     pub fn new(from: BorrowedFd, to: BorrowedFd) -> Result<Self> {
-        let copy = |descriptor: BorrowedFd| descriptor.try_clone_to_owned().on("copy", "a descriptor of stdio");
-        Ok(Self { from: copy(from)?, to: copy(to)?, waiting: Vec::new(), open: true, input: false })
+        let copy = |descriptor: BorrowedFd| {
+            descriptor
+                .try_clone_to_owned()
+                .on("copy", "a descriptor of stdio")
+        };
+        Ok(Self {
+            from: copy(from)?,
+            to: copy(to)?,
+            waiting: Vec::new(),
+            open: true,
+            input: false,
+        })
     }
 
     /// Whether there may be more to carry.
@@ -73,7 +85,11 @@ impl Stream {
     /// What is there still after the program's end, however slowly it is taken.
     pub fn drain(&mut self) {
         while self.open {
-            let limit = if self.waiting.is_empty() { PollTimeout::ZERO } else { PollTimeout::NONE };
+            let limit = if self.waiting.is_empty() {
+                PollTimeout::ZERO
+            } else {
+                PollTimeout::NONE
+            };
             match poll(&mut [self.wish()], limit) {
                 Ok(count) if count > 0 => self.carry(),
                 Err(Errno::EINTR) => {}
@@ -83,8 +99,9 @@ impl Stream {
     }
 }
 
-/// Pipes in place of those of hull's stdio that do not block. Programs expect theirs to: with `O_NONBLOCK` on the end of a pipe that
-/// somebody reads slowly, most of them lose output. The flag is the caller's, and is left alone. (runc gives pipes to every program.)
+/// Pipes in place of those of hull's stdio that do not block. Programs expect theirs to: with
+/// `O_NONBLOCK` on the end of a pipe that somebody reads slowly, most of them lose output. The flag
+/// is the caller's, and is left alone. (runc gives pipes to every program.)
 pub struct Pipes {
     saved: Vec<(i32, OwnedFd)>,
     streams: Vec<Stream>,
@@ -100,7 +117,10 @@ impl Pipes {
         if wanted.is_empty() {
             return Ok(None);
         }
-        let mut pipes = Self { saved: Vec::new(), streams: Vec::new() };
+        let mut pipes = Self {
+            saved: Vec::new(),
+            streams: Vec::new(),
+        };
         for raw in wanted {
             pipes.put(raw)?;
         }
@@ -108,10 +128,25 @@ impl Pipes {
     }
 
     fn put(&mut self, raw: i32) -> Result<()> {
-        let own = crate::sys::socket::borrow(raw).try_clone_to_owned().on("copy", "a descriptor of stdio")?;
-        let (read, write) = file::pipe().map(|(read, write)| (crate::sys::socket::owned(read), crate::sys::socket::owned(write))).on("make", "a pipe")?;
+        let own = crate::sys::socket::borrow(raw)
+            .try_clone_to_owned()
+            .on("copy", "a descriptor of stdio")?;
+        let (read, write) = file::pipe()
+            .map(|(read, write)| {
+                (
+                    crate::sys::socket::owned(read),
+                    crate::sys::socket::owned(write),
+                )
+            })
+            .on("make", "a pipe")?;
         let (stream, theirs) = match raw {
-            0 => (Stream { input: true, ..Stream::new(own.as_fd(), write.as_fd())? }, read),
+            0 => (
+                Stream {
+                    input: true,
+                    ..Stream::new(own.as_fd(), write.as_fd())?
+                },
+                read,
+            ),
             _ => (Stream::new(read.as_fd(), own.as_fd())?, write),
         };
         file::dup_to(theirs.as_raw_fd(), raw).on("replace", "a descriptor of stdio")?;
@@ -120,7 +155,8 @@ impl Pipes {
         Ok(())
     }
 
-    /// Gives hull its own stdio back, once the program has its pipes; the streams are to be carried from now on.
+    /// Gives hull its own stdio back, once the program has its pipes; the streams are to be carried
+    /// from now on.
     ///
     /// # Errors
     /// The kernel's.
@@ -130,7 +166,9 @@ impl Pipes {
     }
 
     fn restore(&mut self) -> Result<()> {
-        self.saved.drain(..).try_for_each(|(raw, own)| file::dup_to(own.as_raw_fd(), raw).on("restore", "a descriptor of stdio"))
+        self.saved.drain(..).try_for_each(|(raw, own)| {
+            file::dup_to(own.as_raw_fd(), raw).on("restore", "a descriptor of stdio")
+        })
     }
 }
 
@@ -144,5 +182,6 @@ impl Drop for Pipes {
 
 fn does_not_block(raw: i32) -> bool {
     let pipe = |mode: u32| matches!(mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK);
-    file::status_flags(raw).is_ok_and(|flags| flags & libc::O_NONBLOCK != 0) && file::fstat(raw).is_ok_and(|stat| pipe(stat.st_mode))
+    file::status_flags(raw).is_ok_and(|flags| flags & libc::O_NONBLOCK != 0)
+        && file::fstat(raw).is_ok_and(|stat| pipe(stat.st_mode))
 }

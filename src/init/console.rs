@@ -1,4 +1,5 @@
-//! The container's terminal: opened in its own devpts, sent out over the console's socket, and made its stdio.
+//! The container's terminal: opened in its own devpts, sent out over the console's socket, and made
+//! its stdio.
 
 use super::report::{Detail, Fault};
 use super::target::Held;
@@ -14,7 +15,16 @@ impl World<'_> {
     pub(super) fn console(&mut self, rows: u32, columns: u32, mount: bool, uid: u32) -> Done {
         let missing = |errno| Fault::with(errno, Detail::NotDevpts);
         let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
-        let master = Held(file::openat2(self.root, c"/dev/pts/ptmx", libc::O_RDWR | libc::O_NOCTTY, 0, resolve).map_err(missing)?);
+        let master = Held(
+            file::openat2(
+                self.root,
+                c"/dev/pts/ptmx",
+                libc::O_RDWR | libc::O_NOCTTY,
+                0,
+                resolve,
+            )
+            .map_err(missing)?,
+        );
         if file::filesystem(master.0)? != DEVPTS_SUPER_MAGIC {
             return Err(Fault::with(Errno::ENODEV, Detail::NotDevpts));
         }
@@ -24,7 +34,12 @@ impl World<'_> {
             socket::window_size(master.0, rows as u16, columns as u16)?;
         }
         let send = |errno| Fault::with(errno, Detail::ConsoleSend);
-        socket::send_fd(self.slot(slot::CONSOLE).map_err(send)?, b"/dev/ptmx", master.0).map_err(send)?;
+        socket::send_fd(
+            self.slot(slot::CONSOLE).map_err(send)?,
+            b"/dev/ptmx",
+            master.0,
+        )
+        .map_err(send)?;
         if mount {
             self.mount_console(peer.0)?;
         }

@@ -1,4 +1,5 @@
-//! Hooks that run in the container's namespaces: a plain clone, the state on stdin, and a bounded wait by pidfd.
+//! Hooks that run in the container's namespaces: a plain clone, the state on stdin, and a bounded
+//! wait by pidfd.
 
 use super::report::{Detail, Fault};
 use super::target::Held;
@@ -8,15 +9,28 @@ use crate::sys::process::{self, Cloned, Ended};
 use crate::sys::{self, file};
 use nix::errno::Errno;
 
-/// What the hook's process exits with when its program cannot be run; the error number follows by the exit status of the stage.
+/// What the hook's process exits with when its program cannot be run; the error number follows by
+/// the exit status of the stage.
 const CANNOT_RUN: i32 = 255;
 
 impl World<'_> {
     pub(super) fn hook(&mut self, step: StepRef) -> Done {
-        let StepRef::Hook { path, args, env, timeout, state, pid_at } = step else {
+        let StepRef::Hook {
+            path,
+            args,
+            env,
+            timeout,
+            state,
+            pid_at,
+        } = step
+        else {
             return Err(Errno::EINVAL.into());
         };
-        let filled = self.scratch.state.get_mut(..state.len()).ok_or(Errno::ENOMEM)?;
+        let filled = self
+            .scratch
+            .state
+            .get_mut(..state.len())
+            .ok_or(Errno::ENOMEM)?;
         filled.copy_from_slice(state);
         write_pid(filled, pid_at as usize, process::getpid());
         // A memory file cannot fill up as a pipe would when the hook does not read.
@@ -27,9 +41,12 @@ impl World<'_> {
         match process::clone(0, None)? {
             Cloned::Child => {
                 let _ = file::dup_to(stdin.0, 0);
-                // Neither what the program will get by --preserve-fds, nor what hull's caller left open.
+                // Neither what the program will get by --preserve-fds, nor what hull's caller left
+                // open.
                 file::close_all_but(3, &mut []);
-                self.scratch.arrays.execveat(libc::AT_FDCWD, path, args, env, 0);
+                self.scratch
+                    .arrays
+                    .execveat(libc::AT_FDCWD, path, args, env, 0);
                 process::exit(CANNOT_RUN)
             }
             Cloned::Parent { pidfd, .. } => wait_hook(Held(pidfd), timeout),
@@ -40,7 +57,9 @@ impl World<'_> {
 fn write_pid(state: &mut [u8], at: usize, pid: i32) {
     let mut left = pid;
     for place in (at..at + 10).rev() {
-        let Some(byte) = state.get_mut(place) else { return };
+        let Some(byte) = state.get_mut(place) else {
+            return;
+        };
         if left == 0 && place != at + 9 {
             *byte = b' ';
         } else {
@@ -56,13 +75,25 @@ fn wait_hook(pidfd: Held, timeout: u32) -> Done {
     if !ended {
         let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
         process::wait(pidfd.0, false)?;
-        return Err(Fault::valued(Errno::ETIMEDOUT, Detail::HookTimeout, timeout));
+        return Err(Fault::valued(
+            Errno::ETIMEDOUT,
+            Detail::HookTimeout,
+            timeout,
+        ));
     }
     match process::wait(pidfd.0, false)? {
         Some(Ended::Exited(0)) => Ok(()),
         Some(Ended::Exited(CANNOT_RUN)) => Err(Fault::with(Errno::ENOENT, Detail::HookExec)),
-        Some(Ended::Exited(status)) => Err(Fault::valued(Errno::ECANCELED, Detail::HookStatus, status as u32)),
-        Some(Ended::Killed(signal)) => Err(Fault::valued(Errno::ECANCELED, Detail::HookSignal, signal as u32)),
+        Some(Ended::Exited(status)) => Err(Fault::valued(
+            Errno::ECANCELED,
+            Detail::HookStatus,
+            status as u32,
+        )),
+        Some(Ended::Killed(signal)) => Err(Fault::valued(
+            Errno::ECANCELED,
+            Detail::HookSignal,
+            signal as u32,
+        )),
         None => Err(Errno::ECHILD.into()),
     }
 }

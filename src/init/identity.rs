@@ -38,7 +38,8 @@ pub fn bounding(drop: u64) -> Done {
 /// Sets the three sets, then the ambient one, which must lie in two of them.
 pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
     ids::capset(sets)?;
-    // The kernel keeps the ambient set within these two (capabilities(7)): where they share nothing, it is empty by now.
+    // The kernel keeps the ambient set within these two (capabilities(7)): where they share
+    // nothing, it is empty by now.
     if sets.permitted & sets.inheritable != 0 {
         ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
     }
@@ -50,8 +51,9 @@ pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
     Ok(())
 }
 
-/// Lets the permitted capabilities survive the execve of a fresh init. In a new user namespace its user may have no id yet, and execve
-/// leaves nothing to a user other than root but ambient capabilities (capabilities(7)).
+/// Lets the permitted capabilities survive the execve of a fresh init. In a new user namespace its
+/// user may have no id yet, and execve leaves nothing to a user other than root but ambient
+/// capabilities (capabilities(7)).
 ///
 /// # Errors
 /// The kernel's.
@@ -60,14 +62,18 @@ pub fn keep_over_execve() -> Result<(), Errno> {
         return Ok(());
     }
     let held = ids::capget()?;
-    ids::capset(CapSets { inheritable: held.permitted, ..held })?;
+    ids::capset(CapSets {
+        inheritable: held.permitted,
+        ..held
+    })?;
     for capability in (0..64).filter(|capability| held.permitted & (1 << capability) != 0) {
         ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
     }
     Ok(())
 }
 
-/// Takes back what [`keep_over_execve`] did: a child that was cloned into a user namespace has nothing inheritable.
+/// Takes back what [`keep_over_execve`] did: a child that was cloned into a user namespace has
+/// nothing inheritable.
 ///
 /// # Errors
 /// The kernel's.
@@ -75,13 +81,16 @@ pub fn kept_over_execve() -> Result<(), Errno> {
     const ANY: u64 = 21;
     if ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, ANY)? == 1 {
         ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
-        ids::capset(CapSets { inheritable: 0, ..ids::capget()? })?;
+        ids::capset(CapSets {
+            inheritable: 0,
+            ..ids::capget()?
+        })?;
     }
     Ok(())
 }
 
-/// Joins a session keyring of that name and adds the right to search it (`KEY_USR_SEARCH`), as engines' images expect. A kernel
-/// without keyrings has nothing to separate.
+/// Joins a session keyring of that name and adds the right to search it (`KEY_USR_SEARCH`), as
+/// engines' images expect. A kernel without keyrings has nothing to separate.
 pub fn keyring(name: &CStr) -> Done {
     const USER_SEARCH: u32 = 0x0008_0000;
     let serial = match ids::join_session_keyring(name) {
@@ -92,16 +101,25 @@ pub fn keyring(name: &CStr) -> Done {
     let length = ids::keyring_describe(serial, &mut text)?.min(text.len());
     // "type;uid;gid;permissions;description"
     let field = text[..length].split(|&b| b == b';').nth(3).unwrap_or(b"0");
-    let permissions = field.iter().try_fold(0_u32, |sum, &b| (b as char).to_digit(16).map(|d| (sum << 4) | d)).unwrap_or(0);
+    let permissions = field
+        .iter()
+        .try_fold(0_u32, |sum, &b| {
+            (b as char).to_digit(16).map(|d| (sum << 4) | d)
+        })
+        .unwrap_or(0);
     Ok(ids::keyring_permissions(serial, permissions | USER_SEARCH)?)
 }
 
-/// Gives stdin, stdout and stderr to the user, as runc does: a program that reopens `/dev/stdout` may not otherwise. The null device is
-/// everybody's, and a file system that cannot change owners keeps what it has.
+/// Gives stdin, stdout and stderr to the user, as runc does: a program that reopens `/dev/stdout`
+/// may not otherwise. The null device is everybody's, and a file system that cannot change owners
+/// keeps what it has.
 pub fn own_stdio(uid: u32) -> Result<(), Errno> {
     for descriptor in 0..3 {
-        let Ok(stat) = file::fstat(descriptor) else { continue };
-        let null = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
+        let Ok(stat) = file::fstat(descriptor) else {
+            continue;
+        };
+        let null =
+            stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
         if null || stat.st_uid == uid {
             continue;
         }

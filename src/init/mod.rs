@@ -1,8 +1,10 @@
-//! `init`: the one executor of `inside`. The cloned child calls [`walk`], and so does `hull init` in a fresh process.
+//! `init`: the one executor of `inside`. The cloned child calls [`walk`], and so does `hull init`
+//! in a fresh process.
 //!
-//! From here to execve there is no allocation, no lock, no logging and no exit handler: only plain system calls (see DESIGN in
-//! `docs/design.md`; a peer hangs for breaking this). Everything that needs room is in [`Scratch`], made before the clone. A failure
-//! is stored in the shared page as (step, error number, detail); the parent, who has the plan, words it.
+//! From here to execve there is no allocation, no lock, no logging and no exit handler: only plain
+//! system calls (see DESIGN in `docs/design.md`; a peer hangs for breaking this). Everything that
+//! needs room is in [`Scratch`], made before the clone. A failure is stored in the shared page as
+//! (step, error number, detail); the parent, who has the plan, words it.
 
 #![forbid(unsafe_code)]
 
@@ -51,15 +53,26 @@ impl Scratch {
         let (mut strings, mut state) = (0, 0);
         while !reader.is_empty() {
             match StepRef::get(&mut reader)? {
-                StepRef::Exec { args, env, .. } => strings = strings.max(args.len() + env.len() + 1),
-                StepRef::Hook { args, env, state: template, .. } => {
+                StepRef::Exec { args, env, .. } => {
+                    strings = strings.max(args.len() + env.len() + 1)
+                }
+                StepRef::Hook {
+                    args,
+                    env,
+                    state: template,
+                    ..
+                } => {
                     strings = strings.max(args.len() + env.len());
                     state = state.max(template.len());
                 }
                 _ => {}
             }
         }
-        Ok(Self { arrays: process::Arrays::with_room(strings), text: vec![0; Self::TEXT], state: vec![0; state] })
+        Ok(Self {
+            arrays: process::Arrays::with_room(strings),
+            text: vec![0; Self::TEXT],
+            state: vec![0; state],
+        })
     }
 }
 
@@ -89,7 +102,20 @@ struct World<'a> {
 
 /// Carries out a script to its end, which is execve; never returns.
 pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
-    let mut world = World { slots, report, scratch, step: 0, started: None, root: libc::AT_FDCWD, empty: -1, null: -1, parent: target::Parent::NONE, fresh: target::Fresh::NONE, own_mounts: true, program: 0 };
+    let mut world = World {
+        slots,
+        report,
+        scratch,
+        step: 0,
+        started: None,
+        root: libc::AT_FDCWD,
+        empty: -1,
+        null: -1,
+        parent: target::Parent::NONE,
+        fresh: target::Fresh::NONE,
+        own_mounts: true,
+        program: 0,
+    };
     let mut reader = Reader::new(inside);
     loop {
         report.step.store(world.step, Ordering::Relaxed);
@@ -112,22 +138,45 @@ impl World<'_> {
     fn carry_out(&mut self, step: StepRef) -> Done {
         match step {
             StepRef::Barrier { kind } => self.barrier(kind),
-            StepRef::Set { what: Attribute::Descriptors, number, .. } => {
+            StepRef::Set {
+                what: Attribute::Descriptors,
+                number,
+                ..
+            } => {
                 self.close_others(number as i32);
                 Ok(())
             }
-            StepRef::Set { what, number, bytes } => Ok(set(what, number, bytes)?),
+            StepRef::Set {
+                what,
+                number,
+                bytes,
+            } => Ok(set(what, number, bytes)?),
             StepRef::Join { slot, kind } => {
                 self.own_mounts &= kind & libc::CLONE_NEWNS as u32 == 0;
                 Ok(process::setns(self.slot(slot)?, u64::from(kind))?)
             }
             StepRef::Unshare { flags } => Ok(process::unshare(u64::from(flags))?),
             StepRef::Enroll { first, count } => self.enroll(first, count),
-            StepRef::Ids { uid, gid, groups, set_groups, keep } => identity::ids(uid, gid, set_groups.then_some(groups), keep),
+            StepRef::Ids {
+                uid,
+                gid,
+                groups,
+                set_groups,
+                keep,
+            } => identity::ids(uid, gid, set_groups.then_some(groups), keep),
             StepRef::Keyring { name } => identity::keyring(name),
             StepRef::Propagation { flags } => Ok(sys::mount::mount(c"", c"/", c"", flags, c"")?),
-            StepRef::Root { path, attach: false, .. } => self.open_root(path),
-            StepRef::Root { path, recursive, propagation, attach: true } => self.attach_root(path, recursive, propagation),
+            StepRef::Root {
+                path,
+                attach: false,
+                ..
+            } => self.open_root(path),
+            StepRef::Root {
+                path,
+                recursive,
+                propagation,
+                attach: true,
+            } => self.attach_root(path, recursive, propagation),
             StepRef::Scratch {} => self.make_scratch(),
             StepRef::Layer { .. } => self.layer(step),
             StepRef::Gather {} => self.gather(),
@@ -137,19 +186,45 @@ impl World<'_> {
             StepRef::Protect { target, how } => self.protect(target, how),
             StepRef::Node { .. } => self.node(step),
             StepRef::Symlink { path, target } => self.symlink(path, target),
-            StepRef::Console { rows, columns, mount, uid } => self.console(rows, columns, mount, uid),
+            StepRef::Console {
+                rows,
+                columns,
+                mount,
+                uid,
+            } => self.console(rows, columns, mount, uid),
             StepRef::Hook { .. } => self.hook(step),
             StepRef::Leave { how } => self.leave(how),
-            StepRef::Sysctl { path, value } => self.write_proc(path, value, sys::file::RESOLVE_NO_SYMLINKS),
+            StepRef::Sysctl { path, value } => {
+                self.write_proc(path, value, sys::file::RESOLVE_NO_SYMLINKS)
+            }
             StepRef::Register { target, line } => self.register(target, line),
             StepRef::Label { file, value } => self.label(file, value),
             StepRef::Bounding { drop } => identity::bounding(drop),
-            StepRef::Capabilities { effective, permitted, inheritable, ambient } => {
-                identity::capabilities(sys::ids::CapSets { effective, permitted, inheritable }, ambient)
-            }
+            StepRef::Capabilities {
+                effective,
+                permitted,
+                inheritable,
+                ambient,
+            } => identity::capabilities(
+                sys::ids::CapSets {
+                    effective,
+                    permitted,
+                    inheritable,
+                },
+                ambient,
+            ),
             StepRef::WorkingDirectory { path, create } => self.working_directory(path, create),
-            StepRef::Program { name, path, home, uid } => self.find_program(name, path, home, uid),
-            StepRef::Filter { program, flags, notify } => self.filter(program, flags, notify),
+            StepRef::Program {
+                name,
+                path,
+                home,
+                uid,
+            } => self.find_program(name, path, home, uid),
+            StepRef::Filter {
+                program,
+                flags,
+                notify,
+            } => self.filter(program, flags, notify),
             StepRef::WaitStart {} => self.wait_start(),
             StepRef::Exec { args, env, home } => self.exec(args, env, home),
         }
@@ -185,19 +260,23 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Closes every descriptor from `first` on but the two that are needed until execve, which close there.
+    /// Closes every descriptor from `first` on but the two that are needed until execve, which
+    /// close there.
     fn close_others(&self, first: i32) {
         let needed = |which| self.slot(which).unwrap_or(-1);
         sys::file::close_all_but(first, &mut [needed(slot::SYNC), needed(slot::START)]);
     }
 
-    /// Loads the filter. With a listener, the child waits for its parent by looking at memory: no filter can catch that.
+    /// Loads the filter. With a listener, the child waits for its parent by looking at memory: no
+    /// filter can catch that.
     fn filter(&mut self, program: &[u8], flags: u32, notify: bool) -> Done {
         const NEW_LISTENER: u32 = 8;
         let flags = flags | if notify { NEW_LISTENER } else { 0 };
         let listener = sys::ids::seccomp_filter(program, flags)?;
         if notify {
-            self.report.listener.store(listener as i32 + 1, Ordering::Release);
+            self.report
+                .listener
+                .store(listener as i32 + 1, Ordering::Release);
             while self.report.taken.load(Ordering::Acquire) == 0 {
                 std::hint::spin_loop();
             }
@@ -219,7 +298,9 @@ impl World<'_> {
             let _ = sys::file::write(fifo, &fault.to_bytes(self.step - wait));
         }
         self.report.detail.store(fault.detail, Ordering::Relaxed);
-        self.report.errno.store(fault.errno as i32, Ordering::Release);
+        self.report
+            .errno
+            .store(fault.errno as i32, Ordering::Release);
         process::exit(1)
     }
 }
@@ -251,7 +332,13 @@ fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
         Attribute::NullDevice => root::own_null_device(number),
         Attribute::ParentDeath => sys::event::die_with_parent(),
         Attribute::Rlimit => {
-            let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or(Errno::EBADMSG);
+            let word = |at: usize| {
+                bytes
+                    .get(at..at + 8)
+                    .and_then(|b| b.try_into().ok())
+                    .map(u64::from_le_bytes)
+                    .ok_or(Errno::EBADMSG)
+            };
             sys::ids::prlimit(0, number as u32, word(0)?, word(8)?)
         }
     }

@@ -15,12 +15,18 @@ pub struct Fault {
 impl Fault {
     /// A failure with its detail.
     pub fn with(errno: Errno, detail: Detail) -> Self {
-        Self { errno, detail: detail as u32 }
+        Self {
+            errno,
+            detail: detail as u32,
+        }
     }
 
     /// The same with a value (an exit status, a signal).
     pub fn valued(errno: Errno, detail: Detail, value: u32) -> Self {
-        Self { errno, detail: detail as u32 | (value << 8) }
+        Self {
+            errno,
+            detail: detail as u32 | (value << 8),
+        }
     }
 }
 
@@ -28,10 +34,14 @@ impl Fault {
 pub const FAULT_SIZE: usize = 12;
 
 impl Fault {
-    /// A fault after `start`, as the fifo carries it: how many steps after the wait, the error number, the detail.
+    /// A fault after `start`, as the fifo carries it: how many steps after the wait, the error
+    /// number, the detail.
     pub fn to_bytes(self, steps: u32) -> [u8; FAULT_SIZE] {
         let mut bytes = [0; FAULT_SIZE];
-        for (place, word) in bytes.chunks_exact_mut(4).zip([steps, self.errno as u32, self.detail]) {
+        for (place, word) in bytes
+            .chunks_exact_mut(4)
+            .zip([steps, self.errno as u32, self.detail])
+        {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes
@@ -39,7 +49,9 @@ impl Fault {
 
     /// Back: the steps, the error number and the detail.
     pub fn words_of(bytes: &[u8; FAULT_SIZE]) -> (u32, i32, u32) {
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         (word(0), word(4) as i32, word(8))
     }
 }
@@ -154,9 +166,12 @@ pub fn cause(errno: i32, detail: u32) -> String {
         Detail::Source => format!("its source: {why}"),
         Detail::InsideProc => "it cannot be mounted because it is inside /proc".into(),
         Detail::NotProc => "what stands there is not procfs".into(),
-        Detail::CwdOutside => "the current working directory is outside of container mount namespace root -- possible container breakout detected".into(),
+        Detail::CwdOutside => "the current working directory is outside of container mount \
+            namespace root -- possible container breakout detected"
+            .into(),
         Detail::NotInPath => "executable file not found in $PATH".into(),
-        // The second half is what execve(2) says of a folder, and what Docker matches for its status 126.
+        // The second half is what execve(2) says of a folder, and what Docker matches for its
+        // status 126.
         Detail::IsFolder => "is a directory: permission denied".into(),
         Detail::HookStatus => format!("exit status {value}"),
         Detail::HookSignal => format!("ended by signal {value}"),

@@ -1,5 +1,6 @@
-//! Names inside the container's root: every path is resolved by openat2 from the root's descriptor, and what is missing is made by
-//! descriptor, so that a name swapped between check and use leads nowhere else (CVE-2021-30465, CVE-2024-45310).
+//! Names inside the container's root: every path is resolved by openat2 from the root's descriptor,
+//! and what is missing is made by descriptor, so that a name swapped between check and use leads
+//! nowhere else (CVE-2021-30465, CVE-2024-45310).
 
 use super::World;
 use super::report::{Detail, Fault};
@@ -24,7 +25,11 @@ impl Held {
     /// Closes many, neighbours by one call.
     pub fn close_all(mut many: Vec<Self>) {
         many.sort_by_key(|held| held.0);
-        let numbers: Vec<i32> = many.into_iter().map(Self::keep).filter(|raw| *raw >= 0).collect();
+        let numbers: Vec<i32> = many
+            .into_iter()
+            .map(Self::keep)
+            .filter(|raw| *raw >= 0)
+            .collect();
         for run in numbers.chunk_by(|one, next| one + 1 == *next) {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
                 let _ = file::close_range(*first, *last);
@@ -49,7 +54,9 @@ pub struct PathBuffer {
 impl PathBuffer {
     /// Empty.
     pub fn new() -> Self {
-        Self { bytes: [0; libc::PATH_MAX as usize] }
+        Self {
+            bytes: [0; libc::PATH_MAX as usize],
+        }
     }
 
     /// The first `length` bytes of a path, closed by a NUL.
@@ -74,7 +81,10 @@ impl PathBuffer {
     pub(super) fn join(&mut self, parts: &[&[u8]]) -> Result<&CStr, Errno> {
         let mut end = 0;
         for part in parts {
-            self.bytes.get_mut(end..end + part.len()).ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(part);
+            self.bytes
+                .get_mut(end..end + part.len())
+                .ok_or(Errno::ENAMETOOLONG)?
+                .copy_from_slice(part);
             end += part.len();
         }
         *self.bytes.get_mut(end).ok_or(Errno::ENAMETOOLONG)? = 0;
@@ -84,7 +94,8 @@ impl PathBuffer {
 
 /// Opens a path inside a root with `O_PATH`, symbolic links resolved within it or refused.
 ///
-/// The descriptors of this room stay open until the step that closes all at once: a call for each would double the number of calls.
+/// The descriptors of this room stay open until the step that closes all at once: a call for each
+/// would double the number of calls.
 ///
 /// # Errors
 /// The kernel's.
@@ -115,13 +126,18 @@ fn make_below(root: i32, path: &CStr, follow: bool, links: usize) -> Result<i32,
             start += 1;
             continue;
         }
-        let end = bytes[start..].iter().position(|&b| b == b'/').map_or(bytes.len(), |n| start + n);
+        let end = bytes[start..]
+            .iter()
+            .position(|&b| b == b'/')
+            .map_or(bytes.len(), |n| start + n);
         parent = match lookup(root, buffer.head(bytes, end)?, 0, follow) {
             Err(Errno::ENOENT) => {
                 let name = buffer.head(&bytes[start..], end - start)?;
                 match file::mkdirat(parent, name, 0o755) {
                     // A link that leads nowhere yet: what it names is made, inside the root.
-                    Err(Errno::EEXIST) if follow && links > 0 => return make_through(root, parent, bytes, (start, end), links - 1),
+                    Err(Errno::EEXIST) if follow && links > 0 => {
+                        return make_through(root, parent, bytes, (start, end), links - 1);
+                    }
                     other => other?,
                 }
                 lookup(root, buffer.head(bytes, end)?, 0, follow)?
@@ -133,25 +149,45 @@ fn make_below(root: i32, path: &CStr, follow: bool, links: usize) -> Result<i32,
     Ok(parent)
 }
 
-/// Goes on by a link's text in place of its name: `bytes[start..end]` is the link, what stands after it is appended.
-fn make_through(root: i32, parent: i32, bytes: &[u8], (start, end): (usize, usize), links: usize) -> Result<i32, Errno> {
+/// Goes on by a link's text in place of its name: `bytes[start..end]` is the link, what stands
+/// after it is appended.
+fn make_through(
+    root: i32,
+    parent: i32,
+    bytes: &[u8],
+    (start, end): (usize, usize),
+    links: usize,
+) -> Result<i32, Errno> {
     let mut buffer = PathBuffer::new();
     let mut text = [0_u8; libc::PATH_MAX as usize];
-    let length = file::readlinkat(parent, buffer.head(&bytes[start..], end - start)?, &mut text)?;
-    let before = if text.first() == Some(&b'/') { &bytes[..0] } else { &bytes[..start] };
+    let length = file::readlinkat(
+        parent,
+        buffer.head(&bytes[start..], end - start)?,
+        &mut text,
+    )?;
+    let before = if text.first() == Some(&b'/') {
+        &bytes[..0]
+    } else {
+        &bytes[..start]
+    };
     let whole = buffer.join(&[before, &text[..length], &bytes[end..]])?;
     make_below(root, whole, true, links)
 }
 
 fn create(parent: i32, name: &CStr, folder: bool) -> Result<(), Errno> {
-    let made = if folder { file::mkdirat(parent, name, 0o755) } else { file::mknodat(parent, name, libc::S_IFREG | 0o644, 0) };
+    let made = if folder {
+        file::mkdirat(parent, name, 0o755)
+    } else {
+        file::mknodat(parent, name, libc::S_IFREG | 0o644, 0)
+    };
     match made {
         Err(Errno::EEXIST) | Ok(()) => Ok(()),
         other => other,
     }
 }
 
-/// The folder that the last name was looked up in: most names of a set-up share `/dev` or `/sys/fs/cgroup`.
+/// The folder that the last name was looked up in: most names of a set-up share `/dev` or
+/// `/sys/fs/cgroup`.
 pub(super) struct Parent {
     path: [u8; 64],
     length: usize,
@@ -161,7 +197,12 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    pub(super) const NONE: Self = Self { path: [0; 64], length: 0, descriptor: -1, entered: false };
+    pub(super) const NONE: Self = Self {
+        path: [0; 64],
+        length: 0,
+        descriptor: -1,
+        entered: false,
+    };
 
     pub(super) fn get(&self, folder: &[u8]) -> Option<i32> {
         (self.descriptor >= 0 && &self.path[..self.length] == folder).then_some(self.descriptor)
@@ -184,7 +225,10 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    pub(super) const NONE: Self = Self { path: [0; 64], length: 0 };
+    pub(super) const NONE: Self = Self {
+        path: [0; 64],
+        length: 0,
+    };
 
     fn is(&self, folder: &[u8]) -> bool {
         self.length > 0 && &self.path[..self.length] == folder
@@ -202,28 +246,47 @@ impl Fresh {
 /// A path's folder and last name; the folder of `/name` is empty.
 fn split(path: &CStr) -> Result<(&[u8], &CStr), Errno> {
     let bytes = path.to_bytes_with_nul();
-    let cut = bytes.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
+    let cut = bytes
+        .iter()
+        .rposition(|&b| b == b'/')
+        .map_or(0, |at| at + 1);
     let name = CStr::from_bytes_with_nul(&bytes[cut..]).map_err(|_| Errno::EINVAL)?;
     Ok((&bytes[..cut.saturating_sub(1)], name))
 }
 
 impl World<'_> {
     /// The place where a mount goes.
-    pub(super) fn target(&mut self, path: &CStr, create: Create, source_is_folder: bool, follow: bool) -> Result<i32, Fault> {
+    pub(super) fn target(
+        &mut self,
+        path: &CStr,
+        create: Create,
+        source_is_folder: bool,
+        follow: bool,
+    ) -> Result<i32, Fault> {
         let folder = match create {
             Create::No => None,
             Create::Folder => Some(true),
             Create::LikeSource => Some(source_is_folder),
         };
-        self.find_or_make(path, folder, follow).map_err(|errno| match errno {
-            Errno::ELOOP if !follow => Fault::with(errno, Detail::SymlinkedTarget),
-            _ => Fault::with(errno, Detail::Target),
-        })
+        self.find_or_make(path, folder, follow)
+            .map_err(|errno| match errno {
+                Errno::ELOOP if !follow => Fault::with(errno, Detail::SymlinkedTarget),
+                _ => Fault::with(errno, Detail::Target),
+            })
     }
 
-    fn find_or_make(&mut self, path: &CStr, folder: Option<bool>, follow: bool) -> Result<i32, Errno> {
+    fn find_or_make(
+        &mut self,
+        path: &CStr,
+        folder: Option<bool>,
+        follow: bool,
+    ) -> Result<i32, Errno> {
         let (parent_path, name) = split(path)?;
-        let cached = if name.is_empty() { None } else { self.parent.get(parent_path) };
+        let cached = if name.is_empty() {
+            None
+        } else {
+            self.parent.get(parent_path)
+        };
         match (cached, folder) {
             // The folder that is held was filled by hull just now: the name is most likely missing.
             (Some(parent), Some(folder)) => {
@@ -250,16 +313,21 @@ impl World<'_> {
         }
     }
 
-    /// A new folder in a file system that init itself has just mounted, as a name in the working directory. Nobody else can reach that
-    /// file system before the program runs (its mount namespace is new, and init is not dumpable), so the name leads to what was made.
-    /// Everywhere else names are opened first, and mounted on by descriptor.
+    /// A new folder in a file system that init itself has just mounted, as a name in the working
+    /// directory. Nobody else can reach that file system before the program runs (its mount
+    /// namespace is new, and init is not dumpable), so the name leads to what was made. Everywhere
+    /// else names are opened first, and mounted on by descriptor.
     pub(super) fn new_name<'p>(&mut self, path: &'p CStr) -> Result<Option<&'p CStr>, Errno> {
         let (folder, name) = split(path)?;
         if !self.fresh.is(folder) {
             return Ok(None);
         }
         let parent = self.folder(folder)?;
-        if name.is_empty() || name == c".." || name == c"." || file::mkdirat(parent, name, 0o755).is_err() {
+        if name.is_empty()
+            || name == c".."
+            || name == c"."
+            || file::mkdirat(parent, name, 0o755).is_err()
+        {
             return Ok(None);
         }
         if !self.parent.entered {
@@ -281,7 +349,11 @@ impl World<'_> {
             return Ok(descriptor);
         }
         let mut buffer = PathBuffer::new();
-        let name = if path.is_empty() { c"/" } else { buffer.head(path, path.len())? };
+        let name = if path.is_empty() {
+            c"/"
+        } else {
+            buffer.head(path, path.len())?
+        };
         let descriptor = make_folder(self.root, name, true)?;
         self.parent.set(path, descriptor);
         Ok(descriptor)
@@ -290,7 +362,9 @@ impl World<'_> {
     /// The folder that holds a path's last component, made if missing, and that component.
     pub(super) fn parent_of<'p>(&mut self, path: &'p CStr) -> Result<(i32, &'p CStr), Fault> {
         let (folder, name) = split(path)?;
-        let held = self.folder(folder).map_err(|errno| Fault::with(errno, Detail::Target))?;
+        let held = self
+            .folder(folder)
+            .map_err(|errno| Fault::with(errno, Detail::Target))?;
         Ok((held, name))
     }
 

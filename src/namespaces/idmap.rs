@@ -1,4 +1,5 @@
-//! Id maps: written by hull, or by newuidmap and newgidmap; and user namespaces made only to map a mount.
+//! Id maps: written by hull, or by newuidmap and newgidmap; and user namespaces made only to map a
+//! mount.
 
 use crate::init::Held;
 use crate::plan::outside::{IdMap, MapWriter};
@@ -11,24 +12,43 @@ use std::fmt::Write as _;
 use std::process::Command;
 
 fn lines(mappings: &[IdMapping]) -> String {
-    mappings.iter().fold(String::new(), |mut text, IdMapping { container_id, host_id, size }| {
-        let _ = writeln!(text, "{container_id} {host_id} {size}");
-        text
-    })
+    mappings.iter().fold(
+        String::new(),
+        |mut text,
+         IdMapping {
+             container_id,
+             host_id,
+             size,
+         }| {
+            let _ = writeln!(text, "{container_id} {host_id} {size}");
+            text
+        },
+    )
 }
 
 /// Writes a file in one write(2), as the kernel asks of its maps.
 pub(crate) fn write_file(path: &str, text: &str) -> Result<()> {
-    let name = CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
-    let held = file::openat(libc::AT_FDCWD, &name, libc::O_WRONLY, 0).map(Held).on("open", path)?;
-    file::write(held.0, text.as_bytes()).on("write", path).map(drop)
+    let name =
+        CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
+    let held = file::openat(libc::AT_FDCWD, &name, libc::O_WRONLY, 0)
+        .map(Held)
+        .on("open", path)?;
+    file::write(held.0, text.as_bytes())
+        .on("write", path)
+        .map(drop)
 }
 
 /// Writes one map of a process's user namespace (user_namespaces(7)).
 ///
 /// # Errors
 /// The kernel's, or what the helper printed.
-pub fn write(pid: i32, uid: bool, mappings: &[IdMapping], writer: &MapWriter, deny_setgroups: bool) -> Result<()> {
+pub fn write(
+    pid: i32,
+    uid: bool,
+    mappings: &[IdMapping],
+    writer: &MapWriter,
+    deny_setgroups: bool,
+) -> Result<()> {
     let name = if uid { "uid_map" } else { "gid_map" };
     match writer {
         MapWriter::Direct => {
@@ -38,24 +58,38 @@ pub fn write(pid: i32, uid: bool, mappings: &[IdMapping], writer: &MapWriter, de
             write_file(&format!("/proc/{pid}/{name}"), &lines(mappings))
         }
         MapWriter::Helper(program) => {
-            let numbers = mappings.iter().flat_map(|m| [m.container_id, m.host_id, m.size]).map(|n| n.to_string());
-            let output = Command::new(program).arg(pid.to_string()).args(numbers).output().on("run", program.display())?;
+            let numbers = mappings
+                .iter()
+                .flat_map(|m| [m.container_id, m.host_id, m.size])
+                .map(|n| n.to_string());
+            let output = Command::new(program)
+                .arg(pid.to_string())
+                .args(numbers)
+                .output()
+                .on("run", program.display())?;
             if output.status.success() {
                 return Ok(());
             }
             let said = String::from_utf8_lossy(&output.stderr);
-            Err(Error::new(format!("{} for {name}: {}", program.display(), said.trim())))
+            Err(Error::new(format!(
+                "{} for {name}: {}",
+                program.display(),
+                said.trim()
+            )))
         }
     }
 }
 
-/// Makes a user namespace with the ids of a mapped mount and answers its descriptor; the process that held it is gone afterwards.
+/// Makes a user namespace with the ids of a mapped mount and answers its descriptor; the process
+/// that held it is gone afterwards.
 ///
 /// # Errors
 /// The kernel's.
 pub fn user_namespace(map: &IdMap) -> Result<Held> {
     let (ours, theirs) = socket_pair()?;
-    match process::clone(libc::CLONE_NEWUSER as u64, None).on("make", "a user namespace for an id-mapped mount")? {
+    match process::clone(libc::CLONE_NEWUSER as u64, None)
+        .on("make", "a user namespace for an id-mapped mount")?
+    {
         Cloned::Child => {
             file::close(ours.0);
             let mut byte = [0_u8; 1];
@@ -70,7 +104,9 @@ pub fn user_namespace(map: &IdMap) -> Result<Held> {
                 .and_then(|()| {
                     let path = format!("/proc/{pid}/ns/user");
                     let name = CString::new(path.as_str()).map_err(|_| Error::new("no path"))?;
-                    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open", path)
+                    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
+                        .map(Held)
+                        .on("open", path)
                 });
             drop(ours);
             process::wait(pidfd.0, false).on("wait for", "the id map's process")?;
@@ -83,6 +119,12 @@ pub fn user_namespace(map: &IdMap) -> Result<Held> {
 pub(crate) fn socket_pair() -> Result<(Held, Held)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use std::os::fd::IntoRawFd;
-    let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).on("make", "a socket pair")?;
+    let (a, b) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .on("make", "a socket pair")?;
     Ok((Held(a.into_raw_fd()), Held(b.into_raw_fd())))
 }

@@ -60,12 +60,26 @@ pub struct Birth<'a> {
 /// # Errors
 /// The kernel's, of the clone or of a namespace that the stage could not join.
 pub fn spawn(birth: Birth) -> Result<Child> {
-    let Birth { flags, stage, cgroup, script, slots, fresh } = birth;
+    let Birth {
+        flags,
+        stage,
+        cgroup,
+        script,
+        slots,
+        fresh,
+    } = birth;
     let (sync, theirs) = socket_pair()?;
     slots[slot::SYNC as usize] = theirs.0;
-    let mut scratch = Scratch::for_script(script).map_err(|Malformed| Error::new("the plan's script cannot be read"))?;
-    let (page, mut image) = if fresh { Image::make(script, slots)? } else { (Page::new().on("make", "the report page")?, None) };
-    let offsets = stage.and_then(|stage| stage.time.as_ref()).map(offsets_text);
+    let mut scratch = Scratch::for_script(script)
+        .map_err(|Malformed| Error::new("the plan's script cannot be read"))?;
+    let (page, mut image) = if fresh {
+        Image::make(script, slots)?
+    } else {
+        (Page::new().on("make", "the report page")?, None)
+    };
+    let offsets = stage
+        .and_then(|stage| stage.time.as_ref())
+        .map(offsets_text);
     let mut become_child = |page: &Page, scratch: &mut Scratch, slots: &[i32]| -> ! {
         file::close(sync.0);
         match &mut image {
@@ -96,12 +110,19 @@ pub fn spawn(birth: Birth) -> Result<Child> {
         },
     };
     drop(theirs);
-    Ok(Child { pid, pidfd, sync, page })
+    Ok(Child {
+        pid,
+        pidfd,
+        sync,
+        page,
+    })
 }
 
 fn stage_failed(report: &Report, errno: Errno, which: u32) -> ! {
     report.step.store(STAGE, Ordering::Relaxed);
-    report.detail.store(Detail::Stage as u32 | (which << 8), Ordering::Relaxed);
+    report
+        .detail
+        .store(Detail::Stage as u32 | (which << 8), Ordering::Relaxed);
     report.errno.store(errno as i32, Ordering::Release);
     process::exit(1)
 }
@@ -116,8 +137,15 @@ fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
             0 => "clone the container's process in the joined namespaces".to_owned(),
             kind => format!("join the {} namespace", crate::plan::kind_name(1 << kind)),
         };
-        let errno = if errno == 0 { Errno::ECHILD } else { Errno::from_raw(errno) };
-        return Err(Error::new(format!("{what}: {}", crate::error::words(errno))));
+        let errno = if errno == 0 {
+            Errno::ECHILD
+        } else {
+            Errno::from_raw(errno)
+        };
+        return Err(Error::new(format!(
+            "{what}: {}",
+            crate::error::words(errno)
+        )));
     }
     let pidfd = process::pidfd_open(pid).on("open", "the container's process")?;
     Ok((pid, Held(pidfd)))
@@ -146,11 +174,15 @@ fn enter(stage: &Stage, slots: &[i32], offsets: Option<&str>) -> Result<(), (Err
     Ok(())
 }
 
-fn offsets_text(offsets: &std::collections::BTreeMap<String, crate::spec::config::TimeOffset>) -> String {
-    offsets.iter().fold(String::new(), |mut text, (clock, offset)| {
-        let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
-        text
-    })
+fn offsets_text(
+    offsets: &std::collections::BTreeMap<String, crate::spec::config::TimeOffset>,
+) -> String {
+    offsets
+        .iter()
+        .fold(String::new(), |mut text, (clock, offset)| {
+            let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
+            text
+        })
 }
 
 fn time_namespace(proc: i32, text: &str) -> Sys<()> {
@@ -158,13 +190,21 @@ fn time_namespace(proc: i32, text: &str) -> Sys<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let held = Held(file::openat2(proc, c"self/timens_offsets", libc::O_WRONLY, 0, file::RESOLVE_BENEATH)?);
+    let held = Held(file::openat2(
+        proc,
+        c"self/timens_offsets",
+        libc::O_WRONLY,
+        0,
+        file::RESOLVE_BENEATH,
+    )?);
     file::write(held.0, text.as_bytes()).map(drop)
 }
 
-/// What a fresh `hull init` needs: the script, the slots and the page as memory files, and a command line.
+/// What a fresh `hull init` needs: the script, the slots and the page as memory files, and a
+/// command line.
 struct Image {
-    /// hull itself, by descriptor: in a mount namespace that was joined, `/proc/self/exe` would be looked up in somebody else's `/proc`.
+    /// hull itself, by descriptor: in a mount namespace that was joined, `/proc/self/exe` would be
+    /// looked up in somebody else's `/proc`.
     program: Held,
     script: Held,
     slots: Vec<i32>,
@@ -180,31 +220,58 @@ impl Image {
         file::write(page.0, &[0_u8; 4096]).on("write", "the page")?;
         let mapped = Page::from_file(page.0).on("map", "the page")?;
         slots[slot::PAGE as usize] = page.keep();
-        let program = Held(file::openat(libc::AT_FDCWD, c"/proc/self/exe", libc::O_PATH, 0).on("open", "/proc/self/exe")?);
+        let program = Held(
+            file::openat(libc::AT_FDCWD, c"/proc/self/exe", libc::O_PATH, 0)
+                .on("open", "/proc/self/exe")?,
+        );
         let numbers: Vec<String> = slots.iter().map(ToString::to_string).collect();
-        let args: Vec<CString> = ["hull".into(), "init".into(), "--script".into(), file.0.to_string(), "--slots".into(), numbers.join(",")]
-            .into_iter()
-            .map(|arg: String| CString::new(arg).unwrap_or_default())
-            .collect();
+        let args: Vec<CString> = [
+            "hull".into(),
+            "init".into(),
+            "--script".into(),
+            file.0.to_string(),
+            "--slots".into(),
+            numbers.join(","),
+        ]
+        .into_iter()
+        .map(|arg: String| CString::new(arg).unwrap_or_default())
+        .collect();
         let arrays = Arrays::with_room(args.len());
-        Ok((mapped, Some(Self { program, script: file, slots: slots.to_vec(), args, arrays })))
+        Ok((
+            mapped,
+            Some(Self {
+                program,
+                script: file,
+                slots: slots.to_vec(),
+                args,
+                arrays,
+            }),
+        ))
     }
 
     /// Becomes `hull init`; the descriptors of the table survive, and nothing else.
     fn run(&mut self, report: &Report) -> ! {
-        for &raw in self.slots.iter().filter(|raw| **raw >= 0).chain([&self.script.0]) {
+        for &raw in self
+            .slots
+            .iter()
+            .filter(|raw| **raw >= 0)
+            .chain([&self.script.0])
+        {
             let _ = file::clear_cloexec(raw);
         }
         if let Err(errno) = identity::keep_over_execve() {
             stage_failed(report, errno, 0)
         }
         let args = self.args.iter().map(CString::as_c_str);
-        let errno = self.arrays.execveat(self.program.0, c"", args, [], libc::AT_EMPTY_PATH);
+        let errno = self
+            .arrays
+            .execveat(self.program.0, c"", args, [], libc::AT_EMPTY_PATH);
         stage_failed(report, errno, 0)
     }
 }
 
-/// `hull init`: reads the script and carries it out, in this fresh process, as the cloned child would.
+/// `hull init`: reads the script and carries it out, in this fresh process, as the cloned child
+/// would.
 ///
 /// # Errors
 /// A script or table that cannot be read. Otherwise it does not return.
@@ -225,6 +292,7 @@ pub fn run_init(script: i32, slots: &[i32]) -> Result<std::convert::Infallible> 
     identity::kept_over_execve().on("restore", "the capabilities")?;
     let page = slots.get(slot::PAGE as usize).copied().unwrap_or(-1);
     let page = Page::from_file(page).on("map", "the report page")?;
-    let mut scratch = Scratch::for_script(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;
+    let mut scratch =
+        Scratch::for_script(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;
     walk(&bytes, slots, page.report(), &mut scratch)
 }

@@ -3,8 +3,12 @@
 use super::netlink::{Request, Socket};
 use crate::Result;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -34,14 +38,21 @@ impl Prefix {
 
     fn mask(&self) -> u128 {
         let host = u32::from(self.bits() - self.length);
-        let all = if self.address.is_ipv4() { u128::from(u32::MAX) } else { u128::MAX };
+        let all = if self.address.is_ipv4() {
+            u128::from(u32::MAX)
+        } else {
+            u128::MAX
+        };
         all & u128::MAX.checked_shl(host).unwrap_or(0)
     }
 
     /// The network's own address, its host bits zero.
     #[must_use]
     pub fn network(&self) -> Self {
-        Self { address: self.with(self.number() & self.mask()), length: self.length }
+        Self {
+            address: self.with(self.number() & self.mask()),
+            length: self.length,
+        }
     }
 
     /// An address of the same family.
@@ -54,7 +65,8 @@ impl Prefix {
 
     /// Whether an address lies in the network.
     pub fn contains(&self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.address.is_ipv4() && number(address) & self.mask() == self.number() & self.mask()
+        address.is_ipv4() == self.address.is_ipv4()
+            && number(address) & self.mask() == self.number() & self.mask()
     }
 
     /// Whether two networks share an address.
@@ -64,7 +76,11 @@ impl Prefix {
 
     /// The last address.
     pub fn last(&self) -> u128 {
-        let all = if self.address.is_ipv4() { u128::from(u32::MAX) } else { u128::MAX };
+        let all = if self.address.is_ipv4() {
+            u128::from(u32::MAX)
+        } else {
+            u128::MAX
+        };
         (self.number() & self.mask()) | (all & !self.mask())
     }
 }
@@ -92,7 +108,11 @@ impl FromStr for Prefix {
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let length: u8 = length.parse().map_err(|_| wrong())?;
         let prefix = Self { address, length };
-        if length > prefix.bits() { Err(wrong()) } else { Ok(prefix) }
+        if length > prefix.bits() {
+            Err(wrong())
+        } else {
+            Ok(prefix)
+        }
     }
 }
 
@@ -111,26 +131,42 @@ impl From<Prefix> for String {
 }
 
 fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
 }
 
-/// Gives a link an address. An IPv6 one is usable at once: who gives it out knows that it is no duplicate, and the check would hold
-/// back the program's first second (RFC 4862, 5.4).
+/// Gives a link an address. An IPv6 one is usable at once: who gives it out knows that it is no
+/// duplicate, and the check would hold back the program's first second (RFC 4862, 5.4).
 pub fn add(index: u32, prefix: Prefix, what: String) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = family(prefix.address);
     message.header.prefix_len = prefix.length;
     message.header.index = index;
-    message.attributes.push(AddressAttribute::Local(prefix.address));
-    message.attributes.push(AddressAttribute::Address(prefix.address));
+    message
+        .attributes
+        .push(AddressAttribute::Local(prefix.address));
+    message
+        .attributes
+        .push(AddressAttribute::Address(prefix.address));
     match prefix.address {
         IpAddr::V4(_) if prefix.length < 31 => {
-            message.attributes.push(AddressAttribute::Broadcast(Ipv4Addr::from(prefix.last() as u32)));
+            message
+                .attributes
+                .push(AddressAttribute::Broadcast(Ipv4Addr::from(
+                    prefix.last() as u32
+                )));
         }
         IpAddr::V4(_) => {}
         IpAddr::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
     }
-    Request { message: RouteNetlinkMessage::NewAddress(message), flags: NLM_F_CREATE | NLM_F_REPLACE, what }
+    Request {
+        message: RouteNetlinkMessage::NewAddress(message),
+        flags: NLM_F_CREATE | NLM_F_REPLACE,
+        what,
+    }
 }
 
 /// The default route, by a gateway on the link.
@@ -141,29 +177,55 @@ pub fn default_route(index: u32, gateway: IpAddr, what: String) -> Request {
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    message
+        .attributes
+        .push(RouteAttribute::Gateway(gateway.into()));
     message.attributes.push(RouteAttribute::Oif(index));
-    Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_EXCL, what }
+    Request {
+        message: RouteNetlinkMessage::NewRoute(message),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        what,
+    }
 }
 
-/// The lasting global addresses of a link: those that an administrator gave it. Leased and link-local ones belong to the place that the
-/// link is in.
+/// The lasting global addresses of a link: those that an administrator gave it. Leased and
+/// link-local ones belong to the place that the link is in.
 ///
 /// # Errors
 /// The kernel's.
 pub fn of_link(socket: &mut Socket, index: u32) -> Result<Vec<Prefix>> {
     let mut list = Vec::new();
     for message in socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        let RouteNetlinkMessage::NewAddress(message) = message else {
+            continue;
+        };
         let lasting = message.header.flags.contains(AddressHeaderFlags::Permanent)
             || message.attributes.iter().any(|a| matches!(a, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Permanent)));
-        if message.header.index != index || !lasting || message.header.scope != AddressScope::Universe {
+        if message.header.index != index
+            || !lasting
+            || message.header.scope != AddressScope::Universe
+        {
             continue;
         }
-        let local = message.attributes.iter().find_map(|a| if let AddressAttribute::Local(address) = a { Some(*address) } else { None });
-        let other = message.attributes.iter().find_map(|a| if let AddressAttribute::Address(address) = a { Some(*address) } else { None });
+        let local = message.attributes.iter().find_map(|a| {
+            if let AddressAttribute::Local(address) = a {
+                Some(*address)
+            } else {
+                None
+            }
+        });
+        let other = message.attributes.iter().find_map(|a| {
+            if let AddressAttribute::Address(address) = a {
+                Some(*address)
+            } else {
+                None
+            }
+        });
         if let Some(address) = local.or(other) {
-            list.push(Prefix { address, length: message.header.prefix_len });
+            list.push(Prefix {
+                address,
+                length: message.header.prefix_len,
+            });
         }
     }
     Ok(list)
@@ -176,16 +238,36 @@ pub fn of_link(socket: &mut Socket, index: u32) -> Result<Vec<Prefix>> {
 pub fn routes(socket: &mut Socket) -> Result<Vec<(Prefix, Option<u32>)>> {
     let mut list = Vec::new();
     for message in socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))? {
-        let RouteNetlinkMessage::NewRoute(message) = message else { continue };
+        let RouteNetlinkMessage::NewRoute(message) = message else {
+            continue;
+        };
         let length = message.header.destination_prefix_length;
         if message.header.table != RouteHeader::RT_TABLE_MAIN || length == 0 {
             continue;
         }
-        let link = message.attributes.iter().find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None });
+        let link = message.attributes.iter().find_map(|a| {
+            if let RouteAttribute::Oif(index) = a {
+                Some(*index)
+            } else {
+                None
+            }
+        });
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(v4)) => list.push((Prefix { address: (*v4).into(), length }, link)),
-                RouteAttribute::Destination(RouteAddress::Inet6(v6)) => list.push((Prefix { address: (*v6).into(), length }, link)),
+                RouteAttribute::Destination(RouteAddress::Inet(v4)) => list.push((
+                    Prefix {
+                        address: (*v4).into(),
+                        length,
+                    },
+                    link,
+                )),
+                RouteAttribute::Destination(RouteAddress::Inet6(v6)) => list.push((
+                    Prefix {
+                        address: (*v6).into(),
+                        length,
+                    },
+                    link,
+                )),
                 _ => {}
             }
         }

@@ -1,4 +1,5 @@
-//! `hull network capture`: what passes a container's device, in the classic pcap format (draft-ietf-opsawg-pcap).
+//! `hull network capture`: what passes a container's device, in the classic pcap format
+//! (draft-ietf-opsawg-pcap).
 
 use super::netlink::{Namespace, Socket};
 use crate::container::Container;
@@ -13,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const SNAPLEN: usize = 262_144;
 
-/// Writes a container's traffic to a file (`-` is stdout) until the container ends, or the reader goes away.
+/// Writes a container's traffic to a file (`-` is stdout) until the container ends, or the reader
+/// goes away.
 ///
 /// # Errors
 /// It does not run; it has no such device; the file cannot be written.
@@ -22,8 +24,12 @@ pub fn capture(store: &Store, id: &str, interface: &str, to: &str) -> Result<()>
     let pidfd = container.pidfd()?;
     let namespace = Namespace::of_process(container.pid())?;
     let device = Socket::inside(&namespace)?.link(interface)?;
-    let device = device.ok_or_else(|| Error::new(format!("container {id} has no network device {interface}")))?;
-    let packets = netns::socket_in(namespace.0.0, libc::AF_PACKET, libc::SOCK_RAW, 0).on("open a packet socket in", "the container's network namespace")?;
+    let device = device
+        .ok_or_else(|| Error::new(format!("container {id} has no network device {interface}")))?;
+    let packets = netns::socket_in(namespace.0.0, libc::AF_PACKET, libc::SOCK_RAW, 0).on(
+        "open a packet socket in",
+        "the container's network namespace",
+    )?;
     // Bound with its protocol only now, so that nothing of other devices is in its queue.
     netns::bind_packet(packets.as_raw_fd(), device.index).on("watch network device", interface)?;
     let out: Box<dyn Write> = match to {
@@ -37,7 +43,8 @@ pub fn capture(store: &Store, id: &str, interface: &str, to: &str) -> Result<()>
         return Ok(());
     }
     loop {
-        let (packet, gone) = process::poll2(packets.as_raw_fd(), pidfd.0, None).on("wait for", "packets")?;
+        let (packet, gone) =
+            process::poll2(packets.as_raw_fd(), pidfd.0, None).on("wait for", "packets")?;
         if packet {
             match socket::recv(packets.as_raw_fd(), &mut buffer) {
                 Ok(length) => {
@@ -73,7 +80,9 @@ fn header(out: &mut impl Write) -> std::io::Result<()> {
 }
 
 fn record(out: &mut impl Write, packet: &[u8]) -> std::io::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let length = (packet.len() as u32).to_le_bytes();
     out.write_all(&(now.as_secs() as u32).to_le_bytes())?;
     out.write_all(&now.subsec_nanos().to_le_bytes())?;

@@ -1,4 +1,5 @@
-//! A container on a network: its address, given out without a daemon, and whether it is still there.
+//! A container on a network: its address, given out without a daemon, and whether it is still
+//! there.
 
 use super::address::{self, Prefix};
 use super::link;
@@ -30,13 +31,20 @@ impl Holder {
     /// # Errors
     /// It is gone.
     pub fn of(pid: i32) -> Result<Self> {
-        let (_, start_time) = state::process_stat(pid).ok_or_else(|| Error::new("the container's process is gone"))?;
-        Ok(Self { pid, start_time, boot_id: state::boot_id() })
+        let (_, start_time) = state::process_stat(pid)
+            .ok_or_else(|| Error::new("the container's process is gone"))?;
+        Ok(Self {
+            pid,
+            start_time,
+            boot_id: state::boot_id(),
+        })
     }
 
     /// Whether it is there, and no zombie.
     pub fn lives(&self, boot_id: &str) -> bool {
-        let same = |(letter, started): (char, u64)| started == self.start_time && !matches!(letter, 'Z' | 'X');
+        let same = |(letter, started): (char, u64)| {
+            started == self.start_time && !matches!(letter, 'Z' | 'X')
+        };
         self.boot_id == boot_id && state::process_stat(self.pid).is_some_and(same)
     }
 }
@@ -71,14 +79,21 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Whether the container is there: its process, or its link, which goes with the last process of its network namespace.
+    /// Whether the container is there: its process, or its link, which goes with the last process
+    /// of its network namespace.
     pub fn lives(&self, boot_id: &str, links: &HashSet<String>) -> bool {
-        self.holder.lives(boot_id) || (!self.host.is_empty() && self.holder.boot_id == boot_id && links.contains(&self.host))
+        self.holder.lives(boot_id)
+            || (!self.host.is_empty()
+                && self.holder.boot_id == boot_id
+                && links.contains(&self.host))
     }
 
     /// Its address of a family.
     pub fn address(&self, v4: bool) -> Option<IpAddr> {
-        self.addresses.iter().map(|prefix| prefix.address).find(|address| address.is_ipv4() == v4)
+        self.addresses
+            .iter()
+            .map(|prefix| prefix.address)
+            .find(|address| address.is_ipv4() == v4)
     }
 }
 
@@ -87,55 +102,100 @@ pub fn link_names(links: &[Link]) -> HashSet<String> {
     links.iter().map(|link| link.name.clone()).collect()
 }
 
-/// Name of the host's end of a container's link: the same for the same container, network and folder, and no longer than the kernel takes.
+/// Name of the host's end of a container's link: the same for the same container, network and
+/// folder, and no longer than the kernel takes.
 pub fn host_link(folder: &std::path::Path, network: &str, id: &str, kind: char) -> String {
     let hash = link::hash(&format!("{}\0{network}\0{id}", folder.display()));
     format!("h{kind}{:012x}", hash & 0xffff_ffff_ffff)
 }
 
-/// Chooses a container's addresses: the fixed ones that were asked, and of each other subnet one that is free, beginning at a place that
-/// the id gives, so that a container tends to get the same one again and an old one is not soon another's.
+/// Chooses a container's addresses: the fixed ones that were asked, and of each other subnet one
+/// that is free, beginning at a place that the id gives, so that a container tends to get the same
+/// one again and an old one is not soon another's.
 ///
 /// # Errors
 /// A fixed address is outside of the network, taken, or the gateway's; the network is full.
-pub fn choose(network: &Network, others: &[Endpoint], id: &str, fixed: &[IpAddr]) -> Result<Vec<Prefix>> {
-    let taken: HashSet<IpAddr> = others.iter().flat_map(|other| other.addresses.iter().map(|prefix| prefix.address)).collect();
+pub fn choose(
+    network: &Network,
+    others: &[Endpoint],
+    id: &str,
+    fixed: &[IpAddr],
+) -> Result<Vec<Prefix>> {
+    let taken: HashSet<IpAddr> = others
+        .iter()
+        .flat_map(|other| other.addresses.iter().map(|prefix| prefix.address))
+        .collect();
     for address in fixed {
-        let inside = network.subnets.iter().any(|subnet| subnet.prefix.contains(*address));
+        let inside = network
+            .subnets
+            .iter()
+            .any(|subnet| subnet.prefix.contains(*address));
         if !inside {
-            return Err(Error::new(format!("address {address} is not in network {}", network.name)));
+            return Err(Error::new(format!(
+                "address {address} is not in network {}",
+                network.name
+            )));
         }
     }
     let one = |subnet: &Subnet| {
-        let fixed = fixed.iter().find(|address| subnet.prefix.contains(**address));
+        let fixed = fixed
+            .iter()
+            .find(|address| subnet.prefix.contains(**address));
         let address = match fixed {
             Some(address) => check_fixed(network, subnet, &taken, *address)?,
-            None => free(subnet, &taken, id).ok_or_else(|| Error::new(format!("network {} has no free address in {}", network.name, subnet.prefix)))?,
+            None => free(subnet, &taken, id).ok_or_else(|| {
+                Error::new(format!(
+                    "network {} has no free address in {}",
+                    network.name, subnet.prefix
+                ))
+            })?,
         };
-        Ok(Prefix { address, length: subnet.prefix.length })
+        Ok(Prefix {
+            address,
+            length: subnet.prefix.length,
+        })
     };
     network.subnets.iter().map(one).collect()
 }
 
-fn check_fixed(network: &Network, subnet: &Subnet, taken: &HashSet<IpAddr>, address: IpAddr) -> Result<IpAddr> {
+fn check_fixed(
+    network: &Network,
+    subnet: &Subnet,
+    taken: &HashSet<IpAddr>,
+    address: IpAddr,
+) -> Result<IpAddr> {
     let number = address::number(address);
-    let edge = number == subnet.prefix.network().number() || (address.is_ipv4() && number == subnet.prefix.last());
+    let edge = number == subnet.prefix.network().number()
+        || (address.is_ipv4() && number == subnet.prefix.last());
     if address == subnet.gateway || edge {
-        return Err(Error::new(format!("address {address} is not a container's in network {}", network.name)));
+        return Err(Error::new(format!(
+            "address {address} is not a container's in network {}",
+            network.name
+        )));
     }
     if taken.contains(&address) {
-        return Err(Error::new(format!("address {address} of network {} is in use", network.name)));
+        return Err(Error::new(format!(
+            "address {address} of network {} is in use",
+            network.name
+        )));
     }
     Ok(address)
 }
 
 fn free(subnet: &Subnet, taken: &HashSet<IpAddr>, id: &str) -> Option<IpAddr> {
     let first = subnet.prefix.network().number() + 1;
-    // The last address of an IPv4 network is its broadcast address. 64 thousand are enough of an IPv6 one.
-    let last = if subnet.prefix.address.is_ipv4() { subnet.prefix.last().checked_sub(1)? } else { subnet.prefix.last().min(first + 0xfffe) };
+    // The last address of an IPv4 network is its broadcast address. 64 thousand are enough of an
+    // IPv6 one.
+    let last = if subnet.prefix.address.is_ipv4() {
+        subnet.prefix.last().checked_sub(1)?
+    } else {
+        subnet.prefix.last().min(first + 0xfffe)
+    };
     let count = last.checked_sub(first)? + 1;
     let start = u128::from(link::hash(id)) % count;
-    (0..count).map(|step| subnet.prefix.with(first + (start + step) % count)).find(|address| *address != subnet.gateway && !taken.contains(address))
+    (0..count)
+        .map(|step| subnet.prefix.with(first + (start + step) % count))
+        .find(|address| *address != subnet.gateway && !taken.contains(address))
 }
 
 #[cfg(test)]
@@ -147,7 +207,10 @@ mod tests {
         Network {
             name: "n".into(),
             driver: Driver::Bridge,
-            subnets: vec![Subnet { prefix: prefix.parse().unwrap(), gateway: gateway.parse().unwrap() }],
+            subnets: vec![Subnet {
+                prefix: prefix.parse().unwrap(),
+                gateway: gateway.parse().unwrap(),
+            }],
             link: "hull-n".into(),
             internal: false,
             isolated: false,
@@ -164,23 +227,43 @@ mod tests {
         for n in 0..13 {
             let id = format!("c{n}");
             let addresses = choose(&network, &others, &id, &[]).unwrap();
-            others.push(Endpoint { id, addresses, ..Endpoint::default() });
+            others.push(Endpoint {
+                id,
+                addresses,
+                ..Endpoint::default()
+            });
         }
         let all: HashSet<_> = others.iter().flat_map(|e| &e.addresses).collect();
         assert_eq!(all.len(), 13);
-        assert!(all.iter().all(|p| !["192.0.2.0", "192.0.2.1", "192.0.2.15"].contains(&p.address.to_string().as_str())));
-        assert_eq!(choose(&network, &others, "x", &[]).unwrap_err().to_string(), "network n has no free address in 192.0.2.0/28");
+        assert!(all.iter().all(|p| {
+            !["192.0.2.0", "192.0.2.1", "192.0.2.15"].contains(&p.address.to_string().as_str())
+        }));
+        assert_eq!(
+            choose(&network, &others, "x", &[]).unwrap_err().to_string(),
+            "network n has no free address in 192.0.2.0/28"
+        );
     }
 
     #[test]
     fn fixed_addresses_are_checked() {
         let network = network("192.0.2.0/24", "192.0.2.1");
-        let fixed = |text: &str| choose(&network, &[], "x", &[text.parse().unwrap()]).map(|list| list[0].to_string());
+        let fixed = |text: &str| {
+            choose(&network, &[], "x", &[text.parse().unwrap()]).map(|list| list[0].to_string())
+        };
         assert_eq!(fixed("192.0.2.9").unwrap(), "192.0.2.9/24");
-        for bad in ["192.0.2.1", "192.0.2.0", "192.0.2.255", "192.0.3.2", "fd00::1"] {
+        for bad in [
+            "192.0.2.1",
+            "192.0.2.0",
+            "192.0.2.255",
+            "192.0.3.2",
+            "fd00::1",
+        ] {
             assert!(fixed(bad).is_err(), "{bad}");
         }
-        let other = Endpoint { addresses: vec!["192.0.2.9/24".parse().unwrap()], ..Endpoint::default() };
+        let other = Endpoint {
+            addresses: vec!["192.0.2.9/24".parse().unwrap()],
+            ..Endpoint::default()
+        };
         assert!(choose(&network, &[other], "x", &["192.0.2.9".parse().unwrap()]).is_err());
     }
 }

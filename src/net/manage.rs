@@ -65,26 +65,49 @@ fn choose(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<Vec<Sub
     };
     if wish.subnets.is_empty() {
         return match wish.driver {
-            Driver::Bridge if wish.gateways.is_empty() => subnets::choose(networks, &occupied, true),
+            Driver::Bridge if wish.gateways.is_empty() => {
+                subnets::choose(networks, &occupied, true)
+            }
             Driver::Bridge => Err(Error::new("--gateway needs --subnet")),
-            Driver::Macvlan => Err(Error::new("a macvlan is on a real network: say its addresses with --subnet and --gateway")),
+            Driver::Macvlan => Err(Error::new(
+                "a macvlan is on a real network: say its addresses with --subnet and --gateway",
+            )),
         };
     }
     let mut list: Vec<Subnet> = Vec::new();
     for prefix in &wish.subnets {
-        if list.iter().any(|subnet| subnet.prefix.address.is_ipv4() == prefix.address.is_ipv4()) {
-            return Err(Error::new(format!("subnet {prefix}: there is another of the same family")));
+        if list
+            .iter()
+            .any(|subnet| subnet.prefix.address.is_ipv4() == prefix.address.is_ipv4())
+        {
+            return Err(Error::new(format!(
+                "subnet {prefix}: there is another of the same family"
+            )));
         }
         let mut subnet = subnets::with_gateway(*prefix);
-        if let Some(gateway) = wish.gateways.iter().find(|gateway| gateway.is_ipv4() == prefix.address.is_ipv4()) {
+        if let Some(gateway) = wish
+            .gateways
+            .iter()
+            .find(|gateway| gateway.is_ipv4() == prefix.address.is_ipv4())
+        {
             subnet.gateway = *gateway;
         }
-        let others = if wish.driver == Driver::Bridge { networks.all()? } else { Vec::new() };
+        let others = if wish.driver == Driver::Bridge {
+            networks.all()?
+        } else {
+            Vec::new()
+        };
         subnets::check(&subnet, &occupied, &others)?;
         list.push(subnet);
     }
-    match wish.gateways.iter().find(|gateway| !list.iter().any(|subnet| subnet.gateway == **gateway)) {
-        Some(gateway) => Err(Error::new(format!("gateway {gateway} is in none of the subnets"))),
+    match wish
+        .gateways
+        .iter()
+        .find(|gateway| !list.iter().any(|subnet| subnet.gateway == **gateway))
+    {
+        Some(gateway) => Err(Error::new(format!(
+            "gateway {gateway} is in none of the subnets"
+        ))),
         None => Ok(list),
     }
 }
@@ -93,13 +116,19 @@ fn device(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<String>
     match (wish.driver, &wish.parent) {
         (Driver::Bridge, None) => Ok(subnets::bridge_name(networks, &wish.name, &here.links()?)),
         (Driver::Bridge, Some(_)) => Err(Error::new("--parent is for driver macvlan")),
-        (Driver::Macvlan, None) => Err(Error::new("driver macvlan needs --parent, the host's card")),
+        (Driver::Macvlan, None) => {
+            Err(Error::new("driver macvlan needs --parent, the host's card"))
+        }
         (Driver::Macvlan, Some(_)) if wish.internal || wish.isolated || wish.rate.is_some() => {
-            Err(Error::new("a macvlan passes the host by: it can be neither internal nor isolated nor shaped"))
+            Err(Error::new(
+                "a macvlan passes the host by: it can be neither internal nor isolated nor shaped",
+            ))
         }
         (Driver::Macvlan, Some(parent)) => match here.link(parent)? {
             Some(link) if link.ethernet => Ok(parent.clone()),
-            Some(_) => Err(Error::new(format!("network device {parent} is not Ethernet"))),
+            Some(_) => Err(Error::new(format!(
+                "network device {parent} is not Ethernet"
+            ))),
             None => Err(Error::new(format!("there is no network device {parent}"))),
         },
     }
@@ -115,12 +144,25 @@ pub fn remove(networks: &Networks, name: &str) -> Result<()> {
     let mut here = Socket::here()?;
     let links = here.links()?;
     let there = survey(networks, &guard, &mut here, &links)?;
-    let ids: Vec<&str> = there.iter().filter(|one| one.network.name == name).flat_map(|one| &one.endpoints).map(|one| one.id.as_str()).collect();
+    let ids: Vec<&str> = there
+        .iter()
+        .filter(|one| one.network.name == name)
+        .flat_map(|one| &one.endpoints)
+        .map(|one| one.id.as_str())
+        .collect();
     if !ids.is_empty() {
-        return Err(Error::new(format!("network {name} is in use by {}", ids.join(", "))));
+        return Err(Error::new(format!(
+            "network {name} is in use by {}",
+            ids.join(", ")
+        )));
     }
-    if let Some(bridge) = links.iter().find(|link| link.name == network.link && network.driver == Driver::Bridge && link.kind == "bridge") {
-        here.carry_out(&[link::remove(bridge.index, format!("remove bridge {}", bridge.name))])?;
+    if let Some(bridge) = links.iter().find(|link| {
+        link.name == network.link && network.driver == Driver::Bridge && link.kind == "bridge"
+    }) {
+        here.carry_out(&[link::remove(
+            bridge.index,
+            format!("remove bridge {}", bridge.name),
+        )])?;
     }
     networks.forget(&guard, name)
 }

@@ -1,10 +1,12 @@
 //! Networks: host devices that move into a container, and hull's own networks.
 //!
-//! Everything in a container's network namespace is done through a socket that was opened there ([`netlink::Socket::inside`]); hull
-//! itself joins nothing. What was made is written to the container's folder before it is made ([`trace::Trace`]), so that whatever a
-//! killed hull leaves can be taken back by `delete`.
+//! Everything in a container's network namespace is done through a socket that was opened there
+//! ([`netlink::Socket::inside`]); hull itself joins nothing. What was made is written to the
+//! container's folder before it is made ([`trace::Trace`]), so that whatever a killed hull leaves
+//! can be taken back by `delete`.
 //!
-//! A container that is restored, perhaps on another host, gets its networks again by [`saved::Saved`], whose page has the order of calls.
+//! A container that is restored, perhaps on another host, gets its networks again by
+//! [`saved::Saved`], whose page has the order of calls.
 #![forbid(unsafe_code)]
 
 pub mod address;

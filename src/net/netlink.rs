@@ -1,9 +1,12 @@
-//! Requests to the kernel's routing tables (rtnetlink(7)): several in one message, each acknowledged.
+//! Requests to the kernel's routing tables (rtnetlink(7)): several in one message, each
+//! acknowledged.
 
 use crate::init::Held;
 use crate::sys::{file, netns};
 use crate::{Context, Error, Result};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_sys::SocketAddr;
@@ -31,14 +34,19 @@ impl Namespace {
         Self::at("/proc/self/ns/net")
     }
 
-    /// A new one, with its loopback up; hull itself does not join it. It ends with its last process and open file.
+    /// A new one, with its loopback up; hull itself does not join it. It ends with its last process
+    /// and open file.
     ///
     /// # Errors
     /// The kernel's.
     pub fn new() -> Result<Self> {
         let made = netns::new_namespace().on("make", "a network namespace")?;
         let namespace = Self(Held(std::os::fd::IntoRawFd::into_raw_fd(made)));
-        let up = super::link::set_up(1, true, "bring up the loopback of a network namespace".to_owned());
+        let up = super::link::set_up(
+            1,
+            true,
+            "bring up the loopback of a network namespace".to_owned(),
+        );
         Socket::inside(&namespace)?.carry_out(&[up])?;
         Ok(namespace)
     }
@@ -48,8 +56,12 @@ impl Namespace {
     /// # Errors
     /// The kernel's.
     pub fn at(path: &str) -> Result<Self> {
-        let name = CString::new(path).map_err(|_| Error::new("network namespace path contains a NUL byte"))?;
-        file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open network namespace", path).map(Self)
+        let name = CString::new(path)
+            .map_err(|_| Error::new("network namespace path contains a NUL byte"))?;
+        file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
+            .map(Held)
+            .on("open network namespace", path)
+            .map(Self)
     }
 }
 
@@ -97,7 +109,10 @@ impl Socket {
     /// The kernel's.
     pub fn here() -> Result<Self> {
         let socket = netlink_sys::Socket::new(NETLINK_ROUTE).on("open", "a netlink socket")?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
     }
 
     /// A socket in another network namespace.
@@ -105,9 +120,20 @@ impl Socket {
     /// # Errors
     /// The kernel's: EPERM for a namespace of others.
     pub fn inside(namespace: &Namespace) -> Result<Self> {
-        let opened = netns::socket_in(namespace.0.0, libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE);
-        let socket = netns::netlink_socket(opened.on("open a netlink socket in", "the container's network namespace")?);
-        Ok(Self { socket, sequence: 0 })
+        let opened = netns::socket_in(
+            namespace.0.0,
+            libc::AF_NETLINK,
+            libc::SOCK_RAW,
+            libc::NETLINK_ROUTE,
+        );
+        let socket = netns::netlink_socket(opened.on(
+            "open a netlink socket in",
+            "the container's network namespace",
+        )?);
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
     }
 
     /// Sends requests in one message and reads every acknowledgement.
@@ -117,7 +143,10 @@ impl Socket {
     pub fn carry_out(&mut self, requests: &[Request]) -> Result<()> {
         match self.attempt(requests)?.into_iter().next() {
             Some((index, errno)) => {
-                let (operation, object) = requests[index].what.split_once(' ').unwrap_or(("change", &requests[index].what));
+                let (operation, object) = requests[index]
+                    .what
+                    .split_once(' ')
+                    .unwrap_or(("change", &requests[index].what));
                 Err(Error::sys(operation, object, errno))
             }
             None => Ok(()),
@@ -132,7 +161,11 @@ impl Socket {
         let first = self.sequence + 1;
         let mut bytes = Vec::with_capacity(requests.len() * 128);
         for request in requests {
-            self.put(&mut bytes, request.message.clone(), request.flags | NLM_F_ACK);
+            self.put(
+                &mut bytes,
+                request.message.clone(),
+                request.flags | NLM_F_ACK,
+            );
         }
         self.send(&bytes)?;
         let mut failed = Vec::new();
@@ -142,7 +175,10 @@ impl Socket {
                 if let NetlinkPayload::Error(answer) = message.payload {
                     left = left.saturating_sub(1);
                     if let Some(code) = answer.code {
-                        failed.push(((message.header.sequence_number.wrapping_sub(first)) as usize, Errno::from_raw(-code.get())));
+                        failed.push((
+                            (message.header.sequence_number.wrapping_sub(first)) as usize,
+                            Errno::from_raw(-code.get()),
+                        ));
                     }
                 }
                 true
@@ -171,7 +207,9 @@ impl Socket {
     /// The socket's own; an answer that cannot be read.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
         let mut asked = LinkMessage::default();
-        asked.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        asked
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         // A name longer than the kernel takes would be cut to another's.
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Ok(None);
@@ -201,8 +239,14 @@ impl Socket {
         Ok(links.collect())
     }
 
-    /// Sends one request and takes its answers until the kernel says that there are no more; answers the kernel's refusal.
-    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16, mut each: impl FnMut(RouteNetlinkMessage)) -> Result<Option<Errno>> {
+    /// Sends one request and takes its answers until the kernel says that there are no more;
+    /// answers the kernel's refusal.
+    fn ask(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+        mut each: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<Option<Errno>> {
         let mut bytes = Vec::new();
         self.put(&mut bytes, request, flags);
         self.send(&bytes)?;
@@ -238,29 +282,50 @@ impl Socket {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<()> {
-        self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).on("ask", "the kernel's network tables").map(drop)
+        self.socket
+            .send_to(bytes, &SocketAddr::new(0, 0), 0)
+            .on("ask", "the kernel's network tables")
+            .map(drop)
     }
 
     /// One datagram's messages, as long as `each` wants more.
-    fn receive(&self, mut each: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> bool) -> Result<()> {
-        let (bytes, _) = self.socket.recv_from_full().on("read", "the kernel's network tables")?;
+    fn receive(
+        &self,
+        mut each: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> bool,
+    ) -> Result<()> {
+        let (bytes, _) = self
+            .socket
+            .recv_from_full()
+            .on("read", "the kernel's network tables")?;
         let mut rest = bytes.as_slice();
         while rest.len() >= 16 {
             let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-            let Some(one) = rest.get(..length.max(16)) else { break };
-            let message = NetlinkMessage::deserialize(one).map_err(|error| Error::new(format!("read the kernel's network tables: {error}")))?;
+            let Some(one) = rest.get(..length.max(16)) else {
+                break;
+            };
+            let message = NetlinkMessage::deserialize(one).map_err(|error| {
+                Error::new(format!("read the kernel's network tables: {error}"))
+            })?;
             if !each(message) {
                 return Ok(());
             }
-            rest = rest.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
+            rest = rest
+                .get(length.next_multiple_of(4).max(16)..)
+                .unwrap_or_default();
         }
         Ok(())
     }
 }
 
 fn describe(message: LinkMessage) -> Link {
-    let ethernet = message.header.link_layer_type == netlink_packet_route::link::LinkLayerType::Ether;
-    let mut link = Link { index: message.header.index, up: message.header.flags.contains(LinkFlags::Up), ethernet, ..Link::default() };
+    let ethernet =
+        message.header.link_layer_type == netlink_packet_route::link::LinkLayerType::Ether;
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ethernet,
+        ..Link::default()
+    };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,

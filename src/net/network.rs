@@ -77,13 +77,16 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Runs a program that changes the kernel's tables, and lets it share the lock: should hull be killed meanwhile, the next hull waits
-    /// until that program, which lives on, has ended too. Otherwise it could commit what is no longer wanted after all was taken back.
+    /// Runs a program that changes the kernel's tables, and lets it share the lock: should hull be
+    /// killed meanwhile, the next hull waits until that program, which lives on, has ended too.
+    /// Otherwise it could commit what is no longer wanted after all was taken back.
     ///
     /// # Errors
     /// The kernel's.
     pub fn share<T>(&self, run: impl FnOnce() -> T) -> Result<T> {
-        let set = |flags: FdFlag| fcntl(&*self.file, FcntlArg::F_SETFD(flags)).on("share", "the lock of networks");
+        let set = |flags: FdFlag| {
+            fcntl(&*self.file, FcntlArg::F_SETFD(flags)).on("share", "the lock of networks")
+        };
         set(FdFlag::empty())?;
         let result = run();
         set(FdFlag::FD_CLOEXEC)?;
@@ -92,7 +95,8 @@ impl Guard {
 }
 
 impl Networks {
-    /// The networks that belong to a store of containers. Those of the default store outlast a reboot.
+    /// The networks that belong to a store of containers. Those of the default store outlast a
+    /// reboot.
     pub fn of(store: &Store) -> Self {
         let folder = match store.root() == Path::new("/run/hull") {
             true => PathBuf::from("/var/lib/hull/networks"),
@@ -114,7 +118,12 @@ impl Networks {
     pub fn lock(&self) -> Result<Guard> {
         std::fs::create_dir_all(&self.folder).on("make", self.folder.display())?;
         let path = self.folder.join("lock");
-        let mut file = File::options().create(true).truncate(false).write(true).open(&path).on("open", path.display())?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .on("open", path.display())?;
         loop {
             match Flock::lock(file, FlockArg::LockExclusive) {
                 Ok(lock) => return Ok(Guard { file: lock }),
@@ -129,7 +138,10 @@ impl Networks {
     /// # Errors
     /// The folder cannot be read.
     pub fn names(&self) -> Result<Vec<String>> {
-        let mut names: Vec<String> = entries(&self.folder)?.into_iter().filter(|name| self.folder.join(name).join("network.json").exists()).collect();
+        let mut names: Vec<String> = entries(&self.folder)?
+            .into_iter()
+            .filter(|name| self.folder.join(name).join("network.json").exists())
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -148,7 +160,8 @@ impl Networks {
     /// # Errors
     /// There is no such one.
     pub fn get(&self, name: &str) -> Result<Network> {
-        self.find(name)?.ok_or_else(|| Error::new(format!("network {name} does not exist")))
+        self.find(name)?
+            .ok_or_else(|| Error::new(format!("network {name} does not exist")))
     }
 
     /// All networks.
@@ -188,12 +201,16 @@ impl Networks {
     /// A record that cannot be read.
     pub fn endpoints(&self, network: &str) -> Result<Vec<Endpoint>> {
         let folder = self.folder.join(network).join("endpoints");
-        let mut names: Vec<_> = entries(&folder)?.into_iter().filter(|name| !name.ends_with('~')).collect();
+        let mut names: Vec<_> = entries(&folder)?
+            .into_iter()
+            .filter(|name| !name.ends_with('~'))
+            .collect();
         names.sort();
         let mut list = Vec::with_capacity(names.len());
         for name in names {
             let path = folder.join(name);
-            // Empty is what a power cut leaves of a file whose name reached the disk before its text; whoever wrote it is gone.
+            // Empty is what a power cut leaves of a file whose name reached the disk before its
+            // text; whoever wrote it is gone.
             if std::fs::metadata(&path).is_ok_and(|data| data.len() > 0) {
                 list.extend(read(&path)?);
             }
@@ -221,7 +238,11 @@ impl Networks {
     /// # Errors
     /// A full disk, and the like.
     pub fn put(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<()> {
-        replace(&self.endpoint_path(&endpoint.network, &endpoint.id), endpoint, false)
+        replace(
+            &self.endpoint_path(&endpoint.network, &endpoint.id),
+            endpoint,
+            false,
+        )
     }
 
     /// Forgets an endpoint; its addresses are free.
@@ -231,7 +252,9 @@ impl Networks {
     pub fn give_up(&self, _guard: &Guard, network: &str, id: &str) -> Result<()> {
         let path = self.endpoint_path(network, id);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path.display(), &error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", path.display(), &error))
+            }
             _ => Ok(()),
         }
     }
@@ -243,9 +266,26 @@ impl Networks {
 /// A sentence.
 pub fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    let reserved = ["none", "host", "container", "ns", "lock", "applied", "known"].contains(&name);
-    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || reserved {
-        return Err(Error::new(format!("invalid network name {name:?}: letters, digits and _-. after a letter or digit, at most 64")));
+    let reserved = [
+        "none",
+        "host",
+        "container",
+        "ns",
+        "lock",
+        "applied",
+        "known",
+    ]
+    .contains(&name);
+    if name.is_empty()
+        || name.len() > 64
+        || !name.chars().all(plain)
+        || !name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        || reserved
+    {
+        return Err(Error::new(format!(
+            "invalid network name {name:?}: letters, digits and _-. after a letter or digit, at \
+                most 64"
+        )));
     }
     Ok(())
 }
@@ -254,7 +294,9 @@ fn entries(folder: &Path) -> Result<Vec<String>> {
     match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io("read", folder.display(), &error)),
-        Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
+        Ok(entries) => Ok(entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect()),
     }
 }
 
@@ -262,7 +304,9 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", path.display(), &error)),
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
     }
 }
 
@@ -271,7 +315,8 @@ fn replace<T: Serialize>(path: &Path, value: &T, lasting: bool) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     // `~` is in no container's id.
     temporary.push("~");
-    let text = serde_json::to_vec(value).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+    let text = serde_json::to_vec(value)
+        .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
     let written = File::create(&temporary).and_then(|mut file| {
         file.write_all(&text)?;
         if lasting { file.sync_all() } else { Ok(()) }

@@ -56,8 +56,14 @@ impl Port {
             (Some(a), Some(b)) => a == b,
             _ => true,
         };
-        let (last, other_last) = (u32::from(self.host) + u32::from(self.count), u32::from(other.host) + u32::from(other.count));
-        addresses && self.protocol == other.protocol && u32::from(self.host) < other_last && u32::from(other.host) < last
+        let (last, other_last) = (
+            u32::from(self.host) + u32::from(self.count),
+            u32::from(other.host) + u32::from(other.count),
+        );
+        addresses
+            && self.protocol == other.protocol
+            && u32::from(self.host) < other_last
+            && u32::from(other.host) < last
     }
 }
 
@@ -68,8 +74,20 @@ impl fmt::Display for Port {
             Some(ip) => write!(f, "{ip}:")?,
             None => {}
         }
-        let run = |first: u16| if self.count == 1 { first.to_string() } else { format!("{first}-{}", first + (self.count - 1)) };
-        write!(f, "{}:{}/{}", run(self.host), run(self.container), self.protocol.word())
+        let run = |first: u16| {
+            if self.count == 1 {
+                first.to_string()
+            } else {
+                format!("{first}-{}", first + (self.count - 1))
+            }
+        };
+        write!(
+            f,
+            "{}:{}/{}",
+            run(self.host),
+            run(self.container),
+            self.protocol.word()
+        )
     }
 }
 
@@ -77,7 +95,12 @@ impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("published port {text:?}: {why}; the form is [IP:]HOST[-LAST]:CONTAINER[-LAST][/tcp|udp|sctp]");
+        let wrong = |why: &str| {
+            format!(
+                "published port {text:?}: {why}; the form is \
+                    [IP:]HOST[-LAST]:CONTAINER[-LAST][/tcp|udp|sctp]"
+            )
+        };
         let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
@@ -85,22 +108,42 @@ impl FromStr for Port {
             "sctp" => Protocol::Sctp,
             other => return Err(wrong(&format!("unknown protocol {other:?}"))),
         };
-        let (rest, container) = ports.rsplit_once(':').ok_or_else(|| wrong("there is no container's port"))?;
+        let (rest, container) = ports
+            .rsplit_once(':')
+            .ok_or_else(|| wrong("there is no container's port"))?;
         let (ip, host) = match rest.rsplit_once(':') {
             None => (None, rest),
             Some((ip, host)) => {
-                let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-                (Some(ip.parse::<IpAddr>().map_err(|_| wrong("the address cannot be read"))?), host)
+                let ip = ip
+                    .strip_prefix('[')
+                    .and_then(|ip| ip.strip_suffix(']'))
+                    .unwrap_or(ip);
+                (
+                    Some(
+                        ip.parse::<IpAddr>()
+                            .map_err(|_| wrong("the address cannot be read"))?,
+                    ),
+                    host,
+                )
             }
         };
-        // The unspecified address is every address of its family, which a rule without an address is for both.
+        // The unspecified address is every address of its family, which a rule without an address
+        // is for both.
         let ip = ip.filter(|ip| !ip.is_unspecified());
-        let (host, host_count) = run(host).ok_or_else(|| wrong("the host's port cannot be read"))?;
-        let (container, count) = run(container).ok_or_else(|| wrong("the container's port cannot be read"))?;
+        let (host, host_count) =
+            run(host).ok_or_else(|| wrong("the host's port cannot be read"))?;
+        let (container, count) =
+            run(container).ok_or_else(|| wrong("the container's port cannot be read"))?;
         if count != host_count {
             return Err(wrong("the two ranges differ in length"));
         }
-        Ok(Self { ip, host, container, count, protocol })
+        Ok(Self {
+            ip,
+            host,
+            container,
+            count,
+            protocol,
+        })
     }
 }
 
@@ -118,11 +161,29 @@ mod tests {
     fn forms_of_a_published_port() {
         let show = |text: &str| text.parse::<Port>().map(|port| port.to_string());
         assert_eq!(show("80:8080").unwrap(), "80:8080/tcp");
-        assert_eq!(show("127.0.0.1:80:8080/udp").unwrap(), "127.0.0.1:80:8080/udp");
+        assert_eq!(
+            show("127.0.0.1:80:8080/udp").unwrap(),
+            "127.0.0.1:80:8080/udp"
+        );
         assert_eq!(show("[fd00::1]:80:8080").unwrap(), "[fd00::1]:80:8080/tcp");
         assert_eq!(show("0.0.0.0:80:8080/sctp").unwrap(), "80:8080/sctp");
-        assert_eq!(show("1000-1002:2000-2002").unwrap(), "1000-1002:2000-2002/tcp");
-        for bad in ["80", "", ":", "0:1", "1:0", "80:80/icmp", "1-2:3-5", "2-1:2-1", "x:80:80", "65536:1", "1.2.3:80:80"] {
+        assert_eq!(
+            show("1000-1002:2000-2002").unwrap(),
+            "1000-1002:2000-2002/tcp"
+        );
+        for bad in [
+            "80",
+            "",
+            ":",
+            "0:1",
+            "1:0",
+            "80:80/icmp",
+            "1-2:3-5",
+            "2-1:2-1",
+            "x:80:80",
+            "65536:1",
+            "1.2.3:80:80",
+        ] {
             assert!(show(bad).is_err(), "{bad}");
         }
     }

@@ -89,14 +89,25 @@ pub fn parse(options: &Options) -> Result<Request> {
         }
         ports.push(port);
     }
-    let dns = options.dns.iter().map(|text| text.parse().map_err(|_| Error::new(format!("--dns {text}: not an address"))));
+    let dns = options.dns.iter().map(|text| {
+        text.parse()
+            .map_err(|_| Error::new(format!("--dns {text}: not an address")))
+    });
     let request = Request {
         ports,
         dns: dns.collect::<Result<_>>()?,
         search: options.dns_search.clone(),
-        hosts: options.add_host.iter().map(|text| host_line(text)).collect::<Result<_>>()?,
+        hosts: options
+            .add_host
+            .iter()
+            .map(|text| host_line(text))
+            .collect::<Result<_>>()?,
         aliases: options.alias.clone(),
-        rate: options.rate.as_deref().map(|rate| Rate::parse(rate, options.burst.as_deref())).transpose()?,
+        rate: options
+            .rate
+            .as_deref()
+            .map(|rate| Rate::parse(rate, options.burst.as_deref()))
+            .transpose()?,
         choice,
     };
     if options.burst.is_some() && options.rate.is_none() {
@@ -106,8 +117,12 @@ pub fn parse(options: &Options) -> Result<Request> {
         check_host(name)?;
     }
     let wired = matches!(request.choice, Choice::Networks(_));
-    if !wired && (!request.ports.is_empty() || request.rate.is_some() || !request.aliases.is_empty()) {
-        return Err(Error::new("--publish, --network-alias and --net-rate need a network of hull's (--network NAME)"));
+    if !wired
+        && (!request.ports.is_empty() || request.rate.is_some() || !request.aliases.is_empty())
+    {
+        return Err(Error::new(
+            "--publish, --network-alias and --net-rate need a network of hull's (--network NAME)",
+        ));
     }
     Ok(request)
 }
@@ -115,7 +130,9 @@ pub fn parse(options: &Options) -> Result<Request> {
 fn choice(given: &[String]) -> Result<Choice> {
     let alone = |choice: Choice| match given.len() {
         1 => Ok(choice),
-        _ => Err(Error::new("--network none, host, container:ID and ns:PATH stand alone")),
+        _ => Err(Error::new(
+            "--network none, host, container:ID and ns:PATH stand alone",
+        )),
     };
     let mut list: Vec<Attach> = Vec::new();
     for text in given {
@@ -127,33 +144,64 @@ fn choice(given: &[String]) -> Result<Choice> {
                 return alone(Choice::Container(id.to_owned()));
             }
             ("ns", path) if path.starts_with('/') => return alone(Choice::Path(path.to_owned())),
-            ("ns", _) => return Err(Error::new(format!("--network {text}: the namespace's path must be absolute"))),
+            ("ns", _) => {
+                return Err(Error::new(format!(
+                    "--network {text}: the namespace's path must be absolute"
+                )));
+            }
             (name, rest) => list.push(attach(text, name, rest)?),
         }
         if let Some((last, others)) = list.split_last()
             && others.iter().any(|other| other.network == last.network)
         {
-            return Err(Error::new(format!("--network {}: given twice", last.network)));
+            return Err(Error::new(format!(
+                "--network {}: given twice",
+                last.network
+            )));
         }
     }
-    Ok(if list.is_empty() { Choice::Untouched } else { Choice::Networks(list) })
+    Ok(if list.is_empty() {
+        Choice::Untouched
+    } else {
+        Choice::Networks(list)
+    })
 }
 
 fn attach(text: &str, name: &str, rest: &str) -> Result<Attach> {
     let name = if name.is_empty() { DEFAULT } else { name };
     check_name(name)?;
-    let mut attach = Attach { network: name.to_owned(), ..Attach::default() };
+    let mut attach = Attach {
+        network: name.to_owned(),
+        ..Attach::default()
+    };
     for option in rest.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=').unwrap_or((option, "")) {
             ("ip" | "ip6", value) => {
-                let address: IpAddr = value.parse().map_err(|_| Error::new(format!("--network {text}: {value:?} is no address")))?;
-                if attach.addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
-                    return Err(Error::new(format!("--network {text}: two addresses of one family")));
+                let address: IpAddr = value.parse().map_err(|_| {
+                    Error::new(format!("--network {text}: {value:?} is no address"))
+                })?;
+                if attach
+                    .addresses
+                    .iter()
+                    .any(|other| other.is_ipv4() == address.is_ipv4())
+                {
+                    return Err(Error::new(format!(
+                        "--network {text}: two addresses of one family"
+                    )));
                 }
                 attach.addresses.push(address);
             }
-            ("mac", value) => attach.mac = Some(parse_mac(value).map_err(|why| Error::new(format!("--network {text}: {why}")))?),
-            (key, _) => return Err(Error::new(format!("--network {text}: unknown option {key:?} (known: ip, ip6, mac)"))),
+            ("mac", value) => {
+                attach.mac = Some(
+                    parse_mac(value)
+                        .map_err(|why| Error::new(format!("--network {text}: {why}")))?,
+                )
+            }
+            (key, _) => {
+                return Err(Error::new(format!(
+                    "--network {text}: unknown option {key:?} (known: ip, ip6, mac)"
+                )));
+            }
         }
     }
     Ok(attach)
@@ -162,7 +210,10 @@ fn attach(text: &str, name: &str, rest: &str) -> Result<Attach> {
 fn host_line(text: &str) -> Result<(String, IpAddr)> {
     let wrong = || Error::new(format!("--add-host {text}: the form is NAME:ADDRESS"));
     let (name, address) = text.split_once(':').ok_or_else(wrong)?;
-    let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+    let address = address
+        .strip_prefix('[')
+        .and_then(|a| a.strip_suffix(']'))
+        .unwrap_or(address);
     check_host(name)?;
     Ok((name.to_owned(), address.parse().map_err(|_| wrong())?))
 }
@@ -179,16 +230,26 @@ fn check_host(name: &str) -> Result<()> {
 /// The annotations that stand for options, each with a comma-free list separated by blanks.
 const PREFIX: &str = "hull.network.";
 
-/// Reads the options out of a bundle's annotations, such as `hull.network.name`. They come with an image, and so from anyone: a caller
-/// asks for this, and namespaces of others (`host`, `container:`, `ns:`) cannot be had by it.
+/// Reads the options out of a bundle's annotations, such as `hull.network.name`. They come with an
+/// image, and so from anyone: a caller asks for this, and namespaces of others (`host`,
+/// `container:`, `ns:`) cannot be had by it.
 ///
 /// # Errors
 /// An unknown annotation below the prefix; a namespace of another.
-pub fn from_annotations(annotations: &std::collections::BTreeMap<String, String>) -> Result<Options> {
+pub fn from_annotations(
+    annotations: &std::collections::BTreeMap<String, String>,
+) -> Result<Options> {
     let mut options = Options::default();
     for (key, value) in annotations {
-        let Some(name) = key.strip_prefix(PREFIX) else { continue };
-        let list = || value.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let Some(name) = key.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let list = || {
+            value
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
         match name {
             "name" => options.network = list(),
             "publish" => options.publish = list(),
@@ -201,9 +262,13 @@ pub fn from_annotations(annotations: &std::collections::BTreeMap<String, String>
             _ => return Err(Error::new(format!("annotation {key}: unknown"))),
         }
     }
-    let foreign = |text: &&String| text.as_str() == "host" || text.starts_with("container:") || text.starts_with("ns:");
+    let foreign = |text: &&String| {
+        text.as_str() == "host" || text.starts_with("container:") || text.starts_with("ns:")
+    };
     match options.network.iter().find(foreign) {
-        Some(text) => Err(Error::new(format!("annotation {PREFIX}name: {text} can only be given on the command line"))),
+        Some(text) => Err(Error::new(format!(
+            "annotation {PREFIX}name: {text} can only be given on the command line"
+        ))),
         None => Ok(options),
     }
 }
@@ -213,38 +278,76 @@ mod tests {
     use super::*;
 
     fn with(network: &[&str]) -> Result<Request> {
-        parse(&Options { network: network.iter().map(|s| (*s).to_owned()).collect(), ..Options::default() })
+        parse(&Options {
+            network: network.iter().map(|s| (*s).to_owned()).collect(),
+            ..Options::default()
+        })
     }
 
     #[test]
     fn choices() {
         assert_eq!(with(&[]).unwrap().choice, Choice::Untouched);
         assert_eq!(with(&["none"]).unwrap().choice, Choice::None);
-        assert_eq!(with(&["container:a"]).unwrap().choice, Choice::Container("a".into()));
-        assert_eq!(with(&["ns:/run/netns/x"]).unwrap().choice, Choice::Path("/run/netns/x".into()));
-        let two = with(&["a:ip=10.0.0.5,ip6=fd00::5,mac=02:00:00:00:00:01", "b"]).unwrap().choice;
-        let Choice::Networks(list) = two else { panic!("{two:?}") };
-        assert_eq!((list[0].addresses.len(), list[0].mac, list[1].network.as_str()), (2, Some([2, 0, 0, 0, 0, 1]), "b"));
-        for bad in [&["none", "a"][..], &["a", "a"], &["ns:x"], &["container:../x"], &["a:ip=x"], &["a:x=y"], &["a/b"], &["a:ip=1.1.1.1,ip=1.1.1.2"]] {
+        assert_eq!(
+            with(&["container:a"]).unwrap().choice,
+            Choice::Container("a".into())
+        );
+        assert_eq!(
+            with(&["ns:/run/netns/x"]).unwrap().choice,
+            Choice::Path("/run/netns/x".into())
+        );
+        let two = with(&["a:ip=10.0.0.5,ip6=fd00::5,mac=02:00:00:00:00:01", "b"])
+            .unwrap()
+            .choice;
+        let Choice::Networks(list) = two else {
+            panic!("{two:?}")
+        };
+        assert_eq!(
+            (
+                list[0].addresses.len(),
+                list[0].mac,
+                list[1].network.as_str()
+            ),
+            (2, Some([2, 0, 0, 0, 0, 1]), "b")
+        );
+        for bad in [
+            &["none", "a"][..],
+            &["a", "a"],
+            &["ns:x"],
+            &["container:../x"],
+            &["a:ip=x"],
+            &["a:x=y"],
+            &["a/b"],
+            &["a:ip=1.1.1.1,ip=1.1.1.2"],
+        ] {
             assert!(with(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn what_would_break_a_file_is_refused() {
-        let host = |text: &str| parse(&Options { add_host: vec![text.to_owned()], ..Options::default() });
+        let host = |text: &str| {
+            parse(&Options {
+                add_host: vec![text.to_owned()],
+                ..Options::default()
+            })
+        };
         assert!(host("db:10.0.0.1").is_ok());
         assert!(host("db:[fd00::1]").is_ok());
         for bad in ["db", "db:", "d b:10.0.0.1", "db\n:10.0.0.1", "db:x"] {
             assert!(host(bad).is_err(), "{bad:?}");
         }
-        let publish = parse(&Options { publish: vec!["80:80".into()], ..Options::default() });
+        let publish = parse(&Options {
+            publish: vec!["80:80".into()],
+            ..Options::default()
+        });
         assert!(publish.is_err(), "a port without a network");
     }
 
     #[test]
     fn annotations_cannot_reach_into_other_namespaces() {
-        let of = |key: &str, value: &str| from_annotations(&[(key.to_owned(), value.to_owned())].into());
+        let of =
+            |key: &str, value: &str| from_annotations(&[(key.to_owned(), value.to_owned())].into());
         assert_eq!(of("hull.network.name", "a b").unwrap().network, ["a", "b"]);
         assert!(of("hull.network.name", "host").is_err());
         assert!(of("hull.network.name", "container:x").is_err());

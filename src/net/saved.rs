@@ -1,4 +1,5 @@
-//! A container's networks, saved with its images and given to the restored one: address, hardware address, names and ports again.
+//! A container's networks, saved with its images and given to the restored one: address, hardware
+//! address, names and ports again.
 //!
 //! Whoever restores calls, in this order:
 //!
@@ -41,9 +42,11 @@ pub struct Saved {
 /// Who the restored container is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// The saved one, perhaps under another id: it has its addresses, hardware addresses, names and ports again.
+    /// The saved one, perhaps under another id: it has its addresses, hardware addresses, names and
+    /// ports again.
     Same,
-    /// Another beside it: new addresses and hardware addresses, no alias and no published port, as those are the first one's.
+    /// Another beside it: new addresses and hardware addresses, no alias and no published port, as
+    /// those are the first one's.
     New,
 }
 
@@ -54,14 +57,25 @@ impl Saved {
     /// Its records cannot be read.
     pub fn of(folder: &Path) -> Result<Option<Self>> {
         let trace = trace::read(folder)?;
-        let (Some(mut setup), Some(id)) = (trace.setup, folder.file_name()) else { return Ok(None) };
+        let (Some(mut setup), Some(id)) = (trace.setup, folder.file_name()) else {
+            return Ok(None);
+        };
         let id = id.to_string_lossy().into_owned();
         for attachment in &mut setup.attachments {
             let name = attachment.network.name.clone();
             // The record may have been made after the plan was.
             attachment.network = setup.networks.get(&name)?;
-            if let Some(endpoint) = setup.networks.endpoints(&name)?.into_iter().find(|endpoint| endpoint.id == id) {
-                attachment.fixed = endpoint.addresses.iter().map(|prefix| prefix.address).collect();
+            if let Some(endpoint) = setup
+                .networks
+                .endpoints(&name)?
+                .into_iter()
+                .find(|endpoint| endpoint.id == id)
+            {
+                attachment.fixed = endpoint
+                    .addresses
+                    .iter()
+                    .map(|prefix| prefix.address)
+                    .collect();
             }
         }
         Ok(Some(Self { setup, id }))
@@ -77,12 +91,20 @@ impl Saved {
         if setup.carrier.is_some() {
             setup.carrier = Some(rootless::find()?);
         }
-        let Setup { networks, attachments, .. } = &mut setup;
+        let Setup {
+            networks,
+            attachments,
+            ..
+        } = &mut setup;
         for attachment in attachments {
             place(attachment, networks, id, identity)?;
         }
         match identity {
-            Identity::Same => setup.names.iter_mut().filter(|name| **name == self.id).for_each(|name| id.clone_into(name)),
+            Identity::Same => setup
+                .names
+                .iter_mut()
+                .filter(|name| **name == self.id)
+                .for_each(|name| id.clone_into(name)),
             Identity::New => {
                 setup.names = vec![id.to_owned()];
                 setup.ports.clear();
@@ -93,14 +115,21 @@ impl Saved {
 }
 
 /// One network of a saved container, here.
-fn place(attachment: &mut Attachment, networks: &Networks, id: &str, identity: Identity) -> Result<()> {
+fn place(
+    attachment: &mut Attachment,
+    networks: &Networks,
+    id: &str,
+    identity: Identity,
+) -> Result<()> {
     let name = attachment.network.name.clone();
     match attachment.network.driver {
         Driver::Bridge => attachment.host = host_link(networks.folder(), &name, id, 'v'),
         Driver::Macvlan => {
             let parent = &attachment.network.link;
             if networks.find(&name)?.is_none() && Socket::here()?.link(parent)?.is_none() {
-                return Err(Error::new(format!("network {name}: there is no network device {parent} here")));
+                return Err(Error::new(format!(
+                    "network {name}: there is no network device {parent} here"
+                )));
             }
         }
     }
@@ -119,40 +148,67 @@ fn place(attachment: &mut Attachment, networks: &Networks, id: &str, identity: I
     Ok(())
 }
 
-/// The addresses that were taken for a container are held by this process from now on: its first one.
+/// The addresses that were taken for a container are held by this process from now on: its first
+/// one.
 ///
 /// # Errors
 /// The process is gone; a record that cannot be written.
 pub fn adopt(folder: &Path, id: &str, pid: i32) -> Result<()> {
     let trace = trace::read(folder)?;
-    let Some(networks) = &trace.networks else { return Ok(()) };
+    let Some(networks) = &trace.networks else {
+        return Ok(());
+    };
     let holder = Holder::of(pid)?;
     let guard = networks.lock()?;
     for name in &trace.attached {
-        for endpoint in networks.endpoints(name)?.into_iter().filter(|endpoint| endpoint.id == id) {
-            networks.put(&guard, &Endpoint { holder: holder.clone(), ..endpoint })?;
+        for endpoint in networks
+            .endpoints(name)?
+            .into_iter()
+            .filter(|endpoint| endpoint.id == id)
+        {
+            networks.put(
+                &guard,
+                &Endpoint {
+                    holder: holder.clone(),
+                    ..endpoint
+                },
+            )?;
         }
     }
     Ok(())
 }
 
-/// Tells the neighbours where a container's addresses are now: by a gratuitous ARP request (RFC 5227, 2.3) and an unsolicited neighbour
-/// advertisement (RFC 4861, 7.2.6) over each of its links.
+/// Tells the neighbours where a container's addresses are now: by a gratuitous ARP request (RFC
+/// 5227, 2.3) and an unsolicited neighbour advertisement (RFC 4861, 7.2.6) over each of its links.
 ///
 /// # Errors
 /// The kernel's.
 pub fn announce(setup: &Setup, id: &str, namespace: &Namespace) -> Result<()> {
     for attachment in &setup.attachments {
         let network = &attachment.network.name;
-        let Some(endpoint) = setup.networks.endpoints(network)?.into_iter().find(|endpoint| endpoint.id == id) else { continue };
+        let Some(endpoint) = setup
+            .networks
+            .endpoints(network)?
+            .into_iter()
+            .find(|endpoint| endpoint.id == id)
+        else {
+            continue;
+        };
         let name = &attachment.interface;
         let device = Socket::inside(namespace)?.link(name)?;
-        let device = device.ok_or_else(|| Error::new(format!("network device {name} is gone from the container")))?;
-        let packets = netns::socket_in(namespace.0.0, libc::AF_PACKET, libc::SOCK_RAW, 0).on("open a packet socket in", "the container's network namespace")?;
-        netns::bind_packet(packets.as_raw_fd(), device.index).on("send over network device", name)?;
+        let device = device.ok_or_else(|| {
+            Error::new(format!("network device {name} is gone from the container"))
+        })?;
+        let packets = netns::socket_in(namespace.0.0, libc::AF_PACKET, libc::SOCK_RAW, 0).on(
+            "open a packet socket in",
+            "the container's network namespace",
+        )?;
+        netns::bind_packet(packets.as_raw_fd(), device.index)
+            .on("send over network device", name)?;
         let mac = parse_mac(&endpoint.mac).map_err(Error::new)?;
         for Prefix { address, .. } in endpoint.addresses {
-            socket::send(packets.as_raw_fd(), &announcement(address, mac)).on("announce address", address)?;
+            socket::send(packets.as_raw_fd(), &announcement(address, mac))
+                .on("announce address", address)?;
         }
     }
     Ok(())
@@ -174,7 +230,8 @@ fn announcement(address: IpAddr, mac: Mac) -> Vec<u8> {
         IpAddr::V6(ip) => {
             frame.extend([0x33, 0x33, 0, 0, 0, 1]);
             frame.extend(mac);
-            // Ethernet type IPv6; version 6, 32 bytes of payload of ICMPv6, hop limit 255; to all nodes.
+            // Ethernet type IPv6; version 6, 32 bytes of payload of ICMPv6, hop limit 255; to all
+            // nodes.
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
             frame.extend(ip.octets());
             frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -193,8 +250,17 @@ fn announcement(address: IpAddr, mac: Mac) -> Vec<u8> {
 /// ICMPv6's checksum of a message to all nodes (RFC 4443, 2.3; RFC 8200, 8.1).
 fn checksum(source: u128, message: &[u8]) -> u16 {
     const ALL_NODES: u128 = 0xff02 << 112 | 1;
-    let words = |value: u128| value.to_be_bytes().chunks_exact(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum::<u32>();
-    let body: u32 = message.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0))).sum();
+    let words = |value: u128| {
+        value
+            .to_be_bytes()
+            .chunks_exact(2)
+            .map(|two| u32::from(two[0]) << 8 | u32::from(two[1]))
+            .sum::<u32>()
+    };
+    let body: u32 = message
+        .chunks(2)
+        .map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0)))
+        .sum();
     let mut sum = words(source) + words(ALL_NODES) + message.len() as u32 + 58 + body;
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -210,10 +276,19 @@ mod tests {
     fn announcements() {
         let mac = [2, 0, 0, 0, 0, 9];
         let arp = announcement("10.0.0.9".parse().unwrap(), mac);
-        assert_eq!((arp.len(), &arp[12..14], &arp[28..32], &arp[38..42]), (42, &[8, 6][..], &[10, 0, 0, 9][..], &[10, 0, 0, 9][..]));
+        assert_eq!(
+            (arp.len(), &arp[12..14], &arp[28..32], &arp[38..42]),
+            (42, &[8, 6][..], &[10, 0, 0, 9][..], &[10, 0, 0, 9][..])
+        );
         let advert = announcement("fd00::9".parse().unwrap(), mac);
         assert_eq!(advert.len(), 86);
         // With its checksum in place, the sum over everything is all ones.
-        assert_eq!(checksum("fd00::9".parse::<std::net::Ipv6Addr>().unwrap().into(), &advert[54..]), 0);
+        assert_eq!(
+            checksum(
+                "fd00::9".parse::<std::net::Ipv6Addr>().unwrap().into(),
+                &advert[54..]
+            ),
+            0
+        );
     }
 }

@@ -5,8 +5,8 @@ use super::link::{mac_of, mac_text};
 use super::names;
 use super::network::{DEFAULT, Driver, Network, Networks};
 use super::ports::Port;
-use super::rootless::{self, Carrier};
 use super::request::{self, Attach, Choice, Options, Request};
+use super::rootless::{self, Carrier};
 use super::shape::Rate;
 use super::subnets;
 use crate::spec::Spec;
@@ -33,7 +33,8 @@ pub struct Attachment {
     pub forwarding: bool,
     /// The network; the one that makes itself is as it would be made now.
     pub network: Network,
-    /// The network must have these very subnets: the container had addresses in them before it was saved.
+    /// The network must have these very subnets: the container had addresses in them before it was
+    /// saved.
     #[serde(default)]
     pub kept: bool,
 }
@@ -59,8 +60,9 @@ pub struct Setup {
     pub search: Vec<String>,
     /// Shaping, of each link.
     pub rate: Option<Rate>,
-    /// Forward chains of others that drop, in which the bridges are accepted while somebody is on them: those that are there when the plan
-    /// is printed. Carried out, it is those that are there then.
+    /// Forward chains of others that drop, in which the bridges are accepted while somebody is on
+    /// them: those that are there when the plan is printed. Carried out, it is those that are there
+    /// then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opened: Vec<String>,
 }
@@ -70,20 +72,60 @@ impl Setup {
     pub fn in_words(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for one in &self.attachments {
-            let Attachment { interface, mac, network, .. } = one;
-            let subnets: Vec<String> = network.subnets.iter().map(|subnet| subnet.prefix.to_string()).collect();
-            let how = if network.driver == Driver::Bridge { "bridge" } else { "macvlan on" };
-            lines.push(format!("{interface} ({mac}) is on network {}: {how} {}, {}", network.name, network.link, subnets.join(" and ")));
+            let Attachment {
+                interface,
+                mac,
+                network,
+                ..
+            } = one;
+            let subnets: Vec<String> = network
+                .subnets
+                .iter()
+                .map(|subnet| subnet.prefix.to_string())
+                .collect();
+            let how = if network.driver == Driver::Bridge {
+                "bridge"
+            } else {
+                "macvlan on"
+            };
+            lines.push(format!(
+                "{interface} ({mac}) is on network {}: {how} {}, {}",
+                network.name,
+                network.link,
+                subnets.join(" and ")
+            ));
             if one.forwarding {
-                lines.push(format!("forwarding is switched on, and what leaves {} is masqueraded", network.link));
+                lines.push(format!(
+                    "forwarding is switched on, and what leaves {} is masqueraded",
+                    network.link
+                ));
             }
             if network.driver == Driver::Bridge {
-                lines.extend(self.opened.iter().map(|chain| format!("{} is accepted in {chain} while somebody is on it", network.link)));
+                lines.extend(self.opened.iter().map(|chain| {
+                    format!(
+                        "{} is accepted in {chain} while somebody is on it",
+                        network.link
+                    )
+                }));
             }
         }
-        lines.extend(self.carrier.iter().map(|carrier| format!("an ordinary user's packets are carried by {}", carrier.program().display())));
-        lines.extend(self.ports.iter().map(|port| format!("port {port} is published")));
-        lines.extend(self.rate.iter().map(|rate| format!("{} bit/s in and {} bit/s out, {} bytes at once", rate.down, rate.up, rate.burst)));
+        lines.extend(self.carrier.iter().map(|carrier| {
+            format!(
+                "an ordinary user's packets are carried by {}",
+                carrier.program().display()
+            )
+        }));
+        lines.extend(
+            self.ports
+                .iter()
+                .map(|port| format!("port {port} is published")),
+        );
+        lines.extend(self.rate.iter().map(|rate| {
+            format!(
+                "{} bit/s in and {} bit/s out, {} bytes at once",
+                rate.down, rate.up, rate.burst
+            )
+        }));
         lines
     }
 }
@@ -111,23 +153,40 @@ impl Asked {
             false => request::parse(&self.options)?,
         };
         let (spec, mut setup) = apply(&request, store, id, spec.clone())?;
-        if let Some(setup) = setup.as_mut().filter(|setup| self.preview && setup.attachments.iter().any(|one| one.network.driver == Driver::Bridge)) {
+        if let Some(setup) = setup.as_mut().filter(|setup| {
+            self.preview
+                && setup
+                    .attachments
+                    .iter()
+                    .any(|one| one.network.driver == Driver::Bridge)
+        }) {
             setup.opened = super::foreign::opened()?;
         }
         Ok((spec, setup))
     }
 }
 
-/// The container's network namespace in the config, by the choice, and the setup where hull wires it itself.
+/// The container's network namespace in the config, by the choice, and the setup where hull wires
+/// it itself.
 ///
 /// # Errors
 /// A network that does not exist; a container that does not run; a config that contradicts.
-pub fn apply(request: &Request, store: &Store, id: &str, spec: Spec) -> Result<(Spec, Option<Setup>)> {
+pub fn apply(
+    request: &Request,
+    store: &Store,
+    id: &str,
+    spec: Spec,
+) -> Result<(Spec, Option<Setup>)> {
     let mut config = spec.config().clone();
     let linux = config.linux.get_or_insert_with(Linux::default);
     let mut place = |path: Option<Option<String>>| {
-        linux.namespaces.retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
-        linux.namespaces.extend(path.map(|path| Namespace { typ: Some(LinuxNamespaceType::Network), path }));
+        linux
+            .namespaces
+            .retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
+        linux.namespaces.extend(path.map(|path| Namespace {
+            typ: Some(LinuxNamespaceType::Network),
+            path,
+        }));
     };
     let mut setup = None;
     match &request.choice {
@@ -139,9 +198,17 @@ pub fn apply(request: &Request, store: &Store, id: &str, spec: Spec) -> Result<(
         Choice::Networks(_) => {
             place(Some(None));
             setup = Some(prepare(request, store, id, config.hostname.as_deref())?);
-            let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
-            for (destination, source) in [("/etc/hosts", names::hosts_path(&folder)), ("/etc/resolv.conf", names::resolv_path(&folder))] {
-                if !config.mounts.iter().any(|mount| mount.destination == destination) {
+            let folder =
+                std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+            for (destination, source) in [
+                ("/etc/hosts", names::hosts_path(&folder)),
+                ("/etc/resolv.conf", names::resolv_path(&folder)),
+            ] {
+                if !config
+                    .mounts
+                    .iter()
+                    .any(|mount| mount.destination == destination)
+                {
                     config.mounts.push(bind(destination, source));
                 }
             }
@@ -155,12 +222,15 @@ fn bind(destination: &str, source: PathBuf) -> Mount {
         destination: destination.to_owned(),
         typ: Some("bind".to_owned()),
         source: Some(source.to_string_lossy().into_owned()),
-        options: ["bind", "rprivate", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec(),
+        options: ["bind", "rprivate", "nosuid", "noexec", "nodev"]
+            .map(str::to_owned)
+            .to_vec(),
         ..Mount::default()
     }
 }
 
-/// Whether hull may make links on the host: CAP_NET_ADMIN (12), and not in a user namespace, where it counts for nothing there.
+/// Whether hull may make links on the host: CAP_NET_ADMIN (12), and not in a user namespace, where
+/// it counts for nothing there.
 fn may_wire() -> Result<bool> {
     Ok(crate::security::caps::held()? & (1 << 12) != 0 && !crate::facts::in_user_namespace())
 }
@@ -169,7 +239,10 @@ fn may_wire() -> Result<bool> {
 fn ordinary(request: &Request, list: &[Attach]) -> Result<Carrier> {
     let plain = matches!(list, [only] if only.network == DEFAULT && only.addresses.is_empty() && only.mac.is_none());
     if !plain || request.rate.is_some() {
-        return Err(Error::new("an ordinary user has the network default, none or host: others, fixed addresses and shaping need privileges"));
+        return Err(Error::new(
+            "an ordinary user has the network default, none or host: others, fixed addresses and \
+                shaping need privileges",
+        ));
     }
     rootless::find()
 }
@@ -177,34 +250,58 @@ fn ordinary(request: &Request, list: &[Attach]) -> Result<Carrier> {
 fn namespace_of(store: &Store, id: &str) -> Result<String> {
     let other = crate::container::Container::open(store, id)?;
     match other.pid() {
-        0 => Err(Error::new(format!("--network container:{id}: container not running"))),
+        0 => Err(Error::new(format!(
+            "--network container:{id}: container not running"
+        ))),
         pid => Ok(format!("/proc/{pid}/ns/net")),
     }
 }
 
 fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -> Result<Setup> {
-    let Choice::Networks(list) = &request.choice else { return Err(Error::new("no network was asked for")) };
+    let Choice::Networks(list) = &request.choice else {
+        return Err(Error::new("no network was asked for"));
+    };
     let networks = Networks::of(store);
-    let carrier = if may_wire()? { None } else { Some(ordinary(request, list)?) };
+    let carrier = if may_wire()? {
+        None
+    } else {
+        Some(ordinary(request, list)?)
+    };
     let mut attachments = Vec::new();
     let list = if carrier.is_some() { &[][..] } else { list };
     for (number, asked) in list.iter().enumerate() {
         let network = match networks.find(&asked.network)? {
             Some(network) => network,
             None if asked.network == DEFAULT => subnets::default_network(&networks)?,
-            None => return Err(Error::new(format!("network {} does not exist", asked.network))),
+            None => {
+                return Err(Error::new(format!(
+                    "network {} does not exist",
+                    asked.network
+                )));
+            }
         };
-        if network.driver == Driver::Macvlan && (!request.ports.is_empty() || request.rate.is_some()) {
-            return Err(Error::new(format!("network {}: a macvlan passes hull's host by, and can neither publish ports nor be shaped", network.name)));
+        if network.driver == Driver::Macvlan
+            && (!request.ports.is_empty() || request.rate.is_some())
+        {
+            return Err(Error::new(format!(
+                "network {}: a macvlan passes hull's host by, and can neither publish ports nor \
+                    be shaped",
+                network.name
+            )));
         }
         if number == 0 && network.internal && !request.ports.is_empty() {
-            return Err(Error::new(format!("network {} is internal: nothing of it can be published", network.name)));
+            return Err(Error::new(format!(
+                "network {} is internal: nothing of it can be published",
+                network.name
+            )));
         }
         let host = match network.driver {
             Driver::Bridge => host_link(networks.folder(), &network.name, id, 'v'),
             Driver::Macvlan => String::new(),
         };
-        let mac = asked.mac.unwrap_or_else(|| mac_of(&format!("{id}\0{}", network.name)));
+        let mac = asked
+            .mac
+            .unwrap_or_else(|| mac_of(&format!("{id}\0{}", network.name)));
         attachments.push(Attachment {
             interface: format!("eth{number}"),
             host,
@@ -218,6 +315,24 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
     let mut names = vec![id.to_owned()];
     names.extend(hostname.filter(|name| *name != id).map(str::to_owned));
     names.extend(request.aliases.iter().cloned());
-    let Request { ports, hosts, dns, search, rate, .. } = request.clone();
-    Ok(Setup { networks, attachments, carrier, ports, names, hosts, dns, search, rate, opened: Vec::new() })
+    let Request {
+        ports,
+        hosts,
+        dns,
+        search,
+        rate,
+        ..
+    } = request.clone();
+    Ok(Setup {
+        networks,
+        attachments,
+        carrier,
+        ports,
+        names,
+        hosts,
+        dns,
+        search,
+        rate,
+        opened: Vec::new(),
+    })
 }

@@ -1,10 +1,10 @@
 //! What was made of the network for one container, in its folder, written before it is made.
 
 use super::address::Prefix;
+use super::attach;
 use super::device;
 use super::netlink::Namespace;
 use super::network::Networks;
-use super::attach;
 use super::rootless::{self, Carrier};
 use super::setup::Setup;
 use crate::rootfs::c_path;
@@ -57,7 +57,8 @@ pub fn read(folder: &Path) -> Result<Trace> {
     match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Trace::default()),
         Err(error) => Err(Error::io("read", path.display(), &error)),
-        Ok(text) => serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
     }
 }
 
@@ -69,7 +70,8 @@ pub fn change(folder: &Path, edit: impl FnOnce(&mut Trace)) -> Result<()> {
     let mut trace = read(folder)?;
     edit(&mut trace);
     let (path, temporary) = (folder.join(FILE), folder.join("network.json.new"));
-    let text = serde_json::to_vec(&trace).map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+    let text = serde_json::to_vec(&trace)
+        .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
     std::fs::write(&temporary, text).on("write", temporary.display())?;
     std::fs::rename(&temporary, &path).on("replace", path.display())
 }
@@ -85,7 +87,8 @@ pub fn pin(folder: &Path, namespace: &Namespace) -> Result<()> {
     }
     std::fs::write(&path, b"").on("make", path.display())?;
     let source = c_path(Path::new(&format!("/proc/self/fd/{}", namespace.0.0)))?;
-    mount::mount(&source, &c_path(&path)?, c"", libc::MS_BIND, c"").on("pin the network namespace on", path.display())
+    mount::mount(&source, &c_path(&path)?, c"", libc::MS_BIND, c"")
+        .on("pin the network namespace on", path.display())
 }
 
 /// An nsfs file has a link count of one and a device of its own: another than its folder's.
@@ -95,19 +98,23 @@ fn is_pinned(path: &Path) -> bool {
     device(path).is_some() && device(path) != path.parent().and_then(device)
 }
 
-/// Removes the links of a container whose processes are gone, while its network namespace is held open.
+/// Removes the links of a container whose processes are gone, while its network namespace is held
+/// open.
 ///
 /// # Errors
 /// The kernel's.
 pub fn unplug(folder: &Path) -> Result<()> {
     let trace = read(folder)?;
     match (&trace.networks, folder.file_name()) {
-        (Some(networks), Some(id)) if trace.carrier.is_none() => attach::unplug(networks, &trace.attached, &id.to_string_lossy()),
+        (Some(networks), Some(id)) if trace.carrier.is_none() => {
+            attach::unplug(networks, &trace.attached, &id.to_string_lossy())
+        }
         _ => Ok(()),
     }
 }
 
-/// Takes back everything that was made of the network for a container whose processes are gone. What fails is collected, and it goes on.
+/// Takes back everything that was made of the network for a container whose processes are gone.
+/// What fails is collected, and it goes on.
 ///
 /// # Errors
 /// All that failed, in one sentence.
@@ -117,12 +124,21 @@ pub fn release(folder: &Path) -> Result<()> {
     let mut failed = Vec::new();
     if is_pinned(&path) {
         match Namespace::at(&path.to_string_lossy()) {
-            Ok(pinned) => failed.extend(trace.devices.iter().filter_map(|moved| device::give_back(moved, &pinned).err())),
+            Ok(pinned) => failed.extend(
+                trace
+                    .devices
+                    .iter()
+                    .filter_map(|moved| device::give_back(moved, &pinned).err()),
+            ),
             Err(error) => failed.push(error),
         }
         match mount::umount(&c_path(&path)?, libc::MNT_DETACH) {
             Ok(()) | Err(Errno::EINVAL) => {}
-            Err(errno) => failed.push(Error::sys("release the network namespace on", path.display(), errno)),
+            Err(errno) => failed.push(Error::sys(
+                "release the network namespace on",
+                path.display(),
+                errno,
+            )),
         }
     }
     if let Some(carrier) = &trace.carrier {
@@ -133,6 +149,12 @@ pub fn release(folder: &Path) -> Result<()> {
     }
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(Error::new(failed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
+        false => Err(Error::new(
+            failed
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; "),
+        )),
     }
 }

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 #[command(next_help_heading = "Options with --rootfs")]
 #[group(requires = "rootfs")]
 pub struct Flags {
-    /// Run COMMAND on this folder (/ is the host's own root) with no bundle: changes go to a layer that is thrown away
+    /// Run COMMAND on this folder (/ is the host's own root) with no bundle: changes go to a layer
+    /// that is thrown away
     #[arg(long, value_name = "FOLDER")]
     pub rootfs: Option<PathBuf>,
     /// Keep the changes in this folder
@@ -61,7 +62,8 @@ pub struct Flags {
     /// Drop a capability, or ALL
     #[arg(long, value_name = "CAP")]
     pub cap_drop: Vec<String>,
-    /// System call filter: default, unconfined, or a file with the linux.seccomp section of a config
+    /// System call filter: default, unconfined, or a file with the linux.seccomp section of a
+    /// config
     #[arg(long, value_name = "FILTER")]
     pub seccomp: Option<String>,
     /// Remove the container at its end, detached too (in the foreground that is always so)
@@ -136,8 +138,20 @@ pub struct Ask {
 
 /// Docker's and Podman's set, which images are written for.
 const USUAL: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
-    "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 impl Ask {
@@ -146,13 +160,24 @@ impl Ask {
     /// # Errors
     /// The first option that is malformed, with what it should be.
     pub fn new(flags: &Flags, command: &[String], held: u64, detach: bool) -> Result<Self> {
-        let folder = flags.rootfs.as_ref().ok_or_else(|| Error::new("--rootfs is missing"))?;
-        let rootfs = folder.canonicalize().on("open root file system", folder.display())?;
+        let folder = flags
+            .rootfs
+            .as_ref()
+            .ok_or_else(|| Error::new("--rootfs is missing"))?;
+        let rootfs = folder
+            .canonicalize()
+            .on("open root file system", folder.display())?;
         if !rootfs.is_dir() {
-            return Err(Error::new(format!("root file system {} is not a directory", folder.display())));
+            return Err(Error::new(format!(
+                "root file system {} is not a directory",
+                folder.display()
+            )));
         }
         if command.first().is_none_or(String::is_empty) {
-            return Err(Error::new(format!("no program to run: say it after two hyphens, as hull run --rootfs {} -- sh", folder.display())));
+            return Err(Error::new(format!(
+                "no program to run: say it after two hyphens, as hull run --rootfs {} -- sh",
+                folder.display()
+            )));
         }
         let id = match &flags.name {
             Some(name) => crate::state::check_id(name).map(|()| name.clone())?,
@@ -160,23 +185,45 @@ impl Ask {
         };
         let workdir = flags.workdir.clone().unwrap_or_else(|| "/".to_owned());
         if !workdir.starts_with('/') {
-            return Err(Error::new(format!("-w {workdir:?}: the working directory must begin with /")));
+            return Err(Error::new(format!(
+                "-w {workdir:?}: the working directory must begin with /"
+            )));
         }
         Ok(Self {
             rootfs,
             command: command.to_vec(),
             hostname: host_name(flags, &id)?,
             id,
-            keep_changes: flags.keep_changes.as_ref().map(std::path::absolute).transpose().on("find", "the folder of --keep-changes")?,
+            keep_changes: flags
+                .keep_changes
+                .as_ref()
+                .map(std::path::absolute)
+                .transpose()
+                .on("find", "the folder of --keep-changes")?,
             read_write: flags.read_write,
             read_only: flags.read_only,
             interactive: flags.interactive,
-            tty: flags.tty && (detach || crate::sys::socket::is_terminal(0) || crate::sys::socket::is_terminal(1)),
-            env: flags.env.iter().filter_map(|text| values::variable(text).transpose()).collect::<Result<_>>()?,
+            tty: flags.tty
+                && (detach
+                    || crate::sys::socket::is_terminal(0)
+                    || crate::sys::socket::is_terminal(1)),
+            env: flags
+                .env
+                .iter()
+                .filter_map(|text| values::variable(text).transpose())
+                .collect::<Result<_>>()?,
             workdir,
             user: flags.user.clone(),
-            volumes: flags.volume.iter().map(|text| values::volume(text)).collect::<Result<_>>()?,
-            memory: flags.memory.as_deref().map(|text| values::size("--memory", text)).transpose()?,
+            volumes: flags
+                .volume
+                .iter()
+                .map(|text| values::volume(text))
+                .collect::<Result<_>>()?,
+            memory: flags
+                .memory
+                .as_deref()
+                .map(|text| values::size("--memory", text))
+                .transpose()?,
             cpu_quota: flags.cpus.as_deref().map(values::cpus).transpose()?,
             pids: flags.pids_limit.as_deref().map(values::pids).transpose()?,
             capabilities: capabilities(&flags.cap_add, &flags.cap_drop, held)?,
@@ -190,7 +237,11 @@ fn host_name(flags: &Flags, id: &str) -> Result<String> {
     match &flags.hostname {
         Some(name) => values::hostname(name).map(|()| name.clone()),
         // An id may be longer than the kernel's 64, or hold what a host's name does not.
-        None => Ok(id.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).take(63).collect()),
+        None => Ok(id
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c))
+            .take(63)
+            .collect()),
     }
 }
 
@@ -205,20 +256,37 @@ fn filter(text: Option<&str>) -> Filter {
 /// First `ALL`, then what is dropped, then what is added. `ALL` is all that can be given.
 fn capabilities(add: &[String], drop: &[String], held: u64) -> Result<u64> {
     let last = caps::last_cap()?;
-    let usual = USUAL.iter().filter_map(|name| caps::from_person(name, last)).fold(0, |mask, one| mask | one);
+    let usual = USUAL
+        .iter()
+        .filter_map(|name| caps::from_person(name, last))
+        .fold(0, |mask, one| mask | one);
     let masks = |option: &str, names: &[String]| -> Result<(bool, u64)> {
-        names.iter().try_fold((false, 0), |(all, mask), name| match caps::from_person(name, last) {
-            Some(_) if name.eq_ignore_ascii_case("all") => Ok((true, mask)),
-            Some(one) => Ok((all, mask | one)),
-            None => Err(Error::new(format!("{option} {name:?}: no such capability; capabilities(7) lists them, as NET_ADMIN"))),
+        names.iter().try_fold((false, 0), |(all, mask), name| {
+            match caps::from_person(name, last) {
+                Some(_) if name.eq_ignore_ascii_case("all") => Ok((true, mask)),
+                Some(one) => Ok((all, mask | one)),
+                None => Err(Error::new(format!(
+                    "{option} {name:?}: no such capability; \
+                capabilities(7) lists them, as NET_ADMIN"
+                ))),
+            }
         })
     };
     let (add_all, added) = masks("--cap-add", add)?;
     let (drop_all, dropped) = masks("--cap-drop", drop)?;
-    let begin = if add_all { caps::all(last) & held } else if drop_all { 0 } else { usual & held };
+    let begin = if add_all {
+        caps::all(last) & held
+    } else if drop_all {
+        0
+    } else {
+        usual & held
+    };
     let missing = added & !held;
     if missing != 0 {
-        return Err(Error::new(format!("--cap-add {}: hull does not hold it itself", caps::names(missing).join(" "))));
+        return Err(Error::new(format!(
+            "--cap-add {}: hull does not hold it itself",
+            caps::names(missing).join(" ")
+        )));
     }
     Ok(begin & !dropped | added)
 }
@@ -227,7 +295,9 @@ fn capabilities(add: &[String], drop: &[String], held: u64) -> Result<u64> {
 fn random_id() -> Result<String> {
     use std::io::Read;
     let mut bytes = [0_u8; 6];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).on("read", "/dev/urandom")?;
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .on("read", "/dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

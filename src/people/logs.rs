@@ -36,7 +36,12 @@ fn parse(line: &[u8]) -> Option<Entry> {
     let whole = tag == b"F";
     let known = matches!(stream, b"stdout" | b"stderr") && (whole || tag == b"P");
     let text = fields.next()?.to_vec();
-    known.then(|| Entry { time: String::from_utf8_lossy(time).into_owned(), is_error: stream == b"stderr", whole, text })
+    known.then(|| Entry {
+        time: String::from_utf8_lossy(time).into_owned(),
+        is_error: stream == b"stderr",
+        whole,
+        text,
+    })
 }
 
 /// Prints the log: what was stdout to stdout, what was stderr to stderr.
@@ -47,12 +52,21 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
     let container = Container::open(store, id)?;
     let folder = container.folder();
     let Ok(mut log) = Reader::open(&folder) else {
-        return Err(Error::new(format!("container {id} has no log: only what hull run -d --rootfs makes has one")));
+        return Err(Error::new(format!(
+            "container {id} has no log: only what hull run -d --rootfs makes has one"
+        )));
     };
-    let mut printer = Printer { timestamps: options.timestamps, begun: [false; 2] };
-    let mut entries = Reader::old(&folder).map(|mut old| old.entries()).unwrap_or_default();
+    let mut printer = Printer {
+        timestamps: options.timestamps,
+        begun: [false; 2],
+    };
+    let mut entries = Reader::old(&folder)
+        .map(|mut old| old.entries())
+        .unwrap_or_default();
     entries.extend(log.entries());
-    let first = options.tail.map_or(0, |lines| begin_of_tail(&entries, lines));
+    let first = options
+        .tail
+        .map_or(0, |lines| begin_of_tail(&entries, lines));
     if !entries[first..].iter().all(|entry| printer.print(entry)) {
         return Ok(());
     }
@@ -71,11 +85,16 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
         if !entries.iter().all(|entry| printer.print(entry)) || over {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(if entries.is_empty() { 100 } else { 5 }));
+        std::thread::sleep(Duration::from_millis(if entries.is_empty() {
+            100
+        } else {
+            5
+        }));
     }
 }
 
-/// The place of the entry with which the last `lines` lines begin. The parts of a line count as one.
+/// The place of the entry with which the last `lines` lines begin. The parts of a line count as
+/// one.
 fn begin_of_tail(entries: &[Entry], lines: usize) -> usize {
     let mut left = lines;
     let mut open = [true; 2];
@@ -131,12 +150,20 @@ struct Reader {
 impl Reader {
     fn open(folder: &Path) -> std::io::Result<Self> {
         let file = File::open(folder.join(LOG))?;
-        Ok(Self { inode: file.metadata()?.ino(), file: BufReader::new(file), rest: Vec::new() })
+        Ok(Self {
+            inode: file.metadata()?.ino(),
+            file: BufReader::new(file),
+            rest: Vec::new(),
+        })
     }
 
     fn old(folder: &Path) -> Option<Self> {
         let file = File::open(folder.join(OLD_LOG)).ok()?;
-        Some(Self { inode: 0, file: BufReader::new(file), rest: Vec::new() })
+        Some(Self {
+            inode: 0,
+            file: BufReader::new(file),
+            rest: Vec::new(),
+        })
     }
 
     /// All whole lines from here on.
@@ -166,12 +193,21 @@ mod tests {
     use super::*;
 
     fn entries(lines: &[&str]) -> Vec<Entry> {
-        lines.iter().map(|line| parse(line.as_bytes()).unwrap()).collect()
+        lines
+            .iter()
+            .map(|line| parse(line.as_bytes()).unwrap())
+            .collect()
     }
 
     #[test]
     fn the_parts_of_a_line_are_one() {
-        let log = entries(&["t stdout F one", "t stdout P tw", "t stderr F x", "t stdout F o", "t stdout P thr"]);
+        let log = entries(&[
+            "t stdout F one",
+            "t stdout P tw",
+            "t stderr F x",
+            "t stdout F o",
+            "t stdout P thr",
+        ]);
         assert_eq!(begin_of_tail(&log, 1), 4);
         assert_eq!(begin_of_tail(&log, 2), 3);
         assert_eq!(begin_of_tail(&log, 0), 5);

@@ -1,5 +1,6 @@
-//! `hull run --rootfs FOLDER -- COMMAND`: a container without a config. What a person says ([`Ask`]) and what the host has become a
-//! config like any other, and parts of a root (see `plan::layers`); from there on it is a container like any other.
+//! `hull run --rootfs FOLDER -- COMMAND`: a container without a config. What a person says
+//! ([`Ask`]) and what the host has become a config like any other, and parts of a root (see
+//! `plan::layers`); from there on it is a container like any other.
 #![forbid(unsafe_code)]
 
 mod ask;

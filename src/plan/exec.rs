@@ -40,47 +40,109 @@ pub const FIRST_CGROUP: u32 = super::slot::FIRST_FREE;
 /// # Errors
 /// What the process asks and this host cannot do.
 pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<Plan> {
-    let mut plan = Plan { slots: FIRST_CGROUP + request.cgroups, ..Plan::default() };
-    let mut add = |step: Step, from: &'static str| plan.inside.push(Placed { step, from: Cow::Borrowed(from) });
+    let mut plan = Plan {
+        slots: FIRST_CGROUP + request.cgroups,
+        ..Plan::default()
+    };
+    let mut add = |step: Step, from: &'static str| {
+        plan.inside.push(Placed {
+            step,
+            from: Cow::Borrowed(from),
+        })
+    };
     add(set(Attribute::Session, 0), "[session]");
     if request.user_namespace {
-        add(Step::Ids { uid: 0, gid: 0, groups: Vec::new(), set_groups: false, keep: false }, "linux.namespaces[user]");
+        add(
+            Step::Ids {
+                uid: 0,
+                gid: 0,
+                groups: Vec::new(),
+                set_groups: false,
+                keep: false,
+            },
+            "linux.namespaces[user]",
+        );
         add(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
-    add(Step::Barrier { kind: Barrier::Placed }, "[barrier]");
+    add(
+        Step::Barrier {
+            kind: Barrier::Placed,
+        },
+        "[barrier]",
+    );
     if request.cgroups > 0 {
-        add(Step::Enroll { first: FIRST_CGROUP, count: request.cgroups }, "[cgroup]");
+        add(
+            Step::Enroll {
+                first: FIRST_CGROUP,
+                count: request.cgroups,
+            },
+            "[cgroup]",
+        );
     }
     if let Some(name) = &request.keyring {
         add(Step::Keyring { name: name.clone() }, "[session keyring]");
     }
     if let Some(personality) = &request.personality {
-        add(set(Attribute::Personality, u64::from(tables::personality(personality)?)), "linux.personality");
+        add(
+            set(
+                Attribute::Personality,
+                u64::from(tables::personality(personality)?),
+            ),
+            "linux.personality",
+        );
     }
     if let Some(affinity) = &process.exec_cpu_affinity {
         // The initial mask is hull's own to take, before it makes the child.
         let (_, last) = tables::exec_cpu_affinity(affinity)?;
         if last.is_some() {
             let bytes = mask_bytes(last);
-            add(Step::Set { what: Attribute::Affinity, number: 0, bytes }, "process.execCPUAffinity.final");
+            add(
+                Step::Set {
+                    what: Attribute::Affinity,
+                    number: 0,
+                    bytes,
+                },
+                "process.execCPUAffinity.final",
+            );
         }
     }
     if let Some(scheduler) = &process.scheduler {
         let bytes = tables::scheduler(scheduler)?.bytes().to_vec();
-        add(Step::Set { what: Attribute::Scheduler, number: 0, bytes }, "process.scheduler");
+        add(
+            Step::Set {
+                what: Attribute::Scheduler,
+                number: 0,
+                bytes,
+            },
+            "process.scheduler",
+        );
     }
     if let Some(priority) = &process.io_priority {
-        add(set(Attribute::IoPriority, tables::io_priority(priority)? as u64), "process.ioPriority");
+        add(
+            set(Attribute::IoPriority, tables::io_priority(priority)? as u64),
+            "process.ioPriority",
+        );
     }
     if process.terminal {
         add(console_step(process, false), "process.terminal");
     } else if process.user.uid != 0 {
-        add(set(Attribute::Stdio, u64::from(process.user.uid)), "process.user.uid");
+        add(
+            set(Attribute::Stdio, u64::from(process.user.uid)),
+            "process.user.uid",
+        );
     }
     let place = Place {
         in_user_namespace: request.user_namespace,
-        held: if request.user_namespace { u64::MAX } else { facts.permitted },
-        bounding: if request.user_namespace { u64::MAX } else { facts.bounding },
+        held: if request.user_namespace {
+            u64::MAX
+        } else {
+            facts.permitted
+        },
+        bounding: if request.user_namespace {
+            u64::MAX
+        } else {
+            facts.bounding
+        },
         may_set_groups: request.may_set_groups,
         keep_groups: request.keep_groups,
         filter: request.filter.clone(),
@@ -91,7 +153,10 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
     for (step, from) in steps {
         add(step, from);
     }
-    add(exec_step(process, last_of_each(process.env.iter())), "process.args, process.env");
+    add(
+        exec_step(process, last_of_each(process.env.iter())),
+        "process.args, process.env",
+    );
     (plan.warnings, plan.remarks) = (left_out.warnings, left_out.remarks);
     plan.check()?;
     Ok(plan)

@@ -1,8 +1,11 @@
-//! The config's large structs, taken apart once without `..`: a field that a newer spec brings does not compile until somebody says here
-//! where it is carried out, or that it is not. Those that are used in one place only are taken apart there.
+//! The config's large structs, taken apart once without `..`: a field that a newer spec brings does
+//! not compile until somebody says here where it is carried out, or that it is not. Those that are
+//! used in one place only are taken apart there.
 
 use super::Draft;
-use crate::spec::config::{Config, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel};
+use crate::spec::config::{
+    Config, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel,
+};
 
 /// Warns of what is asked for and not carried out behind this wall; docs/limitations.md has each.
 pub fn warn(draft: &mut Draft) {
@@ -11,9 +14,9 @@ pub fn warn(draft: &mut Draft) {
         root: _,        // mounts::root, mounts::leave
         mounts: _,      // mounts::mounts
         process,
-        hostname: _,   // namespaces::enter
-        domainname: _, // namespaces::enter
-        hooks: _,      // hooks
+        hostname: _,    // namespaces::enter
+        domainname: _,  // namespaces::enter
+        hooks: _,       // hooks
         annotations: _, // cgroups::plan for systemd's, process::identity, hooks::state_document
         linux,
         vm,
@@ -33,22 +36,22 @@ pub fn warn(draft: &mut Draft) {
 /// Whether a field that only Windows knows is set.
 fn is_for_windows(process: &Process) -> bool {
     let Process {
-        terminal: _,           // process::console
-        console_size: _,       // process::console_step
-        user: _,               // process::ids_step, process::console
-        args: _,               // process::identity_steps, process::exec_step
+        terminal: _,     // process::console
+        console_size: _, // process::console_step
+        user: _,         // process::ids_step, process::console
+        args: _,         // process::identity_steps, process::exec_step
         command_line,
-        env: _,                // process::exec_step
-        cwd: _,                // mounts::leave, process::identity_steps
-        capabilities: _,       // process::identity_steps
-        rlimits: _,            // process::limits, process::outside_limits
-        no_new_privileges: _,  // process::identity_steps
-        apparmor_profile: _,   // process::labels
-        oom_score_adj: _,      // namespaces::make
-        selinux_label: _,      // process::labels
-        io_priority: _,        // process::scheduling
-        scheduler: _,          // process::scheduling
-        exec_cpu_affinity: _,  // exec, which alone it is for
+        env: _,               // process::exec_step
+        cwd: _,               // mounts::leave, process::identity_steps
+        capabilities: _,      // process::identity_steps
+        rlimits: _,           // process::limits, process::outside_limits
+        no_new_privileges: _, // process::identity_steps
+        apparmor_profile: _,  // process::labels
+        oom_score_adj: _,     // namespaces::make
+        selinux_label: _,     // process::labels
+        io_priority: _,       // process::scheduling
+        scheduler: _,         // process::scheduling
+        exec_cpu_affinity: _, // exec, which alone it is for
     } = process;
     command_line.as_deref().is_some_and(|line| !line.is_empty())
 }
@@ -76,15 +79,49 @@ fn places_of_linux(linux: &Linux) {
     } = linux;
 }
 
-/// Whether the section says anything. It belongs to the other wall: engines write it for every runtime of a class.
+/// Whether the section says anything. It belongs to the other wall: engines write it for every
+/// runtime of a class.
 fn asks_for_a_machine(vm: &Vm) -> bool {
-    let Vm { hypervisor, kernel, image, hw_config } = vm;
-    let VmKernel { path, parameters, initrd } = kernel;
-    let monitor = hypervisor.as_ref().is_some_and(|Hypervisor { path, parameters }| path.is_some() || !parameters.is_empty());
-    let image = image.as_ref().is_some_and(|VmImage { path, format }| !path.is_empty() || !format.is_empty());
-    let hardware = hw_config.as_ref().is_some_and(|VmHardware { device_tree, vcpus, memory, dtdevs, iomems, irqs }| {
-        let ranges = iomems.iter().any(|VmIomem { first_gfn, first_mfn, nr_mfns }| first_gfn | first_mfn | nr_mfns != 0);
-        device_tree.is_some() || vcpus.is_some() || memory.is_some() || !dtdevs.is_empty() || ranges || !irqs.is_empty()
-    });
+    let Vm {
+        hypervisor,
+        kernel,
+        image,
+        hw_config,
+    } = vm;
+    let VmKernel {
+        path,
+        parameters,
+        initrd,
+    } = kernel;
+    let monitor = hypervisor
+        .as_ref()
+        .is_some_and(|Hypervisor { path, parameters }| path.is_some() || !parameters.is_empty());
+    let image = image
+        .as_ref()
+        .is_some_and(|VmImage { path, format }| !path.is_empty() || !format.is_empty());
+    let hardware = hw_config.as_ref().is_some_and(
+        |VmHardware {
+             device_tree,
+             vcpus,
+             memory,
+             dtdevs,
+             iomems,
+             irqs,
+         }| {
+            let ranges = iomems.iter().any(
+                |VmIomem {
+                     first_gfn,
+                     first_mfn,
+                     nr_mfns,
+                 }| first_gfn | first_mfn | nr_mfns != 0,
+            );
+            device_tree.is_some()
+                || vcpus.is_some()
+                || memory.is_some()
+                || !dtdevs.is_empty()
+                || ranges
+                || !irqs.is_empty()
+        },
+    );
     monitor || image || hardware || !path.is_empty() || !parameters.is_empty() || initrd.is_some()
 }

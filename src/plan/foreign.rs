@@ -1,4 +1,5 @@
-//! A bundle of another architecture: a binfmt_misc of the container's own, with the interpreter in it.
+//! A bundle of another architecture: a binfmt_misc of the container's own, with the interpreter in
+//! it.
 
 use super::Draft;
 use super::namespaces::World;
@@ -6,21 +7,43 @@ use super::step::{Create, Refused, Step};
 use crate::foreign::{ANNOTATION, REGISTRY};
 use crate::{Error, Result};
 
-/// Registers the interpreter while the host's files can still be named. The registry stays mounted, whatever covers it later: its entries
-/// last as long as it does.
+/// Registers the interpreter while the host's files can still be named. The registry stays mounted,
+/// whatever covers it later: its entries last as long as it does.
 pub fn register(draft: &mut Draft, world: &World) -> Result<()> {
-    let Some(foreign) = draft.facts.foreign.clone().filter(|foreign| !foreign.by_host) else { return Ok(()) };
+    let Some(foreign) = draft
+        .facts
+        .foreign
+        .clone()
+        .filter(|foreign| !foreign.by_host)
+    else {
+        return Ok(());
+    };
     let missing = match () {
-        () if !world.user => Some("a user namespace (linux.namespaces), for which an interpreter can be registered without touching the host's binfmt_misc"),
-        () if !foreign.own_registry => Some("Linux 6.7, whose user namespaces can have a binfmt_misc of their own"),
-        () if !world.mount || !draft.spec.config().mounts.iter().any(|mount| mount.destination == "/proc" && mount.typ.as_deref() == Some("proc")) => {
-            Some("a mount namespace with a mount of proc on /proc, where the interpreter is registered")
+        () if !world.user => Some(
+            "a user namespace (linux.namespaces), for which an interpreter can be registered \
+                without touching the host's binfmt_misc",
+        ),
+        () if !foreign.own_registry => {
+            Some("Linux 6.7, whose user namespaces can have a binfmt_misc of their own")
+        }
+        () if !world.mount
+            || !draft.spec.config().mounts.iter().any(|mount| {
+                mount.destination == "/proc" && mount.typ.as_deref() == Some("proc")
+            }) =>
+        {
+            Some(
+                "a mount namespace with a mount of proc on /proc, where the interpreter is \
+                    registered",
+            )
         }
         () => None,
     };
     if let Some(missing) = missing {
         let native = std::env::consts::ARCH;
-        return Err(Error::new(format!("{} is for {} and this machine is {native}: it needs {missing}", foreign.program, foreign.architecture)));
+        return Err(Error::new(format!(
+            "{} is for {} and this machine is {native}: it needs {missing}",
+            foreign.program, foreign.architecture
+        )));
     }
     let from = format!("annotations[{ANNOTATION}]");
     let mount = Step::Mount {
@@ -37,6 +60,12 @@ pub fn register(draft: &mut Draft, world: &World) -> Result<()> {
     };
     draft.inside(mount, from.clone());
     let line = foreign.registration(&foreign.interpreter.to_string_lossy());
-    draft.inside(Step::Register { target: format!("{REGISTRY}/register"), line }, from);
+    draft.inside(
+        Step::Register {
+            target: format!("{REGISTRY}/register"),
+            line,
+        },
+        from,
+    );
     Ok(())
 }

@@ -27,7 +27,8 @@ pub fn state_document(spec: &Spec, id: &str, status: &str, pid: Option<i32>) -> 
     Value::Object(document)
 }
 
-/// The document as bytes with a gap for the process id, and where in them the gap's ten places begin.
+/// The document as bytes with a gap for the process id, and where in them the gap's ten places
+/// begin.
 fn template(spec: &Spec, id: &str, status: &str) -> (Vec<u8>, u32) {
     // The gap stands first, where no string of the config can look like it.
     let text = state_document(spec, id, status, None).to_string();
@@ -36,23 +37,61 @@ fn template(spec: &Spec, id: &str, status: &str) -> (Vec<u8>, u32) {
 }
 
 fn step(draft: &Draft, hook: &Hook, status: &str) -> Step {
-    let Hook { path, args, env, timeout } = hook;
+    let Hook {
+        path,
+        args,
+        env,
+        timeout,
+    } = hook;
     let (state, pid_at) = template(draft.spec, &draft.request.id, status);
-    let args = if args.is_empty() { vec![path.clone()] } else { args.clone() };
-    Step::Hook { path: path.clone(), args, env: env.clone(), timeout: timeout.unwrap_or(0).max(0) as u32, state, pid_at }
+    let args = if args.is_empty() {
+        vec![path.clone()]
+    } else {
+        args.clone()
+    };
+    Step::Hook {
+        path: path.clone(),
+        args,
+        env: env.clone(),
+        timeout: timeout.unwrap_or(0).max(0) as u32,
+        state,
+        pid_at,
+    }
 }
 
-/// The hooks of create: prestart and createRuntime outside, then createContainer inside, before the old root is left.
+/// The hooks of create: prestart and createRuntime outside, then createContainer inside, before the
+/// old root is left.
 pub fn create(draft: &mut Draft) -> Result<()> {
-    let Some(hooks) = &draft.spec.config().hooks else { return Ok(()) };
+    let Some(hooks) = &draft.spec.config().hooks else {
+        return Ok(());
+    };
     // The last two are the wall's, after start and after delete.
-    let Hooks { prestart, create_runtime, create_container, start_container: _, poststart: _, poststop: _ } = hooks;
+    let Hooks {
+        prestart,
+        create_runtime,
+        create_container,
+        start_container: _,
+        poststart: _,
+        poststop: _,
+    } = hooks;
     if !prestart.is_empty() || !create_runtime.is_empty() {
-        draft.inside(Step::Barrier { kind: Barrier::Hooks }, "[barrier]");
+        draft.inside(
+            Step::Barrier {
+                kind: Barrier::Hooks,
+            },
+            "[barrier]",
+        );
         draft.outside(OutStep::Barrier(Barrier::Hooks), "[barrier]");
         for (list, hooks) in [("prestart", prestart), ("createRuntime", create_runtime)] {
             for (index, hook) in hooks.iter().enumerate() {
-                draft.outside(OutStep::Hook { list, index, hook: hook.clone() }, format!("hooks.{list}[{index}]"));
+                draft.outside(
+                    OutStep::Hook {
+                        list,
+                        index,
+                        hook: hook.clone(),
+                    },
+                    format!("hooks.{list}[{index}]"),
+                );
             }
         }
     }
@@ -66,7 +105,9 @@ pub fn create(draft: &mut Draft) -> Result<()> {
 /// The startContainer hooks, in the container after `start`.
 pub fn start(draft: &mut Draft) {
     let spec = draft.spec;
-    let Some(hooks) = &spec.config().hooks else { return };
+    let Some(hooks) = &spec.config().hooks else {
+        return;
+    };
     for (index, hook) in hooks.start_container.iter().enumerate() {
         let step = step(draft, hook, "created");
         draft.inside(step, format!("hooks.startContainer[{index}]"));

@@ -1,4 +1,5 @@
-//! The root file system put together out of parts: overlays that take the changes, folders as they are, links.
+//! The root file system put together out of parts: overlays that take the changes, folders as they
+//! are, links.
 //!
 //! ```text
 //! tmpfs (in the container's mount namespace only, gone with it)
@@ -12,7 +13,8 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Mount option by which overlayfs keeps its marks in `user.*` attributes, which a user namespace may set (Linux 5.11).
+/// Mount option by which overlayfs keeps its marks in `user.*` attributes, which a user namespace
+/// may set (Linux 5.11).
 const USER_MARKS: &str = "userxattr";
 
 /// What `hull plan` says of the steps' origin.
@@ -69,7 +71,9 @@ impl Layers {
     /// The work folders that are removed with the container.
     pub fn work_folders(&self) -> impl Iterator<Item = &Path> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Overlay { kept: Some(kept), .. } => Some(kept.work.as_path()),
+            Part::Overlay {
+                kept: Some(kept), ..
+            } => Some(kept.work.as_path()),
             _ => None,
         })
     }
@@ -83,26 +87,39 @@ impl Layers {
     }
 }
 
-/// A layer's path as an option: colons separate layers, and a backslash escapes (overlayfs of the kernel's documentation).
+/// A layer's path as an option: colons separate layers, and a backslash escapes (overlayfs of the
+/// kernel's documentation).
 fn escaped(path: &Path) -> Result<String> {
     Ok(text(path)?.replace('\\', "\\\\").replace(':', "\\:"))
 }
 
 fn text(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Error::new(format!("path {} is not UTF-8", path.display())))
+    path.to_str()
+        .ok_or_else(|| Error::new(format!("path {} is not UTF-8", path.display())))
 }
 
 /// The steps by which the root comes to be.
 pub fn root(draft: &mut Draft, layers: &Layers) -> Result<()> {
     draft.inside(Step::Scratch {}, FROM);
     for (index, part) in layers.parts.iter().enumerate() {
-        let Part::Overlay { target, lower, kept } = part else { continue };
+        let Part::Overlay {
+            target,
+            lower,
+            kept,
+        } = part
+        else {
+            continue;
+        };
         let own = format!("layers/{index}");
         let (upper, work) = match kept {
             Some(kept) => (escaped(&kept.upper)?, escaped(&kept.work)?),
             None => (format!("{own}/upper"), format!("{own}/work")),
         };
-        let marks = if layers.in_user_namespace { USER_MARKS } else { "" };
+        let marks = if layers.in_user_namespace {
+            USER_MARKS
+        } else {
+            ""
+        };
         let step = Step::Layer {
             target: format!("/root{target}"),
             source: text(lower)?.to_owned(),
@@ -119,8 +136,16 @@ pub fn root(draft: &mut Draft, layers: &Layers) -> Result<()> {
     for part in &layers.parts {
         match part {
             Part::Overlay { .. } => {}
-            Part::Link { target, text } => draft.inside(Step::Symlink { path: target.clone(), target: text.clone() }, FROM),
-            Part::ReadOnly { target, source } => draft.inside(read_only(target, text(source)?), FROM),
+            Part::Link { target, text } => draft.inside(
+                Step::Symlink {
+                    path: target.clone(),
+                    target: text.clone(),
+                },
+                FROM,
+            ),
+            Part::ReadOnly { target, source } => {
+                draft.inside(read_only(target, text(source)?), FROM)
+            }
         }
     }
     Ok(())

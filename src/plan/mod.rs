@@ -1,6 +1,7 @@
 //! Spec and Facts are compiled into a plan: what the wall does outside, and what init does inside.
 //!
-//! [`plan`] is pure: no file, no system call. It reads as the order of a container's making; each part is a file beside this one.
+//! [`plan`] is pure: no file, no system call. It reads as the order of a container's making; each
+//! part is a file beside this one.
 
 #![forbid(unsafe_code)]
 
@@ -25,8 +26,8 @@ pub use hooks::state_document;
 pub use layers::{FROM as LAYERS, Kept, Layers, Part};
 pub use mounts::inside_path;
 pub use namespaces::{kind_name, map_writer};
-pub use process::{mask_bytes, sets_itself};
 pub use print::{as_json, as_text};
+pub use process::{mask_bytes, sets_itself};
 
 use crate::cgroups;
 use crate::facts::Facts;
@@ -57,21 +58,26 @@ pub struct Plan {
     pub inside: Vec<Placed<Step>>,
     /// What was asked and is not done, a sentence each.
     pub warnings: Vec<String>,
-    /// What was asked and has no effect, a sentence each: for the log, as everyday configs ask for it.
+    /// What was asked and has no effect, a sentence each: for the log, as everyday configs ask for
+    /// it.
     pub remarks: Vec<String>,
     /// How many slots the wall fills.
     pub slots: u32,
 }
 
 impl Plan {
-    /// Refuses a string that the kernel would see shorter than it was checked, wherever in the config it came from.
+    /// Refuses a string that the kernel would see shorter than it was checked, wherever in the
+    /// config it came from.
     fn check(&self) -> Result<()> {
         let mut bytes = Vec::new();
         for placed in &self.inside {
             bytes.clear();
             placed.step.put(&mut bytes);
             if StepRef::get(&mut Reader::new(&bytes)).is_err() {
-                return Err(Error::new(format!("{}: a string contains a NUL byte", placed.from)));
+                return Err(Error::new(format!(
+                    "{}: a string contains a NUL byte",
+                    placed.from
+                )));
             }
         }
         Ok(())
@@ -80,7 +86,9 @@ impl Plan {
     /// `inside` as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4096);
-        self.inside.iter().for_each(|placed| placed.step.put(&mut bytes));
+        self.inside
+            .iter()
+            .for_each(|placed| placed.step.put(&mut bytes));
         bytes
     }
 }
@@ -98,7 +106,8 @@ pub struct Request {
     pub preserve_fds: u32,
     /// Variables that hull adds to the program's environment.
     pub extra_env: Vec<String>,
-    /// Which of hull's stdin, stdout and stderr (bits 0 to 2), the program's too, are the null device.
+    /// Which of hull's stdin, stdout and stderr (bits 0 to 2), the program's too, are the null
+    /// device.
     pub null_stdio: u64,
     /// The networks it is put on.
     pub network: Option<crate::net::Setup>,
@@ -108,7 +117,8 @@ pub struct Request {
     pub filter: Option<Filter>,
     /// What the root file system is put together of; the config's root alone if nothing is given.
     pub layers: Option<Layers>,
-    /// The program ends with the process that makes it: a machine monitor, which is nobody's container.
+    /// The program ends with the process that makes it: a machine monitor, which is nobody's
+    /// container.
     pub dies_with_parent: bool,
 }
 
@@ -126,11 +136,17 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn outside(&mut self, step: OutStep, from: impl Into<Cow<'static, str>>) {
-        self.plan.outside.push(Placed { step, from: from.into() });
+        self.plan.outside.push(Placed {
+            step,
+            from: from.into(),
+        });
     }
 
     fn inside(&mut self, step: Step, from: impl Into<Cow<'static, str>>) {
-        self.plan.inside.push(Placed { step, from: from.into() });
+        self.plan.inside.push(Placed {
+            step,
+            from: from.into(),
+        });
     }
 
     fn warn(&mut self, warning: impl Into<String>) {
@@ -157,12 +173,34 @@ impl Draft<'_> {
 /// # Errors
 /// What the config asks and this host cannot do, naming the field.
 pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
-    let plan = Plan { slots: slot::FIRST_FREE, ..Plan::default() };
-    let mut draft = Draft { spec, facts, request, plan, sources: Vec::new(), label: None };
+    let plan = Plan {
+        slots: slot::FIRST_FREE,
+        ..Plan::default()
+    };
+    let mut draft = Draft {
+        spec,
+        facts,
+        request,
+        plan,
+        sources: Vec::new(),
+        label: None,
+    };
     fields::warn(&mut draft);
     let world = namespaces::world(&draft)?;
-    draft.outside(OutStep::Open { slot: slot::PROC, what: Open::Procfs }, "[procfs]");
-    draft.outside(OutStep::Open { slot: slot::START, what: Open::StartFifo }, "[start]");
+    draft.outside(
+        OutStep::Open {
+            slot: slot::PROC,
+            what: Open::Procfs,
+        },
+        "[procfs]",
+    );
+    draft.outside(
+        OutStep::Open {
+            slot: slot::START,
+            what: Open::StartFifo,
+        },
+        "[start]",
+    );
     process::console_socket(&mut draft)?;
     namespaces::cgroup(&mut draft, &world);
     namespaces::make(&mut draft, &world)?;

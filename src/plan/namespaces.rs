@@ -27,7 +27,8 @@ pub struct World {
     pub may_set_groups: bool,
     /// The child unshares its cgroup namespace itself, once it is in its cgroup.
     unshare_cgroup: bool,
-    /// The message queues belong to whoever makes the IPC namespace: the child, once it is root of its new user namespace.
+    /// The message queues belong to whoever makes the IPC namespace: the child, once it is root of
+    /// its new user namespace.
     late_ipc: bool,
     /// systemd makes the cgroup, after the child.
     by_systemd: bool,
@@ -54,20 +55,47 @@ pub fn world(draft: &Draft) -> Result<World> {
             made |= namespace.typ.map_or(0, |kind| kind as u64);
         }
     }
-    let joined: Vec<_> = draft.facts.joined.iter().filter(|j| j.owner != Owner::Own).map(|j| (j.kind, j.path.clone(), j.owner)).collect();
-    let has = |kind: Kind| made & kind as u64 != 0 || joined.iter().any(|(joined, ..)| *joined == kind as u32);
+    let joined: Vec<_> = draft
+        .facts
+        .joined
+        .iter()
+        .filter(|j| j.owner != Owner::Own)
+        .map(|j| (j.kind, j.path.clone(), j.owner))
+        .collect();
+    let has = |kind: Kind| {
+        made & kind as u64 != 0 || joined.iter().any(|(joined, ..)| *joined == kind as u32)
+    };
     let user = has(Kind::User);
     if draft.spec.lacks_mappings() {
-        return Err(Error::new("User namespaces enabled, but no uid and gid mappings found in linux.uidMappings and linux.gidMappings"));
+        return Err(Error::new(
+            "User namespaces enabled, but no uid and gid mappings found in linux.uidMappings and \
+                linux.gidMappings",
+        ));
     }
     if !user && !draft.facts.privileged {
         return Err(Error::new("rootless container requires user namespaces"));
     }
-    let by_systemd = draft.request.cgroup.as_ref().is_some_and(|plan| matches!(plan.driver, cgroups::Driver::Systemd { .. }));
-    let v1 = |plan: &cgroups::Plan| plan.places.iter().filter(|place| place.version == cgroups::Version::V1).count() as u32;
-    let v1_cgroups = if by_systemd { 0 } else { draft.request.cgroup.as_ref().map_or(0, v1) };
-    let late = v1_cgroups > 0 || by_systemd || joined.iter().any(|(kind, ..)| *kind == Kind::User as u32);
-    let alone = draft.facts.can_map_alone(&linux.gid_mappings, draft.facts.egid);
+    let by_systemd = draft
+        .request
+        .cgroup
+        .as_ref()
+        .is_some_and(|plan| matches!(plan.driver, cgroups::Driver::Systemd { .. }));
+    let v1 = |plan: &cgroups::Plan| {
+        plan.places
+            .iter()
+            .filter(|place| place.version == cgroups::Version::V1)
+            .count() as u32
+    };
+    let v1_cgroups = if by_systemd {
+        0
+    } else {
+        draft.request.cgroup.as_ref().map_or(0, v1)
+    };
+    let late =
+        v1_cgroups > 0 || by_systemd || joined.iter().any(|(kind, ..)| *kind == Kind::User as u32);
+    let alone = draft
+        .facts
+        .can_map_alone(&linux.gid_mappings, draft.facts.egid);
     let made_user = made & NEWUSER != 0;
     let has_root = !made_user || (maps_zero(&linux.uid_mappings) && maps_zero(&linux.gid_mappings));
     Ok(World {
@@ -77,7 +105,9 @@ pub fn world(draft: &Draft) -> Result<World> {
         network: made & Kind::Network as u64 != 0,
         cgroup: has(Kind::Cgroup),
         has_root,
-        may_set_groups: !made_user || draft.facts.privileged || (!alone && draft.facts.id_helpers.is_some()),
+        may_set_groups: !made_user
+            || draft.facts.privileged
+            || (!alone && draft.facts.id_helpers.is_some()),
         unshare_cgroup: made & NEWCGROUP != 0 && late,
         late_ipc: made & NEWUSER != 0 && made & NEWIPC != 0 && has_root,
         by_systemd,
@@ -92,11 +122,14 @@ fn maps_zero(mappings: &[IdMapping]) -> bool {
 }
 
 impl World {
-    /// Whether somebody must stand between parent and child: where a user or process namespace is joined, where one that hull's user
-    /// namespace owns is joined by a container with another, and for a new time namespace.
+    /// Whether somebody must stand between parent and child: where a user or process namespace is
+    /// joined, where one that hull's user namespace owns is joined by a container with another, and
+    /// for a new time namespace.
     fn needs_stage(&self) -> bool {
         let kinds = [Kind::User as u32, Kind::Pid as u32, Kind::Time as u32];
-        self.joined.iter().any(|(kind, ..)| kinds.contains(kind)) || (self.user && !self.joined.is_empty()) || self.made & NEWTIME != 0
+        self.joined.iter().any(|(kind, ..)| kinds.contains(kind))
+            || (self.user && !self.joined.is_empty())
+            || self.made & NEWTIME != 0
     }
 }
 
@@ -107,7 +140,10 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     let mut own_joins = Vec::new();
     let mut network = None;
     for (kind, path, owner) in &world.joined {
-        let slot = draft.open(Open::Namespace { path: path.clone() }, format!("linux.namespaces[{}]", kind_name(*kind)));
+        let slot = draft.open(
+            Open::Namespace { path: path.clone() },
+            format!("linux.namespaces[{}]", kind_name(*kind)),
+        );
         network = network.or((*kind == Kind::Network as u32).then_some(slot));
         match (&mut stage, owner) {
             (Some(stage), _) if *kind == Kind::User as u32 => stage.user = Some(slot),
@@ -128,11 +164,28 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     }
     super::mounts::open_sources(draft, world)?;
     // In a joined user namespace the child has no right to be born in the host's cgroup.
-    let has_cgroup = draft.request.cgroup.as_ref().is_some_and(|plan| !plan.places.is_empty());
+    let has_cgroup = draft
+        .request
+        .cgroup
+        .as_ref()
+        .is_some_and(|plan| !plan.places.is_empty());
     let joins_user = stage.as_ref().is_some_and(|stage| stage.user.is_some());
     let into_cgroup = has_cgroup && !world.by_systemd && !joins_user;
-    draft.outside(OutStep::Clone { flags, stage, into_cgroup }, "linux.namespaces");
-    if let Some(value) = draft.spec.config().process.as_ref().and_then(|process| process.oom_score_adj) {
+    draft.outside(
+        OutStep::Clone {
+            flags,
+            stage,
+            into_cgroup,
+        },
+        "linux.namespaces",
+    );
+    if let Some(value) = draft
+        .spec
+        .config()
+        .process
+        .as_ref()
+        .and_then(|process| process.oom_score_adj)
+    {
         let lenient = !draft.facts.privileged || draft.facts.in_user_namespace;
         draft.outside(OutStep::OomScore { value, lenient }, "process.oomScoreAdj");
     }
@@ -140,7 +193,12 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     let joins_cgroup = has_cgroup && (world.by_systemd || joins_user);
     match draft.request.cgroup.clone() {
         Some(plan) if has_cgroup && world.by_systemd => {
-            draft.outside(OutStep::Unit { plan: Box::new(plan) }, "linux.cgroupsPath, linux.resources");
+            draft.outside(
+                OutStep::Unit {
+                    plan: Box::new(plan),
+                },
+                "linux.cgroupsPath, linux.resources",
+            );
         }
         _ if joins_cgroup => draft.outside(OutStep::JoinCgroup, "linux.cgroupsPath"),
         _ => {}
@@ -151,23 +209,45 @@ pub fn make(draft: &mut Draft, world: &World) -> Result<()> {
     if !world.user || world.made & NEWUSER == 0 {
         draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
-    if joins_cgroup || world.made & NEWUSER != 0 || !linux.net_devices.is_empty() || draft.request.network.is_some() {
+    if joins_cgroup
+        || world.made & NEWUSER != 0
+        || !linux.net_devices.is_empty()
+        || draft.request.network.is_some()
+    {
         draft.barrier(Barrier::Placed);
     }
     for (slot, kind) in own_joins {
-        draft.inside(Step::Join { slot, kind }, format!("linux.namespaces[{}]", kind_name(kind)));
+        draft.inside(
+            Step::Join { slot, kind },
+            format!("linux.namespaces[{}]", kind_name(kind)),
+        );
     }
     Ok(())
 }
 
-/// Devices of the host that move into the container's network namespace (in the slot, where it is joined), and what `--network` asks for.
+/// Devices of the host that move into the container's network namespace (in the slot, where it is
+/// joined), and what `--network` asks for.
 fn networks(draft: &mut Draft, world: &World, linux: &Linux, network: Option<u32>) -> Result<()> {
     if !linux.net_devices.is_empty() && !world.network && network.is_none() {
-        return Err(Error::new("linux.netDevices: the container has no network namespace of its own to move devices into"));
+        return Err(Error::new(
+            "linux.netDevices: the container has no network namespace of its own to move devices \
+                into",
+        ));
     }
     for (host, device) in &linux.net_devices {
-        let name = device.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| host.clone());
-        draft.outside(OutStep::NetDevice { host: host.clone(), name, namespace: network }, format!("linux.netDevices.{host}"));
+        let name = device
+            .name
+            .clone()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| host.clone());
+        draft.outside(
+            OutStep::NetDevice {
+                host: host.clone(),
+                name,
+                namespace: network,
+            },
+            format!("linux.netDevices.{host}"),
+        );
     }
     if let Some(setup) = draft.request.network.clone() {
         draft.outside(OutStep::Network(Box::new(setup)), "[--network]");
@@ -179,10 +259,22 @@ fn id_maps(draft: &mut Draft, world: &World, linux: &Linux) -> Result<()> {
     if world.made & NEWUSER == 0 {
         return Ok(());
     }
-    let maps = [(true, &linux.uid_mappings, "linux.uidMappings"), (false, &linux.gid_mappings, "linux.gidMappings")];
+    let maps = [
+        (true, &linux.uid_mappings, "linux.uidMappings"),
+        (false, &linux.gid_mappings, "linux.gidMappings"),
+    ];
     for (uid, mappings, from) in maps {
-        let (writer, deny_setgroups) = map_writer(draft.facts, uid, mappings).map_err(|error| error.within(from))?;
-        draft.outside(OutStep::IdMap { uid, mappings: mappings.clone(), writer, deny_setgroups }, from);
+        let (writer, deny_setgroups) =
+            map_writer(draft.facts, uid, mappings).map_err(|error| error.within(from))?;
+        draft.outside(
+            OutStep::IdMap {
+                uid,
+                mappings: mappings.clone(),
+                writer,
+                deny_setgroups,
+            },
+            from,
+        );
     }
     Ok(())
 }
@@ -198,31 +290,72 @@ pub fn map_writer(facts: &Facts, uid: bool, mappings: &[IdMapping]) -> Result<(M
     }
     match &facts.id_helpers {
         _ if facts.can_map_alone(mappings, own) => Ok((MapWriter::Direct, !uid)),
-        Some(helpers) => Ok((MapWriter::Helper(if uid { helpers.uid.clone() } else { helpers.gid.clone() }), false)),
-        None => Err(Error::new(format!("an ordinary user may map only its own id ({own}) without newuidmap and newgidmap, which are not installed"))),
+        Some(helpers) => Ok((
+            MapWriter::Helper(if uid {
+                helpers.uid.clone()
+            } else {
+                helpers.gid.clone()
+            }),
+            false,
+        )),
+        None => Err(Error::new(format!(
+            "an ordinary user may map only its own id ({own}) without newuidmap and newgidmap, \
+                which are not installed"
+        ))),
     }
 }
 
 /// What the child does first in its namespaces.
 pub fn enter(draft: &mut Draft, world: &World) -> Result<()> {
     if world.user && world.has_root {
-        let ids = Step::Ids { uid: 0, gid: 0, groups: Vec::new(), set_groups: false, keep: false };
+        let ids = Step::Ids {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            set_groups: false,
+            keep: false,
+        };
         draft.inside(ids, "linux.namespaces[user]");
         draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
     if world.late_ipc {
-        draft.inside(Step::Unshare { flags: NEWIPC as u32 }, "linux.namespaces[ipc]");
+        draft.inside(
+            Step::Unshare {
+                flags: NEWIPC as u32,
+            },
+            "linux.namespaces[ipc]",
+        );
     }
     if world.unshare_cgroup {
-        draft.inside(Step::Unshare { flags: NEWCGROUP as u32 }, "linux.namespaces[cgroup]");
+        draft.inside(
+            Step::Unshare {
+                flags: NEWCGROUP as u32,
+            },
+            "linux.namespaces[cgroup]",
+        );
     }
     if !draft.request.no_new_keyring {
-        draft.inside(Step::Keyring { name: format!("_ses.{}", draft.request.id) }, "[session keyring]");
+        draft.inside(
+            Step::Keyring {
+                name: format!("_ses.{}", draft.request.id),
+            },
+            "[session keyring]",
+        );
     }
     let config = draft.spec.config();
-    for (what, value, from) in [(Attribute::Hostname, &config.hostname, "hostname"), (Attribute::Domainname, &config.domainname, "domainname")] {
+    for (what, value, from) in [
+        (Attribute::Hostname, &config.hostname, "hostname"),
+        (Attribute::Domainname, &config.domainname, "domainname"),
+    ] {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
-            draft.inside(Step::Set { what, number: 0, bytes: value.as_bytes().to_vec() }, from);
+            draft.inside(
+                Step::Set {
+                    what,
+                    number: 0,
+                    bytes: value.as_bytes().to_vec(),
+                },
+                from,
+            );
         }
     }
     if world.network {
@@ -231,22 +364,41 @@ pub fn enter(draft: &mut Draft, world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The cgroup is made before the child, which is born in it (v2) and enrols itself (v1). systemd makes a scope only around a process.
+/// The cgroup is made before the child, which is born in it (v2) and enrols itself (v1). systemd
+/// makes a scope only around a process.
 pub fn cgroup(draft: &mut Draft, world: &World) {
-    let Some(plan) = draft.request.cgroup.clone() else { return };
+    let Some(plan) = draft.request.cgroup.clone() else {
+        return;
+    };
     if !world.by_systemd {
         let first = draft.plan.slots;
         draft.plan.slots += world.v1_cgroups;
-        draft.outside(OutStep::Cgroup { plan: Box::new(plan), first }, "linux.cgroupsPath, linux.resources");
+        draft.outside(
+            OutStep::Cgroup {
+                plan: Box::new(plan),
+                first,
+            },
+            "linux.cgroupsPath, linux.resources",
+        );
         if world.v1_cgroups > 0 {
-            draft.inside(Step::Enroll { first, count: world.v1_cgroups }, "linux.cgroupsPath");
+            draft.inside(
+                Step::Enroll {
+                    first,
+                    count: world.v1_cgroups,
+                },
+                "linux.cgroupsPath",
+            );
         }
     }
 }
 
 /// A step that sets a number.
 pub fn set(what: Attribute, number: u64) -> Step {
-    Step::Set { what, number, bytes: Vec::new() }
+    Step::Set {
+        what,
+        number,
+        bytes: Vec::new(),
+    }
 }
 
 /// The spec's name of `CLONE_NEW*`.

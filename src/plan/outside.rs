@@ -48,7 +48,8 @@ pub struct IdMap {
     pub recursive: bool,
 }
 
-/// A process between parent and child, where namespaces are joined that the child could not join itself.
+/// A process between parent and child, where namespaces are joined that the child could not join
+/// itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// Slots and kinds of namespaces that belong to the old user namespace.
@@ -82,7 +83,8 @@ pub enum OutStep {
         /// With what.
         what: Open,
     },
-    /// Makes the cgroup and sets its limits; the `tasks` files of v1 go into the slots from `first` on.
+    /// Makes the cgroup and sets its limits; the `tasks` files of v1 go into the slots from `first`
+    /// on.
     Cgroup {
         /// What is made.
         plan: Box<cgroups::Plan>,

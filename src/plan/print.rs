@@ -9,7 +9,10 @@ use std::fmt::Write;
 /// The plan as a table for people.
 pub fn as_text(plan: &Plan) -> String {
     let mut out = String::new();
-    let (mut outside, mut inside) = (plan.outside.iter().peekable(), plan.inside.iter().enumerate().peekable());
+    let (mut outside, mut inside) = (
+        plan.outside.iter().peekable(),
+        plan.inside.iter().enumerate().peekable(),
+    );
     let barrier_out = |placed: &&Placed<OutStep>| match placed.step {
         OutStep::Barrier(kind) => Some(kind),
         _ => None,
@@ -25,7 +28,14 @@ pub fn as_text(plan: &Plan) -> String {
                 met = Some(kind);
                 break;
             }
-            line(&mut out, "outside", None, placed.step.name(), &details(&placed.step), &placed.from);
+            line(
+                &mut out,
+                "outside",
+                None,
+                placed.step.name(),
+                &details(&placed.step),
+                &placed.from,
+            );
             if let OutStep::Network(setup) = &placed.step {
                 for words in setup.in_words() {
                     let _ = writeln!(out, "{:30}{words}", "");
@@ -36,14 +46,25 @@ pub fn as_text(plan: &Plan) -> String {
             if barrier_in(&placed).is_some() {
                 break;
             }
-            line(&mut out, "inside", Some(placed.0), placed.1.step.name(), &details(&placed.1.step), &placed.1.from);
+            line(
+                &mut out,
+                "inside",
+                Some(placed.0),
+                placed.1.step.name(),
+                &details(&placed.1.step),
+                &placed.1.from,
+            );
         }
         match met {
             Some(kind) => barrier(&mut out, kind),
             None => break,
         }
     }
-    for fallback in plan.outside.iter().flat_map(|placed| fallbacks(&placed.step)) {
+    for fallback in plan
+        .outside
+        .iter()
+        .flat_map(|placed| fallbacks(&placed.step))
+    {
         let _ = writeln!(out, "fallback: {fallback}");
     }
     for warning in &plan.warnings {
@@ -76,7 +97,11 @@ fn line(out: &mut String, side: &str, index: Option<usize>, name: &str, details:
 fn details<S: serde::Serialize>(step: &S) -> String {
     let value = serde_json::to_value(step).unwrap_or(Value::Null);
     match value {
-        Value::Object(map) => map.into_iter().next().map(|(_, fields)| short(&fields)).unwrap_or_default(),
+        Value::Object(map) => map
+            .into_iter()
+            .next()
+            .map(|(_, fields)| short(&fields))
+            .unwrap_or_default(),
         _ => String::new(),
     }
 }
@@ -91,7 +116,9 @@ fn short(fields: &Value) -> String {
                     Value::Bool(false) | Value::Null => {}
                     Value::Array(items) if items.is_empty() => {}
                     Value::String(text) if text.is_empty() => {}
-                    Value::Array(items) if items.len() > 16 => parts.push(format!("{key}=[{} items]", items.len())),
+                    Value::Array(items) if items.len() > 16 => {
+                        parts.push(format!("{key}=[{} items]", items.len()))
+                    }
                     other => parts.push(format!("{key}={other}")),
                 }
             }
@@ -120,7 +147,10 @@ pub fn as_json(plan: &Plan) -> Value {
 
 fn fields<S: serde::Serialize>(step: &S) -> Value {
     match serde_json::to_value(step) {
-        Ok(Value::Object(map)) => map.into_iter().next().map_or(Value::Null, |(_, fields)| fields),
+        Ok(Value::Object(map)) => map
+            .into_iter()
+            .next()
+            .map_or(Value::Null, |(_, fields)| fields),
         _ => Value::Null,
     }
 }

@@ -1,8 +1,10 @@
-//! The steps of `inside`: what happens in the new world. Data only; `init` has one short function for each.
+//! The steps of `inside`: what happens in the new world. Data only; `init` has one short function
+//! for each.
 
 use super::wire::{Bytes, Flag, Str, Strs, U32, U32s, U64, choice, steps};
 
-/// A place in the table that the wall fills before `inside` is walked: a descriptor behind the shared-kernel wall.
+/// A place in the table that the wall fills before `inside` is walked: a descriptor behind the
+/// shared-kernel wall.
 pub mod slot {
     /// Nothing is given.
     pub const NONE: u32 = u32::MAX;
@@ -69,11 +71,13 @@ choice! {
         Descriptors = 13,
         /// setrlimit(2): resource in `number`, soft and hard limit as two 64-bit words in `bytes`.
         Rlimit = 14,
-        /// stdin, stdout and stderr belong to the user `number`, where they may and are not the null device.
+        /// stdin, stdout and stderr belong to the user `number`, where they may and are not the
+        /// null device.
         Stdio = 15,
         /// `PR_SET_PDEATHSIG` with SIGKILL; after the ids, whose change takes it away.
         ParentDeath = 16,
-        /// The stdin, stdout and stderr of the mask `number`, which are the host's null device, become the container's.
+        /// The stdin, stdout and stderr of the mask `number`, which are the host's null device,
+        /// become the container's.
         NullDevice = 17,
     }
 }
@@ -81,7 +85,8 @@ choice! {
 choice! {
     /// How a path is kept from the container.
     Protection {
-        /// The null device over a file, an empty read-only tmpfs over a folder: by-inode-type, skip-if-missing.
+        /// The null device over a file, an empty read-only tmpfs over a folder: by-inode-type,
+        /// skip-if-missing.
         Mask = 0,
         /// A read-only bind of the path on itself: skip-if-missing.
         ReadOnly = 1,
@@ -133,8 +138,9 @@ steps! {
     Join = 2 { slot: U32, kind: U32 }
     /// Makes namespaces for this process.
     Unshare = 3 { flags: U32 }
-    /// Joins the v1 cgroups whose `tasks` files are in `count` slots from `first` on, by writing 0: a single thread that moves itself
-    /// needs none of the locks that stall the host (runc issue 4782).
+    /// Joins the v1 cgroups whose `tasks` files are in `count` slots from `first` on, by writing 0:
+    /// a single thread that moves itself needs none of the locks that stall the host (runc issue
+    /// 4782).
     Enroll = 26 { first: U32, count: U32 }
     /// Takes on ids. `keep` holds the permitted capabilities over the change (`PR_SET_KEEPCAPS`).
     Ids = 4 { uid: U32, gid: U32, groups: U32s, set_groups: Flag, keep: Flag }
@@ -142,15 +148,17 @@ steps! {
     Keyring = 5 { name: Str }
     /// Sets the propagation of every mount there is.
     Propagation = 6 { flags: U64 }
-    /// Attaches the root file system: the detached mount in the slot, or the path of the host where there is none. Without `attach`
-    /// (no mount namespace of one's own) the folder is only opened.
+    /// Attaches the root file system: the detached mount in the slot, or the path of the host where
+    /// there is none. Without `attach` (no mount namespace of one's own) the folder is only opened.
     Root = 7 { path: Str, recursive: Flag, propagation: U64, attach: Flag }
-    /// Mounts a file system. Flags are `MS_*`; `follow` allows symbolic links in the target; `copy_up` fills a tmpfs from below.
+    /// Mounts a file system. Flags are `MS_*`; `follow` allows symbolic links in the target;
+    /// `copy_up` fills a tmpfs from below.
     Mount = 8 {
         target: Str, fstype: Str, source: Str, flags: U64, data: Str, propagation: U64,
         create: Create, refused: Refused, follow: Flag, copy_up: Flag,
     }
-    /// Binds the detached mount in a slot, or a path of the host; attributes as for mount_setattr(2), `r*` for the whole tree.
+    /// Binds the detached mount in a slot, or a path of the host; attributes as for
+    /// mount_setattr(2), `r*` for the whole tree.
     Bind = 9 {
         target: Str, slot: U32, source: Str, recursive: Flag, create: Create, in_proc: Flag, link: Flag,
         set: U64, clear: U64, rset: U64, rclear: U64, propagation: U64,
@@ -163,9 +171,11 @@ steps! {
     Node = 12 { path: Str, mode: U32, device: U64, uid: U32, gid: U32, bind: Flag }
     /// Makes a symbolic link; what stands there already is left.
     Symlink = 13 { path: Str, target: Str }
-    /// Opens a terminal, sends it over the console's socket, and makes it stdin, stdout and stderr; `mount` puts it on `/dev/console`.
+    /// Opens a terminal, sends it over the console's socket, and makes it stdin, stdout and stderr;
+    /// `mount` puts it on `/dev/console`.
     Console = 14 { rows: U32, columns: U32, mount: Flag, uid: U32 }
-    /// Runs a hook with the state on its stdin; the process id is written into the state at `pid_at`, 10 places wide.
+    /// Runs a hook with the state on its stdin; the process id is written into the state at
+    /// `pid_at`, 10 places wide.
     Hook = 15 { path: Str, args: Strs, env: Strs, timeout: U32, state: Bytes, pid_at: U32 }
     /// Leaves the old root.
     Leave = 16 { how: Leave }
@@ -177,24 +187,29 @@ steps! {
     Bounding = 19 { drop: U64 }
     /// Sets the sets. Ambient ones only when they are final.
     Capabilities = 20 { effective: U64, permitted: U64, inheritable: U64, ambient: U64 }
-    /// Changes the working directory, made if missing, and checks that it lies inside the root (CVE-2024-21626).
+    /// Changes the working directory, made if missing, and checks that it lies inside the root
+    /// (CVE-2024-21626).
     WorkingDirectory = 21 { path: Str, create: Flag }
-    /// Looks the program up, so that a missing one is create's error; with `home`, also HOME in the container's passwd.
+    /// Looks the program up, so that a missing one is create's error; with `home`, also HOME in the
+    /// container's passwd.
     Program = 22 { name: Str, path: Str, home: Flag, uid: U32 }
     /// Loads the filter; with `notify` the parent takes the listener.
     Filter = 23 { program: Bytes, flags: U32, notify: Flag }
     /// Waits for `start`.
     WaitStart = 24 { }
-    /// Attaches an empty tmpfs as the root, with the folders `root` and `layers`, and makes it the working directory.
+    /// Attaches an empty tmpfs as the root, with the folders `root` and `layers`, and makes it the
+    /// working directory.
     Scratch = 27 { }
-    /// The folder `root` of the scratch file system, with what is mounted there, becomes the root; the scratch file system itself is
-    /// reached by no name any more.
+    /// The folder `root` of the scratch file system, with what is mounted there, becomes the root;
+    /// the scratch file system itself is reached by no name any more.
     Gather = 29 { }
-    /// Mounts an overlay on a folder: `lower` of the host below, changes into `upper`, which with `own` lies in that folder of the scratch
-    /// file system. With `else_bind` the source stands there read-only where the kernel refuses the overlay.
+    /// Mounts an overlay on a folder: `lower` of the host below, changes into `upper`, which with
+    /// `own` lies in that folder of the scratch file system. With `else_bind` the source stands
+    /// there read-only where the kernel refuses the overlay.
     Layer = 28 { target: Str, source: Str, lower: Str, upper: Str, work: Str, own: Str, marks: Str, else_bind: Flag }
-    /// Writes a line to a binfmt_misc's `register`, as the container's root names it: the interpreter in the line is the host's still. One
-    /// that is registered already stays: a user namespace that is joined may have it.
+    /// Writes a line to a binfmt_misc's `register`, as the container's root names it: the
+    /// interpreter in the line is the host's still. One that is registered already stays: a user
+    /// namespace that is joined may have it.
     Register = 30 { target: Str, line: Str }
     /// Becomes the program; with `home`, HOME is the one that was looked up.
     Exec = 25 { args: Strs, env: Strs, home: Flag }

@@ -1,8 +1,8 @@
 //! How `inside` is written as bytes, and read back without a copy: the walker may not allocate.
 //!
-//! Numbers are little-endian; a string is its length, its bytes and a closing NUL, so that it can be handed to the kernel as it
-//! stands; a list is its count and its items. Every length is checked against what is left (CVE-2021-43784 was a length that
-//! overflowed in an encoded bootstrap).
+//! Numbers are little-endian; a string is its length, its bytes and a closing NUL, so that it can
+//! be handed to the kernel as it stands; a list is its count and its items. Every length is checked
+//! against what is left (CVE-2021-43784 was a length that overflowed in an encoded bootstrap).
 
 use serde::Serialize;
 use std::ffi::CStr;
@@ -189,7 +189,10 @@ impl<'a> IntoIterator for StrList<'a> {
     type Item = &'a CStr;
     type IntoIter = StrIter<'a>;
     fn into_iter(self) -> StrIter<'a> {
-        StrIter { left: self.count, items: self.items }
+        StrIter {
+            left: self.count,
+            items: self.items,
+        }
     }
 }
 
@@ -247,11 +250,15 @@ impl Field for U32s {
     }
     #[cfg(test)]
     fn own(seen: &[u8]) -> Vec<u32> {
-        seen.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+        seen.chunks_exact(4)
+            .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+            .collect()
     }
     #[cfg(test)]
     fn any(random: &mut super::tests::Random) -> Vec<u32> {
-        (0..random.below(9)).map(|_| random.number() as u32).collect()
+        (0..random.below(9))
+            .map(|_| random.number() as u32)
+            .collect()
     }
 }
 
@@ -286,7 +293,8 @@ macro_rules! choice {
 }
 pub(crate) use choice;
 
-/// Declares the steps once: the owned enum of the plan, the borrowed one of the walker, and both directions of the wire.
+/// Declares the steps once: the owned enum of the plan, the borrowed one of the walker, and both
+/// directions of the wire.
 macro_rules! steps {
     ($( $(#[$meta:meta])* $name:ident = $tag:literal { $( $(#[$fmeta:meta])* $field:ident : $kind:ty ),* $(,)? } )*) => {
         /// A step of `inside`, as the plan owns it.

@@ -1,7 +1,8 @@
-//! The five capability sets (config.md, `capabilities`): names to masks, and whether the kernel will grant them.
+//! The five capability sets (config.md, `capabilities`): names to masks, and whether the kernel
+//! will grant them.
 //!
-//! A name counts only as the spec writes it, `CAP_` and upper case; any other is unknown, is warned of and skipped. Asking for what
-//! hull itself does not have:
+//! A name counts only as the spec writes it, `CAP_` and upper case; any other is unknown, is warned
+//! of and skipped. Asking for what hull itself does not have:
 //!
 //! | set | what happens |
 //! |---|---|
@@ -33,15 +34,23 @@ pub struct Masks {
 pub struct LeftOut {
     /// The process lacks something that was asked for.
     pub warnings: Vec<String>,
-    /// It lacks nothing: the kernel takes no such ambient capability, and the default configs of runc and buildah ask for them.
+    /// It lacks nothing: the kernel takes no such ambient capability, and the default configs of
+    /// runc and buildah ask for them.
     pub remarks: Vec<String>,
 }
 
-/// The masks of the sets that a config asks for, and what of it was left out. An absent section is five empty sets.
+/// The masks of the sets that a config asks for, and what of it was left out. An absent section is
+/// five empty sets.
 ///
 /// `last` is the kernel's last capability, of [`last_cap`].
 pub fn masks(sets: &Capabilities, last: u8) -> (Masks, LeftOut) {
-    let Capabilities { bounding, effective, inheritable, permitted, ambient } = sets;
+    let Capabilities {
+        bounding,
+        effective,
+        inheritable,
+        permitted,
+        ambient,
+    } = sets;
     let mut unknown: Vec<&str> = Vec::new();
     let mut mask = |names| mask(names, last, &mut unknown);
     let mut masks = Masks {
@@ -55,12 +64,18 @@ pub fn masks(sets: &Capabilities, last: u8) -> (Masks, LeftOut) {
     unknown.dedup();
     let mut left_out = LeftOut::default();
     if !unknown.is_empty() {
-        left_out.warnings.push(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+        left_out.warnings.push(format!(
+            "ignoring unknown or unavailable capabilities: [{}]",
+            unknown.join(" ")
+        ));
     }
     let raisable = masks.permitted & masks.inheritable;
     let lonely = names(masks.ambient & !raisable);
     if !lonely.is_empty() {
-        left_out.remarks.push(format!("can't raise ambient {}: not both permitted and inheritable", lonely.join(" ")));
+        left_out.remarks.push(format!(
+            "can't raise ambient {}: not both permitted and inheritable",
+            lonely.join(" ")
+        ));
     }
     masks.ambient &= raisable;
     (masks, left_out)
@@ -79,16 +94,22 @@ fn mask<'a>(names: &'a [String], last: u8, unknown: &mut Vec<&'a str>) -> u64 {
 }
 
 impl Masks {
-    /// Whether a process whose permitted set is `held` may take on these sets, after its bounding set has shrunk to the one here.
-    /// In a new user namespace a process holds every capability.
+    /// Whether a process whose permitted set is `held` may take on these sets, after its bounding
+    /// set has shrunk to the one here. In a new user namespace a process holds every capability.
     ///
     /// # Errors
     /// EPERM, naming the capabilities that stand in the way.
     pub fn check(&self, held: u64) -> Result<()> {
         let refused = [
             (self.permitted & !held, "hull itself does not hold"),
-            (self.effective & !self.permitted, "effective and not permitted:"),
-            (self.inheritable & !self.bounding, "inheritable and not bounding:"),
+            (
+                self.effective & !self.permitted,
+                "effective and not permitted:",
+            ),
+            (
+                self.inheritable & !self.bounding,
+                "inheritable and not bounding:",
+            ),
         ];
         match refused.into_iter().find(|(mask, _)| *mask != 0) {
             Some((mask, why)) => {
@@ -102,10 +123,13 @@ impl Masks {
 
 /// The number of a capability written as in the spec.
 pub fn number(name: &str) -> Option<u8> {
-    Capability::from_str(name).ok().map(|capability| capability.index())
+    Capability::from_str(name)
+        .ok()
+        .map(|capability| capability.index())
 }
 
-/// The capabilities that a person names: `net_admin`, `NET_ADMIN`, `cap_net_admin`, or `all` for every one up to `last`.
+/// The capabilities that a person names: `net_admin`, `NET_ADMIN`, `cap_net_admin`, or `all` for
+/// every one up to `last`.
 pub fn from_person(name: &str, last: u8) -> Option<u64> {
     let upper = name.to_ascii_uppercase();
     if upper == "ALL" {
@@ -120,11 +144,20 @@ pub fn all(last: u8) -> u64 {
     u64::MAX >> (63 - last.min(63))
 }
 
-/// The names of a mask's bits, in the order of their numbers; a bit without a name is `CAP_41` and so on.
+/// The names of a mask's bits, in the order of their numbers; a bit without a name is `CAP_41` and
+/// so on.
 pub fn names(mask: u64) -> Vec<String> {
     let known = caps::all();
-    let name = |number: u8| known.iter().find(|capability| capability.index() == number).map(ToString::to_string);
-    (0..64).filter(|bit| mask & (1 << bit) != 0).map(|bit| name(bit).unwrap_or_else(|| format!("CAP_{bit}"))).collect()
+    let name = |number: u8| {
+        known
+            .iter()
+            .find(|capability| capability.index() == number)
+            .map(ToString::to_string)
+    };
+    (0..64)
+        .filter(|bit| mask & (1 << bit) != 0)
+        .map(|bit| name(bit).unwrap_or_else(|| format!("CAP_{bit}")))
+        .collect()
 }
 
 /// The number of the kernel's last capability (40 since Linux 5.9).
@@ -134,7 +167,9 @@ pub fn names(mask: u64) -> Vec<String> {
 pub fn last_cap() -> Result<u8> {
     const PATH: &str = "/proc/sys/kernel/cap_last_cap";
     let text = std::fs::read_to_string(PATH).on("read", PATH)?;
-    text.trim().parse().map_err(|_| Error::new(format!("read {PATH}: not a capability number: {text:?}")))
+    text.trim()
+        .parse()
+        .map_err(|_| Error::new(format!("read {PATH}: not a capability number: {text:?}")))
 }
 
 /// The calling thread's permitted set.
@@ -142,8 +177,11 @@ pub fn last_cap() -> Result<u8> {
 /// # Errors
 /// None that the kernel gives.
 pub fn held() -> Result<u64> {
-    let set = caps::read(None, CapSet::Permitted).map_err(|e| Error::new(format!("read own capabilities: {e}")))?;
-    Ok(set.into_iter().fold(0, |mask, capability| mask | 1 << capability.index()))
+    let set = caps::read(None, CapSet::Permitted)
+        .map_err(|e| Error::new(format!("read own capabilities: {e}")))?;
+    Ok(set
+        .into_iter()
+        .fold(0, |mask, capability| mask | 1 << capability.index()))
 }
 
 #[cfg(test)]
@@ -160,7 +198,13 @@ mod tests {
     #[test]
     fn names_are_the_kernels_numbers() {
         // linux/capability.h
-        for (name, expected) in [("CAP_CHOWN", 0), ("CAP_KILL", 5), ("CAP_SYS_ADMIN", 21), ("CAP_MAC_OVERRIDE", 32), ("CAP_CHECKPOINT_RESTORE", 40)] {
+        for (name, expected) in [
+            ("CAP_CHOWN", 0),
+            ("CAP_KILL", 5),
+            ("CAP_SYS_ADMIN", 21),
+            ("CAP_MAC_OVERRIDE", 32),
+            ("CAP_CHECKPOINT_RESTORE", 40),
+        ] {
             assert_eq!(number(name), Some(expected));
         }
         assert_eq!(names(all(40)).len(), 41);
@@ -178,24 +222,54 @@ mod tests {
             ..Capabilities::default()
         };
         let (masks, left_out) = masks(&sets, 38);
-        assert_eq!(masks, Masks { bounding: KILL, ..Masks::default() });
-        assert_eq!(left_out.warnings, ["ignoring unknown or unavailable capabilities: [CAP_BPF CAP_FOO KILL cap_kill]"]);
+        assert_eq!(
+            masks,
+            Masks {
+                bounding: KILL,
+                ..Masks::default()
+            }
+        );
+        assert_eq!(
+            left_out.warnings,
+            ["ignoring unknown or unavailable capabilities: [CAP_BPF CAP_FOO KILL cap_kill]"]
+        );
     }
 
     #[test]
     fn inheritable_is_empty_unless_asked_for() {
-        let sets = Capabilities { bounding: list(&["CAP_KILL"]), effective: list(&["CAP_KILL"]), permitted: list(&["CAP_KILL"]), ..Capabilities::default() };
+        let sets = Capabilities {
+            bounding: list(&["CAP_KILL"]),
+            effective: list(&["CAP_KILL"]),
+            permitted: list(&["CAP_KILL"]),
+            ..Capabilities::default()
+        };
         let (masks, left_out) = masks(&sets, 40);
-        assert_eq!(masks, Masks { bounding: KILL, effective: KILL, permitted: KILL, inheritable: 0, ambient: 0 });
+        assert_eq!(
+            masks,
+            Masks {
+                bounding: KILL,
+                effective: KILL,
+                permitted: KILL,
+                inheritable: 0,
+                ambient: 0
+            }
+        );
         assert_eq!(left_out, LeftOut::default());
     }
 
     #[test]
     fn ambient_needs_permitted_and_inheritable() {
-        let mut sets = Capabilities { permitted: list(&["CAP_KILL"]), ambient: list(&["CAP_KILL"]), ..Capabilities::default() };
+        let mut sets = Capabilities {
+            permitted: list(&["CAP_KILL"]),
+            ambient: list(&["CAP_KILL"]),
+            ..Capabilities::default()
+        };
         let (without, left_out) = masks(&sets, 40);
         assert_eq!(without.ambient, 0);
-        assert_eq!(left_out.remarks, ["can't raise ambient CAP_KILL: not both permitted and inheritable"]);
+        assert_eq!(
+            left_out.remarks,
+            ["can't raise ambient CAP_KILL: not both permitted and inheritable"]
+        );
         sets.inheritable = list(&["CAP_KILL"]);
         let (with, left_out) = masks(&sets, 40);
         assert_eq!(with.ambient, KILL);
@@ -204,12 +278,39 @@ mod tests {
 
     #[test]
     fn what_capset_would_refuse_is_refused_by_name() {
-        let fine = Masks { bounding: KILL | CHOWN, permitted: KILL, effective: KILL, inheritable: CHOWN, ambient: 0 };
+        let fine = Masks {
+            bounding: KILL | CHOWN,
+            permitted: KILL,
+            effective: KILL,
+            inheritable: CHOWN,
+            ambient: 0,
+        };
         assert!(fine.check(KILL).is_ok());
         for (masks, held, words) in [
-            (fine, CHOWN, "unable to apply caps (hull itself does not hold CAP_KILL): operation not permitted"),
-            (Masks { effective: KILL | CHOWN, ..fine }, u64::MAX, "unable to apply caps (effective and not permitted: CAP_CHOWN): operation not permitted"),
-            (Masks { bounding: KILL, ..fine }, u64::MAX, "unable to apply caps (inheritable and not bounding: CAP_CHOWN): operation not permitted"),
+            (
+                fine,
+                CHOWN,
+                "unable to apply caps (hull itself does not hold CAP_KILL): operation not \
+                    permitted",
+            ),
+            (
+                Masks {
+                    effective: KILL | CHOWN,
+                    ..fine
+                },
+                u64::MAX,
+                "unable to apply caps (effective and not permitted: CAP_CHOWN): operation not \
+                    permitted",
+            ),
+            (
+                Masks {
+                    bounding: KILL,
+                    ..fine
+                },
+                u64::MAX,
+                "unable to apply caps (inheritable and not bounding: CAP_CHOWN): operation not \
+                    permitted",
+            ),
         ] {
             let error = masks.check(held).unwrap_err();
             assert_eq!(error.to_string(), words);
@@ -230,8 +331,14 @@ mod tests {
     #[test]
     fn the_own_sets_are_what_procfs_says() {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap();
-        assert_eq!(held().unwrap(), u64::from_str_radix(line.trim(), 16).unwrap() & all(40));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapPrm:"))
+            .unwrap();
+        assert_eq!(
+            held().unwrap(),
+            u64::from_str_radix(line.trim(), 16).unwrap() & all(40)
+        );
         assert!((36..64).contains(&last_cap().unwrap()));
     }
 }

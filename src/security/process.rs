@@ -1,11 +1,13 @@
-//! Scheduling, priorities, affinity, personality and memory policy of the process: the config's words as the kernel's numbers
-//! (config.md, `process`; config-linux.md, `personality` and `memoryPolicy`).
+//! Scheduling, priorities, affinity, personality and memory policy of the process: the config's
+//! words as the kernel's numbers (config.md, `process`; config-linux.md, `personality` and
+//! `memoryPolicy`).
 #![forbid(unsafe_code)]
 
 use crate::spec::config::{CpuAffinity, IoPriority, MemoryPolicy, Personality, Scheduler};
 use crate::{Error, Result};
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType,
+    IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerPolicy, MemoryPolicyFlagType,
+    MemoryPolicyModeType,
 };
 
 /// SCHED_FLAG_* of linux/sched.h by the spec's names.
@@ -46,16 +48,21 @@ pub const MEMORY_MODES: [(&str, u32); 7] = [
 ];
 
 /// The flags that `memoryPolicy.flags` may name, MPOL_F_* of the same file.
-pub const MEMORY_FLAGS: [(&str, u32); 3] =
-    [("MPOL_F_NUMA_BALANCING", 1 << 13), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_STATIC_NODES", 1 << 15)];
+pub const MEMORY_FLAGS: [(&str, u32); 3] = [
+    ("MPOL_F_NUMA_BALANCING", 1 << 13),
+    ("MPOL_F_RELATIVE_NODES", 1 << 14),
+    ("MPOL_F_STATIC_NODES", 1 << 15),
+];
 
-/// CPUs or memory nodes: bit n of word n/64. 1024 of them, glibc's CPU_SETSIZE and the kernel's MAX_NUMNODES at most.
+/// CPUs or memory nodes: bit n of word n/64. 1024 of them, glibc's CPU_SETSIZE and the kernel's
+/// MAX_NUMNODES at most.
 pub type Bits = [u64; 16];
 
 /// What [`Bits`] is to set_mempolicy(2), which counts one more than it reads.
 pub const MEMORY_MAXNODE: u64 = 1025;
 
-/// `struct sched_attr` of linux/sched/types.h, but for the utilisation clamps, which the spec has not.
+/// `struct sched_attr` of linux/sched/types.h, but for the utilisation clamps, which the spec has
+/// not.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // named as in sched_setattr(2); the times in nanoseconds
 pub struct SchedAttr {
@@ -69,7 +76,8 @@ pub struct SchedAttr {
 }
 
 impl SchedAttr {
-    /// As sched_setattr(2) reads it. Kernels before 5.3 take the 8 bytes of the clamps as long as they are zero.
+    /// As sched_setattr(2) reads it. Kernels before 5.3 take the 8 bytes of the clamps as long as
+    /// they are zero.
     pub fn bytes(&self) -> [u8; 56] {
         let mut bytes = [0; 56];
         let fields: [(usize, &[u8]); 8] = [
@@ -92,22 +100,40 @@ impl SchedAttr {
 /// `process.scheduler`.
 ///
 /// # Errors
-/// No policy; nice outside -20 to 19; a priority without a real-time policy; deadline parameters without SCHED_DEADLINE; an unknown
-/// flag. What else the kernel minds it says itself, with EINVAL.
+/// No policy; nice outside -20 to 19; a priority without a real-time policy; deadline parameters
+/// without SCHED_DEADLINE; an unknown flag. What else the kernel minds it says itself, with EINVAL.
 pub fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
-    use LinuxSchedulerPolicy::{SchedBatch, SchedDeadline, SchedFifo, SchedIdle, SchedIso, SchedOther, SchedRr};
-    let Scheduler { policy, nice, priority, flags, runtime, deadline, period } = scheduler;
+    use LinuxSchedulerPolicy::{
+        SchedBatch, SchedDeadline, SchedFifo, SchedIdle, SchedIso, SchedOther, SchedRr,
+    };
+    let Scheduler {
+        policy,
+        nice,
+        priority,
+        flags,
+        runtime,
+        deadline,
+        period,
+    } = scheduler;
     let policy = policy.ok_or_else(|| Error::new("scheduler policy is required"))?;
     let (nice, priority) = (nice.unwrap_or(0), priority.unwrap_or(0));
-    let (runtime, deadline, period) = (runtime.unwrap_or(0), deadline.unwrap_or(0), period.unwrap_or(0));
+    let (runtime, deadline, period) = (
+        runtime.unwrap_or(0),
+        deadline.unwrap_or(0),
+        period.unwrap_or(0),
+    );
     if !(-20..=19).contains(&nice) {
         return Err(Error::new(format!("invalid scheduler.nice: {nice}")));
     }
     if priority != 0 && !matches!(policy, SchedFifo | SchedRr) {
-        return Err(Error::new("scheduler.priority can only be specified for SchedFIFO or SchedRR policy"));
+        return Err(Error::new(
+            "scheduler.priority can only be specified for SchedFIFO or SchedRR policy",
+        ));
     }
     if policy != SchedDeadline && (runtime, deadline, period) != (0, 0, 0) {
-        return Err(Error::new("scheduler runtime/deadline/period can only be specified for SchedDeadline policy"));
+        return Err(Error::new(
+            "scheduler runtime/deadline/period can only be specified for SchedDeadline policy",
+        ));
     }
     let number = match policy {
         SchedOther => 0,
@@ -118,9 +144,18 @@ pub fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
         SchedIdle => 5,
         SchedDeadline => 6,
     };
-    let priority = u32::try_from(priority).map_err(|_| Error::new(format!("invalid scheduler.priority: {priority}")))?;
+    let priority = u32::try_from(priority)
+        .map_err(|_| Error::new(format!("invalid scheduler.priority: {priority}")))?;
     let flags = combine(flags, &SCHEDULER_FLAGS, "invalid scheduler flag")?;
-    Ok(SchedAttr { policy: number, flags, nice, priority, runtime, deadline, period })
+    Ok(SchedAttr {
+        policy: number,
+        flags,
+        nice,
+        priority,
+        runtime,
+        deadline,
+        period,
+    })
 }
 
 /// `process.ioPriority` as ioprio_set(2) takes it: the class from bit 13 on, the level below.
@@ -129,8 +164,11 @@ pub fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
 /// No class, or a level outside 0 to 7.
 pub fn io_priority(io: &IoPriority) -> Result<i32> {
     let IoPriority { class, priority } = io;
-    let level = i32::try_from(*priority).ok().filter(|level| (0..=7).contains(level));
-    let level = level.ok_or_else(|| Error::new(format!("invalid ioPriority.Priority: {priority}")))?;
+    let level = i32::try_from(*priority)
+        .ok()
+        .filter(|level| (0..=7).contains(level));
+    let level =
+        level.ok_or_else(|| Error::new(format!("invalid ioPriority.Priority: {priority}")))?;
     let class = match class {
         Some(IOPriorityClass::IoprioClassRt) => 1,
         Some(IOPriorityClass::IoprioClassBe) => 2,
@@ -148,18 +186,25 @@ pub fn exec_cpu_affinity(affinity: &CpuAffinity) -> Result<(Option<Bits>, Option
     let CpuAffinity { initial, last } = affinity;
     let one = |list: &Option<String>, name: &str| match list.as_deref() {
         None | Some("") => Ok(None),
-        Some(text) => self::list(text).map(Some).map_err(|e| e.within(format_args!("bad CPUAffinity.{name}"))),
+        Some(text) => self::list(text)
+            .map(Some)
+            .map_err(|e| e.within(format_args!("bad CPUAffinity.{name}"))),
     };
     Ok((one(initial, "Initial")?, one(last, "Final")?))
 }
 
-/// A list such as `0-3, 7`: numbers and ranges between commas, spaces around and empty elements allowed.
+/// A list such as `0-3, 7`: numbers and ranges between commas, spaces around and empty elements
+/// allowed.
 ///
 /// # Errors
 /// Anything else, a number above 1023, a range that runs backwards, or no number at all.
 pub fn list(text: &str) -> Result<Bits> {
     let mut bits = Bits::default();
-    for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+    for element in text
+        .split(',')
+        .map(str::trim)
+        .filter(|element| !element.is_empty())
+    {
         let (first, last) = element.split_once('-').unwrap_or((element, element));
         let (first, last) = (number(first, element)?, number(last, element)?);
         if first > last {
@@ -177,7 +222,11 @@ pub fn list(text: &str) -> Result<Bits> {
 
 /// Digits only: `parse` would take a sign.
 fn number(digits: &str, element: &str) -> Result<usize> {
-    let value = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<usize>().ok()).flatten();
+    let value = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse::<usize>().ok())
+        .flatten();
     match value {
         Some(value) if value < 64 * Bits::default().len() => Ok(value),
         Some(value) => Err(Error::new(format!("{value} is above 1023"))),
@@ -185,7 +234,8 @@ fn number(digits: &str, element: &str) -> Result<usize> {
     }
 }
 
-/// `linux.personality` as personality(2) takes it. The spec defines no flags; the kernel's names are taken.
+/// `linux.personality` as personality(2) takes it. The spec defines no flags; the kernel's names
+/// are taken.
 ///
 /// # Errors
 /// No domain, or a flag that the kernel has not.
@@ -203,9 +253,13 @@ pub fn personality(personality: &Personality) -> Result<u32> {
 /// `linux.memoryPolicy`: the first argument of set_mempolicy(2), and the nodes of the second.
 ///
 /// # Errors
-/// No mode; nodes where the mode takes none, or none where it needs some; both ways of counting nodes at once.
+/// No mode; nodes where the mode takes none, or none where it needs some; both ways of counting
+/// nodes at once.
 pub fn memory_policy(policy: &MemoryPolicy) -> Result<(u32, Option<Bits>)> {
-    use MemoryPolicyModeType::{MpolBind, MpolDefault, MpolInterleave, MpolLocal, MpolPreferred, MpolPreferredMany, MpolWeightedInterleave};
+    use MemoryPolicyModeType::{
+        MpolBind, MpolDefault, MpolInterleave, MpolLocal, MpolPreferred, MpolPreferredMany,
+        MpolWeightedInterleave,
+    };
     let MemoryPolicy { mode, nodes, flags } = policy;
     let mode = mode.ok_or_else(|| Error::new("invalid memory policy mode: \"\""))?;
     let nodes = match nodes.as_deref().map(str::trim) {
@@ -215,27 +269,45 @@ pub fn memory_policy(policy: &MemoryPolicy) -> Result<(u32, Option<Bits>)> {
     match (mode, &nodes) {
         (MpolDefault | MpolLocal, Some(nodes)) => {
             let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
-            return Err(Error::new(format!("memory policy mode {mode} requires 0 nodes but got {count}")));
+            return Err(Error::new(format!(
+                "memory policy mode {mode} requires 0 nodes but got {count}"
+            )));
         }
         (MpolBind | MpolInterleave | MpolPreferredMany | MpolWeightedInterleave, None) => {
-            return Err(Error::new(format!("memory policy mode {mode} requires at least one node but got 0")));
+            return Err(Error::new(format!(
+                "memory policy mode {mode} requires at least one node but got 0"
+            )));
         }
         (MpolDefault | MpolLocal | MpolPreferred, None) | (_, Some(_)) => {}
     }
-    if flags.contains(&MemoryPolicyFlagType::MpolFStaticNodes) && flags.contains(&MemoryPolicyFlagType::MpolFRelativeNodes) {
-        return Err(Error::new("memory policy flags MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other"));
+    if flags.contains(&MemoryPolicyFlagType::MpolFStaticNodes)
+        && flags.contains(&MemoryPolicyFlagType::MpolFRelativeNodes)
+    {
+        return Err(Error::new(
+            "memory policy flags MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other",
+        ));
     }
     let names: Vec<String> = flags.iter().map(ToString::to_string).collect();
     let flags: u32 = combine(&names, &MEMORY_FLAGS, "unknown memory policy flag")?;
-    let mode: u32 = combine(&[mode.to_string()], &MEMORY_MODES, "unknown memory policy mode")?;
+    let mode: u32 = combine(
+        &[mode.to_string()],
+        &MEMORY_MODES,
+        "unknown memory policy mode",
+    )?;
     Ok((mode | flags, nodes))
 }
 
 /// The numbers of the names, or-ed.
-fn combine<N: Copy + Default + std::ops::BitOr<Output = N>>(names: &[String], table: &[(&str, N)], unknown: &str) -> Result<N> {
+fn combine<N: Copy + Default + std::ops::BitOr<Output = N>>(
+    names: &[String],
+    table: &[(&str, N)],
+    unknown: &str,
+) -> Result<N> {
     names.iter().try_fold(N::default(), |sum, name| {
         let entry = table.iter().find(|(known, _)| known == name);
-        entry.map(|(_, number)| sum | *number).ok_or_else(|| Error::new(format!("{unknown}: {name}")))
+        entry
+            .map(|(_, number)| sum | *number)
+            .ok_or_else(|| Error::new(format!("{unknown}: {name}")))
     })
 }
 
@@ -270,7 +342,13 @@ mod tests {
             ("SCHED_DEADLINE", libc::SCHED_DEADLINE),
         ] {
             let attr = scheduler(&from_value(json!({"policy": name})).unwrap()).unwrap();
-            assert_eq!(attr, SchedAttr { policy: number as u32, ..SchedAttr::default() });
+            assert_eq!(
+                attr,
+                SchedAttr {
+                    policy: number as u32,
+                    ..SchedAttr::default()
+                }
+            );
         }
         for (name, number) in [
             ("SCHED_FLAG_RESET_ON_FORK", libc::SCHED_FLAG_RESET_ON_FORK),
@@ -281,7 +359,9 @@ mod tests {
             ("SCHED_FLAG_UTIL_CLAMP_MIN", libc::SCHED_FLAG_UTIL_CLAMP_MIN),
             ("SCHED_FLAG_UTIL_CLAMP_MAX", libc::SCHED_FLAG_UTIL_CLAMP_MAX),
         ] {
-            let attr = scheduler(&from_value(json!({"policy": "SCHED_BATCH", "flags": [name]})).unwrap()).unwrap();
+            let attr =
+                scheduler(&from_value(json!({"policy": "SCHED_BATCH", "flags": [name]})).unwrap())
+                    .unwrap();
             assert_eq!(attr.flags, number as u64);
         }
     }
@@ -289,18 +369,51 @@ mod tests {
     #[test]
     fn the_schedulers_rules() {
         let made = |value: Value| scheduler(&from_value(value).unwrap());
-        let deadline = made(json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3})).unwrap();
-        assert_eq!((deadline.runtime, deadline.deadline, deadline.period), (1, 2, 3));
-        assert_eq!(made(json!({"policy": "SCHED_RR", "priority": 99})).unwrap().priority, 99);
-        assert_eq!(made(json!({"policy": "SCHED_OTHER", "nice": -20})).unwrap().nice, -20);
+        let deadline =
+            made(json!({"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3}))
+                .unwrap();
+        assert_eq!(
+            (deadline.runtime, deadline.deadline, deadline.period),
+            (1, 2, 3)
+        );
+        assert_eq!(
+            made(json!({"policy": "SCHED_RR", "priority": 99}))
+                .unwrap()
+                .priority,
+            99
+        );
+        assert_eq!(
+            made(json!({"policy": "SCHED_OTHER", "nice": -20}))
+                .unwrap()
+                .nice,
+            -20
+        );
         for (value, expected) in [
             (json!({}), "scheduler policy is required"),
-            (json!({"policy": "SCHED_OTHER", "nice": 20}), "invalid scheduler.nice: 20"),
-            (json!({"policy": "SCHED_OTHER", "nice": -21}), "invalid scheduler.nice: -21"),
-            (json!({"policy": "SCHED_OTHER", "priority": 1}), "scheduler.priority can only be specified for"),
-            (json!({"policy": "SCHED_RR", "priority": -1}), "invalid scheduler.priority: -1"),
-            (json!({"policy": "SCHED_RR", "period": 1}), "can only be specified for SchedDeadline"),
-            (json!({"policy": "SCHED_RR", "flags": ["SCHED_FLAG_FOO"]}), "invalid scheduler flag: SCHED_FLAG_FOO"),
+            (
+                json!({"policy": "SCHED_OTHER", "nice": 20}),
+                "invalid scheduler.nice: 20",
+            ),
+            (
+                json!({"policy": "SCHED_OTHER", "nice": -21}),
+                "invalid scheduler.nice: -21",
+            ),
+            (
+                json!({"policy": "SCHED_OTHER", "priority": 1}),
+                "scheduler.priority can only be specified for",
+            ),
+            (
+                json!({"policy": "SCHED_RR", "priority": -1}),
+                "invalid scheduler.priority: -1",
+            ),
+            (
+                json!({"policy": "SCHED_RR", "period": 1}),
+                "can only be specified for SchedDeadline",
+            ),
+            (
+                json!({"policy": "SCHED_RR", "flags": ["SCHED_FLAG_FOO"]}),
+                "invalid scheduler flag: SCHED_FLAG_FOO",
+            ),
         ] {
             let error = words(made(value));
             assert!(error.contains(expected), "{error}");
@@ -309,29 +422,71 @@ mod tests {
 
     #[test]
     fn the_kernel_reads_the_attributes_as_meant() {
-        let attr = SchedAttr { policy: 3, flags: 1, nice: 5, priority: 7, runtime: 1, deadline: 2, period: 3 };
-        let words: Vec<u32> = attr.bytes().chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
+        let attr = SchedAttr {
+            policy: 3,
+            flags: 1,
+            nice: 5,
+            priority: 7,
+            runtime: 1,
+            deadline: 2,
+            period: 3,
+        };
+        let words: Vec<u32> = attr
+            .bytes()
+            .chunks_exact(4)
+            .map(|word| u32::from_ne_bytes(word.try_into().unwrap()))
+            .collect();
         assert_eq!(words, [56, 3, 1, 0, 5, 7, 1, 0, 2, 0, 3, 0, 0, 0]);
         let allow_all = [[6, 0, 0, 0], libc::SECCOMP_RET_ALLOW.to_ne_bytes()].concat();
         let set = |policy, nice, priority| {
-            let bytes = SchedAttr { policy, nice, priority, ..SchedAttr::default() }.bytes();
-            call_behind(&allow_all, 0, libc::SYS_sched_setattr, [0, bytes.as_ptr() as u64, 0, 0, 0, 0])
+            let bytes = SchedAttr {
+                policy,
+                nice,
+                priority,
+                ..SchedAttr::default()
+            }
+            .bytes();
+            call_behind(
+                &allow_all,
+                0,
+                libc::SYS_sched_setattr,
+                [0, bytes.as_ptr() as u64, 0, 0, 0, 0],
+            )
         };
         assert_eq!(set(3, 5, 0), Outcome::Returned(0));
-        assert_eq!(set(3, 5, 1), Outcome::Failed(Errno::EINVAL)); // a priority without a real-time policy
+        // A priority without a real-time policy.
+        assert_eq!(set(3, 5, 1), Outcome::Failed(Errno::EINVAL));
         assert_eq!(set(99, 0, 0), Outcome::Failed(Errno::EINVAL));
         assert_eq!(set(1, 0, 100), Outcome::Failed(Errno::EINVAL));
-        assert!(matches!(set(1, 0, 7), Outcome::Returned(0) | Outcome::Failed(Errno::EPERM)));
+        assert!(matches!(
+            set(1, 0, 7),
+            Outcome::Returned(0) | Outcome::Failed(Errno::EPERM)
+        ));
     }
 
     #[test]
     fn io_priorities() {
         let made = |value: Value| io_priority(&from_value(value).unwrap());
-        assert_eq!(made(json!({"class": "IOPRIO_CLASS_RT", "priority": 0})).unwrap(), 0x2000);
-        assert_eq!(made(json!({"class": "IOPRIO_CLASS_BE", "priority": 7})).unwrap(), 0x4007);
-        assert_eq!(made(json!({"class": "IOPRIO_CLASS_IDLE", "priority": 4})).unwrap(), 0x6004);
-        assert!(words(made(json!({"class": "IOPRIO_CLASS_BE", "priority": 8}))).contains("invalid ioPriority.Priority: 8"));
-        assert!(words(made(json!({"class": "IOPRIO_CLASS_BE", "priority": -1}))).contains("invalid ioPriority.Priority: -1"));
+        assert_eq!(
+            made(json!({"class": "IOPRIO_CLASS_RT", "priority": 0})).unwrap(),
+            0x2000
+        );
+        assert_eq!(
+            made(json!({"class": "IOPRIO_CLASS_BE", "priority": 7})).unwrap(),
+            0x4007
+        );
+        assert_eq!(
+            made(json!({"class": "IOPRIO_CLASS_IDLE", "priority": 4})).unwrap(),
+            0x6004
+        );
+        assert!(
+            words(made(json!({"class": "IOPRIO_CLASS_BE", "priority": 8})))
+                .contains("invalid ioPriority.Priority: 8")
+        );
+        assert!(
+            words(made(json!({"class": "IOPRIO_CLASS_BE", "priority": -1})))
+                .contains("invalid ioPriority.Priority: -1")
+        );
         assert!(words(made(json!({"priority": 1}))).contains("invalid ioPriority.Class"));
     }
 
@@ -346,7 +501,22 @@ mod tests {
         ] {
             assert_eq!(list(text).unwrap(), bits(&numbers), "{text}");
         }
-        for text in ["", ",", "-", "1-", "-1", "3-1", "a", "+1", "1 2", "0x1", "1024", "0-1024", "1--2", "99999999999999999999"] {
+        for text in [
+            "",
+            ",",
+            "-",
+            "1-",
+            "-1",
+            "3-1",
+            "a",
+            "+1",
+            "1 2",
+            "0x1",
+            "1024",
+            "0-1024",
+            "1--2",
+            "99999999999999999999",
+        ] {
             assert!(list(text).is_err(), "{text}");
         }
     }
@@ -354,10 +524,19 @@ mod tests {
     #[test]
     fn affinities_are_named_in_errors() {
         let made = |value: Value| exec_cpu_affinity(&from_value(value).unwrap());
-        assert_eq!(made(json!({"initial": "0", "final": "1"})).unwrap(), (Some(bits(&[0])), Some(bits(&[1]))));
+        assert_eq!(
+            made(json!({"initial": "0", "final": "1"})).unwrap(),
+            (Some(bits(&[0])), Some(bits(&[1])))
+        );
         assert_eq!(made(json!({"initial": ""})).unwrap(), (None, None));
-        assert_eq!(words(made(json!({"initial": "x"}))), "bad CPUAffinity.Initial: invalid number or range: x");
-        assert_eq!(words(made(json!({"final": "2-1"}))), "bad CPUAffinity.Final: invalid range: 2-1");
+        assert_eq!(
+            words(made(json!({"initial": "x"}))),
+            "bad CPUAffinity.Initial: invalid number or range: x"
+        );
+        assert_eq!(
+            words(made(json!({"final": "2-1"}))),
+            "bad CPUAffinity.Final: invalid range: 2-1"
+        );
     }
 
     #[test]
@@ -365,9 +544,13 @@ mod tests {
         let made = |value: Value| personality(&from_value(value).unwrap());
         assert_eq!(made(json!({"domain": "LINUX"})).unwrap(), 0);
         assert_eq!(made(json!({"domain": "LINUX32"})).unwrap(), 8);
-        let both = made(json!({"domain": "LINUX32", "flags": ["ADDR_NO_RANDOMIZE", "UNAME26"]})).unwrap();
+        let both =
+            made(json!({"domain": "LINUX32", "flags": ["ADDR_NO_RANDOMIZE", "UNAME26"]})).unwrap();
         assert_eq!(both, 8 | (libc::ADDR_NO_RANDOMIZE | libc::UNAME26) as u32);
-        assert_eq!(words(made(json!({"domain": "LINUX", "flags": ["FOO"]}))), "personality: unknown flag: FOO");
+        assert_eq!(
+            words(made(json!({"domain": "LINUX", "flags": ["FOO"]}))),
+            "personality: unknown flag: FOO"
+        );
         assert!(made(json!({})).is_err());
     }
 
@@ -381,19 +564,38 @@ mod tests {
             ("MPOL_PREFERRED_MANY", 5),
             ("MPOL_WEIGHTED_INTERLEAVE", 6),
         ] {
-            assert_eq!(made(json!({"mode": mode, "nodes": "0,2"})).unwrap(), (number as u32, Some(bits(&[0, 2]))), "{mode}");
+            assert_eq!(
+                made(json!({"mode": mode, "nodes": "0,2"})).unwrap(),
+                (number as u32, Some(bits(&[0, 2]))),
+                "{mode}"
+            );
         }
         assert_eq!(made(json!({"mode": "MPOL_DEFAULT"})).unwrap(), (0, None));
-        assert_eq!(made(json!({"mode": "MPOL_LOCAL", "nodes": ""})).unwrap(), (4, None));
+        assert_eq!(
+            made(json!({"mode": "MPOL_LOCAL", "nodes": ""})).unwrap(),
+            (4, None)
+        );
         assert_eq!(made(json!({"mode": "MPOL_PREFERRED"})).unwrap(), (1, None));
         let flagged = made(json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_NUMA_BALANCING"]})).unwrap();
         assert_eq!(flagged.0, 2 | 1 << 15 | 1 << 13);
         for (value, expected) in [
             (json!({}), "invalid memory policy mode"),
-            (json!({"mode": "MPOL_LOCAL", "nodes": "0-2"}), "MPOL_LOCAL requires 0 nodes but got 3"),
-            (json!({"mode": "MPOL_BIND"}), "MPOL_BIND requires at least one node but got 0"),
-            (json!({"mode": "MPOL_BIND", "nodes": "x"}), "invalid memory policy nodes: invalid number or range: x"),
-            (json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}), "exclude each other"),
+            (
+                json!({"mode": "MPOL_LOCAL", "nodes": "0-2"}),
+                "MPOL_LOCAL requires 0 nodes but got 3",
+            ),
+            (
+                json!({"mode": "MPOL_BIND"}),
+                "MPOL_BIND requires at least one node but got 0",
+            ),
+            (
+                json!({"mode": "MPOL_BIND", "nodes": "x"}),
+                "invalid memory policy nodes: invalid number or range: x",
+            ),
+            (
+                json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}),
+                "exclude each other",
+            ),
         ] {
             let error = words(made(value));
             assert!(error.contains(expected), "{error}");

@@ -38,28 +38,42 @@ pub struct Limit {
 /// The limits in the order of the config.
 ///
 /// # Errors
-/// An unknown name; a name given twice ("the runtime MUST generate an error"); a soft limit above the hard one.
+/// An unknown name; a name given twice ("the runtime MUST generate an error"); a soft limit above
+/// the hard one.
 pub fn parse(rlimits: &[Rlimit]) -> Result<Vec<Limit>> {
     let mut limits: Vec<Limit> = Vec::with_capacity(rlimits.len());
     for Rlimit { typ, soft, hard } in rlimits {
         let known = NAMES.iter().find(|(name, _)| name == typ);
         let Some(&(_, resource)) = known else {
-            return Err(Error::new(format!("process.rlimits: wrong rlimit value: {typ}")));
+            return Err(Error::new(format!(
+                "process.rlimits: wrong rlimit value: {typ}"
+            )));
         };
         if limits.iter().any(|limit| limit.resource == resource) {
-            return Err(Error::new(format!("process.rlimits: duplicate rlimit {typ}")));
+            return Err(Error::new(format!(
+                "process.rlimits: duplicate rlimit {typ}"
+            )));
         }
         if soft > hard {
-            return Err(Error::new(format!("process.rlimits: {typ}: soft limit {soft} is above hard limit {hard}")));
+            return Err(Error::new(format!(
+                "process.rlimits: {typ}: soft limit {soft} is above hard limit {hard}"
+            )));
         }
-        limits.push(Limit { resource, soft: *soft, hard: *hard });
+        limits.push(Limit {
+            resource,
+            soft: *soft,
+            hard: *hard,
+        });
     }
     Ok(limits)
 }
 
 /// The spec's name of RLIMIT_*, for messages.
 pub fn name(resource: u32) -> Option<&'static str> {
-    NAMES.iter().find(|(_, number)| *number == resource).map(|(name, _)| *name)
+    NAMES
+        .iter()
+        .find(|(_, number)| *number == resource)
+        .map(|(name, _)| *name)
 }
 
 #[cfg(test)]
@@ -67,7 +81,11 @@ mod tests {
     use super::*;
 
     fn limit(typ: &str, soft: u64, hard: u64) -> Rlimit {
-        Rlimit { typ: typ.into(), soft, hard }
+        Rlimit {
+            typ: typ.into(),
+            soft,
+            hard,
+        }
     }
 
     #[test]
@@ -92,9 +110,20 @@ mod tests {
             ("Max realtime priority", "RLIMIT_RTPRIO"),
             ("Max realtime timeout", "RLIMIT_RTTIME"),
         ] {
-            let line = text.lines().skip(1).position(|line| line.starts_with(title)).unwrap();
+            let line = text
+                .lines()
+                .skip(1)
+                .position(|line| line.starts_with(title))
+                .unwrap();
             let parsed = parse(&[limit(name, 1, u64::MAX)]).unwrap();
-            assert_eq!(parsed, [Limit { resource: line as u32, soft: 1, hard: u64::MAX }]);
+            assert_eq!(
+                parsed,
+                [Limit {
+                    resource: line as u32,
+                    soft: 1,
+                    hard: u64::MAX
+                }]
+            );
             assert_eq!(super::name(line as u32), Some(name));
         }
     }
@@ -102,10 +131,26 @@ mod tests {
     #[test]
     fn unknown_twice_and_upside_down_are_errors() {
         for (limits, words) in [
-            (vec![limit("RLIMIT_FOO", 1, 1)], "wrong rlimit value: RLIMIT_FOO"),
-            (vec![limit("rlimit_core", 1, 1)], "wrong rlimit value: rlimit_core"),
-            (vec![limit("RLIMIT_CORE", 1, 1), limit("RLIMIT_CPU", 1, 1), limit("RLIMIT_CORE", 1, 1)], "duplicate rlimit RLIMIT_CORE"),
-            (vec![limit("RLIMIT_CORE", 2, 1)], "soft limit 2 is above hard limit 1"),
+            (
+                vec![limit("RLIMIT_FOO", 1, 1)],
+                "wrong rlimit value: RLIMIT_FOO",
+            ),
+            (
+                vec![limit("rlimit_core", 1, 1)],
+                "wrong rlimit value: rlimit_core",
+            ),
+            (
+                vec![
+                    limit("RLIMIT_CORE", 1, 1),
+                    limit("RLIMIT_CPU", 1, 1),
+                    limit("RLIMIT_CORE", 1, 1),
+                ],
+                "duplicate rlimit RLIMIT_CORE",
+            ),
+            (
+                vec![limit("RLIMIT_CORE", 2, 1)],
+                "soft limit 2 is above hard limit 1",
+            ),
         ] {
             let error = parse(&limits).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

@@ -1,17 +1,19 @@
 //! The seccomp filter (config-linux.md, Seccomp), compiled to the bytes that seccomp(2) takes.
 //!
-//! Rules go through libseccomp, as they do in the runtimes whose profiles people have. In front of its program stands a prefix of
-//! our own ([`newer`]): a call with a number above all that the profile names did not exist for the profile's author, and
-//! answers ENOSYS, so that the C library falls back to an older call instead of giving up at EPERM.
+//! Rules go through libseccomp, as they do in the runtimes whose profiles people have. In front of
+//! its program stands a prefix of our own ([`newer`]): a call with a number above all that the
+//! profile names did not exist for the profile's author, and answers ENOSYS, so that the C library
+//! falls back to an older call instead of giving up at EPERM.
 //!
-//! `flags` absent means SPEC_ALLOW where the kernel has it (a filter should not slow the program down by the speculative store bypass
-//! mitigation, which newer kernels leave off for seccomp as well); an empty list means no flag. Engines rely on both.
+//! `flags` absent means SPEC_ALLOW where the kernel has it (a filter should not slow the program
+//! down by the speculative store bypass mitigation, which newer kernels leave off for seccomp as
+//! well); an empty list means no flag. Engines rely on both.
 #![forbid(unsafe_code)]
 
 mod cache;
-mod newer;
 #[cfg(test)]
 pub(super) mod interpreter;
+mod newer;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +22,10 @@ pub use cache::compile_cached;
 use crate::spec::config::{Seccomp, Syscall, SyscallArg};
 use crate::sys;
 use crate::{Context, Error, Result};
-use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall, ScmpVersion};
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+    ScmpVersion,
+};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::{Arch, LinuxSeccompAction, LinuxSeccompOperator};
 use std::fs::File;
@@ -35,7 +40,8 @@ const NEW_LISTENER: u32 = 1 << 3;
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, since Linux 5.19.
 const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
-/// The flags that a config may name. TSYNC is taken and does nothing: hull loads the filter while it has one thread.
+/// The flags that a config may name. TSYNC is taken and does nothing: hull loads the filter while
+/// it has one thread.
 pub const KNOWN_FLAGS: [(&str, u32); 4] = [
     ("SECCOMP_FILTER_FLAG_TSYNC", 0),
     ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", SPEC_ALLOW),
@@ -43,11 +49,13 @@ pub const KNOWN_FLAGS: [(&str, u32); 4] = [
     ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", WAIT_KILLABLE_RECV),
 ];
 
-/// Calls that may not answer to a listener: they tell the parent where the listener is, so that before them nobody could answer.
-/// Every later call may be notified of: the listener is in the agent's hands then.
+/// Calls that may not answer to a listener: they tell the parent where the listener is, so that
+/// before them nobody could answer. Every later call may be notified of: the listener is in the
+/// agent's hands then.
 pub const HANDOFF_CALLS: [&str; 1] = ["write"];
 
-/// libseccomp builds a binary tree above so many rules; below, a list is shorter. (Its versions to 2.5.4 build a wrong tree of none.)
+/// libseccomp builds a binary tree above so many rules; below, a list is shorter. (Its versions to
+/// 2.5.4 build a wrong tree of none.)
 const TREE_ABOVE: usize = 32;
 
 /// The largest error number that libseccomp takes, one below the kernel's MAX_ERRNO of linux/err.h.
@@ -64,7 +72,8 @@ pub struct Filter {
     pub notify: bool,
     /// The calls that are notified of, in the profile's order.
     pub notified: Vec<String>,
-    /// What was skipped and why, a sentence each; worth a debug line, as engines' profiles name calls of newer kernels.
+    /// What was skipped and why, a sentence each; worth a debug line, as engines' profiles name
+    /// calls of newer kernels.
     pub warnings: Vec<String>,
 }
 
@@ -76,13 +85,20 @@ pub fn is_asked(seccomp: &Seccomp) -> bool {
 /// Compiles the section to BPF. Reads the kernel's abilities, touches nothing else.
 ///
 /// # Errors
-/// A rule, flag, architecture or listener setting that is invalid or that this kernel or libseccomp does not have.
+/// A rule, flag, architecture or listener setting that is invalid or that this kernel or libseccomp
+/// does not have.
 pub fn compile(seccomp: &Seccomp) -> Result<Filter> {
     let notified = validate(seccomp)?;
     let (flags, flag_warnings) = flags(seccomp, !notified.is_empty())?;
     let (program, mut warnings) = program(seccomp)?;
     warnings.extend(flag_warnings);
-    Ok(Filter { program, flags, notify: !notified.is_empty(), notified, warnings })
+    Ok(Filter {
+        program,
+        flags,
+        notify: !notified.is_empty(),
+        notified,
+        warnings,
+    })
 }
 
 /// Version of the libseccomp that is linked in, as `2.5.4`.
@@ -131,7 +147,11 @@ pub fn supported_flags() -> Vec<&'static str> {
     KNOWN_FLAGS
         .iter()
         .filter(|(_, flag)| {
-            let needs_listener = if *flag == WAIT_KILLABLE_RECV { NEW_LISTENER } else { 0 };
+            let needs_listener = if *flag == WAIT_KILLABLE_RECV {
+                NEW_LISTENER
+            } else {
+                0
+            };
             sys::seccomp::flags_supported(flag | needs_listener)
         })
         .map(|(name, _)| *name)
@@ -141,24 +161,40 @@ pub fn supported_flags() -> Vec<&'static str> {
 /// Checks what libseccomp does not; returns the calls that are notified of.
 fn validate(seccomp: &Seccomp) -> Result<Vec<String>> {
     if seccomp.default_action == Some(LinuxSeccompAction::ScmpActNotify) {
-        return Err(Error::new("seccomp: SCMP_ACT_NOTIFY cannot be used as default action"));
+        return Err(Error::new(
+            "seccomp: SCMP_ACT_NOTIFY cannot be used as default action",
+        ));
     }
     let mut notified = Vec::new();
     for Syscall { names, action, .. } in &seccomp.syscalls {
         if *action != Some(LinuxSeccompAction::ScmpActNotify) {
             continue;
         }
-        if let Some(name) = names.iter().find(|name| HANDOFF_CALLS.contains(&name.as_str())) {
-            return Err(Error::new(format!("seccomp: SCMP_ACT_NOTIFY cannot be used for the {name} syscall")));
+        if let Some(name) = names
+            .iter()
+            .find(|name| HANDOFF_CALLS.contains(&name.as_str()))
+        {
+            return Err(Error::new(format!(
+                "seccomp: SCMP_ACT_NOTIFY cannot be used for the {name} syscall"
+            )));
         }
         notified.extend(names.iter().cloned());
     }
     let listener = seccomp.listener_path.as_deref().unwrap_or_default();
     if listener.is_empty() && !notified.is_empty() {
-        return Err(Error::new("seccomp: SCMP_ACT_NOTIFY is used but seccomp listenerPath is not set"));
+        return Err(Error::new(
+            "seccomp: SCMP_ACT_NOTIFY is used but seccomp listenerPath is not set",
+        ));
     }
-    if listener.is_empty() && seccomp.listener_metadata.as_deref().is_some_and(|metadata| !metadata.is_empty()) {
-        return Err(Error::new("seccomp: listenerMetadata is set but listenerPath is not set"));
+    if listener.is_empty()
+        && seccomp
+            .listener_metadata
+            .as_deref()
+            .is_some_and(|metadata| !metadata.is_empty())
+    {
+        return Err(Error::new(
+            "seccomp: listenerMetadata is set but listenerPath is not set",
+        ));
     }
     Ok(notified)
 }
@@ -170,16 +206,27 @@ fn flags(seccomp: &Seccomp, notify: bool) -> Result<(u32, Vec<String>)> {
     let mut flags = listener;
     let Some(names) = &seccomp.flags else {
         let wanted = listener | SPEC_ALLOW;
-        return Ok((if sys::seccomp::flags_supported(wanted) { wanted } else { listener }, warnings));
+        return Ok((
+            if sys::seccomp::flags_supported(wanted) {
+                wanted
+            } else {
+                listener
+            },
+            warnings,
+        ));
     };
     for name in names {
         let Some((_, flag)) = KNOWN_FLAGS.iter().find(|(known, _)| known == name) else {
             return Err(Error::new(format!("seccomp flag {name} is not known")));
         };
         if *flag == WAIT_KILLABLE_RECV && !notify {
-            warnings.push(format!("seccomp flag {name} left off: no call is notified of"));
+            warnings.push(format!(
+                "seccomp flag {name} left off: no call is notified of"
+            ));
         } else if !sys::seccomp::flags_supported(flag | listener) {
-            return Err(Error::new(format!("seccomp flag {name} is not supported by this kernel")));
+            return Err(Error::new(format!(
+                "seccomp flag {name} is not supported by this kernel"
+            )));
         } else {
             flags |= flag;
         }
@@ -189,14 +236,25 @@ fn flags(seccomp: &Seccomp, notify: bool) -> Result<(u32, Vec<String>)> {
 
 /// The program and the warnings of its making.
 fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
-    let default = seccomp.default_action.ok_or_else(|| Error::new("seccomp: defaultAction is missing"))?;
+    let default = seccomp
+        .default_action
+        .ok_or_else(|| Error::new("seccomp: defaultAction is missing"))?;
     let default_action = action(default, seccomp.default_errno_ret, "defaultErrnoRet")?;
-    let mut filter = ScmpFilterContext::new(default_action).map_err(|e| failed("create filter", &e))?;
-    filter.set_ctl_nnp(false).map_err(|e| failed("leave no_new_privs alone", &e))?; // the process does that itself, in its order
+    let mut filter =
+        ScmpFilterContext::new(default_action).map_err(|e| failed("create filter", &e))?;
+    filter.set_ctl_nnp(false).map_err(|e| {
+        failed(
+            "leave no_new_privs \
+            alone",
+            &e,
+        )
+    })?; // the process does that itself, in its order
     let mut archs = vec![ScmpArch::native()]; // libseccomp starts with it
     for named in &seccomp.architectures {
         let arch = architecture(*named);
-        filter.add_arch(arch).map_err(|e| failed(&format!("add architecture {named}"), &e))?;
+        filter
+            .add_arch(arch)
+            .map_err(|e| failed(&format!("add architecture {named}"), &e))?;
         if arch != ScmpArch::Native && !archs.contains(&arch) {
             archs.push(arch);
         }
@@ -207,10 +265,13 @@ fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
         rules += add_entry(&mut filter, entry, default_action, &mut warnings)?;
     }
     if rules > TREE_ABOVE {
-        filter.set_ctl_optimize(2).map_err(|e| failed("order rules as a tree", &e))?;
+        filter
+            .set_ctl_optimize(2)
+            .map_err(|e| failed("order rules as a tree", &e))?;
     }
     let mut program = match default_action {
-        // What is let through by default is let through when it is new, too. (A tracer answers for new calls itself.)
+        // What is let through by default is let through when it is new, too. (A tracer answers for
+        // new calls itself.)
         ScmpAction::Allow | ScmpAction::Log | ScmpAction::Trace(_) => Vec::new(),
         ScmpAction::Errno(libc::ENOSYS) => Vec::new(), // says so already
         _ => newer::prefix(&newer::last_calls(seccomp, &archs)),
@@ -219,23 +280,46 @@ fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
     let count = program.len() / sys::seccomp::INSTRUCTION_SIZE;
     if count > sys::seccomp::MAX_INSTRUCTIONS {
         let most = sys::seccomp::MAX_INSTRUCTIONS;
-        return Err(Error::new(format!("seccomp: the filter has {count} instructions, and the kernel takes {most}")));
+        return Err(Error::new(format!(
+            "seccomp: the filter has {count} instructions, and the kernel takes {most}"
+        )));
     }
     Ok((program, warnings))
 }
 
 /// Adds the rules of one `syscalls` entry; returns how many.
-fn add_entry(filter: &mut ScmpFilterContext, entry: &Syscall, default: ScmpAction, warnings: &mut Vec<String>) -> Result<usize> {
-    let Syscall { names, action: named, errno_ret, args } = entry;
-    let named = named.ok_or_else(|| Error::new(format!("seccomp: the rule for {} has no action", names.join(", "))))?;
+fn add_entry(
+    filter: &mut ScmpFilterContext,
+    entry: &Syscall,
+    default: ScmpAction,
+    warnings: &mut Vec<String>,
+) -> Result<usize> {
+    let Syscall {
+        names,
+        action: named,
+        errno_ret,
+        args,
+    } = entry;
+    let named = named.ok_or_else(|| {
+        Error::new(format!(
+            "seccomp: the rule for {} has no action",
+            names.join(", ")
+        ))
+    })?;
     let taken = action(named, *errno_ret, "errnoRet")?;
     let conditions = args.iter().map(condition).collect::<Result<Vec<_>>>()?;
-    // libseccomp takes an argument once a rule. Two conditions on one argument are two rules: either may match.
-    let split = args.iter().enumerate().any(|(i, arg)| args[..i].iter().any(|earlier| earlier.index == arg.index));
+    // libseccomp takes an argument once a rule. Two conditions on one argument are two rules:
+    // either may match.
+    let split = args
+        .iter()
+        .enumerate()
+        .any(|(i, arg)| args[..i].iter().any(|earlier| earlier.index == arg.index));
     let mut rules = 0;
     for name in names {
         if name.is_empty() {
-            return Err(Error::new("seccomp: an empty string is not a valid syscall"));
+            return Err(Error::new(
+                "seccomp: an empty string is not a valid syscall",
+            ));
         }
         if taken == default {
             continue; // libseccomp refuses a rule that changes nothing
@@ -244,7 +328,11 @@ fn add_entry(filter: &mut ScmpFilterContext, entry: &Syscall, default: ScmpActio
             warnings.push(format!("unknown seccomp syscall {name:?} ignored"));
             continue;
         };
-        let groups = if split { conditions.chunks(1).collect() } else { vec![conditions.as_slice()] };
+        let groups = if split {
+            conditions.chunks(1).collect()
+        } else {
+            vec![conditions.as_slice()]
+        };
         for group in groups {
             let added = filter.add_rule_conditional(taken, call, group);
             added.map_err(|e| failed(&format!("add rule for syscall {name}"), &e))?;
@@ -258,17 +346,26 @@ fn add_entry(filter: &mut ScmpFilterContext, entry: &Syscall, default: ScmpActio
 fn action(named: LinuxSeccompAction, number: Option<u32>, field: &str) -> Result<ScmpAction> {
     let carried = number.unwrap_or(libc::EPERM as u32);
     let taken = match named {
-        LinuxSeccompAction::ScmpActErrno if carried <= MAX_ERRNO => return Ok(ScmpAction::Errno(carried as i32)),
+        LinuxSeccompAction::ScmpActErrno if carried <= MAX_ERRNO => {
+            return Ok(ScmpAction::Errno(carried as i32));
+        }
         LinuxSeccompAction::ScmpActErrno => {
-            return Err(Error::new(format!("seccomp: {field} {carried} is above {MAX_ERRNO}, the largest error number")));
+            return Err(Error::new(format!(
+                "seccomp: {field} {carried} is above {MAX_ERRNO}, the largest error number"
+            )));
         }
         LinuxSeccompAction::ScmpActTrace => {
             let message = u16::try_from(carried);
-            return message
-                .map(ScmpAction::Trace)
-                .map_err(|_| Error::new(format!("seccomp: {field} {carried} is above 65535, the largest that a tracer can be told")));
+            return message.map(ScmpAction::Trace).map_err(|_| {
+                Error::new(format!(
+                    "seccomp: {field} {carried} is above 65535, the \
+                    largest that a tracer can be told"
+                ))
+            });
         }
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
+            ScmpAction::KillThread
+        }
         LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
         LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
         LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
@@ -276,19 +373,34 @@ fn action(named: LinuxSeccompAction, number: Option<u32>, field: &str) -> Result
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
     };
     match number {
-        // config-linux.md, errnoRet: "when the action doesn't support an errno, the runtime MUST print and error and fail".
-        Some(number) => Err(Error::new(format!("seccomp: {field} {number} is given to {named}, which returns no error number"))),
+        // config-linux.md, errnoRet: "when the action doesn't support an errno, the runtime MUST
+        // print and error and fail".
+        Some(number) => Err(Error::new(format!(
+            "seccomp: {field} {number} is given to {named}, which returns no error number"
+        ))),
         None => Ok(taken),
     }
 }
 
-/// One comparison. SCMP_CMP_MASKED_EQ: `value` is the mask and `valueTwo` what the masked argument must equal.
+/// One comparison. SCMP_CMP_MASKED_EQ: `value` is the mask and `valueTwo` what the masked argument
+/// must equal.
 fn condition(arg: &SyscallArg) -> Result<ScmpArgCompare> {
-    let SyscallArg { index, value, value_two, op } = arg;
+    let SyscallArg {
+        index,
+        value,
+        value_two,
+        op,
+    } = arg;
     if *index > 5 {
-        return Err(Error::new(format!("seccomp: argument index {index} is above 5, the last argument of a syscall")));
+        return Err(Error::new(format!(
+            "seccomp: argument index {index} is above 5, the last argument of a syscall"
+        )));
     }
-    let op = op.ok_or_else(|| Error::new(format!("seccomp: the condition on argument {index} has no op")))?;
+    let op = op.ok_or_else(|| {
+        Error::new(format!(
+            "seccomp: the condition on argument {index} has no op"
+        ))
+    })?;
     let (compare, datum) = match op {
         LinuxSeccompOperator::ScmpCmpNe => (ScmpCompareOp::NotEqual, *value),
         LinuxSeccompOperator::ScmpCmpLt => (ScmpCompareOp::Less, *value),
@@ -331,13 +443,19 @@ fn architecture(named: Arch) -> ScmpArch {
     }
 }
 
-/// Appends libseccomp's program. By way of a memory file: `seccomp_export_bpf_mem` came with 2.6, and 2.5 is what distributions have.
+/// Appends libseccomp's program. By way of a memory file: `seccomp_export_bpf_mem` came with 2.6,
+/// and 2.5 is what distributions have.
 fn export(filter: &ScmpFilterContext, program: &mut Vec<u8>) -> Result<()> {
-    let fd = memfd_create(c"seccomp", MFdFlags::MFD_CLOEXEC).on("create memory file for", "seccomp filter")?;
-    filter.export_bpf(&fd).map_err(|e| failed("export filter", &e))?;
+    let fd = memfd_create(c"seccomp", MFdFlags::MFD_CLOEXEC)
+        .on("create memory file for", "seccomp filter")?;
+    filter
+        .export_bpf(&fd)
+        .map_err(|e| failed("export filter", &e))?;
     let mut file = File::from(fd);
-    file.seek(SeekFrom::Start(0)).on("rewind memory file of", "seccomp filter")?;
-    file.read_to_end(program).on("read memory file of", "seccomp filter")?;
+    file.seek(SeekFrom::Start(0))
+        .on("rewind memory file of", "seccomp filter")?;
+    file.read_to_end(program)
+        .on("read memory file of", "seccomp filter")?;
     Ok(())
 }
 

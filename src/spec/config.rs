@@ -1,8 +1,9 @@
 //! `config.json` as it was said: every field of the Linux runtime config, version 1.3.
 //!
-//! The fields are public so that the code that gives them a meaning can take each struct apart without `..`: a field that nobody
-//! handles does not compile. (The types of the crate `oci-spec` keep theirs private and do not know all of 1.3; its enums are used
-//! here, and a test holds its serialised types against these.)
+//! The fields are public so that the code that gives them a meaning can take each struct apart
+//! without `..`: a field that nobody handles does not compile. (The types of the crate `oci-spec`
+//! keep theirs private and do not know all of 1.3; its enums are used here, and a test holds its
+//! serialised types against these.)
 
 use oci_spec::runtime::{
     Arch, IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerPolicy,
@@ -16,7 +17,8 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> R
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-/// Declares structs whose JSON names are camelCase, whose absent or null fields are their type's default, and whose fields are public.
+/// Declares structs whose JSON names are camelCase, whose absent or null fields are their type's
+/// default, and whose fields are public.
 macro_rules! config {
     ($( $(#[$meta:meta])* $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty ),* $(,)? } )*) => { $(
         $(#[$meta])*
@@ -87,7 +89,8 @@ config! {
     Rlimit { #[serde(rename = "type")] typ: String, soft: u64, hard: u64 }
     /// `class` and level 0 to 7.
     IoPriority { class: Option<IOPriorityClass>, priority: i64 }
-    /// sched_setattr(2). The flags are text: the crate's enum spells two of them otherwise than the spec.
+    /// sched_setattr(2). The flags are text: the crate's enum spells two of them otherwise than the
+    /// spec.
     Scheduler {
         policy: Option<LinuxSchedulerPolicy>,
         nice: Option<i32>,

@@ -42,36 +42,84 @@ pub fn document(rootless: Option<(u32, u32)>) -> Value {
 
 fn namespaces(rootless: bool) -> Value {
     let kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
-    let kinds = kinds.iter().filter(|kind| !(rootless && **kind == "network")).chain(rootless.then_some(&"user"));
+    let kinds = kinds
+        .iter()
+        .filter(|kind| !(rootless && **kind == "network"))
+        .chain(rootless.then_some(&"user"));
     kinds.map(|kind| json!({ "type": kind })).collect()
 }
 
 fn mounts(rootless: bool) -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| match options {
         [] => json!({ "destination": destination, "type": kind, "source": source }),
-        options => json!({ "destination": destination, "type": kind, "source": source, "options": options }),
+        options => {
+            json!({ "destination": destination, "type": kind, "source": source, "options": options })
+        }
     };
     // A single mapped id has no group 5.
     let pts: &[&str] = if rootless {
-        &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+        &[
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+        ]
     } else {
-        &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+        &[
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ]
     };
     let sys = if rootless {
-        mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"])
+        mount(
+            "/sys",
+            "none",
+            "/sys",
+            &["rbind", "nosuid", "noexec", "nodev", "ro"],
+        )
     } else {
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", "ro"],
+        )
     };
     let mut list = vec![
         mount("/proc", "proc", "proc", &[]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount("/dev/pts", "devpts", "devpts", pts),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
         sys,
     ];
     if !rootless {
-        list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]));
+        list.push(mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ));
     }
     Value::Array(list)
 }

@@ -25,25 +25,36 @@ pub struct Spec {
     config: Config,
 }
 
-/// A folder's absolute name without links, as the kernel gives it: the C library's realpath(3) asks for each part of it.
+/// A folder's absolute name without links, as the kernel gives it: the C library's realpath(3) asks
+/// for each part of it.
 fn real_path(folder: &Path) -> Result<PathBuf> {
-    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(folder).on("open bundle", folder.display())?;
-    std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).on("open bundle", folder.display())
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(folder)
+        .on("open bundle", folder.display())?;
+    std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+        .on("open bundle", folder.display())
 }
 
 impl Spec {
     /// Reads and checks the `config.json` of a bundle.
     ///
     /// # Errors
-    /// A missing or unreadable file; wrong JSON, with line and column; every clause of the spec that the config breaks.
+    /// A missing or unreadable file; wrong JSON, with line and column; every clause of the spec
+    /// that the config breaks.
     pub fn load(bundle: &Path) -> Result<Self> {
         let bundle = real_path(bundle)?;
         let path = bundle.join("config.json");
         let text = file::read_whole(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::new(format!("JSON specification file {} not found", path.display())),
+            std::io::ErrorKind::NotFound => Error::new(format!(
+                "JSON specification file {} not found",
+                path.display()
+            )),
             _ => Error::io("read", path.display(), &error),
         })?;
-        let config: Config = serde_json::from_slice(&text).map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
+        let config: Config = serde_json::from_slice(&text)
+            .map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
         Self::check(config, bundle)
     }
 
@@ -56,7 +67,8 @@ impl Spec {
         Ok(Self { bundle, config })
     }
 
-    /// A config that was made from a checked one, for another place: its root file system need not be here.
+    /// A config that was made from a checked one, for another place: its root file system need not
+    /// be here.
     pub(crate) fn rebuilt(config: Config, bundle: PathBuf) -> Self {
         Self { bundle, config }
     }
@@ -71,7 +83,8 @@ impl Spec {
         &self.config
     }
 
-    /// The same with other limits. What a limit may be is the cgroup's to say (`cgroups::Group::update`).
+    /// The same with other limits. What a limit may be is the cgroup's to say
+    /// (`cgroups::Group::update`).
     #[must_use]
     pub fn with_resources(&self, resources: Resources) -> Self {
         let mut spec = self.clone();
@@ -81,8 +94,14 @@ impl Spec {
 
     /// Whether a new user namespace is asked for and nothing is said of its ids.
     pub fn lacks_mappings(&self) -> bool {
-        let new = self.namespace(LinuxNamespaceType::User).is_some_and(|namespace| namespace.path.as_deref().unwrap_or_default().is_empty());
-        new && self.config.linux.as_ref().is_some_and(|linux| linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty())
+        let new = self
+            .namespace(LinuxNamespaceType::User)
+            .is_some_and(|namespace| namespace.path.as_deref().unwrap_or_default().is_empty());
+        new && self
+            .config
+            .linux
+            .as_ref()
+            .is_some_and(|linux| linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty())
     }
 
     /// The same with ids for its user namespace.
@@ -107,13 +126,20 @@ impl Spec {
 
     /// The root file system's folder, absolute.
     pub fn rootfs(&self) -> PathBuf {
-        let path = self.config.root.as_ref().map_or("rootfs", |root| root.path.as_str());
+        let path = self
+            .config
+            .root
+            .as_ref()
+            .map_or("rootfs", |root| root.path.as_str());
         self.bundle.join(path)
     }
 
     /// The namespace of a kind, if the config names one.
     pub fn namespace(&self, kind: LinuxNamespaceType) -> Option<&Namespace> {
         let linux = self.config.linux.as_ref()?;
-        linux.namespaces.iter().find(|namespace| namespace.typ == Some(kind))
+        linux
+            .namespaces
+            .iter()
+            .find(|namespace| namespace.typ == Some(kind))
     }
 }

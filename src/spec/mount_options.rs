@@ -1,4 +1,5 @@
-//! The options of a mount: one table of names, from which the parser and the `features` document are made.
+//! The options of a mount: one table of names, from which the parser and the `features` document
+//! are made.
 
 use crate::sys::mount as attr;
 use crate::{Error, Result};
@@ -19,13 +20,17 @@ enum Meaning {
     Remount,
 }
 
-use Meaning::{Bind, Clear, CopySymlink, CopyUp, IdMap, Nothing, Propagation, RecursiveClear, RecursiveSet, Remount, Set};
+use Meaning::{
+    Bind, Clear, CopySymlink, CopyUp, IdMap, Nothing, Propagation, RecursiveClear, RecursiveSet,
+    Remount, Set,
+};
 
 const MS_REC: u64 = libc::MS_REC;
 const MS_NOSYMFOLLOW: u64 = 256;
 const MS_LAZYTIME: u64 = 1 << 25;
 
-/// mount(8)'s file-system-independent options and the runtime spec's (config.md, Linux mount options).
+/// mount(8)'s file-system-independent options and the runtime spec's (config.md, Linux mount
+/// options).
 const OPTIONS: &[(&str, Meaning)] = &[
     ("acl", Set(libc::MS_POSIXACL)),
     ("async", Clear(libc::MS_SYNCHRONOUS)),
@@ -136,7 +141,9 @@ impl MountOptions {
         let mut data: Vec<&str> = Vec::new();
         for option in options {
             if option.contains('\0') {
-                return Err(Error::new(format!("mount option {option:?} contains a NUL byte")));
+                return Err(Error::new(format!(
+                    "mount option {option:?} contains a NUL byte"
+                )));
             }
             match OPTIONS.binary_search_by(|(name, _)| (*name).cmp(option.as_str())) {
                 Ok(at) => parsed.take(OPTIONS[at].1),
@@ -186,7 +193,8 @@ impl MountOptions {
     }
 }
 
-/// Turns `MS_*` flags into mount_setattr(2)'s; the access-time settings are one field there, so setting one clears the field first.
+/// Turns `MS_*` flags into mount_setattr(2)'s; the access-time settings are one field there, so
+/// setting one clears the field first.
 fn to_attributes(set: u64, clear: u64) -> (u64, u64) {
     const PLAIN: [(u64, u64); 6] = [
         (libc::MS_RDONLY, attr::ATTR_RDONLY),
@@ -206,7 +214,9 @@ fn to_attributes(set: u64, clear: u64) -> (u64, u64) {
         result.1 |= attr::ATTR_ATIME;
         if set & libc::MS_NOATIME != 0 {
             result.0 |= attr::ATTR_NOATIME;
-        } else if set & libc::MS_STRICTATIME != 0 || (clear & libc::MS_RELATIME != 0 && set & libc::MS_RELATIME == 0) {
+        } else if set & libc::MS_STRICTATIME != 0
+            || (clear & libc::MS_RELATIME != 0 && set & libc::MS_RELATIME == 0)
+        {
             result.0 |= attr::ATTR_STRICTATIME;
         }
     }
@@ -224,9 +234,17 @@ mod tests {
 
     #[test]
     fn later_options_win_and_unknown_ones_are_data() {
-        let options: Vec<String> = ["ro", "rw", "mode=755", "rbind", "noatime", "size=1k"].map(String::from).into();
+        let options: Vec<String> = ["ro", "rw", "mode=755", "rbind", "noatime", "size=1k"]
+            .map(String::from)
+            .into();
         let parsed = MountOptions::parse(&options).unwrap();
-        assert_eq!((parsed.flags, parsed.bind, parsed.data.as_str()), (libc::MS_NOATIME, Some(true), "mode=755,size=1k"));
-        assert_eq!(parsed.attributes(), (attr::ATTR_NOATIME, attr::ATTR_ATIME | attr::ATTR_RDONLY));
+        assert_eq!(
+            (parsed.flags, parsed.bind, parsed.data.as_str()),
+            (libc::MS_NOATIME, Some(true), "mode=755,size=1k")
+        );
+        assert_eq!(
+            parsed.attributes(),
+            (attr::ATTR_NOATIME, attr::ATTR_ATIME | attr::ATTR_RDONLY)
+        );
     }
 }

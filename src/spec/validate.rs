@@ -1,4 +1,5 @@
-//! What must hold of a config before anything is planned: the clauses of the runtime spec, in the words of the field's peers.
+//! What must hold of a config before anything is planned: the clauses of the runtime spec, in the
+//! words of the field's peers.
 
 use super::config::{Config, Hook, Hooks, IdMapping, Linux, Mount, Process};
 use super::mount_options::MountOptions;
@@ -11,18 +12,29 @@ fn refuse<T>(message: impl Into<String>) -> Result<T> {
 }
 
 fn no_nul(name: &str, value: &str) -> Result<()> {
-    if value.contains('\0') { refuse(format!("{name} contains a NUL byte")) } else { Ok(()) }
+    if value.contains('\0') {
+        refuse(format!("{name} contains a NUL byte"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks the whole document.
 pub fn config(config: &Config, bundle: &Path) -> Result<()> {
     version(&config.oci_version)?;
-    let Some(root) = &config.root else { return refuse("root must be specified in config.json") };
+    let Some(root) = &config.root else {
+        return refuse("root must be specified in config.json");
+    };
     no_nul("root.path", &root.path)?;
     let rootfs = bundle.join(&root.path);
     match std::fs::metadata(&rootfs) {
         Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return refuse(format!("root file system {} is not a directory", rootfs.display())),
+        Ok(_) => {
+            return refuse(format!(
+                "root file system {} is not a directory",
+                rootfs.display()
+            ));
+        }
         Err(error) => return Err(Error::io("open root file system", rootfs.display(), &error)),
     }
     for (index, mount) in config.mounts.iter().enumerate() {
@@ -31,7 +43,10 @@ pub fn config(config: &Config, bundle: &Path) -> Result<()> {
     if let Some(process) = &config.process {
         self::process(process)?;
     }
-    for (name, value) in [("hostname", &config.hostname), ("domainname", &config.domainname)] {
+    for (name, value) in [
+        ("hostname", &config.hostname),
+        ("domainname", &config.domainname),
+    ] {
         no_nul(name, value.as_deref().unwrap_or_default())?;
     }
     if let Some(hooks) = &config.hooks {
@@ -51,11 +66,18 @@ fn version(version: &str) -> Result<()> {
     if version.is_empty() {
         return refuse("ociVersion is missing from config.json");
     }
-    let mut parts = version.split(['-', '+']).next().unwrap_or_default().split('.');
-    let numbers = [parts.next(), parts.next(), parts.next()].map(|part| part.and_then(|text| text.parse::<u32>().ok()));
+    let mut parts = version
+        .split(['-', '+'])
+        .next()
+        .unwrap_or_default()
+        .split('.');
+    let numbers = [parts.next(), parts.next(), parts.next()]
+        .map(|part| part.and_then(|text| text.parse::<u32>().ok()));
     match (numbers, parts.next()) {
         ([Some(1), Some(_), Some(_)], None) => Ok(()),
-        ([Some(_), Some(_), Some(_)], None) => refuse(format!("ociVersion {version} is not supported: hull carries out 1.x")),
+        ([Some(_), Some(_), Some(_)], None) => refuse(format!(
+            "ociVersion {version} is not supported: hull carries out 1.x"
+        )),
         _ => refuse(format!("ociVersion {version:?} is no semantic version")),
     }
 }
@@ -73,10 +95,16 @@ fn mount(mount: &Mount) -> Result<()> {
         return refuse(format!("bind mount on {} has no source", mount.destination));
     }
     if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
-        return refuse(format!("mount on {}: uidMappings and gidMappings must be given together", mount.destination));
+        return refuse(format!(
+            "mount on {}: uidMappings and gidMappings must be given together",
+            mount.destination
+        ));
     }
     if !mount.uid_mappings.is_empty() && !is_bind {
-        return refuse(format!("mount on {}: id-mapped mounts are supported for bind mounts only", mount.destination));
+        return refuse(format!(
+            "mount on {}: id-mapped mounts are supported for bind mounts only",
+            mount.destination
+        ));
     }
     Ok(())
 }
@@ -89,10 +117,20 @@ fn process(process: &Process) -> Result<()> {
         return refuse("process.cwd must not be empty");
     }
     if !process.cwd.starts_with('/') {
-        return refuse(format!("process.cwd {:?} must be an absolute path", process.cwd));
+        return refuse(format!(
+            "process.cwd {:?} must be an absolute path",
+            process.cwd
+        ));
     }
-    let strings = process.args.iter().chain(&process.env).chain([&process.cwd]);
-    for value in strings.chain(&process.apparmor_profile).chain(&process.selinux_label) {
+    let strings = process
+        .args
+        .iter()
+        .chain(&process.env)
+        .chain([&process.cwd]);
+    for value in strings
+        .chain(&process.apparmor_profile)
+        .chain(&process.selinux_label)
+    {
         no_nul("process", value)?;
     }
     if let Some(umask) = process.user.umask
@@ -103,13 +141,22 @@ fn process(process: &Process) -> Result<()> {
     if let Some(score) = process.oom_score_adj
         && !(-1000..=1000).contains(&score)
     {
-        return refuse(format!("process.oomScoreAdj {score} is not between -1000 and 1000"));
+        return refuse(format!(
+            "process.oomScoreAdj {score} is not between -1000 and 1000"
+        ));
     }
     Ok(())
 }
 
 fn hooks(hooks: &Hooks) -> Result<()> {
-    let Hooks { prestart, create_runtime, create_container, start_container, poststart, poststop } = hooks;
+    let Hooks {
+        prestart,
+        create_runtime,
+        create_container,
+        start_container,
+        poststart,
+        poststop,
+    } = hooks;
     let lists = [
         ("prestart", prestart),
         ("createRuntime", create_runtime),
@@ -127,7 +174,12 @@ fn hooks(hooks: &Hooks) -> Result<()> {
 }
 
 fn hook(hook: &Hook) -> Result<()> {
-    let Hook { path, args, env, timeout } = hook;
+    let Hook {
+        path,
+        args,
+        env,
+        timeout,
+    } = hook;
     for value in args.iter().chain(env).chain([path]) {
         no_nul("hook", value)?;
     }
@@ -135,15 +187,22 @@ fn hook(hook: &Hook) -> Result<()> {
         return refuse(format!("path {path:?} must be absolute"));
     }
     match timeout {
-        Some(seconds) if *seconds <= 0 => refuse(format!("timeout {seconds} must be greater than zero")),
+        Some(seconds) if *seconds <= 0 => {
+            refuse(format!("timeout {seconds} must be greater than zero"))
+        }
         _ => Ok(()),
     }
 }
 
 fn linux(linux: &Linux, config: &Config) -> Result<()> {
     for (index, namespace) in linux.namespaces.iter().enumerate() {
-        let Some(kind) = namespace.typ else { return refuse(format!("linux.namespaces[{index}] has no type")) };
-        if linux.namespaces[..index].iter().any(|earlier| earlier.typ == Some(kind)) {
+        let Some(kind) = namespace.typ else {
+            return refuse(format!("linux.namespaces[{index}] has no type"));
+        };
+        if linux.namespaces[..index]
+            .iter()
+            .any(|earlier| earlier.typ == Some(kind))
+        {
             return refuse(format!("malformed spec file: duplicated ns {kind}"));
         }
         if let Some(path) = namespace.path.as_deref().filter(|path| !path.is_empty())
@@ -157,7 +216,18 @@ fn linux(linux: &Linux, config: &Config) -> Result<()> {
     uts(linux, config)?;
     sysctls(linux)?;
     if let Some(propagation) = linux.rootfs_propagation.as_deref()
-        && !["", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable"].contains(&propagation)
+        && ![
+            "",
+            "shared",
+            "slave",
+            "private",
+            "unbindable",
+            "rshared",
+            "rslave",
+            "rprivate",
+            "runbindable",
+        ]
+        .contains(&propagation)
     {
         return refuse(format!("rootfsPropagation={propagation} is not supported"));
     }
@@ -171,36 +241,57 @@ fn linux(linux: &Linux, config: &Config) -> Result<()> {
     for (index, device) in linux.devices.iter().enumerate() {
         no_nul("path", &device.path)?;
         if !["b", "c", "u", "p"].contains(&device.typ.as_str()) {
-            return refuse(format!("linux.devices[{index}]: unknown device type {:?}", device.typ));
+            return refuse(format!(
+                "linux.devices[{index}]: unknown device type {:?}",
+                device.typ
+            ));
         }
         if device.path.is_empty() {
             return refuse(format!("linux.devices[{index}]: path is missing"));
         }
         if device.typ != "p" && (device.major.is_none() || device.minor.is_none()) {
-            return refuse(format!("linux.devices[{index}]: {} has no major and minor number", device.path));
+            return refuse(format!(
+                "linux.devices[{index}]: {} has no major and minor number",
+                device.path
+            ));
         }
     }
     Ok(())
 }
 
 fn has(linux: &Linux, kind: LinuxNamespaceType) -> bool {
-    linux.namespaces.iter().any(|namespace| namespace.typ == Some(kind))
+    linux
+        .namespaces
+        .iter()
+        .any(|namespace| namespace.typ == Some(kind))
 }
 
 fn id_mappings(linux: &Linux) -> Result<()> {
-    let user = linux.namespaces.iter().find(|namespace| namespace.typ == Some(LinuxNamespaceType::User));
+    let user = linux
+        .namespaces
+        .iter()
+        .find(|namespace| namespace.typ == Some(LinuxNamespaceType::User));
     let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
     match user {
-        None if mapped => return refuse("User namespace mappings specified, but user namespace isn't enabled in the config"),
-        // With neither, an ordinary user gets its own ids (`create::compile`); anybody else is refused there.
+        None if mapped => {
+            return refuse(
+                "User namespace mappings specified, but user namespace isn't enabled in the config",
+            );
+        }
+        // With neither, an ordinary user gets its own ids (`create::compile`); anybody else is
+        // refused there.
         Some(namespace)
-            if namespace.path.as_deref().unwrap_or_default().is_empty() && linux.uid_mappings.is_empty() != linux.gid_mappings.is_empty() =>
+            if namespace.path.as_deref().unwrap_or_default().is_empty()
+                && linux.uid_mappings.is_empty() != linux.gid_mappings.is_empty() =>
         {
             return refuse("linux.uidMappings and linux.gidMappings must be given together");
         }
         _ => {}
     }
-    for (name, mappings) in [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)] {
+    for (name, mappings) in [
+        ("uidMappings", &linux.uid_mappings),
+        ("gidMappings", &linux.gid_mappings),
+    ] {
         overlap(mappings).map_err(|error| error.within(format!("linux.{name}")))?;
     }
     Ok(())
@@ -208,32 +299,61 @@ fn id_mappings(linux: &Linux) -> Result<()> {
 
 fn overlap(mappings: &[IdMapping]) -> Result<()> {
     for (index, mapping) in mappings.iter().enumerate() {
-        let IdMapping { container_id, host_id, size } = *mapping;
-        if size == 0 || container_id.checked_add(size - 1).is_none() || host_id.checked_add(size - 1).is_none() {
-            return refuse(format!("mapping {container_id}:{host_id}:{size} has an impossible size"));
+        let IdMapping {
+            container_id,
+            host_id,
+            size,
+        } = *mapping;
+        if size == 0
+            || container_id.checked_add(size - 1).is_none()
+            || host_id.checked_add(size - 1).is_none()
+        {
+            return refuse(format!(
+                "mapping {container_id}:{host_id}:{size} has an impossible size"
+            ));
         }
-        let meets = |a: u32, b: u32, b_size: u32| u64::from(a) < u64::from(b) + u64::from(b_size) && u64::from(b) < u64::from(a) + u64::from(size);
-        let overlaps = |e: &IdMapping| meets(container_id, e.container_id, e.size) || meets(host_id, e.host_id, e.size);
+        let meets = |a: u32, b: u32, b_size: u32| {
+            u64::from(a) < u64::from(b) + u64::from(b_size)
+                && u64::from(b) < u64::from(a) + u64::from(size)
+        };
+        let overlaps = |e: &IdMapping| {
+            meets(container_id, e.container_id, e.size) || meets(host_id, e.host_id, e.size)
+        };
         if mappings[..index].iter().any(overlaps) {
-            return refuse(format!("mapping {container_id}:{host_id}:{size} overlaps another"));
+            return refuse(format!(
+                "mapping {container_id}:{host_id}:{size} overlaps another"
+            ));
         }
     }
     Ok(())
 }
 
 fn time_offsets(linux: &Linux) -> Result<()> {
-    let time = linux.namespaces.iter().find(|namespace| namespace.typ == Some(LinuxNamespaceType::Time));
+    let time = linux
+        .namespaces
+        .iter()
+        .find(|namespace| namespace.typ == Some(LinuxNamespaceType::Time));
     if linux.time_offsets.is_empty() {
         return Ok(());
     }
     match time {
-        None => return refuse("time namespace offsets specified, but time namespace isn't enabled in the config"),
+        None => {
+            return refuse(
+                "time namespace offsets specified, but time namespace isn't enabled in the config",
+            );
+        }
         Some(namespace) if !namespace.path.as_deref().unwrap_or_default().is_empty() => {
-            return refuse("time namespace offsets specified, but time namespace is joined by path");
+            return refuse(
+                "time namespace offsets specified, but time namespace is joined by path",
+            );
         }
         Some(_) => {}
     }
-    match linux.time_offsets.keys().find(|clock| !["monotonic", "boottime"].contains(&clock.as_str())) {
+    match linux
+        .time_offsets
+        .keys()
+        .find(|clock| !["monotonic", "boottime"].contains(&clock.as_str()))
+    {
         Some(clock) => refuse(format!("linux.timeOffsets: unknown clock {clock:?}")),
         None => Ok(()),
     }
@@ -255,7 +375,14 @@ fn uts(linux: &Linux, config: &Config) -> Result<()> {
 /// Only parameters that a namespace of the container's own holds may be set (as runc has it).
 fn sysctls(linux: &Linux) -> Result<()> {
     const IPC: [&str; 8] = [
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
     ];
     for (key, value) in &linux.sysctl {
         no_nul("linux.sysctl", key)?;
@@ -267,16 +394,23 @@ fn sysctls(linux: &Linux) -> Result<()> {
             (LinuxNamespaceType::Network, "network")
         } else if key == "kernel.domainname" || key == "kernel.hostname" {
             if key == "kernel.hostname" {
-                return refuse("sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \"hostname\" field");
+                return refuse(
+                    "sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \
+                        \"hostname\" field",
+                );
             }
             (LinuxNamespaceType::Uts, "UTS")
         } else if key.starts_with("user.") {
             (LinuxNamespaceType::User, "user")
         } else {
-            return refuse(format!("sysctl {key:?} is not in a separate kernel namespace"));
+            return refuse(format!(
+                "sysctl {key:?} is not in a separate kernel namespace"
+            ));
         };
         if !has(linux, needed) {
-            return refuse(format!("sysctl {key:?} is not allowed in the hosts {name} namespace"));
+            return refuse(format!(
+                "sysctl {key:?} is not allowed in the hosts {name} namespace"
+            ));
         }
         if key.split('.').any(|part| part.is_empty() || part == "..") {
             return refuse(format!("sysctl {key:?} is no parameter's name"));
@@ -285,10 +419,18 @@ fn sysctls(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// A parameter's name with dots: where a slash comes first, dots and slashes have changed places (sysctl.d(5)).
+/// A parameter's name with dots: where a slash comes first, dots and slashes have changed places
+/// (sysctl.d(5)).
 pub fn dotted(key: &str) -> String {
     match key.find(['.', '/']).map(|at| key.as_bytes()[at]) {
-        Some(b'/') => key.chars().map(|c| match c { '/' => '.', '.' => '/', other => other }).collect(),
+        Some(b'/') => key
+            .chars()
+            .map(|c| match c {
+                '/' => '.',
+                '.' => '/',
+                other => other,
+            })
+            .collect(),
         _ => key.to_owned(),
     }
 }

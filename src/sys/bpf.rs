@@ -18,7 +18,8 @@ const F_REPLACE: u32 = 4;
 /// The name of a program, as the kernel keeps it (`BPF_OBJ_NAME_LEN`).
 pub type Name = [u8; 16];
 
-// Each is the beginning of `union bpf_attr` for its command: the kernel takes shorter ones and reads the rest as zero.
+// Each is the beginning of `union bpf_attr` for its command: the kernel takes shorter ones and
+// reads the rest as zero.
 #[repr(C)]
 #[derive(Default)]
 struct Load {
@@ -91,9 +92,16 @@ struct ProgramInfo {
 
 /// One command. `attr` must be the structure of that command.
 fn bpf<T>(command: c_long, attr: &mut T) -> nix::Result<c_long> {
-    // SAFETY: `attr` is a live, initialised structure whose size is given; the addresses within it are of buffers that the callers
-    // below hold during the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    // SAFETY: `attr` is a live, initialised structure whose size is given; the addresses within it
+    // are of buffers that the callers below hold during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
     Errno::result(result)
 }
 
@@ -102,14 +110,16 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
 }
 
 fn new_fd(result: c_long) -> OwnedFd {
-    // SAFETY: the kernel has just returned this fd; nobody else has it. bpf(2) makes fds close-on-exec.
+    // SAFETY: the kernel has just returned this fd; nobody else has it. bpf(2) makes fds
+    // close-on-exec.
     unsafe { OwnedFd::from_raw_fd(result as RawFd) }
 }
 
 /// Loads a program for device rules. Instructions as the kernel's 64-bit words.
 ///
 /// # Errors
-/// EPERM without CAP_BPF (or CAP_SYS_ADMIN) in the first user namespace; EINVAL or EACCES from the verifier.
+/// EPERM without CAP_BPF (or CAP_SYS_ADMIN) in the first user namespace; EINVAL or EACCES from the
+/// verifier.
 pub fn load_device_program(instructions: &[u64], name: Name) -> nix::Result<OwnedFd> {
     let mut attr = Load {
         prog_type: PROG_TYPE_CGROUP_DEVICE,
@@ -122,11 +132,16 @@ pub fn load_device_program(instructions: &[u64], name: Name) -> nix::Result<Owne
     bpf(PROG_LOAD, &mut attr).map(new_fd)
 }
 
-/// Puts a device program on a cgroup beside those that are there, or in the place of one of them, at once (since 5.6).
+/// Puts a device program on a cgroup beside those that are there, or in the place of one of them,
+/// at once (since 5.6).
 ///
 /// # Errors
 /// As bpf(2) says: EPERM, EINVAL, ENOENT where the replaced one is not there.
-pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, replace: Option<BorrowedFd<'_>>) -> nix::Result<()> {
+pub fn attach_device_program(
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    replace: Option<BorrowedFd<'_>>,
+) -> nix::Result<()> {
     let mut attr = Attach {
         target_fd: raw(cgroup),
         attach_bpf_fd: raw(program),
@@ -142,8 +157,12 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, re
 /// # Errors
 /// As bpf(2) says; ENOENT where it is not there.
 pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> nix::Result<()> {
-    let mut attr =
-        Attach { target_fd: raw(cgroup), attach_bpf_fd: raw(program), attach_type: ATTACH_CGROUP_DEVICE, ..Attach::default() };
+    let mut attr = Attach {
+        target_fd: raw(cgroup),
+        attach_bpf_fd: raw(program),
+        attach_type: ATTACH_CGROUP_DEVICE,
+        ..Attach::default()
+    };
     bpf(PROG_DETACH, &mut attr).map(drop)
 }
 
@@ -163,7 +182,13 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> nix::Result<Vec<(OwnedFd, Name
     bpf(PROG_QUERY, &mut attr)?;
     let mut programs = Vec::new();
     for id in &ids[..(attr.prog_cnt as usize).min(ids.len())] {
-        let program = match bpf(PROG_GET_FD_BY_ID, &mut ById { id: *id, ..ById::default() }) {
+        let program = match bpf(
+            PROG_GET_FD_BY_ID,
+            &mut ById {
+                id: *id,
+                ..ById::default()
+            },
+        ) {
             Ok(result) => new_fd(result),
             Err(Errno::ENOENT) => continue, // taken away meanwhile
             Err(errno) => return Err(errno),

@@ -1,5 +1,6 @@
-//! The program's entry, in place of the standard library's. That one prepares for threads and for reporting stack overflows: 17 system
-//! calls, and hull begins twice (`cli::own_binary`). What hull needs of it is done here.
+//! The program's entry, in place of the standard library's. That one prepares for threads and for
+//! reporting stack overflows: 17 system calls, and hull begins twice (`cli::own_binary`). What hull
+//! needs of it is done here.
 
 use super::call;
 
@@ -7,8 +8,10 @@ use super::call;
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
-        /// The C library calls this; the standard library has the arguments from an initialiser of its own.
-        // SAFETY: it is the only symbol of its name in the program, and has the type that the C library expects.
+        /// The C library calls this; the standard library has the arguments from an initialiser of
+        /// its own.
+        // SAFETY: it is the only symbol of its name in the program, and has the type that the C
+        // library expects.
         #[cfg(not(test))]
         #[unsafe(no_mangle)]
         pub extern "C" fn main() -> i32 {
@@ -17,21 +20,45 @@ macro_rules! entry {
     };
 }
 
-/// What must hold before anything is opened to stay or written: 0, 1 and 2 are open, so that no file of hull's takes their place, and a reader
-/// that goes away is an error and not the end.
+/// What must hold before anything is opened to stay or written: 0, 1 and 2 are open, so that no
+/// file of hull's takes their place, and a reader that goes away is an error and not the end.
 pub fn prepare() {
-    let mut stdio = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut stdio = [0, 1, 2].map(|fd| libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    });
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // Valid: three entries, a timeout, no signal mask.
-    let _ = call!(libc::SYS_ppoll, stdio.as_mut_ptr(), 3, &raw mut now, std::ptr::null::<u8>(), 8);
-    for _ in stdio.iter().filter(|entry| entry.revents & libc::POLLNVAL != 0) {
+    let _ = call!(
+        libc::SYS_ppoll,
+        stdio.as_mut_ptr(),
+        3,
+        &raw mut now,
+        std::ptr::null::<u8>(),
+        8
+    );
+    for _ in stdio
+        .iter()
+        .filter(|entry| entry.revents & libc::POLLNVAL != 0)
+    {
         // The lowest free number is the one that is closed. Valid: NUL-terminated.
-        let _ = call!(libc::SYS_openat, libc::AT_FDCWD, c"/dev/null".as_ptr(), libc::O_RDWR, 0);
+        let _ = call!(
+            libc::SYS_openat,
+            libc::AT_FDCWD,
+            c"/dev/null".as_ptr(),
+            libc::O_RDWR,
+            0
+        );
     }
     super::process::ignore_broken_pipes();
 }
 
-/// The heap grows by a mebibyte at once: memory that is not touched costs nothing, each growth is a system call.
+/// The heap grows by a mebibyte at once: memory that is not touched costs nothing, each growth is a
+/// system call.
 pub fn spare_the_heap() {
     // SAFETY: the C library's own settings.
     unsafe { libc::mallopt(libc::M_TOP_PAD, 1 << 20) };

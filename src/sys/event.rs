@@ -3,15 +3,29 @@
 use super::{Sys, call};
 use std::ffi::CStr;
 
-/// ppoll(2) on any number of descriptors; the timeout in milliseconds, or none. Answers how many are ready.
+/// ppoll(2) on any number of descriptors; the timeout in milliseconds, or none. Answers how many
+/// are ready.
 ///
 /// # Errors
 /// The kernel's.
 pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<u64>) -> Sys<usize> {
-    let spec = timeout_ms.map(|ms| libc::timespec { tv_sec: (ms / 1000) as i64, tv_nsec: ((ms % 1000) * 1_000_000) as i64 });
+    let spec = timeout_ms.map(|ms| libc::timespec {
+        tv_sec: (ms / 1000) as i64,
+        tv_nsec: ((ms % 1000) * 1_000_000) as i64,
+    });
     let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // Valid: the entries and their number belong together, a timeout or null, no signal mask.
-    super::retry(|| call!(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), spec_ptr, std::ptr::null::<u8>(), 8)).map(|n| n as usize)
+    super::retry(|| {
+        call!(
+            libc::SYS_ppoll,
+            fds.as_mut_ptr(),
+            fds.len(),
+            spec_ptr,
+            std::ptr::null::<u8>(),
+            8
+        )
+    })
+    .map(|n| n as usize)
 }
 
 /// Lets reads and writes of a descriptor's open file answer EAGAIN.
@@ -20,7 +34,13 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<u64>) -> Sys<usize> {
 /// EBADF.
 pub fn nonblocking(raw: i32) -> Sys<()> {
     let flags = call!(libc::SYS_fcntl, raw, libc::F_GETFL)?;
-    call!(libc::SYS_fcntl, raw, libc::F_SETFL, flags | libc::c_long::from(libc::O_NONBLOCK)).map(drop)
+    call!(
+        libc::SYS_fcntl,
+        raw,
+        libc::F_SETFL,
+        flags | libc::c_long::from(libc::O_NONBLOCK)
+    )
+    .map(drop)
 }
 
 /// finit_module(2) without parameters.
@@ -38,7 +58,14 @@ pub fn load_module(file: i32) -> Sys<()> {
 /// EPERM.
 pub fn reset_machine() -> Sys<()> {
     // Valid: the command that takes no argument; the magic numbers are those of reboot(2).
-    call!(libc::SYS_reboot, 0xfee1_dead_u32, 672_274_793, libc::RB_AUTOBOOT, std::ptr::null::<u8>()).map(drop)
+    call!(
+        libc::SYS_reboot,
+        0xfee1_dead_u32,
+        672_274_793,
+        libc::RB_AUTOBOOT,
+        std::ptr::null::<u8>()
+    )
+    .map(drop)
 }
 
 /// sync(2).
@@ -51,9 +78,17 @@ pub fn sync() {
 /// # Errors
 /// EPERM.
 pub fn set_clock(nanoseconds: u64) -> Sys<()> {
-    let time = libc::timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 };
+    let time = libc::timespec {
+        tv_sec: (nanoseconds / 1_000_000_000) as i64,
+        tv_nsec: (nanoseconds % 1_000_000_000) as i64,
+    };
     // Valid: a pointer to the structure.
-    call!(libc::SYS_clock_settime, libc::CLOCK_REALTIME, &raw const time).map(drop)
+    call!(
+        libc::SYS_clock_settime,
+        libc::CLOCK_REALTIME,
+        &raw const time
+    )
+    .map(drop)
 }
 
 /// `PR_SET_PDEATHSIG` with SIGKILL: this process ends with the thread that made it.
@@ -70,11 +105,21 @@ pub fn name_process(name: &CStr) {
     let _ = call!(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0);
 }
 
-/// Ends this process by a signal's default action, without a core file; returns where the signal does not end it.
+/// Ends this process by a signal's default action, without a core file; returns where the signal
+/// does not end it.
 pub fn end_by(signal: i32) {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // Valid: a pointer to the structure, and no old limit.
-    let _ = call!(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, &raw const none, std::ptr::null::<u8>());
+    let _ = call!(
+        libc::SYS_prlimit64,
+        0,
+        libc::RLIMIT_CORE,
+        &raw const none,
+        std::ptr::null::<u8>()
+    );
     super::process::default_signals(1 << (signal - 1));
     super::process::unblock_signals();
     let _ = call!(libc::SYS_kill, super::process::getpid(), signal);

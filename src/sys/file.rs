@@ -22,16 +22,27 @@ struct OpenHow {
     resolve: u64,
 }
 
-/// openat2(2). `O_CLOEXEC` is always added. Retries the transient EAGAIN of a racing rename a bounded number of times.
+/// openat2(2). `O_CLOEXEC` is always added. Retries the transient EAGAIN of a racing rename a
+/// bounded number of times.
 ///
 /// # Errors
 /// The kernel's.
 pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sys<i32> {
-    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: u64::from(mode),
+        resolve,
+    };
     let mut left = 128;
     loop {
         // Valid: `path` is NUL-terminated, `how` lives across the call and its size is given.
-        match call!(libc::SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<OpenHow>()) {
+        match call!(
+            libc::SYS_openat2,
+            dir,
+            path.as_ptr(),
+            &raw const how,
+            size_of::<OpenHow>()
+        ) {
             Err(Errno::EAGAIN | Errno::EINTR) if left > 0 => left -= 1,
             other => return other.map(fd),
         }
@@ -44,7 +55,16 @@ pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sy
 /// The kernel's.
 pub fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Sys<i32> {
     // Valid: `path` is NUL-terminated.
-    super::retry(|| call!(libc::SYS_openat, dir, path.as_ptr(), flags | libc::O_CLOEXEC, mode)).map(fd)
+    super::retry(|| {
+        call!(
+            libc::SYS_openat,
+            dir,
+            path.as_ptr(),
+            flags | libc::O_CLOEXEC,
+            mode
+        )
+    })
+    .map(fd)
 }
 
 /// close(2); errors have no use.
@@ -52,16 +72,24 @@ pub fn close(raw: i32) {
     let _ = call!(libc::SYS_close, raw);
 }
 
-/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on ends at execve. Falls back to nothing: ENOSYS is the caller's.
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on ends at execve.
+/// Falls back to nothing: ENOSYS is the caller's.
 ///
 /// # Errors
 /// ENOSYS before kernel 5.11.
 pub fn cloexec_from(first: i32) -> Sys<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    call!(libc::SYS_close_range, first as u32, u32::MAX, CLOSE_RANGE_CLOEXEC).map(drop)
+    call!(
+        libc::SYS_close_range,
+        first as u32,
+        u32::MAX,
+        CLOSE_RANGE_CLOEXEC
+    )
+    .map(drop)
 }
 
-/// close_range(2): closes the descriptors from `first` to `last`, both included. Before kernel 5.9 one by one, up to 4096.
+/// close_range(2): closes the descriptors from `first` to `last`, both included. Before kernel 5.9
+/// one by one, up to 4096.
 ///
 /// # Errors
 /// EINVAL.
@@ -78,9 +106,10 @@ pub fn close_range(first: i32, last: i32) -> Sys<()> {
     }
 }
 
-/// Closes every descriptor from `first` on but those of `kept`, which it sorts; -1 stands for none. What a process that lives on without
-/// execve(2) has inherited of its maker's: a lock held, or a pipe's end open, in a process that knows nothing of it lasts as long as that
-/// process. Allocates nothing.
+/// Closes every descriptor from `first` on but those of `kept`, which it sorts; -1 stands for none.
+/// What a process that lives on without execve(2) has inherited of its maker's: a lock held, or a
+/// pipe's end open, in a process that knows nothing of it lasts as long as that process. Allocates
+/// nothing.
 pub fn close_all_but(first: i32, kept: &mut [i32]) {
     kept.sort_unstable();
     let mut from = first;
@@ -92,15 +121,24 @@ pub fn close_all_but(first: i32, kept: &mut [i32]) {
     let _ = close_range(from, i32::MAX);
 }
 
-/// sync_file_range(2) of the whole file with `SYNC_FILE_RANGE_WRITE`: what is dirty of it goes on its way to the disk, and nobody waits.
+/// sync_file_range(2) of the whole file with `SYNC_FILE_RANGE_WRITE`: what is dirty of it goes on
+/// its way to the disk, and nobody waits.
 ///
 /// # Errors
 /// The kernel's: ESPIPE for what is no file, EIO.
 pub fn start_writeback(raw: i32) -> Sys<()> {
-    call!(libc::SYS_sync_file_range, raw, 0_i64, 0_i64, libc::SYNC_FILE_RANGE_WRITE).map(drop)
+    call!(
+        libc::SYS_sync_file_range,
+        raw,
+        0_i64,
+        0_i64,
+        libc::SYNC_FILE_RANGE_WRITE
+    )
+    .map(drop)
 }
 
-/// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole to one read that has room for it.
+/// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole
+/// to one read that has room for it.
 ///
 /// # Errors
 /// The kernel's.
@@ -125,7 +163,10 @@ pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
 pub fn read_whole(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(1 << 16);
     // A reader of limited length is what the standard library takes no size hint of.
-    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path)?, u64::MAX), &mut bytes)?;
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(std::fs::File::open(path)?, u64::MAX),
+        &mut bytes,
+    )?;
     Ok(bytes)
 }
 
@@ -170,7 +211,14 @@ pub fn symlinkat(target: &CStr, dir: i32, path: &CStr) -> Sys<()> {
 /// The kernel's.
 pub fn readlinkat(dir: i32, path: &CStr, buffer: &mut [u8]) -> Sys<usize> {
     // Valid: the buffer and its length belong together.
-    call!(libc::SYS_readlinkat, dir, path.as_ptr(), buffer.as_mut_ptr(), buffer.len()).map(|n| n as usize)
+    call!(
+        libc::SYS_readlinkat,
+        dir,
+        path.as_ptr(),
+        buffer.as_mut_ptr(),
+        buffer.len()
+    )
+    .map(|n| n as usize)
 }
 
 /// unlinkat(2).
@@ -205,7 +253,15 @@ pub fn fchmod(raw: i32, mode: u32) -> Sys<()> {
 /// The kernel's.
 pub fn fchownat(dir: i32, path: &CStr, uid: u32, gid: u32) -> Sys<()> {
     // Valid: NUL-terminated.
-    call!(libc::SYS_fchownat, dir, path.as_ptr(), uid, gid, libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW).map(drop)
+    call!(
+        libc::SYS_fchownat,
+        dir,
+        path.as_ptr(),
+        uid,
+        gid,
+        libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW
+    )
+    .map(drop)
 }
 
 /// fstat(2), by fstatat with an empty path, so that `O_PATH` descriptors serve.
@@ -215,7 +271,13 @@ pub fn fchownat(dir: i32, path: &CStr, uid: u32, gid: u32) -> Sys<()> {
 pub fn fstat(raw: i32) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // Valid: the buffer has the size of the structure.
-    call!(libc::SYS_newfstatat, raw, c"".as_ptr(), stat.as_mut_ptr(), libc::AT_EMPTY_PATH)?;
+    call!(
+        libc::SYS_newfstatat,
+        raw,
+        c"".as_ptr(),
+        stat.as_mut_ptr(),
+        libc::AT_EMPTY_PATH
+    )?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
     Ok(unsafe { stat.assume_init() })
 }
@@ -227,7 +289,13 @@ pub fn fstat(raw: i32) -> Sys<libc::stat> {
 pub fn stat(path: &CStr) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // Valid: NUL-terminated; the buffer has the size of the structure.
-    call!(libc::SYS_newfstatat, libc::AT_FDCWD, path.as_ptr(), stat.as_mut_ptr(), 0)?;
+    call!(
+        libc::SYS_newfstatat,
+        libc::AT_FDCWD,
+        path.as_ptr(),
+        stat.as_mut_ptr(),
+        0
+    )?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
     Ok(unsafe { stat.assume_init() })
 }
@@ -291,7 +359,8 @@ pub fn chroot(path: &CStr) -> Sys<()> {
     call!(libc::SYS_chroot, path.as_ptr()).map(drop)
 }
 
-/// getcwd(2): the length with the closing NUL. A directory outside the root is reported as `(unreachable)`.
+/// getcwd(2): the length with the closing NUL. A directory outside the root is reported as
+/// `(unreachable)`.
 ///
 /// # Errors
 /// ENOENT when the directory is gone.
@@ -302,7 +371,9 @@ pub fn getcwd(buffer: &mut [u8]) -> Sys<usize> {
 
 /// umask(2): the former mask.
 pub fn umask(mask: u32) -> u32 {
-    call!(libc::SYS_umask, mask).map(|old| old as u32).unwrap_or(0)
+    call!(libc::SYS_umask, mask)
+        .map(|old| old as u32)
+        .unwrap_or(0)
 }
 
 /// read(2).
@@ -311,7 +382,8 @@ pub fn umask(mask: u32) -> u32 {
 /// The kernel's.
 pub fn read(raw: i32, buffer: &mut [u8]) -> Sys<usize> {
     // Valid: the buffer and its length belong together.
-    super::retry(|| call!(libc::SYS_read, raw, buffer.as_mut_ptr(), buffer.len())).map(|n| n as usize)
+    super::retry(|| call!(libc::SYS_read, raw, buffer.as_mut_ptr(), buffer.len()))
+        .map(|n| n as usize)
 }
 
 /// write(2), one call.
@@ -364,7 +436,12 @@ pub fn clear_cloexec(raw: i32) -> Sys<()> {
 /// The kernel's.
 pub fn memfd(name: &CStr, flags: u32) -> Sys<i32> {
     // Valid: NUL-terminated.
-    call!(libc::SYS_memfd_create, name.as_ptr(), flags | libc::MFD_CLOEXEC).map(fd)
+    call!(
+        libc::SYS_memfd_create,
+        name.as_ptr(),
+        flags | libc::MFD_CLOEXEC
+    )
+    .map(fd)
 }
 
 /// fcntl(2) `F_ADD_SEALS`.
@@ -411,7 +488,8 @@ pub fn pipe_size(raw: i32) -> Sys<usize> {
     call!(libc::SYS_fcntl, raw, libc::F_GETPIPE_SZ).map(|size| size as usize)
 }
 
-/// Lets a pipe hold so many bytes (fcntl(2), `F_SETPIPE_SZ`). Who waits to write goes on (since Linux 5.5).
+/// Lets a pipe hold so many bytes (fcntl(2), `F_SETPIPE_SZ`). Who waits to write goes on (since
+/// Linux 5.5).
 ///
 /// # Errors
 /// EPERM beyond `fs.pipe-max-size` or the user's share; EBADF for what is no pipe; EBUSY.
@@ -419,13 +497,16 @@ pub fn set_pipe_size(raw: i32, size: usize) -> Sys<()> {
     call!(libc::SYS_fcntl, raw, libc::F_SETPIPE_SZ, size).map(drop)
 }
 
-/// What was written to a terminal or a socket and its reader has not taken (`TIOCOUTQ`, the same number as `SIOCOUTQ`), or to a pipe
-/// (`FIONREAD`), as a number that falls as it takes; 0 for everything else.
+/// What was written to a terminal or a socket and its reader has not taken (`TIOCOUTQ`, the same
+/// number as `SIOCOUTQ`), or to a pipe (`FIONREAD`), as a number that falls as it takes; 0 for
+/// everything else.
 pub fn untaken(raw: i32) -> i32 {
     let mut count = 0_i32;
     // Valid: a pointer to an int.
     let asked = |request: libc::Ioctl, count: *mut i32| call!(libc::SYS_ioctl, raw, request, count);
-    if asked(libc::TIOCOUTQ, &raw mut count).is_err() && asked(libc::FIONREAD, &raw mut count).is_err() {
+    if asked(libc::TIOCOUTQ, &raw mut count).is_err()
+        && asked(libc::FIONREAD, &raw mut count).is_err()
+    {
         return 0;
     }
     count

@@ -1,4 +1,5 @@
-//! Who a process is: ids, groups, capabilities, and the other attributes that prctl and its kin set.
+//! Who a process is: ids, groups, capabilities, and the other attributes that prctl and its kin
+//! set.
 
 use super::{Sys, call};
 use std::ffi::CStr;
@@ -19,7 +20,8 @@ pub fn setresgid(gid: u32) -> Sys<()> {
     call!(libc::SYS_setresgid, gid, gid, gid).map(drop)
 }
 
-/// setgroups(2) from little-endian words as a plan carries them; bytes beyond the last whole word are left out.
+/// setgroups(2) from little-endian words as a plan carries them; bytes beyond the last whole word
+/// are left out.
 ///
 /// # Errors
 /// EPERM where the user namespace denies it.
@@ -60,9 +62,19 @@ const CAP_VERSION_3: u32 = 0x2008_0522;
 /// # Errors
 /// EPERM.
 pub fn capset(sets: CapSets) -> Sys<()> {
-    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let header = CapHeader {
+        version: CAP_VERSION_3,
+        pid: 0,
+    };
     let (e, p, i) = (sets.effective, sets.permitted, sets.inheritable);
-    let data = [e as u32, p as u32, i as u32, (e >> 32) as u32, (p >> 32) as u32, (i >> 32) as u32];
+    let data = [
+        e as u32,
+        p as u32,
+        i as u32,
+        (e >> 32) as u32,
+        (p >> 32) as u32,
+        (i >> 32) as u32,
+    ];
     // Valid: version 3 has two data structures of three words.
     call!(libc::SYS_capset, &raw const header, data.as_ptr()).map(drop)
 }
@@ -72,15 +84,23 @@ pub fn capset(sets: CapSets) -> Sys<()> {
 /// # Errors
 /// None in practice.
 pub fn capget() -> Sys<CapSets> {
-    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let header = CapHeader {
+        version: CAP_VERSION_3,
+        pid: 0,
+    };
     let mut data = [0_u32; 6];
     // Valid: version 3 has two data structures of three words.
     call!(libc::SYS_capget, &raw const header, data.as_mut_ptr())?;
     let wide = |low: usize| u64::from(data[low]) | (u64::from(data[low + 3]) << 32);
-    Ok(CapSets { effective: wide(0), permitted: wide(1), inheritable: wide(2) })
+    Ok(CapSets {
+        effective: wide(0),
+        permitted: wide(1),
+        inheritable: wide(2),
+    })
 }
 
-/// seccomp(2) `SECCOMP_SET_MODE_FILTER` with a program in its native layout; the listener's descriptor with that flag, else 0.
+/// seccomp(2) `SECCOMP_SET_MODE_FILTER` with a program in its native layout; the listener's
+/// descriptor with that flag, else 0.
 ///
 /// # Errors
 /// EINVAL for a bad program, EACCES without privilege.
@@ -90,7 +110,10 @@ pub fn seccomp_filter(program: &[u8], flags: u32) -> Sys<i64> {
         len: u16,
         filter: *const u8,
     }
-    let program = Program { len: (program.len() / 8) as u16, filter: program.as_ptr() };
+    let program = Program {
+        len: (program.len() / 8) as u16,
+        filter: program.as_ptr(),
+    };
     // Valid: pointer and length belong together; the kernel copies from any alignment.
     call!(libc::SYS_seccomp, 1, flags, &raw const program)
 }
@@ -102,7 +125,14 @@ pub fn seccomp_filter(program: &[u8], flags: u32) -> Sys<i64> {
 pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
     let limit = [soft, hard];
     // Valid: the new limit only.
-    call!(libc::SYS_prlimit64, pid, resource, limit.as_ptr(), std::ptr::null::<u8>()).map(drop)
+    call!(
+        libc::SYS_prlimit64,
+        pid,
+        resource,
+        limit.as_ptr(),
+        std::ptr::null::<u8>()
+    )
+    .map(drop)
 }
 
 /// This process's own hard limit (prlimit64(2)); `u64::MAX` is none.
@@ -112,11 +142,18 @@ pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
 pub fn hard_limit(resource: u32) -> Sys<u64> {
     let mut limit = [0_u64; 2];
     // Valid: the old limit only.
-    call!(libc::SYS_prlimit64, 0, resource, std::ptr::null::<u8>(), limit.as_mut_ptr())?;
+    call!(
+        libc::SYS_prlimit64,
+        0,
+        resource,
+        std::ptr::null::<u8>(),
+        limit.as_mut_ptr()
+    )?;
     Ok(limit[1])
 }
 
-/// Lets this process have as many open files as it may: the limit of select(2)'s days is a shell's, and not a server's.
+/// Lets this process have as many open files as it may: the limit of select(2)'s days is a shell's,
+/// and not a server's.
 ///
 /// # Errors
 /// The kernel's.
@@ -164,9 +201,20 @@ pub fn sched_setaffinity(pid: i32, mask: &[u8]) -> Sys<()> {
 /// # Errors
 /// EINVAL.
 pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
-    let pointer = if mask.is_empty() { std::ptr::null() } else { mask.as_ptr() };
-    // Valid: mask and its number of bits belong together; the kernel reads whole words, and plans pad to them.
-    call!(libc::SYS_set_mempolicy, mode, pointer, mask.len() * 8 + usize::from(!mask.is_empty())).map(drop)
+    let pointer = if mask.is_empty() {
+        std::ptr::null()
+    } else {
+        mask.as_ptr()
+    };
+    // Valid: mask and its number of bits belong together; the kernel reads whole words, and plans
+    // pad to them.
+    call!(
+        libc::SYS_set_mempolicy,
+        mode,
+        pointer,
+        mask.len() * 8 + usize::from(!mask.is_empty())
+    )
+    .map(drop)
 }
 
 /// keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`: the keyring's serial number.
@@ -178,7 +226,8 @@ pub fn join_session_keyring(name: &CStr) -> Sys<i64> {
     call!(libc::SYS_keyctl, 1, name.as_ptr())
 }
 
-/// keyctl(2) `KEYCTL_DESCRIBE` then `KEYCTL_SETPERM`: adds the owner's search right as runc does (`UsrSearch` besides what is there).
+/// keyctl(2) `KEYCTL_DESCRIBE` then `KEYCTL_SETPERM`: adds the owner's search right as runc does
+/// (`UsrSearch` besides what is there).
 ///
 /// # Errors
 /// The kernel's.
@@ -192,7 +241,14 @@ pub fn keyring_permissions(serial: i64, permissions: u32) -> Sys<()> {
 /// The kernel's.
 pub fn keyring_describe(serial: i64, buffer: &mut [u8]) -> Sys<usize> {
     // Valid: the buffer and its length belong together.
-    call!(libc::SYS_keyctl, 6, serial, buffer.as_mut_ptr(), buffer.len()).map(|n| n as usize)
+    call!(
+        libc::SYS_keyctl,
+        6,
+        serial,
+        buffer.as_mut_ptr(),
+        buffer.len()
+    )
+    .map(|n| n as usize)
 }
 
 /// sethostname(2).

@@ -1,7 +1,8 @@
-//! Every raw system call, a file a family. The only place (with the lowest files of `vm`) where `unsafe` stands.
+//! Every raw system call, a file a family. The only place (with the lowest files of `vm`) where
+//! `unsafe` stands.
 //!
-//! The functions here that the cloned child uses do nothing but the call: no allocation, no lock, no logging. They take C strings and
-//! raw descriptors, and answer with the kernel's error number.
+//! The functions here that the cloned child uses do nothing but the call: no allocation, no lock,
+//! no logging. They take C strings and raw descriptors, and answer with the kernel's error number.
 
 pub mod bpf;
 pub mod entry;
@@ -25,7 +26,8 @@ pub type Sys<T> = std::result::Result<T, Errno>;
 /// Calls `libc::syscall` and turns -1 into the error number.
 macro_rules! call {
     ($nr:expr $(, $arg:expr)* $(,)?) => {
-        // SAFETY: the caller of this macro states why the arguments are valid for this call; the kernel checks all else.
+        // SAFETY: the caller of this macro states why the arguments are valid for this call; the
+        // kernel checks all else.
         match unsafe { libc::syscall($nr $(, $arg)*) } {
             -1 => Err(nix::errno::Errno::last()),
             value => Ok(value),

@@ -47,9 +47,21 @@ pub struct MountAttr {
 /// # Errors
 /// The kernel's.
 pub fn mount(source: &CStr, target: &CStr, fstype: &CStr, flags: u64, data: &CStr) -> Sys<()> {
-    let data = if data.is_empty() { std::ptr::null() } else { data.as_ptr() };
+    let data = if data.is_empty() {
+        std::ptr::null()
+    } else {
+        data.as_ptr()
+    };
     // Valid: all strings are NUL-terminated; a null data means none.
-    call!(libc::SYS_mount, source.as_ptr(), target.as_ptr(), fstype.as_ptr(), flags, data).map(drop)
+    call!(
+        libc::SYS_mount,
+        source.as_ptr(),
+        target.as_ptr(),
+        fstype.as_ptr(),
+        flags,
+        data
+    )
+    .map(drop)
 }
 
 /// umount2(2).
@@ -88,7 +100,15 @@ pub fn move_mount(from: i32, to: i32) -> Sys<()> {
     const F_EMPTY_PATH: u32 = 0x4;
     const T_EMPTY_PATH: u32 = 0x40;
     // Valid: empty paths with descriptors.
-    call!(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), F_EMPTY_PATH | T_EMPTY_PATH).map(drop)
+    call!(
+        libc::SYS_move_mount,
+        from,
+        c"".as_ptr(),
+        to,
+        c"".as_ptr(),
+        F_EMPTY_PATH | T_EMPTY_PATH
+    )
+    .map(drop)
 }
 
 /// move_mount(2) onto the caller's own root directory.
@@ -98,7 +118,15 @@ pub fn move_mount(from: i32, to: i32) -> Sys<()> {
 pub fn move_mount_on_root(from: i32) -> Sys<()> {
     const F_EMPTY_PATH: u32 = 0x4;
     // Valid: NUL-terminated paths.
-    call!(libc::SYS_move_mount, from, c"".as_ptr(), libc::AT_FDCWD, c"/".as_ptr(), F_EMPTY_PATH).map(drop)
+    call!(
+        libc::SYS_move_mount,
+        from,
+        c"".as_ptr(),
+        libc::AT_FDCWD,
+        c"/".as_ptr(),
+        F_EMPTY_PATH
+    )
+    .map(drop)
 }
 
 /// mount_setattr(2) on the mount that `raw` is open at.
@@ -108,7 +136,15 @@ pub fn move_mount_on_root(from: i32) -> Sys<()> {
 pub fn mount_setattr(raw: i32, flags: u32, attr: &MountAttr) -> Sys<()> {
     let flags = flags | libc::AT_EMPTY_PATH as u32;
     // Valid: the structure lives across the call and its size is given.
-    call!(libc::SYS_mount_setattr, raw, c"".as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>()).map(drop)
+    call!(
+        libc::SYS_mount_setattr,
+        raw,
+        c"".as_ptr(),
+        flags,
+        std::ptr::from_ref(attr),
+        size_of::<MountAttr>()
+    )
+    .map(drop)
 }
 
 /// fsopen(2), close-on-exec.
@@ -135,7 +171,15 @@ pub fn fsconfig_string(raw: i32, key: &CStr, value: &CStr) -> Sys<()> {
 /// The kernel's.
 pub fn fsconfig_flag(raw: i32, key: &CStr) -> Sys<()> {
     // Valid: NUL-terminated; a flag has no value.
-    call!(libc::SYS_fsconfig, raw, 0, key.as_ptr(), std::ptr::null::<u8>(), 0).map(drop)
+    call!(
+        libc::SYS_fsconfig,
+        raw,
+        0,
+        key.as_ptr(),
+        std::ptr::null::<u8>(),
+        0
+    )
+    .map(drop)
 }
 
 /// fsconfig(2) `FSCONFIG_CMD_CREATE`.
@@ -144,7 +188,15 @@ pub fn fsconfig_flag(raw: i32, key: &CStr) -> Sys<()> {
 /// The kernel's.
 pub fn fsconfig_create(raw: i32) -> Sys<()> {
     // Valid: null key and value for this command.
-    call!(libc::SYS_fsconfig, raw, 6, std::ptr::null::<u8>(), std::ptr::null::<u8>(), 0).map(drop)
+    call!(
+        libc::SYS_fsconfig,
+        raw,
+        6,
+        std::ptr::null::<u8>(),
+        std::ptr::null::<u8>(),
+        0
+    )
+    .map(drop)
 }
 
 /// fsmount(2), close-on-exec, with mount attributes.
@@ -160,7 +212,8 @@ pub fn fsmount(raw: i32, attributes: u64) -> Sys<i32> {
 /// # Errors
 /// The kernel's.
 pub fn mount_flags(raw: i32) -> Sys<u64> {
-    // The kernel's structure on 64-bit machines is fifteen words, of which the eleventh is `f_flags`; libc hides that field.
+    // The kernel's structure on 64-bit machines is fifteen words, of which the eleventh is
+    // `f_flags`; libc hides that field.
     let mut words = [0_u64; 15];
     // Valid: the buffer has the size of the structure.
     call!(libc::SYS_fstatfs, raw, words.as_mut_ptr())?;

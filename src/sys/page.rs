@@ -1,4 +1,5 @@
-//! One page shared by hull and its child: the child reports by plain stores, which no system call filter can catch.
+//! One page shared by hull and its child: the child reports by plain stores, which no system call
+//! filter can catch.
 
 use nix::errno::Errno;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -52,17 +53,28 @@ impl Page {
 
     fn map(fd: i32, flags: i32) -> Result<Self, Errno> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let address = unsafe { libc::mmap(std::ptr::null_mut(), Self::SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                Self::SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                fd,
+                0,
+            )
+        };
         if address == libc::MAP_FAILED {
             return Err(Errno::last());
         }
-        Ok(Self { report: address.cast() })
+        Ok(Self {
+            report: address.cast(),
+        })
     }
 
     /// The page's fields.
     pub fn report(&self) -> &Report {
-        // SAFETY: the mapping is page-aligned, larger than the structure, and lives as long as `self`; every field is atomic, and
-        // any bit pattern is valid.
+        // SAFETY: the mapping is page-aligned, larger than the structure, and lives as long as
+        // `self`; every field is atomic, and any bit pattern is valid.
         unsafe { &*self.report }
     }
 }

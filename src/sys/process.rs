@@ -47,7 +47,11 @@ pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
     let mut args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
-        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 {
+            libc::SIGCHLD as u64
+        } else {
+            0
+        },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -57,7 +61,10 @@ pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
     // Valid: without CLONE_VM and a stack the child goes on here on its own copy of this one.
     match call!(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())? {
         0 => Ok(Cloned::Child),
-        pid => Ok(Cloned::Parent { pid: fd(pid), pidfd }),
+        pid => Ok(Cloned::Parent {
+            pid: fd(pid),
+            pidfd,
+        }),
     }
 }
 
@@ -99,7 +106,14 @@ pub fn pidfd_open(pid: i32) -> Sys<i32> {
 /// ESRCH, EPERM, EINVAL.
 pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Sys<()> {
     // Valid: no siginfo.
-    call!(libc::SYS_pidfd_send_signal, pidfd, signal, std::ptr::null::<u8>(), 0).map(drop)
+    call!(
+        libc::SYS_pidfd_send_signal,
+        pidfd,
+        signal,
+        std::ptr::null::<u8>(),
+        0
+    )
+    .map(drop)
 }
 
 /// pidfd_getfd(2): a copy of another process's descriptor.
@@ -150,7 +164,16 @@ pub fn wait(pidfd: i32, nohang: bool) -> Sys<Option<Ended>> {
     let options = libc::WEXITED | if nohang { libc::WNOHANG } else { 0 };
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     // Valid: the buffer has the size of the structure; no rusage.
-    super::retry(|| call!(libc::SYS_waitid, P_PIDFD, pidfd, info.as_mut_ptr(), options, std::ptr::null::<u8>()))?;
+    super::retry(|| {
+        call!(
+            libc::SYS_waitid,
+            P_PIDFD,
+            pidfd,
+            info.as_mut_ptr(),
+            options,
+            std::ptr::null::<u8>()
+        )
+    })?;
     // SAFETY: zeroed is a valid value, and the kernel filled it if a child was found.
     let info = unsafe { info.assume_init() };
     // SAFETY: these fields are those of SIGCHLD, which waitid fills; all zero otherwise.
@@ -158,10 +181,15 @@ pub fn wait(pidfd: i32, nohang: bool) -> Sys<Option<Ended>> {
     if pid == 0 {
         return Ok(None);
     }
-    Ok(Some(if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Killed(status) }))
+    Ok(Some(if info.si_code == libc::CLD_EXITED {
+        Ended::Exited(status)
+    } else {
+        Ended::Killed(status)
+    }))
 }
 
-/// Room for the two arrays of pointers that execve takes. It is made before the clone, since nothing may be allocated after.
+/// Room for the two arrays of pointers that execve takes. It is made before the clone, since
+/// nothing may be allocated after.
 pub struct Arrays {
     pointers: Vec<*const libc::c_char>,
 }
@@ -169,11 +197,21 @@ pub struct Arrays {
 impl Arrays {
     /// Room for so many arguments and variables together.
     pub fn with_room(strings: usize) -> Self {
-        Self { pointers: vec![std::ptr::null(); strings + 2] }
+        Self {
+            pointers: vec![std::ptr::null(); strings + 2],
+        }
     }
 
-    /// execveat(2); with an empty path the descriptor itself is run. Answers only why it failed; E2BIG when the room is too small.
-    pub fn execveat<'a, A, E>(&mut self, dir: i32, path: &CStr, args: A, env: E, flags: i32) -> Errno
+    /// execveat(2); with an empty path the descriptor itself is run. Answers only why it failed;
+    /// E2BIG when the room is too small.
+    pub fn execveat<'a, A, E>(
+        &mut self,
+        dir: i32,
+        path: &CStr,
+        args: A,
+        env: E,
+        flags: i32,
+    ) -> Errno
     where
         A: IntoIterator<Item = &'a CStr>,
         E: IntoIterator<Item = &'a CStr>,
@@ -181,7 +219,9 @@ impl Arrays {
         let (mut next, mut count) = (0, 0);
         let mut put = |pointer| {
             next += 1;
-            self.pointers.get_mut(next - 1).map(|place| *place = pointer)
+            self.pointers
+                .get_mut(next - 1)
+                .map(|place| *place = pointer)
         };
         let mut whole = true;
         args.into_iter().for_each(|text| {
@@ -189,11 +229,21 @@ impl Arrays {
             whole &= put(text.as_ptr()).is_some();
         });
         whole &= put(std::ptr::null()).is_some();
-        env.into_iter().for_each(|text| whole &= put(text.as_ptr()).is_some());
+        env.into_iter()
+            .for_each(|text| whole &= put(text.as_ptr()).is_some());
         whole &= put(std::ptr::null()).is_some();
-        let Some(envp) = self.pointers.get(count + 1..).filter(|_| whole) else { return Errno::E2BIG };
+        let Some(envp) = self.pointers.get(count + 1..).filter(|_| whole) else {
+            return Errno::E2BIG;
+        };
         // Valid: both arrays end in null, and the strings that they point to outlive this call.
-        match call!(libc::SYS_execveat, dir, path.as_ptr(), self.pointers.as_ptr(), envp.as_ptr(), flags) {
+        match call!(
+            libc::SYS_execveat,
+            dir,
+            path.as_ptr(),
+            self.pointers.as_ptr(),
+            envp.as_ptr(),
+            flags
+        ) {
             Err(errno) => errno,
             Ok(_) => Errno::UnknownErrno,
         }
@@ -209,11 +259,22 @@ pub fn default_signals(mask: u64) {
         restorer: usize,
         mask: u64,
     }
-    let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+    let default = Action {
+        handler: libc::SIG_DFL,
+        flags: 0,
+        restorer: 0,
+        mask: 0,
+    };
     for signal in 1..=64 {
         if mask & (1 << (signal - 1)) != 0 {
             // Valid: the structure is the kernel's own layout, with an 8-byte mask.
-            let _ = call!(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null::<u8>(), 8);
+            let _ = call!(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null::<u8>(),
+                8
+            );
         }
     }
 }
@@ -228,7 +289,13 @@ pub fn ignore_broken_pipes() {
 pub fn unblock_signals() {
     let none = 0_u64;
     // Valid: an 8-byte mask.
-    let _ = call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null::<u8>(), 8);
+    let _ = call!(
+        libc::SYS_rt_sigprocmask,
+        libc::SIG_SETMASK,
+        &raw const none,
+        std::ptr::null::<u8>(),
+        8
+    );
 }
 
 /// Whether the other side of a pipe is gone, waited for so many milliseconds.
@@ -236,26 +303,62 @@ pub fn unblock_signals() {
 /// # Errors
 /// The kernel's.
 pub fn hung_up(pipe: i32, timeout_ms: u64) -> Sys<bool> {
-    let mut fds = [libc::pollfd { fd: pipe, events: 0, revents: 0 }];
-    let spec = libc::timespec { tv_sec: (timeout_ms / 1000) as i64, tv_nsec: ((timeout_ms % 1000) * 1_000_000) as i64 };
+    let mut fds = [libc::pollfd {
+        fd: pipe,
+        events: 0,
+        revents: 0,
+    }];
+    let spec = libc::timespec {
+        tv_sec: (timeout_ms / 1000) as i64,
+        tv_nsec: ((timeout_ms % 1000) * 1_000_000) as i64,
+    };
     // Valid: one entry, a timeout, no signal mask.
-    super::retry(|| call!(libc::SYS_ppoll, fds.as_mut_ptr(), 1, &raw const spec, std::ptr::null::<u8>(), 8))?;
+    super::retry(|| {
+        call!(
+            libc::SYS_ppoll,
+            fds.as_mut_ptr(),
+            1,
+            &raw const spec,
+            std::ptr::null::<u8>(),
+            8
+        )
+    })?;
     Ok(fds[0].revents != 0)
 }
 
-/// ppoll(2) for reading on up to two descriptors (a negative one is skipped); the timeout in milliseconds, or none.
-/// Answers which are ready (an end or an error counts).
+/// ppoll(2) for reading on up to two descriptors (a negative one is skipped); the timeout in
+/// milliseconds, or none. Answers which are ready (an end or an error counts).
 ///
 /// # Errors
 /// The kernel's.
 pub fn poll2(first: i32, second: i32, timeout_ms: Option<u64>) -> Sys<(bool, bool)> {
     let mut fds = [
-        libc::pollfd { fd: first, events: libc::POLLIN, revents: 0 },
-        libc::pollfd { fd: second, events: libc::POLLIN, revents: 0 },
+        libc::pollfd {
+            fd: first,
+            events: libc::POLLIN,
+            revents: 0,
+        },
+        libc::pollfd {
+            fd: second,
+            events: libc::POLLIN,
+            revents: 0,
+        },
     ];
-    let spec = timeout_ms.map(|ms| libc::timespec { tv_sec: (ms / 1000) as i64, tv_nsec: ((ms % 1000) * 1_000_000) as i64 });
+    let spec = timeout_ms.map(|ms| libc::timespec {
+        tv_sec: (ms / 1000) as i64,
+        tv_nsec: ((ms % 1000) * 1_000_000) as i64,
+    });
     let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // Valid: two entries, a timeout or null, no signal mask.
-    super::retry(|| call!(libc::SYS_ppoll, fds.as_mut_ptr(), 2, spec_ptr, std::ptr::null::<u8>(), 8))?;
+    super::retry(|| {
+        call!(
+            libc::SYS_ppoll,
+            fds.as_mut_ptr(),
+            2,
+            spec_ptr,
+            std::ptr::null::<u8>(),
+            8
+        )
+    })?;
     Ok((fds[0].revents != 0, fds[1].revents != 0))
 }

@@ -1,7 +1,9 @@
-//! One end of the channel: frames in and out of a descriptor that never blocks, and the streams that it carries.
+//! One end of the channel: frames in and out of a descriptor that never blocks, and the streams
+//! that it carries.
 //!
-//! A stream's sender may have [`WINDOW`] bytes on the way; the receiver gives credit back as its sink takes them. So an unread stream
-//! holds back its own sender and nothing else, and the queues stay small whatever is read or not.
+//! A stream's sender may have [`WINDOW`] bytes on the way; the receiver gives credit back as its
+//! sink takes them. So an unread stream holds back its own sender and nothing else, and the queues
+//! stay small whatever is read or not.
 
 use super::frame::{self, Frame, Kind, Parser};
 use crate::init::Held;
@@ -14,7 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub const WINDOW: u32 = 64 << 10;
 /// The most that one frame of a stream carries.
 const PIECE: usize = 16 << 10;
-/// The most that a pipe keeps of its writer (`fs.pipe-max-size`): what a program's own children go on writing has no end.
+/// The most that a pipe keeps of its writer (`fs.pipe-max-size`): what a program's own children go
+/// on writing has no end.
 const LAST: usize = 1 << 20;
 /// What a sink may ever have to keep, and then some.
 const MOST: usize = WINDOW as usize + LAST + 2 * PIECE;
@@ -46,13 +49,26 @@ impl Channel {
     /// EBADF.
     pub fn new(fd: Held) -> Result<Self> {
         event::nonblocking(fd.0).on("use", "the channel")?;
-        Ok(Self { fd, parser: Parser::default(), out: Vec::new(), sent: 0 })
+        Ok(Self {
+            fd,
+            parser: Parser::default(),
+            out: Vec::new(),
+            sent: 0,
+        })
     }
 
     /// What poll(2) is to watch.
     pub fn interest(&self) -> libc::pollfd {
-        let events = if self.out.is_empty() { libc::POLLIN } else { libc::POLLIN | libc::POLLOUT };
-        libc::pollfd { fd: self.fd.0, events, revents: 0 }
+        let events = if self.out.is_empty() {
+            libc::POLLIN
+        } else {
+            libc::POLLIN | libc::POLLOUT
+        };
+        libc::pollfd {
+            fd: self.fd.0,
+            events,
+            revents: 0,
+        }
     }
 
     /// How many bytes the other end has not taken.
@@ -70,7 +86,8 @@ impl Channel {
     /// # Errors
     /// It cannot be written as JSON.
     pub fn message<T: serde::Serialize>(&mut self, session: u32, message: &T) -> Result<()> {
-        let text = serde_json::to_vec(message).map_err(|error| Error::new(format!("write a message: {error}")))?;
+        let text = serde_json::to_vec(message)
+            .map_err(|error| Error::new(format!("write a message: {error}")))?;
         self.put(Kind::Message, session, &text);
         Ok(())
     }
@@ -84,7 +101,8 @@ impl Channel {
             match file::write(self.fd.0, &self.out[self.sent..]) {
                 Ok(count) => self.sent += count,
                 Err(Errno::EAGAIN) => break,
-                // The other end is gone, which is told by its reading's end, after what it said last.
+                // The other end is gone, which is told by its reading's end, after what it said
+                // last.
                 Err(Errno::EPIPE | Errno::ECONNRESET) => self.sent = self.out.len(),
                 Err(errno) => return Err(Error::sys("write to", "the channel", errno)),
             }
@@ -136,13 +154,20 @@ struct Sink {
     ended: bool,
     /// Its descriptor comes later: what is sent meanwhile is kept.
     awaited: bool,
-    /// It is one way of a connection: its end is told to the peer, which the other way's descriptor would keep from it.
+    /// It is one way of a connection: its end is told to the peer, which the other way's descriptor
+    /// would keep from it.
     connection: bool,
 }
 
 impl Sink {
     fn new(fd: Option<Held>) -> Self {
-        Self { fd, pending: VecDeque::new(), ended: false, awaited: false, connection: false }
+        Self {
+            fd,
+            pending: VecDeque::new(),
+            ended: false,
+            awaited: false,
+            connection: false,
+        }
     }
 }
 
@@ -178,7 +203,11 @@ impl Streams {
     /// EBADF.
     pub fn receive(&mut self, stream: u32, fd: Held) -> Result<()> {
         event::nonblocking(fd.0).on("use", "a stream")?;
-        let mut sink = self.sinks.remove(&stream).filter(|sink| sink.awaited).unwrap_or_else(|| Sink::new(None));
+        let mut sink = self
+            .sinks
+            .remove(&stream)
+            .filter(|sink| sink.awaited)
+            .unwrap_or_else(|| Sink::new(None));
         (sink.fd, sink.awaited) = (Some(fd), false);
         if !sink.ended || !sink.pending.is_empty() {
             self.sinks.insert(stream, sink);
@@ -193,12 +222,17 @@ impl Streams {
         self.sinks.insert(stream, sink);
     }
 
-    /// A connection is carried both ways: what it brings goes out as the first stream, what comes on the second is sent over it.
+    /// A connection is carried both ways: what it brings goes out as the first stream, what comes
+    /// on the second is sent over it.
     ///
     /// # Errors
     /// EBADF, EMFILE.
     pub fn connect(&mut self, (out, back): (u32, u32), socket: Held) -> Result<()> {
-        let copy = nix::fcntl::fcntl(crate::sys::socket::borrow(socket.0), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).on("copy", "a connection")?;
+        let copy = nix::fcntl::fcntl(
+            crate::sys::socket::borrow(socket.0),
+            nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
+        )
+        .on("copy", "a connection")?;
         self.send(out, Held(copy))?;
         self.receive(back, socket)?;
         if let Some(sink) = self.sinks.get_mut(&back) {
@@ -214,7 +248,11 @@ impl Streams {
 
     /// Whether a stream still brings something, or holds what its sink has not taken.
     pub fn is_open(&self, stream: u32) -> bool {
-        self.sources.contains_key(&stream) || self.sinks.get(&stream).is_some_and(|sink| sink.fd.is_some())
+        self.sources.contains_key(&stream)
+            || self
+                .sinks
+                .get(&stream)
+                .is_some_and(|sink| sink.fd.is_some())
     }
 
     /// How many bytes a stream's sink has not taken yet.
@@ -222,8 +260,8 @@ impl Streams {
         self.sinks.get(&stream).map_or(0, |sink| sink.pending.len())
     }
 
-    /// A source's program has ended: what it wrote last goes out whatever the credit, as it would stay in a pipe, and then the end. So no
-    /// end of a program waits for a reader.
+    /// A source's program has ended: what it wrote last goes out whatever the credit, as it would
+    /// stay in a pipe, and then the end. So no end of a program waits for a reader.
     pub fn finish(&mut self, channel: &mut Channel, stream: u32) {
         if let Some(source) = self.sources.remove(&stream) {
             let (mut buffer, mut rest) = ([0_u8; PIECE], LAST);
@@ -253,14 +291,26 @@ impl Streams {
     /// What poll(2) is to watch, and whose it is; see [`Streams::ready`].
     pub fn interests(&self, fds: &mut Vec<libc::pollfd>, whose: &mut Vec<(u32, bool)>) {
         for (number, source) in self.sources.iter().filter(|(_, source)| source.credit > 0) {
-            fds.push(libc::pollfd { fd: source.fd.0, events: libc::POLLIN, revents: 0 });
+            fds.push(libc::pollfd {
+                fd: source.fd.0,
+                events: libc::POLLIN,
+                revents: 0,
+            });
             whose.push((*number, true));
         }
         for (number, sink) in &self.sinks {
             if let Some(fd) = &sink.fd {
                 // Without POLLOUT only the end of its reader is told.
-                let events = if sink.pending.is_empty() { 0 } else { libc::POLLOUT };
-                fds.push(libc::pollfd { fd: fd.0, events, revents: 0 });
+                let events = if sink.pending.is_empty() {
+                    0
+                } else {
+                    libc::POLLOUT
+                };
+                fds.push(libc::pollfd {
+                    fd: fd.0,
+                    events,
+                    revents: 0,
+                });
                 whose.push((*number, false));
             }
         }
@@ -281,7 +331,9 @@ impl Streams {
     }
 
     fn carry_source(&mut self, channel: &mut Channel, number: u32) {
-        let Some(source) = self.sources.get_mut(&number) else { return };
+        let Some(source) = self.sources.get_mut(&number) else {
+            return;
+        };
         let mut buffer = [0_u8; PIECE];
         let room = PIECE.min(source.credit as usize);
         match file::read(source.fd.0, &mut buffer[..room]) {
@@ -299,7 +351,9 @@ impl Streams {
     }
 
     fn carry_sink(&mut self, channel: &mut Channel, number: u32) {
-        let Some(sink) = self.sinks.get_mut(&number) else { return };
+        let Some(sink) = self.sinks.get_mut(&number) else {
+            return;
+        };
         let Some(fd) = &sink.fd else { return };
         let mut taken = 0;
         let mut broken = false;
@@ -328,9 +382,12 @@ impl Streams {
         }
     }
 
-    /// Nobody reads what the sink is given: the sender is told, so that its program gets the signal it would have got.
+    /// Nobody reads what the sink is given: the sender is told, so that its program gets the signal
+    /// it would have got.
     fn close_sink(&mut self, channel: &mut Channel, number: u32) {
-        let Some(sink) = self.sinks.get_mut(&number) else { return };
+        let Some(sink) = self.sinks.get_mut(&number) else {
+            return;
+        };
         let lost = sink.pending.len() as u32;
         sink.pending.clear();
         sink.fd = None;
@@ -348,16 +405,27 @@ impl Streams {
         let number = frame.stream;
         match frame.kind {
             Kind::Data => match self.sinks.get_mut(&number) {
-                // More than any sender has credit for comes from one that keeps no rules; hull's memory is not its own.
-                Some(sink) if sink.pending.len() + frame.payload.len() > MOST => self.close_sink(channel, number),
+                // More than any sender has credit for comes from one that keeps no rules; hull's
+                // memory is not its own.
+                Some(sink) if sink.pending.len() + frame.payload.len() > MOST => {
+                    self.close_sink(channel, number)
+                }
                 Some(sink) if sink.awaited || sink.fd.is_some() => {
                     sink.pending.extend(&frame.payload);
                     self.carry_sink(channel, number);
                 }
-                _ => channel.put(Kind::Credit, number, &(frame.payload.len() as u32).to_le_bytes()),
+                _ => channel.put(
+                    Kind::Credit,
+                    number,
+                    &(frame.payload.len() as u32).to_le_bytes(),
+                ),
             },
             Kind::Credit => {
-                let count = frame.payload.as_slice().try_into().map_or(0, u32::from_le_bytes);
+                let count = frame
+                    .payload
+                    .as_slice()
+                    .try_into()
+                    .map_or(0, u32::from_le_bytes);
                 if let Some(source) = self.sources.get_mut(&number) {
                     source.credit = source.credit.saturating_add(count).min(WINDOW);
                 }
@@ -400,7 +468,9 @@ mod tests {
     fn packet(stream: u32, number: usize) -> Vec<u8> {
         let mut seed = u64::from(stream) << 32 | number as u64 | 1 << 60;
         let step = |_| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (seed >> 40) as u8
         };
         (0..PACKET).map(step).collect()
@@ -416,7 +486,12 @@ mod tests {
 
     impl End {
         fn new(fd: Held) -> Self {
-            Self { channel: Channel::new(fd).unwrap(), streams: Streams::default(), heard: Vec::new(), data: 0 }
+            Self {
+                channel: Channel::new(fd).unwrap(),
+                streams: Streams::default(),
+                heard: Vec::new(),
+                data: 0,
+            }
         }
 
         /// Carries what is ready.
@@ -442,7 +517,9 @@ mod tests {
 
     /// Writes packets until the other side takes no more; how many.
     fn offer(to: &Held, packets: impl Iterator<Item = Vec<u8>>) -> usize {
-        packets.map_while(|bytes| file::write(to.0, &bytes).ok()).count()
+        packets
+            .map_while(|bytes| file::write(to.0, &bytes).ok())
+            .count()
     }
 
     /// Reads what there is.
@@ -459,10 +536,18 @@ mod tests {
         let (_peer, mut host) = (ours, End::new(theirs));
         let (sink, _reader) = pair(SockType::Stream);
         host.streams.receive(1, sink).unwrap();
-        let frame = Frame { kind: Kind::Data, stream: 1, payload: vec![7; PIECE] };
+        let frame = Frame {
+            kind: Kind::Data,
+            stream: 1,
+            payload: vec![7; PIECE],
+        };
         for _ in 0..10 * MOST / PIECE {
             assert!(host.streams.take(&mut host.channel, &frame));
-            let kept = host.streams.sinks.get(&1).map_or(0, |sink| sink.pending.len());
+            let kept = host
+                .streams
+                .sinks
+                .get(&1)
+                .map_or(0, |sink| sink.pending.len());
             assert!(kept <= MOST, "{kept} bytes");
         }
         assert!(!host.streams.is_open(1), "it is closed to such a sender");
@@ -482,9 +567,16 @@ mod tests {
             ends.push((number, Some(program), reader, 0, Vec::new()));
         }
         let (mut signals, mut turns) = (0, 0);
-        while ends.iter().any(|(number, _, _, _, got)| *number != UNREAD && got.len() < PACKETS * PACKET) {
+        while ends
+            .iter()
+            .any(|(number, _, _, _, got)| *number != UNREAD && got.len() < PACKETS * PACKET)
+        {
             for (number, program, reader, sent, got) in &mut ends {
-                let last = if *number == UNREAD { usize::MAX } else { PACKETS };
+                let last = if *number == UNREAD {
+                    usize::MAX
+                } else {
+                    PACKETS
+                };
                 if let Some(program) = program {
                     *sent += offer(program, (*sent..last).map(|n| packet(*number, n)));
                 }
@@ -496,7 +588,10 @@ mod tests {
                 }
             }
             // What is queued ends with a whole frame: the garbage comes between two.
-            guest.channel.out.extend_from_slice(b"\xf5hul \xf5hul the guest's kernel says something in between");
+            guest
+                .channel
+                .out
+                .extend_from_slice(b"\xf5hul \xf5hul the guest's kernel says something in between");
             if turns % 10 == 0 {
                 host.channel.put(Kind::Message, 1, &[turns as u8]);
                 signals += 1;
@@ -505,11 +600,21 @@ mod tests {
             host.turn();
             turns += 1;
             // What is on the way is bounded, whatever is read or not.
-            assert!(guest.heard.len() + 1 >= signals, "a signal stands behind the streams");
+            assert!(
+                guest.heard.len() + 1 >= signals,
+                "a signal stands behind the streams"
+            );
             assert!(host.streams.sinks[&UNREAD].pending.len() <= WINDOW as usize);
         }
-        assert!(host.data >= STREAMS as usize * PACKETS, "{} frames", host.data);
-        assert_eq!(guest.streams.sources[&UNREAD].credit, 0, "the stopped reader's program is held back");
+        assert!(
+            host.data >= STREAMS as usize * PACKETS,
+            "{} frames",
+            host.data
+        );
+        assert_eq!(
+            guest.streams.sources[&UNREAD].credit, 0,
+            "the stopped reader's program is held back"
+        );
         for (number, _, _, _, got) in &ends[..STREAMS as usize] {
             let whole: Vec<u8> = (0..PACKETS).flat_map(|n| packet(*number, n)).collect();
             assert!(*got == whole, "stream {number}");
@@ -524,7 +629,13 @@ mod tests {
             read(&reader, &mut got);
         }
         read(&reader, &mut got);
-        assert!(got == (0..sent).flat_map(|n| packet(UNREAD, n)).collect::<Vec<u8>>(), "{} bytes of {sent} packets", got.len());
+        assert!(
+            got == (0..sent)
+                .flat_map(|n| packet(UNREAD, n))
+                .collect::<Vec<u8>>(),
+            "{} bytes of {sent} packets",
+            got.len()
+        );
         assert_eq!(guest.heard.len(), signals);
     }
 }

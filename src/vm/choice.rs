@@ -9,12 +9,17 @@ use std::path::PathBuf;
 /// The annotation that asks for this wall.
 pub const ANNOTATION: &str = "org.hull.wall";
 
-/// The name of hull's binary that asks for this wall: for engines, which name a program and no options.
+/// The name of hull's binary that asks for this wall: for engines, which name a program and no
+/// options.
 pub const NAME: &str = "hull-vm";
 
 /// Whether this process was started under [`NAME`].
 pub fn is_named() -> bool {
-    std::env::args_os().next().is_some_and(|name| std::path::Path::new(&name).file_name().is_some_and(|name| name == NAME))
+    std::env::args_os().next().is_some_and(|name| {
+        std::path::Path::new(&name)
+            .file_name()
+            .is_some_and(|name| name == NAME)
+    })
 }
 
 /// Who runs the guest.
@@ -35,7 +40,10 @@ pub enum Engine {
 /// # Errors
 /// It is none, or less than a guest can run with.
 pub fn memory_size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (digits, unit) = text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    );
     let shift = match unit.to_ascii_lowercase().trim_end_matches('b') {
         "" => 0,
         "k" => 10,
@@ -43,9 +51,15 @@ pub fn memory_size(text: &str) -> Result<u64, String> {
         "g" => 30,
         _ => return Err(format!("{unit:?} is no unit: k, m or g")),
     };
-    let number: u64 = digits.parse().map_err(|_| "a number is wanted, such as 512m".to_owned())?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a number is wanted, such as 512m".to_owned())?;
     let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
-    if bytes < 64 << 20 { Err("a guest needs 64m at least".to_owned()) } else { Ok(bytes) }
+    if bytes < 64 << 20 {
+        Err("a guest needs 64m at least".to_owned())
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// What was asked of the machine.
@@ -101,7 +115,9 @@ fn image_format(format: &str) -> Result<&'static str> {
         "vdi" => Ok("vdi"),
         "vmdk" => Ok("vmdk"),
         "vhd" => Ok("vpc"),
-        other => Err(Error::new(format!("vm.image.format is {other:?}: raw, qcow2, vdi, vmdk and vhd are known"))),
+        other => Err(Error::new(format!(
+            "vm.image.format is {other:?}: raw, qcow2, vdi, vmdk and vhd are known"
+        ))),
     }
 }
 
@@ -109,20 +125,27 @@ fn image_format(format: &str) -> Result<&'static str> {
 const MEMORY: u64 = 512 << 20;
 
 impl Options {
-    /// The options of a bundle: what the command says goes before the config's `vm` section, and that before the defaults of [`crate::settings`]. The wall is
-    /// chosen by the command's option, else by the annotation, else by the section or the program's name.
+    /// The options of a bundle: what the command says goes before the config's `vm` section, and
+    /// that before the defaults of [`crate::settings`]. The wall is chosen by the command's option,
+    /// else by the annotation, else by the section or the program's name.
     ///
     /// # Errors
-    /// An annotation that is none of hull's words; a section that a machine cannot have; the file of defaults.
+    /// An annotation that is none of hull's words; a section that a machine cannot have; the file
+    /// of defaults.
     pub fn for_spec(&self, spec: &Spec) -> Result<Option<Self>> {
         let config = spec.config();
         let annotated = match config.annotations.get(ANNOTATION).map(String::as_str) {
             None => None,
             Some("kernel") => Some(false),
             Some("vm") => Some(true),
-            Some(other) => return Err(Error::new(format!("annotation {ANNOTATION}={other:?}: the walls are \"kernel\" and \"vm\""))),
+            Some(other) => {
+                return Err(Error::new(format!(
+                    "annotation {ANNOTATION}={other:?}: the walls are \"kernel\" and \"vm\""
+                )));
+            }
         };
-        // A pod's sandbox only holds namespaces, for the engine to join by path: a machine for it would be of no use to anybody.
+        // A pod's sandbox only holds namespaces, for the engine to join by path: a machine for it
+        // would be of no use to anybody.
         if !self.on && super::pod::is_sandbox(spec) {
             return Ok(None);
         }
@@ -131,28 +154,46 @@ impl Options {
         if !(self.on || annotated.unwrap_or(otherwise)) {
             return Ok(None);
         }
-        let mut options = Self { on: true, ..self.clone() };
+        let mut options = Self {
+            on: true,
+            ..self.clone()
+        };
         if let Some(vm) = &config.vm {
-            options.kernel = options.kernel.or(Some(&vm.kernel.path).filter(|path| !path.is_empty()).map(PathBuf::from));
+            options.kernel = options.kernel.or(Some(&vm.kernel.path)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from));
             if vm.kernel.initrd.is_some() {
-                return Err(Error::new("vm.kernel.initrd: the guest's first file system is hull's own"));
+                return Err(Error::new(
+                    "vm.kernel.initrd: the guest's first file system is hull's own",
+                ));
             }
             if let Some(image) = vm.image.as_ref().filter(|image| !image.path.is_empty()) {
                 let format = image_format(&image.format)?.to_owned();
-                options.rootfs = options.rootfs.or(Some(RootFrom::File { path: PathBuf::from(&image.path), format }));
+                options.rootfs = options.rootfs.or(Some(RootFrom::File {
+                    path: PathBuf::from(&image.path),
+                    format,
+                }));
             }
             options.parameters.extend(vm.kernel.parameters.clone());
             if let Some(monitor) = &vm.hypervisor {
                 options.program = options.program.or(monitor.path.clone().map(PathBuf::from));
                 if !monitor.parameters.is_empty() {
-                    return Err(Error::new("vm.hypervisor.parameters: hull drives the monitor itself"));
+                    return Err(Error::new(
+                        "vm.hypervisor.parameters: hull drives the monitor itself",
+                    ));
                 }
             }
             if let Some(hardware) = &vm.hw_config {
                 options.cpus = options.cpus.or(hardware.vcpus);
                 options.memory = options.memory.or(hardware.memory);
-                if hardware.device_tree.is_some() || !hardware.dtdevs.is_empty() || !hardware.iomems.is_empty() || !hardware.irqs.is_empty() {
-                    return Err(Error::new("vm.hwConfig: devices of the host are not handed to a guest"));
+                if hardware.device_tree.is_some()
+                    || !hardware.dtdevs.is_empty()
+                    || !hardware.iomems.is_empty()
+                    || !hardware.irqs.is_empty()
+                {
+                    return Err(Error::new(
+                        "vm.hwConfig: devices of the host are not handed to a guest",
+                    ));
                 }
             }
         }
@@ -177,7 +218,9 @@ impl Options {
     fn check(&self, spec: &Spec) -> Result<()> {
         let memory = self.memory(spec);
         match self.memory_max {
-            Some(most) if most < memory => Err(Error::new(format!("--vm-memory-max {most}: the guest boots with {memory} bytes"))),
+            Some(most) if most < memory => Err(Error::new(format!(
+                "--vm-memory-max {most}: the guest boots with {memory} bytes"
+            ))),
             _ => Ok(()),
         }
     }
@@ -189,32 +232,65 @@ impl Options {
 
     /// What the guest's memory may grow to, in bytes, where that is more than it boots with.
     pub fn memory_max(&self, spec: &Spec) -> Option<u64> {
-        self.memory_max.map(|most| most.next_multiple_of(2 << 20)).filter(|most| *most > self.memory(spec))
+        self.memory_max
+            .map(|most| most.next_multiple_of(2 << 20))
+            .filter(|most| *most > self.memory(spec))
     }
 
-    /// The guest's memory in bytes: what was asked, or the container's limit and room for a kernel, a multiple of 2 MiB.
+    /// The guest's memory in bytes: what was asked, or the container's limit and room for a kernel,
+    /// a multiple of 2 MiB.
     pub fn memory(&self, spec: &Spec) -> u64 {
-        let limit = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit);
-        let by_limit = limit.filter(|limit| *limit > 0).map(|limit| (limit as u64).saturating_add(KERNEL));
-        let bytes = self.memory.unwrap_or_else(|| by_limit.unwrap_or(MEMORY).max(256 << 20));
+        let limit = spec
+            .config()
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit);
+        let by_limit = limit
+            .filter(|limit| *limit > 0)
+            .map(|limit| (limit as u64).saturating_add(KERNEL));
+        let bytes = self
+            .memory
+            .unwrap_or_else(|| by_limit.unwrap_or(MEMORY).max(256 << 20));
         bytes.next_multiple_of(2 << 20)
     }
 
-    /// How much of what the guest may grow by it has from the beginning, in bytes: what its limit needs beyond the memory at boot.
+    /// How much of what the guest may grow by it has from the beginning, in bytes: what its limit
+    /// needs beyond the memory at boot.
     pub fn plugged(&self, spec: &Spec) -> u64 {
-        let limit = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit).filter(|limit| *limit > 0);
-        limit.map_or(0, |limit| super::translate::memory_for(Some(limit as u64), self.memory(spec), self.memory_max(spec)).1)
+        let limit = spec
+            .config()
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit)
+            .filter(|limit| *limit > 0);
+        limit.map_or(0, |limit| {
+            super::translate::memory_for(
+                Some(limit as u64),
+                self.memory(spec),
+                self.memory_max(spec),
+            )
+            .1
+        })
     }
 
-    /// The guest's processors: what was asked, or what the container's quota can use, at most the host's.
+    /// The guest's processors: what was asked, or what the container's quota can use, at most the
+    /// host's.
     pub fn cpus(&self, spec: &Spec) -> u32 {
         let host = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
-        let cpu = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref()?.cpu.as_ref());
+        let cpu = spec
+            .config()
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.as_ref()?.cpu.as_ref());
         let by_quota = cpu.and_then(|cpu| match (cpu.quota, cpu.period.unwrap_or(100_000)) {
-            (Some(quota), period) if quota > 0 && period > 0 => Some((quota as u64).div_ceil(period) as u32),
+            (Some(quota), period) if quota > 0 && period > 0 => {
+                Some((quota as u64).div_ceil(period) as u32)
+            }
             _ => None,
         });
-        self.cpus.unwrap_or_else(|| by_quota.unwrap_or(1).clamp(1, host)).max(1)
+        self.cpus
+            .unwrap_or_else(|| by_quota.unwrap_or(1).clamp(1, host))
+            .max(1)
     }
 }
 
@@ -235,15 +311,22 @@ mod tests {
         if section {
             config["vm"] = json!({ "kernel": { "path": "/vmlinuz" } });
         }
-        let spec = Spec::check(serde_json::from_value(config).unwrap(), PathBuf::from("/")).unwrap();
+        let spec =
+            Spec::check(serde_json::from_value(config).unwrap(), PathBuf::from("/")).unwrap();
         options.for_spec(&spec).unwrap().is_some()
     }
 
     #[test]
     fn the_nearest_word_chooses_the_wall() {
         let nothing = Options::default();
-        let named = Options { named: true, ..Options::default() };
-        let asked = Options { on: true, ..Options::default() };
+        let named = Options {
+            named: true,
+            ..Options::default()
+        };
+        let asked = Options {
+            on: true,
+            ..Options::default()
+        };
         assert!(!chosen(&nothing, None, false) && !chosen(&nothing, Some("kernel"), false));
         assert!(chosen(&nothing, Some("vm"), false) && chosen(&nothing, None, true));
         assert!(chosen(&named, None, false) && chosen(&named, Some("vm"), false));
@@ -256,10 +339,25 @@ mod tests {
         use super::super::translate::memory_for;
         let (mib, boot) = (1_u64 << 20, 320 << 20);
         assert_eq!(memory_for(Some(64 * mib), boot, None), (192 * mib, 0));
-        assert_eq!(memory_for(Some(300 * mib), boot, None), (boot, 0), "not past what it booted with");
-        assert_eq!(memory_for(Some(600 * mib), boot, Some(1024 * mib)), (boot, 408 * mib));
-        assert_eq!(memory_for(Some(600 * mib + 1), boot, Some(1024 * mib)), (boot, 410 * mib), "by blocks of 2 MiB");
-        assert_eq!(memory_for(Some(1024 * mib), boot, Some(1024 * mib)), (boot, 704 * mib), "not past what it may grow to");
+        assert_eq!(
+            memory_for(Some(300 * mib), boot, None),
+            (boot, 0),
+            "not past what it booted with"
+        );
+        assert_eq!(
+            memory_for(Some(600 * mib), boot, Some(1024 * mib)),
+            (boot, 408 * mib)
+        );
+        assert_eq!(
+            memory_for(Some(600 * mib + 1), boot, Some(1024 * mib)),
+            (boot, 410 * mib),
+            "by blocks of 2 MiB"
+        );
+        assert_eq!(
+            memory_for(Some(1024 * mib), boot, Some(1024 * mib)),
+            (boot, 704 * mib),
+            "not past what it may grow to"
+        );
         assert_eq!(memory_for(None, boot, Some(1024 * mib)), (boot, 704 * mib));
     }
 }

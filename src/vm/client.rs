@@ -1,4 +1,5 @@
-//! How hull's commands speak to a container's monitor: messages in JSON on a socket in the container's folder, descriptors beside them.
+//! How hull's commands speak to a container's monitor: messages in JSON on a socket in the
+//! container's folder, descriptors beside them.
 
 use super::message::{FromGuest, Task};
 use crate::init::Held;
@@ -6,7 +7,10 @@ use crate::spec::config::Resources;
 use crate::state::Decided;
 use crate::sys::{file, socket as raw};
 use crate::{Context, Error, Result};
-use nix::sys::socket::{AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr,
+};
 use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -17,10 +21,12 @@ use std::time::Duration;
 const NAME: &str = "vm.sock";
 /// How long a guest may take to answer, in seconds: emulation on a busy machine is slow.
 const ANSWER: u64 = 60;
-/// How long whoever sends a signal waits for the guest's word, in seconds at most: containerd's shim answers nothing else meanwhile, and an
-/// engine's own time until SIGKILL (10 s, 30 s) begins only then.
+/// How long whoever sends a signal waits for the guest's word, in seconds at most: containerd's
+/// shim answers nothing else meanwhile, and an engine's own time until SIGKILL (10 s, 30 s) begins
+/// only then.
 const SIGNALLED: u64 = 5;
-/// A longer message goes in a file of memory, as the last of its descriptors: a socket's buffer has an end.
+/// A longer message goes in a file of memory, as the last of its descriptors: a socket's buffer has
+/// an end.
 const LONGEST: usize = 64 << 10;
 /// What stands for it.
 const IN_FILE: &[u8] = b"null";
@@ -32,7 +38,8 @@ pub enum Request {
     Signal(i32),
     /// A signal for everything.
     SignalAll(i32),
-    /// Another program. Beside it: the script, stdin, stdout and, without a terminal, stderr. The connection lives as long as it does.
+    /// Another program. Beside it: the script, stdin, stdout and, without a terminal, stderr. The
+    /// connection lives as long as it does.
     Exec(Box<Task>),
     /// The size of the terminal of this connection's exec.
     Resize(u16, u16),
@@ -50,7 +57,8 @@ pub enum Request {
     Watch,
     /// New limits.
     Update(Box<Resources>),
-    /// The guest's memory, in bytes: what the balloon leaves of that at boot, and what is plugged in beside it.
+    /// The guest's memory, in bytes: what the balloon leaves of that at boot, and what is plugged
+    /// in beside it.
     Memory(u64, u64),
     /// How much of what can be plugged in the guest has: a number of bytes.
     Plugged,
@@ -61,9 +69,11 @@ pub enum Request {
 /// What a process of hull's that stands for a program tells the one that made it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum News {
-    /// It is in its network namespace; a byte is the answer, once the interfaces are there and the host's hooks have run.
+    /// It is in its network namespace; a byte is the answer, once the interfaces are there and the
+    /// host's hooks have run.
     Placed,
-    /// It is made; what its policies decided, and what its kernel can do. A byte is the answer: it outlives its maker from there on.
+    /// It is made; what its policies decided, and what its kernel can do. A byte is the answer: it
+    /// outlives its maker from there on.
     Ready(Vec<Decided>, Option<Box<crate::facts::Facts>>),
     /// Why not, and a shell's status for it.
     Failed(String, Option<u8>),
@@ -72,12 +82,18 @@ pub enum News {
 /// A name that is short enough for a socket: the folder by its descriptor.
 fn address(folder: &Path) -> Result<(std::fs::File, UnixAddr)> {
     let held = std::fs::File::open(folder).on("open", folder.display())?;
-    let address = UnixAddr::new(format!("/proc/self/fd/{}/{NAME}", held.as_raw_fd()).as_str()).on("name", "the monitor's socket")?;
+    let address = UnixAddr::new(format!("/proc/self/fd/{}/{NAME}", held.as_raw_fd()).as_str())
+        .on("name", "the monitor's socket")?;
     Ok((held, address))
 }
 
 fn socket() -> Result<Held> {
-    let made = nix::sys::socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
+    let made = nix::sys::socket::socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    );
     made.map(|fd| Held(fd.into_raw_fd())).on("make", "a socket")
 }
 
@@ -90,7 +106,8 @@ pub fn listen(folder: &Path) -> Result<Held> {
     let (_held, address) = address(folder)?;
     nix::sys::socket::bind(socket.0, &address).on("make", "the monitor's socket")?;
     let backlog = Backlog::new(64).on("make", "the monitor's socket")?;
-    nix::sys::socket::listen(&raw::borrow(socket.0), backlog).on("listen on", "the monitor's socket")?;
+    nix::sys::socket::listen(&raw::borrow(socket.0), backlog)
+        .on("listen on", "the monitor's socket")?;
     Ok(socket)
 }
 
@@ -99,7 +116,9 @@ pub fn listen(folder: &Path) -> Result<Held> {
 /// # Errors
 /// The kernel's.
 pub fn accept(listener: &Held) -> Result<Held> {
-    nix::sys::socket::accept4(listener.0, SockFlag::SOCK_CLOEXEC).map(Held).on("accept on", "the monitor's socket")
+    nix::sys::socket::accept4(listener.0, SockFlag::SOCK_CLOEXEC)
+        .map(Held)
+        .on("accept on", "the monitor's socket")
 }
 
 /// A command's end.
@@ -111,7 +130,9 @@ pub fn connect(folder: &Path) -> Result<Held> {
     let (_held, address) = address(folder)?;
     match nix::sys::socket::connect(socket.0, &address) {
         Ok(()) => Ok(socket),
-        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ECONNREFUSED) => Err(Error::new("container not running")),
+        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ECONNREFUSED) => {
+            Err(Error::new("container not running"))
+        }
         Err(errno) => Err(Error::sys("connect to", "the container's monitor", errno)),
     }
 }
@@ -132,20 +153,42 @@ pub fn send_at_once<T: Serialize>(socket: &Held, message: &T) -> Result<()> {
     send_with(socket, message, &[], MsgFlags::MSG_DONTWAIT)
 }
 
-fn send_with<T: Serialize>(socket: &Held, message: &T, descriptors: &[i32], flags: MsgFlags) -> Result<()> {
-    let mut text = serde_json::to_vec(message).map_err(|error| Error::new(format!("write a message: {error}")))?;
+fn send_with<T: Serialize>(
+    socket: &Held,
+    message: &T,
+    descriptors: &[i32],
+    flags: MsgFlags,
+) -> Result<()> {
+    let mut text = serde_json::to_vec(message)
+        .map_err(|error| Error::new(format!("write a message: {error}")))?;
     let mut descriptors = descriptors.to_vec();
-    let long = if text.len() > LONGEST { Some(in_file(&std::mem::replace(&mut text, IN_FILE.to_vec()))?) } else { None };
+    let long = if text.len() > LONGEST {
+        Some(in_file(&std::mem::replace(&mut text, IN_FILE.to_vec()))?)
+    } else {
+        None
+    };
     descriptors.extend(long.iter().map(|file| file.0));
     let rights = [ControlMessage::ScmRights(&descriptors)];
-    let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
-    let sent = nix::sys::socket::sendmsg::<()>(socket.0, &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL | flags, None);
+    let control = if descriptors.is_empty() {
+        &[][..]
+    } else {
+        &rights[..]
+    };
+    let sent = nix::sys::socket::sendmsg::<()>(
+        socket.0,
+        &[IoSlice::new(&text)],
+        control,
+        MsgFlags::MSG_NOSIGNAL | flags,
+        None,
+    );
     sent.on("speak to", "the container's monitor").map(drop)
 }
 
 /// A message in a file of memory.
 fn in_file(mut text: &[u8]) -> Result<Held> {
-    let held = file::memfd(c"hull:message", 0).map(Held).on("make", "a memory file for a message")?;
+    let held = file::memfd(c"hull:message", 0)
+        .map(Held)
+        .on("make", "a memory file for a message")?;
     while !text.is_empty() {
         let count = file::write(held.0, text).on("write", "a message")?;
         text = &text[count..];
@@ -177,7 +220,12 @@ pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, V
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
     let mut iov = [IoSliceMut::new(&mut text)];
     let message = loop {
-        match nix::sys::socket::recvmsg::<()>(socket.0, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+        match nix::sys::socket::recvmsg::<()>(
+            socket.0,
+            &mut iov,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        ) {
             Err(nix::errno::Errno::EINTR) => {}
             // It ended with something unread of ours.
             Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
@@ -200,7 +248,8 @@ pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, V
     {
         text = read_all(&file)?;
     }
-    let value = serde_json::from_slice(&text).map_err(|error| Error::new(format!("a message that cannot be read: {error}")))?;
+    let value = serde_json::from_slice(&text)
+        .map_err(|error| Error::new(format!("a message that cannot be read: {error}")))?;
     Ok(Some((value, held)))
 }
 
@@ -209,12 +258,15 @@ pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, V
 /// # Errors
 /// The file of defaults.
 pub fn patience() -> Result<Duration> {
-    Ok(Duration::from_secs(crate::settings::read()?.vm.answer_timeout.unwrap_or(ANSWER)))
+    Ok(Duration::from_secs(
+        crate::settings::read()?.vm.answer_timeout.unwrap_or(ANSWER),
+    ))
 }
 
-/// A signal for the program, or for all. In a machine that does not answer it waits, as it would for a frozen program of the shared kernel,
-/// and that is said. It is no error: at one, containerd's CRI ends a stop without the SIGKILL that would follow (`stopContainer`), and
-/// older Podman takes it for done (`StopContainer`, which returns what kill(2) with 0 says then).
+/// A signal for the program, or for all. In a machine that does not answer it waits, as it would
+/// for a frozen program of the shared kernel, and that is said. It is no error: at one,
+/// containerd's CRI ends a stop without the SIGKILL that would follow (`stopContainer`), and older
+/// Podman takes it for done (`StopContainer`, which returns what kill(2) with 0 says then).
 ///
 /// # Errors
 /// The container is not running; the guest refuses.
@@ -234,22 +286,30 @@ pub fn signal(folder: &Path, request: &Request) -> Result<()> {
     }
 }
 
-/// The next message, with the end of the connection as none; none at all where nothing comes in time.
+/// The next message, with the end of the connection as none; none at all where nothing comes in
+/// time.
 ///
 /// # Errors
 /// The kernel's; it cannot be read.
 pub fn answer(socket: &Held, patience: Duration) -> Result<Option<Option<FromGuest>>> {
-    let (spoken, _) = crate::sys::process::poll2(socket.0, -1, Some(patience.as_millis() as u64)).on("hear", "the container's monitor")?;
-    if spoken { receive::<FromGuest>(socket).map(|heard| Some(heard.map(|(message, _)| message))) } else { Ok(None) }
+    let (spoken, _) = crate::sys::process::poll2(socket.0, -1, Some(patience.as_millis() as u64))
+        .on("hear", "the container's monitor")?;
+    if spoken {
+        receive::<FromGuest>(socket).map(|heard| Some(heard.map(|(message, _)| message)))
+    } else {
+        Ok(None)
+    }
 }
 
-/// Asks a guest for a sign of life. One whose machine has ended is not silent: that is told otherwise.
+/// Asks a guest for a sign of life. One whose machine has ended is not silent: that is told
+/// otherwise.
 ///
 /// # Errors
 /// Nothing comes in time.
 pub fn is_there(folder: &Path) -> Result<()> {
     let patience = patience()?;
-    let asked = connect(folder).and_then(|socket| send(&socket, &Request::Handled, &[]).map(|()| socket));
+    let asked =
+        connect(folder).and_then(|socket| send(&socket, &Request::Handled, &[]).map(|()| socket));
     match asked.and_then(|socket| answer(&socket, patience)) {
         Ok(None) => Err(silent(folder, patience)),
         _ => Ok(()),
@@ -260,7 +320,10 @@ pub fn is_there(folder: &Path) -> Result<()> {
 pub fn silent(folder: &Path, patience: Duration) -> Error {
     let id = folder.file_name().unwrap_or_default().to_string_lossy();
     let within = patience.as_secs();
-    Error::new(format!("the container's machine does not answer (waited {within} s): hull kill {id} KILL or hull delete --force {id} ends it"))
+    Error::new(format!(
+        "the container's machine does not answer (waited {within} s): hull kill {id} KILL or hull \
+            delete --force {id} ends it"
+    ))
 }
 
 /// One request and its answer.
@@ -287,7 +350,9 @@ mod tests {
     #[test]
     fn a_long_message_comes_whole_and_nobody_waits_for_who_does_not_listen() {
         let flags = SockFlag::SOCK_CLOEXEC;
-        let (ours, theirs) = nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        let (ours, theirs) =
+            nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+                .unwrap();
         let (ours, theirs) = (Held(ours.into_raw_fd()), Held(theirs.into_raw_fd()));
         let words = vec!["a command line".to_owned(); 100_000];
         send_at_once(&ours, &words).unwrap();

@@ -1,8 +1,8 @@
-//! What runs a guest: one interface, whoever is behind it. Today that is QEMU, with KVM or without; an engine in hull's own process takes
-//! its place beside it.
+//! What runs a guest: one interface, whoever is behind it. Today that is QEMU, with KVM or without;
+//! an engine in hull's own process takes its place beside it.
 //!
-//! What is here is what the monitor needs of any engine: boot, the channel, pause and resume, the balloon, kill. Snapshot, a log of
-//! dirtied memory and migration belong here too.
+//! What is here is what the monitor needs of any engine: boot, the channel, pause and resume, the
+//! balloon, kill. Snapshot, a log of dirtied memory and migration belong here too.
 
 use super::kernel::Kernel;
 use super::qemu;
@@ -85,7 +85,8 @@ pub enum Machine {
 }
 
 impl Machine {
-    /// Starts a machine; the caller must have one thread. The channel, and the console's text, are what it answers.
+    /// Starts a machine; the caller must have one thread. The channel, and the console's text, are
+    /// what it answers.
     ///
     /// # Errors
     /// The engine is not there, or refuses.
@@ -94,7 +95,8 @@ impl Machine {
         Ok((Machine::Qemu(machine), channel, console))
     }
 
-    /// For poll(2): readable when the machine has ended; readable when [`Machine::listen`] has something.
+    /// For poll(2): readable when the machine has ended; readable when [`Machine::listen`] has
+    /// something.
     pub fn descriptors(&self) -> (i32, i32) {
         match self {
             Machine::Qemu(machine) => (machine.pidfd(), machine.qmp.descriptor()),
@@ -137,12 +139,14 @@ impl Machine {
     /// The engine is gone.
     pub fn balloon(&mut self, bytes: u64) -> Result<()> {
         match self {
-            Machine::Qemu(machine) => machine.qmp.command("balloon", serde_json::json!({ "value": bytes })),
+            Machine::Qemu(machine) => machine
+                .qmp
+                .command("balloon", serde_json::json!({ "value": bytes })),
         }
     }
 
-    /// How much of the memory that can be plugged in the guest is to have, in bytes; answered later, and the guest takes it or gives it
-    /// back later still.
+    /// How much of the memory that can be plugged in the guest is to have, in bytes; answered
+    /// later, and the guest takes it or gives it back later still.
     ///
     /// # Errors
     /// The engine is gone.
@@ -158,11 +162,15 @@ impl Machine {
     /// The engine is gone.
     pub fn plugged(&mut self) -> Result<()> {
         match self {
-            Machine::Qemu(machine) => machine.qmp.command("qom-get", serde_json::json!({ "path": qemu::MORE, "property": "size" })),
+            Machine::Qemu(machine) => machine.qmp.command(
+                "qom-get",
+                serde_json::json!({ "path": qemu::MORE, "property": "size" }),
+            ),
         }
     }
 
-    /// How much of the memory at boot the balloon leaves the guest, in bytes; answered later, by a number.
+    /// How much of the memory at boot the balloon leaves the guest, in bytes; answered later, by a
+    /// number.
     ///
     /// # Errors
     /// The engine is gone.

@@ -1,12 +1,13 @@
-//! Frames on a byte stream that knows no connections: a virtio-console port outlives whoever has it open at either end, so what is read
-//! first may be the rest of somebody else's frame.
+//! Frames on a byte stream that knows no connections: a virtio-console port outlives whoever has it
+//! open at either end, so what is read first may be the rest of somebody else's frame.
 //!
 //! ```text
 //! 0      4     5        8        12       16    20
 //! magic  kind  0 0 0    stream   length   sum   payload (length bytes)
 //! ```
-//! Numbers are little-endian. The sum covers the sixteen bytes before it. A header that is none is skipped byte by byte until one is
-//! found, so both sides are in step again after any garbage; the handshake's nonce then tells old frames from new ones.
+//! Numbers are little-endian. The sum covers the sixteen bytes before it. A header that is none is
+//! skipped byte by byte until one is found, so both sides are in step again after any garbage; the
+//! handshake's nonce then tells old frames from new ones.
 
 /// The first bytes of every frame.
 const MAGIC: [u8; 4] = [0xf5, b'h', b'u', b'l'];
@@ -34,7 +35,8 @@ kinds! {
     Message = 2,
     /// Bytes that the session's next message speaks of.
     Blob = 3,
-    /// Bytes of a stream, never more than its credit; but for what a program wrote last before its end.
+    /// Bytes of a stream, never more than its credit; but for what a program wrote last before its
+    /// end.
     Data = 4,
     /// So many more bytes (a 32-bit number) may be sent on a stream.
     Credit = 5,
@@ -57,7 +59,9 @@ pub struct Frame {
 
 /// FNV-1a: a header is told from chance and from damage, not from malice.
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// Appends a frame to what is to be sent.
@@ -94,7 +98,10 @@ impl Parser {
     /// The next whole frame.
     pub fn next_frame(&mut self) -> Option<Frame> {
         loop {
-            let left = self.bytes.get(self.at..).filter(|left| left.len() >= HEADER)?;
+            let left = self
+                .bytes
+                .get(self.at..)
+                .filter(|left| left.len() >= HEADER)?;
             let Some((kind, stream, length)) = header(left) else {
                 self.skip();
                 continue;
@@ -102,14 +109,21 @@ impl Parser {
             let payload = left.get(HEADER..HEADER + length)?.to_vec();
             self.at += HEADER + length;
             self.compact();
-            return Some(Frame { kind, stream, payload });
+            return Some(Frame {
+                kind,
+                stream,
+                payload,
+            });
         }
     }
 
     /// To the next place where a frame may begin.
     fn skip(&mut self) {
         let from = self.at + 1;
-        let next = self.bytes[from..].iter().position(|byte| *byte == MAGIC[0]).map_or(self.bytes.len(), |at| from + at);
+        let next = self.bytes[from..]
+            .iter()
+            .position(|byte| *byte == MAGIC[0])
+            .map_or(self.bytes.len(), |at| from + at);
         self.skipped += (next - self.at) as u64;
         self.at = next;
         self.compact();
@@ -124,7 +138,12 @@ impl Parser {
 }
 
 fn header(bytes: &[u8]) -> Option<(Kind, u32, usize)> {
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);
+    let word = |at: usize| {
+        bytes
+            .get(at..at + 4)
+            .and_then(|word| word.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
     if bytes[..4] != MAGIC || word(16)? != sum(&bytes[..16]) {
         return None;
     }
@@ -143,10 +162,20 @@ mod tests {
     #[test]
     fn frames_come_out_as_they_went_in_whatever_the_pieces() {
         let frames: Vec<Frame> = (0..200_u32)
-            .map(|n| Frame { kind: if n % 3 == 0 { Kind::Data } else { Kind::Message }, stream: n, payload: vec![n as u8; (n * 37 % 5000) as usize] })
+            .map(|n| Frame {
+                kind: if n % 3 == 0 {
+                    Kind::Data
+                } else {
+                    Kind::Message
+                },
+                stream: n,
+                payload: vec![n as u8; (n * 37 % 5000) as usize],
+            })
             .collect();
         let mut bytes = Vec::new();
-        frames.iter().for_each(|frame| put(&mut bytes, frame.kind, frame.stream, &frame.payload));
+        frames
+            .iter()
+            .for_each(|frame| put(&mut bytes, frame.kind, frame.stream, &frame.payload));
         for piece in [1, 3, 19, 20, 21, 4096, 1 << 20] {
             let mut parser = Parser::default();
             let mut found = Vec::new();
@@ -173,7 +202,10 @@ mod tests {
         let mut parser = Parser::default();
         parser.push(&bytes);
         let found = all(&mut parser);
-        assert_eq!(found.iter().map(|frame| frame.kind).collect::<Vec<_>>(), [Kind::Data, Kind::Credit]);
+        assert_eq!(
+            found.iter().map(|frame| frame.kind).collect::<Vec<_>>(),
+            [Kind::Data, Kind::Credit]
+        );
         assert_eq!(parser.skipped, garbage + damaged.len() as u64);
     }
 
@@ -192,20 +224,40 @@ mod tests {
 
     #[test]
     fn ten_thousand_frames_with_garbage_between_them_all_come_out() {
-        // Linear congruential: the same noise in every run. Half of it is made of what a frame begins with.
+        // Linear congruential: the same noise in every run. Half of it is made of what a frame
+        // begins with.
         let mut seed = 0x2545_f491_4f6c_dd1d_u64;
         let mut next = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) as usize % below
         };
         let mut bytes = Vec::new();
         let mut garbage = 0;
         for number in 0..10_000_u32 {
-            let noise: Vec<u8> = (0..next(60)).map(|_| if next(2) == 0 { MAGIC[next(4)] } else { next(256) as u8 }).collect();
+            let noise: Vec<u8> = (0..next(60))
+                .map(|_| {
+                    if next(2) == 0 {
+                        MAGIC[next(4)]
+                    } else {
+                        next(256) as u8
+                    }
+                })
+                .collect();
             garbage += noise.len() as u64;
             bytes.extend_from_slice(&noise);
             let payload: Vec<u8> = (0..next(300)).map(|_| next(256) as u8).collect();
-            put(&mut bytes, if number % 7 == 0 { Kind::Credit } else { Kind::Data }, number, &payload);
+            put(
+                &mut bytes,
+                if number % 7 == 0 {
+                    Kind::Credit
+                } else {
+                    Kind::Data
+                },
+                number,
+                &payload,
+            );
         }
         let mut parser = Parser::default();
         let mut streams = Vec::new();

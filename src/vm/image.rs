@@ -1,7 +1,9 @@
-//! An image of the root file system: EROFS, made by mkfs.erofs(1), and kept in the store by what it holds.
+//! An image of the root file system: EROFS, made by mkfs.erofs(1), and kept in the store by what it
+//! holds.
 //!
-//! What a folder holds is told without reading its files: every name with its mode, owner, size, inode number and time of change, which no
-//! user can set (inode(7), ctime). A file that is written to has another.
+//! What a folder holds is told without reading its files: every name with its mode, owner, size,
+//! inode number and time of change, which no user can set (inode(7), ctime). A file that is written
+//! to has another.
 
 use crate::state::Store;
 use crate::{Context, Error, Result};
@@ -24,7 +26,8 @@ pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
     let before = fingerprint(root)?;
     let path = folder.join(format!("root-{before:016x}.erofs"));
     if let Ok(file) = fs::File::options().append(true).open(&path) {
-        file.set_modified(SystemTime::now()).on("mark", path.display())?;
+        file.set_modified(SystemTime::now())
+            .on("mark", path.display())?;
         return Ok(path);
     }
     let temporary = folder.join(format!(".root-{}", std::process::id()));
@@ -35,7 +38,10 @@ pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
     made?;
     if fingerprint(root)? != before {
         let _ = fs::remove_file(&temporary);
-        return Err(Error::new(format!("{} changes while its image is made", root.display())));
+        return Err(Error::new(format!(
+            "{} changes while its image is made",
+            root.display()
+        )));
     }
     fs::rename(&temporary, &path).on("write", path.display())?;
     forget_old(&folder);
@@ -44,16 +50,26 @@ pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
 
 fn make(image: &Path, root: &Path) -> Result<()> {
     let mut command = Command::new("mkfs.erofs");
-    command.arg("--quiet").arg(image).arg(root).stdin(Stdio::null());
+    command
+        .arg("--quiet")
+        .arg(image)
+        .arg(root)
+        .stdin(Stdio::null());
     let output = command.output().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new("an image of the root file system needs mkfs.erofs: install erofs-utils"),
+        std::io::ErrorKind::NotFound => {
+            Error::new("an image of the root file system needs mkfs.erofs: install erofs-utils")
+        }
         _ => Error::io("run", "mkfs.erofs", &error),
     })?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(format!("mkfs.erofs of {}: {}", root.display(), said.lines().map(str::trim).collect::<Vec<_>>().join("; "))))
+    Err(Error::new(format!(
+        "mkfs.erofs of {}: {}",
+        root.display(),
+        said.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+    )))
 }
 
 /// What a folder holds, as a number.
@@ -66,10 +82,23 @@ fn fingerprint(root: &Path) -> Result<u64> {
 fn add(path: &Path, hasher: &mut impl Hasher) -> Result<()> {
     let meta = fs::symlink_metadata(path).on("look at", path.display())?;
     path.hash(hasher);
-    (meta.mode(), meta.uid(), meta.gid(), meta.size(), meta.rdev(), meta.dev(), meta.ino()).hash(hasher);
+    (
+        meta.mode(),
+        meta.uid(),
+        meta.gid(),
+        meta.size(),
+        meta.rdev(),
+        meta.dev(),
+        meta.ino(),
+    )
+        .hash(hasher);
     (meta.ctime(), meta.ctime_nsec()).hash(hasher);
     if meta.is_dir() {
-        let mut names: Vec<PathBuf> = fs::read_dir(path).on("read", path.display())?.flatten().map(|entry| entry.path()).collect();
+        let mut names: Vec<PathBuf> = fs::read_dir(path)
+            .on("read", path.display())?
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         names.sort();
         names.iter().try_for_each(|name| add(name, hasher))?;
     }
@@ -79,7 +108,10 @@ fn add(path: &Path, hasher: &mut impl Hasher) -> Result<()> {
 /// A machine that runs holds its image open: it may be removed.
 fn forget_old(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let old = entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|time| time.elapsed().is_ok_and(|age| age > KEPT));
+        let old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > KEPT));
         if old && entry.file_name().to_string_lossy().starts_with("root-") {
             let _ = fs::remove_file(entry.path());
         }
@@ -104,7 +136,11 @@ mod tests {
         };
         fs::write(root.join("folder/file"), "two").unwrap();
         changed("content of the same length");
-        fs::set_permissions(root.join("folder/file"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::set_permissions(
+            root.join("folder/file"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )
+        .unwrap();
         changed("mode");
         fs::rename(root.join("folder/file"), root.join("folder/other")).unwrap();
         changed("name");

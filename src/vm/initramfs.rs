@@ -1,5 +1,6 @@
-//! The guest's first file system: hull's own binary as `/init` and just the modules needed, in the kernel's `newc` form
-//! (Documentation/driver-api/early-userspace/buffer-format.rst). Made once for each kernel and each hull, and cached.
+//! The guest's first file system: hull's own binary as `/init` and just the modules needed, in the
+//! kernel's `newc` form (Documentation/driver-api/early-userspace/buffer-format.rst). Made once for
+//! each kernel and each hull, and cached.
 
 use super::guest;
 use super::kernel::Kernel;
@@ -8,10 +9,25 @@ use crate::{Context, Error, Result};
 use std::fs;
 use std::path::PathBuf;
 
-/// Loaded before the channel is there. The share is loaded with them: there is hardly a machine without.
+/// Loaded before the channel is there. The share is loaded with them: there is hardly a machine
+/// without.
 const BOOT: [&str; 3] = ["virtio_pci", "virtio_console", "virtiofs"];
 /// Packed where the kernel has them, and loaded when something needs them.
-const LATER: [&str; 13] = ["overlay", "virtio_net", "virtio_balloon", "virtio_rng", "virtio_blk", "erofs", "ext4", "squashfs", "xfs", "crc32c_generic", "binfmt_misc", "af_packet", "virtio_mem"];
+const LATER: [&str; 13] = [
+    "overlay",
+    "virtio_net",
+    "virtio_balloon",
+    "virtio_rng",
+    "virtio_blk",
+    "erofs",
+    "ext4",
+    "squashfs",
+    "xfs",
+    "crc32c_generic",
+    "binfmt_misc",
+    "af_packet",
+    "virtio_mem",
+];
 
 /// A file system in the making.
 #[derive(Default)]
@@ -24,10 +40,25 @@ impl Archive {
     fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         self.inode += 1;
         let (major, minor) = device;
-        let fields = [self.inode, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, major, minor, name.len() as u32 + 1, 0];
+        let fields = [
+            self.inode,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            content.len() as u32,
+            0,
+            0,
+            major,
+            minor,
+            name.len() as u32 + 1,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -55,8 +86,13 @@ pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
     let folder = store.cache("vm")?;
     let own = own_identity()?;
     let path = folder.join(format!("initramfs-{}-{own:016x}", kernel.release));
-    let stamp = fs::metadata(kernel.modules.join("modules.dep")).and_then(|meta| meta.modified()).on("look at", kernel.modules.display())?;
-    if fs::metadata(&path).and_then(|meta| meta.modified()).is_ok_and(|made| made >= stamp) {
+    let stamp = fs::metadata(kernel.modules.join("modules.dep"))
+        .and_then(|meta| meta.modified())
+        .on("look at", kernel.modules.display())?;
+    if fs::metadata(&path)
+        .and_then(|meta| meta.modified())
+        .is_ok_and(|made| made >= stamp)
+    {
         return Ok(path);
     }
     let bytes = make(kernel)?;
@@ -65,8 +101,16 @@ pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
     fs::rename(&temporary, &path).on("write", path.display())?;
     // Those that an older hull made for this kernel are of no use.
     let prefix = format!("initramfs-{}-", kernel.release);
-    for entry in fs::read_dir(&folder).on("read", folder.display())?.flatten() {
-        if entry.file_name().to_string_lossy().strip_prefix(&prefix).is_some_and(|rest| rest.len() == 16 && entry.path() != path) {
+    for entry in fs::read_dir(&folder)
+        .on("read", folder.display())?
+        .flatten()
+    {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .strip_prefix(&prefix)
+            .is_some_and(|rest| rest.len() == 16 && entry.path() != path)
+        {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -84,7 +128,9 @@ fn own_identity() -> Result<u64> {
     (meta.size(), env!("CARGO_PKG_VERSION")).hash(&mut hasher);
     let mut piece = vec![0_u8; 4096];
     for part in 0..256 {
-        let count = file.read_at(&mut piece, meta.size() / 256 * part).on("read", "/proc/self/exe")?;
+        let count = file
+            .read_at(&mut piece, meta.size() / 256 * part)
+            .on("read", "/proc/self/exe")?;
         piece[..count].hash(&mut hasher);
     }
     Ok(hasher.finish())
@@ -98,38 +144,81 @@ fn make(kernel: &Kernel) -> Result<Vec<u8>> {
     // The kernel opens it for the first process before anything is mounted.
     archive.entry("dev/console", libc::S_IFCHR | 0o600, (5, 1), &[]);
     let own = fs::read("/proc/self/exe").on("read", "/proc/self/exe")?;
-    archive.entry("init", libc::S_IFREG | 0o755, (0, 0), loaded_part(&own)?.as_slice());
+    archive.entry(
+        "init",
+        libc::S_IFREG | 0o755,
+        (0, 0),
+        loaded_part(&own)?.as_slice(),
+    );
     let mut list = String::new();
     let mut packed = std::collections::BTreeSet::new();
     for module in kernel.modules(&BOOT, &LATER)? {
         let mut names = Vec::new();
         for file in &module.files {
-            let name = file.rsplit('/').next().unwrap_or(file).split(".ko").next().unwrap_or(file).to_owned() + ".ko";
+            let name = file
+                .rsplit('/')
+                .next()
+                .unwrap_or(file)
+                .split(".ko")
+                .next()
+                .unwrap_or(file)
+                .to_owned()
+                + ".ko";
             if packed.insert(name.clone()) {
-                archive.entry(&format!("modules/{name}"), libc::S_IFREG | 0o644, (0, 0), &kernel.read_module(file)?);
+                archive.entry(
+                    &format!("modules/{name}"),
+                    libc::S_IFREG | 0o644,
+                    (0, 0),
+                    &kernel.read_module(file)?,
+                );
             }
             names.push(name);
         }
-        let mark = if BOOT.contains(&module.name.as_str()) { "!" } else { "" };
+        let mark = if BOOT.contains(&module.name.as_str()) {
+            "!"
+        } else {
+            ""
+        };
         list.push_str(&format!("{mark}{}: {}\n", module.name, names.join(" ")));
     }
-    archive.entry(guest::MODULE_LIST.trim_start_matches('/'), libc::S_IFREG | 0o644, (0, 0), list.as_bytes());
+    archive.entry(
+        guest::MODULE_LIST.trim_start_matches('/'),
+        libc::S_IFREG | 0o644,
+        (0, 0),
+        list.as_bytes(),
+    );
     Ok(archive.finish())
 }
 
-/// What of an ELF file the kernel loads: a build with its symbols is several times as large, and the guest would keep them in memory.
+/// What of an ELF file the kernel loads: a build with its symbols is several times as large, and
+/// the guest would keep them in memory.
 fn loaded_part(elf: &[u8]) -> Result<Vec<u8>> {
     let bad = || Error::new("/proc/self/exe is no ELF file that hull knows");
-    let half = |at: usize| elf.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
-    let long = |at: usize| elf.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+    let half = |at: usize| {
+        elf.get(at..at + 2)
+            .and_then(|b| b.try_into().ok())
+            .map(u16::from_le_bytes)
+    };
+    let long = |at: usize| {
+        elf.get(at..at + 8)
+            .and_then(|b| b.try_into().ok())
+            .map(u64::from_le_bytes)
+    };
     if elf.get(..5) != Some(b"\x7fELF\x02") {
         return Err(bad());
     }
-    let (table, size, count) = (long(32).ok_or_else(bad)? as usize, half(54).ok_or_else(bad)? as usize, half(56).ok_or_else(bad)? as usize);
+    let (table, size, count) = (
+        long(32).ok_or_else(bad)? as usize,
+        half(54).ok_or_else(bad)? as usize,
+        half(56).ok_or_else(bad)? as usize,
+    );
     let mut end = table + size * count;
     for index in 0..count {
         let header = table + index * size;
-        let (offset, length) = (long(header + 8).ok_or_else(bad)? as usize, long(header + 32).ok_or_else(bad)? as usize);
+        let (offset, length) = (
+            long(header + 8).ok_or_else(bad)? as usize,
+            long(header + 32).ok_or_else(bad)? as usize,
+        );
         end = end.max(offset + length);
     }
     let mut part = elf.get(..end).ok_or_else(bad)?.to_vec();
@@ -153,10 +242,15 @@ mod tests {
         assert_eq!(&bytes[..6], b"070701");
         let text = String::from_utf8_lossy(&bytes);
         let file = text.find("dir/file").unwrap();
-        // The name stands 110 bytes after its entry's start, its length in the header's last but one field.
+        // The name stands 110 bytes after its entry's start, its length in the header's last but
+        // one field.
         assert_eq!(&text[file - 16..file - 8], "00000009");
         assert_eq!(&text[file - 110 + 54..file - 110 + 62], "00000007");
-        assert!(text[file..].starts_with("dir/file\0\0content\0"), "{:?}", &text[file..file + 24]);
+        assert!(
+            text[file..].starts_with("dir/file\0\0content\0"),
+            "{:?}",
+            &text[file..file + 24]
+        );
         assert!(text.contains("TRAILER!!!"));
     }
 
@@ -170,6 +264,9 @@ mod tests {
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let output = std::process::Command::new(&path).arg("--list").output();
         fs::remove_file(&path).unwrap();
-        assert!(String::from_utf8_lossy(&output.unwrap().stdout).contains("the_loaded_part_of_a_program_still_runs"));
+        assert!(
+            String::from_utf8_lossy(&output.unwrap().stdout)
+                .contains("the_loaded_part_of_a_program_still_runs")
+        );
     }
 }

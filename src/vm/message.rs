@@ -1,4 +1,5 @@
-//! What the host and the guest say to each other; drawn here because two processes and two kernels must agree on it.
+//! What the host and the guest say to each other; drawn here because two processes and two kernels
+//! must agree on it.
 //!
 //! ```text
 //! host                                   guest
@@ -79,7 +80,8 @@ pub struct Node {
 pub enum Disk {
     /// A node for the container: mode and owner.
     Node(u32, (u32, u32)),
-    /// The root file system's image: mounted on [`IMAGE`], and below an overlay of memory on [`OVERLAY`].
+    /// The root file system's image: mounted on [`IMAGE`], and below an overlay of memory on
+    /// [`OVERLAY`].
     Image,
 }
 
@@ -176,13 +178,15 @@ pub enum ToGuest {
     Stats,
     /// To the machine: the processes, as a list of [`Process`].
     Processes,
-    /// To the machine: the signals that the container's program catches, ignores or blocks, as a mask.
+    /// To the machine: the signals that the container's program catches, ignores or blocks, as a
+    /// mask.
     Handled,
     /// To the machine: new limits.
     Update(Box<Resources>),
     /// To the machine: nanoseconds since 1970, after a pause.
     Clock(u64),
-    /// To the machine: a connection to an address of the container's own, carried by a session's streams; there is no answer but theirs.
+    /// To the machine: a connection to an address of the container's own, carried by a session's
+    /// streams; there is no answer but theirs.
     Connect(u32, SocketAddr),
 }
 
@@ -212,13 +216,15 @@ pub enum FromGuest {
     Value(serde_json::Value),
     /// From the machine, unasked: so many more kills for lack of memory in the container's cgroup.
     Oom(u64),
-    /// From the machine, unasked, once: the container says that it is ready, in this line of sd_notify(3).
+    /// From the machine, unasked, once: the container says that it is ready, in this line of
+    /// sd_notify(3).
     Notify(String),
     /// `inside` stands before its program, or with an exec runs it; what its policies decided.
     Ready(Vec<u32>),
     /// The program runs; or why it, or a hook before it, failed: as with [`FromGuest::Failed`].
     Started(Option<(u32, i32, u32)>),
-    /// A step of `inside` failed: its number, error number and detail, and how the child ended: a status, or a signal as a negative number.
+    /// A step of `inside` failed: its number, error number and detail, and how the child ended: a
+    /// status, or a signal as a negative number.
     Failed(u32, i32, u32, Option<i32>),
     /// The program ended with a status.
     Exited(i32),

@@ -1,4 +1,5 @@
-//! The second wall: the same bundle in a virtual machine of its own, where hull is the first process and carries out `inside`.
+//! The second wall: the same bundle in a virtual machine of its own, where hull is the first
+//! process and carries out `inside`.
 //!
 //! ```text
 //! hull create ──clone──▶ monitor: what the pid file names; in the container's cgroup and network namespace

@@ -17,12 +17,22 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
 
-/// By these annotations an engine says what a container of a pod is: containerd's and CRI-O's. Podman says nothing of its infra containers.
-const TYPES: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+/// By these annotations an engine says what a container of a pod is: containerd's and CRI-O's.
+/// Podman says nothing of its infra containers.
+const TYPES: [&str; 2] = [
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri-o.ContainerType",
+];
 
-/// Whether it is a pod's sandbox: it runs nothing of the user's, and engines hand its namespaces on by path.
+/// Whether it is a pod's sandbox: it runs nothing of the user's, and engines hand its namespaces on
+/// by path.
 pub fn is_sandbox(spec: &Spec) -> bool {
-    TYPES.iter().any(|name| spec.config().annotations.get(*name).is_some_and(|value| value == "sandbox"))
+    TYPES.iter().any(|name| {
+        spec.config()
+            .annotations
+            .get(*name)
+            .is_some_and(|value| value == "sandbox")
+    })
 }
 
 /// Makes the guest's own of the namespaces that a pod shares and a machine cannot join.
@@ -32,18 +42,28 @@ pub fn is_sandbox(spec: &Spec) -> bool {
 pub fn own(config: &mut Config) -> Result<()> {
     let namespaces = &mut config.linux.get_or_insert_default().namespaces;
     let given = |namespace: &Namespace| namespace.path.clone().filter(|path| !path.is_empty());
-    for namespace in namespaces.iter_mut().filter(|namespace| namespace.typ == Some(Kind::Ipc)) {
+    for namespace in namespaces
+        .iter_mut()
+        .filter(|namespace| namespace.typ == Some(Kind::Ipc))
+    {
         if let Some(path) = given(namespace) {
             let kind = kernel::kind_of_namespace(open(&path)?.0).on("look at namespace", &path)?;
             if kind != libc::CLONE_NEWIPC as u32 {
-                return Err(Error::new(format!("linux.namespaces: {path} is a {} namespace, where ipc is asked for", crate::plan::kind_name(kind))));
+                return Err(Error::new(format!(
+                    "linux.namespaces: {path} is a {} namespace, where ipc is asked for",
+                    crate::plan::kind_name(kind)
+                )));
             }
-            crate::log::remark(&format!("the ipc namespace {path} is the host's: the virtual machine has its own"));
+            crate::log::remark(&format!(
+                "the ipc namespace {path} is the host's: the virtual machine has its own"
+            ));
             namespace.path = None;
         }
     }
     // Without a uts namespace of its own a container has its host's names.
-    let found = namespaces.iter_mut().find(|namespace| namespace.typ == Some(Kind::Uts));
+    let found = namespaces
+        .iter_mut()
+        .find(|namespace| namespace.typ == Some(Kind::Uts));
     let place = match &found {
         Some(namespace) => given(namespace),
         None => Some("/proc/self/ns/uts".to_owned()),
@@ -51,7 +71,10 @@ pub fn own(config: &mut Config) -> Result<()> {
     let Some(place) = place else { return Ok(()) };
     match found {
         Some(namespace) => namespace.path = None,
-        None => namespaces.push(Namespace { typ: Some(Kind::Uts), ..Namespace::default() }),
+        None => namespaces.push(Namespace {
+            typ: Some(Kind::Uts),
+            ..Namespace::default()
+        }),
     }
     let [host, domain] = names(&place)?;
     config.hostname = Some(host);
@@ -60,31 +83,48 @@ pub fn own(config: &mut Config) -> Result<()> {
 }
 
 fn open(path: &str) -> Result<Held> {
-    let name = std::ffi::CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)
+    let name = std::ffi::CString::new(path)
+        .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
+    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
+        .map(Held)
+        .on("open namespace", path)
 }
 
-/// Host name and domain name of a uts namespace. It is joined for that, and left: only there the kernel tells them.
+/// Host name and domain name of a uts namespace. It is joined for that, and left: only there the
+/// kernel tells them.
 fn names(place: &str) -> Result<[String; 2]> {
-    let join = |namespace: &Held| process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", place);
+    let join = |namespace: &Held| {
+        process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", place)
+    };
     let (own, theirs) = (open("/proc/self/ns/uts")?, open(place)?);
     join(&theirs)?;
-    let read = |name: &str| std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).on("read the name of", place);
+    let read = |name: &str| {
+        std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name))
+            .on("read the name of", place)
+    };
     let names = read("hostname").and_then(|host| Ok([host, read("domainname")?]));
     join(&own)?;
     Ok(names?.map(|name| name.trim_end().to_owned()))
 }
 
-/// A bind mount of a tmpfs of the host's on `/dev/shm`, as CRI and Podman have it, becomes a tmpfs of the guest's. Whether it was one.
+/// A bind mount of a tmpfs of the host's on `/dev/shm`, as CRI and Podman have it, becomes a tmpfs
+/// of the guest's. Whether it was one.
 pub fn own_shared_memory(mount: &mut Mount, path: &Path) -> bool {
-    let Ok(about) = statfs(path) else { return false };
+    let Ok(about) = statfs(path) else {
+        return false;
+    };
     if mount.destination != "/dev/shm" || about.filesystem_type() != TMPFS_MAGIC {
         return false;
     }
     let bytes = about.blocks() * about.block_size().unsigned_abs();
     mount.typ = Some("tmpfs".into());
     mount.source = Some("shm".into());
-    mount.options.retain(|option| !matches!(option.as_str(), "bind" | "rbind" | "z" | "Z") && !option.ends_with("shared") && !option.ends_with("slave") && !option.ends_with("private"));
+    mount.options.retain(|option| {
+        !matches!(option.as_str(), "bind" | "rbind" | "z" | "Z")
+            && !option.ends_with("shared")
+            && !option.ends_with("slave")
+            && !option.ends_with("private")
+    });
     mount.options.push("mode=1777".into());
     if bytes > 0 {
         mount.options.push(format!("size={bytes}"));
@@ -114,8 +154,12 @@ mod tests {
     fn a_sandbox_is_known_by_its_annotation() {
         assert!(!is_sandbox(&spec(&json!({}))));
         for name in TYPES {
-            assert!(is_sandbox(&spec(&json!({ "annotations": { name: "sandbox" } }))));
-            assert!(!is_sandbox(&spec(&json!({ "annotations": { name: "container" } }))));
+            assert!(is_sandbox(&spec(
+                &json!({ "annotations": { name: "sandbox" } })
+            )));
+            assert!(!is_sandbox(&spec(
+                &json!({ "annotations": { name: "container" } })
+            )));
         }
     }
 
@@ -125,19 +169,42 @@ mod tests {
         own(&mut config).unwrap();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(config.hostname.as_deref(), Some(host.trim_end()));
-        let uts = |config: &Config| config.linux.as_ref().unwrap().namespaces.iter().filter(|n| n.typ == Some(Kind::Uts)).count();
+        let uts = |config: &Config| {
+            config
+                .linux
+                .as_ref()
+                .unwrap()
+                .namespaces
+                .iter()
+                .filter(|n| n.typ == Some(Kind::Uts))
+                .count()
+        };
         assert_eq!(uts(&config), 1);
         config.hostname = Some("its-own".into());
         own(&mut config).unwrap();
-        assert_eq!((config.hostname.as_deref(), uts(&config)), (Some("its-own"), 1));
+        assert_eq!(
+            (config.hostname.as_deref(), uts(&config)),
+            (Some("its-own"), 1)
+        );
     }
 
     #[test]
     fn shared_memory_is_the_guests_own() {
-        let mut mount = Mount { destination: "/dev/shm".into(), typ: Some("bind".into()), options: ["rbind", "rprivate", "nosuid"].map(str::to_owned).to_vec(), ..Mount::default() };
+        let mut mount = Mount {
+            destination: "/dev/shm".into(),
+            typ: Some("bind".into()),
+            options: ["rbind", "rprivate", "nosuid"].map(str::to_owned).to_vec(),
+            ..Mount::default()
+        };
         assert!(!own_shared_memory(&mut mount, Path::new("/proc")));
         assert!(own_shared_memory(&mut mount, Path::new("/dev/shm")));
-        assert_eq!((mount.typ.as_deref(), &mount.options[..2]), (Some("tmpfs"), &["nosuid".to_owned(), "mode=1777".to_owned()][..]));
+        assert_eq!(
+            (mount.typ.as_deref(), &mount.options[..2]),
+            (
+                Some("tmpfs"),
+                &["nosuid".to_owned(), "mode=1777".to_owned()][..]
+            )
+        );
         mount.destination = "/elsewhere".into();
         assert!(!own_shared_memory(&mut mount, Path::new("/dev/shm")));
     }

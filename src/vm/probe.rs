@@ -1,8 +1,10 @@
-//! Whether `/dev/kvm` can run an unmodified kernel: a throw-away guest does what a kernel does in its first moments, and what becomes of it
-//! is the answer. A device that opens and lists every capability may still have no hardware behind it, and interpret a part of the
-//! instructions, or refuse them.
+//! Whether `/dev/kvm` can run an unmodified kernel: a throw-away guest does what a kernel does in
+//! its first moments, and what becomes of it is the answer. A device that opens and lists every
+//! capability may still have no hardware behind it, and interpret a part of the instructions, or
+//! refuse them.
 //!
-//! It costs some milliseconds, and nothing is remembered: the answer changes with a reboot, a module or a right.
+//! It costs some milliseconds, and nothing is remembered: the answer changes with a reboot, a
+//! module or a right.
 
 use crate::init::Held;
 use crate::sys::process::{self, Cloned};
@@ -12,7 +14,8 @@ use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use nix::errno::Errno;
 
-/// How long the guest may take, in milliseconds: it is a hundred instructions, which a machine within an emulated machine may run.
+/// How long the guest may take, in milliseconds: it is a hundred instructions, which a machine
+/// within an emulated machine may run.
 const LIMIT: u64 = 20_000;
 
 /// What each part of the guest's program is, by what it says afterwards.
@@ -38,18 +41,29 @@ pub fn probe() -> Result<()> {
     match process::clone(0, None).on("make", "a process for the probe of /dev/kvm")? {
         Cloned::Child => {
             drop(ours);
-            let said = run().err().map_or_else(|| "runs".to_owned(), |error| error.to_string());
+            let said = run()
+                .err()
+                .map_or_else(|| "runs".to_owned(), |error| error.to_string());
             let _ = socket::send(theirs.0, said.as_bytes());
             process::exit(0)
         }
         Cloned::Parent { pidfd, .. } => {
             drop(theirs);
             let pidfd = Held(pidfd);
-            let mut fds = [libc::pollfd { fd: ours.0, events: libc::POLLIN, revents: 0 }];
-            let answered = event::poll(&mut fds, Some(LIMIT)).on("wait for", "the probe of /dev/kvm");
+            let mut fds = [libc::pollfd {
+                fd: ours.0,
+                events: libc::POLLIN,
+                revents: 0,
+            }];
+            let answered =
+                event::poll(&mut fds, Some(LIMIT)).on("wait for", "the probe of /dev/kvm");
             let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
             let mut text = [0_u8; 512];
-            let count = if matches!(answered, Ok(1..)) { socket::recv(ours.0, &mut text).unwrap_or(0) } else { 0 };
+            let count = if matches!(answered, Ok(1..)) {
+                socket::recv(ours.0, &mut text).unwrap_or(0)
+            } else {
+                0
+            };
             let _ = process::wait(pidfd.0, false);
             match &text[..count] {
                 b"runs" => Ok(()),
@@ -65,14 +79,22 @@ fn cannot(why: &str) -> Error {
 }
 
 fn refused(what: &str) -> impl Fn(kvm_ioctls::Error) -> Error {
-    move |error| cannot(&format!("{what}: {}", Errno::from_raw(error.errno()).desc()))
+    move |error| {
+        cannot(&format!(
+            "{what}: {}",
+            Errno::from_raw(error.errno()).desc()
+        ))
+    }
 }
 
 fn open() -> Result<Kvm> {
-    let kvm = Kvm::new().map_err(|error| Error::sys("open", "/dev/kvm", Errno::from_raw(error.errno())))?;
+    let kvm = Kvm::new()
+        .map_err(|error| Error::sys("open", "/dev/kvm", Errno::from_raw(error.errno())))?;
     match kvm.get_api_version() {
         12 => Ok(kvm),
-        other => Err(cannot(&format!("its interface has version {other}, not 12"))),
+        other => Err(cannot(&format!(
+            "its interface has version {other}, not 12"
+        ))),
     }
 }
 
@@ -83,8 +105,11 @@ fn run() -> Result<()> {
     let _ = machine.set_tss_address(0xfffb_d000);
     let memory = guest::load(&machine).on("give", "the guest of the probe its memory")?;
     let mut cpu = machine.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
-    let features = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
-    cpu.set_cpuid2(&features).map_err(refused("KVM_SET_CPUID2"))?;
+    let features = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
+    cpu.set_cpuid2(&features)
+        .map_err(refused("KVM_SET_CPUID2"))?;
     let mut special = cpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
     (special.cs.base, special.cs.selector) = (0, 0);
     cpu.set_sregs(&special).map_err(refused("KVM_SET_SREGS"))?;
@@ -123,13 +148,23 @@ fn carry_out(cpu: &mut VcpuFd) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The answer is of this machine's device: it runs the whole program, or the sentence names the device and what it cannot do.
+    /// The answer is of this machine's device: it runs the whole program, or the sentence names the
+    /// device and what it cannot do.
     #[test]
     fn the_device_answers_or_says_why_not() {
         let Err(error) = probe() else { return };
         let said = error.to_string();
         let why = said.strip_prefix("/dev/kvm cannot run an unmodified kernel: ");
-        let named = |why: &str| why.starts_with("its ") || why.starts_with("KVM_") || PARTS.iter().any(|part| why.starts_with(&format!("{part} ends with ")));
-        assert!(said.starts_with("open /dev/kvm: ") || why.is_some_and(named), "{said}");
+        let named = |why: &str| {
+            why.starts_with("its ")
+                || why.starts_with("KVM_")
+                || PARTS
+                    .iter()
+                    .any(|part| why.starts_with(&format!("{part} ends with ")))
+        };
+        assert!(
+            said.starts_with("open /dev/kvm: ") || why.is_some_and(named),
+            "{said}"
+        );
     }
 }

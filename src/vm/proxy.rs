@@ -1,4 +1,5 @@
-//! An exec's process on the host: it stands for a program in the guest as the monitor stands for the container's, and ends as it ends.
+//! An exec's process on the host: it stands for a program in the guest as the monitor stands for
+//! the container's, and ends as it ends.
 
 use super::client::{self, News, Request};
 use super::message::{FromGuest, Task};
@@ -14,7 +15,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a reader may take nothing of what the program wrote and no pipe can hold, once it was killed.
+/// How long a reader may take nothing of what the program wrote and no pipe can hold, once it was
+/// killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an exec's process is to do.
@@ -69,7 +71,11 @@ fn begin(job: Job, maker: &Held) -> Result<Proxy> {
         Some(console) => Stdio::terminal(console, job.size)?,
         None => Stdio::pipes(stdio::own()?)?,
     };
-    let Ends { stdin, stdout, stderr } = ends;
+    let Ends {
+        stdin,
+        stdout,
+        stderr,
+    } = ends;
     let mut descriptors = vec![script.0, stdin.0, stdout.0];
     descriptors.extend(stderr.iter().map(|held| held.0));
     client::send(&socket, &Request::Exec(Box::new(job.task)), &descriptors)?;
@@ -77,11 +83,16 @@ fn begin(job: Job, maker: &Held) -> Result<Proxy> {
     if let Some((rows, columns)) = stdio.size() {
         client::send(&socket, &Request::Resize(rows, columns), &[])?;
     }
-    let answer = client::answer(&socket, job.patience)?.ok_or_else(|| client::silent(job.folder, job.patience))?;
+    let answer = client::answer(&socket, job.patience)?
+        .ok_or_else(|| client::silent(job.folder, job.patience))?;
     match answer {
         Some(FromGuest::Ready(_)) => {}
         Some(FromGuest::Failed(step, errno, detail, ended)) => {
-            return Err(crate::wall::failed_step(job.plan, (step, errno, detail), ended.map(ended_as)));
+            return Err(crate::wall::failed_step(
+                job.plan,
+                (step, errno, detail),
+                ended.map(ended_as),
+            ));
         }
         Some(FromGuest::Refused(why)) => return Err(Error::new(why)),
         Some(_) => return Err(Error::new("the container's monitor answers something else")),
@@ -92,13 +103,18 @@ fn begin(job: Job, maker: &Held) -> Result<Proxy> {
     }
     client::send(maker, &News::Ready(Vec::new(), None), &[])?;
     stdio.start();
-    Ok(Proxy { socket, stdio, signals })
+    Ok(Proxy {
+        socket,
+        stdio,
+        signals,
+    })
 }
 
 impl Proxy {
     fn attend(&mut self) -> Result<Ended> {
         loop {
-            let (spoken, signalled) = process::poll2(self.socket.0, self.signals.as_raw_fd(), None).on("wait for", "the program")?;
+            let (spoken, signalled) = process::poll2(self.socket.0, self.signals.as_raw_fd(), None)
+                .on("wait for", "the program")?;
             if signalled {
                 self.signalled()?;
             }
@@ -117,8 +133,9 @@ impl Proxy {
         }
     }
 
-    /// What the program wrote stays in its pipe for as long as the reader likes. What no pipe can hold, this process keeps: of a program that
-    /// was killed until its reader has taken nothing for long. A signal that would end the program ends the wait.
+    /// What the program wrote stays in its pipe for as long as the reader likes. What no pipe can
+    /// hold, this process keeps: of a program that was killed until its reader has taken nothing
+    /// for long. A signal that would end the program ends the wait.
     fn wait_for_readers(&self, killed: bool) {
         let (mut taken, mut until) = (None, Instant::now());
         while !self.stdio.is_done() && (taken.is_none() || !killed || Instant::now() < until) {
@@ -128,7 +145,10 @@ impl Proxy {
             } else {
                 self.stdio.make_room();
             }
-            let ends = |signal: u32| [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].contains(&(signal as i32));
+            let ends = |signal: u32| {
+                [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]
+                    .contains(&(signal as i32))
+            };
             if matches!(self.signals.read_signal(), Ok(Some(info)) if ends(info.ssi_signo)) {
                 return;
             }

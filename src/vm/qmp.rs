@@ -1,4 +1,5 @@
-//! QEMU's own language: JSON by lines (QEMU Machine Protocol). Commands are answered in their order; events come between.
+//! QEMU's own language: JSON by lines (QEMU Machine Protocol). Commands are answered in their
+//! order; events come between.
 
 use crate::init::Held;
 use crate::sys::{event, file};
@@ -6,7 +7,8 @@ use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-/// A line of QEMU's answers to what hull asks has some hundred bytes; QEMU stands next to the guest.
+/// A line of QEMU's answers to what hull asks has some hundred bytes; QEMU stands next to the
+/// guest.
 const LONGEST: usize = 1 << 20;
 
 /// The monitor's end.
@@ -31,7 +33,10 @@ impl Qmp {
     /// The kernel's.
     pub fn new(fd: Held) -> Result<Self> {
         event::nonblocking(fd.0).on("use", "QEMU's monitor")?;
-        let mut qmp = Self { fd, buffer: Vec::new() };
+        let mut qmp = Self {
+            fd,
+            buffer: Vec::new(),
+        };
         qmp.command("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }
@@ -79,15 +84,22 @@ impl Qmp {
 }
 
 fn parse(line: &[u8]) -> Result<Option<Said>> {
-    let value: Value = serde_json::from_slice(line).map_err(|error| Error::new(format!("QEMU's monitor: {error}")))?;
+    let value: Value = serde_json::from_slice(line)
+        .map_err(|error| Error::new(format!("QEMU's monitor: {error}")))?;
     if let Some(answer) = value.get("return") {
         return Ok(Some(Said::Answer(Ok(answer.clone()))));
     }
     if let Some(error) = value.get("error") {
-        let text = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
+        let text = error
+            .get("desc")
+            .and_then(Value::as_str)
+            .unwrap_or("no reason given");
         return Ok(Some(Said::Answer(Err(text.to_owned()))));
     }
-    Ok(value.get("event").and_then(Value::as_str).map(|name| Said::Event(name.to_owned())))
+    Ok(value
+        .get("event")
+        .and_then(Value::as_str)
+        .map(|name| Said::Event(name.to_owned())))
 }
 
 #[cfg(test)]
@@ -98,9 +110,18 @@ mod tests {
     fn answers_refusals_and_events_are_told_apart() {
         let said = |line: &str| parse(line.as_bytes()).unwrap();
         assert_eq!(said(r#"{"QMP": {"version": {}}}"#), None);
-        assert_eq!(said(r#"{"return": {"actual": 5}}"#), Some(Said::Answer(Ok(json!({ "actual": 5 })))));
-        assert_eq!(said(r#"{"error": {"class": "GenericError", "desc": "no"}}"#), Some(Said::Answer(Err("no".into()))));
-        assert_eq!(said(r#"{"event": "STOP", "timestamp": {}}"#), Some(Said::Event("STOP".into())));
+        assert_eq!(
+            said(r#"{"return": {"actual": 5}}"#),
+            Some(Said::Answer(Ok(json!({ "actual": 5 }))))
+        );
+        assert_eq!(
+            said(r#"{"error": {"class": "GenericError", "desc": "no"}}"#),
+            Some(Said::Answer(Err("no".into())))
+        );
+        assert_eq!(
+            said(r#"{"event": "STOP", "timestamp": {}}"#),
+            Some(Said::Event("STOP".into()))
+        );
         assert!(parse(b"nonsense\n").is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! A process of hull's that stands for a program in a guest: its own stdin, stdout and stderr, or a terminal, as ends that never block
-//! whoever serves the channel.
+//! A process of hull's that stands for a program in a guest: its own stdin, stdout and stderr, or a
+//! terminal, as ends that never block whoever serves the channel.
 
 use crate::init::Held;
 use crate::sys::{file, socket};
@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-/// What a pipe is made to hold for a reader who is late, in bytes: all that can be on its way when a program ends (the channel's last word,
-/// its window, and what lies between it and the pipe).
+/// What a pipe is made to hold for a reader who is late, in bytes: all that can be on its way when
+/// a program ends (the channel's last word, its window, and what lies between it and the pipe).
 const KEPT: usize = 2 << 20;
-/// What is written at once, in bytes: a write that waits tells of its reader's progress only when it is done.
+/// What is written at once, in bytes: a write that waits tells of its reader's progress only when
+/// it is done.
 const PIECE: usize = libc::PIPE_BUF;
 
 /// The far ends, for the channel.
@@ -51,24 +52,41 @@ pub struct Pump {
 /// A pair of stream sockets, close-on-exec.
 pub fn stream_pair() -> Result<(Held, Held)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    let (a, b) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).on("make", "a socket pair")?;
+    let (a, b) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .on("make", "a socket pair")?;
     Ok((Held(a.into_raw_fd()), Held(b.into_raw_fd())))
 }
 
 /// Copies of this process's stdio, which others may then replace.
 pub fn own() -> Result<[Held; 3]> {
-    let copy = |raw: i32| nix::fcntl::fcntl(socket::borrow(raw), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map(Held).on("copy", "stdio");
+    let copy = |raw: i32| {
+        nix::fcntl::fcntl(
+            socket::borrow(raw),
+            nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
+        )
+        .map(Held)
+        .on("copy", "stdio")
+    };
     Ok([copy(0)?, copy(1)?, copy(2)?])
 }
 
-/// Leaves the caller's stdin and stdout to their copies: whoever reads to the end of what the program writes waits for the last holder.
-/// stderr stays for what this process itself has to say.
+/// Leaves the caller's stdin and stdout to their copies: whoever reads to the end of what the
+/// program writes waits for the last holder. stderr stays for what this process itself has to say.
 ///
 /// # Errors
 /// The kernel's.
 pub fn let_go() -> Result<()> {
-    let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
-    (0..2).try_for_each(|number| file::dup_to(null.0, number)).on("set", "stdio")
+    let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
+        .map(Held)
+        .on("open", "/dev/null")?;
+    (0..2)
+        .try_for_each(|number| file::dup_to(null.0, number))
+        .on("set", "stdio")
 }
 
 impl Stdio {
@@ -78,18 +96,37 @@ impl Stdio {
     /// The kernel's.
     pub fn pipes(own: [Held; 3]) -> Result<(Self, Ends)> {
         let [stdin, stdout, stderr] = own;
-        let ((in_far, in_near), (out_far, out_near), (err_far, err_near)) = (stream_pair()?, stream_pair()?, stream_pair()?);
+        let ((in_far, in_near), (out_far, out_near), (err_far, err_near)) =
+            (stream_pair()?, stream_pair()?, stream_pair()?);
         let pairs = vec![(stdin, in_near), (out_near, stdout), (err_near, stderr)];
-        Ok((Stdio::Pipes { pairs, pumps: Vec::new() }, Ends { stdin: in_far, stdout: out_far, stderr: Some(err_far) }))
+        Ok((
+            Stdio::Pipes {
+                pairs,
+                pumps: Vec::new(),
+            },
+            Ends {
+                stdin: in_far,
+                stdout: out_far,
+                stderr: Some(err_far),
+            },
+        ))
     }
 
-    /// A terminal of the host's, whose near side goes over the console's socket as the container's would. The guest's own terminal does
-    /// the editing, so this one is raw; it is this process's controlling one, so that its size and its end are told by signals.
+    /// A terminal of the host's, whose near side goes over the console's socket as the container's
+    /// would. The guest's own terminal does the editing, so this one is raw; it is this process's
+    /// controlling one, so that its size and its end are told by signals.
     ///
     /// # Errors
     /// The kernel's.
     pub fn terminal(console: &Held, size: (u16, u16)) -> Result<(Self, Ends)> {
-        let master = file::openat(libc::AT_FDCWD, c"/dev/ptmx", libc::O_RDWR | libc::O_NOCTTY, 0).map(Held).on("open", "/dev/ptmx")?;
+        let master = file::openat(
+            libc::AT_FDCWD,
+            c"/dev/ptmx",
+            libc::O_RDWR | libc::O_NOCTTY,
+            0,
+        )
+        .map(Held)
+        .on("open", "/dev/ptmx")?;
         socket::pty_unlock(master.0).on("unlock", "the terminal")?;
         let peer = Held(socket::pty_peer(master.0).on("open", "the terminal")?);
         let mut settings = tcgetattr(socket::borrow(peer.0)).on("ask", "the terminal")?;
@@ -100,12 +137,24 @@ impl Stdio {
         }
         socket::send_fd(console.0, b"/dev/ptmx", master.0).on("send", "the terminal")?;
         socket::controlling_terminal(peer.0).on("take", "the terminal")?;
-        // As it would be the program's stdio. What the caller had there it reads to the end, and must not wait for this process.
+        // As it would be the program's stdio. What the caller had there it reads to the end, and
+        // must not wait for this process.
         for number in 0..3 {
             file::dup_to(peer.0, number).on("set", "stdio")?;
         }
-        let copy = || nix::fcntl::fcntl(socket::borrow(peer.0), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map(Held).on("copy", "the terminal");
-        let ends = Ends { stdin: copy()?, stdout: copy()?, stderr: None };
+        let copy = || {
+            nix::fcntl::fcntl(
+                socket::borrow(peer.0),
+                nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
+            )
+            .map(Held)
+            .on("copy", "the terminal")
+        };
+        let ends = Ends {
+            stdin: copy()?,
+            stdout: copy()?,
+            stderr: None,
+        };
         Ok((Stdio::Terminal(peer), ends))
     }
 
@@ -119,18 +168,25 @@ impl Stdio {
 
     /// Begins to carry. After this the process has more than one thread.
     pub fn start(&mut self) {
-        let Stdio::Pipes { pairs, pumps } = self else { return };
+        let Stdio::Pipes { pairs, pumps } = self else {
+            return;
+        };
         for (index, (from, to)) in std::mem::take(pairs).into_iter().enumerate() {
             let (to, carried) = (Arc::new(to), Arc::new(AtomicU64::new(0)));
             let (held, count) = (Arc::downgrade(&to), Arc::clone(&carried));
             let thread = std::thread::spawn(move || pump(&from, &to, &count));
             if index > 0 {
-                pumps.push(Pump { thread, to: held, carried });
+                pumps.push(Pump {
+                    thread,
+                    to: held,
+                    carried,
+                });
             }
         }
     }
 
-    /// Whether all that the program wrote has been taken, or is kept where it stays without this process.
+    /// Whether all that the program wrote has been taken, or is kept where it stays without this
+    /// process.
     pub fn is_done(&self) -> bool {
         match self {
             Stdio::Pipes { pumps, .. } => pumps.iter().all(|pump| pump.thread.is_finished()),
@@ -144,21 +200,30 @@ impl Stdio {
         match self {
             Stdio::Pipes { pumps, .. } => pumps.iter().fold(0, |sum, pump| {
                 let kept: u64 = pump.to.upgrade().map_or(0, |to| not_taken(to.0));
-                sum.wrapping_add(pump.carried.load(Ordering::Relaxed)).wrapping_sub(kept)
+                sum.wrapping_add(pump.carried.load(Ordering::Relaxed))
+                    .wrapping_sub(kept)
             }),
             Stdio::Terminal(peer) => 0_u64.wrapping_sub(not_taken(peer.0)),
         }
     }
 
-    /// The program has ended, and its reader takes nothing: a pipe is made to hold all of it, as what a program writes to a pipe stays there
-    /// for as long as the reader likes. What is no pipe, or may not grow, stays as it is.
+    /// The program has ended, and its reader takes nothing: a pipe is made to hold all of it, as
+    /// what a program writes to a pipe stays there for as long as the reader likes. What is no
+    /// pipe, or may not grow, stays as it is.
     pub fn make_room(&self) {
-        let Stdio::Pipes { pumps, .. } = self else { return };
+        let Stdio::Pipes { pumps, .. } = self else {
+            return;
+        };
         for to in pumps.iter().filter_map(|pump| pump.to.upgrade()) {
-            let Ok(size) = file::pipe_size(to.0) else { continue };
+            let Ok(size) = file::pipe_size(to.0) else {
+                continue;
+            };
             // An ordinary user may have `fs.pipe-max-size`.
-            let sizes = std::iter::successors(Some(KEPT), |size| Some(size / 2)).take_while(|wanted| *wanted > size);
-            let _ = sizes.map(|wanted| file::set_pipe_size(to.0, wanted)).find(Result::is_ok);
+            let sizes = std::iter::successors(Some(KEPT), |size| Some(size / 2))
+                .take_while(|wanted| *wanted > size);
+            let _ = sizes
+                .map(|wanted| file::set_pipe_size(to.0, wanted))
+                .find(Result::is_ok);
         }
     }
 }
@@ -185,7 +250,11 @@ fn pump(from: &Held, to: &Held, carried: &AtomicU64) {
                     carried.fetch_add(written as u64, Ordering::Relaxed);
                 }
                 Err(nix::errno::Errno::EAGAIN) => {
-                    let mut fds = [libc::pollfd { fd: to.0, events: libc::POLLOUT, revents: 0 }];
+                    let mut fds = [libc::pollfd {
+                        fd: to.0,
+                        events: libc::POLLOUT,
+                        revents: 0,
+                    }];
                     let _ = crate::sys::event::poll(&mut fds, None);
                 }
                 Err(_) => return,
@@ -223,7 +292,10 @@ mod tests {
         let (mut stdio, ends) = Stdio::pipes([null(), stdout, null()]).unwrap();
         stdio.start();
         let Ends { stdout, .. } = ends;
-        (stdio, std::thread::spawn(move || write_all(&stdout, &bytes)))
+        (
+            stdio,
+            std::thread::spawn(move || write_all(&stdout, &bytes)),
+        )
     }
 
     /// The reader takes nothing, and all that has room has been written.
@@ -238,7 +310,9 @@ mod tests {
     #[test]
     fn a_pipe_keeps_all_for_a_reader_who_comes_after_the_end() {
         let bytes: Vec<u8> = (0..120_000_u32).flat_map(u32::to_le_bytes).collect();
-        let (reader, to) = file::pipe().map(|(reader, to)| (Held(reader), Held(to))).unwrap();
+        let (reader, to) = file::pipe()
+            .map(|(reader, to)| (Held(reader), Held(to)))
+            .unwrap();
         let (stdio, writer) = written(to, bytes.clone());
         wait_till_still(&stdio);
         assert!(!stdio.is_done());
@@ -268,7 +342,11 @@ mod tests {
             let (before, from) = (stdio.taken(), got);
             while stdio.taken() == before {
                 got += file::read(reader.0, &mut buffer).unwrap();
-                assert!(got - from <= 16 * PIECE, "{} bytes were taken and not seen", got - from);
+                assert!(
+                    got - from <= 16 * PIECE,
+                    "{} bytes were taken and not seen",
+                    got - from
+                );
             }
         }
         while got < ALL {

@@ -7,8 +7,9 @@ use crate::plan::{Plan, outside::Open};
 use crate::security::rlimits::Limit;
 use crate::{Error, Result};
 
-/// The guest's part of a container's making, with the interfaces that it gets where it has a network namespace of its own. The host's hooks
-/// have run when the machine starts: where they belong, nobody waits.
+/// The guest's part of a container's making, with the interfaces that it gets where it has a
+/// network namespace of its own. The host's hooks have run when the machine starts: where they
+/// belong, nobody waits.
 ///
 /// # Errors
 /// A step that only the host could do and that has no place behind this wall.
@@ -23,7 +24,15 @@ pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
                 Outer::Open(*slot, what.clone())
             }
             OutStep::Cgroup { plan, first } => Outer::Cgroup(plan.clone(), *first),
-            OutStep::Clone { flags, stage, into_cgroup } => Outer::Clone { flags: *flags, stage: stage.clone(), into_cgroup: *into_cgroup },
+            OutStep::Clone {
+                flags,
+                stage,
+                into_cgroup,
+            } => Outer::Clone {
+                flags: *flags,
+                stage: stage.clone(),
+                into_cgroup: *into_cgroup,
+            },
             OutStep::OomScore { value, .. } => Outer::OomScore(*value),
             OutStep::IdMap { uid, mappings, .. } => Outer::IdMap(*uid, mappings.clone()),
             OutStep::JoinCgroup => Outer::JoinCgroup,
@@ -39,13 +48,25 @@ pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
             }
             OutStep::Rlimit(limit) => Outer::Rlimit(*limit),
             OutStep::Hook { .. } | OutStep::Record => continue,
-            OutStep::Unit { .. } | OutStep::NetDevice { .. } | OutStep::Network(_) | OutStep::Listener { .. } => {
-                return Err(Error::new(format!("{}: {} has no place in a virtual machine", placed.from, placed.step.name())));
+            OutStep::Unit { .. }
+            | OutStep::NetDevice { .. }
+            | OutStep::Network(_)
+            | OutStep::Listener { .. } => {
+                return Err(Error::new(format!(
+                    "{}: {} has no place in a virtual machine",
+                    placed.from,
+                    placed.step.name()
+                )));
             }
         };
         outer.push(step);
     }
-    Ok(Task { slots: plan.slots, outer, waits: true, terminal })
+    Ok(Task {
+        slots: plan.slots,
+        outer,
+        waits: true,
+        terminal,
+    })
 }
 
 /// Whether the container has a network namespace of its own in the guest.
@@ -53,25 +74,62 @@ pub fn has_network(plan: &Plan) -> bool {
     plan.outside.iter().any(|placed| matches!(placed.step, OutStep::Clone { flags, .. } if flags & libc::CLONE_NEWNET as u64 != 0))
 }
 
-/// The guest's part of an exec: the namespaces are joined by the pidfd of the container's first process.
-pub fn exec(plan: &Plan, kinds: u32, user: bool, oom_score: Option<i32>, limits: Vec<Limit>, terminal: bool) -> Task {
+/// The guest's part of an exec: the namespaces are joined by the pidfd of the container's first
+/// process.
+pub fn exec(
+    plan: &Plan,
+    kinds: u32,
+    user: bool,
+    oom_score: Option<i32>,
+    limits: Vec<Limit>,
+    terminal: bool,
+) -> Task {
     let pidfd = plan.slots;
-    let list = |mask: u32| if mask == 0 { Vec::new() } else { vec![(pidfd, mask)] };
-    // What the guest's first user namespace owns is joined before the container's, and all of a container's is owned by its own.
+    let list = |mask: u32| {
+        if mask == 0 {
+            Vec::new()
+        } else {
+            vec![(pidfd, mask)]
+        }
+    };
+    // What the guest's first user namespace owns is joined before the container's, and all of a
+    // container's is owned by its own.
     let stage = if user {
-        Stage { before: Vec::new(), user: Some(pidfd), after: list(kinds), time: None }
+        Stage {
+            before: Vec::new(),
+            user: Some(pidfd),
+            after: list(kinds),
+            time: None,
+        }
     } else {
-        Stage { before: list(kinds), user: None, after: Vec::new(), time: None }
+        Stage {
+            before: list(kinds),
+            user: None,
+            after: Vec::new(),
+            time: None,
+        }
     };
     let mut outer = vec![Outer::Open(slot::PROC, Open::Procfs), Outer::Program(pidfd)];
     if terminal {
         outer.push(Outer::Open(slot::CONSOLE, Open::ConsoleSocket));
     }
-    outer.push(Outer::Clone { flags: 0, stage: Some(stage), into_cgroup: false });
+    outer.push(Outer::Clone {
+        flags: 0,
+        stage: Some(stage),
+        into_cgroup: false,
+    });
     outer.push(Outer::JoinCgroup);
     outer.extend(oom_score.map(Outer::OomScore));
-    outer.extend([Outer::Barrier(Barrier::Placed), Outer::Barrier(Barrier::Ready)]);
+    outer.extend([
+        Outer::Barrier(Barrier::Placed),
+        Outer::Barrier(Barrier::Ready),
+    ]);
     outer.extend(limits.into_iter().map(Outer::Rlimit));
     outer.push(Outer::Barrier(Barrier::Recorded));
-    Task { slots: plan.slots + 1, outer, waits: false, terminal }
+    Task {
+        slots: plan.slots + 1,
+        outer,
+        waits: false,
+        terminal,
+    }
 }

@@ -1,8 +1,9 @@
-//! The kernel proper out of a bzImage: an emulated machine takes a second or more to unpack its own kernel, and the host hardly any time,
-//! once. QEMU starts an ELF image directly where it has the PVH entry (Xen's `PHYS32_ENTRY` note; CONFIG_PVH). Cached per kernel.
+//! The kernel proper out of a bzImage: an emulated machine takes a second or more to unpack its own
+//! kernel, and the host hardly any time, once. QEMU starts an ELF image directly where it has the
+//! PVH entry (Xen's `PHYS32_ENTRY` note; CONFIG_PVH). Cached per kernel.
 //!
-//! Where the packed payload lies is in the boot header: `setup_sects`, `payload_offset` and `payload_length`
-//! (Documentation/arch/x86/boot.rst, protocol 2.08).
+//! Where the packed payload lies is in the boot header: `setup_sects`, `payload_offset` and
+//! `payload_length` (Documentation/arch/x86/boot.rst, protocol 2.08).
 
 use super::kernel::Kernel;
 use crate::state::Store;
@@ -21,8 +22,8 @@ const PACKERS: [(&[u8], &str, &[&str]); 4] = [
 /// XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h).
 const PHYS32_ENTRY: u32 = 18;
 
-/// The kernel with its unpacked image, out of the cache or made now; as it was where there is no such image: packed in another way, by a
-/// program that is not installed, or without the entry.
+/// The kernel with its unpacked image, out of the cache or made now; as it was where there is no
+/// such image: packed in another way, by a program that is not installed, or without the entry.
 ///
 /// # Errors
 /// The kernel cannot be read; the cache cannot be written.
@@ -30,24 +31,44 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     use std::os::unix::fs::MetadataExt;
     let folder = store.cache("vm")?;
     let meta = fs::metadata(&kernel.image).on("look at", kernel.image.display())?;
-    let path = folder.join(format!("vmlinux-{}-{:x}-{:x}", kernel.release, meta.size(), meta.mtime()));
+    let path = folder.join(format!(
+        "vmlinux-{}-{:x}-{:x}",
+        kernel.release,
+        meta.size(),
+        meta.mtime()
+    ));
     if !path.is_file() {
         let bytes = fs::read(&kernel.image).on("read", kernel.image.display())?;
         let Some(elf) = unpack(&bytes, &folder)?.filter(|elf| has_entry(elf)) else {
-            crate::log::debug(|| format!("kernel {}: no image in it that starts directly", kernel.image.display()));
+            crate::log::debug(|| {
+                format!(
+                    "kernel {}: no image in it that starts directly",
+                    kernel.image.display()
+                )
+            });
             return Ok(kernel);
         };
         save(&folder, &path, &elf)?;
         // Those of this release's earlier builds are of no use.
         let prefix = format!("vmlinux-{}-", kernel.release);
-        for entry in fs::read_dir(&folder).on("read", folder.display())?.flatten() {
-            let older = entry.file_name().to_string_lossy().strip_prefix(&prefix).is_some_and(|rest| rest.split('-').count() == 2);
+        for entry in fs::read_dir(&folder)
+            .on("read", folder.display())?
+            .flatten()
+        {
+            let older = entry
+                .file_name()
+                .to_string_lossy()
+                .strip_prefix(&prefix)
+                .is_some_and(|rest| rest.split('-').count() == 2);
             if older && entry.path() != path {
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
-    Ok(Kernel { image: path, ..kernel })
+    Ok(Kernel {
+        image: path,
+        ..kernel
+    })
 }
 
 fn save(folder: &Path, path: &Path, elf: &[u8]) -> Result<()> {
@@ -56,17 +77,28 @@ fn save(folder: &Path, path: &Path, elf: &[u8]) -> Result<()> {
     fs::rename(&temporary, path).on("write", path.display())
 }
 
-/// The ELF image in a bzImage; none where it is packed in a way, or by a program, that is not known here.
+/// The ELF image in a bzImage; none where it is packed in a way, or by a program, that is not known
+/// here.
 fn unpack(image: &[u8], folder: &Path) -> Result<Option<Vec<u8>>> {
-    let Some((program, args, payload)) = packed(image) else { return Ok(None) };
+    let Some((program, args, payload)) = packed(image) else {
+        return Ok(None);
+    };
     // By a file: one process cannot both write to the unpacker and read from it.
     let input = folder.join(format!(".payload-{}", std::process::id()));
     fs::write(&input, payload).on("write", input.display())?;
     let opened = fs::File::open(&input).on("open", input.display());
     let _ = fs::remove_file(&input);
-    let output = Command::new(program).args(args).stdin(Stdio::from(opened?)).stderr(Stdio::null()).output();
-    // What follows the stream is the unpacked length: the unpackers complain of it after all is written.
-    Ok(output.ok().map(|output| output.stdout).filter(|bytes| bytes.starts_with(b"\x7fELF")))
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::from(opened?))
+        .stderr(Stdio::null())
+        .output();
+    // What follows the stream is the unpacked length: the unpackers complain of it after all is
+    // written.
+    Ok(output
+        .ok()
+        .map(|output| output.stdout)
+        .filter(|bytes| bytes.starts_with(b"\x7fELF")))
 }
 
 /// Who unpacks it, and what.
@@ -80,29 +112,45 @@ fn packed(image: &[u8]) -> Option<(&'static str, &'static [&'static str], &[u8])
     };
     let start = ((sectors + 1) * 512).checked_add(word(image, 0x248)?)?;
     let payload = image.get(start..start.checked_add(word(image, 0x24c)?)?)?;
-    let (_, program, args) = PACKERS.iter().find(|(magic, ..)| payload.starts_with(magic))?;
+    let (_, program, args) = PACKERS
+        .iter()
+        .find(|(magic, ..)| payload.starts_with(magic))?;
     Some((program, args, payload))
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<usize> {
-    bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(|bytes| u32::from_le_bytes(bytes) as usize)
+    bytes
+        .get(at..at.checked_add(4)?)?
+        .try_into()
+        .ok()
+        .map(|bytes| u32::from_le_bytes(bytes) as usize)
 }
 
 /// Whether an ELF image has the note of an entry for PVH.
 fn has_entry(elf: &[u8]) -> bool {
-    let half = |at: usize| elf.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, |b| usize::from(u16::from_le_bytes(b)));
+    let half = |at: usize| {
+        elf.get(at..at + 2)
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, |b| usize::from(u16::from_le_bytes(b)))
+    };
     // The low half of a 64-bit field: no kernel file is larger.
     let field = |at: usize| word(elf, at).unwrap_or(0);
     let (table, size, count) = (field(32), half(54), half(56));
-    (0..count).map(|index| table + index * size).filter(|header| field(*header) == libc::PT_NOTE as usize).any(|header| {
-        let (from, length) = (field(header + 8), field(header + 32));
-        elf.get(from..from + length).is_some_and(notes_entry)
-    })
+    (0..count)
+        .map(|index| table + index * size)
+        .filter(|header| field(*header) == libc::PT_NOTE as usize)
+        .any(|header| {
+            let (from, length) = (field(header + 8), field(header + 32));
+            elf.get(from..from + length).is_some_and(notes_entry)
+        })
 }
 
-/// Goes through notes: name's length, content's length, kind, and both padded to four bytes (elf(5)).
+/// Goes through notes: name's length, content's length, kind, and both padded to four bytes
+/// (elf(5)).
 fn notes_entry(mut notes: &[u8]) -> bool {
-    while let (Some(name), Some(content), Some(kind)) = (word(notes, 0), word(notes, 4), word(notes, 8)) {
+    while let (Some(name), Some(content), Some(kind)) =
+        (word(notes, 0), word(notes, 4), word(notes, 8))
+    {
         if kind == PHYS32_ENTRY as usize && notes.get(12..16) == Some(b"Xen\0") {
             return true;
         }
@@ -120,7 +168,10 @@ mod tests {
     use super::*;
 
     fn note(name: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
-        let mut bytes: Vec<u8> = [name.len() as u32, content.len() as u32, kind].iter().flat_map(|number| number.to_le_bytes()).collect();
+        let mut bytes: Vec<u8> = [name.len() as u32, content.len() as u32, kind]
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect();
         bytes.extend_from_slice(name);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes.extend_from_slice(content);
@@ -144,8 +195,14 @@ mod tests {
     #[test]
     fn the_entry_is_found_among_notes() {
         let linux = note(b"Linux\0", 0, b"x");
-        assert!(has_entry(&elf(&[linux.clone(), note(b"Xen\0", 18, &[0; 8])].concat())));
-        assert!(!has_entry(&elf(&[linux, note(b"Xen\0", 5, &[0; 8])].concat())));
+        assert!(has_entry(&elf(&[
+            linux.clone(),
+            note(b"Xen\0", 18, &[0; 8])
+        ]
+        .concat())));
+        assert!(!has_entry(&elf(
+            &[linux, note(b"Xen\0", 5, &[0; 8])].concat()
+        )));
         assert!(!has_entry(&elf(&note(b"Linux\0", 18, &[0; 8]))) && !has_entry(b"\x7fELF"));
     }
 
@@ -155,7 +212,12 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let content = elf(&note(b"Xen\0", 18, &[0; 8]));
         fs::write(folder.join("elf"), &content).unwrap();
-        let packed = Command::new("gzip").args(["-c", "elf"]).current_dir(&folder).output().unwrap().stdout;
+        let packed = Command::new("gzip")
+            .args(["-c", "elf"])
+            .current_dir(&folder)
+            .output()
+            .unwrap()
+            .stdout;
         let mut image = vec![0_u8; 1024];
         image[0x1f1] = 1;
         image[0x202..0x206].copy_from_slice(b"HdrS");
@@ -164,7 +226,11 @@ mod tests {
         image.extend_from_slice(&(content.len() as u32).to_le_bytes());
         assert_eq!(unpack(&image, &folder).unwrap(), Some(content));
         image[1024] = 0;
-        assert_eq!(unpack(&image, &folder).unwrap(), None, "not a packer's mark");
+        assert_eq!(
+            unpack(&image, &folder).unwrap(),
+            None,
+            "not a packer's mark"
+        );
         fs::remove_dir_all(folder).unwrap();
     }
 }

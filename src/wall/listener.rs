@@ -1,4 +1,5 @@
-//! The seccomp listener goes to its agent with the container process state (config-linux.md, The Container Process State).
+//! The seccomp listener goes to its agent with the container process state (config-linux.md, The
+//! Container Process State).
 
 use crate::plan::state_document;
 use crate::spec::Spec;
@@ -8,11 +9,19 @@ use serde_json::json;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-/// Sends the listener and the state in one message; `pid` is the filtered process, which for an exec is not the container's init.
+/// Sends the listener and the state in one message; `pid` is the filtered process, which for an
+/// exec is not the container's init.
 ///
 /// # Errors
 /// The agent's socket is not there, or refuses.
-pub fn send(spec: &Spec, id: &str, (init, pid): (i32, i32), listener: i32, path: &str, metadata: &str) -> Result<()> {
+pub fn send(
+    spec: &Spec,
+    id: &str,
+    (init, pid): (i32, i32),
+    listener: i32,
+    path: &str,
+    metadata: &str,
+) -> Result<()> {
     let status = if init == pid { "creating" } else { "running" };
     let state = json!({
         "ociVersion": spec.config().oci_version,
@@ -22,5 +31,6 @@ pub fn send(spec: &Spec, id: &str, (init, pid): (i32, i32), listener: i32, path:
         "state": state_document(spec, id, status, Some(init)),
     });
     let agent = UnixStream::connect(path).on("connect to seccomp listener", path)?;
-    socket::send_fd(agent.as_raw_fd(), state.to_string().as_bytes(), listener).on("send the seccomp listener to", path)
+    socket::send_fd(agent.as_raw_fd(), state.to_string().as_bytes(), listener)
+        .on("send the seccomp listener to", path)
 }

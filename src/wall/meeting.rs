@@ -20,7 +20,8 @@ pub struct Meeting<'a> {
 }
 
 impl Meeting<'_> {
-    /// Meets the child. Its death is an error and not a hang: its pidfd is watched beside the socket.
+    /// Meets the child. Its death is an error and not a hang: its pidfd is watched beside the
+    /// socket.
     ///
     /// # Errors
     /// Of the step that the child failed at.
@@ -28,9 +29,13 @@ impl Meeting<'_> {
         if matches!(kind, Barrier::Placed | Barrier::Recorded) {
             return self.send(kind);
         }
-        let (readable, _) = process::poll2(self.child.sync.0, self.child.pidfd.0, None).on("wait for", "the container's process")?;
+        let (readable, _) = process::poll2(self.child.sync.0, self.child.pidfd.0, None)
+            .on("wait for", "the container's process")?;
         let mut byte = [0_u8; 1];
-        if readable && matches!(socket::recv(self.child.sync.0, &mut byte), Ok(1)) && byte[0] == kind as u8 {
+        if readable
+            && matches!(socket::recv(self.child.sync.0, &mut byte), Ok(1))
+            && byte[0] == kind as u8
+        {
             return Ok(());
         }
         Err(words::child_error(self.plan, self.child))
@@ -41,14 +46,22 @@ impl Meeting<'_> {
     /// # Errors
     /// Of the step that the child failed at.
     pub fn send(&self, kind: Barrier) -> Result<()> {
-        socket::send(self.child.sync.0, &[kind as u8]).map_err(|_| words::child_error(self.plan, self.child))
+        socket::send(self.child.sync.0, &[kind as u8])
+            .map_err(|_| words::child_error(self.plan, self.child))
     }
 
     /// Takes the seccomp listener, while the child waits on memory, and sends it to its agent.
     ///
     /// # Errors
     /// The filter was refused; the agent is not there.
-    pub fn listener(&self, spec: &Spec, id: &str, init: i32, path: &str, metadata: &str) -> Result<()> {
+    pub fn listener(
+        &self,
+        spec: &Spec,
+        id: &str,
+        init: i32,
+        path: &str,
+        metadata: &str,
+    ) -> Result<()> {
         let report = self.child.page.report();
         let remote = loop {
             match report.listener.load(Ordering::Acquire) {
@@ -56,13 +69,16 @@ impl Meeting<'_> {
                 number => break number - 1,
             }
         };
-        let fd = process::pidfd_getfd(self.child.pidfd.0, remote).map(Held).on("take", "the seccomp listener")?;
+        let fd = process::pidfd_getfd(self.child.pidfd.0, remote)
+            .map(Held)
+            .on("take", "the seccomp listener")?;
         listener::send(spec, id, (init, self.child.pid), fd.0, path, metadata)?;
         report.taken.store(1, Ordering::Release);
         Ok(())
     }
 
-    /// The child tells by memory alone that it is past its filter: seen here by looking, since no call of its could be relied on.
+    /// The child tells by memory alone that it is past its filter: seen here by looking, since no
+    /// call of its could be relied on.
     ///
     /// # Errors
     /// Of the step that the child failed at.
@@ -71,7 +87,11 @@ impl Meeting<'_> {
         while report.filtered.load(Ordering::Acquire) == 0 {
             if let Err(error) = self.pause_while_alive() {
                 // A short program may have come to its end between the two looks.
-                return if report.filtered.load(Ordering::Acquire) == 0 { Err(error) } else { Ok(()) };
+                return if report.filtered.load(Ordering::Acquire) == 0 {
+                    Err(error)
+                } else {
+                    Ok(())
+                };
             }
         }
         Ok(())

@@ -43,8 +43,8 @@ pub struct Job<'a> {
     pub console: Option<Held>,
     /// A fresh process carries out `inside`.
     pub fresh_init: bool,
-    /// Writes the record: (pid, cgroup, outcomes). Called with pid 0 before anything is made, so that whatever a killed hull leaves
-    /// can be found.
+    /// Writes the record: (pid, cgroup, outcomes). Called with pid 0 before anything is made, so
+    /// that whatever a killed hull leaves can be found.
     pub record: &'a mut dyn FnMut(i32, Option<cgroups::Record>, Vec<Decided>) -> Result<()>,
 }
 
@@ -59,14 +59,22 @@ pub struct Made {
 }
 
 impl Made {
-    /// Waits until the started child has become its program, which may refuse to: that is said on the container's stderr.
+    /// Waits until the started child has become its program, which may refuse to: that is said on
+    /// the container's stderr.
     ///
     /// # Errors
     /// A startContainer hook failed.
     pub fn executed(&self) -> Result<()> {
-        let meeting = Meeting { plan: &self.plan, child: &self.child };
+        let meeting = Meeting {
+            plan: &self.plan,
+            child: &self.child,
+        };
         meeting.closed();
-        if refused_program(&self.child).is_some() { Ok(()) } else { meeting.told() }
+        if refused_program(&self.child).is_some() {
+            Ok(())
+        } else {
+            meeting.told()
+        }
     }
 }
 
@@ -90,20 +98,45 @@ pub fn carry_out(plan: Plan, job: &mut Job) -> Result<Made> {
 
 fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
     let made = Unfinished::new(job.folder.to_owned());
-    let mut work = Work { plan, job, slots: vec![-1; plan.slots as usize], held: Vec::new(), made };
+    let mut work = Work {
+        plan,
+        job,
+        slots: vec![-1; plan.slots as usize],
+        held: Vec::new(),
+        made,
+    };
     for placed in &plan.outside {
-        work.step(&placed.step).map_err(|error| if error.errno().is_some() { error.within(&placed.from) } else { error })?;
+        work.step(&placed.step).map_err(|error| {
+            if error.errno().is_some() {
+                error.within(&placed.from)
+            } else {
+                error
+            }
+        })?;
         crate::log::debug(|| format!("outside: {} done, from {}", placed.step.name(), placed.from));
     }
-    if plan.inside.iter().any(|placed| matches!(placed.step, Step::Filter { .. })) {
+    if plan
+        .inside
+        .iter()
+        .any(|placed| matches!(placed.step, Step::Filter { .. }))
+    {
         work.meeting()?.filtered()?;
     }
     log_inside(plan, work.child()?);
-    let Work { slots, mut held, made, .. } = work;
+    let Work {
+        slots,
+        mut held,
+        made,
+        ..
+    } = work;
     let start = slots[slot::START as usize];
     let place = held.iter().position(|held| held.0 == start);
-    let start = place.map(|at| held.swap_remove(at)).ok_or_else(|| Error::new("the plan has no start"))?;
-    let child = made.done().ok_or_else(|| Error::new("the plan makes no process"))?;
+    let start = place
+        .map(|at| held.swap_remove(at))
+        .ok_or_else(|| Error::new("the plan has no start"))?;
+    let child = made
+        .done()
+        .ok_or_else(|| Error::new("the plan makes no process"))?;
     Held::close_all(held);
     Ok((child, start))
 }
@@ -113,39 +146,89 @@ impl Work<'_, '_> {
         match step {
             OutStep::Open { slot, what } => self.open(*slot, what),
             OutStep::Cgroup { plan, first } => self.cgroup(plan, *first),
-            OutStep::Clone { flags, stage, into_cgroup } => {
-                let cgroup = if *into_cgroup { self.made.group.as_ref().and_then(Group::clone_fd) } else { None };
+            OutStep::Clone {
+                flags,
+                stage,
+                into_cgroup,
+            } => {
+                let cgroup = if *into_cgroup {
+                    self.made.group.as_ref().and_then(Group::clone_fd)
+                } else {
+                    None
+                };
                 let cgroup = cgroup.map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
                 let script = self.plan.encode();
                 let fresh = self.job.fresh_init;
-                let birth = Birth { flags: *flags, stage: stage.as_ref(), cgroup, script: &script, slots: &mut self.slots, fresh };
+                let birth = Birth {
+                    flags: *flags,
+                    stage: stage.as_ref(),
+                    cgroup,
+                    script: &script,
+                    slots: &mut self.slots,
+                    fresh,
+                };
                 self.made.child = Some(spawn::spawn(birth)?);
                 Ok(())
             }
             OutStep::OomScore { value, lenient } => self.oom_score(*value, *lenient),
-            OutStep::IdMap { uid, mappings, writer, deny_setgroups } => idmap::write(self.child()?.pid, *uid, mappings, writer, *deny_setgroups),
+            OutStep::IdMap {
+                uid,
+                mappings,
+                writer,
+                deny_setgroups,
+            } => idmap::write(self.child()?.pid, *uid, mappings, writer, *deny_setgroups),
             OutStep::JoinCgroup => self.join_cgroup(),
             OutStep::Unit { plan } => self.unit(plan),
-            OutStep::NetDevice { host, name, namespace } => crate::net::move_device(host, name, &self.network(*namespace)?, self.job.folder),
+            OutStep::NetDevice {
+                host,
+                name,
+                namespace,
+            } => crate::net::move_device(host, name, &self.network(*namespace)?, self.job.folder),
             OutStep::Network(setup) => {
                 let pid = self.child()?.pid;
-                crate::net::attach(setup, self.job.id, &self.network(None)?, pid, self.job.folder)
+                crate::net::attach(
+                    setup,
+                    self.job.id,
+                    &self.network(None)?,
+                    pid,
+                    self.job.folder,
+                )
             }
             OutStep::Barrier(kind) => self.meeting()?.barrier(*kind),
             OutStep::Hook { list, index, hook } => {
                 // The words that each list's hooks are known to look for.
-                let status = if *list == "prestart" { "created" } else { "creating" };
-                let state = state_document(self.job.spec, self.job.id, status, Some(self.child()?.pid));
+                let status = if *list == "prestart" {
+                    "created"
+                } else {
+                    "creating"
+                };
+                let state =
+                    state_document(self.job.spec, self.job.id, status, Some(self.child()?.pid));
                 hooks::run(list, *index, hook, &state, self.job.spec.bundle())?;
-                if *index + 1 == self.hooks_in(list) && self.is_last_hook(list) { self.meeting()?.send(Barrier::Hooks) } else { Ok(()) }
+                if *index + 1 == self.hooks_in(list) && self.is_last_hook(list) {
+                    self.meeting()?.send(Barrier::Hooks)
+                } else {
+                    Ok(())
+                }
             }
-            OutStep::Listener { path, metadata } => self.meeting()?.listener(self.job.spec, self.job.id, self.child()?.pid, path, metadata),
+            OutStep::Listener { path, metadata } => self.meeting()?.listener(
+                self.job.spec,
+                self.job.id,
+                self.child()?.pid,
+                path,
+                metadata,
+            ),
             OutStep::Rlimit(limit) => {
-                let name = crate::security::rlimits::name(limit.resource).unwrap_or("resource limit");
-                ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard).on("set", name)
+                let name =
+                    crate::security::rlimits::name(limit.resource).unwrap_or("resource limit");
+                ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard)
+                    .on("set", name)
             }
             OutStep::Record => {
-                let (pid, cgroup) = (self.child()?.pid, self.made.group.as_ref().map(Group::record));
+                let (pid, cgroup) = (
+                    self.child()?.pid,
+                    self.made.group.as_ref().map(Group::record),
+                );
                 let outcomes = self.outcomes();
                 (self.job.record)(pid, cgroup, outcomes)
             }
@@ -155,14 +238,22 @@ impl Work<'_, '_> {
     /// The container's network namespace: the one that it joins, or its own.
     fn network(&self, slot: Option<u32>) -> Result<crate::net::Namespace> {
         let pid = match slot {
-            Some(slot) => return crate::net::Namespace::at(&format!("/proc/self/fd/{}", self.slots.get(slot as usize).copied().unwrap_or(-1))),
+            Some(slot) => {
+                return crate::net::Namespace::at(&format!(
+                    "/proc/self/fd/{}",
+                    self.slots.get(slot as usize).copied().unwrap_or(-1)
+                ));
+            }
             None => self.child()?.pid,
         };
         crate::net::Namespace::of_process(pid)
     }
 
     fn child(&self) -> Result<&Child> {
-        self.made.child.as_ref().ok_or_else(|| Error::new("the plan uses a process before it makes it"))
+        self.made
+            .child
+            .as_ref()
+            .ok_or_else(|| Error::new("the plan uses a process before it makes it"))
     }
 
     fn cgroup(&mut self, plan: &cgroups::Plan, first: u32) -> Result<()> {
@@ -182,7 +273,10 @@ impl Work<'_, '_> {
 
     fn join_cgroup(&mut self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.child()?.pid);
-        self.made.group.as_ref().map_or(Ok(()), |group| group.add(pid))
+        self.made
+            .group
+            .as_ref()
+            .map_or(Ok(()), |group| group.add(pid))
     }
 
     fn unit(&mut self, plan: &cgroups::Plan) -> Result<()> {
@@ -197,14 +291,26 @@ impl Work<'_, '_> {
     fn oom_score(&self, value: i32, lenient: bool) -> Result<()> {
         let path = format!("/proc/{}/oom_score_adj", self.child()?.pid);
         match idmap::write_file(&path, &value.to_string()) {
-            Err(error) if lenient && matches!(error.errno(), Some(nix::errno::Errno::EACCES | nix::errno::Errno::EPERM)) => Ok(()),
+            Err(error)
+                if lenient
+                    && matches!(
+                        error.errno(),
+                        Some(nix::errno::Errno::EACCES | nix::errno::Errno::EPERM)
+                    ) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error.within("unable to set the oom score")),
             Ok(()) => Ok(()),
         }
     }
 
     fn hooks_in(&self, wanted: &str) -> usize {
-        self.plan.outside.iter().filter(|placed| matches!(&placed.step, OutStep::Hook { list, .. } if *list == wanted)).count()
+        self.plan
+            .outside
+            .iter()
+            .filter(|placed| matches!(&placed.step, OutStep::Hook { list, .. } if *list == wanted))
+            .count()
     }
 
     fn is_last_hook(&self, list: &str) -> bool {
@@ -212,22 +318,41 @@ impl Work<'_, '_> {
     }
 
     fn meeting(&self) -> Result<Meeting<'_>> {
-        Ok(Meeting { plan: self.plan, child: self.child()? })
+        Ok(Meeting {
+            plan: self.plan,
+            child: self.child()?,
+        })
     }
 
     fn outcomes(&self) -> Vec<Decided> {
-        self.made.child.as_ref().map(|child| decided(self.plan, child)).unwrap_or_default()
+        self.made
+            .child
+            .as_ref()
+            .map(|child| decided(self.plan, child))
+            .unwrap_or_default()
     }
 }
 
-/// For `--debug`: the steps of a child that came to its wait for start, or to its program, each with what its policy decided. Their
-/// values are not told: the environment is among them.
+/// For `--debug`: the steps of a child that came to its wait for start, or to its program, each
+/// with what its policy decided. Their values are not told: the environment is among them.
 pub fn log_inside(plan: &Plan, child: &Child) {
     let outcomes = std::cell::LazyCell::new(|| decided(plan, child));
-    for (index, placed) in plan.inside.iter().enumerate().take_while(|(_, placed)| !matches!(placed.step, Step::WaitStart {} | Step::Exec { .. })) {
+    for (index, placed) in
+        plan.inside.iter().enumerate().take_while(|(_, placed)| {
+            !matches!(placed.step, Step::WaitStart {} | Step::Exec { .. })
+        })
+    {
         crate::log::debug(|| {
-            let outcome = outcomes.iter().find(|decided| decided.step as usize == index).map_or("done", |decided| &decided.outcome);
-            format!("inside: step {index} of {}, {} {outcome}, from {}", plan.inside.len(), placed.step.name(), placed.from)
+            let outcome = outcomes
+                .iter()
+                .find(|decided| decided.step as usize == index)
+                .map_or("done", |decided| &decided.outcome);
+            format!(
+                "inside: step {index} of {}, {} {outcome}, from {}",
+                plan.inside.len(),
+                placed.step.name(),
+                placed.from
+            )
         });
     }
 }
@@ -236,12 +361,24 @@ pub fn log_inside(plan: &Plan, child: &Child) {
 pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
     let report = child.page.report();
     let count = report.outcomes.load(Ordering::Acquire) as usize;
-    let codes = report.outcome.iter().take(count).map(|code| code.load(Ordering::Relaxed));
+    let codes = report
+        .outcome
+        .iter()
+        .take(count)
+        .map(|code| code.load(Ordering::Relaxed));
     codes
         .map(|code| {
             let step = code >> 8;
-            let from = plan.inside.get(step as usize).map(|placed| placed.from.to_string()).unwrap_or_default();
-            Decided { step, from, outcome: Outcome::name(code).to_owned() }
+            let from = plan
+                .inside
+                .get(step as usize)
+                .map(|placed| placed.from.to_string())
+                .unwrap_or_default();
+            Decided {
+                step,
+                from,
+                outcome: Outcome::name(code).to_owned(),
+            }
         })
         .collect()
 }

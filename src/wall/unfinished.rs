@@ -5,8 +5,9 @@ use crate::namespaces::spawn::Child;
 use crate::sys::process;
 use std::path::PathBuf;
 
-/// What of a container is there already: its first process, its cgroup, its place on hull's networks. Dropped before it is
-/// [done](Self::done), all of it is undone, in the order in which one thing may hold the next.
+/// What of a container is there already: its first process, its cgroup, its place on hull's
+/// networks. Dropped before it is [done](Self::done), all of it is undone, in the order in which
+/// one thing may hold the next.
 pub struct Unfinished {
     folder: PathBuf,
     /// Its cgroup.
@@ -19,7 +20,12 @@ pub struct Unfinished {
 impl Unfinished {
     /// Of the container in this folder, nothing is made.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, group: None, child: None, done: false }
+        Self {
+            folder,
+            group: None,
+            child: None,
+            done: false,
+        }
     }
 
     /// The container stays. Answers its first process.

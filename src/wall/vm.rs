@@ -1,4 +1,5 @@
-//! The second wall's `outside`: the host's part of a container that lives in a machine of its own. The guest carries out the rest.
+//! The second wall's `outside`: the host's part of a container that lives in a machine of its own.
+//! The guest carries out the rest.
 
 use super::hooks;
 use crate::cgroups::{self, Driver, Group};
@@ -7,16 +8,16 @@ use crate::facts::Facts;
 use crate::foreign;
 use crate::init::Held;
 use crate::namespaces::spawn::Child;
+use crate::plan::Plan;
 use crate::plan::state_document;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
 use crate::state::{Decided, Store};
 use crate::sys::page::Page;
-use crate::plan::Plan;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{file, socket};
-use crate::vm::client::{self, News};
 use crate::vm::choice::RootFrom;
+use crate::vm::client::{self, News};
 use crate::vm::engine::Accelerator;
 use crate::vm::monitor::Job as Monitor;
 use crate::vm::own::{self, Own};
@@ -28,7 +29,8 @@ use std::os::fd::IntoRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a guest may take to stand before its program, in seconds: emulation on a busy machine is slow.
+/// How long a guest may take to stand before its program, in seconds: emulation on a busy machine
+/// is slow.
 const BOOT: u64 = 120;
 
 /// What is to be made.
@@ -50,17 +52,28 @@ pub struct Job<'a> {
     /// The socket that takes the terminal.
     pub console: Option<Held>,
     /// Writes the record: (pid, cgroup, outcomes, machine).
-    pub record: &'a mut dyn FnMut(i32, Option<cgroups::Record>, Vec<Decided>, Option<vm::Record>) -> Result<()>,
+    pub record: &'a mut dyn FnMut(
+        i32,
+        Option<cgroups::Record>,
+        Vec<Decided>,
+        Option<vm::Record>,
+    ) -> Result<()>,
 }
 
 /// Makes a container behind the second wall; it waits for start.
 ///
 /// # Errors
-/// What cannot cross; the machine's; those of `inside`, in the first wall's words. Everything made is undone.
+/// What cannot cross; the machine's; those of `inside`, in the first wall's words. Everything made
+/// is undone.
 pub fn carry_out(job: &mut Job) -> Result<Made> {
     let host = Facts::probe(job.spec)?;
     let (monitor, start, inside) = prepare(job)?;
-    let (accelerator, memory, memory_max, cpus) = (monitor.accelerator, monitor.memory, monitor.memory_max, monitor.cpus);
+    let (accelerator, memory, memory_max, cpus) = (
+        monitor.accelerator,
+        monitor.memory,
+        monitor.memory_max,
+        monitor.cpus,
+    );
     let release = monitor.kernel.release.clone();
     let mut made = Unfinished::new(job.folder.to_owned());
     let by_systemd = job.options.systemd_cgroup;
@@ -70,7 +83,11 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
     if !by_systemd {
         let mut group = Group::create(&plan)?;
         group.apply(&plan)?;
-        monitor.tasks = group.join_fds()?.into_iter().map(|fd| Held(fd.into_raw_fd())).collect();
+        monitor.tasks = group
+            .join_fds()?
+            .into_iter()
+            .map(|fd| Held(fd.into_raw_fd()))
+            .collect();
         made.group = Some(group);
     }
     let child = start_monitor(&made, monitor)?;
@@ -82,25 +99,57 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
         made.group = Some(group);
     }
     let (outcomes, facts) = attend(job, &made)?;
-    let record = vm::Record { facts, kernel: release, accelerator: accelerator.name().to_owned(), memory, memory_max, cpus };
-    (job.record)(pid, made.group.as_ref().map(Group::record), outcomes, Some(record))?;
+    let record = vm::Record {
+        facts,
+        kernel: release,
+        accelerator: accelerator.name().to_owned(),
+        memory,
+        memory_max,
+        cpus,
+    };
+    (job.record)(
+        pid,
+        made.group.as_ref().map(Group::record),
+        outcomes,
+        Some(record),
+    )?;
     let gone = || Error::new("the container's monitor is gone");
     socket::send(monitor_of(&made)?.sync.0, b"r").map_err(|_| gone())?;
     let child = made.done().ok_or_else(gone)?;
-    Ok(Made { child, start, plan: inside })
+    Ok(Made {
+        child,
+        start,
+        plan: inside,
+    })
 }
 
-/// The guest's config, and what it will carry out, by what every kernel of these years can. An image of the root is made only if it is to be.
-fn compile(store: &Store, spec: &Spec, id: &str, options: &Options, (root, make): (&RootFrom, bool)) -> Result<(Translated, Options, Plan)> {
+/// The guest's config, and what it will carry out, by what every kernel of these years can. An
+/// image of the root is made only if it is to be.
+fn compile(
+    store: &Store,
+    spec: &Spec,
+    id: &str,
+    options: &Options,
+    (root, make): (&RootFrom, bool),
+) -> Result<(Translated, Options, Plan)> {
     let mut translated = translate::translate(spec, options.layers.as_ref())?;
     vm::disk::root_from_image(&mut translated, root, spec, make.then_some(store))?;
     translated.add_interpreter(foreign::of_bundle(spec)?);
     let facts = translate::facts(&translated.spec, None);
-    let create = Options { systemd_cgroup: false, layers: translated.layers.take(), ..options.for_guest() };
+    let create = Options {
+        systemd_cgroup: false,
+        layers: translated.layers.take(),
+        ..options.for_guest()
+    };
     let request = crate::container::create::request(store, &translated.spec, &facts, id, &create)?;
     let mut plan = crate::plan::plan(&translated.spec, &facts, &request)?;
-    let resources = spec.config().linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    plan.warnings.extend(resources.map(translate::without_effect).unwrap_or_default());
+    let resources = spec
+        .config()
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.resources.as_ref());
+    plan.warnings
+        .extend(resources.map(translate::without_effect).unwrap_or_default());
     vm::task::create(&plan, &[])?;
     Ok((translated, create, plan))
 }
@@ -127,31 +176,67 @@ pub struct Preview {
 ///
 /// # Errors
 /// As [`carry_out`], as far as they are known without a machine.
-pub fn preview(store: &Store, spec: &Spec, id: &str, options: &Options, machine: &vm::Options) -> Result<Preview> {
+pub fn preview(
+    store: &Store,
+    spec: &Spec,
+    id: &str,
+    options: &Options,
+    machine: &vm::Options,
+) -> Result<Preview> {
     let (spec, _) = options.network.apply(store, id, spec)?;
-    let spec = if options.notify { crate::container::notify::add_to_guest(&spec) } else { spec };
+    let spec = if options.notify {
+        crate::container::notify::add_to_guest(&spec)
+    } else {
+        spec
+    };
     let spec = Own::of(&spec)?.map_or(spec, |(_, guests)| guests);
     let (translated, _, plan) = compile(store, &spec, id, options, (&machine.root(), false))?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
-    let (memory, memory_max, cpus) = (machine.memory(&spec), machine.memory_max(&spec), machine.cpus(&spec));
-    Ok(Preview { kernel, accelerator, memory, memory_max, cpus, shares: translated.shares, plan })
+    let (memory, memory_max, cpus) = (
+        machine.memory(&spec),
+        machine.memory_max(&spec),
+        machine.cpus(&spec),
+    );
+    Ok(Preview {
+        kernel,
+        accelerator,
+        memory,
+        memory_max,
+        cpus,
+        shares: translated.shares,
+        plan,
+    })
 }
 
 /// All that can fail without a machine, before there is one.
 fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     let machine = job.machine.clone();
     let (own, spec) = Own::of(job.spec)?.unzip();
-    let (translated, create, plan) = compile(job.store, spec.as_ref().unwrap_or(job.spec), job.id, job.options, (&machine.root(), true))?;
-    plan.warnings.iter().for_each(|warning| crate::log::warn(warning));
-    plan.remarks.iter().for_each(|remark| crate::log::remark(remark));
+    let (translated, create, plan) = compile(
+        job.store,
+        spec.as_ref().unwrap_or(job.spec),
+        job.id,
+        job.options,
+        (&machine.root(), true),
+    )?;
+    plan.warnings
+        .iter()
+        .for_each(|warning| crate::log::warn(warning));
+    plan.remarks
+        .iter()
+        .for_each(|remark| crate::log::remark(remark));
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let initramfs = initramfs::find_or_make(job.store, &kernel)?;
     let kernel = vm::vmlinux::find_or_make(job.store, kernel)?;
     let path = job.folder.join(START_FIFO);
     let name = crate::rootfs::c_path(&path)?;
     file::mknodat(libc::AT_FDCWD, &name, libc::S_IFIFO | 0o600, 0).on("make", path.display())?;
-    let open = || file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0).map(Held).on("open", path.display());
+    let open = || {
+        file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
+            .map(Held)
+            .on("open", path.display())
+    };
     let start = open()?;
     let monitor = Monitor {
         id: job.id.to_owned(),
@@ -169,7 +254,11 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
         kernel,
         initramfs,
         shares: translated.shares,
-        opened: translated.disks.iter().map(vm::disk::Disk::open).collect::<Result<_>>()?,
+        opened: translated
+            .disks
+            .iter()
+            .map(vm::disk::Disk::open)
+            .collect::<Result<_>>()?,
         disks: translated.disks,
         nodes: translated.nodes,
         interpreter: translated.interpreter,
@@ -185,8 +274,8 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     Ok((monitor, start, plan))
 }
 
-/// KVM where it is asked for and can run a kernel, and where nothing is asked. Emulation for that reason is said once a boot to a person,
-/// and to every log.
+/// KVM where it is asked for and can run a kernel, and where nothing is asked. Emulation for that
+/// reason is said once a boot to a person, and to every log.
 fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
     if engine == Engine::Qemu {
         return Ok(Accelerator::Tcg);
@@ -198,7 +287,9 @@ fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
             let said = format!("the machine is emulated, which is slow: {error}");
             let mark = store.cache("vm")?.join("emulated");
             let boot = crate::state::boot_id();
-            if std::fs::read_to_string(&mark).is_ok_and(|text| text == boot) || !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+            if std::fs::read_to_string(&mark).is_ok_and(|text| text == boot)
+                || !std::io::IsTerminal::is_terminal(&std::io::stderr())
+            {
                 crate::log::remark(&said);
             } else {
                 crate::log::warn(&said);
@@ -212,8 +303,15 @@ fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
 fn host_cgroup(job: &Job, host: &Facts, memory: u64) -> Result<cgroups::Plan> {
     let config = job.spec.config();
     let linux = config.linux.as_ref();
-    let resources = translate::host_limits(linux.and_then(|linux| linux.resources.as_ref()), memory);
-    let driver = if job.options.systemd_cgroup { Driver::Systemd { user: host.euid != 0 } } else { Driver::Cgroupfs };
+    let resources =
+        translate::host_limits(linux.and_then(|linux| linux.resources.as_ref()), memory);
+    let driver = if job.options.systemd_cgroup {
+        Driver::Systemd {
+            user: host.euid != 0,
+        }
+    } else {
+        Driver::Cgroupfs
+    };
     let request = cgroups::Request {
         id: job.id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
@@ -227,39 +325,59 @@ fn host_cgroup(job: &Job, host: &Facts, memory: u64) -> Result<cgroups::Plan> {
 }
 
 fn monitor_of(made: &Unfinished) -> Result<&Child> {
-    made.child.as_ref().ok_or_else(|| Error::new("there is no monitor"))
+    made.child
+        .as_ref()
+        .ok_or_else(|| Error::new("there is no monitor"))
 }
 
-/// The monitor: born in the container's cgroup, hull's own child, as a container's first process is.
+/// The monitor: born in the container's cgroup, hull's own child, as a container's first process
+/// is.
 fn start_monitor(made: &Unfinished, monitor: Monitor) -> Result<Child> {
     let (sync, theirs) = crate::namespaces::idmap::socket_pair()?;
     let page = Page::new().on("make", "the report page")?;
-    let cgroup = made.group.as_ref().and_then(Group::clone_fd).map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let cgroup = made
+        .group
+        .as_ref()
+        .and_then(Group::clone_fd)
+        .map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
     let own = monitor.own.clone();
     let kinds = if own.is_some() { own::KINDS } else { 0 };
     match process::clone(kinds, cgroup).on("clone", "the container's monitor")? {
         Cloned::Child => {
-            // The maker's are not the monitor's: whoever waits for the start, or for the lock, waits for the last of them to close.
+            // The maker's are not the monitor's: whoever waits for the start, or for the lock,
+            // waits for the last of them to close.
             file::close_all_but(3, &mut monitor.descriptors(theirs.0));
             vm::monitor::run(monitor, theirs, page)
         }
         Cloned::Parent { pid, pidfd } => {
             drop((theirs, monitor));
             own.map_or(Ok(()), |own| own.grant(pid, sync.0))?;
-            Ok(Child { pid, pidfd: Held(pidfd), sync, page })
+            Ok(Child {
+                pid,
+                pidfd: Held(pidfd),
+                sync,
+                page,
+            })
         }
     }
 }
 
-/// Hears the monitor until the container is made. Its hooks of the host run when its namespaces there are, and before the machine: a hook
-/// may be what brings the network (Docker's is), which the machine then finds.
+/// Hears the monitor until the container is made. Its hooks of the host run when its namespaces
+/// there are, and before the machine: a hook may be what brings the network (Docker's is), which
+/// the machine then finds.
 fn attend(job: &Job, made: &Unfinished) -> Result<(Vec<Decided>, Facts)> {
     let child = monitor_of(made)?;
     loop {
         match client::receive::<News>(&child.sync)? {
             Some((News::Placed, _)) => {
                 if let Some(setup) = job.network {
-                    crate::net::attach(setup, job.id, &crate::net::Namespace::of_process(child.pid)?, child.pid, job.folder)?;
+                    crate::net::attach(
+                        setup,
+                        job.id,
+                        &crate::net::Namespace::of_process(child.pid)?,
+                        child.pid,
+                        job.folder,
+                    )?;
                 }
                 run_hooks(job, child.pid)?;
                 socket::send(child.sync.0, b"p").on("speak to", "the container's monitor")?;
@@ -272,14 +390,24 @@ fn attend(job: &Job, made: &Unfinished) -> Result<(Vec<Decided>, Facts)> {
                 let error = Error::new(text);
                 return Err(status.map_or(error.clone(), |status| error.with_status(status)));
             }
-            None => return Err(Error::new("the container's monitor ended before the container was made: its memory limit may be too low")),
+            None => {
+                return Err(Error::new(
+                    "the container's monitor ended before the container was made: its memory \
+                        limit may be too low",
+                ));
+            }
         }
     }
 }
 
 fn run_hooks(job: &Job, pid: i32) -> Result<()> {
-    let Some(all) = &job.spec.config().hooks else { return Ok(()) };
-    let lists: [(&str, &Vec<Hook>, &str); 2] = [("prestart", &all.prestart, "created"), ("createRuntime", &all.create_runtime, "creating")];
+    let Some(all) = &job.spec.config().hooks else {
+        return Ok(());
+    };
+    let lists: [(&str, &Vec<Hook>, &str); 2] = [
+        ("prestart", &all.prestart, "created"),
+        ("createRuntime", &all.create_runtime, "creating"),
+    ];
     for (list, members, status) in lists {
         for (index, hook) in members.iter().enumerate() {
             let state = state_document(job.spec, job.id, status, Some(pid));

@@ -15,24 +15,43 @@ pub fn child_error(plan: &Plan, child: &Child) -> Error {
     let ended = process::wait(child.pidfd.0, false);
     let report = child.page.report();
     let errno = report.errno.load(Ordering::Acquire);
-    let (index, detail) = (report.step.load(Ordering::Relaxed), report.detail.load(Ordering::Relaxed));
+    let (index, detail) = (
+        report.step.load(Ordering::Relaxed),
+        report.detail.load(Ordering::Relaxed),
+    );
     failed_step(plan, (index, errno, detail), ended.ok().flatten())
 }
 
-/// The same of a child that is not here: (step, error number, detail) as its page had them, and how it ended.
-pub fn failed_step(plan: &Plan, (index, errno, detail): (u32, i32, u32), ended: Option<Ended>) -> Error {
+/// The same of a child that is not here: (step, error number, detail) as its page had them, and how
+/// it ended.
+pub fn failed_step(
+    plan: &Plan,
+    (index, errno, detail): (u32, i32, u32),
+    ended: Option<Ended>,
+) -> Error {
     let Some(placed) = plan.inside.get(index as usize).filter(|_| errno != 0) else {
         let how = match ended {
-            Some(Ended::Killed(libc::SIGKILL)) => "it was killed: its memory limit may be too low".to_owned(),
+            Some(Ended::Killed(libc::SIGKILL)) => {
+                "it was killed: its memory limit may be too low".to_owned()
+            }
             Some(Ended::Killed(signal)) => format!("it was ended by signal {signal}"),
             _ if errno != 0 => cause(errno, detail),
             Some(Ended::Exited(status)) => format!("it ended with status {status}"),
             _ => "it is gone".to_owned(),
         };
-        return Error::new(format!("unable to start container process: container init failed: {how}"));
+        return Error::new(format!(
+            "unable to start container process: container init failed: {how}"
+        ));
     };
-    let place = format!("(step {index} of {}, from {})", plan.inside.len(), placed.from);
-    let error = Error::new(format!("unable to start container process: {}", sentence(&placed.step, errno, detail, &place)));
+    let place = format!(
+        "(step {index} of {}, from {})",
+        plan.inside.len(),
+        placed.from
+    );
+    let error = Error::new(format!(
+        "unable to start container process: {}",
+        sentence(&placed.step, errno, detail, &place)
+    ));
     match &placed.step {
         Step::Program { .. } | Step::Exec { .. } => error.with_status(shell_status(errno)),
         _ => error,
@@ -41,10 +60,15 @@ pub fn failed_step(plan: &Plan, (index, errno, detail): (u32, i32, u32), ended: 
 
 /// What a shell answers: 127 for a program that is not there, 126 for one that cannot be run.
 fn shell_status(errno: i32) -> u8 {
-    if errno == Errno::ENOENT as i32 { 127 } else { 126 }
+    if errno == Errno::ENOENT as i32 {
+        127
+    } else {
+        126
+    }
 }
 
-/// The shell's answer where the program was found and the kernel refused it after `start`; the container's stderr has the reason.
+/// The shell's answer where the program was found and the kernel refused it after `start`; the
+/// container's stderr has the reason.
 pub fn refused_program(child: &Child) -> Option<u8> {
     let report = child.page.report();
     let errno = report.errno.load(Ordering::Acquire);
@@ -52,20 +76,29 @@ pub fn refused_program(child: &Child) -> Option<u8> {
     (refused && errno != 0).then(|| shell_status(errno))
 }
 
-/// What failed between `start` and the program, of which the plan is with another process: nothing stands there but startContainer
-/// hooks.
+/// What failed between `start` and the program, of which the plan is with another process: nothing
+/// stands there but startContainer hooks.
 pub fn start_error(spec: &Spec, fault: &[u8; FAULT_SIZE]) -> Error {
     let (steps, errno, detail) = Fault::words_of(fault);
     let index = steps.saturating_sub(1) as usize;
-    let hook = spec.config().hooks.as_ref().and_then(|hooks| hooks.start_container.get(index));
+    let hook = spec
+        .config()
+        .hooks
+        .as_ref()
+        .and_then(|hooks| hooks.start_container.get(index));
     let why = cause(errno, detail);
     Error::new(match hook {
-        Some(hook) => format!("unable to start container process: error running hook {}: {why} (from hooks.startContainer[{index}])", hook.path),
+        Some(hook) => format!(
+            "unable to start container process: error running hook {}: {why} (from \
+                hooks.startContainer[{index}])",
+            hook.path
+        ),
         None => format!("unable to start container process: {why}"),
     })
 }
 
-/// One step's failure. The words of a missing program, a bad working directory and a failed hook are those that engines match.
+/// One step's failure. The words of a missing program, a bad working directory and a failed hook
+/// are those that engines match.
 pub fn sentence(step: &Step, errno: i32, detail: u32, place: &str) -> String {
     let why = cause(errno, detail);
     match step {
@@ -75,10 +108,18 @@ pub fn sentence(step: &Step, errno: i32, detail: u32, place: &str) -> String {
         },
         Step::Exec { args, .. } => {
             let name = args.first().map(String::as_str).unwrap_or_default();
-            if errno == Errno::ENOEXEC as i32 { format!("exec {name}: exec format error") } else { format!("exec {name}: {why}") }
+            if errno == Errno::ENOEXEC as i32 {
+                format!("exec {name}: exec format error")
+            } else {
+                format!("exec {name}: {why}")
+            }
         }
-        Step::WorkingDirectory { path, .. } if Detail::from_code(detail) == Detail::CwdOutside => why.replace("{path}", path),
-        Step::WorkingDirectory { path, .. } => format!("chdir to cwd (\"{path}\") set in config.json failed: {why}"),
+        Step::WorkingDirectory { path, .. } if Detail::from_code(detail) == Detail::CwdOutside => {
+            why.replace("{path}", path)
+        }
+        Step::WorkingDirectory { path, .. } => {
+            format!("chdir to cwd (\"{path}\") set in config.json failed: {why}")
+        }
         Step::Hook { path, .. } => format!("error running hook {path}: {why} {place}"),
         other => format!("{}: {why} {place}", operation(other)),
     }
@@ -97,17 +138,34 @@ fn operation(step: &Step) -> String {
         Step::Root { .. } => "attach the root file system".to_owned(),
         Step::Scratch {} => "make the scratch file system".to_owned(),
         Step::Gather {} => "attach the layered root file system".to_owned(),
-        Step::Layer { source, upper, .. } => format!("put an overlay on {source}, with its changes in {upper}"),
-        Step::Mount { target, fstype, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": mount {fstype} on {target}"),
-        Step::Bind { target, source, .. } => format!("error mounting \"{source}\" to rootfs at \"{target}\": bind on {target}"),
+        Step::Layer { source, upper, .. } => {
+            format!("put an overlay on {source}, with its changes in {upper}")
+        }
+        Step::Mount {
+            target,
+            fstype,
+            source,
+            ..
+        } => format!(
+            "error mounting \"{source}\" to rootfs at \"{target}\": mount {fstype} on {target}"
+        ),
+        Step::Bind { target, source, .. } => {
+            format!("error mounting \"{source}\" to rootfs at \"{target}\": bind on {target}")
+        }
         Step::Attributes { target, .. } => format!("change the mount at {target}"),
-        Step::Protect { target, how: Protection::Mask } => format!("can't mask path \"{target}\""),
+        Step::Protect {
+            target,
+            how: Protection::Mask,
+        } => format!("can't mask path \"{target}\""),
         Step::Protect { target, .. } => format!("can't make \"{target}\" read-only"),
         Step::Node { path, .. } => format!("error creating device nodes: make {path}"),
         Step::Symlink { path, target } => format!("link {path} to {target}"),
         Step::Console { .. } => "set up the console".to_owned(),
         Step::Leave { .. } => "pivot_root: leave the old root".to_owned(),
-        Step::Sysctl { path, value } => format!("write sysctl {} = {value:?}", path.trim_start_matches("sys/").replace('/', ".")),
+        Step::Sysctl { path, value } => format!(
+            "write sysctl {} = {value:?}",
+            path.trim_start_matches("sys/").replace('/', ".")
+        ),
         Step::Label { file, value } => format!("unable to apply label {value:?} to {file}"),
         Step::Register { target, .. } => format!("register an interpreter with {target}"),
         Step::Bounding { .. } => "drop capabilities from the bounding set".to_owned(),

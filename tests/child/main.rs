@@ -1,10 +1,13 @@
-//! The cloned child never allocates: hull itself under an allocator that ends any clone which uses it.
+//! The cloned child never allocates: hull itself under an allocator that ends any clone which uses
+//! it.
 //!
-//! This program, called `hull-trapped`, is hull's command line with the allocator of [`trap`]. The suite's own tests of what happens
-//! between clone and execve (hooks, terminals, filters with a listener, copied-up mounts, user namespaces, exec, a joining stage) drive it
-//! in hull's place: a child that allocates ends with status 99 before its program begins, and the test fails.
+//! This program, called `hull-trapped`, is hull's command line with the allocator of [`trap`]. The
+//! suite's own tests of what happens between clone and execve (hooks, terminals, filters with a
+//! listener, copied-up mounts, user namespaces, exec, a joining stage) drive it in hull's place: a
+//! child that allocates ends with status 99 before its program begins, and the test fails.
 //!
-//! The whole suite runs under it by `HULL_RUNTIME`: `cargo test --test child -- --install DIR` puts the program into a folder.
+//! The whole suite runs under it by `HULL_RUNTIME`: `cargo test --test child -- --install DIR` puts
+//! the program into a folder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../integration/support/mod.rs"]
@@ -36,17 +39,28 @@ const NAME: &str = "hull-trapped";
 fn main() -> ExitCode {
     let mut args = std::env::args();
     let called = args.next().unwrap_or_default();
-    match (Path::new(&called).file_name().and_then(|name| name.to_str()), args.next().as_deref()) {
+    match (
+        Path::new(&called)
+            .file_name()
+            .and_then(|name| name.to_str()),
+        args.next().as_deref(),
+    ) {
         // The second is how a fresh init is called.
         (Some(NAME | "hull"), _) => ExitCode::from(hull::cli::main()),
         (_, Some("--prove")) => trapped::prove(),
         (_, Some("--install")) => {
-            install(&PathBuf::from(args.next().expect("--install needs a folder")));
+            install(&PathBuf::from(
+                args.next().expect("--install needs a folder"),
+            ));
             ExitCode::SUCCESS
         }
-        _ if std::env::var_os("HULL_RUNTIME").is_some() => {
-            support::harness::main(&[trapped::TESTS, exec::TESTS, hooks::TESTS, terminal::TESTS, user_namespaces::TESTS])
-        }
+        _ if std::env::var_os("HULL_RUNTIME").is_some() => support::harness::main(&[
+            trapped::TESTS,
+            exec::TESTS,
+            hooks::TESTS,
+            terminal::TESTS,
+            user_namespaces::TESTS,
+        ]),
         _ => again_with_the_trap(),
     }
 }
@@ -66,7 +80,10 @@ fn install(folder: &Path) -> PathBuf {
 fn again_with_the_trap() -> ExitCode {
     let folder = std::env::temp_dir().join(format!("hull-trap-{}", std::process::id()));
     let program = install(&folder);
-    let status = Command::new(std::env::current_exe().unwrap()).args(std::env::args_os().skip(1)).env("HULL_RUNTIME", program).status();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1))
+        .env("HULL_RUNTIME", program)
+        .status();
     std::fs::remove_dir_all(&folder).unwrap();
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,

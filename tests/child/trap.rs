@@ -1,10 +1,12 @@
-//! An allocator that ends the process when a clone of it allocates: between clone and execve there may be none, since another thread
-//! may have held the allocator's lock when the clone was made, and nobody is left to let it go (a peer hangs for this).
+//! An allocator that ends the process when a clone of it allocates: between clone and execve there
+//! may be none, since another thread may have held the allocator's lock when the clone was made,
+//! and nobody is left to let it go (a peer hangs for this).
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The exit status of a clone that allocated. A signal would not do: the first process of a pid namespace ignores it.
+/// The exit status of a clone that allocated. A signal would not do: the first process of a pid
+/// namespace ignores it.
 pub const CAUGHT: i32 = 99;
 
 const WORDS: &[u8] = b"trap: the cloned child used the allocator before execve\n";

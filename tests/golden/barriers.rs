@@ -1,4 +1,5 @@
-//! Both scripts hold the same barriers in the same order: otherwise one side would wait for the other for ever.
+//! Both scripts hold the same barriers in the same order: otherwise one side would wait for the
+//! other for ever.
 
 use crate::cases::{self, Bundle};
 use crate::hosts::ALL;
@@ -8,31 +9,71 @@ use hull::plan::outside::OutStep;
 use hull::plan::step::{Barrier, Step};
 
 fn outside(plan: &Plan) -> Vec<Barrier> {
-    plan.outside.iter().filter_map(|placed| if let OutStep::Barrier(kind) = placed.step { Some(kind) } else { None }).collect()
+    plan.outside
+        .iter()
+        .filter_map(|placed| {
+            if let OutStep::Barrier(kind) = placed.step {
+                Some(kind)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 fn inside(plan: &Plan) -> Vec<Barrier> {
-    plan.inside.iter().filter_map(|placed| if let Step::Barrier { kind } = placed.step { Some(kind) } else { None }).collect()
+    plan.inside
+        .iter()
+        .filter_map(|placed| {
+            if let Step::Barrier { kind } = placed.step {
+                Some(kind)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 /// What must hold of every plan.
 pub fn check(plan: &Plan, name: &str) {
     let (outside, inside) = (outside(plan), inside(plan));
     assert_eq!(outside, inside, "{name}: the sides do not meet");
-    assert!(outside.ends_with(&[Barrier::Ready, Barrier::Recorded]), "{name}: {outside:?} ends otherwise");
-    assert!(outside.windows(2).all(|pair| (pair[0] as u8) < pair[1] as u8), "{name}: {outside:?} is out of order");
-    let position = |wanted: &dyn Fn(&Step) -> bool| plan.inside.iter().position(|placed| wanted(&placed.step));
-    let last_barrier = plan.inside.iter().rposition(|placed| matches!(placed.step, Step::Barrier { .. }));
+    assert!(
+        outside.ends_with(&[Barrier::Ready, Barrier::Recorded]),
+        "{name}: {outside:?} ends otherwise"
+    );
+    assert!(
+        outside
+            .windows(2)
+            .all(|pair| (pair[0] as u8) < pair[1] as u8),
+        "{name}: {outside:?} is out of order"
+    );
+    let position =
+        |wanted: &dyn Fn(&Step) -> bool| plan.inside.iter().position(|placed| wanted(&placed.step));
+    let last_barrier = plan
+        .inside
+        .iter()
+        .rposition(|placed| matches!(placed.step, Step::Barrier { .. }));
     if let Some(filter) = position(&|step| matches!(step, Step::Filter { .. })) {
-        assert!(last_barrier < Some(filter), "{name}: a barrier comes after the filter");
+        assert!(
+            last_barrier < Some(filter),
+            "{name}: a barrier comes after the filter"
+        );
     }
-    assert!(position(&|step| matches!(step, Step::WaitStart {})) > last_barrier, "{name}: start is waited for before the last barrier");
+    assert!(
+        position(&|step| matches!(step, Step::WaitStart {})) > last_barrier,
+        "{name}: start is waited for before the last barrier"
+    );
     // A container without a process is made all the same (runtime.md, Start): its start is its end.
     let program = position(&|step| matches!(step, Step::Program { .. } | Step::Exec { .. }));
     let last = plan.inside.last().map(|placed| &placed.step);
-    assert!(program.is_none() || matches!(last, Some(Step::Exec { .. })), "{name}: the last step is not the program");
+    assert!(
+        program.is_none() || matches!(last, Some(Step::Exec { .. })),
+        "{name}: the last step is not the program"
+    );
     slots(plan, name);
-    Scratch::for_script(&plan.encode()).unwrap_or_else(|_| panic!("{name}: the script cannot be read back"));
+    Scratch::for_script(&plan.encode())
+        .unwrap_or_else(|_| panic!("{name}: the script cannot be read back"));
 }
 
 /// Each slot that a step uses is filled by the wall before, and none twice.
@@ -49,19 +90,36 @@ fn slots(plan: &Plan, name: &str) {
             _ => {}
         }
     }
-    assert!(filled.iter().all(|count| *count <= 1), "{name}: a slot is filled twice: {filled:?}");
+    assert!(
+        filled.iter().all(|count| *count <= 1),
+        "{name}: a slot is filled twice: {filled:?}"
+    );
     for placed in &plan.inside {
         let used = match placed.step {
-            Step::Join { slot, .. } | Step::Bind { slot, .. } if slot != hull::plan::step::slot::NONE => vec![slot],
+            Step::Join { slot, .. } | Step::Bind { slot, .. }
+                if slot != hull::plan::step::slot::NONE =>
+            {
+                vec![slot]
+            }
             Step::Enroll { first, count } => (first..first + count).collect(),
             _ => continue,
         };
-        assert!(used.iter().all(|slot| filled[*slot as usize] == 1), "{name}: {} uses an empty slot of {used:?}", placed.step.name());
+        assert!(
+            used.iter().all(|slot| filled[*slot as usize] == 1),
+            "{name}: {} uses an empty slot of {used:?}",
+            placed.step.name()
+        );
     }
 }
 
 fn tasks(plan: &Plan) -> usize {
-    let enrolled = plan.inside.iter().find_map(|placed| if let Step::Enroll { count, .. } = placed.step { Some(count as usize) } else { None });
+    let enrolled = plan.inside.iter().find_map(|placed| {
+        if let Step::Enroll { count, .. } = placed.step {
+            Some(count as usize)
+        } else {
+            None
+        }
+    });
     enrolled.unwrap_or(0)
 }
 
@@ -80,6 +138,9 @@ fn the_same_on_both_sides() {
             }
         }
     }
-    println!("{plans} plans checked; {refused} pairs of config and host are refused (tests/golden/plans/refusals.txt says why)");
+    println!(
+        "{plans} plans checked; {refused} pairs of config and host are refused \
+            (tests/golden/plans/refusals.txt says why)"
+    );
     assert!(plans > refused);
 }

@@ -33,7 +33,10 @@ fn files(ends: &str) -> Vec<Case> {
         let path = entry.unwrap().path();
         let file = path.file_name().unwrap().to_str().unwrap().to_owned();
         if let Some(name) = file.strip_suffix(ends).filter(|name| !name.contains('.')) {
-            cases.push(Case { name: name.to_owned(), text: std::fs::read_to_string(&path).unwrap() });
+            cases.push(Case {
+                name: name.to_owned(),
+                text: std::fs::read_to_string(&path).unwrap(),
+            });
         }
     }
     cases.sort_by(|a, b| a.name.cmp(&b.name));
@@ -75,15 +78,25 @@ impl Drop for Bundle {
 }
 
 impl Case {
-    /// The config as the bundle has it: the root is there, and an id that the writer of a rootless default config mapped as its own is
-    /// the host's.
+    /// The config as the bundle has it: the root is there, and an id that the writer of a rootless
+    /// default config mapped as its own is the host's.
     pub fn config(&self, host: Host) -> Config {
-        let mut config: Config = serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let mut config: Config = serde_json::from_str(&self.text)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name));
         if let Some(root) = &mut config.root {
             root.path = "rootfs".into();
         }
-        if let Some(linux) = config.linux.as_mut().filter(|_| self.name.contains("spec-rootless")) {
-            for mapping in linux.uid_mappings.iter_mut().chain(&mut linux.gid_mappings).filter(|mapping| mapping.container_id == 0) {
+        if let Some(linux) = config
+            .linux
+            .as_mut()
+            .filter(|_| self.name.contains("spec-rootless"))
+        {
+            for mapping in linux
+                .uid_mappings
+                .iter_mut()
+                .chain(&mut linux.gid_mappings)
+                .filter(|mapping| mapping.container_id == 0)
+            {
                 mapping.host_id = host.id();
             }
         }
@@ -96,10 +109,19 @@ impl Case {
     }
 
     /// The same with options of the command.
-    pub fn compile_with(&self, host: Host, bundle: &Bundle, options: &Options) -> Result<(Spec, Facts, Plan)> {
+    pub fn compile_with(
+        &self,
+        host: Host,
+        bundle: &Bundle,
+        options: &Options,
+    ) -> Result<(Spec, Facts, Plan)> {
         let spec = Spec::check(self.config(host), bundle.0.clone())?;
         let facts = host.facts(spec.config());
-        let plan = plan(&spec, &facts, &request(&bundle.store(), &spec, &facts, "c1", options)?)?;
+        let plan = plan(
+            &spec,
+            &facts,
+            &request(&bundle.store(), &spec, &facts, "c1", options)?,
+        )?;
         Ok((spec, facts, plan))
     }
 }

@@ -1,8 +1,9 @@
-//! hull's own config types know every field that the crate `oci-spec` knows, under the same name, and keep its value; and those fields of
-//! runtime-spec 1.3.0 that the crate lacks.
+//! hull's own config types know every field that the crate `oci-spec` knows, under the same name,
+//! and keep its value; and those fields of runtime-spec 1.3.0 that the crate lacks.
 //!
-//! The fields are found by asking the types: serde's derived code tells a deserializer the names of a struct's fields, so [`Asker`] gives
-//! each field some value of its kind and notes its path. A field that a newer crate brings is found without a change here.
+//! The fields are found by asking the types: serde's derived code tells a deserializer the names of
+//! a struct's fields, so [`Asker`] gives each field some value of its kind and notes its path. A
+//! field that a newer crate brings is found without a change here.
 
 use hull::spec::config::Config;
 use oci_spec::runtime::Spec;
@@ -28,8 +29,13 @@ struct Fields<'a> {
 
 impl<'de> MapAccess<'de> for Fields<'_> {
     type Error = Error;
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        let Some(name) = self.names.next() else { return Ok(None) };
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
+        let Some(name) = self.names.next() else {
+            return Ok(None);
+        };
         self.current = name;
         let key: StrDeserializer<Error> = (*name).into_deserializer();
         seed.deserialize(key).map(Some)
@@ -37,7 +43,10 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let path = format!("{}/{}", self.path, self.current);
         self.found.insert(path.clone());
-        seed.deserialize(Asker { path, found: self.found })
+        seed.deserialize(Asker {
+            path,
+            found: self.found,
+        })
     }
 }
 
@@ -46,8 +55,14 @@ struct Once<'a>(Option<Asker<'a>>);
 
 impl<'de> SeqAccess<'de> for Once<'_> {
     type Error = Error;
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        self.0.take().map(|asker| seed.deserialize(asker)).transpose()
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Error> {
+        self.0
+            .take()
+            .map(|asker| seed.deserialize(asker))
+            .transpose()
     }
 }
 
@@ -84,22 +99,49 @@ impl<'de> Deserializer<'de> for Asker<'_> {
         visitor.visit_seq(Once(Some(self)))
     }
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_map(Fields { names: ["KEY"].iter(), current: "", path: self.path, found: self.found })
+        visitor.visit_map(Fields {
+            names: ["KEY"].iter(),
+            current: "",
+            path: self.path,
+            found: self.found,
+        })
     }
-    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_map(Fields { names: fields.iter(), current: "", path: self.path, found: self.found })
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_map(Fields {
+            names: fields.iter(),
+            current: "",
+            path: self.path,
+            found: self.found,
+        })
     }
-    fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, variants: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
         let variant: StrDeserializer<Error> = variants[0].into_deserializer();
         visitor.visit_enum(variant)
     }
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
     }
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match is_foreign(&self.path) {
             true => visitor.visit_borrowed_str("x"),
-            false => Err(serde::de::Error::custom(format!("{}: a type that does not say what it is", self.path))),
+            false => Err(serde::de::Error::custom(format!(
+                "{}: a type that does not say what it is",
+                self.path
+            ))),
         }
     }
     serde::forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any }
@@ -108,7 +150,11 @@ impl<'de> Deserializer<'de> for Asker<'_> {
 /// A value with every field, and the paths of the fields.
 fn everything<T: for<'de> Deserialize<'de>>() -> (T, BTreeSet<String>) {
     let mut found = BTreeSet::new();
-    let value = T::deserialize(Asker { path: String::new(), found: &mut found }).unwrap();
+    let value = T::deserialize(Asker {
+        path: String::new(),
+        found: &mut found,
+    })
+    .unwrap();
     (value, found)
 }
 
@@ -117,19 +163,37 @@ pub fn full_document() -> Value {
     serde_json::to_value(everything::<Config>().0).unwrap()
 }
 
-/// Sections of other platforms, and the crate's own: mappings at the top, which the spec has in `linux`, and two names that the spec
-/// spells `enableCMT` and `enableMBM`.
+/// Sections of other platforms, and the crate's own: mappings at the top, which the spec has in
+/// `linux`, and two names that the spec spells `enableCMT` and `enableMBM`.
 fn is_foreign(path: &str) -> bool {
-    let own = ["/uidMappings", "/gidMappings", "/linux/intelRdt/enableCmt", "/linux/intelRdt/enableMbm"];
-    ["/solaris", "/windows", "/zos"].iter().chain(&own).any(|section| path.starts_with(section))
+    let own = [
+        "/uidMappings",
+        "/gidMappings",
+        "/linux/intelRdt/enableCmt",
+        "/linux/intelRdt/enableMbm",
+    ];
+    ["/solaris", "/windows", "/zos"]
+        .iter()
+        .chain(&own)
+        .any(|section| path.starts_with(section))
 }
 
 #[test]
 fn every_field_of_the_crate_is_known() {
     let (crates, hulls) = (everything::<Spec>().1, everything::<Config>().1);
-    let unknown: Vec<_> = crates.iter().filter(|path| !is_foreign(path) && !hulls.contains(*path)).collect();
-    assert!(crates.len() > 150, "the crate's types gave {} fields only", crates.len());
-    assert!(unknown.is_empty(), "fields of oci-spec that hull's config does not have: {unknown:#?}");
+    let unknown: Vec<_> = crates
+        .iter()
+        .filter(|path| !is_foreign(path) && !hulls.contains(*path))
+        .collect();
+    assert!(
+        crates.len() > 150,
+        "the crate's types gave {} fields only",
+        crates.len()
+    );
+    assert!(
+        unknown.is_empty(),
+        "fields of oci-spec that hull's config does not have: {unknown:#?}"
+    );
 }
 
 /// What the crate's types write, hull reads without loss.
@@ -146,8 +210,13 @@ fn what_the_crate_writes_is_kept() {
 fn compare(path: &str, written: &Value, kept: &Value, lost: &mut Vec<String>) {
     match (written, kept) {
         _ if is_foreign(path) => {}
-        (Value::Object(written), _) => written.iter().for_each(|(key, value)| compare(&format!("{path}/{key}"), value, &kept[key], lost)),
-        (Value::Array(written), _) => written.iter().enumerate().for_each(|(at, value)| compare(&format!("{path}/{at}"), value, &kept[at], lost)),
+        (Value::Object(written), _) => written
+            .iter()
+            .for_each(|(key, value)| compare(&format!("{path}/{key}"), value, &kept[key], lost)),
+        (Value::Array(written), _) => written
+            .iter()
+            .enumerate()
+            .for_each(|(at, value)| compare(&format!("{path}/{at}"), value, &kept[at], lost)),
         _ if written == kept => {}
         _ => lost.push(format!("{path}: {written} became {kept}")),
     }
@@ -190,6 +259,9 @@ fn fields_of_1_3() {
         "/vm/hwConfig/iomems/nrMFNs",
         "/vm/hwConfig/irqs",
     ];
-    let missing: Vec<_> = wanted.iter().filter(|path| !hulls.contains(**path)).collect();
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|path| !hulls.contains(**path))
+        .collect();
     assert!(missing.is_empty(), "{missing:#?}");
 }

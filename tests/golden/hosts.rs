@@ -21,7 +21,13 @@ pub enum Host {
 }
 
 /// All of them.
-pub const ALL: [Host; 5] = [Host::RootHybrid, Host::RootUnified, Host::UserHelped, Host::UserAlone, Host::Nested];
+pub const ALL: [Host; 5] = [
+    Host::RootHybrid,
+    Host::RootUnified,
+    Host::UserHelped,
+    Host::UserAlone,
+    Host::Nested,
+];
 
 /// Every capability that kernels up to 6.18 have.
 const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
@@ -49,7 +55,12 @@ impl Host {
     /// The Facts of a config there.
     pub fn facts(self, config: &Config) -> Facts {
         let root = Facts {
-            hard_limits: [(libc::RLIMIT_NOFILE, 1 << 20), (libc::RLIMIT_NPROC, 1 << 20), (libc::RLIMIT_CORE, u64::MAX)].into(),
+            hard_limits: [
+                (libc::RLIMIT_NOFILE, 1 << 20),
+                (libc::RLIMIT_NPROC, 1 << 20),
+                (libc::RLIMIT_CORE, u64::MAX),
+            ]
+            .into(),
             euid: 0,
             egid: 0,
             privileged: true,
@@ -65,19 +76,39 @@ impl Host {
             kcore: true,
             foreign: None,
         };
-        let helpers = IdHelpers { uid: "/usr/bin/newuidmap".into(), gid: "/usr/bin/newgidmap".into() };
+        let helpers = IdHelpers {
+            uid: "/usr/bin/newuidmap".into(),
+            gid: "/usr/bin/newgidmap".into(),
+        };
         match self {
-            Host::RootHybrid => Facts { cgroups: hybrid(), ..root },
+            Host::RootHybrid => Facts {
+                cgroups: hybrid(),
+                ..root
+            },
             Host::RootUnified => root,
-            Host::UserHelped => Facts { id_helpers: Some(helpers), ..ordinary(root) },
+            Host::UserHelped => Facts {
+                id_helpers: Some(helpers),
+                ..ordinary(root)
+            },
             Host::UserAlone => ordinary(root),
-            Host::Nested => Facts { in_user_namespace: true, cgroups: unified("/user.slice/user-1000.slice/user@1000.service/app", true), ..root },
+            Host::Nested => Facts {
+                in_user_namespace: true,
+                cgroups: unified("/user.slice/user-1000.slice/user@1000.service/app", true),
+                ..root
+            },
         }
     }
 }
 
 fn ordinary(root: Facts) -> Facts {
-    Facts { euid: 1000, egid: 1000, privileged: false, permitted: 0, cgroups: unified("/user.slice/user-1000.slice/session-2.scope", false), ..root }
+    Facts {
+        euid: 1000,
+        egid: 1000,
+        privileged: false,
+        permitted: 0,
+        cgroups: unified("/user.slice/user-1000.slice/session-2.scope", false),
+        ..root
+    }
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -110,7 +141,12 @@ fn hybrid() -> Tree {
         own: "/".into(),
         writable: true,
     };
-    let mut hierarchies: Vec<Hierarchy> = ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"].iter().map(v1).collect();
+    let mut hierarchies: Vec<Hierarchy> = [
+        "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
+    ]
+    .iter()
+    .map(v1)
+    .collect();
     hierarchies.push(Hierarchy {
         version: Version::V2,
         mount_point: "/sys/fs/cgroup/unified".into(),
@@ -120,18 +156,36 @@ fn hybrid() -> Tree {
         own: "/".into(),
         writable: true,
     });
-    Tree { hierarchies, ..Tree::default() }
+    Tree {
+        hierarchies,
+        ..Tree::default()
+    }
 }
 
 /// Where a user namespace is joined too, it is taken to own the others, as a pod's does.
 fn joined(config: &Config) -> Vec<JoinedNamespace> {
-    let Some(linux) = &config.linux else { return Vec::new() };
-    let path = |namespace: &hull::spec::config::Namespace| namespace.path.clone().filter(|path| !path.is_empty());
-    let user = linux.namespaces.iter().any(|n| n.typ == Some(LinuxNamespaceType::User) && path(n).is_some());
+    let Some(linux) = &config.linux else {
+        return Vec::new();
+    };
+    let path = |namespace: &hull::spec::config::Namespace| {
+        namespace.path.clone().filter(|path| !path.is_empty())
+    };
+    let user = linux
+        .namespaces
+        .iter()
+        .any(|n| n.typ == Some(LinuxNamespaceType::User) && path(n).is_some());
     let found = linux.namespaces.iter().filter_map(|namespace| {
         let kind = namespace.typ?;
-        let owner = if user && kind != LinuxNamespaceType::User { Owner::Joined } else { Owner::Outer };
-        Some(JoinedNamespace { kind: kind as u32, path: path(namespace)?, owner })
+        let owner = if user && kind != LinuxNamespaceType::User {
+            Owner::Joined
+        } else {
+            Owner::Outer
+        };
+        Some(JoinedNamespace {
+            kind: kind as u32,
+            path: path(namespace)?,
+            owner,
+        })
     });
     found.collect()
 }

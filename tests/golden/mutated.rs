@@ -1,4 +1,5 @@
-//! Bad input: configs changed in every way are a plan or a clear sentence, never a panic, and never a script that init cannot read.
+//! Bad input: configs changed in every way are a plan or a clear sentence, never a panic, and never
+//! a script that init cannot read.
 
 use crate::barriers;
 use crate::cases::{self, Bundle};
@@ -25,26 +26,77 @@ impl Random {
 /// Values of every type, at the ends of their ranges, and strings that mean something somewhere.
 fn wrong_values() -> Vec<Value> {
     let deep = (0..100).fold(json!(1), |value, _| json!([value]));
-    let strings = ["", "\0", "a\0b", "/", "..", "../../..", "/proc/self/exe", "SCMP_ACT_ALLOW", "rbind", "%s", "-1", "🐚\n\u{7f}"];
-    let numbers = [json!(-1), json!(0), json!(1), json!(4_294_967_296_u64), json!(u64::MAX), json!(i64::MIN), json!(1e300), json!(0.5)];
-    let others = [Value::Null, json!(true), json!(false), json!([]), json!({}), json!([null]), json!([""]), json!([{}]), json!({"": {}}), deep];
+    let strings = [
+        "",
+        "\0",
+        "a\0b",
+        "/",
+        "..",
+        "../../..",
+        "/proc/self/exe",
+        "SCMP_ACT_ALLOW",
+        "rbind",
+        "%s",
+        "-1",
+        "🐚\n\u{7f}",
+    ];
+    let numbers = [
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(4_294_967_296_u64),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(1e300),
+        json!(0.5),
+    ];
+    let others = [
+        Value::Null,
+        json!(true),
+        json!(false),
+        json!([]),
+        json!({}),
+        json!([null]),
+        json!([""]),
+        json!([{}]),
+        json!({"": {}}),
+        deep,
+    ];
     let long = json!("x".repeat(5000));
-    strings.iter().map(|text| json!(text)).chain(numbers).chain(others).chain([long]).collect()
+    strings
+        .iter()
+        .map(|text| json!(text))
+        .chain(numbers)
+        .chain(others)
+        .chain([long])
+        .collect()
 }
 
 fn pointers(value: &Value, path: &str, out: &mut Vec<String>) {
     out.push(path.to_owned());
     match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| pointers(value, &format!("{path}/{}", key.replace('~', "~0").replace('/', "~1")), out)),
+        Value::Object(map) => map.iter().for_each(|(key, value)| {
+            pointers(
+                value,
+                &format!("{path}/{}", key.replace('~', "~0").replace('/', "~1")),
+                out,
+            )
+        }),
         // The third of a list is like the first two.
-        Value::Array(items) => items.iter().take(2).enumerate().for_each(|(at, value)| pointers(value, &format!("{path}/{at}"), out)),
+        Value::Array(items) => items
+            .iter()
+            .take(2)
+            .enumerate()
+            .for_each(|(at, value)| pointers(value, &format!("{path}/{at}"), out)),
         _ => {}
     }
 }
 
 /// Takes a key or an item out, or has it twice.
 fn restructure(document: &mut Value, pointer: &str, twice: bool) {
-    let Some((parent, last)) = pointer.rsplit_once('/') else { return };
+    let Some((parent, last)) = pointer.rsplit_once('/') else {
+        return;
+    };
     match document.pointer_mut(parent) {
         Some(Value::Object(map)) => {
             map.remove(&last.replace("~1", "/").replace("~0", "~"));
@@ -78,7 +130,11 @@ impl Outcomes {
         let tried = catch_unwind(AssertUnwindSafe(|| {
             let spec = Spec::load(&bundle.0)?;
             let facts = host.facts(spec.config());
-            let plan = plan(&spec, &facts, &request(&bundle.store(), &spec, &facts, "c1", &Options::default())?)?;
+            let plan = plan(
+                &spec,
+                &facts,
+                &request(&bundle.store(), &spec, &facts, "c1", &Options::default())?,
+            )?;
             barriers::check(&plan, what);
             Ok::<(), hull::Error>(())
         }));
@@ -87,22 +143,48 @@ impl Outcomes {
             Ok(Err(error)) => {
                 self.refused += 1;
                 let words = error.to_string();
-                if words.is_empty() || words.contains('\n') || words.contains('\0') || words.len() > 6000 {
-                    self.wrong.push(format!("{what}: no clear sentence: {:?}", words.chars().take(300).collect::<String>()));
+                if words.is_empty()
+                    || words.contains('\n')
+                    || words.contains('\0')
+                    || words.len() > 6000
+                {
+                    self.wrong.push(format!(
+                        "{what}: no clear sentence: {:?}",
+                        words.chars().take(300).collect::<String>()
+                    ));
                 }
                 self.last = words;
             }
             Err(panic) => {
-                let words = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-                self.wrong.push(format!("{what}: panic: {}", words.unwrap_or_default()));
+                let words = panic
+                    .downcast_ref::<String>()
+                    .cloned()
+                    .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                self.wrong
+                    .push(format!("{what}: panic: {}", words.unwrap_or_default()));
             }
         }
     }
 
     fn finish(self) {
         println!("{} planned, {} refused", self.planned, self.refused);
-        assert!(self.wrong.is_empty(), "{} documents:\n{}", self.wrong.len(), self.wrong.iter().take(40).cloned().collect::<Vec<_>>().join("\n"));
-        assert!(self.planned > 50 && self.refused > 50, "{} planned and {} refused: the changes do not reach both", self.planned, self.refused);
+        assert!(
+            self.wrong.is_empty(),
+            "{} documents:\n{}",
+            self.wrong.len(),
+            self.wrong
+                .iter()
+                .take(40)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("\n")
+        );
+        assert!(
+            self.planned > 50 && self.refused > 50,
+            "{} planned and {} refused: the changes do not reach both",
+            self.planned,
+            self.refused
+        );
     }
 }
 
@@ -110,33 +192,56 @@ impl Outcomes {
 fn shorten_filter(document: &mut Value) {
     if let Some(Value::Array(rules)) = document.pointer_mut("/linux/seccomp/syscalls") {
         rules.truncate(3);
-        rules.iter_mut().for_each(|rule| rule["names"].as_array_mut().unwrap().truncate(3));
+        rules
+            .iter_mut()
+            .for_each(|rule| rule["names"].as_array_mut().unwrap().truncate(3));
     }
 }
 
 /// A document that hull plans, with as many sections as may stand together.
 fn rich_document() -> Value {
-    let mut rich: Value = serde_json::from_str(&cases::configs().into_iter().find(|case| case.name == "docker-run-limits").unwrap().text).unwrap();
+    let mut rich: Value = serde_json::from_str(
+        &cases::configs()
+            .into_iter()
+            .find(|case| case.name == "docker-run-limits")
+            .unwrap()
+            .text,
+    )
+    .unwrap();
     let full = full_document();
     rich["root"] = json!({ "path": "rootfs", "readonly": true });
     rich["annotations"] = json!({ "org.systemd.property.TimeoutStopUSec": "uint64 1", "run.oci.keep_original_groups": "1" });
     rich["hooks"] = json!({ "prestart": [], "createRuntime": [], "createContainer": [], "startContainer": [], "poststart": [], "poststop": [] });
-    for list in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
-        rich["hooks"][list] = json!([{ "path": "/bin/true", "args": ["true"], "env": ["A=b"], "timeout": 5 }]);
+    for list in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "startContainer",
+        "poststart",
+        "poststop",
+    ] {
+        rich["hooks"][list] =
+            json!([{ "path": "/bin/true", "args": ["true"], "env": ["A=b"], "timeout": 5 }]);
     }
     rich["vm"] = full["vm"].clone();
     let process = &mut rich["process"];
     process["terminal"] = json!(true);
     process["consoleSize"] = json!({ "height": 10, "width": 20 });
     process["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 4 });
-    process["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"] });
+    process["scheduler"] =
+        json!({ "policy": "SCHED_BATCH", "nice": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"] });
     process["execCPUAffinity"] = json!({ "initial": "0-1", "final": "1" });
-    process["user"] = json!({ "uid": 1, "gid": 2, "umask": 18, "additionalGids": [3, 4], "username": "x" });
+    process["user"] =
+        json!({ "uid": 1, "gid": 2, "umask": 18, "additionalGids": [3, 4], "username": "x" });
     let linux = &mut rich["linux"];
     linux["personality"] = json!({ "domain": "LINUX", "flags": [] });
-    linux["memoryPolicy"] = json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] });
+    linux["memoryPolicy"] =
+        json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] });
     linux["netDevices"] = json!({ "eth9": { "name": "eth0" } });
-    linux["namespaces"].as_array_mut().unwrap().push(json!({ "type": "time" }));
+    linux["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "type": "time" }));
     linux["timeOffsets"] = json!({ "monotonic": { "secs": 1, "nanosecs": 2 }, "boottime": { "secs": 3, "nanosecs": 4 } });
     linux["resources"]["unified"] = json!({ "memory.high": "max" });
     linux["rootfsPropagation"] = json!("rprivate");
@@ -151,8 +256,19 @@ fn every_field_with_every_value() {
     let mut rich = rich_document();
     shorten_filter(&mut rich);
     let mut outcomes = Outcomes::default();
-    outcomes.take(&bundle, rich.to_string().as_bytes(), Host::RootUnified, "unchanged");
-    assert_eq!((outcomes.planned, outcomes.wrong.len()), (1, 0), "the document itself is refused: {} {:?}", outcomes.last, outcomes.wrong);
+    outcomes.take(
+        &bundle,
+        rich.to_string().as_bytes(),
+        Host::RootUnified,
+        "unchanged",
+    );
+    assert_eq!(
+        (outcomes.planned, outcomes.wrong.len()),
+        (1, 0),
+        "the document itself is refused: {} {:?}",
+        outcomes.last,
+        outcomes.wrong
+    );
     let mut all = Vec::new();
     pointers(&rich, "", &mut all);
     let values = wrong_values();
@@ -161,24 +277,38 @@ fn every_field_with_every_value() {
             let mut document = rich.clone();
             *document.pointer_mut(pointer).unwrap() = value.clone();
             let short: String = value.to_string().chars().take(40).collect();
-            outcomes.take(&bundle, document.to_string().as_bytes(), Host::RootUnified, &format!("{pointer} = {short}"));
+            outcomes.take(
+                &bundle,
+                document.to_string().as_bytes(),
+                Host::RootUnified,
+                &format!("{pointer} = {short}"),
+            );
         }
         for twice in [false, true] {
             let mut document = rich.clone();
             restructure(&mut document, pointer, twice);
             let change = if twice { "twice" } else { "taken out" };
-            outcomes.take(&bundle, document.to_string().as_bytes(), Host::RootUnified, &format!("{pointer} {change}"));
+            outcomes.take(
+                &bundle,
+                document.to_string().as_bytes(),
+                Host::RootUnified,
+                &format!("{pointer} {change}"),
+            );
         }
     }
     outcomes.finish();
 }
 
-/// Fields of one real config take values from others', so that what is right alone contradicts the rest.
+/// Fields of one real config take values from others', so that what is right alone contradicts the
+/// rest.
 #[test]
 fn real_configs_mixed() {
     let bundle = Bundle::new("mixed");
     let mut random = Random(11);
-    let mut documents: Vec<Value> = cases::configs().iter().map(|case| serde_json::from_str(&case.text).unwrap()).collect();
+    let mut documents: Vec<Value> = cases::configs()
+        .iter()
+        .map(|case| serde_json::from_str(&case.text).unwrap())
+        .collect();
     documents.iter_mut().for_each(shorten_filter);
     let values = wrong_values();
     let mut outcomes = Outcomes::default();
@@ -201,7 +331,12 @@ fn real_configs_mixed() {
             document["root"]["path"] = json!("rootfs");
         }
         let host = ALL[random.below(ALL.len())];
-        outcomes.take(&bundle, document.to_string().as_bytes(), host, &format!("round {round} as {}", host.name()));
+        outcomes.take(
+            &bundle,
+            document.to_string().as_bytes(),
+            host,
+            &format!("round {round} as {}", host.name()),
+        );
     }
     outcomes.finish();
 }
@@ -212,7 +347,12 @@ fn text_that_is_hardly_json() {
     let bundle = Bundle::new("text");
     let mut random = Random(12);
     let mut outcomes = Outcomes::default();
-    let text = cases::configs().into_iter().find(|case| case.name == "runc-spec").unwrap().text.into_bytes();
+    let text = cases::configs()
+        .into_iter()
+        .find(|case| case.name == "runc-spec")
+        .unwrap()
+        .text
+        .into_bytes();
     for round in 0..1500 {
         let mut text = text.clone();
         let at = random.below(text.len());
@@ -220,14 +360,40 @@ fn text_that_is_hardly_json() {
             0 => text.truncate(at),
             1 => text[at] = random.below(256) as u8,
             2 => text[at] ^= 1 << random.below(8),
-            _ => drop(text.splice(at..at, b"\"\\{[,:0".iter().copied().take(1 + random.below(7)))),
+            _ => drop(text.splice(
+                at..at,
+                b"\"\\{[,:0".iter().copied().take(1 + random.below(7)),
+            )),
         }
         outcomes.take(&bundle, &text, Host::RootHybrid, &format!("text {round}"));
     }
-    let deep = |open: &str, close: &str| format!("{{\"ociVersion\":{}1{}}}", open.repeat(100_000), close.repeat(100_000));
-    let huge = format!("{{\"linux\":{{\"resources\":{{\"memory\":{{\"limit\":{}}}}}}}}}", "9".repeat(10_000));
-    for text in [deep("[", "]"), deep("{\"a\":", "}"), huge, String::new(), "\u{feff}{}".into(), "{}{}".into(), "null".into(), "[]".into()] {
-        outcomes.take(&bundle, text.as_bytes(), Host::RootHybrid, &text.chars().take(40).collect::<String>());
+    let deep = |open: &str, close: &str| {
+        format!(
+            "{{\"ociVersion\":{}1{}}}",
+            open.repeat(100_000),
+            close.repeat(100_000)
+        )
+    };
+    let huge = format!(
+        "{{\"linux\":{{\"resources\":{{\"memory\":{{\"limit\":{}}}}}}}}}",
+        "9".repeat(10_000)
+    );
+    for text in [
+        deep("[", "]"),
+        deep("{\"a\":", "}"),
+        huge,
+        String::new(),
+        "\u{feff}{}".into(),
+        "{}{}".into(),
+        "null".into(),
+        "[]".into(),
+    ] {
+        outcomes.take(
+            &bundle,
+            text.as_bytes(),
+            Host::RootHybrid,
+            &text.chars().take(40).collect::<String>(),
+        );
     }
     outcomes.take(&bundle, &[0xff, 0xfe, 0], Host::RootHybrid, "no UTF-8");
     outcomes.finish();

@@ -18,7 +18,11 @@ struct Files {
 
 impl Files {
     fn new() -> Self {
-        Self { update: std::env::var_os("UPDATE_GOLDEN").is_some(), wrong: Vec::new(), seen: BTreeSet::new() }
+        Self {
+            update: std::env::var_os("UPDATE_GOLDEN").is_some(),
+            wrong: Vec::new(),
+            seen: BTreeSet::new(),
+        }
     }
 
     fn compare(&mut self, name: &str, is: &str) {
@@ -32,9 +36,18 @@ impl Files {
             std::fs::write(&path, is).unwrap();
             return;
         }
-        let line = was.lines().zip(is.lines()).position(|(was, is)| was != is).unwrap_or(was.lines().count().min(is.lines().count()));
+        let line = was
+            .lines()
+            .zip(is.lines())
+            .position(|(was, is)| was != is)
+            .unwrap_or(was.lines().count().min(is.lines().count()));
         let at = |text: &str| text.lines().nth(line).unwrap_or("(end)").to_owned();
-        self.wrong.push(format!("{name}, line {}:\n  file: {}\n  now:  {}", line + 1, at(&was), at(is)));
+        self.wrong.push(format!(
+            "{name}, line {}:\n  file: {}\n  now:  {}",
+            line + 1,
+            at(&was),
+            at(is)
+        ));
     }
 
     /// Fails with every difference. A file that nothing gives any more is one too.
@@ -46,21 +59,36 @@ impl Files {
                 if self.update {
                     std::fs::remove_file(&path).unwrap();
                 } else {
-                    self.wrong.push(format!("{name}: no config gives this plan"));
+                    self.wrong
+                        .push(format!("{name}: no config gives this plan"));
                 }
             }
         }
         let count = self.wrong.len();
-        assert!(count == 0, "{count} plans are not as their files; UPDATE_GOLDEN=1 writes them anew\n{}", self.wrong.join("\n"));
+        assert!(
+            count == 0,
+            "{count} plans are not as their files; UPDATE_GOLDEN=1 writes them anew\n{}",
+            self.wrong.join("\n")
+        );
     }
 }
 
-/// The hosts whose plan of a config is kept: where its engine would run it. Elsewhere it is only checked for its barriers.
+/// The hosts whose plan of a config is kept: where its engine would run it. Elsewhere it is only
+/// checked for its barriers.
 fn hosts(case: &Case) -> Vec<Host> {
     let config: Config = case.config(Host::RootHybrid);
-    let has_user = config.linux.is_some_and(|linux| !linux.uid_mappings.is_empty());
+    let has_user = config
+        .linux
+        .is_some_and(|linux| !linux.uid_mappings.is_empty());
     let is_default = case.name.contains("-spec");
-    let common = ["containerd-run", "cri-pod-container", "docker-run", "podman-run", "buildah-run"].contains(&case.name.as_str());
+    let common = [
+        "containerd-run",
+        "cri-pod-container",
+        "docker-run",
+        "podman-run",
+        "buildah-run",
+    ]
+    .contains(&case.name.as_str());
     if is_default && has_user {
         return ALL.to_vec();
     }
@@ -87,29 +115,63 @@ fn plans_of_real_configs() {
             files.compare(&format!("{}.{}.plan", case.name, host.name()), &text);
         }
     }
-    files.finish(|name| name.ends_with(".plan") && !name.ends_with(".exec.plan") && !name.ends_with(".layers.plan"));
+    files.finish(|name| {
+        name.ends_with(".plan") && !name.ends_with(".exec.plan") && !name.ends_with(".layers.plan")
+    });
 }
 
-/// A root put together of layers: root's one overlay on `/`, and an ordinary user's, one a folder, beside what is bound and linked.
+/// A root put together of layers: root's one overlay on `/`, and an ordinary user's, one a folder,
+/// beside what is bound and linked.
 #[test]
 fn plans_of_layered_roots() {
     let bundle = Bundle::new("layers");
     let mut files = Files::new();
-    let overlay = |target: &str, lower: &str, kept| Part::Overlay { target: target.into(), lower: lower.into(), kept };
-    let kept = Kept { upper: "/home/ada/changes/upper".into(), work: "/home/ada/changes/work".into() };
-    let roots = Layers { parts: vec![overlay("/", "/", None)], in_user_namespace: false };
+    let overlay = |target: &str, lower: &str, kept| Part::Overlay {
+        target: target.into(),
+        lower: lower.into(),
+        kept,
+    };
+    let kept = Kept {
+        upper: "/home/ada/changes/upper".into(),
+        work: "/home/ada/changes/work".into(),
+    };
+    let roots = Layers {
+        parts: vec![overlay("/", "/", None)],
+        in_user_namespace: false,
+    };
     let parts = vec![
         overlay("/etc", "/etc", None),
         overlay("/home", "/home", Some(kept)),
-        Part::ReadOnly { target: "/var".into(), source: "/var".into() },
-        Part::Link { target: "/bin".into(), text: "usr/bin".into() },
+        Part::ReadOnly {
+            target: "/var".into(),
+            source: "/var".into(),
+        },
+        Part::Link {
+            target: "/bin".into(),
+            text: "usr/bin".into(),
+        },
     ];
-    let users = Layers { parts, in_user_namespace: true };
-    for (name, host, layers) in [("runc-spec", Host::RootHybrid, roots), ("runc-spec-rootless", Host::UserHelped, users)] {
-        let case = cases::configs().into_iter().find(|case| case.name == name).unwrap();
-        let options = Options { layers: Some(layers), ..Options::default() };
+    let users = Layers {
+        parts,
+        in_user_namespace: true,
+    };
+    for (name, host, layers) in [
+        ("runc-spec", Host::RootHybrid, roots),
+        ("runc-spec-rootless", Host::UserHelped, users),
+    ] {
+        let case = cases::configs()
+            .into_iter()
+            .find(|case| case.name == name)
+            .unwrap();
+        let options = Options {
+            layers: Some(layers),
+            ..Options::default()
+        };
         let (_, _, plan) = case.compile_with(host, &bundle, &options).unwrap();
-        files.compare(&format!("{name}.{}.layers.plan", host.name()), &text::of(&plan, &bundle.0));
+        files.compare(
+            &format!("{name}.{}.layers.plan", host.name()),
+            &text::of(&plan, &bundle.0),
+        );
     }
     files.finish(|name| name.ends_with(".layers.plan"));
 }
@@ -137,7 +199,11 @@ fn plans_of_exec() {
     let mut files = Files::new();
     for case in cases::processes() {
         let process: Process = serde_json::from_str(&case.text).unwrap();
-        let host = if case.name.contains("rootless") { Host::Nested } else { Host::RootHybrid };
+        let host = if case.name.contains("rootless") {
+            Host::Nested
+        } else {
+            Host::RootHybrid
+        };
         let facts = host.facts(&Config::default());
         let user = host == Host::Nested;
         let request = ExecRequest {
@@ -147,8 +213,12 @@ fn plans_of_exec() {
             keyring: Some("_ses.c1".into()),
             ..ExecRequest::default()
         };
-        let plan = exec(&process, &facts, &request).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        files.compare(&format!("{}.{}.exec.plan", case.name, host.name()), &text::of(&plan, &bundle.0));
+        let plan = exec(&process, &facts, &request)
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        files.compare(
+            &format!("{}.{}.exec.plan", case.name, host.name()),
+            &text::of(&plan, &bundle.0),
+        );
     }
     files.finish(|name| name.ends_with(".exec.plan"));
 }

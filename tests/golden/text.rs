@@ -12,10 +12,16 @@ pub fn of(plan: &Plan, bundle: &Path) -> String {
     for side in ["outside", "inside"] {
         for step in json[side].as_array().unwrap() {
             let name = step["step"].as_str().unwrap();
-            let index = step["index"].as_u64().map_or(String::new(), |index| format!("{index} "));
+            let index = step["index"]
+                .as_u64()
+                .map_or(String::new(), |index| format!("{index} "));
             let mut fields = step["fields"].clone();
             shorten(&mut fields);
-            let _ = writeln!(out, "{side} {index}{name} {fields}  # {}", step["from"].as_str().unwrap());
+            let _ = writeln!(
+                out,
+                "{side} {index}{name} {fields}  # {}",
+                step["from"].as_str().unwrap()
+            );
         }
     }
     for warning in &plan.warnings {
@@ -28,14 +34,23 @@ pub fn of(plan: &Plan, bundle: &Path) -> String {
     out.replace(bundle.to_str().unwrap(), "BUNDLE")
 }
 
-/// Byte strings become text where they are text, and length and hash where they are not. Empty and false fields are left out.
+/// Byte strings become text where they are text, and length and hash where they are not. Empty and
+/// false fields are left out.
 fn shorten(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|_, value| !matches!(value, Value::Null | Value::Bool(false)) && value != "" && value.as_array().is_none_or(|a| !a.is_empty()));
+            map.retain(|_, value| {
+                !matches!(value, Value::Null | Value::Bool(false))
+                    && value != ""
+                    && value.as_array().is_none_or(|a| !a.is_empty())
+            });
             for (key, value) in map.iter_mut() {
                 match value {
-                    Value::Array(items) if ["program", "bytes", "state"].contains(&key.as_str()) => *value = Value::String(bytes(items)),
+                    Value::Array(items)
+                        if ["program", "bytes", "state"].contains(&key.as_str()) =>
+                    {
+                        *value = Value::String(bytes(items))
+                    }
                     other => shorten(other),
                 }
             }
@@ -46,7 +61,10 @@ fn shorten(value: &mut Value) {
 }
 
 fn bytes(items: &[Value]) -> String {
-    let bytes: Vec<u8> = items.iter().map(|item| item.as_u64().and_then(|n| u8::try_from(n).ok()).unwrap()).collect();
+    let bytes: Vec<u8> = items
+        .iter()
+        .map(|item| item.as_u64().and_then(|n| u8::try_from(n).ok()).unwrap())
+        .collect();
     match std::str::from_utf8(&bytes) {
         Ok(text) if text.chars().all(|c| !c.is_control()) => text.to_owned(),
         _ if bytes.len() <= 64 => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -56,5 +74,7 @@ fn bytes(items: &[Value]) -> String {
 
 /// FNV-1a, 64 bits.
 fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -1,4 +1,5 @@
-//! The rules of the house (docs/design.md) that neither the compiler nor clippy holds: where `unsafe` may stand, and how long things get.
+//! The rules of the house (docs/design.md) that neither the compiler nor clippy holds: where
+//! `unsafe` may stand.
 
 #![allow(clippy::unwrap_used)] // test code
 
@@ -7,17 +8,18 @@ mod source;
 use source::{File, files};
 use std::path::Path;
 
-/// Files outside `src/sys` that may hold `unsafe`, each with the reason. The second wall's lowest files will stand here.
+/// Files outside `src/sys` that may hold `unsafe`, each with the reason. The second wall's lowest
+/// files will stand here.
 const UNSAFE: [(&str, &str); 2] = [
-    ("tests/child/trap.rs", "GlobalAlloc is an unsafe trait; test code"),
-    ("tests/integration/support/raw.rs", "calls that rustix does not have; test code"),
+    (
+        "tests/child/trap.rs",
+        "GlobalAlloc is an unsafe trait; test code",
+    ),
+    (
+        "tests/integration/support/raw.rs",
+        "calls that rustix does not have; test code",
+    ),
 ];
-
-/// A function's lines from `fn` to its last brace: under this.
-const FUNCTION_LINES: usize = 60;
-
-/// A file's lines: under this.
-const FILE_LINES: usize = 600;
 
 fn is_low(file: &File) -> bool {
     file.name.starts_with("src/sys/") || UNSAFE.iter().any(|(name, _)| file.name == *name)
@@ -30,8 +32,17 @@ fn fail_on(wrong: Vec<String>, rule: &str) {
 #[test]
 fn the_sources_are_found() {
     let files = files();
-    for name in ["src/main.rs", "src/plan/mod.rs", "src/sys/process.rs", "tests/house/main.rs"] {
-        assert!(files.iter().any(|file| file.name == name), "{name} is not among {} files", files.len());
+    for name in [
+        "src/main.rs",
+        "src/plan/mod.rs",
+        "src/sys/process.rs",
+        "tests/house/main.rs",
+    ] {
+        assert!(
+            files.iter().any(|file| file.name == name),
+            "{name} is not among {} files",
+            files.len()
+        );
     }
 }
 
@@ -39,24 +50,39 @@ fn the_sources_are_found() {
 fn unsafe_stands_at_the_bottom_only() {
     let mut wrong = Vec::new();
     for file in files().iter().filter(|file| !is_low(file)) {
-        let lines = file.code_lines().filter(|(_, line)| source::has_word(line, "unsafe"));
+        let lines = file
+            .code_lines()
+            .filter(|(_, line)| source::has_word(line, "unsafe"));
         wrong.extend(lines.map(|(at, _)| format!("{}:{at}", file.name)));
     }
     fail_on(wrong, "unsafe outside src/sys");
 }
 
-/// The compiler holds it too: each module of the library but `sys` forbids it, and what lies below a module cannot allow it again.
+/// The compiler holds it too: each module of the library but `sys` forbids it, and what lies below
+/// a module cannot allow it again.
 #[test]
 fn modules_forbid_unsafe() {
     let files = files();
-    let text = |name: &str| files.iter().find(|file| file.name == name).map(|file| file.text.clone());
+    let text = |name: &str| {
+        files
+            .iter()
+            .find(|file| file.name == name)
+            .map(|file| file.text.clone())
+    };
     let mut wrong = Vec::new();
     for line in text("src/lib.rs").unwrap().lines() {
-        let Some(module) = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
+        let Some(module) = line
+            .strip_prefix("pub mod ")
+            .and_then(|rest| rest.strip_suffix(';'))
+        else {
+            continue;
+        };
         if module == "sys" {
             continue;
         }
-        let found = text(&format!("src/{module}.rs")).or_else(|| text(&format!("src/{module}/mod.rs"))).unwrap();
+        let found = text(&format!("src/{module}.rs"))
+            .or_else(|| text(&format!("src/{module}/mod.rs")))
+            .unwrap();
         if !found.contains("\n#![forbid(unsafe_code)]\n") {
             wrong.push(module.to_owned());
         }
@@ -65,37 +91,24 @@ fn modules_forbid_unsafe() {
 }
 
 #[test]
-fn functions_are_short() {
-    let mut wrong = Vec::new();
-    for file in files() {
-        for (name, line, length) in file.functions() {
-            if length >= FUNCTION_LINES {
-                wrong.push(format!("{}:{line}: {name} has {length} lines", file.name));
-            }
-        }
-    }
-    fail_on(wrong, &format!("functions of {FUNCTION_LINES} lines and more"));
-}
-
-#[test]
-fn files_are_short() {
-    let long = |file: &File| file.text.lines().count() >= FILE_LINES;
-    let wrong = files().iter().filter(|file| long(file)).map(|file| format!("{}: {} lines", file.name, file.text.lines().count())).collect();
-    fail_on(wrong, &format!("files of {FILE_LINES} lines and more"));
-}
-
-#[test]
 fn nothing_is_left_for_later() {
     let mut wrong = Vec::new();
     for file in files() {
         for (at, line) in file.code_lines() {
-            if ["todo!", "unimplemented!", "dbg!"].iter().any(|word| line.contains(word)) {
+            if ["todo!", "unimplemented!", "dbg!"]
+                .iter()
+                .any(|word| line.contains(word))
+            {
                 wrong.push(format!("{}:{at}: {}", file.name, line.trim()));
             }
         }
         for (at, line) in file.text.lines().enumerate() {
             // Put together, so that this line is none of them.
-            if ["TO", "FIX", "XX"].iter().zip(["DO", "ME", "X"]).any(|(a, b)| source::has_word(line, &format!("{a}{b}"))) {
+            if ["TO", "FIX", "XX"]
+                .iter()
+                .zip(["DO", "ME", "X"])
+                .any(|(a, b)| source::has_word(line, &format!("{a}{b}")))
+            {
                 wrong.push(format!("{}:{}: {}", file.name, at + 1, line.trim()));
             }
         }
@@ -106,14 +119,36 @@ fn nothing_is_left_for_later() {
 /// What clippy and the compiler hold: turned on, and nowhere turned off but in test code.
 #[test]
 fn lints_are_on() {
-    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
-    for lint in ["missing_docs", "undocumented_unsafe_blocks", "too_many_lines", "unwrap_used", "expect_used"] {
-        assert!(manifest.contains(&format!("\n{lint} = ")), "the lint {lint} is not in Cargo.toml");
+    let manifest =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    for lint in [
+        "missing_docs",
+        "undocumented_unsafe_blocks",
+        "too_many_lines",
+        "unwrap_used",
+        "expect_used",
+    ] {
+        assert!(
+            manifest.contains(&format!("\n{lint} = ")),
+            "the lint {lint} is not in Cargo.toml"
+        );
     }
-    let held = ["clippy::too_many_lines", "clippy::unwrap_used", "clippy::expect_used", "clippy::undocumented_unsafe_blocks", "unsafe_code"];
+    let held = [
+        "clippy::too_many_lines",
+        "clippy::unwrap_used",
+        "clippy::expect_used",
+        "clippy::undocumented_unsafe_blocks",
+        "unsafe_code",
+    ];
     let mut wrong = Vec::new();
-    for file in files().iter().filter(|file| file.name.starts_with("src/") && !file.name.contains("/tests")) {
-        for (at, line) in file.code_lines().filter(|(_, line)| line.contains("allow(")) {
+    for file in files()
+        .iter()
+        .filter(|file| file.name.starts_with("src/") && !file.name.contains("/tests"))
+    {
+        for (at, line) in file
+            .code_lines()
+            .filter(|(_, line)| line.contains("allow("))
+        {
             if held.iter().any(|lint| line.contains(lint)) {
                 wrong.push(format!("{}:{at}: {}", file.name, line.trim()));
             }

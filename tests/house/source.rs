@@ -23,13 +23,19 @@ pub fn files() -> Vec<File> {
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).unwrap();
         let code = without_words(&text);
-        File { name: path.strip_prefix(top).unwrap().to_str().unwrap().to_owned(), text, code }
+        File {
+            name: path.strip_prefix(top).unwrap().to_str().unwrap().to_owned(),
+            text,
+            code,
+        }
     };
     found.iter().map(read).collect()
 }
 
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
     for path in entries.map(|entry| entry.unwrap().path()) {
         match path.file_name().and_then(|name| name.to_str()) {
             Some("target") => {}
@@ -43,51 +49,18 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
 /// Whether a line has a word that is not part of another.
 pub fn has_word(line: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices(word).any(|(at, _)| !line[..at].ends_with(is_part) && !line[at + word.len()..].starts_with(is_part))
+    line.match_indices(word).any(|(at, _)| {
+        !line[..at].ends_with(is_part) && !line[at + word.len()..].starts_with(is_part)
+    })
 }
 
 impl File {
     /// The lines of code with their numbers.
     pub fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.code.lines().enumerate().map(|(at, line)| (at + 1, line))
-    }
-
-    /// Each function: its name, its line, how many lines it has.
-    pub fn functions(&self) -> Vec<(String, usize, usize)> {
-        let mut found = Vec::new();
-        for (at, _) in self.code.match_indices("fn ") {
-            let before = self.code[..at].chars().next_back();
-            let name: String = self.code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') || name.is_empty() {
-                continue;
-            }
-            if let Some(end) = self.end_of_body(at) {
-                let line = self.code[..at].lines().count().max(1);
-                found.push((name, line, self.code[at..end].lines().count()));
-            }
-        }
-        found
-    }
-
-    /// Where the block ends that begins after `at`; none for a declaration.
-    fn end_of_body(&self, at: usize) -> Option<usize> {
-        let (mut depth, mut brackets) = (0_usize, 0_i32);
-        for (offset, letter) in self.code[at..].char_indices() {
-            match letter {
-                '(' | '[' => brackets += 1,
-                ')' | ']' => brackets -= 1,
-                ';' if depth == 0 && brackets == 0 => return None,
-                '{' => depth += 1,
-                '}' => {
-                    depth = depth.checked_sub(1)?;
-                    if depth == 0 {
-                        return Some(at + offset + 1);
-                    }
-                }
-                _ => {}
-            }
-        }
-        None
+        self.code
+            .lines()
+            .enumerate()
+            .map(|(at, line)| (at + 1, line))
     }
 }
 
@@ -98,14 +71,23 @@ fn without_words(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let end = match bytes[at] {
-            b'/' if bytes[at..].starts_with(b"//") => text[at..].find('\n').map_or(bytes.len(), |n| at + n),
-            b'/' if bytes[at..].starts_with(b"/*") => text[at..].find("*/").map_or(bytes.len(), |n| at + n + 2),
-            b'r' if !is_word(bytes, at) && raw_string(&bytes[at..]).is_some() => at + raw_string(&bytes[at..]).unwrap(),
+            b'/' if bytes[at..].starts_with(b"//") => {
+                text[at..].find('\n').map_or(bytes.len(), |n| at + n)
+            }
+            b'/' if bytes[at..].starts_with(b"/*") => {
+                text[at..].find("*/").map_or(bytes.len(), |n| at + n + 2)
+            }
+            b'r' if !is_word(bytes, at) && raw_string(&bytes[at..]).is_some() => {
+                at + raw_string(&bytes[at..]).unwrap()
+            }
             b'"' => string_end(bytes, at),
             b'\'' => character_end(bytes, at),
             _ => at,
         };
-        code[at..end].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+        code[at..end]
+            .iter_mut()
+            .filter(|byte| **byte != b'\n')
+            .for_each(|byte| *byte = b' ');
         at = end.max(at + 1);
     }
     String::from_utf8_lossy(&code).into_owned()
@@ -113,7 +95,9 @@ fn without_words(text: &str) -> String {
 
 /// Whether the byte continues a word; `br` begins a raw string too.
 fn is_word(bytes: &[u8], at: usize) -> bool {
-    at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_') && bytes[at - 1] != b'b'
+    at > 0
+        && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_')
+        && bytes[at - 1] != b'b'
 }
 
 /// How long the raw string is that begins here.
@@ -124,7 +108,10 @@ fn raw_string(bytes: &[u8]) -> Option<usize> {
     }
     let close = [b"\"".as_slice(), &b"#".repeat(marks)].concat();
     let from = marks + 2;
-    bytes[from..].windows(close.len()).position(|window| window == close).map(|n| from + n + close.len())
+    bytes[from..]
+        .windows(close.len())
+        .position(|window| window == close)
+        .map(|n| from + n + close.len())
 }
 
 fn string_end(bytes: &[u8], start: usize) -> usize {
@@ -138,24 +125,35 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
 /// A character, or nothing where the quote begins a lifetime.
 fn character_end(bytes: &[u8], start: usize) -> usize {
     match bytes[start + 1..] {
-        [b'\\', ..] => bytes[start + 3..].iter().position(|byte| *byte == b'\'').map_or(start, |n| start + 4 + n),
+        [b'\\', ..] => bytes[start + 3..]
+            .iter()
+            .position(|byte| *byte == b'\'')
+            .map_or(start, |n| start + 4 + n),
         [first, b'\'', ..] if first.is_ascii() => start + 3,
-        [first, ..] if !first.is_ascii() => bytes[start + 1..].iter().take(6).position(|byte| *byte == b'\'').map_or(start, |n| start + 2 + n),
+        [first, ..] if !first.is_ascii() => bytes[start + 1..]
+            .iter()
+            .take(6)
+            .position(|byte| *byte == b'\'')
+            .map_or(start, |n| start + 2 + n),
         _ => start,
     }
 }
 
 #[test]
 fn words_are_taken_out() {
-    let code = without_words("let a = \"unsafe { \\\" \"; // todo!\nlet b = 'x'; let c: &'static str = r#\"fn \"f\" {\"#; let d = '\\''; /* { */ fn f() {}\n");
-    assert!(!code.contains("unsafe") && !code.contains("todo") && code.contains("let b") && code.contains("&'static"), "{code}");
-    assert!(code.contains("fn f() {}") && code.matches('{').count() == 1, "{code}");
-}
-
-#[test]
-fn functions_are_measured() {
-    let text = "trait T { fn none(&self, a: [u8; 2]); }\nimpl T for U {\n    fn three(&self) {\n        if a { b }\n    }\n}\n";
-    let file = File { name: String::new(), text: text.into(), code: without_words(text) };
-    assert_eq!(file.functions(), [("three".to_owned(), 3, 3)]);
-    assert!(has_word("an unsafe {", "unsafe") && !has_word("unsafe_code", "unsafe"));
+    let code = without_words(
+        "let a = \"unsafe { \\\" \"; // todo!\nlet b = 'x'; let c: &'static str = r#\"fn \"f\" \
+            {\"#; let d = '\\''; /* { */ fn f() {}\n",
+    );
+    assert!(
+        !code.contains("unsafe")
+            && !code.contains("todo")
+            && code.contains("let b")
+            && code.contains("&'static"),
+        "{code}"
+    );
+    assert!(
+        code.contains("fn f() {}") && code.matches('{').count() == 1,
+        "{code}"
+    );
 }

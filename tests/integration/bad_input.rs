@@ -1,4 +1,5 @@
-//! What is wrong from the beginning: always one clear sentence, the right exit status, and nothing left.
+//! What is wrong from the beginning: always one clear sentence, the right exit status, and nothing
+//! left.
 
 use crate::support::users::private_mounts;
 use crate::support::{Bundle, fixture, runtime};
@@ -69,8 +70,13 @@ fn fails(b: &Bundle) -> String {
 
 /// How many containers have a folder in the state directory: hull's own caches begin with an `@`.
 fn folders_in(b: &Bundle) -> usize {
-    let entries = fs::read_dir(&b.runtime.state).into_iter().flatten().flatten();
-    entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('@')).count()
+    let entries = fs::read_dir(&b.runtime.state)
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('@'))
+        .count()
 }
 
 /// The same for a configuration given as text.
@@ -441,7 +447,8 @@ fn exec_with_a_bad_process() {
 fn exec_with_a_bad_user() {
     let b = Bundle::sleeper();
     let c = b.started();
-    // runc lets a number of 33 bits overflow into root's, and passes over what follows the second colon.
+    // runc lets a number of 33 bits overflow into root's, and passes over what follows the second
+    // colon.
     let theirs = [
         "4294967296",
         "4294967295",
@@ -477,7 +484,8 @@ fn kill_with_a_bad_signal() {
     assert_eq!(c.status(), "running");
 }
 
-/// The specification wants an absolute path; runc makes one of it and warns, and engines' old configurations count on that.
+/// The specification wants an absolute path; runc makes one of it and warns, and engines' old
+/// configurations count on that.
 fn destination_that_is_relative() {
     let mut b = Bundle::new();
     b.mount("mnt", "tmpfs", "tmpfs", &[]);

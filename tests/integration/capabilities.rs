@@ -1,4 +1,5 @@
-//! `process.capabilities`: the five sets, for the first process, for `exec`, and through the program's start.
+//! `process.capabilities`: the five sets, for the first process, for `exec`, and through the
+//! program's start.
 
 use crate::support::{Bundle, Container};
 use serde_json::json;
@@ -56,7 +57,8 @@ fn five_sets() {
         "bounding": ["CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT"], "permitted": ["CAP_KILL", "CAP_NET_BIND_SERVICE"],
         "effective": ["CAP_KILL"], "inheritable": ["CAP_NET_BIND_SERVICE"], "ambient": []
     }));
-    // Root's execve raises permitted and effective to inheritable and bounding, but not under no_new_privs.
+    // Root's execve raises permitted and effective to inheritable and bounding, but not under
+    // no_new_privs.
     b.start_and_check([BIND, KILL | BIND, KILL | BIND, KILL | BIND | CHROOT, 0]);
     b.set("/process/noNewPrivileges", json!(false));
     b.start_and_check([
@@ -127,7 +129,8 @@ fn unknown_capability_is_warned_of_and_passed_over() {
     assert_eq!(sets(&out.stdout)[3], KILL | BIND | AUDIT);
 }
 
-/// `CAP_SYS_RESOURCE` is missing from the bounding set of some machines: what cannot be had is passed over, with a warning.
+/// `CAP_SYS_RESOURCE` is missing from the bounding set of some machines: what cannot be had is
+/// passed over, with a warning.
 fn capability_that_the_machine_lacks() {
     let own = sets(&std::fs::read_to_string("/proc/self/status").unwrap())[3];
     if own & 1 << 24 != 0 {

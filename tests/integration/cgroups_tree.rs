@@ -1,4 +1,5 @@
-//! Where in the tree a container's processes are: exec, nested runtimes, delegated trees, and what the kernel's rules of v2 forbid.
+//! Where in the tree a container's processes are: exec, nested runtimes, delegated trees, and what
+//! the kernel's rules of v2 forbid.
 
 use crate::resources::limited;
 use crate::support::cgroups::{self, Version, by_version, counter};
@@ -24,7 +25,8 @@ tests![
     apparmor_profile_confines,
 ];
 
-/// The pid 1 of a container, moved into a cgroup below its own as systemd in a container does; that one gives controllers away then.
+/// The pid 1 of a container, moved into a cgroup below its own as systemd in a container does; that
+/// one gives controllers away then.
 fn move_down(b: &Bundle, pid: i32) {
     let dir = b.cgroup_dir("pids");
     fs::create_dir(dir.join("init")).unwrap();
@@ -37,8 +39,13 @@ fn exec_goes_where_init_is() {
         skip!("v1 has processes in inner cgroups");
     }
     // A guest's tree is in the guest: there the first process moves itself.
-    let down = "d=/sys/fs/cgroup/hull; mkdir $d/init && echo $$ >$d/init/cgroup.procs && echo '+pids +memory' >$d/cgroup.subtree_control; echo $? >/tmp/moved";
-    let mut b = Bundle::sh(&if is_vm() { format!("{down}; exec sleep 1000") } else { "exec sleep 1000".to_owned() });
+    let down = "d=/sys/fs/cgroup/hull; mkdir $d/init && echo $$ >$d/init/cgroup.procs && echo \
+        '+pids +memory' >$d/cgroup.subtree_control; echo $? >/tmp/moved";
+    let mut b = Bundle::sh(&if is_vm() {
+        format!("{down}; exec sleep 1000")
+    } else {
+        "exec sleep 1000".to_owned()
+    });
     b.writable();
     if is_vm() {
         writable_tree(&mut b);
@@ -46,12 +53,18 @@ fn exec_goes_where_init_is() {
     let c = b.started();
     if is_vm() {
         let moved = b.rootfs().join("tmp/moved");
-        until("the move", || fs::read_to_string(&moved).is_ok_and(|text| text.ends_with('\n')));
+        until("the move", || {
+            fs::read_to_string(&moved).is_ok_and(|text| text.ends_with('\n'))
+        });
         assert_eq!(fs::read_to_string(moved).unwrap(), "0\n");
     } else {
         move_down(&b, c.pid());
     }
-    let of = |who: &str| c.exec(&["cat", &format!("/proc/{who}/cgroup")]).success().stdout;
+    let of = |who: &str| {
+        c.exec(&["cat", &format!("/proc/{who}/cgroup")])
+            .success()
+            .stdout
+    };
     assert_eq!(of("self"), format!("0::{}/init\n", b.cgroup_inside()));
     assert_eq!(of("1"), of("self"));
 }
@@ -63,15 +76,31 @@ fn exec_into_a_sub_cgroup() {
     for d in crate::support::leaks::cgroups(b.cgroup.rsplit('/').next().unwrap()) {
         fs::create_dir(d.join("below")).unwrap();
         // v1's cpusets begin empty, and take nobody.
-        for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|_| cgroups::version("cpuset") == Version::V1) {
-            fs::read(d.join(file)).and_then(|value| fs::write(d.join("below").join(file), value)).ok();
+        for file in ["cpuset.cpus", "cpuset.mems"]
+            .iter()
+            .filter(|_| cgroups::version("cpuset") == Version::V1)
+        {
+            fs::read(d.join(file))
+                .and_then(|value| fs::write(d.join("below").join(file), value))
+                .ok();
         }
     }
-    let lines = c.exec_with(&["--cgroup", "below"], &["cat", "/proc/self/cgroup"]).success().stdout;
-    let line = by_version("pids", format!(":pids:{}/below\n", b.cgroup), format!("0::{}/below\n", b.cgroup));
+    let lines = c
+        .exec_with(&["--cgroup", "below"], &["cat", "/proc/self/cgroup"])
+        .success()
+        .stdout;
+    let line = by_version(
+        "pids",
+        format!(":pids:{}/below\n", b.cgroup),
+        format!("0::{}/below\n", b.cgroup),
+    );
     assert_has!(lines, line);
     c.exec_with(&["--cgroup", "none"], &["true"]).failure();
-    assert_has!(c.exec_with(&["--cgroup", "nosuch:below"], &["true"]).failure(), "unknown controller nosuch");
+    assert_has!(
+        c.exec_with(&["--cgroup", "nosuch:below"], &["true"])
+            .failure(),
+        "unknown controller nosuch"
+    );
 }
 
 fn exec_into_a_sub_cgroup_of_one_controller() {
@@ -82,7 +111,10 @@ fn exec_into_a_sub_cgroup_of_one_controller() {
     let b = Bundle::sleeper();
     let c = b.started();
     fs::create_dir(b.cgroup_dir("pids").join("below")).unwrap();
-    let lines = c.exec_with(&["--cgroup", "pids:below"], &["cat", "/proc/self/cgroup"]).success().stdout;
+    let lines = c
+        .exec_with(&["--cgroup", "pids:below"], &["cat", "/proc/self/cgroup"])
+        .success()
+        .stdout;
     assert_has!(lines, &format!(":pids:{}/below\n", b.cgroup)[..]);
     assert_has!(lines, &format!(":cpu:{}\n", b.cgroup)[..]);
 }
@@ -96,20 +128,40 @@ fn writable_tree(b: &mut Bundle) {
     }
 }
 
-/// A container in which a runtime may work: every capability that the suite has, the tree writable, nothing masked.
+/// A container in which a runtime may work: every capability that the suite has, the tree writable,
+/// nothing masked.
 fn host_of_runtimes() -> Bundle {
     let mut b = Bundle::new();
     b.add_caps(&[
-        "CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_ADMIN",
-        "CAP_SYS_CHROOT", "CAP_FSETID", "CAP_SYS_PTRACE",
+        "CAP_SYS_ADMIN",
+        "CAP_SETUID",
+        "CAP_SETGID",
+        "CAP_SETPCAP",
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_MKNOD",
+        "CAP_NET_ADMIN",
+        "CAP_SYS_CHROOT",
+        "CAP_FSETID",
+        "CAP_SYS_PTRACE",
     ]);
     for path in ["/linux/maskedPaths", "/linux/readonlyPaths"] {
         b.set(path, json!([]));
     }
-    b.set("/linux/resources", json!({ "devices": [{ "allow": true, "access": "rwm" }] }));
+    b.set(
+        "/linux/resources",
+        json!({ "devices": [{ "allow": true, "access": "rwm" }] }),
+    );
     writable_tree(&mut b);
     let program = b.runtime.program.clone();
-    b.mount("/bin/hull", "bind", program.to_str().unwrap(), &["bind", "ro"]).mount("/tmp", "tmpfs", "tmpfs", &[]);
+    b.mount(
+        "/bin/hull",
+        "bind",
+        program.to_str().unwrap(),
+        &["bind", "ro"],
+    )
+    .mount("/tmp", "tmpfs", "tmpfs", &[]);
     fs::write(b.rootfs().join("bin/hull"), "").unwrap();
     b
 }
@@ -123,7 +175,12 @@ fn nested(with_namespace: bool, limit: Value, script: &str) -> (Bundle, Output) 
     if with_namespace {
         b.push("/linux/namespaces", json!({ "type": "cgroup" }));
     }
-    b.mount("/mnt", "bind", inner.dir.to_str().unwrap(), &["rbind", "rw"]);
+    b.mount(
+        "/mnt",
+        "bind",
+        inner.dir.to_str().unwrap(),
+        &["rbind", "rw"],
+    );
     let hull = "hull() { /bin/hull --root /tmp/state \"$@\"; }; set -e";
     b.args(&["/bin/sh", "-c", &format!("{hull}; {script}")]);
     let out = b.run();
@@ -132,8 +189,15 @@ fn nested(with_namespace: bool, limit: Value, script: &str) -> (Bundle, Output) 
 
 fn nested_runtime_with_a_cgroup_namespace() {
     only_hull!("the inner runtime is hull");
-    let file = by_version("pids", "/sys/fs/cgroup/pids/inner/pids.max", "/sys/fs/cgroup/inner/pids.max");
-    let script = format!("hull run -d -b /mnt inner; hull exec inner cat /proc/self/cgroup; cat {file}; hull delete -f inner; test ! -e {file} && echo gone");
+    let file = by_version(
+        "pids",
+        "/sys/fs/cgroup/pids/inner/pids.max",
+        "/sys/fs/cgroup/inner/pids.max",
+    );
+    let script = format!(
+        "hull run -d -b /mnt inner; hull exec inner cat /proc/self/cgroup; cat {file}; hull \
+            delete -f inner; test ! -e {file} && echo gone"
+    );
     let (_, out) = nested(true, json!({ "pids": { "limit": 77 } }), &script);
     let said = out.success().stdout;
     assert_has!(said, by_version("pids", ":pids:/inner\n", "0::/inner\n"));
@@ -141,26 +205,44 @@ fn nested_runtime_with_a_cgroup_namespace() {
     if cgroups::version("memory") == Version::V1 {
         return;
     }
-    // A cgroup with processes gives no memory to others; the error says so, and what helps is what people do: to move down.
+    // A cgroup with processes gives no memory to others; the error says so, and what helps is what
+    // people do: to move down.
     let limit = json!({ "memory": { "limit": 64 << 20 } });
     let (_, out) = nested(true, limit.clone(), "hull run -d -b /mnt inner");
     assert_has!(out.failure(), "this cgroup has processes of its own");
-    let down = "mkdir /sys/fs/cgroup/own; for p in $(cat /sys/fs/cgroup/cgroup.procs); do echo $p >/sys/fs/cgroup/own/cgroup.procs || true; done";
-    let script = format!("{down}; hull run -d -b /mnt inner; cat /sys/fs/cgroup/inner/memory.max; hull delete -f inner");
-    assert_eq!(nested(true, limit, &script).1.success().stdout, format!("{}\n", 64 << 20));
+    let down = "mkdir /sys/fs/cgroup/own; for p in $(cat /sys/fs/cgroup/cgroup.procs); do echo $p \
+        >/sys/fs/cgroup/own/cgroup.procs || true; done";
+    let script = format!(
+        "{down}; hull run -d -b /mnt inner; cat /sys/fs/cgroup/inner/memory.max; hull delete -f \
+            inner"
+    );
+    assert_eq!(
+        nested(true, limit, &script).1.success().stdout,
+        format!("{}\n", 64 << 20)
+    );
 }
 
-/// v1: below the outer container's own cgroup, which is what it sees. v2: beside it, for the whole tree is seen.
+/// v1: below the outer container's own cgroup, which is what it sees. v2: beside it, for the whole
+/// tree is seen.
 fn nested_runtime_without_a_cgroup_namespace() {
     only_hull!("the inner runtime is hull");
     if cgroups::by_systemd() {
         skip!("beside it is systemd's");
     }
     let name = format!("hull-test-{}-inner", std::process::id());
-    let script = format!("hull run -d -b /mnt {name}; hull exec {name} cat /proc/self/cgroup; hull delete -f {name}");
+    let script = format!(
+        "hull run -d -b /mnt {name}; hull exec {name} cat /proc/self/cgroup; hull delete -f {name}"
+    );
     let (b, out) = nested(false, json!({ "pids": { "limit": 77 } }), &script);
     let said = out.success().stdout;
-    assert_has!(said, by_version("pids", format!(":pids:{}/{name}\n", b.cgroup), format!("0::/{name}\n")));
+    assert_has!(
+        said,
+        by_version(
+            "pids",
+            format!(":pids:{}/{name}\n", b.cgroup),
+            format!("0::/{name}\n")
+        )
+    );
 }
 
 /// A v2 cgroup of the test's own.
@@ -187,7 +269,8 @@ impl Drop for Own {
     fn drop(&mut self) {
         // The test itself may be in there.
         fs::write(self.0.parent().unwrap().join("cgroup.procs"), "0").ok();
-        for d in crate::support::leaks::cgroups(&self.0.file_name().unwrap().display().to_string()) {
+        for d in crate::support::leaks::cgroups(&self.0.file_name().unwrap().display().to_string())
+        {
             fs::remove_dir(d).ok();
         }
     }
@@ -200,7 +283,11 @@ fn limit_below_a_cgroup_with_processes_is_an_error() {
     let mut b = limited(json!({ "memory": { "limit": 64 << 20 } }));
     b.set("/linux/cgroupsPath", json!(own.path("container")));
     let error = b.try_create(&[]).1.failure();
-    assert_has!(error, "cannot set memory limit: this cgroup has processes of its own, and on v2 an inner cgroup may not");
+    assert_has!(
+        error,
+        "cannot set memory limit: this cgroup has processes of its own, and on v2 an inner cgroup \
+            may not"
+    );
     // Without a limit none is needed.
     b.remove("/linux/resources");
     drop(b.started());
@@ -214,7 +301,10 @@ fn limit_below_a_threaded_cgroup_is_an_error() {
     let mut b = limited(json!({ "memory": { "limit": 64 << 20 } }));
     b.set("/linux/cgroupsPath", json!(own.path("container")));
     let error = b.try_create(&[]).1.failure();
-    assert!(error.contains("in an invalid state") || error.contains("this cgroup is threaded"), "{error}");
+    assert!(
+        error.contains("in an invalid state") || error.contains("this cgroup is threaded"),
+        "{error}"
+    );
 }
 
 /// An ordinary user's bundle that asks for limits.
@@ -230,35 +320,70 @@ fn ordinary_user_without_rights_stays_where_it_is() {
     if cgroups::by_systemd() {
         skip!("nothing of it is systemd's");
     }
-    let error = ordinary(json!({ "pids": { "limit": 20 } })).try_create(&[]).1.failure();
+    let error = ordinary(json!({ "pids": { "limit": 20 } }))
+        .try_create(&[])
+        .1
+        .failure();
     assert_has!(error, "cannot set pids limit");
     let mut b = ordinary(json!({}));
     b.write();
     let plan = b.call(&["plan", b.dir.to_str().unwrap()]).success().stdout;
-    assert!(plan.lines().any(|l| l.starts_with("fallback: ") && l.contains("the container stays in the caller's cgroup")), "{plan}");
+    assert!(
+        plan.lines().any(|l| l.starts_with("fallback: ")
+            && l.contains("the container stays in the caller's cgroup")),
+        "{plan}"
+    );
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let line = own.lines().find(|l| l.contains(by_version("pids", ":pids:", "0::"))).unwrap();
+    let line = own
+        .lines()
+        .find(|l| l.contains(by_version("pids", ":pids:", "0::")))
+        .unwrap();
     assert_has!(b.output_of("cat /proc/self/cgroup"), line);
 }
 
 /// What a service manager does for a user: a cgroup whose files to make children are the user's.
 fn ordinary_user_in_a_delegated_tree_has_limits() {
     let own = Own::new("+memory +pids +cpu");
-    for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
-        std::os::unix::fs::chown(own.0.join(name), Some(users::ORDINARY), Some(users::ORDINARY)).unwrap();
+    for name in [
+        "",
+        "cgroup.procs",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+    ] {
+        std::os::unix::fs::chown(
+            own.0.join(name),
+            Some(users::ORDINARY),
+            Some(users::ORDINARY),
+        )
+        .unwrap();
     }
     fs::create_dir(own.0.join("session")).unwrap();
     for name in ["", "cgroup.procs"] {
-        std::os::unix::fs::chown(own.0.join("session").join(name), Some(users::ORDINARY), Some(users::ORDINARY)).unwrap();
+        std::os::unix::fs::chown(
+            own.0.join("session").join(name),
+            Some(users::ORDINARY),
+            Some(users::ORDINARY),
+        )
+        .unwrap();
     }
     fs::write(own.0.join("session/cgroup.procs"), "0").unwrap();
-    let b = ordinary(json!({ "pids": { "limit": 9 }, "memory": { "limit": 32 << 20 }, "cpu": { "quota": 10_000, "period": 50_000 } }));
+    let b = ordinary(
+        json!({ "pids": { "limit": 9 }, "memory": { "limit": 32 << 20 }, "cpu": { "quota": 10_000, "period": 50_000 } }),
+    );
     let c = b.started();
     let dir = own.0.join(&b.id);
     assert_acts(&b, &dir);
     until("a throttled period", || {
-        c.exec(&["/bin/sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"]).success();
-        counter(&fs::read_to_string(dir.join("cpu.stat")).unwrap(), "nr_throttled") > 0
+        c.exec(&[
+            "/bin/sh",
+            "-c",
+            "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done",
+        ])
+        .success();
+        counter(
+            &fs::read_to_string(dir.join("cpu.stat")).unwrap(),
+            "nr_throttled",
+        ) > 0
     });
     drop(c);
     assert!(!dir.exists());
@@ -266,10 +391,19 @@ fn ordinary_user_in_a_delegated_tree_has_limits() {
 
 /// The limits of pids (9) and memory (32 MiB) are there, act, and can be updated.
 fn assert_acts(b: &Bundle, dir: &Path) {
-    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{}/{name}: {e}", dir.display()));
-    assert_eq!((read("pids.max"), read("memory.max")), ("9\n".into(), format!("{}\n", 32 << 20)));
+    let read = |name: &str| {
+        fs::read_to_string(dir.join(name))
+            .unwrap_or_else(|e| panic!("{}/{name}: {e}", dir.display()))
+    };
+    assert_eq!(
+        (read("pids.max"), read("memory.max")),
+        ("9\n".into(), format!("{}\n", 32 << 20))
+    );
     let exec = |script: &str| b.call(&["exec", &b.id, "/bin/sh", "-c", script]);
-    assert_has!(exec("for i in 1 2 3 4 5 6 7 8 9 10; do /bin/sleep 2 & done; wait").stderr, "can't fork");
+    assert_has!(
+        exec("for i in 1 2 3 4 5 6 7 8 9 10; do /bin/sleep 2 & done; wait").stderr,
+        "can't fork"
+    );
     assert!(counter(&read("pids.events"), "max") > 0);
     exec("tail /dev/zero");
     assert!(counter(&read("memory.events"), "oom_kill") > 0);
@@ -295,11 +429,27 @@ fn by_users_systemd(limits: Value) -> Bundle {
     let mut b = Bundle::new();
     spec::make_rootless(&mut b.spec, USER, USER);
     b.runtime.user = Some(USER);
-    b.runtime.env.push(("XDG_RUNTIME_DIR".into(), format!("/run/user/{USER}")));
-    b.runtime.env.push(("DBUS_SESSION_BUS_ADDRESS".into(), format!("unix:path=/run/user/{USER}/bus")));
-    let name = b.cgroup.rsplit('/').next().unwrap().trim_end_matches(".scope").to_owned();
+    b.runtime
+        .env
+        .push(("XDG_RUNTIME_DIR".into(), format!("/run/user/{USER}")));
+    b.runtime.env.push((
+        "DBUS_SESSION_BUS_ADDRESS".into(),
+        format!("unix:path=/run/user/{USER}/bus"),
+    ));
+    let name = b
+        .cgroup
+        .rsplit('/')
+        .next()
+        .unwrap()
+        .trim_end_matches(".scope")
+        .to_owned();
     let (prefix, number) = name.rsplit_once('-').unwrap();
-    b.args(&["sleep", "1000"]).set("/linux/resources", limits).set("/linux/cgroupsPath", json!(format!("user.slice:{prefix}:{number}")));
+    b.args(&["sleep", "1000"])
+        .set("/linux/resources", limits)
+        .set(
+            "/linux/cgroupsPath",
+            json!(format!("user.slice:{prefix}:{number}")),
+        );
     crate::support::fixture::give_to(&b.dir, USER, USER);
     b.cgroup = format!("/user.slice/user-{USER}.slice/user@{USER}.service/user.slice/{name}.scope");
     b
@@ -317,7 +467,10 @@ fn ordinary_user_by_systemd_has_limits() {
 
 fn ordinary_user_by_systemd_may_not_have_what_is_not_delegated() {
     let b = by_users_systemd(json!({ "cpu": { "cpus": "0" } }));
-    let given = fs::read_to_string("/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.controllers").unwrap();
+    let given = fs::read_to_string(
+        "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.controllers",
+    )
+    .unwrap();
     if given.contains("cpuset") {
         skip!("this systemd gives cpuset to its users");
     }
@@ -326,13 +479,21 @@ fn ordinary_user_by_systemd_may_not_have_what_is_not_delegated() {
 
 /// A profile of the test's own that forbids one file.
 fn apparmor_profile_confines() {
-    let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y");
+    let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|text| text.trim() == "Y");
     if !on || !Path::new("/sys/kernel/security/apparmor").exists() {
         skip!("AppArmor is off here");
     }
     let name = format!("hull-test-{}", std::process::id());
     let file = crate::support::fixture::new_dir("profile").join("profile");
-    fs::write(&file, format!("profile {name} flags=(attach_disconnected) {{\n  file,\n  signal,\n  unix,\n  deny /etc/passwd r,\n}}\n")).unwrap();
+    fs::write(
+        &file,
+        format!(
+            "profile {name} flags=(attach_disconnected) {{\n  file,\n  \
+        signal,\n  unix,\n  deny /etc/passwd r,\n}}\n"
+        ),
+    )
+    .unwrap();
     let parser = |flag: &str| {
         let mut command = std::process::Command::new("apparmor_parser");
         command.args([flag, file.to_str().unwrap()]);
@@ -348,6 +509,9 @@ fn apparmor_profile_confines() {
     c.exec(&["cat", "/etc/group"]).success();
     drop(c);
     parser("-R").success();
-    b.set("/process/apparmorProfile", json!("hull-test-no-such-profile"));
+    b.set(
+        "/process/apparmorProfile",
+        json!("hull-test-no-such-profile"),
+    );
     assert_has!(b.run().failure(), "apparmor");
 }

@@ -1,6 +1,8 @@
 //! Checkpoint and restore: what comes back, and what stays where it was.
 
-use crate::checkpoint_world::{Saved, bundle, count, counter, guard, passed, started, succeeds, with_runc};
+use crate::checkpoint_world::{
+    Saved, bundle, count, counter, guard, passed, started, succeeds, with_runc,
+};
 use crate::support::cgroups::{self, Version};
 use crate::support::{Bundle, fixture, runtime, until};
 use serde_json::json;
@@ -38,18 +40,39 @@ fn a_counter_goes_on_where_it_was() {
     saved.dumped(&b, &[]);
     let stopped = count(&b);
     assert!(stopped >= before);
-    assert!(c.call(&["state"]).failure().contains("does not exist"), "with the checkpoint the container ends");
+    assert!(
+        c.call(&["state"]).failure().contains("does not exist"),
+        "with the checkpoint the container ends"
+    );
     assert!(!b.cgroup_dir("freezer").exists(), "its cgroup is gone");
-    saved.restore(&b, &["--pid-file", pid_file.to_str().unwrap()]).success();
+    saved
+        .restore(&b, &["--pid-file", pid_file.to_str().unwrap()])
+        .success();
     assert_eq!(c.status(), "running");
     assert_eq!(runtime::text(&pid_file), c.pid().to_string());
     let after = passed(&b, stopped);
-    assert!(after < stopped + 1000 && after > stopped, "{before}, {stopped}, {after}");
-    assert_eq!(c.exec(&["sh", "-c", "tr '\\0' ' ' </proc/1/cmdline | cut -c1-5"]).success().stdout.trim(), "/bin/");
+    assert!(
+        after < stopped + 1000 && after > stopped,
+        "{before}, {stopped}, {after}"
+    );
+    assert_eq!(
+        c.exec(&["sh", "-c", "tr '\\0' ' ' </proc/1/cmdline | cut -c1-5"])
+            .success()
+            .stdout
+            .trim(),
+        "/bin/"
+    );
     // It is in its cgroup, with the device rules.
-    assert!(b.cgroup_file("freezer", "cgroup.procs").lines().any(|line| line == c.pid().to_string()));
+    assert!(
+        b.cgroup_file("freezer", "cgroup.procs")
+            .lines()
+            .any(|line| line == c.pid().to_string())
+    );
     if cgroups::version("devices") == Version::V1 {
-        assert!(!b.cgroup_file("devices", "devices.list").contains("a *:* rwm"));
+        assert!(
+            !b.cgroup_file("devices", "devices.list")
+                .contains("a *:* rwm")
+        );
     }
 }
 
@@ -119,7 +142,8 @@ fn images_are_roots_alone() {
         seen += 1;
     }
     assert!(seen > 10, "{seen} images");
-    let names: Vec<String> = serde_json::from_str(&runtime::text(saved.images.join("descriptors.json"))).unwrap();
+    let names: Vec<String> =
+        serde_json::from_str(&runtime::text(saved.images.join("descriptors.json"))).unwrap();
     assert_eq!(names.len(), 3);
     assert!(!saved.log("dump.log").is_empty());
 }
@@ -130,11 +154,22 @@ fn output_to_a_file_goes_on_to_the_new_callers_file() {
     let dir = fixture::new_dir("files");
     let run = |args: &[&str], name: &str| {
         let mut command = b.runtime.command(args);
-        let open = |name: &str| fs::File::options().create(true).append(true).open(dir.join(name)).unwrap();
+        let open = |name: &str| {
+            fs::File::options()
+                .create(true)
+                .append(true)
+                .open(dir.join(name))
+                .unwrap()
+        };
         command.stdout(open(name)).stderr(open("errors"));
         assert!(succeeds(command), "{}", runtime::text(dir.join("errors")));
     };
-    let lines = |name: &str| -> Vec<u64> { runtime::text(dir.join(name)).lines().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect() };
+    let lines = |name: &str| -> Vec<u64> {
+        runtime::text(dir.join(name))
+            .lines()
+            .filter_map(|line| line.strip_prefix("line ")?.parse().ok())
+            .collect()
+    };
     b.write();
     let bundle = b.dir.to_str().unwrap();
     run(&["run", "--detach", "--bundle", bundle, &b.id], "first");
@@ -143,28 +178,50 @@ fn output_to_a_file_goes_on_to_the_new_callers_file() {
     let saved = Saved::new();
     saved.dumped(&b, &[]);
     let last = *lines("first").last().unwrap();
-    run(&["restore", "--detach", "--bundle", bundle, "--image-path", saved.images.to_str().unwrap(), &b.id], "second");
+    run(
+        &[
+            "restore",
+            "--detach",
+            "--bundle",
+            bundle,
+            "--image-path",
+            saved.images.to_str().unwrap(),
+            &b.id,
+        ],
+        "second",
+    );
     until("lines in the other file", || lines("second").len() > 3);
     assert_eq!(lines("second")[0], last + 1);
     assert_eq!(lines("first").last(), Some(&last));
 }
 
-/// `hull run --detach >log`: written in place, not appended; cut off, removed or another kind of thing by the time of the restore.
+/// `hull run --detach >log`: written in place, not appended; cut off, removed or another kind of
+/// thing by the time of the restore.
 fn a_log_that_was_replaced_is_no_obstacle() {
     only_hull!("runc cannot save a file of the host");
-    let b = bundle("i=0; while true; do i=$((i+1)); echo line $i; echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let b = bundle(
+        "i=0; while true; do i=$((i+1)); echo line $i; echo $i >/tmp/new; mv /tmp/new /tmp/count; \
+            sleep 0.1; done",
+    );
     b.write();
     let (bundle, log) = (b.dir.to_str().unwrap(), fixture::new_dir("log").join("log"));
     let to_log = |args: &[&str]| {
         let mut command = b.runtime.command(args);
         let file = fs::File::create(&log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
         assert!(succeeds(command), "{}", runtime::text(&log));
     };
     to_log(&["run", "--detach", "--bundle", bundle, &b.id]);
     let _c = guard(&b);
     until("some lines", || runtime::text(&log).lines().count() > 3);
-    let first = |text: String| text.split_once(['\n']).map(|(line, _)| line.to_owned()).unwrap_or_default();
+    let first = |text: String| {
+        text.split_once(['\n'])
+            .map(|(line, _)| line.to_owned())
+            .unwrap_or_default()
+    };
     for how in ["cut off", "removed while it ran", "replaced by no file"] {
         let saved = Saved::new();
         if how == "removed while it ran" {
@@ -172,15 +229,26 @@ fn a_log_that_was_replaced_is_no_obstacle() {
         }
         saved.dumped(&b, &[]);
         let last = count(&b);
-        let images = ["--image-path", saved.images.to_str().unwrap(), "--work-path", saved.work.to_str().unwrap(), &b.id];
+        let images = [
+            "--image-path",
+            saved.images.to_str().unwrap(),
+            "--work-path",
+            saved.work.to_str().unwrap(),
+            &b.id,
+        ];
         let args = [&["restore", "--detach", "--bundle", bundle], &images[..]].concat();
         if how == "replaced by no file" {
             b.call(&args).success();
         } else {
             to_log(&args);
-            until("a line of the same program", || runtime::text(&log).contains('\n'));
+            until("a line of the same program", || {
+                runtime::text(&log).contains('\n')
+            });
             let begin = first(runtime::text(&log));
-            assert!(begin == format!("line {}", last + 1) || begin == format!("line {}", last + 2), "{how}: {begin:?} after {last}");
+            assert!(
+                begin == format!("line {}", last + 1) || begin == format!("line {}", last + 2),
+                "{how}: {begin:?} after {last}"
+            );
         }
         passed(&b, last);
     }
@@ -188,13 +256,22 @@ fn a_log_that_was_replaced_is_no_obstacle() {
 
 fn input_from_a_file_goes_on_where_it_was() {
     only_hull!("runc cannot save a file of the host");
-    let b = bundle("while read line; do echo $line >/tmp/seen; until [ -e /tmp/go-$line ]; do sleep 0.1; done; done; echo end >/tmp/seen");
+    let b = bundle(
+        "while read line; do echo $line >/tmp/seen; until [ -e /tmp/go-$line ]; do sleep 0.1; \
+            done; done; echo end >/tmp/seen",
+    );
     b.write();
-    let (bundle, input) = (b.dir.to_str().unwrap(), fixture::new_dir("input").join("lines"));
+    let (bundle, input) = (
+        b.dir.to_str().unwrap(),
+        fixture::new_dir("input").join("lines"),
+    );
     fs::write(&input, "1\n2\n3\n").unwrap();
     let reading = |args: &[&str]| {
         let mut command = b.runtime.command(args);
-        command.stdin(fs::File::open(&input).unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .stdin(fs::File::open(&input).unwrap())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         assert!(succeeds(command));
     };
     let seen = || runtime::text(b.rootfs().join("tmp/seen"));
@@ -206,7 +283,15 @@ fn input_from_a_file_goes_on_where_it_was() {
     let saved = Saved::new();
     saved.dumped(&b, &[]);
     fs::write(&input, "1\n2\nthree\nfour\n").unwrap();
-    reading(&["restore", "--detach", "--bundle", bundle, "--image-path", saved.images.to_str().unwrap(), &b.id]);
+    reading(&[
+        "restore",
+        "--detach",
+        "--bundle",
+        bundle,
+        "--image-path",
+        saved.images.to_str().unwrap(),
+        &b.id,
+    ]);
     go("2");
     until("the third line of the new file", || seen() == "three\n");
     go("three");
@@ -222,7 +307,10 @@ fn pipes_are_the_new_callers() {
         let mut command = b.runtime.command(args);
         let (theirs_in, mut to) = std::io::pipe().unwrap();
         let (from, theirs_out) = std::io::pipe().unwrap();
-        command.stdin(theirs_in).stdout(theirs_out).stderr(Stdio::null());
+        command
+            .stdin(theirs_in)
+            .stdout(theirs_out)
+            .stderr(Stdio::null());
         assert!(succeeds(command), "{args:?}");
         to.write_all(said.as_bytes()).unwrap();
         let mut line = String::new();
@@ -235,7 +323,18 @@ fn pipes_are_the_new_callers() {
     assert_eq!(line, "1 one\n");
     saved.dumped(&b, &[]);
     drop((to, from));
-    let (line, ..) = talk(&["restore", "--detach", "--bundle", bundle, "--image-path", saved.images.to_str().unwrap(), &b.id], "two\n");
+    let (line, ..) = talk(
+        &[
+            "restore",
+            "--detach",
+            "--bundle",
+            bundle,
+            "--image-path",
+            saved.images.to_str().unwrap(),
+            &b.id,
+        ],
+        "two\n",
+    );
     assert_eq!(line, "2 two\n");
 }
 
@@ -249,7 +348,12 @@ fn runc_restores_hulls_images() {
     let stopped = count(&b);
     let _r = guard(&runc);
     let out = saved.restore(&runc, &[]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
     passed(&b, stopped);
 }
 
@@ -264,7 +368,12 @@ fn hull_restores_runcs_images() {
     let stopped = count(&b);
     let c = guard(&b);
     let out = saved.restore(&b, &[]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
     passed(&b, stopped);
     assert_eq!(c.status(), "running");
 }
@@ -278,18 +387,37 @@ fn restore_in_the_foreground_gives_the_exit_status() {
     let (images, bundle) = (saved.images.to_str().unwrap(), b.dir.to_str().unwrap());
     let out = b.call(&["restore", "--bundle", bundle, "--image-path", images, &b.id]);
     assert_eq!(out.status, 7, "{}", out.stderr);
-    assert!(b.call(&["state", &b.id]).failure().contains("does not exist"));
+    assert!(
+        b.call(&["state", &b.id])
+            .failure()
+            .contains("does not exist")
+    );
 }
 
 fn a_container_that_does_not_run_is_refused() {
     let b = counter();
     let saved = Saved::new();
-    assert!(saved.checkpoint(&b, &[]).failure().contains("does not exist"));
+    assert!(
+        saved
+            .checkpoint(&b, &[])
+            .failure()
+            .contains("does not exist")
+    );
     let c = b.create();
-    assert!(saved.checkpoint(&b, &[]).failure().contains("cannot be checkpointed in created state"));
+    assert!(
+        saved
+            .checkpoint(&b, &[])
+            .failure()
+            .contains("cannot be checkpointed in created state")
+    );
     c.kill("KILL").success();
     c.wait_for("stopped");
-    assert!(saved.checkpoint(&b, &[]).failure().contains("cannot be checkpointed in stopped state"));
+    assert!(
+        saved
+            .checkpoint(&b, &[])
+            .failure()
+            .contains("cannot be checkpointed in stopped state")
+    );
 }
 
 fn folders_without_images_are_refused() {
@@ -299,7 +427,11 @@ fn folders_without_images_are_refused() {
     assert_has!(said, "no images to restore from");
     fs::create_dir(&saved.images).unwrap();
     assert_has!(saved.restore(&b, &[]).failure(), "inventory.img");
-    assert!(b.call(&["state", &b.id]).failure().contains("does not exist"));
+    assert!(
+        b.call(&["state", &b.id])
+            .failure()
+            .contains("does not exist")
+    );
     assert!(!b.cgroup_dir("freezer").exists());
 }
 
@@ -315,7 +447,12 @@ fn a_missing_criu_is_named() {
     let mut other = b.runtime.clone();
     other.global.clear();
     other.env = vec![("HULL_CRIU".into(), "/nowhere/else".into())];
-    assert_has!(other.call(&["checkpoint", "--image-path", "/nowhere/images", &b.id]).failure(), "/nowhere/else is not there");
+    assert_has!(
+        other
+            .call(&["checkpoint", "--image-path", "/nowhere/images", &b.id])
+            .failure(),
+        "/nowhere/else is not there"
+    );
 }
 
 fn a_program_that_is_no_criu_is_named() {

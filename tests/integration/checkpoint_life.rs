@@ -1,6 +1,9 @@
-//! What a process has, and has again: threads, memory, files, pipes, sockets, timers, a terminal, volumes, limits, ids.
+//! What a process has, and has again: threads, memory, files, pipes, sockets, timers, a terminal,
+//! volumes, limits, ids.
 
-use crate::checkpoint_world::{Saved, ask, bundle, count, guard, passed, started, succeeds, version, with_criu, with_runc};
+use crate::checkpoint_world::{
+    Saved, ask, bundle, count, guard, passed, started, succeeds, version, with_criu, with_runc,
+};
 use crate::support::cgroups::by_version;
 use crate::support::console::FdSocket;
 use crate::support::runtime::drives_hull;
@@ -33,19 +36,38 @@ fn threads_memory_files_pipes_sockets_and_timers_come_back() {
     let after = ask(&b, "last");
     let number = |of: &HashMap<String, String>, name: &str| of[name].parse::<u64>().unwrap();
     for name in ["shared", "counted"] {
-        assert!(number(&after, name) > number(&before, name), "{name}: {before:?}, {after:?}");
+        assert!(
+            number(&after, name) > number(&before, name),
+            "{name}: {before:?}, {after:?}"
+        );
     }
-    let expected = [("timer", "true"), ("pipe", "in the pipe"), ("socket", "in the socket"), ("rest", "56789"), ("removed", "of a removed file"), ("accepted", "true")];
+    let expected = [
+        ("timer", "true"),
+        ("pipe", "in the pipe"),
+        ("socket", "in the socket"),
+        ("rest", "56789"),
+        ("removed", "of a removed file"),
+        ("accepted", "true"),
+    ];
     for (name, value) in expected {
         assert_eq!(after[name], value, "{name}");
     }
     assert_eq!(c.status_line("Threads"), threads);
-    let processes: u32 = c.exec(&["sh", "-c", "ls -d /proc/[0-9]* | wc -l"]).success().stdout.trim().parse().unwrap();
+    let processes: u32 = c
+        .exec(&["sh", "-c", "ls -d /proc/[0-9]* | wc -l"])
+        .success()
+        .stdout
+        .trim()
+        .parse()
+        .unwrap();
     assert!(processes >= 3, "{processes}");
 }
 
 fn volumes_come_back_from_their_sources() {
-    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/data/count; cat /ro/text >/data/seen; sleep 0.1; done");
+    let mut b = bundle(
+        "i=0; while true; do i=$((i+1)); echo $i >/data/count; cat /ro/text >/data/seen; sleep \
+            0.1; done",
+    );
     let (data, ro) = (fixture::new_dir("data"), fixture::new_dir("ro"));
     fs::write(ro.join("text"), "one").unwrap();
     fs::create_dir(ro.join("deep")).unwrap();
@@ -55,62 +77,124 @@ fn volumes_come_back_from_their_sources() {
     b.mount("/ro", "bind", ro.to_str().unwrap(), &["bind", "ro"]);
     b.mount("/ro/deep", "bind", data.to_str().unwrap(), &["bind"]);
     b.mount("/link", "bind", data.to_str().unwrap(), &["bind"]);
-    b.mount("/etc/file", "bind", fixture::test_scratch().join("file").to_str().unwrap(), &["bind", "ro"]);
+    b.mount(
+        "/etc/file",
+        "bind",
+        fixture::test_scratch().join("file").to_str().unwrap(),
+        &["bind", "ro"],
+    );
     b.mount("/scratch", "tmpfs", "tmpfs", &["mode=700"]);
     let c = started(&b);
-    let number = || runtime::text(data.join("count")).trim().parse::<u64>().unwrap_or(0);
+    let number = || {
+        runtime::text(data.join("count"))
+            .trim()
+            .parse::<u64>()
+            .unwrap_or(0)
+    };
     until("the counter", || number() > 2);
-    c.exec(&["sh", "-c", "echo in memory >/scratch/text"]).success();
+    c.exec(&["sh", "-c", "echo in memory >/scratch/text"])
+        .success();
     let saved = Saved::new();
     saved.dumped(&b, &[]);
     let stopped = number();
     fs::write(ro.join("text"), "two").unwrap();
     let out = saved.restore(&b, &[]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
-    until("the counter to go on", || number() > stopped && runtime::text(data.join("seen")) == "two");
-    let seen = c.exec(&["sh", "-c", "cat /etc/file /scratch/text; until grep . /mnt/seen; do :; done; touch /ro/x 2>&1; stat -c %a /scratch"]).success().stdout;
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
+    until("the counter to go on", || {
+        number() > stopped && runtime::text(data.join("seen")) == "two"
+    });
+    let seen = c
+        .exec(&[
+            "sh",
+            "-c",
+            "cat /etc/file /scratch/text; until grep . /mnt/seen; do :; \
+        done; touch /ro/x 2>&1; stat -c %a /scratch",
+        ])
+        .success()
+        .stdout;
     for part in ["a file", "in memory", "two", "Read-only", "700"] {
         assert_has!(seen, part);
     }
 }
 
 fn limits_hold_again() {
-    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let mut b = bundle(
+        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; \
+            done",
+    );
     b.set("/linux/resources/memory", json!({ "limit": 64 << 20 }));
     b.set("/linux/resources/pids", json!({ "limit": 77 }));
-    b.set("/process/rlimits", json!([{ "type": "RLIMIT_NOFILE", "hard": 333, "soft": 222 }]));
+    b.set(
+        "/process/rlimits",
+        json!([{ "type": "RLIMIT_NOFILE", "hard": 333, "soft": 222 }]),
+    );
     let c = started(&b);
     passed(&b, 1);
     let saved = Saved::new();
     saved.dumped(&b, &[]);
     let out = saved.restore(&b, &[]).success();
-    assert_eq!(b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(
+        b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"),
+        (64 << 20).to_string()
+    );
     assert_eq!(b.cgroup_file("pids", "pids.max"), "77");
     let limits = c.proc_file("limits");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["222", "333"]);
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    assert_eq!(
+        line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(),
+        ["222", "333"]
+    );
     // criu before 3.19 leaves it out, and hull says so.
     let kept = c.status_line("NoNewPrivs") == "1";
     assert!(kept || version().starts_with("3.1"), "{}", version());
-    assert!(!drives_hull() || kept != out.stderr.contains("no_new_privs"), "{kept}: {}", out.stderr);
+    assert!(
+        !drives_hull() || kept != out.stderr.contains("no_new_privs"),
+        "{kept}: {}",
+        out.stderr
+    );
     assert_eq!(c.status_line("CapEff"), "0000000020000420");
 }
 
 fn a_user_namespace_comes_back() {
     let mut b = with_criu(Bundle::with_user_namespace());
-    b.args(&["/bin/sh", "-c", "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new \
+        /tmp/count; sleep 0.1; done",
+    ]);
     let c = started(&b);
     let before = (passed(&b, 1), c.status_line("Uid"), c.proc_file("uid_map"));
     Saved::round(&b, &[], &[]);
     passed(&b, before.0);
-    assert_eq!((c.status_line("Uid"), c.proc_file("uid_map")), (before.1, before.2));
-    assert_eq!(c.exec(&["sh", "-c", "echo x >/dev/null; id -u"]).success().stdout.trim(), "0");
+    assert_eq!(
+        (c.status_line("Uid"), c.proc_file("uid_map")),
+        (before.1, before.2)
+    );
+    assert_eq!(
+        c.exec(&["sh", "-c", "echo x >/dev/null; id -u"])
+            .success()
+            .stdout
+            .trim(),
+        "0"
+    );
     // And once more: what was bound in place of device nodes is known again.
     Saved::round(&b, &[], &[]);
 }
 
 fn a_joined_network_namespace_is_joined_again() {
-    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let mut b = bundle(
+        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; \
+            done",
+    );
     let holder = Holder::new(&["--net"]);
     b.join("network", holder.path("net"));
     let c = started(&b);
@@ -124,27 +208,53 @@ fn a_joined_network_namespace_is_joined_again() {
 /// What hull made of it, hull makes again; what the container itself did to it, criu does again.
 fn a_network_namespace_of_its_own_is_as_it_was() {
     only_hull!("runc leaves loopback down, and forgets the rest");
-    let script = "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done";
+    let script = "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; \
+        sleep 0.1; done";
     for may_change in [false, true] {
         let mut b = bundle(script);
-        b.set("/linux/sysctl", json!({ "net.ipv4.ip_unprivileged_port_start": "99" }));
+        b.set(
+            "/linux/sysctl",
+            json!({ "net.ipv4.ip_unprivileged_port_start": "99" }),
+        );
         if may_change {
             b.push("/process/capabilities/bounding", json!("CAP_NET_ADMIN"));
         }
         let c = started(&b);
         passed(&b, 1);
         if may_change {
-            c.exec(&["--cap", "CAP_NET_ADMIN", "ip", "address", "add", "10.99.0.1/32", "dev", "lo"]).success();
+            c.exec(&[
+                "--cap",
+                "CAP_NET_ADMIN",
+                "ip",
+                "address",
+                "add",
+                "10.99.0.1/32",
+                "dev",
+                "lo",
+            ])
+            .success();
         }
         let saved = Saved::round(&b, &[], &[]);
         passed(&b, count(&b));
-        let links = fs::read_dir(&saved.images).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("netdev-")).count();
+        let links = fs::read_dir(&saved.images)
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("netdev-"))
+            .count();
         assert_eq!(links, usize::from(may_change), "images of interfaces");
         let shown = c.exec(&["ip", "address", "show", "lo"]).success().stdout;
-        assert!(shown.contains("UP") && shown.contains("127.0.0.1"), "{shown}");
+        assert!(
+            shown.contains("UP") && shown.contains("127.0.0.1"),
+            "{shown}"
+        );
         assert_eq!(shown.contains("10.99.0.1"), may_change, "{shown}");
         if !may_change {
-            assert_eq!(c.exec(&["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"]).success().stdout, "99\n");
+            assert_eq!(
+                c.exec(&["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"])
+                    .success()
+                    .stdout,
+                "99\n"
+            );
         }
     }
 }
@@ -154,7 +264,15 @@ fn a_terminal_comes_over_the_console_socket() {
     b.set("/process/terminal", json!(true));
     b.write();
     let socket = FdSocket::new();
-    let mut command = b.runtime.command(&["run", "--detach", "--bundle", b.dir.to_str().unwrap(), "--console-socket", socket.path.to_str().unwrap(), &b.id]);
+    let mut command = b.runtime.command(&[
+        "run",
+        "--detach",
+        "--bundle",
+        b.dir.to_str().unwrap(),
+        "--console-socket",
+        socket.path.to_str().unwrap(),
+        &b.id,
+    ]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let _c = guard(&b);
     assert!(succeeds(command));
@@ -165,7 +283,12 @@ fn a_terminal_comes_over_the_console_socket() {
     saved.dumped(&b, &[]);
     drop(terminal);
     let out = saved.restore(&b, &["--console-socket", socket.path.to_str().unwrap()]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
     let mut terminal = socket.terminal();
     terminal.write("two\n");
     terminal.read_until("line 2: two.");
@@ -174,9 +297,21 @@ fn a_terminal_comes_over_the_console_socket() {
 fn hooks_run_as_runc_runs_them() {
     let mut b = bundle("sleep 1000");
     let log = fixture::new_dir("hooks").join("log");
-    for list in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
-        let script = format!("echo {list} $(grep -o '\"pid\":[^,]*' | tr -dc 0-9 | grep -c .) >>{}", log.display());
-        b.push(&format!("/hooks/{list}"), json!({ "path": "/bin/sh", "args": ["sh", "-c", script] }));
+    for list in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "poststart",
+        "poststop",
+    ] {
+        let script = format!(
+            "echo {list} $(grep -o '\"pid\":[^,]*' | tr -dc 0-9 | grep -c .) >>{}",
+            log.display()
+        );
+        b.push(
+            &format!("/hooks/{list}"),
+            json!({ "path": "/bin/sh", "args": ["sh", "-c", script] }),
+        );
     }
     let run = |b: &Bundle| {
         let c = started(b);
@@ -195,12 +330,18 @@ fn hooks_run_as_runc_runs_them() {
 }
 
 fn a_cgroup_namespace_comes_back() {
-    let mut b = bundle("i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let mut b = bundle(
+        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; \
+            done",
+    );
     b.push("/linux/namespaces", json!({ "type": "cgroup" }));
     let c = started(&b);
     let before = passed(&b, 1);
     Saved::round(&b, &[], &[]);
     passed(&b, before);
-    assert_has!(c.exec(&["cat", "/proc/1/cgroup"]).success().stdout, by_version("memory", "memory:/\n", "0::/\n"));
+    assert_has!(
+        c.exec(&["cat", "/proc/1/cgroup"]).success().stdout,
+        by_version("memory", "memory:/\n", "0::/\n")
+    );
     assert!(count(&b) > before);
 }

@@ -1,5 +1,5 @@
-//! Memory that is saved in rounds, goes to a page server, or comes back when it is used. Pages whose content is known are compared one by
-//! one afterwards.
+//! Memory that is saved in rounds, goes to a page server, or comes back when it is used. Pages
+//! whose content is known are compared one by one afterwards.
 
 use crate::checkpoint_world::{Saved, another, ask, own_network, started, with_criu};
 use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
@@ -33,7 +33,9 @@ fn remembers() -> Bundle {
 
 fn filled(b: &Bundle) -> Container<'_> {
     let c = started(b);
-    until("the memory to be full", || b.rootfs().join("tmp/full").exists());
+    until("the memory to be full", || {
+        b.rootfs().join("tmp/full").exists()
+    });
     c
 }
 
@@ -41,12 +43,16 @@ fn filled(b: &Bundle) -> Container<'_> {
 #[track_caller]
 fn intact(b: &Bundle) -> u64 {
     let answer = ask(b, "pages");
-    assert_eq!(answer["wrong"], "0:", "pages with another content than they had");
+    assert_eq!(
+        answer["wrong"], "0:",
+        "pages with another content than they had"
+    );
     answer["writes"].parse().unwrap()
 }
 
-/// Skips where the kernel does not tell which pages were written (CONFIG_MEM_SOFT_DIRTY): after the bits are cleared (`clear_refs`), bit 55
-/// of a page's entry in `pagemap` must come with a write, and not before (Documentation/admin-guide/mm/soft-dirty.rst).
+/// Skips where the kernel does not tell which pages were written (CONFIG_MEM_SOFT_DIRTY): after the
+/// bits are cleared (`clear_refs`), bit 55 of a page's entry in `pagemap` must come with a write,
+/// and not before (Documentation/admin-guide/mm/soft-dirty.rst).
 fn needs_tracking() {
     let mut memory = vec![1_u8; 3 * 4096];
     let page = (memory.as_ptr() as u64).div_ceil(4096);
@@ -68,13 +74,22 @@ fn needs_tracking() {
 
 /// The bytes of memory in a folder of images: as long as they are, and as the disk holds them.
 fn saved_memory(folder: &Path) -> (u64, u64) {
-    let all = fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("pages-"));
-    all.map(|entry| entry.metadata().unwrap()).fold((0, 0), |(length, blocks), meta| (length + meta.len(), blocks + meta.blocks() * 512))
+    let all = fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("pages-"));
+    all.map(|entry| entry.metadata().unwrap())
+        .fold((0, 0), |(length, blocks), meta| {
+            (length + meta.len(), blocks + meta.blocks() * 512)
+        })
 }
 
 /// The folder of images beside another's.
 fn beside(saved: &Saved, name: &str) -> Saved {
-    Saved { images: saved.images.with_file_name(name), work: saved.work.with_file_name(format!("{name}-work")) }
+    Saved {
+        images: saved.images.with_file_name(name),
+        work: saved.work.with_file_name(format!("{name}-work")),
+    }
 }
 
 /// A dump on top of two pre-dumps.
@@ -82,7 +97,10 @@ fn chain(b: &Bundle, c: &Container) -> [Saved; 3] {
     let [first, second] = pre_dumps(b, c);
     let last = beside(&first, "last");
     last.dumped(b, &["--parent-path", "../second"]);
-    assert!(c.call(&["state"]).failure().contains("does not exist"), "the dump ends the container");
+    assert!(
+        c.call(&["state"]).failure().contains("does not exist"),
+        "the dump ends the container"
+    );
     [first, second, last]
 }
 
@@ -93,9 +111,13 @@ fn pre_dumps(b: &Bundle, c: &Container) -> [Saved; 2] {
     first.dumped(b, &["--pre-dump"]);
     assert_eq!(c.status(), "running");
     let mut writes = intact(b);
-    until("writes after the first round", || std::mem::replace(&mut writes, intact(b)) < writes);
+    until("writes after the first round", || {
+        std::mem::replace(&mut writes, intact(b)) < writes
+    });
     second.dumped(b, &["--pre-dump", "--parent-path", "../images"]);
-    until("writes after the second round", || std::mem::replace(&mut writes, intact(b)) < writes);
+    until("writes after the second round", || {
+        std::mem::replace(&mut writes, intact(b)) < writes
+    });
     [first, second]
 }
 
@@ -105,15 +127,28 @@ fn a_chain_of_pre_dumps_is_restored() {
     let c = filled(&b);
     let before = intact(&b);
     let [first, second, last] = chain(&b, &c);
-    assert!(saved_memory(&first.images).0 >= MEMORY, "{:?}", saved_memory(&first.images));
+    assert!(
+        saved_memory(&first.images).0 >= MEMORY,
+        "{:?}",
+        saved_memory(&first.images)
+    );
     // Only what was written to meanwhile: an eighth of it.
     for folder in [&second.images, &last.images] {
         let bytes = saved_memory(folder).0;
-        assert!(bytes > 0 && bytes < MEMORY / 2, "{}: {bytes}", folder.display());
+        assert!(
+            bytes > 0 && bytes < MEMORY / 2,
+            "{}: {bytes}",
+            folder.display()
+        );
         assert!(folder.join("parent").is_symlink());
     }
     let out = last.restore(&b, &[]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, last.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        last.log("restore.log")
+    );
     assert!(intact(&b) > before);
     assert_eq!(c.status(), "running");
 }
@@ -126,11 +161,28 @@ fn a_chain_is_exported_whole() {
     let before = intact(&b);
     let file = fixture::new_dir("exported").join("chain.hull");
     let [first, second] = pre_dumps(&b, &c);
-    b.call(&["checkpoint", "--parent-path", second.images.to_str().unwrap(), "--export", file.to_str().unwrap(), &b.id]).success();
+    b.call(&[
+        "checkpoint",
+        "--parent-path",
+        second.images.to_str().unwrap(),
+        "--export",
+        file.to_str().unwrap(),
+        &b.id,
+    ])
+    .success();
     for folder in [first, second] {
         fs::remove_dir_all(folder.images).unwrap();
     }
-    b.call(&["restore", "--detach", "--import", file.to_str().unwrap(), "--bundle", b.dir.to_str().unwrap(), &b.id]).success();
+    b.call(&[
+        "restore",
+        "--detach",
+        "--import",
+        file.to_str().unwrap(),
+        "--bundle",
+        b.dir.to_str().unwrap(),
+        &b.id,
+    ])
+    .success();
     assert!(intact(&b) > before);
     assert_eq!(c.status(), "running");
 }
@@ -159,14 +211,24 @@ fn auto_dedup_keeps_each_page_once() {
     first.dumped(&b, &["--pre-dump"]);
     let before = saved_memory(&first.images);
     let mut writes = intact(&b);
-    until("writes", || std::mem::replace(&mut writes, intact(&b)) < writes);
+    until("writes", || {
+        std::mem::replace(&mut writes, intact(&b)) < writes
+    });
     let last = beside(&first, "last");
     last.dumped(&b, &["--parent-path", "../images", "--auto-dedup"]);
     // What the second has anew is cut out of the first, whose file stays as long as it was.
     let after = saved_memory(&first.images);
-    assert!(after.0 == before.0 && after.1 < before.1, "{before:?}, {after:?}");
+    assert!(
+        after.0 == before.0 && after.1 < before.1,
+        "{before:?}, {after:?}"
+    );
     let out = last.restore(&b, &["--auto-dedup"]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, last.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        last.log("restore.log")
+    );
     intact(&b);
     // And what is back in memory is in no file any more.
     let (first, last) = (saved_memory(&first.images).1, saved_memory(&last.images).1);
@@ -179,7 +241,11 @@ struct Server(Child);
 impl Server {
     fn start(args: &[&str]) -> Self {
         let mut command = Command::new(crate::checkpoint_world::criu());
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         Self(leaks::spawn(&mut command).unwrap())
     }
 
@@ -188,8 +254,15 @@ impl Server {
     fn ends(&mut self, log: &Path) {
         let in_time = harness::wait_within(&mut self.0, runtime::LIMIT);
         let status = self.0.wait().unwrap();
-        leaks::OWN.lock().unwrap().remove(&self.0.id().cast_signed());
-        assert!(in_time && status.success(), "{status}\n{}", fs::read_to_string(log).unwrap_or_default());
+        leaks::OWN
+            .lock()
+            .unwrap()
+            .remove(&self.0.id().cast_signed());
+        assert!(
+            in_time && status.success(),
+            "{status}\n{}",
+            fs::read_to_string(log).unwrap_or_default()
+        );
     }
 }
 
@@ -197,16 +270,25 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
-        leaks::OWN.lock().unwrap().remove(&self.0.id().cast_signed());
+        leaks::OWN
+            .lock()
+            .unwrap()
+            .remove(&self.0.id().cast_signed());
     }
 }
 
 const PORT: &str = "27277";
 
-/// Whether somebody listens at the port, asked without connecting: the servers serve one client. (proc_net: state 0A is LISTEN.)
+/// Whether somebody listens at the port, asked without connecting: the servers serve one client.
+/// (proc_net: state 0A is LISTEN.)
 fn listening() -> bool {
     let port = format!(":{:04X} ", PORT.parse::<u16>().unwrap());
-    ["tcp", "tcp6"].iter().any(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).is_ok_and(|text| text.lines().any(|line| line.contains(&port) && line.contains(" 0A "))))
+    ["tcp", "tcp6"].iter().any(|name| {
+        fs::read_to_string(format!("/proc/thread-self/net/{name}")).is_ok_and(|text| {
+            text.lines()
+                .any(|line| line.contains(&port) && line.contains(" 0A "))
+        })
+    })
 }
 
 fn pages_go_to_a_page_server() {
@@ -215,26 +297,53 @@ fn pages_go_to_a_page_server() {
     let c = filled(&b);
     let (pages, saved) = (fixture::new_dir("pages"), Saved::new());
     let log = pages.join("server.log");
-    let mut server = Server::start(&["page-server", "--images-dir", pages.to_str().unwrap(), "--address", "127.0.0.1", "--port", PORT, "--log-file", log.to_str().unwrap()]);
+    let mut server = Server::start(&[
+        "page-server",
+        "--images-dir",
+        pages.to_str().unwrap(),
+        "--address",
+        "127.0.0.1",
+        "--port",
+        PORT,
+        "--log-file",
+        log.to_str().unwrap(),
+    ]);
     until("the page server", listening);
     saved.dumped(&b, &["--page-server", &format!("127.0.0.1:{PORT}")]);
     server.ends(&log);
     drop(c);
-    assert_eq!(saved_memory(&saved.images).0, 0, "no page is where the other images are");
+    assert_eq!(
+        saved_memory(&saved.images).0,
+        0,
+        "no page is where the other images are"
+    );
     assert!(saved_memory(&pages).0 >= MEMORY);
-    for entry in fs::read_dir(&pages).unwrap().flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "img")) {
+    for entry in fs::read_dir(&pages)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "img"))
+    {
         fs::copy(entry.path(), saved.images.join(entry.file_name())).unwrap();
     }
     let _c = Container::new(&b);
     let out = saved.restore(&b, &[]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
     intact(&b);
 }
 
-/// As runc's users do it: the dump waits with the pages, `criu lazy-pages` fetches them, and the restored container runs before it has them.
+/// As runc's users do it: the dump waits with the pages, `criu lazy-pages` fetches them, and the
+/// restored container runs before it has them.
 fn lazy_pages_come_when_they_are_used() {
     let all = runtime::text("/proc/self/status");
-    let bounding = all.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
+    let bounding = all
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .unwrap();
     // CAP_SYS_RESOURCE: criu's pipes are longer than others may have.
     if u64::from_str_radix(bounding.trim(), 16).unwrap() >> 24 & 1 == 0 {
         skip!("criu's pages need CAP_SYS_RESOURCE here");
@@ -247,26 +356,70 @@ fn lazy_pages_come_when_they_are_used() {
     let (mut ready, status) = std::io::pipe().unwrap();
     rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::empty()).unwrap();
     let number = std::os::fd::AsRawFd::as_raw_fd(&status).to_string();
-    let mut dump = saved.begun(&b, &["--lazy-pages", "--page-server", &format!("127.0.0.1:{PORT}"), "--status-fd", &number]);
+    let mut dump = saved.begun(
+        &b,
+        &[
+            "--lazy-pages",
+            "--page-server",
+            &format!("127.0.0.1:{PORT}"),
+            "--status-fd",
+            &number,
+        ],
+    );
     drop(status);
     let mut said = [1; 8];
-    assert!(harness::readable_within(&ready, runtime::LIMIT), "--status-fd says nothing");
+    assert!(
+        harness::readable_within(&ready, runtime::LIMIT),
+        "--status-fd says nothing"
+    );
     let count = ready.read(&mut said).unwrap();
     assert_eq!(said[..count], [0], "{}", saved.log("dump.log"));
     let (images, work) = (saved.images.to_str().unwrap(), saved.work.to_str().unwrap());
-    let mut server = Server::start(&["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", PORT, "-D", images, "-W", work, "-vv", "-o", "lazy.log"]);
-    until("the daemon's socket", || saved.work.join("lazy-pages.socket").exists());
+    let mut server = Server::start(&[
+        "lazy-pages",
+        "--page-server",
+        "--address",
+        "127.0.0.1",
+        "--port",
+        PORT,
+        "-D",
+        images,
+        "-W",
+        work,
+        "-vv",
+        "-o",
+        "lazy.log",
+    ]);
+    until("the daemon's socket", || {
+        saved.work.join("lazy-pages.socket").exists()
+    });
     let other = another(&b);
     let c = Container::new(&other);
     let out = saved.restore(&other, &["--lazy-pages"]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
     assert!(intact(&other) > before);
     server.ends(&saved.work.join("lazy.log"));
-    assert!(dump.wait().unwrap().success(), "the source ends when its pages are all away");
+    assert!(
+        dump.wait().unwrap().success(),
+        "the source ends when its pages are all away"
+    );
     leaks::OWN.lock().unwrap().remove(&dump.id().cast_signed());
     assert_eq!(c.status(), "running");
-    assert!(b.call(&["state", &b.id]).failure().contains("does not exist"));
+    assert!(
+        b.call(&["state", &b.id])
+            .failure()
+            .contains("does not exist")
+    );
     // They came over the wire: no image holds them.
-    assert!(saved_memory(&saved.images).0 < MEMORY, "{:?}", saved_memory(&saved.images));
+    assert!(
+        saved_memory(&saved.images).0 < MEMORY,
+        "{:?}",
+        saved_memory(&saved.images)
+    );
     assert_has!(saved.log("lazy.log"), "transferred");
 }

@@ -33,7 +33,9 @@ fn serve<'a>(w: &World, b: &'a Bundle) -> (Container<'a>, TcpStream) {
         stream.is_some()
     });
     let stream = stream.unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(40)))
+        .unwrap();
     (c, stream)
 }
 
@@ -65,7 +67,10 @@ fn a_connection_goes_on_over_a_restore() {
         talk(&mut stream, number);
     }
     // A failed checkpoint too leaves nothing that holds packets back.
-    let bad = Saved { images: "/proc/hull".into(), ..Saved::new() };
+    let bad = Saved {
+        images: "/proc/hull".into(),
+        ..Saved::new()
+    };
     bad.checkpoint(&b, &["--tcp-established"]).failure();
     talk(&mut stream, 9);
     assert!(!rules().contains("CRIU"), "{}", rules());
@@ -111,15 +116,34 @@ fn address_ports_and_names_come_back() {
     let mut b = w.server();
     b.runtime.global = vec!["--criu".into(), criu().to_str().unwrap().into()];
     let c = started_with(&b, &["--network", "default", "-p", "8080:80"]);
-    let link = || c.exec(&["ip", "addr", "show", "dev", "eth0"]).success().stdout.lines().filter(|line| line.contains("scope global") || line.contains("ether")).map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    let link = || {
+        c.exec(&["ip", "addr", "show", "dev", "eth0"])
+            .success()
+            .stdout
+            .lines()
+            .filter(|line| line.contains("scope global") || line.contains("ether"))
+            .map(|line| line.trim().to_owned())
+            .collect::<Vec<_>>()
+    };
     let (before, hosts) = (link(), c.exec(&["cat", "/etc/hosts"]).success().stdout);
     eventually("the port", || host_reaches("198.51.100.1", 8080));
     let saved = Saved::new();
     saved.dumped(&b, &["--tcp-close"]);
-    assert!(w.inspect("default")["containers"].as_array().unwrap().is_empty());
+    assert!(
+        w.inspect("default")["containers"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
     saved.restore(&b, &["--tcp-close"]).success();
-    assert_eq!((link(), c.exec(&["cat", "/etc/hosts"]).success().stdout), (before, hosts));
-    assert_eq!(eventually("the port", || host_reaches("198.51.100.1", 8080)), b.id);
+    assert_eq!(
+        (link(), c.exec(&["cat", "/etc/hosts"]).success().stdout),
+        (before, hosts)
+    );
+    assert_eq!(
+        eventually("the port", || host_reaches("198.51.100.1", 8080)),
+        b.id
+    );
 }
 
 /// A client talks to the source before, meanwhile and after, and another to the copy.
@@ -133,14 +157,21 @@ fn a_copy_has_an_address_of_its_own() {
     copy.id.push_str("-copy");
     copy.cgroup.push_str("-copy");
     let copied = guard(&copy);
-    b.call(&["clone", "--share-volumes", &b.id, &copy.id]).success();
+    b.call(&["clone", "--share-volumes", &b.id, &copy.id])
+        .success();
     talk(&mut stream, 2);
     let address = |b: &Bundle| w.addresses("default", &b.id)[0].clone();
     assert_ne!(address(&b), address(&copy));
     let mut other = TcpStream::connect((address(&copy).as_str(), 7)).unwrap();
-    other.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    other
+        .set_read_timeout(Some(Duration::from_secs(40)))
+        .unwrap();
     talk(&mut other, 3);
     talk(&mut stream, 4);
-    let hardware = |c: &Container| c.exec(&["cat", "/sys/class/net/eth0/address"]).success().stdout;
+    let hardware = |c: &Container| {
+        c.exec(&["cat", "/sys/class/net/eth0/address"])
+            .success()
+            .stdout
+    };
     assert_ne!(hardware(&c), hardware(&copied));
 }

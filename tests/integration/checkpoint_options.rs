@@ -1,6 +1,9 @@
-//! The options of checkpoint and restore, one by one: what fails without one, and what is there again with it.
+//! The options of checkpoint and restore, one by one: what fails without one, and what is there
+//! again with it.
 
-use crate::checkpoint_world::{Double, Saved, another, count, counter, own_network, passed, same, started, with_criu};
+use crate::checkpoint_world::{
+    Double, Saved, another, count, counter, own_network, passed, same, started, with_criu,
+};
 use crate::support::{Bundle, Container, cgroups, fixture, harness, runtime, until};
 use serde_json::json;
 use std::fs::{self, File};
@@ -16,7 +19,8 @@ tests![
     what_no_kernel_here_has_reaches_criu,
 ];
 
-/// The limits are the config's again, and the processes in the container's own cgroup, whatever criu does about cgroups.
+/// The limits are the config's again, and the processes in the container's own cgroup, whatever
+/// criu does about cgroups.
 fn every_mode_of_cgroups_brings_it_back() {
     for mode in ["soft", "full", "strict", "ignore"] {
         if mode == "ignore" && !runtime::drives_hull() {
@@ -30,7 +34,12 @@ fn every_mode_of_cgroups_brings_it_back() {
         Saved::round(&b, &flags, &flags);
         passed(&b, before);
         assert_eq!(b.cgroup_file("pids", "pids.max"), "77", "{mode}");
-        assert!(b.cgroup_file("pids", "cgroup.procs").lines().any(|line| line == c.pid().to_string()), "{mode}");
+        assert!(
+            b.cgroup_file("pids", "cgroup.procs")
+                .lines()
+                .any(|line| line == c.pid().to_string()),
+            "{mode}"
+        );
         c.call(&["delete", "--force"]).success();
         assert!(!b.cgroup_dir("pids").exists(), "{mode}");
     }
@@ -48,7 +57,12 @@ fn strict_wants_no_cgroup_there() {
     saved.dumped(&b, &[]);
     let stopped = count(&b);
     fs::create_dir(b.cgroup_dir("pids")).unwrap();
-    assert_has!(saved.restore(&b, &["--manage-cgroups-mode", "strict"]).failure(), "is there already");
+    assert_has!(
+        saved
+            .restore(&b, &["--manage-cgroups-mode", "strict"])
+            .failure(),
+        "is there already"
+    );
     assert!(b.cgroup_dir("pids").exists(), "it is not hull's to remove");
     saved.restore(&b, &[]).success();
     passed(&b, stopped);
@@ -68,13 +82,21 @@ fn file_locks_are_held_again() {
     };
     assert!(!is_free());
     let said = Saved::new().checkpoint(&b, &[]).failure();
-    assert!(!runtime::drives_hull() || said.contains("--file-locks"), "{said}");
+    assert!(
+        !runtime::drives_hull() || said.contains("--file-locks"),
+        "{said}"
+    );
     assert_eq!(c.status(), "running");
     let saved = Saved::new();
     saved.dumped(&b, &["--file-locks"]);
     until("the lock's end", is_free);
     let out = saved.restore(&b, &["--file-locks"]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
     assert!(!is_free(), "the restored program holds its lock");
     drop(c);
     assert!(is_free());
@@ -86,18 +108,37 @@ fn an_external_socket_is_connected_again() {
     let folder = fixture::new_dir("sockets");
     let socket = UnixDatagram::bind(folder.join("socket")).unwrap();
     // criu connects to the name that the socket was bound by, so it is the same inside.
-    b.mount(folder.to_str().unwrap(), "bind", folder.to_str().unwrap(), &["bind"]).without_namespace("network");
-    b.args(&["/bin/probe", "--probe", "send", folder.join("socket").to_str().unwrap()]);
+    b.mount(
+        folder.to_str().unwrap(),
+        "bind",
+        folder.to_str().unwrap(),
+        &["bind"],
+    )
+    .without_namespace("network");
+    b.args(&[
+        "/bin/probe",
+        "--probe",
+        "send",
+        folder.join("socket").to_str().unwrap(),
+    ]);
     let c = started(&b);
     let next = || {
         let mut bytes = [0; 32];
-        assert!(harness::readable_within(&socket, runtime::LIMIT), "nothing is sent");
+        assert!(
+            harness::readable_within(&socket, runtime::LIMIT),
+            "nothing is sent"
+        );
         let count = socket.recv(&mut bytes).unwrap();
-        String::from_utf8_lossy(&bytes[..count]).parse::<u64>().unwrap()
+        String::from_utf8_lossy(&bytes[..count])
+            .parse::<u64>()
+            .unwrap()
     };
     next();
     let said = Saved::new().checkpoint(&b, &[]).failure();
-    assert!(!runtime::drives_hull() || said.contains("--ext-unix-sk"), "{said}");
+    assert!(
+        !runtime::drives_hull() || said.contains("--ext-unix-sk"),
+        "{said}"
+    );
     assert_eq!(c.status(), "running");
     let saved = Saved::new();
     saved.dumped(&b, &["--ext-unix-sk"]);
@@ -109,13 +150,20 @@ fn an_external_socket_is_connected_again() {
     }
     socket.set_nonblocking(false).unwrap();
     let out = saved.restore(&b, &["--ext-unix-sk"]);
-    assert!(out.status == 0, "{}\n{}", out.stderr, saved.log("restore.log"));
+    assert!(
+        out.status == 0,
+        "{}\n{}",
+        out.stderr,
+        saved.log("restore.log")
+    );
     assert_eq!(next(), last + 1);
 }
 
-/// Loads two profiles of the test's own, and gives their names; the test is skipped where AppArmor is off.
+/// Loads two profiles of the test's own, and gives their names; the test is skipped where AppArmor
+/// is off.
 fn profiles() -> [Profile; 2] {
-    let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y");
+    let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|text| text.trim() == "Y");
     if !on || !std::path::Path::new("/sys/kernel/security/apparmor").exists() {
         skip!("AppArmor is off here");
     }
@@ -134,7 +182,16 @@ struct Profile(String);
 impl Profile {
     fn parser(&self, flag: &str) {
         let file = fixture::test_scratch().join(&self.0);
-        fs::write(&file, format!("profile {} flags=(attach_disconnected) {{\n  file,\n  signal,\n  unix,\n  ptrace,\n  mount,\n  capability,\n  network,\n}}\n", self.0)).unwrap();
+        fs::write(
+            &file,
+            format!(
+                "profile {} flags=(attach_disconnected) {{\n  file,\n  \
+            signal,\n  unix,\n  ptrace,\n  mount,\n  capability,\n  \
+            network,\n}}\n",
+                self.0
+            ),
+        )
+        .unwrap();
         let mut command = Command::new("apparmor_parser");
         command.args([flag, file.to_str().unwrap()]);
         runtime::finish(command, runtime::LIMIT).success();
@@ -158,13 +215,18 @@ fn an_lsm_profile_comes_back_or_is_replaced() {
     Saved::round(&b, &[], &[]);
     let before = passed(&b, before);
     assert_eq!(confined(&c), format!("{} (enforce)", first.0));
-    Saved::round(&b, &[], &["--lsm-profile", &format!("apparmor:{}", second.0)]);
+    Saved::round(
+        &b,
+        &[],
+        &["--lsm-profile", &format!("apparmor:{}", second.0)],
+    );
     passed(&b, before);
     assert_eq!(confined(&c), format!("{} (enforce)", second.0));
 }
 
-/// No kernel here has SELinux with a policy, and no container's program is on its caller's terminal (each begins a session of its own):
-/// that those options are told to criu is shown by a double that writes the request down. Fields 63 and 7 of the options (rpc.proto).
+/// No kernel here has SELinux with a policy, and no container's program is on its caller's terminal
+/// (each begins a session of its own): that those options are told to criu is shown by a double
+/// that writes the request down. Fields 63 and 7 of the options (rpc.proto).
 fn what_no_kernel_here_has_reaches_criu() {
     only_hull!("the double speaks hull's side of the protocol");
     let b = counter();
@@ -176,13 +238,20 @@ fn what_no_kernel_here_has_reaches_criu() {
     let double = Double::of(&mut other);
     let asked = |number: u64| double.option(number);
     let context = "system_u:object_r:container_file_t:s0:c1,c2";
-    saved.restore(&other, &["--lsm-mount-context", context]).failure();
-    assert_eq!((asked(63).as_deref(), asked(7).as_deref()), (Some(context.as_bytes()), Some(&[0][..])));
+    saved
+        .restore(&other, &["--lsm-mount-context", context])
+        .failure();
+    assert_eq!(
+        (asked(63).as_deref(), asked(7).as_deref()),
+        (Some(context.as_bytes()), Some(&[0][..]))
+    );
     saved.restore(&other, &["--shell-job"]).failure();
     assert_eq!((asked(63), asked(7).as_deref()), (None, Some(&[1][..])));
     let mut dumping = same(&b);
     dumping.runtime.global = other.runtime.global;
-    Saved::new().checkpoint(&dumping, &["--shell-job"]).failure();
+    Saved::new()
+        .checkpoint(&dumping, &["--shell-job"])
+        .failure();
     assert_eq!(asked(7).as_deref(), Some(&[1][..]));
     let count = count(&b);
     passed(&b, count);

@@ -1,6 +1,9 @@
-//! Whatever fails, the source is as it was: running, thawed, its network unlocked; and nothing of a failed restore is left.
+//! Whatever fails, the source is as it was: running, thawed, its network unlocked; and nothing of a
+//! failed restore is left.
 
-use crate::checkpoint_world::{Double, Saved, bundle, counter, criu, fields, guard, passed, same, started, succeeds};
+use crate::checkpoint_world::{
+    Double, Saved, bundle, counter, criu, fields, guard, passed, same, started, succeeds,
+};
 use crate::support::cgroups::by_version;
 use crate::support::{Bundle, fixture, runtime, until, users};
 use serde_json::{Value, json};
@@ -22,7 +25,8 @@ tests![
 ];
 
 fn thawed(b: &Bundle) -> bool {
-    b.cgroup_value("freezer", "freezer.state", "cgroup.freeze") == by_version("freezer", "THAWED", "0")
+    b.cgroup_value("freezer", "freezer.state", "cgroup.freeze")
+        == by_version("freezer", "THAWED", "0")
 }
 
 /// The source runs on, in a thawed cgroup, and nothing in its network namespace holds packets back.
@@ -32,11 +36,19 @@ fn is_as_it_was(b: &Bundle, pid: i32) {
     assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
     assert!(thawed(b));
     passed(b, crate::checkpoint_world::count(b));
-    for tool in [&["nft", "list", "ruleset"][..], &["iptables-save"], &["ip6tables-save"]] {
+    for tool in [
+        &["nft", "list", "ruleset"][..],
+        &["iptables-save"],
+        &["ip6tables-save"],
+    ] {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{pid}/ns/net")).args(tool);
         let out = runtime::finish(command, runtime::LIMIT);
-        assert!(!out.stdout.contains("CRIU") && !out.stdout.contains("drop"), "{tool:?}: {}", out.stdout);
+        assert!(
+            !out.stdout.contains("CRIU") && !out.stdout.contains("drop"),
+            "{tool:?}: {}",
+            out.stdout
+        );
     }
 }
 
@@ -46,19 +58,41 @@ fn a_full_disk_leaves_the_source_running() {
     let c = started(&b);
     passed(&b, 1);
     let full = fixture::new_dir("full");
-    nix::mount::mount(Some("none"), &full, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=40k")).unwrap();
-    let saved = Saved { images: full.join("images"), ..Saved::new() };
+    nix::mount::mount(
+        Some("none"),
+        &full,
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        Some("size=40k"),
+    )
+    .unwrap();
+    let saved = Saved {
+        images: full.join("images"),
+        ..Saved::new()
+    };
     let said = saved.checkpoint(&b, &[]).failure();
     is_as_it_was(&b, c.pid());
     nix::mount::umount(&full).unwrap();
     assert_has!(said, "no space left");
 }
 
-/// hull under strace, which has one of its calls fail or end it. Gives whether the checkpoint succeeded.
+/// hull under strace, which has one of its calls fail or end it. Gives whether the checkpoint
+/// succeeded.
 fn injected(b: &Bundle, saved: &Saved, what: &[&str]) -> bool {
-    let plain = b.runtime.command(&["checkpoint", "--image-path", saved.images.to_str().unwrap(), "--work-path", saved.work.to_str().unwrap(), &b.id]);
+    let plain = b.runtime.command(&[
+        "checkpoint",
+        "--image-path",
+        saved.images.to_str().unwrap(),
+        "--work-path",
+        saved.work.to_str().unwrap(),
+        &b.id,
+    ]);
     let mut command = Command::new("strace");
-    command.args(["-o", "/dev/null", "-e", "trace=fsync"]).args(what).arg(plain.get_program()).args(plain.get_args());
+    command
+        .args(["-o", "/dev/null", "-e", "trace=fsync"])
+        .args(what)
+        .arg(plain.get_program())
+        .args(plain.get_args());
     command.env("HULL_TEST_DIR", fixture::test_scratch());
     succeeds(command)
 }
@@ -70,13 +104,29 @@ fn an_image_that_cannot_be_saved_leaves_the_source_running() {
     passed(&b, 1);
     // At an image, and at the folder.
     let saved = Saved::new();
-    assert!(!injected(&b, &saved, &["-e", "inject=fsync:error=EIO:when=2"]));
+    assert!(!injected(
+        &b,
+        &saved,
+        &["-e", "inject=fsync:error=EIO:when=2"]
+    ));
     is_as_it_was(&b, c.pid());
     let saved = Saved::new();
-    assert!(!injected(&b, &saved, &["-e", "inject=fsync:error=EIO", "-P", saved.images.to_str().unwrap()]));
+    assert!(!injected(
+        &b,
+        &saved,
+        &[
+            "-e",
+            "inject=fsync:error=EIO",
+            "-P",
+            saved.images.to_str().unwrap()
+        ]
+    ));
     is_as_it_was(&b, c.pid());
     let saved = Saved::new();
-    assert!(injected(&b, &saved, &["-e", "inject=fsync:error=EIO:when=5000"]), "without a fault it is saved");
+    assert!(
+        injected(&b, &saved, &["-e", "inject=fsync:error=EIO:when=5000"]),
+        "without a fault it is saved"
+    );
     saved.restore(&b, &[]).success();
 }
 
@@ -87,8 +137,14 @@ fn the_death_of_hull_leaves_the_source_running() {
     passed(&b, 1);
     for _ in 0..3 {
         // criu waits for its answer to post-dump at that time.
-        assert!(!injected(&b, &Saved::new(), &["-e", "inject=fsync:signal=KILL:when=1"]));
-        until("criu to give up", || thawed(&b) && c.status_line("TracerPid") == "0");
+        assert!(!injected(
+            &b,
+            &Saved::new(),
+            &["-e", "inject=fsync:signal=KILL:when=1"]
+        ));
+        until("criu to give up", || {
+            thawed(&b) && c.status_line("TracerPid") == "0"
+        });
         is_as_it_was(&b, c.pid());
     }
     let saved = Saved::new();
@@ -98,39 +154,80 @@ fn the_death_of_hull_leaves_the_source_running() {
 
 fn a_refusing_criu_leaves_the_source_running() {
     only_hull!("runc words it otherwise");
-    let b = bundle("i=0; exec 3</proc/self/ns/net; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let b = bundle(
+        "i=0; exec 3</proc/self/ns/net; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new \
+            /tmp/count; sleep 0.1; done",
+    );
     let c = started(&b);
     passed(&b, 1);
     let mut other = b.runtime.clone();
     let wrapper = fixture::new_dir("criu").join("criu");
     // One that dies in the middle of its work.
-    fixture::write_executable(&wrapper, &format!("#!/bin/sh\nexec strace -o /dev/null -e trace=mkdirat,openat -e inject=openat:signal=KILL:when=60 {} \"$@\"\n", criu().display()));
+    fixture::write_executable(
+        &wrapper,
+        &format!(
+            "#!/bin/sh\nexec strace -o /dev/null -e trace=mkdirat,openat -e \
+                inject=openat:signal=KILL:when=60 {} \"$@\"\n",
+            criu().display()
+        ),
+    );
     other.global = vec!["--criu".into(), wrapper.to_str().unwrap().into()];
     let saved = Saved::new();
-    let said = other.call(&["checkpoint", "--image-path", saved.images.to_str().unwrap(), &b.id]).failure();
+    let said = other
+        .call(&[
+            "checkpoint",
+            "--image-path",
+            saved.images.to_str().unwrap(),
+            &b.id,
+        ])
+        .failure();
     assert_has!(said, "criu");
     is_as_it_was(&b, c.pid());
 }
 
-/// criu ends when it has tar save a tmpfs: after it locked the network, and after its code was inside the processes.
+/// criu ends when it has tar save a tmpfs: after it locked the network, and after its code was
+/// inside the processes.
 fn a_criu_that_is_killed_leaves_no_lock() {
     only_hull!("runc leaves the lock, and the container frozen");
-    let mut b = bundle("dd if=/dev/zero bs=1M count=2 2>/dev/null | tr '\\0' x >/large/big; i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done");
+    let mut b = bundle(
+        "dd if=/dev/zero bs=1M count=2 2>/dev/null | tr '\\0' x >/large/big; i=0; while true; do \
+            i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done",
+    );
     b.mount("/large", "tmpfs", "tmpfs", &[]);
     let c = started(&b);
     passed(&b, 1);
     let folder = fixture::new_dir("path");
     let locks = folder.join("locks");
     let list = "{ nft list tables; iptables-save; ip6tables-save; } 2>/dev/null | grep CRIU";
-    let script = format!("#!/bin/sh\nnsenter --net=/proc/{}/ns/net sh -c '{list}' >{}\nkill -9 $PPID\n", c.pid(), locks.display());
+    let script = format!(
+        "#!/bin/sh\nnsenter --net=/proc/{}/ns/net sh -c '{list}' >{}\nkill -9 $PPID\n",
+        c.pid(),
+        locks.display()
+    );
     fixture::write_executable(&folder.join("tar"), &script);
     let mut other = b.runtime.clone();
-    other.env.push(("PATH".into(), format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())));
+    other.env.push((
+        "PATH".into(),
+        format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()),
+    ));
     for method in ["iptables", "nftables"] {
         let saved = Saved::new();
-        let said = other.call(&["checkpoint", "--network-lock", method, "--image-path", saved.images.to_str().unwrap(), &b.id]).failure();
+        let said = other
+            .call(&[
+                "checkpoint",
+                "--network-lock",
+                method,
+                "--image-path",
+                saved.images.to_str().unwrap(),
+                &b.id,
+            ])
+            .failure();
         assert_has!(said, "criu ended without an answer");
-        assert!(runtime::text(&locks).contains("CRIU"), "{method}: nothing was locked: {:?}", runtime::text(&locks));
+        assert!(
+            runtime::text(&locks).contains("CRIU"),
+            "{method}: nothing was locked: {:?}",
+            runtime::text(&locks)
+        );
         fs::remove_file(&locks).unwrap();
         is_as_it_was(&b, c.pid());
     }
@@ -146,7 +243,12 @@ fn each_damaged_image_is_named() {
     let saved = Saved::new();
     saved.dumped(&b, &[]);
     drop(c);
-    let images: Vec<_> = fs::read_dir(&saved.images).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "img")).collect();
+    let images: Vec<_> = fs::read_dir(&saved.images)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "img"))
+        .collect();
     assert!(images.len() > 10);
     for image in &images {
         let good = fs::read(image).unwrap();
@@ -155,7 +257,10 @@ fn each_damaged_image_is_named() {
         if let Some(byte) = bad.last_mut() {
             *byte ^= 1;
         }
-        for (bytes, words) in [(&bad[..], "checksum"), (&good[..good.len().saturating_sub(1)], "should have")] {
+        for (bytes, words) in [
+            (&bad[..], "checksum"),
+            (&good[..good.len().saturating_sub(1)], "should have"),
+        ] {
             fs::write(image, bytes).unwrap();
             if good.is_empty() {
                 continue;
@@ -168,22 +273,36 @@ fn each_damaged_image_is_named() {
         }
         fs::remove_file(image).unwrap();
         let said = saved.restore(&b, &[]).failure();
-        assert!(said.contains(name) && said.contains("missing") || said.contains("no images"), "{said}");
+        assert!(
+            said.contains(name) && said.contains("missing") || said.contains("no images"),
+            "{said}"
+        );
         fs::write(image, good).unwrap();
     }
-    assert!(b.call(&["state", &b.id]).failure().contains("does not exist"));
+    assert!(
+        b.call(&["state", &b.id])
+            .failure()
+            .contains("does not exist")
+    );
     let _c = guard(&b);
     saved.restore(&b, &[]).success();
 }
 
 /// The plan that hull makes of a bundle: the steps of one side.
 fn steps(b: &Bundle, side: &str) -> Vec<Value> {
-    let plan = b.call(&["plan", "--format", "json", b.dir.to_str().unwrap()]).success().stdout;
-    serde_json::from_str::<Value>(&plan).unwrap()[side].as_array().unwrap().clone()
+    let plan = b
+        .call(&["plan", "--format", "json", b.dir.to_str().unwrap()])
+        .success()
+        .stdout;
+    serde_json::from_str::<Value>(&plan).unwrap()[side]
+        .as_array()
+        .unwrap()
+        .clone()
 }
 
-/// The test's own program stands for criu and writes the request down: each external mount in it is one of the plan's steps, with the
-/// plan's target, and all that the plan binds are there. Gives the mount points.
+/// The test's own program stands for criu and writes the request down: each external mount in it is
+/// one of the plan's steps, with the plan's target, and all that the plan binds are there. Gives
+/// the mount points.
 fn mounts_are_the_plans(mut b: Bundle) -> Vec<String> {
     let double = Double::of(&mut b);
     let c = started(&b);
@@ -193,19 +312,37 @@ fn mounts_are_the_plans(mut b: Bundle) -> Vec<String> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut points = vec![];
     let steps = steps(&b, "inside");
-    let target = |step: &Value| step["fields"]["target"].as_str().or(step["fields"]["path"].as_str()).unwrap_or_default().to_owned();
-    let is_bind = |step: &&Value| step["step"] == json!("Bind") || step["step"] == json!("Node") && step["fields"]["bind"] == json!(true);
+    let target = |step: &Value| {
+        step["fields"]["target"]
+            .as_str()
+            .or(step["fields"]["path"].as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let is_bind = |step: &&Value| {
+        step["step"] == json!("Bind")
+            || step["step"] == json!("Node") && step["fields"]["bind"] == json!(true)
+    };
     for mount in double.asked(23).1 {
         let parts = fields(&mount);
         let (point, key) = (text(parts[0].1), text(parts[1].1));
-        let step = steps.iter().find(|step| target(step) == point && (is_bind(step) || step["step"] == json!("Protect")));
+        let step = steps.iter().find(|step| {
+            target(step) == point && (is_bind(step) || step["step"] == json!("Protect"))
+        });
         let step = step.unwrap_or_else(|| panic!("{point} is not in the plan"));
-        let expected = if step["step"] == "Protect" { "/dev/null" } else { &point };
+        let expected = if step["step"] == "Protect" {
+            "/dev/null"
+        } else {
+            &point
+        };
         assert_eq!(key, expected, "{step}");
         points.push(point);
     }
     for bind in steps.iter().filter(is_bind) {
-        assert!(points.contains(&target(bind)), "{bind} is in the plan and was not given to criu: {points:?}");
+        assert!(
+            points.contains(&target(bind)),
+            "{bind} is in the plan and was not given to criu: {points:?}"
+        );
     }
     points
 }
@@ -218,30 +355,48 @@ fn external_mounts_come_from_the_plan() {
     b.mount("/deep/er", "bind", data.to_str().unwrap(), &["bind", "ro"]);
     let points = mounts_are_the_plans(b);
     let has = |point: &str| points.iter().any(|known| known == point);
-    assert!(has("/data") && has("/deep/er") && has("/proc/keys"), "{points:?}");
+    assert!(
+        has("/data") && has("/deep/er") && has("/proc/keys"),
+        "{points:?}"
+    );
     // The root of a user namespace makes no device nodes: they are bound.
     let mut b = Bundle::with_user_namespace();
     b.args(&["sleep", "1000"]);
     let points = mounts_are_the_plans(b);
-    assert!(points.iter().any(|point| point == "/dev/null"), "{points:?}");
+    assert!(
+        points.iter().any(|point| point == "/dev/null"),
+        "{points:?}"
+    );
 }
 
-/// The same of namespaces that are joined, and of files that are the caller's: keys are of what the plan opens and of what init was given.
+/// The same of namespaces that are joined, and of files that are the caller's: keys are of what the
+/// plan opens and of what init was given.
 fn external_namespaces_and_files_come_from_the_plan() {
     only_hull!("the plan is hull's own");
     let mut b = bundle("sleep 1000");
     let holder = users::Holder::new(&["--net", "--pid", "--fork", "--kill-child"]);
-    b.join("network", holder.path("net")).join("pid", holder.path("pid_for_children"));
+    b.join("network", holder.path("net"))
+        .join("pid", holder.path("pid_for_children"));
     let double = Double::of(&mut b);
     b.write();
     let c = guard(&b);
-    let mut command = b.runtime.command(&["run", "--detach", "--bundle", b.dir.to_str().unwrap(), &b.id]);
-    command.stdout(fs::File::create(fixture::new_dir("log").join("log")).unwrap()).stderr(std::process::Stdio::null());
+    let mut command = b.runtime.command(&[
+        "run",
+        "--detach",
+        "--bundle",
+        b.dir.to_str().unwrap(),
+        &b.id,
+    ]);
+    command
+        .stdout(fs::File::create(fixture::new_dir("log").join("log")).unwrap())
+        .stderr(std::process::Stdio::null());
     assert!(succeeds(command));
     let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
     let mut expected = vec![];
     for step in steps(&b, "outside") {
-        let Some(path) = step["fields"]["what"]["namespace"]["path"].as_str() else { continue };
+        let Some(path) = step["fields"]["what"]["namespace"]["path"].as_str() else {
+            continue;
+        };
         let kind = match step["from"].as_str().unwrap() {
             "linux.namespaces[network]" => ("net", "extRootNetNS"),
             "linux.namespaces[pid]" => ("pid", "extRootPidNS"),
@@ -251,10 +406,22 @@ fn external_namespaces_and_files_come_from_the_plan() {
     }
     assert_eq!(expected.len(), 2);
     let output = format!("/proc/{}/fd/1", c.pid());
-    let mount = c.proc_file("fdinfo/1").lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim().parse::<u64>().unwrap();
+    let mount = c
+        .proc_file("fdinfo/1")
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))
+        .unwrap()
+        .trim()
+        .parse::<u64>()
+        .unwrap();
     expected.push(format!("file[{mount:x}:{:x}]", inode(&output)));
     Saved::new().checkpoint(&b, &[]).failure();
-    let mut given: Vec<String> = double.asked(37).1.into_iter().map(|key| String::from_utf8(key).unwrap()).collect();
+    let mut given: Vec<String> = double
+        .asked(37)
+        .1
+        .into_iter()
+        .map(|key| String::from_utf8(key).unwrap())
+        .collect();
     given.sort();
     expected.sort();
     assert_eq!(given, expected);
@@ -272,7 +439,10 @@ fn tracking_memory_needs_the_kernel() {
         passed(&b, before);
         return;
     }
-    let last = Saved { images: saved.images.with_file_name("last"), work: saved.work.clone() };
+    let last = Saved {
+        images: saved.images.with_file_name("last"),
+        work: saved.work.clone(),
+    };
     last.dumped(&b, &["--parent-path", "../images"]);
     last.restore(&b, &[]).success();
     passed(&b, before);
@@ -292,7 +462,11 @@ fn a_failed_restore_leaves_nothing() {
     };
     let said = saved.restore(&hooked, &[]).failure();
     assert_has!(said, "hook");
-    assert!(b.call(&["state", &b.id]).failure().contains("does not exist"));
+    assert!(
+        b.call(&["state", &b.id])
+            .failure()
+            .contains("does not exist")
+    );
     assert!(!b.cgroup_dir("freezer").exists() && !Path::new(&b.runtime.state).join(&b.id).exists());
     let _c = guard(&b);
     saved.restore(&b, &[]).success();

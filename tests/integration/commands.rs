@@ -1,4 +1,5 @@
-//! The commands that tell: list, ps, state, spec, features, version, help; and the log that engines read.
+//! The commands that tell: list, ps, state, spec, features, version, help; and the log that engines
+//! read.
 
 use crate::support::wall::is_vm;
 use crate::support::{Bundle, fixture, runtime, until};
@@ -136,7 +137,14 @@ fn ps_as_table_and_json() {
     let mut expected: Vec<i32> = text.lines().map(|l| l.parse().unwrap()).collect();
     expected.sort_unstable();
     // The guest's numbers there, and here those that its container sees.
-    assert!(if is_vm() { pids.len() == expected.len() } else { pids == expected }, "{pids:?} {expected:?}");
+    assert!(
+        if is_vm() {
+            pids.len() == expected.len()
+        } else {
+            pids == expected
+        },
+        "{pids:?} {expected:?}"
+    );
     assert_eq!(out.stderr, "");
     let table = c.call(&["ps"]).success().stdout;
     assert_has!(table.lines().next().unwrap(), "PID");
@@ -158,7 +166,8 @@ fn spec_in(b: &Bundle, flags: &[&str]) -> runtime::Output {
     runtime::finish(c, runtime::LIMIT)
 }
 
-/// Sets up what the default configuration asks for and a test has not: a terminal, and a cgroup of the test's own.
+/// Sets up what the default configuration asks for and a test has not: a terminal, and a cgroup of
+/// the test's own.
 fn read_spec(b: &mut Bundle) {
     b.spec = serde_json::from_str(&fs::read_to_string(b.dir.join("config.json")).unwrap()).unwrap();
     assert_eq!(b.spec["process"]["terminal"], true);
@@ -223,7 +232,10 @@ fn features_is_a_document() {
         assert!(list.iter().any(|v| v == item), "{item} is not in {path}");
     };
     // runc's word, by which engines know that containers can be saved.
-    assert_eq!(f["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "true");
+    assert_eq!(
+        f["annotations"]["org.opencontainers.runc.checkpoint.enabled"],
+        "true"
+    );
     for hook in [
         "prestart",
         "createRuntime",

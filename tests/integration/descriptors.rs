@@ -1,4 +1,5 @@
-//! What the program inherits: descriptors, the session keyring; and what is told by files and variables beside them.
+//! What the program inherits: descriptors, the session keyring; and what is told by files and
+//! variables beside them.
 
 use crate::support::wall::is_vm;
 use crate::support::{Bundle, Container, fixture, runtime};
@@ -67,11 +68,15 @@ fn open_in_exec(b: &Bundle, set_up: &str) -> Vec<u32> {
         wait_for_sleep(&pid);
         return open_in(pid);
     }
-    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline | grep -q '^sleep 999' && ls $p/fd; done";
+    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline | grep -q '^sleep 999' && ls \
+        $p/fd; done";
     let mut all: Vec<u32> = Vec::new();
     runtime::until("the program", || {
         let said = b.call(&["exec", &b.id, "sh", "-c", script]).stdout;
-        all = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        all = said
+            .split_whitespace()
+            .map(|word| word.parse().unwrap())
+            .collect();
         !all.is_empty()
     });
     all
@@ -89,7 +94,9 @@ fn started_through_shell<'a>(b: &'a Bundle, set_up: &str, flags: &[&str]) -> Con
     through_shell(b, set_up, &args).success();
     let c = Container::new(b);
     c.start();
-    runtime::until("the program", || c.proc_file("cmdline").starts_with("sleep"));
+    runtime::until("the program", || {
+        c.proc_file("cmdline").starts_with("sleep")
+    });
     c
 }
 
@@ -148,19 +155,32 @@ impl Stray {
         Self { _file: file }
     }
 
-    /// What a process has that it should not: the stray file, or a container's folder, whose descriptor is its lock.
+    /// What a process has that it should not: the stray file, or a container's folder, whose
+    /// descriptor is its lock.
     fn found_in(pid: impl std::fmt::Display, state: &Path) -> Vec<PathBuf> {
-        let targets = open_in(&pid).into_iter().map(|number| fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default());
-        targets.filter(|path| path == Path::new(Self::PATH) || (path.starts_with(state) && path.is_dir())).collect()
+        let targets = open_in(&pid)
+            .into_iter()
+            .map(|number| fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default());
+        targets
+            .filter(|path| {
+                path == Path::new(Self::PATH) || (path.starts_with(state) && path.is_dir())
+            })
+            .collect()
     }
 
     /// A process that hull left behind has let go of all that.
     pub fn is_not_in(&self, pid: impl std::fmt::Display, state: &Path) {
-        assert_eq!(Self::found_in(&pid, state), [] as [PathBuf; 0], "held by {pid}: {}", runtime::text(format!("/proc/{pid}/comm")).trim());
+        assert_eq!(
+            Self::found_in(&pid, state),
+            [] as [PathBuf; 0],
+            "held by {pid}: {}",
+            runtime::text(format!("/proc/{pid}/comm")).trim()
+        );
     }
 }
 
-/// The program-less container's first process, and the keeper of a log. (The second wall's own are looked at in `vm`.)
+/// The program-less container's first process, and the keeper of a log. (The second wall's own are
+/// looked at in `vm`.)
 fn what_lives_on_without_execve_lets_go() {
     only_hull!("another runtime's processes");
     let stray = Stray::new();
@@ -171,35 +191,63 @@ fn what_lives_on_without_execve_lets_go() {
     let c = c.unwrap();
     stray.is_not_in(c.pid(), &b.runtime.state);
     // The start's fifo and the maker's socket are all that it has besides.
-    assert_eq!(open_in(c.pid()).iter().filter(|number| **number > 2).count(), 2);
+    assert_eq!(
+        open_in(c.pid())
+            .iter()
+            .filter(|number| **number > 2)
+            .count(),
+        2
+    );
 
     let root = fixture::new_dir("root");
     fixture::fill_rootfs(&root);
     let id = format!("{}-kept", b.id);
-    let flags = ["run", "-d", "--name", &id, "--rootfs", root.to_str().unwrap(), "--", "sleep", "1000"];
+    let flags = [
+        "run",
+        "-d",
+        "--name",
+        &id,
+        "--rootfs",
+        root.to_str().unwrap(),
+        "--",
+        "sleep",
+        "1000",
+    ];
     b.runtime.call(&flags).success();
     let lock = b.runtime.state.join(&id).join("log.lock");
     // It lets go right after its start.
-    runtime::until("the keeper to let go", || holder_of(&lock).is_some_and(|keeper| Stray::found_in(keeper, &b.runtime.state).is_empty()));
+    runtime::until("the keeper to let go", || {
+        holder_of(&lock).is_some_and(|keeper| Stray::found_in(keeper, &b.runtime.state).is_empty())
+    });
     b.runtime.call(&["delete", "--force", &id]).success();
 }
 
 /// Which process has a file open.
 fn holder_of(path: &Path) -> Option<u32> {
     let path = path.canonicalize().ok()?;
-    let numbers = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let numbers = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     numbers.into_iter().find(|pid| {
-        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
+        let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .into_iter()
+            .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
     })
 }
 
-/// Two files to be handed on, as descriptors 3 and 4, with others beyond them; and a program that reads them.
+/// Two files to be handed on, as descriptors 3 and 4, with others beyond them; and a program that
+/// reads them.
 fn two_files() -> (String, String) {
     let dir = fixture::new_dir("preserved");
     fs::write(dir.join("three"), "third\n").unwrap();
     fs::write(dir.join("four"), "fourth\n").unwrap();
-    let script = "cat <&3 > /dev/shm/3; cat <&4 > /dev/shm/4; echo $LISTEN_FDS $LISTEN_PID > /dev/shm/listen; exec sleep 1000";
+    let script = "cat <&3 > /dev/shm/3; cat <&4 > /dev/shm/4; echo $LISTEN_FDS $LISTEN_PID > \
+        /dev/shm/listen; exec sleep 1000";
     (
         format!("exec 3<{0}/three 4<{0}/four 5</etc 6</", dir.display()),
         script.to_owned(),
@@ -324,8 +372,15 @@ fn no_new_keyring_keeps_the_callers() {
 /// A working directory in a descriptor is refused, and shows nothing of the host's.
 #[track_caller]
 fn led_nowhere(n: i32, out: &runtime::Output) {
-    assert_ne!(out.status, 0, "descriptor {n}: {}{}", out.stdout, out.stderr);
-    assert!(!out.stdout.contains("root:"), "descriptor {n} led to the host");
+    assert_ne!(
+        out.status, 0,
+        "descriptor {n}: {}{}",
+        out.stdout, out.stderr
+    );
+    assert!(
+        !out.stdout.contains("root:"),
+        "descriptor {n} led to the host"
+    );
 }
 
 /// CVE-2024-21626: a leaked descriptor of a host's folder as the working directory.

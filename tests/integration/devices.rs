@@ -39,7 +39,8 @@ fn default_devices_are_there() {
 }
 
 fn default_devices_work() {
-    let script = "echo x > /dev/null; head -c 4 /dev/zero | od -An -tx1; echo x 2>/dev/null > /dev/full || echo full; head -c 8 /dev/urandom | wc -c";
+    let script = "echo x > /dev/null; head -c 4 /dev/zero | od -An -tx1; echo x 2>/dev/null > \
+        /dev/full || echo full; head -c 8 /dev/urandom | wc -c";
     assert_eq!(Bundle::new().output_of(script), " 00 00 00 00\nfull\n8");
 }
 
@@ -67,7 +68,8 @@ fn further_devices_are_made() {
     let text = b.output_of("cd /dev; stat -c '%F %t:%T %a %u:%g' one two three");
     assert_eq!(
         text,
-        "character special file 1:b 640 1000:29\nblock special file 7:3 600 0:0\ncharacter special file 1:5 666 0:0"
+        "character special file 1:b 640 1000:29\nblock special file 7:3 600 0:0\ncharacter \
+            special file 1:5 666 0:0"
     );
 }
 
@@ -116,7 +118,10 @@ fn device_outside_of_dev_is_made() {
 
 fn devices_in_a_user_namespace_are_bound() {
     let mut b = Bundle::with_user_namespace();
-    let text = b.output_of("stat -c '%F %t:%T %a' /dev/null; echo x > /dev/null && head -c 1 /dev/zero | wc -c; grep -c ' /dev/null ' /proc/self/mountinfo");
+    let text = b.output_of(
+        "stat -c '%F %t:%T %a' /dev/null; echo x > /dev/null && head -c 1 \
+        /dev/zero | wc -c; grep -c ' /dev/null ' /proc/self/mountinfo",
+    );
     assert_eq!(text, "character special file 1:3 666\n1\n1");
 }
 
@@ -215,7 +220,8 @@ fn device_over_a_symlink_stays_inside() {
     assert_eq!(std::fs::read_dir(outside).unwrap().count(), 0);
 }
 
-/// What nodes were bound on where mknod was refused is an empty file when the same root is used by root.
+/// What nodes were bound on where mknod was refused is an empty file when the same root is used by
+/// root.
 fn an_empty_file_in_a_nodes_place_is_covered() {
     let mut b = Bundle::new();
     b.writable();
@@ -224,7 +230,10 @@ fn an_empty_file_in_a_nodes_place_is_covered() {
     let folder = b.rootfs().join("dev");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("null"), "").unwrap();
-    assert_eq!(b.output_of("stat -c '%F %t:%T' /dev/null").trim(), "character special file 1:3");
+    assert_eq!(
+        b.output_of("stat -c '%F %t:%T' /dev/null").trim(),
+        "character special file 1:3"
+    );
     std::fs::remove_file(folder.join("zero")).unwrap();
     std::fs::write(folder.join("zero"), "somebody's").unwrap();
     assert_has!(b.run().failure(), "file exists");

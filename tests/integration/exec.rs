@@ -80,14 +80,25 @@ fn exec_detached_writes_the_pid_file() {
     )
     .success();
     let pid: i32 = fs::read_to_string(file).unwrap().parse().unwrap();
-    let runs = || c.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout.contains("sleep 999");
+    let runs = || {
+        c.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])
+            .stdout
+            .contains("sleep 999")
+    };
     until("the program", runs);
     if !is_vm() {
-        assert_eq!(crate::support::runtime::text(format!("/proc/{pid}/cmdline")), "sleep\x00999\0");
+        assert_eq!(
+            crate::support::runtime::text(format!("/proc/{pid}/cmdline")),
+            "sleep\x00999\0"
+        );
         assert!(c.processes().contains(&pid));
     }
     // Whatever process it is: it stands for the program.
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
     until("the program's end", || !runs());
 }
 

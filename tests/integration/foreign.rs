@@ -23,8 +23,15 @@ fn busybox() -> PathBuf {
         skip!("qemu-user-static is not installed");
     }
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/busybox-of"));
-    command.arg("arm64").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = leaks::spawn(&mut command).unwrap().wait_with_output().unwrap();
+    command
+        .arg("arm64")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = leaks::spawn(&mut command)
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
     if !output.status.success() {
         skip!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -49,17 +56,35 @@ fn annotated(busybox: &Path) -> Bundle {
 /// What the host's own binfmt_misc has, entry by entry.
 fn registered() -> BTreeMap<String, String> {
     let place = fixture::new_dir("registry");
-    rustix::mount::mount("binfmt_misc", &place, "binfmt_misc", rustix::mount::MountFlags::RDONLY, None).unwrap();
+    rustix::mount::mount(
+        "binfmt_misc",
+        &place,
+        "binfmt_misc",
+        rustix::mount::MountFlags::RDONLY,
+        None,
+    )
+    .unwrap();
     let entries = fs::read_dir(&place).unwrap().flatten();
-    let all = entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap_or_default())).collect();
+    let all = entries
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read_to_string(entry.path()).unwrap_or_default(),
+            )
+        })
+        .collect();
     rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH).unwrap();
     all
 }
 
 fn skip_without_registries() {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
-    if (numbers.next().unwrap(), numbers.next().unwrap()) < (6, 7) || !crate::support::runtime::text("/proc/filesystems").contains("binfmt_misc") {
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse::<u32>().ok());
+    if (numbers.next().unwrap(), numbers.next().unwrap()) < (6, 7)
+        || !crate::support::runtime::text("/proc/filesystems").contains("binfmt_misc")
+    {
         skip!("this kernel has no binfmt_misc for user namespaces");
     }
 }
@@ -93,7 +118,10 @@ fn what_a_foreign_bundle_needs_is_said() {
     assert_has!(said, "user namespace");
     let mut b = annotated(&busybox);
     b.add_user_namespace();
-    b.spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/proc");
+    b.spec["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|mount| mount["destination"] != "/proc");
     assert_has!(b.run().failure(), "mount of proc");
     // Nobody says what it is for.
     let mut b = Bundle::new();
@@ -110,7 +138,8 @@ fn what_a_foreign_bundle_needs_is_said() {
     (header[16], header[18], header[19]) = (2, 2, 1);
     fs::remove_file(b.rootfs().join("bin/busybox")).unwrap();
     fs::write(b.rootfs().join("bin/busybox"), header).unwrap();
-    b.args(&["sh"]).set("/annotations", json!({ ANNOTATION: "loong64" }));
+    b.args(&["sh"])
+        .set("/annotations", json!({ ANNOTATION: "loong64" }));
     if Path::new("/usr/bin/qemu-loongarch64-static").exists() {
         return;
     }
@@ -133,7 +162,9 @@ fn a_foreign_bundle_runs_in_a_machine() {
     let busybox = busybox();
     let mut machine = Machine::of(Bundle::new);
     make_foreign(&mut machine.bundle, &busybox);
-    machine.bundle.push("/linux/namespaces", json!({ "type": "user" }));
+    machine
+        .bundle
+        .push("/linux/namespaces", json!({ "type": "user" }));
     machine.bundle.map_ids();
     assert_eq!(machine.run().success().stdout, "aarch64\n");
 }

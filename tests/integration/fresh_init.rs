@@ -1,5 +1,5 @@
-//! `inside` is bytes and slots: a fresh process that reads them makes the same container as the cloned child does. The wall with a kernel
-//! of its own is such a process.
+//! `inside` is bytes and slots: a fresh process that reads them makes the same container as the
+//! cloned child does. The wall with a kernel of its own is such a process.
 
 use crate::support::console::FdSocket;
 use crate::support::{Bundle, fixture, runtime};
@@ -18,7 +18,8 @@ tests![
     fresh_init_says_why_it_failed,
 ];
 
-/// All that the first process can tell of itself and its world, without the numbers that differ from run to run.
+/// All that the first process can tell of itself and its world, without the numbers that differ
+/// from run to run.
 const PROBE: &str = r#"
 {
 echo "[status]"; grep -vE '^(State|Vm|Rss|Hugetlb|voluntary|nonvoluntary|SigQ)' /proc/1/status
@@ -50,13 +51,28 @@ fn same_both_ways(b: &mut Bundle) {
     let fresh = seen(b, true);
     assert_has!(cloned, "[network]");
     assert!(cloned.lines().count() > 80, "{cloned}");
-    let different: Vec<_> = cloned.lines().zip(fresh.lines()).filter(|(a, b)| a != b).map(|(a, b)| format!("- {a}\n+ {b}")).collect();
-    assert!(cloned == fresh, "cloned (-) and fresh (+), {} and {} lines:\n{}", cloned.lines().count(), fresh.lines().count(), different.join("\n"));
+    let different: Vec<_> = cloned
+        .lines()
+        .zip(fresh.lines())
+        .filter(|(a, b)| a != b)
+        .map(|(a, b)| format!("- {a}\n+ {b}"))
+        .collect();
+    assert!(
+        cloned == fresh,
+        "cloned (-) and fresh (+), {} and {} lines:\n{}",
+        cloned.lines().count(),
+        fresh.lines().count(),
+        different.join("\n")
+    );
 }
 
 #[track_caller]
 fn seen(b: &Bundle, fresh: bool) -> String {
-    let notes = [b.rootfs().join("tmp/seen"), b.rootfs().join("tmp/start-hook"), b.dir.join("create-hook")];
+    let notes = [
+        b.rootfs().join("tmp/seen"),
+        b.rootfs().join("tmp/start-hook"),
+        b.dir.join("create-hook"),
+    ];
     notes.iter().for_each(|path| drop(fs::remove_file(path)));
     let socket = (b.spec["process"]["terminal"] == true).then(FdSocket::new);
     let mut flags = if fresh { vec!["--fresh-init"] } else { vec![] };
@@ -71,7 +87,9 @@ fn seen(b: &Bundle, fresh: bool) -> String {
     c.wait_for("stopped");
     drop(terminal);
     let pid = fs::read_to_string(b.rootfs().join("tmp/seen")).unwrap();
-    notes[1..].iter().fold(pid, |all, path| all + &runtime::text(path))
+    notes[1..]
+        .iter()
+        .fold(pid, |all, path| all + &runtime::text(path))
 }
 
 fn fresh_init_makes_the_default_container() {
@@ -94,14 +112,21 @@ fn fresh_init_with_a_terminal() {
 /// What hooks are given is compared too: arguments, environment, state and descriptors.
 fn fresh_init_with_hooks() {
     let mut b = Bundle::new();
-    let tell = "echo \"[hook $0]\"; env | sort; cd /proc/self/fd; echo *; cd /; sed -E 's/\"pid\": *[0-9]+/pid/'";
+    let tell = "echo \"[hook $0]\"; env | sort; cd /proc/self/fd; echo *; cd /; sed -E \
+        's/\"pid\": *[0-9]+/pid/'";
     let outside = format!("({tell}) > {}/create-hook", b.dir.display());
     b.push("/hooks/createContainer", json!({ "path": "/bin/sh", "args": ["sh", "-c", outside, "create"], "env": ["PATH=/usr/bin:/bin", "A=b"] }));
     let inside = format!("({tell}) > /tmp/start-hook");
-    b.push("/hooks/startContainer", json!({ "path": "/bin/sh", "args": ["sh", "-c", inside, "start"], "env": ["PATH=/bin"] }));
+    b.push(
+        "/hooks/startContainer",
+        json!({ "path": "/bin/sh", "args": ["sh", "-c", inside, "start"], "env": ["PATH=/bin"] }),
+    );
     same_both_ways(&mut b);
     assert_has!(runtime::text(b.dir.join("create-hook")), "[hook create]");
-    assert_has!(runtime::text(b.rootfs().join("tmp/start-hook")), "[hook start]");
+    assert_has!(
+        runtime::text(b.rootfs().join("tmp/start-hook")),
+        "[hook start]"
+    );
 }
 
 fn fresh_init_with_every_kind_of_step() {
@@ -113,15 +138,30 @@ fn fresh_init_with_every_kind_of_step() {
     b.set("/linux/rootfsPropagation", json!("rshared"));
     b.push("/linux/devices", json!({ "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 384, "uid": 7, "gid": 8 }));
     b.push("/linux/namespaces", json!({ "type": "time" }));
-    b.set("/linux/timeOffsets", json!({ "boottime": { "secs": 500, "nanosecs": 3 } }));
+    b.set(
+        "/linux/timeOffsets",
+        json!({ "boottime": { "secs": 500, "nanosecs": 3 } }),
+    );
     b.set("/domainname", json!("domain"));
-    b.set("/process/user", json!({ "uid": 0, "gid": 5, "additionalGids": [10, 29], "umask": 23 }));
+    b.set(
+        "/process/user",
+        json!({ "uid": 0, "gid": 5, "additionalGids": [10, 29], "umask": 23 }),
+    );
     b.set("/process/oomScoreAdj", json!(321));
-    b.set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 6 }));
-    b.set("/process/scheduler", json!({ "policy": "SCHED_BATCH", "nice": 7 }));
+    b.set(
+        "/process/ioPriority",
+        json!({ "class": "IOPRIO_CLASS_BE", "priority": 6 }),
+    );
+    b.set(
+        "/process/scheduler",
+        json!({ "policy": "SCHED_BATCH", "nice": 7 }),
+    );
     b.set("/process/noNewPrivileges", json!(false));
     let rule = json!({ "names": ["kexec_load"], "action": "SCMP_ACT_ERRNO" });
-    b.set("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule] }));
+    b.set(
+        "/linux/seccomp",
+        json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule] }),
+    );
     same_both_ways(&mut b);
 }
 
@@ -134,7 +174,11 @@ fn fresh_init_in_joined_namespaces() {
     for (kind, file) in [("user", "user"), ("network", "net"), ("ipc", "ipc")] {
         b.join(kind, format!("/proc/{}/ns/{file}", c.pid()));
     }
-    fixture::give_to(&b.rootfs(), crate::support::users::MAPPED, crate::support::users::MAPPED);
+    fixture::give_to(
+        &b.rootfs(),
+        crate::support::users::MAPPED,
+        crate::support::users::MAPPED,
+    );
     same_both_ways(&mut b);
 }
 
@@ -142,15 +186,28 @@ fn fresh_init_of_an_ordinary_user() {
     same_both_ways(&mut Bundle::of_ordinary_user());
 }
 
-/// hull's own descriptors end at its execve or are closed by init; those of the caller that were asked for go through both.
+/// hull's own descriptors end at its execve or are closed by init; those of the caller that were
+/// asked for go through both.
 fn fresh_init_passes_preserved_descriptors_on() {
     let b = Bundle::sh("cd /proc/self/fd; echo *; cat <&3");
     b.write();
     fs::write(b.dir.join("given"), "words\n").unwrap();
     let script = "exec 3< $0/given 4< /dev/null; exec \"$@\"";
-    let plain = b.runtime.command(&["run", "--fresh-init", "--preserve-fds", "1", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+    let plain = b.runtime.command(&[
+        "run",
+        "--fresh-init",
+        "--preserve-fds",
+        "1",
+        "--bundle",
+        b.dir.to_str().unwrap(),
+        &b.id,
+    ]);
     let mut c = std::process::Command::new("sh");
-    c.args(["-c", script]).arg(&b.dir).arg(plain.get_program()).args(plain.get_args()).stdin(std::process::Stdio::null());
+    c.args(["-c", script])
+        .arg(&b.dir)
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .stdin(std::process::Stdio::null());
     let out = runtime::finish(c, runtime::LIMIT).success().stdout;
     let (fds, words) = out.split_once('\n').unwrap();
     // The shell reads the folder by a descriptor of its own.

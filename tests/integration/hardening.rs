@@ -1,4 +1,5 @@
-//! What broke other runtimes, attack by attack; the names are those of the CVE lists. The costly races live elsewhere.
+//! What broke other runtimes, attack by attack; the names are those of the CVE lists. The costly
+//! races live elsewhere.
 
 use crate::support::{Bundle, fixture, runtime, until};
 use serde_json::json;
@@ -33,11 +34,14 @@ fn fingerprint() -> (u64, i64, u64) {
     (meta.size(), meta.mtime_nsec(), meta.ino())
 }
 
-/// Every process that the first process of the container can see, for a while: none that may be traced, apart from the program's own.
+/// Every process that the first process of the container can see, for a while: none that may be
+/// traced, apart from the program's own.
 fn cve_2016_9962_exec_is_not_dumpable() {
-    // The owner of /proc/PID's files is root of the host where a process is not dumpable: seen from a user namespace, nobody.
+    // The owner of /proc/PID's files is root of the host where a process is not dumpable: seen from
+    // a user namespace, nobody.
     let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1|/proc/$$) ;; *) \
-        if e=$(readlink $p/exe 2>/dev/null); then case $e in /bin/*) ;; *) echo \"$p $e\" >> /dev/shm/seen;; esac; fi;; esac; done; done";
+        if e=$(readlink $p/exe 2>/dev/null); then case $e in /bin/*) ;; *) echo \"$p $e\" >> \
+        /dev/shm/seen;; esac; fi;; esac; done; done";
     let mut b = Bundle::with_user_namespace();
     b.args(&["/bin/sh", "-c", script]);
     let all = json!([
@@ -85,11 +89,13 @@ fn cve_2019_5736_interpreter_is_proc_self_exe() {
     assert_eq!(fingerprint(), before);
 }
 
-/// Watches for the runtime's process from inside, and opens its file for writing as soon as it is no longer busy.
+/// Watches for the runtime's process from inside, and opens its file for writing as soon as it is
+/// no longer busy.
 fn cve_2019_5736_exec_of_proc_self_exe() {
     let before = fingerprint();
     let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) \
-        (exec 9>>$p/exe && echo overwritten >&9 && echo $p >> /dev/shm/won) 2>/dev/null;; esac; done; done";
+        (exec 9>>$p/exe && echo overwritten >&9 && echo $p >> /dev/shm/won) 2>/dev/null;; esac; \
+        done; done";
     let mut b = Bundle::sh(script);
     b.writable();
     for set in ["bounding", "effective", "permitted"] {
@@ -103,7 +109,8 @@ fn cve_2019_5736_exec_of_proc_self_exe() {
             ]),
         );
     }
-    // busybox is the program of the shell itself: a copy of the tests' own, or the attack would hit that.
+    // busybox is the program of the shell itself: a copy of the tests' own, or the attack would hit
+    // that.
     let own = b.rootfs().join("bin/busybox");
     fs::remove_file(&own).unwrap();
     fs::copy(fixture::suite_scratch().join("busybox"), &own).unwrap();
@@ -118,7 +125,8 @@ fn cve_2019_5736_exec_of_proc_self_exe() {
 fn cve_2019_5736_own_binary_cannot_be_written() {
     let b = Bundle::sleeper();
     let c = b.create();
-    // While it waits for start, the first process still is the runtime: its file is sealed, or on a read-only mount.
+    // While it waits for start, the first process still is the runtime: its file is sealed, or on a
+    // read-only mount.
     let result = fs::OpenOptions::new()
         .append(true)
         .open(format!("/proc/{}/exe", c.pid()))
@@ -142,7 +150,8 @@ fn cve_2019_19921_proc_is_a_symlink() {
     assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
 }
 
-/// Every path that set-up touches is a symlink to a folder of the host's, absolute and relative; nothing there may change.
+/// Every path that set-up touches is a symlink to a folder of the host's, absolute and relative;
+/// nothing there may change.
 fn cve_2019_18837_farm_of_symlinks() {
     only_hull!("runc 1.1.5 is open to it where /dev is a symlink");
     for climb in [String::new(), "../".repeat(20)] {
@@ -200,7 +209,8 @@ fn cve_2022_29162_inheritable_is_empty() {
 }
 
 fn cve_2023_25809_cgroup_is_read_only() {
-    // The tmpfs that holds the hierarchies is the container's own; still, hull makes that read-only too.
+    // The tmpfs that holds the hierarchies is the container's own; still, hull makes that read-only
+    // too.
     let places = if runtime::drives_hull() {
         "/sys/fs/cgroup /sys/fs/cgroup/*"
     } else {
@@ -238,7 +248,8 @@ fn cve_2025_31133_dev_null_is_a_symlink() {
     ]);
     let host = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     let out = b.run();
-    // Either the link was replaced by the device, or it is an error; never is a proc file bound over the masked path.
+    // Either the link was replaced by the device, or it is an error; never is a proc file bound
+    // over the masked path.
     assert!(out.status != 0 || out.stdout == "0\n1:3\n", "{out:?}");
     assert_eq!(
         fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(),
@@ -268,7 +279,8 @@ fn cve_2026_41579_dev_is_a_symlink() {
     );
 }
 
-/// The root with a pinned mount namespace in it: a peer resolved a path after setns and went astray.
+/// The root with a pinned mount namespace in it: a peer resolved a path after setns and went
+/// astray.
 fn bind_of_the_hosts_root() {
     let mut b = Bundle::new();
     b.mount("/mnt", "bind", "/", &["rbind", "ro", "rprivate"]);
@@ -343,7 +355,8 @@ fn program_is_not_dumpable_before_its_start() {
     drop(c);
 }
 
-/// What waits for start has the container's namespaces and root already, and no descriptor into the host's file system.
+/// What waits for start has the container's namespaces and root already, and no descriptor into the
+/// host's file system.
 fn created_container_waits_with_its_own_rights_only() {
     let b = Bundle::sleeper();
     let c = b.create();
@@ -385,20 +398,26 @@ fn run_as_root_without_capabilities_cannot_change_the_host() {
     let mut b = Bundle::new();
     b.writable()
         .add_caps(&["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
-    let text = b.output_of("for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/sys/vm/swappiness; do (echo 1 > $f) 2>/dev/null && echo wrote $f; done; true");
+    let text = b.output_of(
+        "for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger \
+        /proc/sys/vm/swappiness; do (echo 1 > $f) 2>/dev/null && echo wrote $f; done; true",
+    );
     assert_eq!(text, "");
 }
 
 /// The container's /proc may be anything by the time of an exec.
 fn exec_does_not_trust_the_containers_proc() {
     let mut b = Bundle::sh(
-        "mount -t tmpfs tmpfs /proc && mkdir -p /proc/self/attr /proc/self/fd /proc/1 && echo fake > /proc/self/status && echo >/tmp/made; exec sleep 1000",
+        "mount -t tmpfs tmpfs /proc && mkdir -p /proc/self/attr /proc/self/fd /proc/1 && echo \
+            fake > /proc/self/status && echo >/tmp/made; exec sleep 1000",
     );
     b.writable();
     b.add_caps(&["CAP_SYS_ADMIN"]);
     let c = b.started();
     let fake = || c.exec(&["cat", "/proc/self/status"]);
-    until("the false proc", || fs::exists(b.rootfs().join("tmp/made")).unwrap());
+    until("the false proc", || {
+        fs::exists(b.rootfs().join("tmp/made")).unwrap()
+    });
     let out = c.exec(&["echo", "words"]);
     assert!(out.status != 0 || out.stdout == "words\n", "{out:?}");
     assert!(out.status != 0 || fake().stdout == "fake\n", "{:?}", fake());

@@ -1,4 +1,5 @@
-//! The six kinds of hooks: when they run, where, with what state on their standard input, and what their failure means.
+//! The six kinds of hooks: when they run, where, with what state on their standard input, and what
+//! their failure means.
 
 use crate::support::wall::is_vm;
 use crate::support::{Bundle, Container, fixture, runtime, until};
@@ -43,7 +44,10 @@ const KINDS: [&str; 6] = [
 
 /// Those that the wall has: behind the second, createContainer hooks are refused.
 fn kinds() -> Vec<&'static str> {
-    KINDS.into_iter().filter(|kind| !(is_vm() && *kind == "createContainer")).collect()
+    KINDS
+        .into_iter()
+        .filter(|kind| !(is_vm() && *kind == "createContainer"))
+        .collect()
 }
 
 /// A folder that hooks write to; the container sees it at the same path.
@@ -77,7 +81,11 @@ fn hooks_run_in_order() {
     b.args(&["/bin/sh", "-c", &format!("echo program >> {log}")]);
     let c = b.create();
     let read = || fs::read_to_string(&log).unwrap();
-    let before = if is_vm() { "prestart\ncreateRuntime\n" } else { "prestart\ncreateRuntime\ncreateContainer\n" };
+    let before = if is_vm() {
+        "prestart\ncreateRuntime\n"
+    } else {
+        "prestart\ncreateRuntime\ncreateContainer\n"
+    };
     assert_eq!(read(), before);
     c.start();
     c.wait_for("stopped");
@@ -91,7 +99,8 @@ fn poststart_runs_in_start_after_the_program_has_begun() {
     let mut b = Bundle::sleeper();
     let dir = notes(&mut b);
     let script = format!(
-        "sed -E 's/.*\"pid\": *([0-9]+).*/\\1/' > {0}/pid; tr '\\0' ' ' < /proc/$(cat {0}/pid)/cmdline > {0}/program",
+        "sed -E 's/.*\"pid\": *([0-9]+).*/\\1/' > {0}/pid; tr '\\0' ' ' < /proc/$(cat \
+            {0}/pid)/cmdline > {0}/program",
         dir.display()
     );
     add(&mut b, "poststart", &script);
@@ -176,9 +185,15 @@ fn status_in_each_hook() {
         let at = kinds().iter().position(|kind| *kind == wanted);
         at.map(|at| states[at]["status"].as_str().unwrap())
     };
-    assert!(matches!(status("prestart"), Some("creating" | "created")), "{states:?}");
+    assert!(
+        matches!(status("prestart"), Some("creating" | "created")),
+        "{states:?}"
+    );
     assert_eq!(status("createRuntime"), Some("creating"));
-    assert!(is_vm() || status("createContainer") == Some("creating"), "{states:?}");
+    assert!(
+        is_vm() || status("createContainer") == Some("creating"),
+        "{states:?}"
+    );
     assert_eq!(status("startContainer"), Some("created"));
     assert_eq!(status("poststop"), Some("stopped"));
     only_hull!("runc 1.1.5 runs poststart hooks in create");
@@ -225,7 +240,12 @@ fn hooks_run_in_the_right_namespaces() {
     }
     b.args(&["sleep", "1000"]);
     let c = b.started();
-    let own = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+    let own = |kind: &str| {
+        fs::read_link(format!("/proc/self/ns/{kind}"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
     let lines = |of: &dyn Fn(&str) -> String| format!("{}\n{}\n", of("net"), of("mnt"));
     let (host, inside) = (lines(&own), lines(&|kind| c.namespace(kind)));
     drop(c);
@@ -243,7 +263,8 @@ fn hooks_run_in_the_right_namespaces() {
     }
 }
 
-/// createContainer hooks run after the mounts and before the root is changed: they find the bundle by its host's path, and the mounts in it.
+/// createContainer hooks run after the mounts and before the root is changed: they find the bundle
+/// by its host's path, and the mounts in it.
 fn create_container_hooks_see_the_mounts() {
     let mut b = Bundle::new();
     let dir = notes(&mut b);
@@ -267,14 +288,28 @@ fn hook_pid_has_the_new_network_namespace() {
     let mut b = Bundle::new();
     let dir = notes(&mut b);
     let script = format!(
-        "pid=$(sed -E 's/.*\"pid\": *([0-9]+).*/\\1/' | tr -d '\\n'); readlink /proc/$pid/ns/net > {0}/net; nsenter --net=/proc/$pid/ns/net ip link add hook0 mtu 1234 type veth peer name hook1 2> {0}/err",
+        "pid=$(sed -E 's/.*\"pid\": *([0-9]+).*/\\1/' | tr -d '\\n'); readlink /proc/$pid/ns/net \
+            > {0}/net; nsenter --net=/proc/$pid/ns/net ip link add hook0 mtu 1234 type veth peer \
+            name hook1 2> {0}/err",
         dir.display()
     );
     add(&mut b, "prestart", &script);
     let text = b.output_of("cat /sys/class/net/hook0/mtu; readlink /proc/self/ns/net");
     // A machine has what the host's namespace has, and is not in it.
-    let net = if is_vm() { text.lines().last().unwrap().to_owned() } else { fs::read_to_string(dir.join("net")).unwrap().trim_end().to_owned() };
-    assert_eq!(text, format!("1234\n{net}"), "{}", fs::read_to_string(dir.join("err")).unwrap());
+    let net = if is_vm() {
+        text.lines().last().unwrap().to_owned()
+    } else {
+        fs::read_to_string(dir.join("net"))
+            .unwrap()
+            .trim_end()
+            .to_owned()
+    };
+    assert_eq!(
+        text,
+        format!("1234\n{net}"),
+        "{}",
+        fs::read_to_string(dir.join("err")).unwrap()
+    );
 }
 
 #[track_caller]
@@ -309,7 +344,10 @@ fn start_container_failure_stops_start() {
     let out = c.call(&["start"]);
     if runtime::drives_hull() {
         // runc 1.1.5 does not wait for it.
-        assert_has!(out.failure(), "error running hook /bin/sh: exit status 3 (from hooks.startcontainer[0])");
+        assert_has!(
+            out.failure(),
+            "error running hook /bin/sh: exit status 3 (from hooks.startcontainer[0])"
+        );
     }
     c.wait_for("stopped");
     assert!(!dir.join("ran").exists(), "the program did not run");

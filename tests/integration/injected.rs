@@ -1,5 +1,6 @@
-//! Death, a full disk and an old kernel at any point: strace(1) makes the chosen call of hull's fail, or kills hull before it. Each
-//! number of each call is a run of its own, until one comes through unharmed.
+//! Death, a full disk and an old kernel at any point: strace(1) makes the chosen call of hull's
+//! fail, or kills hull before it. Each number of each call is a run of its own, until one comes
+//! through unharmed.
 
 use crate::support::{Bundle, leaks, runtime, until};
 use std::path::PathBuf;
@@ -16,7 +17,8 @@ tests![
     kernels_without_newer_calls,
 ];
 
-/// A runtime's command under strace with an injection; `follow` includes the container's own processes.
+/// A runtime's command under strace with an injection; `follow` includes the container's own
+/// processes.
 fn injected(b: &Bundle, inject: &str, follow: bool, args: &[&str]) -> runtime::Output {
     let hull = b.runtime.command(args);
     let mut command = Command::new("strace");
@@ -25,7 +27,10 @@ fn injected(b: &Bundle, inject: &str, follow: bool, args: &[&str]) -> runtime::O
         command.arg("-f");
     }
     command.arg(hull.get_program()).args(hull.get_args());
-    command.stdin(Stdio::null()).current_dir("/").envs(hull.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    command.stdin(Stdio::null()).current_dir("/").envs(
+        hull.get_envs()
+            .filter_map(|(key, value)| Some((key, value?))),
+    );
     runtime::finish(command, runtime::LIMIT)
 }
 
@@ -40,7 +45,10 @@ fn needs_strace() {
 fn nothing_is_left(b: &Bundle, when: &str) {
     let out = b.call(&["delete", "--force", &b.id]);
     assert_eq!(out.status, 0, "{when}: {out:?}");
-    assert!(!b.runtime.state.join(&b.id).exists(), "{when}: the record is left");
+    assert!(
+        !b.runtime.state.join(&b.id).exists(),
+        "{when}: the record is left"
+    );
     until(&format!("{when}: no process and no cgroup is left"), || {
         leaks::reap_orphans();
         leaks::children().is_empty() && cgroups(b).is_empty()
@@ -51,8 +59,10 @@ fn cgroups(b: &Bundle) -> Vec<PathBuf> {
     leaks::cgroups(b.cgroup.trim_start_matches('/'))
 }
 
-/// The calls between which nothing changes outside of hull but by one of them. (strace counts each call by itself.)
-const CHANGES: &str = "openat close write mkdir rmdir rename unlink unlinkat mknodat clone3 sendto recvfrom ppoll waitid flock fsopen fsmount execveat pidfd_send_signal";
+/// The calls between which nothing changes outside of hull but by one of them. (strace counts each
+/// call by itself.)
+const CHANGES: &str = "openat close write mkdir rmdir rename unlink unlinkat mknodat clone3 \
+    sendto recvfrom ppoll waitid flock fsopen fsmount execveat pidfd_send_signal";
 
 /// Kills a command before each of those calls in turn. `prepare` makes what the command needs.
 fn killed_at_each(b: &Bundle, args: &[&str], prepare: impl Fn()) -> usize {
@@ -60,9 +70,13 @@ fn killed_at_each(b: &Bundle, args: &[&str], prepare: impl Fn()) -> usize {
     for call in CHANGES.split(' ') {
         for number in 1.. {
             prepare();
-            let status = injected(b, &format!("{call}:signal=KILL:when={number}"), false, args).status;
+            let status =
+                injected(b, &format!("{call}:signal=KILL:when={number}"), false, args).status;
             nothing_is_left(b, &format!("{args:?} killed before {call} number {number}"));
-            assert!([0, 137].contains(&status), "{call} number {number}: status {status}");
+            assert!(
+                [0, 137].contains(&status),
+                "{call} number {number}: status {status}"
+            );
             if status == 0 {
                 break;
             }
@@ -76,7 +90,11 @@ fn create_killed_before_any_call_leaves_nothing() {
     needs_strace();
     let b = Bundle::sleeper();
     b.write();
-    let killed = killed_at_each(&b, &["create", "--bundle", b.dir.to_str().unwrap(), &b.id], || ());
+    let killed = killed_at_each(
+        &b,
+        &["create", "--bundle", b.dir.to_str().unwrap(), &b.id],
+        || (),
+    );
     assert!(killed > 60, "only {killed} kills");
 }
 
@@ -85,7 +103,11 @@ fn run_killed_before_any_call_leaves_nothing() {
     let mut b = Bundle::with_user_namespace();
     b.args(&["true"]);
     b.write();
-    let killed = killed_at_each(&b, &["run", "--bundle", b.dir.to_str().unwrap(), &b.id], || ());
+    let killed = killed_at_each(
+        &b,
+        &["run", "--bundle", b.dir.to_str().unwrap(), &b.id],
+        || (),
+    );
     assert!(killed > 80, "only {killed} kills");
 }
 
@@ -93,7 +115,12 @@ fn start_killed_before_any_call_leaves_nothing() {
     needs_strace();
     let b = Bundle::sleeper();
     b.write();
-    let killed = killed_at_each(&b, &["start", &b.id], || drop(b.call(&["create", "--bundle", b.dir.to_str().unwrap(), &b.id]).success()));
+    let killed = killed_at_each(&b, &["start", &b.id], || {
+        drop(
+            b.call(&["create", "--bundle", b.dir.to_str().unwrap(), &b.id])
+                .success(),
+        )
+    });
     assert!(killed > 8, "only {killed} kills");
 }
 
@@ -101,7 +128,18 @@ fn delete_killed_before_any_call_leaves_nothing() {
     needs_strace();
     let b = Bundle::sleeper();
     b.write();
-    let killed = killed_at_each(&b, &["delete", "--force", &b.id], || drop(b.call(&["run", "--detach", "--bundle", b.dir.to_str().unwrap(), &b.id]).success()));
+    let killed = killed_at_each(&b, &["delete", "--force", &b.id], || {
+        drop(
+            b.call(&[
+                "run",
+                "--detach",
+                "--bundle",
+                b.dir.to_str().unwrap(),
+                &b.id,
+            ])
+            .success(),
+        )
+    });
     assert!(killed > 15, "only {killed} kills");
 }
 
@@ -111,11 +149,34 @@ fn init_killed_before_any_step_is_an_error() {
     let mut b = Bundle::new();
     b.args(&["true"]);
     b.write();
-    for call in ["setsid", "keyctl", "sethostname", "mount", "move_mount", "mkdirat", "symlinkat", "pivot_root", "umount2", "setgroups", "setresgid", "setresuid", "capset", "faccessat2"] {
+    for call in [
+        "setsid",
+        "keyctl",
+        "sethostname",
+        "mount",
+        "move_mount",
+        "mkdirat",
+        "symlinkat",
+        "pivot_root",
+        "umount2",
+        "setgroups",
+        "setresgid",
+        "setresuid",
+        "capset",
+        "faccessat2",
+    ] {
         for number in 1..100 {
-            let out = injected(&b, &format!("{call}:signal=KILL:when={number}"), true, &["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+            let out = injected(
+                &b,
+                &format!("{call}:signal=KILL:when={number}"),
+                true,
+                &["run", "--bundle", b.dir.to_str().unwrap(), &b.id],
+            );
             let when = format!("init killed before {call} number {number}");
-            assert!(cgroups(&b).is_empty() && !b.runtime.state.join(&b.id).exists(), "{when}: something is left: {out:?}");
+            assert!(
+                cgroups(&b).is_empty() && !b.runtime.state.join(&b.id).exists(),
+                "{when}: something is left: {out:?}"
+            );
             if out.status == 0 || out.status == 137 {
                 // Unharmed; or the program itself was met, whose status that is.
                 assert!(number > 1, "{call} is never made");
@@ -127,11 +188,17 @@ fn init_killed_before_any_step_is_an_error() {
     }
 }
 
-/// Fails each of a command's calls in turn with ENOSPC: either it does not matter, or it is the sentence.
+/// Fails each of a command's calls in turn with ENOSPC: either it does not matter, or it is the
+/// sentence.
 fn full_at_each(b: &Bundle, call: &str) -> u32 {
     let mut refused = 0;
     for number in 1..200 {
-        let out = injected(b, &format!("{call}:error=ENOSPC:when={number}"), false, &["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
+        let out = injected(
+            b,
+            &format!("{call}:error=ENOSPC:when={number}"),
+            false,
+            &["run", "--bundle", b.dir.to_str().unwrap(), &b.id],
+        );
         let when = format!("{call} number {number}");
         assert!(cgroups(b).is_empty(), "{when}: a cgroup is left: {out:?}");
         if out.status == 0 {
@@ -144,7 +211,10 @@ fn full_at_each(b: &Bundle, call: &str) -> u32 {
         assert_eq!(out.status, 1, "{when}: {out:?}");
         let said = out.failure();
         assert_has!(said, "no space left on device");
-        assert!(!b.runtime.state.join(&b.id).exists(), "{when}: the record is left: {said}");
+        assert!(
+            !b.runtime.state.join(&b.id).exists(),
+            "{when}: the record is left: {said}"
+        );
         refused += 1;
     }
     refused
@@ -168,19 +238,47 @@ fn full_disk_at_any_new_file() {
     }
 }
 
-/// What hull does where a kernel has not got a call: it works, or the sentence says what is missing.
+/// What hull does where a kernel has not got a call: it works, or the sentence says what is
+/// missing.
 fn kernels_without_newer_calls() {
     needs_strace();
     let b = Bundle::sh("echo ran");
     b.write();
-    let run = |calls: &str| injected(&b, &format!("{calls}:error=ENOSYS"), true, &["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
-    for call in ["close_range", "fsopen", "fsmount", "keyctl", "memfd_create", "statx"] {
+    let run = |calls: &str| {
+        injected(
+            &b,
+            &format!("{calls}:error=ENOSYS"),
+            true,
+            &["run", "--bundle", b.dir.to_str().unwrap(), &b.id],
+        )
+    };
+    for call in [
+        "close_range",
+        "fsopen",
+        "fsmount",
+        "keyctl",
+        "memfd_create",
+        "statx",
+    ] {
         let out = run(call);
-        assert_eq!((out.status, out.stdout.as_str()), (0, "ran\n"), "without {call}: {out:?}");
+        assert_eq!(
+            (out.status, out.stdout.as_str()),
+            (0, "ran\n"),
+            "without {call}: {out:?}"
+        );
         nothing_is_left(&b, call);
     }
     // With neither memory files nor overlays there is no place that nobody can write to.
-    for call in ["memfd_create,fsopen", "clone3", "openat2", "mount_setattr", "open_tree", "move_mount", "faccessat2", "execveat"] {
+    for call in [
+        "memfd_create,fsopen",
+        "clone3",
+        "openat2",
+        "mount_setattr",
+        "open_tree",
+        "move_mount",
+        "faccessat2",
+        "execveat",
+    ] {
         let out = run(call);
         assert_eq!(out.status, 1, "without {call}: {out:?}");
         assert_has!(out.failure(), "function not implemented");
@@ -188,8 +286,14 @@ fn kernels_without_newer_calls() {
     }
     // Where there is a container to end.
     for call in ["pidfd_open", "pidfd_send_signal"] {
-        b.call(&["create", "--bundle", b.dir.to_str().unwrap(), &b.id]).success();
-        let out = injected(&b, &format!("{call}:error=ENOSYS"), false, &["kill", &b.id, "KILL"]);
+        b.call(&["create", "--bundle", b.dir.to_str().unwrap(), &b.id])
+            .success();
+        let out = injected(
+            &b,
+            &format!("{call}:error=ENOSYS"),
+            false,
+            &["kill", &b.id, "KILL"],
+        );
         assert_has!(out.failure(), "function not implemented");
         nothing_is_left(&b, call);
     }

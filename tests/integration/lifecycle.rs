@@ -1,4 +1,5 @@
-//! The life of a container: create, start, state, kill, delete, run, pause, resume; and the exit statuses.
+//! The life of a container: create, start, state, kill, delete, run, pause, resume; and the exit
+//! statuses.
 
 use crate::support::users::version;
 use crate::support::wall::is_vm;
@@ -52,7 +53,8 @@ fn run_gives_the_programs_exit_status() {
 }
 
 fn run_gives_128_and_the_signal() {
-    // The first process of a pid namespace ignores its own signals but SIGKILL from outside; a shared pid namespace shows the rest.
+    // The first process of a pid namespace ignores its own signals but SIGKILL from outside; a
+    // shared pid namespace shows the rest.
     for (name, number) in [("TERM", 15), ("ABRT", 6), ("KILL", 9)] {
         let mut b = Bundle::sh(&format!("kill -{name} $$"));
         b.without_namespace("pid");
@@ -242,7 +244,8 @@ fn kill_of_pid_namespaces_first_process_ends_the_others() {
     nothing_is_left(&b);
 }
 
-/// No process is in the container's cgroup of the host's, which holds the machine's where there is one.
+/// No process is in the container's cgroup of the host's, which holds the machine's where there is
+/// one.
 fn nothing_is_left(b: &Bundle) {
     until("the end of all", || {
         // systemd removes a scope with its last process.
@@ -340,8 +343,20 @@ fn pause_freezes_and_resume_thaws() {
     c.call(&["pause"]).success();
     assert_eq!(c.status(), "paused");
     // A machine's state is not its cgroup's.
-    let state = || if is_vm() { String::new() } else { b.cgroup_value("freezer", "freezer.state", "cgroup.freeze") };
-    let expected = |v1, v2| if is_vm() { "" } else { cgroups::by_version("freezer", v1, v2) };
+    let state = || {
+        if is_vm() {
+            String::new()
+        } else {
+            b.cgroup_value("freezer", "freezer.state", "cgroup.freeze")
+        }
+    };
+    let expected = |v1, v2| {
+        if is_vm() {
+            ""
+        } else {
+            cgroups::by_version("freezer", v1, v2)
+        }
+    };
     assert_eq!(state(), expected("FROZEN", "1"));
     // A write that was on its way may still arrive.
     std::thread::sleep(std::time::Duration::from_millis(100));

@@ -1,4 +1,5 @@
-//! Many runs at once, with the machine kept busy: every status is right, none hangs, nothing is left.
+//! Many runs at once, with the machine kept busy: every status is right, none hangs, nothing is
+//! left.
 
 use crate::support::{Bundle, Container, fixture, leaks, runtime};
 use std::process::{Child, Command, Stdio};
@@ -69,7 +70,8 @@ fn load_run_four_at_a_time() {
     four_at_a_time(runs(), |n| {
         let which = usize::try_from(n % 4).unwrap();
         let b = &bundles[which];
-        // Bundles may be shared, ids and cgroups may not: the config is copied with a cgroup of the run's own.
+        // Bundles may be shared, ids and cgroups may not: the config is copied with a cgroup of the
+        // run's own.
         let dir = fixture::new_dir("run");
         let mut spec = b.spec.clone();
         spec["root"]["path"] = b.rootfs().to_str().unwrap().into();

@@ -1,8 +1,9 @@
 //! Behaviour by behaviour, against the real binary.
 //!
-//! `HULL_RUNTIME=/usr/sbin/runc` drives another runtime in hull's place: each test was first proved on runc. What only hull or a newer
-//! runc does is skipped there, and says why. Arguments are filters on the tests' names; `--list`, `--skip`, `--jobs`, `--nocapture` as
-//! usual. `HULL_LOAD_RUNS` is the number of runs of the `load_` tests.
+//! `HULL_RUNTIME=/usr/sbin/runc` drives another runtime in hull's place: each test was first proved
+//! on runc. What only hull or a newer runc does is skipped there, and says why. Arguments are
+//! filters on the tests' names; `--list`, `--skip`, `--jobs`, `--nocapture` as usual.
+//! `HULL_LOAD_RUNS` is the number of runs of the `load_` tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[macro_use]

@@ -43,7 +43,8 @@ tests![
     recursive_idmapped_mount,
 ];
 
-/// The options of the topmost mount at `target`, and of its file system, as mountinfo inside gives them.
+/// The options of the topmost mount at `target`, and of its file system, as mountinfo inside gives
+/// them.
 fn options_of(b: &mut Bundle, target: &str) -> (String, String) {
     let text = b.output_of("cat /proc/self/mountinfo");
     let line = text
@@ -197,7 +198,8 @@ fn bind_of_a_file_makes_its_target() {
     assert!(b.rootfs().join("mnt/deep/er/target").is_file());
 }
 
-/// A folder with a tmpfs below it, `sub`, that holds the file `inner`. In a mount namespace of the test's own.
+/// A folder with a tmpfs below it, `sub`, that holds the file `inner`. In a mount namespace of the
+/// test's own.
 fn tree_with_submount() -> String {
     private_mounts();
     let source = fixture::new_dir("tree");
@@ -348,7 +350,8 @@ fn tmpcopyup_copies_the_folder() {
     std::os::unix::fs::chown(var.join("sub/file"), Some(1000), Some(10)).unwrap();
     symlink("sub/file", var.join("link")).unwrap();
     b.mount("/var", "tmpfs", "tmpfs", &["rw", "tmpcopyup"]);
-    let script = "cat /var/sub/file; echo; stat -c '%a %u %g' /var/sub/file; readlink /var/link; echo more > /var/sub/file; stat -f -c %T /var";
+    let script = "cat /var/sub/file; echo; stat -c '%a %u %g' /var/sub/file; readlink /var/link; \
+        echo more > /var/sub/file; stat -f -c %T /var";
     assert_eq!(b.output_of(script), "text\n646 1000 10\nsub/file\ntmpfs");
     assert_eq!(
         fs::read_to_string(var.join("sub/file")).unwrap(),
@@ -396,8 +399,9 @@ fn bind_with_type_none_or_bind() {
     assert_eq!(b.output_of("cat /mnt/file"), "text");
 }
 
-/// A flag that the host's mount has may not be taken away in a user namespace: the kernel answers EPERM to a remount without it, so the
-/// runtime must keep it where the configuration does not ask for its opposite.
+/// A flag that the host's mount has may not be taken away in a user namespace: the kernel answers
+/// EPERM to a remount without it, so the runtime must keep it where the configuration does not ask
+/// for its opposite.
 fn bind_keeps_locked_flags_in_a_user_namespace() {
     only_hull!("runc 1.1.5 fails with EPERM there");
     private_mounts();
@@ -473,7 +477,8 @@ fn mqueue_and_shm() {
     );
 }
 
-/// The kernel gives a new mqueue to the ids of whoever mounts it: these must be root's inside by then.
+/// The kernel gives a new mqueue to the ids of whoever mounts it: these must be root's inside by
+/// then.
 fn mqueue_belongs_to_root_in_a_user_namespace() {
     only_hull!("runc 1.1.5 gives it root's user and nobody's group");
     let mut b = Bundle::with_user_namespace();

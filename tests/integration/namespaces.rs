@@ -136,10 +136,17 @@ fn cgroup_namespace_hides_the_path() {
     let mut b = Bundle::new();
     assert_has!(
         b.output_of("cat /proc/self/cgroup"),
-        crate::support::cgroups::by_version("pids", format!(":pids:{}", b.cgroup), format!("0::{}", b.cgroup_inside()))
+        crate::support::cgroups::by_version(
+            "pids",
+            format!(":pids:{}", b.cgroup),
+            format!("0::{}", b.cgroup_inside())
+        )
     );
     b.push("/linux/namespaces", json!({ "type": "cgroup" }));
-    assert_has!(b.output_of("cat /proc/self/cgroup; echo end"), crate::support::cgroups::by_version("pids", ":pids:/\n", "0::/\n"));
+    assert_has!(
+        b.output_of("cat /proc/self/cgroup; echo end"),
+        crate::support::cgroups::by_version("pids", ":pids:/\n", "0::/\n")
+    );
 }
 
 fn with_offsets() -> Bundle {
@@ -156,7 +163,11 @@ fn time_namespace_has_its_offsets() {
     only_hull!("runc 1.1.5 has no time namespaces");
     let uptime = fs::read_to_string("/proc/uptime").unwrap();
     // A guest's own began with it.
-    let host: f64 = if is_vm() { 0.0 } else { uptime.split(' ').next().unwrap().parse().unwrap() };
+    let host: f64 = if is_vm() {
+        0.0
+    } else {
+        uptime.split(' ').next().unwrap().parse().unwrap()
+    };
     let mut b = with_offsets();
     let text = b.output_of("cat /proc/uptime; cat /proc/self/timens_offsets");
     let inside: f64 = text.split(' ').next().unwrap().parse().unwrap();
@@ -177,7 +188,13 @@ fn exec_joins_the_time_namespace() {
     let b = with_offsets();
     let c = b.started();
     let of_init = c.namespace("time");
-    assert_eq!(c.exec(&["readlink", "/proc/self/ns/time"]).success().stdout.trim(), of_init);
+    assert_eq!(
+        c.exec(&["readlink", "/proc/self/ns/time"])
+            .success()
+            .stdout
+            .trim(),
+        of_init
+    );
     // Every kernel's first one has the same number.
     assert_ne!(of_init, own("time"));
 }

@@ -39,11 +39,17 @@ fn a_device_moves_in_renamed_with_its_addresses_and_comes_back() {
     let mut b = Bundle::sleeper();
     moves(&mut b, "eth7");
     let c = b.started();
-    let shown = c.exec(&["ip", "addr", "show", "dev", "eth7"]).success().stdout;
+    let shown = c
+        .exec(&["ip", "addr", "show", "dev", "eth7"])
+        .success()
+        .stdout;
     assert_has!(shown, "192.0.2.7/24");
     assert_has!(shown, "2001:db8::7/64");
     assert_has!(shown, ",UP");
-    assert!(!ip("-br link").contains("hostdev0"), "it is still on the host");
+    assert!(
+        !ip("-br link").contains("hostdev0"),
+        "it is still on the host"
+    );
     drop(c);
     assert_back();
 }
@@ -56,8 +62,16 @@ fn a_device_moves_into_a_joined_namespace() {
     b.join("network", holder.path("net"));
     moves(&mut b, "eth7");
     let c = b.started();
-    assert_has!(c.exec(&["ip", "addr", "show", "dev", "eth7"]).success().stdout, "192.0.2.7/24");
-    assert!(!ip("-br link").contains("hostdev0"), "it is still on the host");
+    assert_has!(
+        c.exec(&["ip", "addr", "show", "dev", "eth7"])
+            .success()
+            .stdout,
+        "192.0.2.7/24"
+    );
+    assert!(
+        !ip("-br link").contains("hostdev0"),
+        "it is still on the host"
+    );
     drop(c);
     assert_back();
 }
@@ -69,7 +83,10 @@ fn a_missing_device_is_refused_and_nothing_is_left() {
     moves(&mut b, "eth7");
     let (container, out) = b.try_create(&[]);
     assert!(container.is_none());
-    assert_has!(out.failure(), "move network device hostdev0: no such network device");
+    assert_has!(
+        out.failure(),
+        "move network device hostdev0: no such network device"
+    );
     assert_eq!(b.call(&["list", "-q"]).success().stdout, "");
 }
 
@@ -79,7 +96,10 @@ fn a_taken_name_is_refused_and_the_device_is_restored() {
     let mut b = Bundle::sleeper();
     moves(&mut b, "lo");
     let (_container, out) = b.try_create(&[]);
-    assert_has!(out.failure(), "move network device hostdev0 into the container as lo: file exists");
+    assert_has!(
+        out.failure(),
+        "move network device hostdev0 into the container as lo: file exists"
+    );
     assert_back();
 }
 

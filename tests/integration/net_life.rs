@@ -5,7 +5,12 @@ use crate::support::{Bundle, leaks, until};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-tests![a_hundred_parallel_starts_have_distinct_addresses, a_kill_at_any_point_leaves_nothing, a_kill_before_each_call_leaves_nothing, addresses_of_the_dead_are_given_out_again];
+tests![
+    a_hundred_parallel_starts_have_distinct_addresses,
+    a_kill_at_any_point_leaves_nothing,
+    a_kill_before_each_call_leaves_nothing,
+    addresses_of_the_dead_are_given_out_again
+];
 
 fn a_hundred_parallel_starts_have_distinct_addresses() {
     only_hull!("networks are hull's own");
@@ -14,23 +19,44 @@ fn a_hundred_parallel_starts_have_distinct_addresses() {
     let mut children = Vec::new();
     for b in &bundles {
         b.write();
-        let mut command = b.runtime.command(&["run", "-d", "--bundle", b.dir.to_str().unwrap(), "--network", "default", &b.id]);
+        let mut command = b.runtime.command(&[
+            "run",
+            "-d",
+            "--bundle",
+            b.dir.to_str().unwrap(),
+            "--network",
+            "default",
+            &b.id,
+        ]);
         children.push(leaks::spawn(&mut command).unwrap());
     }
     let guards: Vec<_> = bundles.iter().map(crate::support::Container::new).collect();
     for child in &mut children {
-        assert!(crate::support::harness::wait_within(child, Duration::from_secs(120)), "a start hangs");
+        assert!(
+            crate::support::harness::wait_within(child, Duration::from_secs(120)),
+            "a start hangs"
+        );
         assert!(child.wait().unwrap().success());
         leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
     }
     let document = w.inspect("default");
     let containers = document["containers"].as_array().unwrap();
-    let all: BTreeSet<String> = containers.iter().flat_map(|c| c["addresses"].as_array().unwrap()).map(|a| a.to_string()).collect();
+    let all: BTreeSet<String> = containers
+        .iter()
+        .flat_map(|c| c["addresses"].as_array().unwrap())
+        .map(|a| a.to_string())
+        .collect();
     assert_eq!((containers.len(), all.len()), (100, 200));
     let hosts = guards[0].exec(&["cat", "/etc/hosts"]).success().stdout;
-    assert!(bundles.iter().all(|b| hosts.contains(&b.id)), "a neighbour's name is missing:\n{hosts}");
+    assert!(
+        bundles.iter().all(|b| hosts.contains(&b.id)),
+        "a neighbour's name is missing:\n{hosts}"
+    );
     drop(guards);
-    assert_eq!(w.inspect("default")["containers"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        w.inspect("default")["containers"].as_array().unwrap().len(),
+        0
+    );
     assert_eq!(rules(), "");
     until("the links are gone", || links().len() == 1);
 }
@@ -41,7 +67,18 @@ fn a_kill_at_any_point_leaves_nothing() {
     let b = w.bundle("sleep 1000");
     b.write();
     for step in 0..60_u64 {
-        let flags = ["create", "--bundle", b.dir.to_str().unwrap(), "--network", "default", "-p", "8080:80", "--net-rate", "10mbit", &b.id];
+        let flags = [
+            "create",
+            "--bundle",
+            b.dir.to_str().unwrap(),
+            "--network",
+            "default",
+            "-p",
+            "8080:80",
+            "--net-rate",
+            "10mbit",
+            &b.id,
+        ];
         let mut child = leaks::spawn(&mut b.runtime.command(&flags)).unwrap();
         std::thread::sleep(Duration::from_micros(step * 1200));
         child.kill().ok();
@@ -61,11 +98,16 @@ fn nothing_is_left(w: &World, b: &Bundle, when: &str) {
     });
     assert_eq!(rules(), "", "{when}");
     let folder = w.state().join("@networks/default/endpoints");
-    let left: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert!(left.is_empty(), "{when}: addresses are held by {left:?}");
 }
 
-/// Before each call by which hull changes something outside itself, one run each: what the time of a kill hits only by chance.
+/// Before each call by which hull changes something outside itself, one run each: what the time of
+/// a kill hits only by chance.
 fn a_kill_before_each_call_leaves_nothing() {
     only_hull!("networks are hull's own");
     if shell("command -v strace").status != 0 {
@@ -75,17 +117,45 @@ fn a_kill_before_each_call_leaves_nothing() {
     let b = w.bundle("sleep 1000");
     b.write();
     let mut killed = 0;
-    for call in ["rename", "sendto", "flock", "unlink", "write", "clone3,clone,vfork,fork"] {
+    for call in [
+        "rename",
+        "sendto",
+        "flock",
+        "unlink",
+        "write",
+        "clone3,clone,vfork,fork",
+    ] {
         for number in 1.. {
             let inject = format!("inject={call}:signal=KILL:when={number}");
-            let flags = ["create", "--bundle", b.dir.to_str().unwrap(), "--network", "default", "-p", "8080:80", "--net-rate", "10mbit", &b.id];
+            let flags = [
+                "create",
+                "--bundle",
+                b.dir.to_str().unwrap(),
+                "--network",
+                "default",
+                "-p",
+                "8080:80",
+                "--net-rate",
+                "10mbit",
+                &b.id,
+            ];
             let hull = b.runtime.command(&flags);
             let mut command = std::process::Command::new("strace");
-            command.args(["-qq", "-o", "/dev/null", "-e", &inject]).arg(hull.get_program()).args(hull.get_args());
-            command.stdin(std::process::Stdio::null()).envs(hull.get_envs().filter_map(|(key, value)| Some((key, value?))));
-            let status = crate::support::runtime::finish(command, crate::support::runtime::LIMIT).status;
+            command
+                .args(["-qq", "-o", "/dev/null", "-e", &inject])
+                .arg(hull.get_program())
+                .args(hull.get_args());
+            command.stdin(std::process::Stdio::null()).envs(
+                hull.get_envs()
+                    .filter_map(|(key, value)| Some((key, value?))),
+            );
+            let status =
+                crate::support::runtime::finish(command, crate::support::runtime::LIMIT).status;
             nothing_is_left(&w, &b, &format!("killed before {call} number {number}"));
-            assert!([0, 137].contains(&status), "{call} number {number}: status {status}");
+            assert!(
+                [0, 137].contains(&status),
+                "{call} number {number}: status {status}"
+            );
             if status == 0 {
                 break;
             }
@@ -98,7 +168,8 @@ fn a_kill_before_each_call_leaves_nothing() {
 fn addresses_of_the_dead_are_given_out_again() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    w.hull(&["network", "create", "--subnet", "10.77.0.0/30", "tiny"]).success();
+    w.hull(&["network", "create", "--subnet", "10.77.0.0/30", "tiny"])
+        .success();
     let (first, second) = (w.bundle("sleep 1000"), w.bundle("sleep 1000"));
     let c = start(&first, &["--network", "tiny"]);
     let (_none, out) = second.try_create(&["--network", "tiny"]);
@@ -106,7 +177,9 @@ fn addresses_of_the_dead_are_given_out_again() {
     // Nobody deletes it: its process is killed, and its network namespace ends.
     c.kill("KILL").success();
     c.wait_for("stopped");
-    until("the address is free", || second.run_with(&["--detach", "--network", "tiny"]).status == 0);
+    until("the address is free", || {
+        second.run_with(&["--detach", "--network", "tiny"]).status == 0
+    });
     let _d = crate::support::Container::new(&second);
     assert_eq!(w.addresses("tiny", &second.id), ["10.77.0.2"]);
 }

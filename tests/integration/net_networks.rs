@@ -1,6 +1,9 @@
 //! hull's own networks: who reaches whom, by which address, name and port.
 
-use crate::net_world::{HOST, OUTSIDE, World, eventually, host_reaches, ip, links, reaches, rules, run, shell, start, within};
+use crate::net_world::{
+    HOST, OUTSIDE, World, eventually, host_reaches, ip, links, reaches, rules, run, shell, start,
+    within,
+};
 use crate::support::{Bundle, until};
 use serde_json::json;
 use std::net::UdpSocket;
@@ -36,22 +39,48 @@ fn neighbours_reach_each_other_by_address_and_name() {
     let w = World::new();
     let (server, client) = (w.server(), w.bundle("sleep 1000"));
     let s = start(&server, &["--network", "default", "--network-alias", "www"]);
-    let c = start(&client, &["--network", "default", "--add-host", "db:192.0.2.9", "--dns", "192.0.2.53"]);
+    let c = start(
+        &client,
+        &[
+            "--network",
+            "default",
+            "--add-host",
+            "db:192.0.2.9",
+            "--dns",
+            "192.0.2.53",
+        ],
+    );
     let addresses = w.addresses("default", &server.id);
     assert_eq!(addresses.len(), 2);
-    for target in [addresses[0].as_str(), addresses[1].as_str(), server.id.as_str(), "www"] {
+    for target in [
+        addresses[0].as_str(),
+        addresses[1].as_str(),
+        server.id.as_str(),
+        "www",
+    ] {
         assert_eq!(eventually(target, || reaches(&c, target, 80)), server.id);
     }
     let hosts = c.exec(&["cat", "/etc/hosts"]).success().stdout;
     assert_has!(hosts, "192.0.2.9\tdb");
-    assert_eq!(c.exec(&["cat", "/etc/resolv.conf"]).success().stdout.matches("nameserver").count(), 1);
+    assert_eq!(
+        c.exec(&["cat", "/etc/resolv.conf"])
+            .success()
+            .stdout
+            .matches("nameserver")
+            .count(),
+        1
+    );
     // The way out is masqueraded: the outside has no route back to the containers.
     for outside in OUTSIDE {
-        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", outside]).success();
+        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", outside])
+            .success();
     }
     drop(s);
     let hosts = c.exec(&["cat", "/etc/hosts"]).success().stdout;
-    assert!(!hosts.contains(&server.id), "a name outlives its container:\n{hosts}");
+    assert!(
+        !hosts.contains(&server.id),
+        "a name outlives its container:\n{hosts}"
+    );
     drop(c);
     assert_eq!(rules(), "", "rules are left");
     w.hull(&["network", "remove", "default"]).success();
@@ -66,12 +95,30 @@ fn published_ports_from_five_vantage_points() {
     let c = start(&client, &["--network", "default"]);
     let id = &server.id;
     for (family, address) in HOST.into_iter().enumerate() {
-        assert_eq!(&eventually(&format!("outside, {address}"), || w.outside_reaches(address, 8080)), id);
-        assert_eq!(&eventually(&format!("host, {address}"), || host_reaches(address, 8080)), id);
-        assert_eq!(&eventually(&format!("neighbour, {address}"), || reaches(&c, address, 8080)), id);
-        assert_eq!(&eventually(&format!("itself, {address}"), || reaches(&s, address, 8080)), id);
+        assert_eq!(
+            &eventually(&format!("outside, {address}"), || w
+                .outside_reaches(address, 8080)),
+            id
+        );
+        assert_eq!(
+            &eventually(&format!("host, {address}"), || host_reaches(address, 8080)),
+            id
+        );
+        assert_eq!(
+            &eventually(&format!("neighbour, {address}"), || reaches(
+                &c, address, 8080
+            )),
+            id
+        );
+        assert_eq!(
+            &eventually(&format!("itself, {address}"), || reaches(&s, address, 8080)),
+            id
+        );
         if family == 0 {
-            assert_eq!(&eventually("the host's loopback", || host_reaches("127.0.0.1", 8080)), id);
+            assert_eq!(
+                &eventually("the host's loopback", || host_reaches("127.0.0.1", 8080)),
+                id
+            );
         } else {
             // IPv6 has no way for ::1 to leave a host: refused, as the documentation says.
             assert_eq!(host_reaches("::1", 8080), None);
@@ -83,7 +130,17 @@ fn a_published_address_is_that_address_alone() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let server = w.server();
-    let _s = start(&server, &["--network", "default", "-p", "127.0.0.1:8080:80", "-p", "[2001:db8:1::1]:8081:80"]);
+    let _s = start(
+        &server,
+        &[
+            "--network",
+            "default",
+            "-p",
+            "127.0.0.1:8080:80",
+            "-p",
+            "[2001:db8:1::1]:8081:80",
+        ],
+    );
     eventually("loopback", || host_reaches("127.0.0.1", 8080));
     eventually("v6", || w.outside_reaches(HOST[1], 8081));
     assert_eq!(w.outside_reaches(HOST[0], 8080), None);
@@ -94,21 +151,50 @@ fn a_published_address_is_that_address_alone() {
 fn udp_and_ranges_are_published() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    let server = w.bundle("/bin/probe --probe datagrams 53 & for p in 91 92; do (while true; do echo $p | nc -l -p $p; done) & done; sleep 1000");
-    let _s = start(&server, &["--network", "default", "-p", "5353:53/udp", "-p", "9091-9092:91-92", "-p", "7000:7/sctp"]);
+    let server = w.bundle(
+        "/bin/probe --probe datagrams 53 & for p in 91 92; do (while true; do \
+        echo $p | nc -l -p $p; done) & done; sleep 1000",
+    );
+    let _s = start(
+        &server,
+        &[
+            "--network",
+            "default",
+            "-p",
+            "5353:53/udp",
+            "-p",
+            "9091-9092:91-92",
+            "-p",
+            "7000:7/sctp",
+        ],
+    );
     for port in [91, 92] {
-        assert_eq!(eventually("range", || w.outside_reaches(HOST[0], 9000 + port)), port.to_string());
+        assert_eq!(
+            eventually("range", || w.outside_reaches(HOST[0], 9000 + port)),
+            port.to_string()
+        );
     }
     for (any, host) in [("0.0.0.0", HOST[0]), ("[::]", "[2001:db8:1::1]")] {
-        let outer = within(&w.outside_namespace(), move || UdpSocket::bind(format!("{any}:0")).unwrap());
-        outer.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+        let outer = within(&w.outside_namespace(), move || {
+            UdpSocket::bind(format!("{any}:0")).unwrap()
+        });
+        outer
+            .set_read_timeout(Some(std::time::Duration::from_secs(1)))
+            .unwrap();
         let mut buffer = [0; 16];
         let answer = eventually("an answer to a datagram", || {
             outer.send_to(b"ping", format!("{host}:5353")).unwrap();
             let (length, from) = outer.recv_from(&mut buffer).ok()?;
-            Some(format!("{} from {}", String::from_utf8_lossy(&buffer[..length]), from.port()))
+            Some(format!(
+                "{} from {}",
+                String::from_utf8_lossy(&buffer[..length]),
+                from.port()
+            ))
         });
-        assert_eq!(answer, "ping from 5353", "it does not come from where it was asked");
+        assert_eq!(
+            answer, "ping from 5353",
+            "it does not come from where it was asked"
+        );
     }
     assert_has!(rules(), "sctp . 7000");
 }
@@ -119,10 +205,15 @@ fn the_outside_reaches_nothing_else() {
     let server = w.server();
     let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let address = &w.addresses("default", &server.id)[0];
-    w.outside("ip", &format!("route add {address} via {}", HOST[0])).success();
+    w.outside("ip", &format!("route add {address} via {}", HOST[0]))
+        .success();
     eventually("published", || w.outside_reaches(HOST[0], 8080));
     eventually("the host itself", || host_reaches(address, 80));
-    assert_eq!(w.outside_reaches(address, 80), None, "the container is reached past its published port");
+    assert_eq!(
+        w.outside_reaches(address, 80),
+        None,
+        "the container is reached past its published port"
+    );
 }
 
 fn loopback_of_the_host_is_not_the_neighbours() {
@@ -134,19 +225,39 @@ fn loopback_of_the_host_is_not_the_neighbours() {
     let listener = std::net::TcpListener::bind("127.0.0.1:7777").unwrap();
     listener.set_nonblocking(true).unwrap();
     let link = w.inspect("default")["link"].as_str().unwrap().to_owned();
-    assert_eq!(std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet")).unwrap().trim(), "1");
+    assert_eq!(
+        std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"))
+            .unwrap()
+            .trim(),
+        "1"
+    );
     // CVE-2020-8558: the container sends packets for 127.0.0.1 to the host over its link.
-    let gateway = w.inspect("default")["subnets"][0]["gateway"].as_str().unwrap().to_owned();
+    let gateway = w.inspect("default")["subnets"][0]["gateway"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     c.exec(&["ip", "link", "set", "lo", "down"]).success();
     c.exec(&["ip", "addr", "del", "127.0.0.1/8", "dev", "lo"]);
-    let routed = c.exec(&["sh", "-c", &format!("ip route add 127.0.0.1/32 via {gateway} dev eth0; ip route get 127.0.0.1")]);
+    let routed = c.exec(&[
+        "sh",
+        "-c",
+        &format!("ip route add 127.0.0.1/32 via {gateway} dev eth0; ip route get 127.0.0.1"),
+    ]);
     assert_has!(routed.stdout, "eth0");
     let mac_of_host = ip(&format!("link show dev {link}"));
     assert_has!(mac_of_host, "ether");
     c.exec(&["timeout", "2", "nc", "127.0.0.1", "7777"]);
-    assert!(listener.accept().is_err(), "a neighbour reached the host's loopback");
+    assert!(
+        listener.accept().is_err(),
+        "a neighbour reached the host's loopback"
+    );
     drop((_s, c));
-    assert_eq!(std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet")).unwrap().trim(), "0");
+    assert_eq!(
+        std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"))
+            .unwrap()
+            .trim(),
+        "0"
+    );
 }
 
 fn networks_do_not_see_each_other() {
@@ -159,7 +270,11 @@ fn networks_do_not_see_each_other() {
     let c = start(&client, &["--network", "red"]);
     for address in w.addresses("blue", &server.id) {
         eventually("host", || host_reaches(&address, 80));
-        assert_eq!(reaches(&c, &address, 80), None, "{address} is reached across networks");
+        assert_eq!(
+            reaches(&c, &address, 80),
+            None,
+            "{address} is reached across networks"
+        );
     }
     // What is published is published to them too.
     eventually("published", || reaches(&c, HOST[0], 8080));
@@ -169,20 +284,32 @@ fn networks_do_not_see_each_other() {
 fn internal_and_isolated_networks() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    w.hull(&["network", "create", "--internal", "inner"]).success();
-    w.hull(&["network", "create", "--isolated", "alone"]).success();
+    w.hull(&["network", "create", "--internal", "inner"])
+        .success();
+    w.hull(&["network", "create", "--isolated", "alone"])
+        .success();
     let (server, client) = (w.server(), w.bundle("sleep 1000"));
     {
         let _s = start(&server, &["--network", "inner"]);
         let c = start(&client, &["--network", "inner"]);
         eventually("neighbour", || reaches(&c, &server.id, 80));
-        assert!(c.exec(&["busybox", "ping", "-c", "1", "-W", "1", OUTSIDE[0]]).status != 0, "an internal network has a way out");
+        assert!(
+            c.exec(&["busybox", "ping", "-c", "1", "-W", "1", OUTSIDE[0]])
+                .status
+                != 0,
+            "an internal network has a way out"
+        );
         assert!(!c.exec(&["ip", "route"]).stdout.contains("default"));
     }
     let _s = start(&server, &["--network", "alone"]);
     let c = start(&client, &["--network", "alone"]);
-    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]]).success();
-    assert_eq!(reaches(&c, &server.id, 80), None, "isolated containers reach each other");
+    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+        .success();
+    assert_eq!(
+        reaches(&c, &server.id, 80),
+        None,
+        "isolated containers reach each other"
+    );
 }
 
 fn spoofed_addresses_are_dropped() {
@@ -192,18 +319,36 @@ fn spoofed_addresses_are_dropped() {
     let c = start(&client, &["--network", "default"]);
     let document = w.inspect("default");
     let gateway = document["subnets"][0]["gateway"].as_str().unwrap();
-    let ping = |source: &str| c.exec(&["busybox", "ping", "-c", "1", "-W", "1", "-I", source, gateway]).status;
+    let ping = |source: &str| {
+        c.exec(&[
+            "busybox", "ping", "-c", "1", "-W", "1", "-I", source, gateway,
+        ])
+        .status
+    };
     let own = w.addresses("default", &client.id);
     assert_eq!(ping(&own[0]), 0);
     let other = format!("{}.77", own[0].rsplit_once('.').unwrap().0);
-    c.exec(&["ip", "addr", "add", &format!("{other}/24"), "dev", "eth0"]).success();
+    c.exec(&["ip", "addr", "add", &format!("{other}/24"), "dev", "eth0"])
+        .success();
     assert!(ping(&other) != 0, "a taken address answers");
     // The neighbours' tables are not poisoned by it either.
-    assert!(!ip("neigh").lines().any(|line| line.starts_with(&format!("{other} ")) && line.contains("lladdr")), "{}", ip("neigh"));
+    assert!(
+        !ip("neigh")
+            .lines()
+            .any(|line| line.starts_with(&format!("{other} ")) && line.contains("lladdr")),
+        "{}",
+        ip("neigh")
+    );
     assert_eq!(ping(&own[0]), 0);
     let v6gateway = document["subnets"][1]["gateway"].as_str().unwrap();
-    c.exec(&["busybox", "ping", "-c", "1", "-W", "2", v6gateway]).success();
-    c.exec(&["sh", "-c", "ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:99; ip link set eth0 up"]).success();
+    c.exec(&["busybox", "ping", "-c", "1", "-W", "2", v6gateway])
+        .success();
+    c.exec(&[
+        "sh",
+        "-c",
+        "ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:99; ip link set eth0 up",
+    ])
+    .success();
     c.exec(&["ip", "route", "add", "default", "via", gateway]);
     assert!(ping(&own[0]) != 0, "a taken hardware address passes");
 }
@@ -211,13 +356,32 @@ fn spoofed_addresses_are_dropped() {
 fn macvlan_is_on_the_real_network() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    let args = ["network", "create", "-d", "macvlan", "--parent", "up0", "--subnet", "198.51.100.0/24", "--gateway", OUTSIDE[0], "lan"];
+    let args = [
+        "network",
+        "create",
+        "-d",
+        "macvlan",
+        "--parent",
+        "up0",
+        "--subnet",
+        "198.51.100.0/24",
+        "--gateway",
+        OUTSIDE[0],
+        "lan",
+    ];
     w.hull(&args).success();
     let server = w.server();
-    let s = start(&server, &["--network", "lan:ip=198.51.100.40,mac=02:00:00:00:00:40"]);
-    assert_eq!(eventually("outside", || w.outside_reaches("198.51.100.40", 80)), server.id);
+    let s = start(
+        &server,
+        &["--network", "lan:ip=198.51.100.40,mac=02:00:00:00:00:40"],
+    );
+    assert_eq!(
+        eventually("outside", || w.outside_reaches("198.51.100.40", 80)),
+        server.id
+    );
     assert_has!(w.outside("ip", "neigh").stdout, "02:00:00:00:00:40");
-    s.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]]).success();
+    s.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+        .success();
     let second = w.bundle("true");
     let (_c, out) = second.try_create(&["--network", "lan:ip=198.51.100.40"]);
     assert_has!(out.failure(), "is in use");
@@ -228,24 +392,62 @@ fn macvlan_is_on_the_real_network() {
 fn mtu_and_fixed_addresses() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    w.hull(&["network", "create", "--mtu", "1400", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64", "small"]).success();
+    w.hull(&[
+        "network",
+        "create",
+        "--mtu",
+        "1400",
+        "--subnet",
+        "10.77.0.0/24",
+        "--subnet",
+        "fd77::/64",
+        "small",
+    ])
+    .success();
     let client = w.bundle("sleep 1000");
-    let c = start(&client, &["--network", "small:ip=10.77.0.9,ip6=fd77::9,mac=02:11:22:33:44:55"]);
-    let shown = c.exec(&["ip", "addr", "show", "dev", "eth0"]).success().stdout;
-    for part in ["mtu 1400", "10.77.0.9/24", "fd77::9/64", "02:11:22:33:44:55"] {
+    let c = start(
+        &client,
+        &[
+            "--network",
+            "small:ip=10.77.0.9,ip6=fd77::9,mac=02:11:22:33:44:55",
+        ],
+    );
+    let shown = c
+        .exec(&["ip", "addr", "show", "dev", "eth0"])
+        .success()
+        .stdout;
+    for part in [
+        "mtu 1400",
+        "10.77.0.9/24",
+        "fd77::9/64",
+        "02:11:22:33:44:55",
+    ] {
         assert_has!(shown, part);
     }
     // Without a wish, the id gives a hardware address, and the same one again.
     let same = w.bundle("cat /sys/class/net/eth0/address");
-    let [first, again] = [(); 2].map(|()| same.run_with(&["--network", "default"]).success().stdout);
+    let [first, again] =
+        [(); 2].map(|()| same.run_with(&["--network", "default"]).success().stdout);
     assert_eq!(first, again);
     let other = w.bundle("true");
-    assert_eq!(hull::net::link::parse_mac(first.trim()).unwrap()[0] & 3, 2, "{first} is not locally administered");
-    for (wish, why) in [("small:ip=10.77.0.9", "is in use"), ("small:ip=10.78.0.9", "is not in network"), ("small:ip=10.77.0.1", "is not a container's"), ("nowhere", "does not exist")] {
+    assert_eq!(
+        hull::net::link::parse_mac(first.trim()).unwrap()[0] & 3,
+        2,
+        "{first} is not locally administered"
+    );
+    for (wish, why) in [
+        ("small:ip=10.77.0.9", "is in use"),
+        ("small:ip=10.78.0.9", "is not in network"),
+        ("small:ip=10.77.0.1", "is not a container's"),
+        ("nowhere", "does not exist"),
+    ] {
         let (_c, out) = other.try_create(&["--network", wish]);
         assert_has!(out.failure(), why);
     }
-    assert_has!(w.hull(&["network", "remove", "small"]).failure(), "is in use by");
+    assert_has!(
+        w.hull(&["network", "remove", "small"]).failure(),
+        "is in use by"
+    );
 }
 
 fn several_networks_at_once() {
@@ -258,13 +460,23 @@ fn several_networks_at_once() {
     let shown = c.exec(&["ip", "addr"]).success().stdout;
     assert_has!(shown, &w.addresses("blue", &client.id)[0]);
     assert_has!(shown, &w.addresses("red", &client.id)[0]);
-    assert_eq!(c.exec(&["ip", "route"]).stdout.matches("default").count(), 1);
-    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]]).success();
+    assert_eq!(
+        c.exec(&["ip", "route"]).stdout.matches("default").count(),
+        1
+    );
+    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+        .success();
 }
 
-/// What a bundle's network looks like from inside: how many links, and how many of the host's own address.
+/// What a bundle's network looks like from inside: how many links, and how many of the host's own
+/// address.
 fn seen(b: &Bundle, flags: &[&str]) -> Vec<String> {
-    b.run_with(flags).success().stdout.split_whitespace().map(str::to_owned).collect()
+    b.run_with(flags)
+        .success()
+        .stdout
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
 }
 
 const LOOK: &str = "ip -o link | wc -l; ip -o addr show | grep -c 198.51.100.1; true";
@@ -275,9 +487,21 @@ fn the_other_choices_of_a_namespace() {
     let b = w.bundle(LOOK);
     assert_eq!(seen(&b, &["--network", "none"]), ["1", "0"]);
     let holder = crate::support::users::Holder::new(&["--net"]);
-    assert_eq!(seen(&b, &["--network", &format!("ns:{}", holder.path("net").display())]), ["1", "0"]);
-    assert_has!(b.run_with(&["--network", "container:nobody"]).failure(), "does not exist");
-    assert_has!(b.run_with(&["--network", "none", "-p", "80:80"]).failure(), "need a network");
+    assert_eq!(
+        seen(
+            &b,
+            &["--network", &format!("ns:{}", holder.path("net").display())]
+        ),
+        ["1", "0"]
+    );
+    assert_has!(
+        b.run_with(&["--network", "container:nobody"]).failure(),
+        "does not exist"
+    );
+    assert_has!(
+        b.run_with(&["--network", "none", "-p", "80:80"]).failure(),
+        "need a network"
+    );
 }
 
 fn the_hosts_network_and_another_containers() {
@@ -287,7 +511,10 @@ fn the_hosts_network_and_another_containers() {
     assert_eq!(seen(&b, &["--network", "host"]), ["2", "1"]);
     let server = w.server();
     let _s = start(&server, &["--network", "default"]);
-    assert_eq!(seen(&b, &["--network", &format!("container:{}", server.id)]), ["2", "0"]);
+    assert_eq!(
+        seen(&b, &["--network", &format!("container:{}", server.id)]),
+        ["2", "0"]
+    );
 }
 
 fn annotations_count_only_when_asked() {
@@ -296,19 +523,35 @@ fn annotations_count_only_when_asked() {
     let mut b = w.bundle("ip -o link | wc -l");
     b.set("/annotations", json!({ "hull.network.name": "default" }));
     assert_eq!(b.run().success().stdout.trim(), "1");
-    assert_eq!(b.run_with(&["--network-annotations"]).success().stdout.trim(), "2");
+    assert_eq!(
+        b.run_with(&["--network-annotations"])
+            .success()
+            .stdout
+            .trim(),
+        "2"
+    );
     b.set("/annotations", json!({ "hull.network.name": "host" }));
-    assert_has!(b.run_with(&["--network-annotations"]).failure(), "only be given on the command line");
+    assert_has!(
+        b.run_with(&["--network-annotations"]).failure(),
+        "only be given on the command line"
+    );
 }
 
 fn colliding_subnets_are_refused_or_moved() {
     only_hull!("networks are hull's own");
     let w = World::new();
     ip("route add 10.90.0.0/24 via 198.51.100.2");
-    assert_has!(w.hull(&["network", "create", "--subnet", "10.90.0.0/16", "bad"]).failure(), "collides with the host's route");
+    assert_has!(
+        w.hull(&["network", "create", "--subnet", "10.90.0.0/16", "bad"])
+            .failure(),
+        "collides with the host's route"
+    );
     let b = w.bundle("true");
     b.run_with(&["--network", "default"]).success();
-    let first = w.inspect("default")["subnets"][0]["prefix"].as_str().unwrap().to_owned();
+    let first = w.inspect("default")["subnets"][0]["prefix"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(first, "10.90.1.0/24");
     // The route comes after the network: as nobody is on it, it moves.
     let link = w.inspect("default")["link"].as_str().unwrap().to_owned();
@@ -316,9 +559,13 @@ fn colliding_subnets_are_refused_or_moved() {
     ip("route add 10.90.1.0/24 via 198.51.100.2");
     b.run_with(&["--network", "default"]).success();
     assert_eq!(w.inspect("default")["subnets"][0]["prefix"], "10.90.2.0/24");
-    w.hull(&["network", "create", "--subnet", "10.99.0.0/24", "fixed"]).success();
+    w.hull(&["network", "create", "--subnet", "10.99.0.0/24", "fixed"])
+        .success();
     ip("route add 10.99.0.0/25 via 198.51.100.2");
-    assert_has!(b.run_with(&["--network", "fixed"]).failure(), "collides with the host's route to 10.99.0.0/25");
+    assert_has!(
+        b.run_with(&["--network", "fixed"]).failure(),
+        "collides with the host's route to 10.99.0.0/25"
+    );
 }
 
 /// Docker's chains as Docker makes them, and an administrator's that drops.
@@ -331,7 +578,8 @@ table inet admin {
   chain passing { type filter hook forward priority 10; policy drop; ct state established accept; }
 }
 table ip nat {
-  chain POSTROUTING { type nat hook postrouting priority srcnat; policy accept; ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade; }
+  chain POSTROUTING { type nat hook postrouting priority srcnat; policy accept; ip saddr \
+  172.17.0.0/16 oifname != \"docker0\" masquerade; }
 }
 ";
 
@@ -345,9 +593,16 @@ fn foreign_forward_chains_are_opened_and_closed() {
     let (server, client) = (w.server(), w.bundle("sleep 1000"));
     let s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let c = start(&client, &["--network", "default"]);
-    assert_eq!(eventually("outside", || w.outside_reaches(HOST[0], 8080)), server.id);
-    assert_eq!(eventually("neighbour", || reaches(&c, &server.id, 80)), server.id);
-    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]]).success();
+    assert_eq!(
+        eventually("outside", || w.outside_reaches(HOST[0], 8080)),
+        server.id
+    );
+    assert_eq!(
+        eventually("neighbour", || reaches(&c, &server.id, 80)),
+        server.id
+    );
+    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+        .success();
     drop((s, c));
     assert_eq!(rules(), before, "the others' rules are not what they were");
 }
@@ -372,11 +627,18 @@ fn a_port_in_use_is_refused() {
     let (server, other) = (w.server(), w.bundle("true"));
     let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let (_c, out) = other.try_create(&["--network", "default", "-p", "127.0.0.1:8080:80"]);
-    assert_has!(out.failure(), &format!("the port is container {}'s", server.id));
+    assert_has!(
+        out.failure(),
+        &format!("the port is container {}'s", server.id)
+    );
     let _listener = std::net::TcpListener::bind("0.0.0.0:8099").unwrap();
     let (_c, out) = other.try_create(&["--network", "default", "-p", "8099:80"]);
     assert_has!(out.failure(), "address already in use");
-    assert_eq!(w.inspect("default")["containers"].as_array().unwrap().len(), 1, "the refused one holds an address");
+    assert_eq!(
+        w.inspect("default")["containers"].as_array().unwrap().len(),
+        1,
+        "the refused one holds an address"
+    );
 }
 
 fn capture_is_pcap() {
@@ -384,11 +646,18 @@ fn capture_is_pcap() {
     let w = World::new();
     let client = w.bundle("sleep 1000");
     let c = start(&client, &["--network", "default"]);
-    let gateway = w.inspect("default")["subnets"][0]["gateway"].as_str().unwrap().to_owned();
+    let gateway = w.inspect("default")["subnets"][0]["gateway"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let file = crate::support::fixture::new_dir("pcap").join("out");
     let script = format!(
-        "{} --root {} network capture {} {} & p=$!; sleep 0.5; {0} --root {1} exec {2} busybox ping -c 3 -i 0.2 {gateway}; sleep 0.3; kill $p; wait $p; true",
-        crate::support::runtime::path().display(), w.state().display(), client.id, file.display(),
+        "{} --root {} network capture {} {} & p=$!; sleep 0.5; {0} --root {1} exec {2} busybox \
+            ping -c 3 -i 0.2 {gateway}; sleep 0.3; kill $p; wait $p; true",
+        crate::support::runtime::path().display(),
+        w.state().display(),
+        client.id,
+        file.display(),
     );
     shell(&script).success();
     let bytes = std::fs::read(&file).unwrap();
@@ -415,19 +684,40 @@ fn shaping_is_set_on_the_hosts_side() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let client = w.bundle("sleep 1000");
-    let c = start(&client, &["--network", "default", "--net-rate", "20mbit:10mbit"]);
-    let host = w.inspect("default")["containers"][0]["hostInterface"].as_str().unwrap().to_owned();
+    let c = start(
+        &client,
+        &["--network", "default", "--net-rate", "20mbit:10mbit"],
+    );
+    let host = w.inspect("default")["containers"][0]["hostInterface"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let ifb = host.replacen("hv", "hi", 1);
-    let down = run("tc", &format!("qdisc show dev {host}")).success().stdout;
+    let down = run("tc", &format!("qdisc show dev {host}"))
+        .success()
+        .stdout;
     assert_has!(down, "tbf");
     assert_has!(down, "rate 20Mbit");
-    assert_has!(run("tc", &format!("qdisc show dev {ifb}")).success().stdout, "rate 10Mbit");
+    assert_has!(
+        run("tc", &format!("qdisc show dev {ifb}")).success().stdout,
+        "rate 10Mbit"
+    );
     // What the container does to its own end changes nothing.
-    let tc = |line: &str| run("nsenter", &format!("--net=/proc/{}/ns/net tc {line}", c.pid()));
+    let tc = |line: &str| {
+        run(
+            "nsenter",
+            &format!("--net=/proc/{}/ns/net tc {line}", c.pid()),
+        )
+    };
     tc("qdisc add dev eth0 root tbf rate 1mbit burst 4k latency 50ms").success();
     tc("qdisc del dev eth0 root").success();
     assert!(!tc("qdisc show dev eth0").success().stdout.contains("tbf"));
-    assert_has!(run("tc", &format!("qdisc show dev {host}")).success().stdout, "rate 20Mbit");
+    assert_has!(
+        run("tc", &format!("qdisc show dev {host}"))
+            .success()
+            .stdout,
+        "rate 20Mbit"
+    );
     drop(c);
     assert!(!ip("-br link").contains(&ifb), "the ifb is left");
 }
@@ -439,11 +729,30 @@ fn nothing_but_nft_is_in_the_path() {
     let nft = shell("command -v nft").success().stdout;
     std::os::unix::fs::symlink(nft.trim(), dir.join("nft")).unwrap();
     let mut server = w.server();
-    server.runtime.env.push(("PATH".into(), dir.display().to_string()));
-    let _s = start(&server, &["--network", "default", "-p", "8080:80", "--net-rate", "50mbit"]);
-    assert_eq!(eventually("published", || w.outside_reaches(HOST[0], 8080)), server.id);
+    server
+        .runtime
+        .env
+        .push(("PATH".into(), dir.display().to_string()));
+    let _s = start(
+        &server,
+        &[
+            "--network",
+            "default",
+            "-p",
+            "8080:80",
+            "--net-rate",
+            "50mbit",
+        ],
+    );
+    assert_eq!(
+        eventually("published", || w.outside_reaches(HOST[0], 8080)),
+        server.id
+    );
     let mut without = w.bundle("true");
-    without.runtime.env.push(("PATH".into(), "/nonexistent".into()));
+    without
+        .runtime
+        .env
+        .push(("PATH".into(), "/nonexistent".into()));
     let (_c, out) = without.try_create(&["--network", "default"]);
     assert_has!(out.failure(), "need the program nft");
 }
@@ -453,9 +762,27 @@ fn the_plan_shows_the_network() {
     let w = World::new();
     let b = w.bundle("true");
     b.write();
-    let plan = b.call(&["plan", "--format", "json", "--network", "default", "-p", "8080:80", b.dir.to_str().unwrap()]).success().stdout;
+    let plan = b
+        .call(&[
+            "plan",
+            "--format",
+            "json",
+            "--network",
+            "default",
+            "-p",
+            "8080:80",
+            b.dir.to_str().unwrap(),
+        ])
+        .success()
+        .stdout;
     let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
-    let step = plan["outside"].as_array().unwrap().iter().find(|step| step["step"] == "Network").expect("no network step").clone();
+    let step = plan["outside"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|step| step["step"] == "Network")
+        .expect("no network step")
+        .clone();
     assert_eq!(step["fields"]["attachments"][0]["forwarding"], true);
     assert_eq!(step["fields"]["ports"][0]["host"], 8080);
     assert_eq!(links(), Vec::<String>::new(), "planning makes something");

@@ -1,6 +1,9 @@
-//! The rest of the machine: Docker's and Podman's rules by their own tool, reloads of the firewall, a reboot, the host's resolver.
+//! The rest of the machine: Docker's and Podman's rules by their own tool, reloads of the firewall,
+//! a reboot, the host's resolver.
 
-use crate::net_world::{HOST, OUTSIDE, World, eventually, ip, links, reaches, rules, run, shell, start};
+use crate::net_world::{
+    HOST, OUTSIDE, World, eventually, ip, links, reaches, rules, run, shell, start,
+};
 use crate::support::{fixture, until, users};
 use serde_json::Value;
 
@@ -16,7 +19,8 @@ tests![
     stats_show_the_network,
 ];
 
-/// What Docker (with its own iptables rules) and Podman's netavark make at their start and for one container each.
+/// What Docker (with its own iptables rules) and Podman's netavark make at their start and for one
+/// container each.
 const OTHERS: &str = "set -e
 for t in iptables ip6tables; do
   $t -t nat -N DOCKER; $t -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
@@ -25,7 +29,8 @@ for t in iptables ip6tables; do
   $t -A FORWARD -j DOCKER-USER; $t -A FORWARD -j DOCKER-ISOLATION-STAGE-1
   $t -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
   $t -A FORWARD -o docker0 -j DOCKER; $t -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
-  $t -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2; $t -A DOCKER-ISOLATION-STAGE-1 -j RETURN
+  $t -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2; $t -A \
+  DOCKER-ISOLATION-STAGE-1 -j RETURN
   $t -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP; $t -A DOCKER-ISOLATION-STAGE-2 -j RETURN
   $t -A DOCKER-USER -j RETURN
 done
@@ -33,7 +38,8 @@ iptables -t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKE
 iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
 iptables -t nat -A DOCKER ! -i docker0 -p tcp --dport 9443 -j DNAT --to-destination 172.17.0.2:443
 iptables -A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp --dport 443 -j ACCEPT
-iptables -N NETAVARK_FORWARD; iptables -A FORWARD -m comment --comment 'netavark firewall rules' -j NETAVARK_FORWARD
+iptables -N NETAVARK_FORWARD; iptables -A FORWARD -m comment --comment 'netavark firewall rules' \
+-j NETAVARK_FORWARD
 iptables -A NETAVARK_FORWARD -d 10.88.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 iptables -A NETAVARK_FORWARD -s 10.88.0.0/16 -j ACCEPT
 iptables -t nat -N NETAVARK-HOSTPORT-DNAT; iptables -t nat -N NETAVARK-HOSTPORT-SETMARK
@@ -44,7 +50,11 @@ iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j NETAVARK-HOSTPORT-
 fn saved() -> String {
     let text = shell("iptables-save; ip6tables-save").success();
     assert!(!text.stderr.contains("incompatible"), "{}", text.stderr);
-    text.stdout.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(" [").next().unwrap().to_owned() + "\n").collect()
+    text.stdout
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(" [").next().unwrap().to_owned() + "\n")
+        .collect()
 }
 
 fn install_others() {
@@ -63,17 +73,35 @@ fn dockers_and_podmans_iptables_rules_are_untouched() {
     let s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let c = start(&client, &["--network", "default"]);
     for address in HOST {
-        assert_eq!(eventually("outside", || w.outside_reaches(address, 8080)), server.id);
+        assert_eq!(
+            eventually("outside", || w.outside_reaches(address, 8080)),
+            server.id
+        );
     }
-    assert_eq!(eventually("neighbour", || reaches(&c, &server.id, 80)), server.id);
+    assert_eq!(
+        eventually("neighbour", || reaches(&c, &server.id, 80)),
+        server.id
+    );
     for outside in OUTSIDE {
-        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", outside]).success();
+        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", outside])
+            .success();
     }
     let meanwhile = saved();
-    let added: Vec<&str> = meanwhile.lines().filter(|line| !before.0.contains(line)).collect();
+    let added: Vec<&str> = meanwhile
+        .lines()
+        .filter(|line| !before.0.contains(line))
+        .collect();
     assert_eq!(added.len(), 4, "{added:#?}");
-    assert!(added.iter().all(|line| line.starts_with("-A DOCKER-USER -") && line.contains("--comment \"hull") && line.ends_with("-j ACCEPT")), "{added:#?}");
-    assert!(before.0.lines().all(|line| meanwhile.contains(line)), "something of theirs is gone");
+    assert!(
+        added.iter().all(|line| line.starts_with("-A DOCKER-USER -")
+            && line.contains("--comment \"hull")
+            && line.ends_with("-j ACCEPT")),
+        "{added:#?}"
+    );
+    assert!(
+        before.0.lines().all(|line| meanwhile.contains(line)),
+        "something of theirs is gone"
+    );
     drop((s, c));
     assert_eq!((saved(), rules()), before);
 }
@@ -86,7 +114,11 @@ fn a_restarted_docker_is_followed_by_the_next_command() {
     let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
     eventually("published", || w.outside_reaches(HOST[0], 8080));
     shell("iptables -F DOCKER-USER; iptables -A DOCKER-USER -j RETURN").success();
-    assert_eq!(w.outside_reaches(HOST[0], 8080), None, "the test shows nothing: Docker's chain does not drop");
+    assert_eq!(
+        w.outside_reaches(HOST[0], 8080),
+        None,
+        "the test shows nothing: Docker's chain does not drop"
+    );
     // Any container on the network is enough, though the bridges are those of before.
     other.run_with(&["--network", "default"]).success();
     eventually("published again", || w.outside_reaches(HOST[0], 8080));
@@ -99,10 +131,29 @@ fn the_plan_shows_what_is_opened() {
     let b = w.bundle("true");
     b.write();
     let before = rules();
-    let plan = |form: &str| b.call(&["plan", "--format", form, "--network", "default", b.dir.to_str().unwrap()]).success().stdout;
+    let plan = |form: &str| {
+        b.call(&[
+            "plan",
+            "--format",
+            form,
+            "--network",
+            "default",
+            b.dir.to_str().unwrap(),
+        ])
+        .success()
+        .stdout
+    };
     let document: Value = serde_json::from_str(&plan("json")).unwrap();
-    let step = document["outside"].as_array().unwrap().iter().find(|step| step["step"] == "Network").unwrap();
-    assert_eq!(step["fields"]["opened"], serde_json::json!(["ip filter DOCKER-USER", "ip6 filter DOCKER-USER"]));
+    let step = document["outside"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|step| step["step"] == "Network")
+        .unwrap();
+    assert_eq!(
+        step["fields"]["opened"],
+        serde_json::json!(["ip filter DOCKER-USER", "ip6 filter DOCKER-USER"])
+    );
     assert_has!(plan("text"), "DOCKER-USER");
     assert_eq!(rules(), before);
 }
@@ -114,13 +165,19 @@ fn any_command_brings_the_rules_back() {
     let s = start(&server, &["--network", "default", "-p", "8080:80"]);
     eventually("published", || w.outside_reaches(HOST[0], 8080));
     let before = rules();
-    for command in [&["list"][..], &["exec", &server.id, "true"], &["network", "inspect", "default"], &["stats", "--no-stream", &server.id]] {
+    for command in [
+        &["list"][..],
+        &["exec", &server.id, "true"],
+        &["network", "inspect", "default"],
+        &["stats", "--no-stream", &server.id],
+    ] {
         run("nft", "flush ruleset").success();
         w.hull(command).success();
         assert_eq!(rules(), before, "{command:?}");
     }
     eventually("published again", || w.outside_reaches(HOST[0], 8080));
-    // A bridge that somebody removed is made again with the next container; until then there is nothing to be reached.
+    // A bridge that somebody removed is made again with the next container; until then there is
+    // nothing to be reached.
     drop(s);
     assert_eq!(rules(), "");
     w.hull(&["list"]).success();
@@ -130,11 +187,17 @@ fn any_command_brings_the_rules_back() {
 fn added_rules_are_those_written_anew() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    for line in [&["network", "create", "blue"][..], &["network", "create", "--internal", "inner"]] {
+    for line in [
+        &["network", "create", "blue"][..],
+        &["network", "create", "--internal", "inner"],
+    ] {
         w.hull(line).success();
     }
     let words = || {
-        let mut words: Vec<String> = rules().split_whitespace().map(|word| word.trim_end_matches(',').to_owned()).collect();
+        let mut words: Vec<String> = rules()
+            .split_whitespace()
+            .map(|word| word.trim_end_matches(',').to_owned())
+            .collect();
         words.sort();
         words
     };
@@ -142,9 +205,21 @@ fn added_rules_are_those_written_anew() {
     let bundles: Vec<_> = (0..4).map(|_| w.bundle("sleep 1000")).collect();
     let first = start(&bundles[0], &["--network", "default", "-p", "8080:80"]);
     let before = tables();
-    let _second = start(&bundles[1], &["--network", "default", "-p", "[2001:db8:1::1]:8081-8082:81-82/udp"]);
+    let _second = start(
+        &bundles[1],
+        &[
+            "--network",
+            "default",
+            "-p",
+            "[2001:db8:1::1]:8081-8082:81-82/udp",
+        ],
+    );
     let _third = start(&bundles[2], &["--network", "blue", "--network", "inner"]);
-    assert_eq!(tables(), before, "the tables were made anew for a container that came");
+    assert_eq!(
+        tables(),
+        before,
+        "the tables were made anew for a container that came"
+    );
     let added = words();
     run("nft", "flush ruleset").success();
     w.hull(&["list"]).success();
@@ -160,27 +235,45 @@ fn added_rules_are_those_written_anew() {
 fn after_a_reboot_the_dead_are_forgotten() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    w.hull(&["network", "create", "--subnet", "10.77.0.0/29", "lasting"]).success();
+    w.hull(&["network", "create", "--subnet", "10.77.0.0/29", "lasting"])
+        .success();
     let (server, next) = (w.server(), w.server());
-    let s = start(&server, &["--network", "lasting:ip=10.77.0.3", "-p", "8080:80"]);
+    let s = start(
+        &server,
+        &["--network", "lasting:ip=10.77.0.3", "-p", "8080:80"],
+    );
     let endpoints = w.state().join("@networks/lasting/endpoints");
     let record = std::fs::read_to_string(endpoints.join(&server.id)).unwrap();
     drop(s);
-    // What a reboot leaves: the networks' folder as it was, with the boot's id of then; no link, no rule, no process.
+    // What a reboot leaves: the networks' folder as it was, with the boot's id of then; no link, no
+    // rule, no process.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let old = record.replace(boot.trim(), "00000000-0000-4000-8000-000000000000").replace("\"pid\":", "\"pid\":1,\"was\":");
+    let old = record
+        .replace(boot.trim(), "00000000-0000-4000-8000-000000000000")
+        .replace("\"pid\":", "\"pid\":1,\"was\":");
     assert!(old.contains("00000000-0000-4000-8000-000000000000"));
     std::fs::write(endpoints.join(&server.id), old).unwrap();
     std::fs::write(endpoints.join("torn"), "").unwrap();
     std::fs::write(endpoints.join("half~"), "{").unwrap();
     std::fs::write(w.state().join("@networks/applied"), "").unwrap();
     let known = std::fs::read_to_string(w.state().join("@networks/known")).unwrap();
-    std::fs::write(w.state().join("@networks/known"), known.replace(boot.trim(), "00000000-0000-4000-8000-000000000000")).unwrap();
+    std::fs::write(
+        w.state().join("@networks/known"),
+        known.replace(boot.trim(), "00000000-0000-4000-8000-000000000000"),
+    )
+    .unwrap();
     ip("link del hull-lasting");
     w.hull(&["list"]).success();
-    assert_eq!(std::fs::read_dir(&endpoints).unwrap().count(), 0, "the dead hold addresses");
+    assert_eq!(
+        std::fs::read_dir(&endpoints).unwrap().count(),
+        0,
+        "the dead hold addresses"
+    );
     assert_eq!(rules(), "");
-    let _n = start(&next, &["--network", "lasting:ip=10.77.0.3", "-p", "8080:80"]);
+    let _n = start(
+        &next,
+        &["--network", "lasting:ip=10.77.0.3", "-p", "8080:80"],
+    );
     eventually("published", || w.outside_reaches(HOST[0], 8080));
 }
 
@@ -189,13 +282,38 @@ fn a_local_stub_resolver_is_followed() {
     let w = World::new();
     users::private_mounts();
     let dir = fixture::new_dir("resolver");
-    std::fs::write(dir.join("stub"), "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n").unwrap();
-    std::fs::write(dir.join("resolv.conf"), "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n").unwrap();
-    let bound = format!("mount --bind {0}/stub /etc/resolv.conf && mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/resolve && cp {0}/resolv.conf /run/systemd/resolve/", dir.display());
+    std::fs::write(
+        dir.join("stub"),
+        "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n",
+    )
+    .unwrap();
+    std::fs::write(
+        dir.join("resolv.conf"),
+        "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n",
+    )
+    .unwrap();
+    let bound = format!(
+        "mount --bind {0}/stub /etc/resolv.conf && mkdir -p /run/systemd && mount -t tmpfs tmpfs \
+            /run/systemd && mkdir /run/systemd/resolve && cp {0}/resolv.conf /run/systemd/resolve/",
+        dir.display()
+    );
     shell(&bound).success();
     let b = w.bundle("cat /etc/resolv.conf");
-    assert_eq!(b.run_with(&["--network", "default"]).success().stdout, "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n");
-    let asked = b.run_with(&["--network", "default", "--dns", "192.0.2.99", "--dns-search", "test"]).success().stdout;
+    assert_eq!(
+        b.run_with(&["--network", "default"]).success().stdout,
+        "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n"
+    );
+    let asked = b
+        .run_with(&[
+            "--network",
+            "default",
+            "--dns",
+            "192.0.2.99",
+            "--dns-search",
+            "test",
+        ])
+        .success()
+        .stdout;
     assert_eq!(asked, "search test\nnameserver 192.0.2.99\n");
     shell("umount /run/systemd; umount /etc/resolv.conf").success();
 }
@@ -203,16 +321,35 @@ fn a_local_stub_resolver_is_followed() {
 fn forwarding_is_switched_on_only_where_it_is_needed() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    let switches = || ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"].map(|key| run("sysctl", &format!("-n {key}")).success().stdout.trim().to_owned());
+    let switches = || {
+        ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"].map(|key| {
+            run("sysctl", &format!("-n {key}"))
+                .success()
+                .stdout
+                .trim()
+                .to_owned()
+        })
+    };
     run("sysctl", "-w net.ipv4.ip_forward=0").success();
     run("sysctl", "-w net.ipv6.conf.all.forwarding=0").success();
-    w.hull(&["network", "create", "--internal", "inner"]).success();
-    w.hull(&["network", "create", "--subnet", "10.77.0.0/24", "four"]).success();
+    w.hull(&["network", "create", "--internal", "inner"])
+        .success();
+    w.hull(&["network", "create", "--subnet", "10.77.0.0/24", "four"])
+        .success();
     let (first, second) = (w.bundle("sleep 1000"), w.bundle("sleep 1000"));
     let c = start(&first, &["--network", "inner"]);
-    assert_eq!(switches(), ["0", "0"], "an internal network forwards nothing");
+    assert_eq!(
+        switches(),
+        ["0", "0"],
+        "an internal network forwards nothing"
+    );
     for outside in OUTSIDE {
-        assert!(c.exec(&["busybox", "ping", "-c", "1", "-W", "1", outside]).status != 0, "an internal network has a way out");
+        assert!(
+            c.exec(&["busybox", "ping", "-c", "1", "-W", "1", outside])
+                .status
+                != 0,
+            "an internal network has a way out"
+        );
     }
     let _d = start(&second, &["--network", "four"]);
     assert_eq!(switches(), ["1", "0"], "a network of IPv4 forwards IPv4");
@@ -226,13 +363,26 @@ fn stats_show_the_network() {
     let w = World::new();
     let b = w.bundle("sleep 1000");
     let c = start(&b, &["--network", "default"]);
-    let gateway = w.inspect("default")["subnets"][0]["gateway"].as_str().unwrap().to_owned();
-    c.exec(&["busybox", "ping", "-c", "3", "-i", "0.1", "-s", "1000", &gateway]).success();
-    let rows: Value = serde_json::from_str(&w.hull(&["stats", "--no-stream", "--format", "json", &b.id]).success().stdout).unwrap();
+    let gateway = w.inspect("default")["subnets"][0]["gateway"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    c.exec(&[
+        "busybox", "ping", "-c", "3", "-i", "0.1", "-s", "1000", &gateway,
+    ])
+    .success();
+    let rows: Value = serde_json::from_str(
+        &w.hull(&["stats", "--no-stream", "--format", "json", &b.id])
+            .success()
+            .stdout,
+    )
+    .unwrap();
     let row = rows.as_array().map_or(&rows, |rows| &rows[0]);
     for key in ["net_input", "net_output"] {
         assert!(row[key].as_u64().unwrap_or(0) > 3000, "{key} of {row}");
     }
     drop(c);
-    until("the link is gone", || links().iter().all(|link| link.starts_with("hull-")));
+    until("the link is gone", || {
+        links().iter().all(|link| link.starts_with("hull-"))
+    });
 }

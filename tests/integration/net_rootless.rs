@@ -4,21 +4,36 @@ use crate::net_world::{HOST, OUTSIDE, World, eventually, reaches, shell, start};
 use crate::support::{Bundle, fixture, users};
 use serde_json::json;
 
-tests![pasta_carries_packets_and_ports, slirp4netns_carries_packets_and_ports, without_either_it_says_so];
+tests![
+    pasta_carries_packets_and_ports,
+    slirp4netns_carries_packets_and_ports,
+    without_either_it_says_so
+];
 
-/// The device that both programs open, for everyone: machines have it so, but not every container that tests run in.
+/// The device that both programs open, for everyone: machines have it so, but not every container
+/// that tests run in.
 pub fn open_tun() {
     users::private_mounts();
     let copy = fixture::new_dir("tun").join("tun");
-    let made = shell(&format!("mknod {0} c 10 200 && chmod 666 {0} && mount --bind {0} /dev/net/tun", copy.display()));
+    let made = shell(&format!(
+        "mknod {0} c 10 200 && chmod 666 {0} && mount --bind {0} /dev/net/tun",
+        copy.display()
+    ));
     if made.status != 0 {
-        skip!("/dev/net/tun cannot be opened to ordinary users here: {}", made.stderr.trim());
+        skip!(
+            "/dev/net/tun cannot be opened to ordinary users here: {}",
+            made.stderr.trim()
+        );
     }
 }
 
 fn server() -> Bundle {
     let mut b = Bundle::of_ordinary_user();
-    b.args(&["/bin/sh", "-c", "while true; do hostname | nc -l -p 80; done"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "while true; do hostname | nc -l -p 80; done",
+    ]);
     b.set("/hostname", json!(b.id.clone()));
     b
 }
@@ -33,15 +48,29 @@ fn carries(program: &str) {
     let dir = fixture::new_dir("path");
     std::os::unix::fs::symlink(found.stdout.trim(), dir.join(program)).unwrap();
     let mut b = server();
-    b.runtime.env.push(("PATH".into(), dir.display().to_string()));
+    b.runtime
+        .env
+        .push(("PATH".into(), dir.display().to_string()));
     let c = start(&b, &["--network", "default", "-p", "8080:80"]);
-    assert_eq!(eventually("published", || w.outside_reaches(HOST[0], 8080)), b.id);
+    assert_eq!(
+        eventually("published", || w.outside_reaches(HOST[0], 8080)),
+        b.id
+    );
     let namespace = w.outside_namespace();
-    let answering = std::thread::spawn(move || shell(&format!("for i in 1 2 3 4 5; do echo outside | timeout 5 nsenter --net={namespace} busybox nc -l -p 9000; done")));
-    assert_eq!(eventually("the way out", || reaches(&c, OUTSIDE[0], 9000)), "outside");
+    let answering = std::thread::spawn(move || {
+        shell(&format!(
+            "for i in 1 2 3 4 5; do echo outside | timeout 5 nsenter --net={namespace} busybox nc \
+                -l -p 9000; done"
+        ))
+    });
+    assert_eq!(
+        eventually("the way out", || reaches(&c, OUTSIDE[0], 9000)),
+        "outside"
+    );
     drop(c);
     answering.join().unwrap();
-    // A container that ends by itself takes the program with it, or leaves it to `delete`: the suite looks for processes left behind.
+    // A container that ends by itself takes the program with it, or leaves it to `delete`: the
+    // suite looks for processes left behind.
     b.args(&["true"]);
     b.run_with(&["--network", "default"]).success();
 }
@@ -63,7 +92,10 @@ fn without_either_it_says_so() {
     b.args(&["true"]);
     b.runtime.env.push(("PATH".into(), "/nonexistent".into()));
     let (_c, out) = b.try_create(&["--network", "default"]);
-    assert_has!(out.failure(), "needs pasta (package passt) or slirp4netns, and neither is installed");
+    assert_has!(
+        out.failure(),
+        "needs pasta (package passt) or slirp4netns, and neither is installed"
+    );
     let (_c, out) = b.try_create(&["--network", "blue"]);
     assert_has!(out.failure(), "need privileges");
     let (_c, out) = b.try_create(&["--network", "default:ip=10.0.0.9"]);

@@ -9,9 +9,14 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-tests![a_restored_container_has_its_network_again, a_clone_has_a_network_of_its_own, a_network_is_made_again_where_it_is_missing];
+tests![
+    a_restored_container_has_its_network_again,
+    a_clone_has_a_network_of_its_own,
+    a_network_is_made_again_where_it_is_missing
+];
 
-/// Does what starts programs, here in the test's own process, while the harness reaps no orphan: it would take them for some.
+/// Does what starts programs, here in the test's own process, while the harness reaps no orphan: it
+/// would take them for some.
 fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     let _reaper_waits = leaks::OWN.lock().unwrap();
     work()
@@ -30,8 +35,20 @@ impl Restored {
         std::fs::create_dir_all(&folder).unwrap();
         let setup = saved.setup(&Store::new(state.to_owned()), id, identity)?;
         names::prepare(&folder, &setup)?;
-        let restored = Self { namespace: Namespace::new()?, folder, setup };
-        undisturbed(|| net::attach(&restored.setup, id, &restored.namespace, std::process::id().cast_signed(), &restored.folder))?;
+        let restored = Self {
+            namespace: Namespace::new()?,
+            folder,
+            setup,
+        };
+        undisturbed(|| {
+            net::attach(
+                &restored.setup,
+                id,
+                &restored.namespace,
+                std::process::id().cast_signed(),
+                &restored.folder,
+            )
+        })?;
         Ok(restored)
     }
 
@@ -40,7 +57,12 @@ impl Restored {
     }
 
     fn shown(&self) -> String {
-        crate::net_world::run("nsenter", &format!("--net={} ip addr show dev eth0", self.path())).success().stdout
+        crate::net_world::run(
+            "nsenter",
+            &format!("--net={} ip addr show dev eth0", self.path()),
+        )
+        .success()
+        .stdout
     }
 }
 
@@ -52,7 +74,9 @@ impl Drop for Restored {
 }
 
 fn saved(w: &World, id: &str) -> Saved {
-    let saved = Saved::of(&w.state().join(id)).unwrap().expect("it has no network");
+    let saved = Saved::of(&w.state().join(id))
+        .unwrap()
+        .expect("it has no network");
     let text = serde_json::to_string(&saved).unwrap();
     assert_eq!(serde_json::from_str::<Saved>(&text).unwrap(), saved);
     saved
@@ -63,30 +87,63 @@ fn a_restored_container_has_its_network_again() {
     let w = World::new();
     let (server, client) = (w.server(), w.bundle("sleep 1000"));
     let c = start(&client, &["--network", "default"]);
-    let s = start(&server, &["--network", "default", "-p", "8080:80", "--network-alias", "www", "--net-rate", "50mbit"]);
-    let before = s.exec(&["ip", "addr", "show", "dev", "eth0"]).success().stdout;
+    let s = start(
+        &server,
+        &[
+            "--network",
+            "default",
+            "-p",
+            "8080:80",
+            "--network-alias",
+            "www",
+            "--net-rate",
+            "50mbit",
+        ],
+    );
+    let before = s
+        .exec(&["ip", "addr", "show", "dev", "eth0"])
+        .success()
+        .stdout;
     let addresses = w.addresses("default", &server.id);
     let saved = saved(&w, &server.id);
     drop(s);
     until("the old link is gone", || links().len() == 2);
     let restored = Restored::new(&saved, w.state(), "again", Identity::Same).unwrap();
     assert_eq!(w.addresses("default", "again"), addresses);
-    let mac = before.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let mac = before
+        .split("link/ether ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned();
     for part in addresses.iter().chain([&mac]) {
         assert_has!(restored.shown(), part);
     }
     let listener = within(&restored.path(), || TcpListener::bind("[::]:80").unwrap());
-    std::thread::spawn(move || listener.incoming().for_each(|stream| stream.unwrap().write_all(b"back").unwrap()));
-    assert_eq!(eventually("the published port", || w.outside_reaches(HOST[0], 8080)), "back");
+    std::thread::spawn(move || {
+        listener
+            .incoming()
+            .for_each(|stream| stream.unwrap().write_all(b"back").unwrap())
+    });
+    assert_eq!(
+        eventually("the published port", || w.outside_reaches(HOST[0], 8080)),
+        "back"
+    );
     for name in ["www", "again"] {
         assert_eq!(eventually(name, || reaches(&c, name, 80)), "back");
     }
-    assert!(!c.exec(&["cat", "/etc/hosts"]).stdout.contains(&server.id), "the old id is a name still");
+    assert!(
+        !c.exec(&["cat", "/etc/hosts"]).stdout.contains(&server.id),
+        "the old id is a name still"
+    );
     neighbours_hear_of_it(&w, &restored, &addresses, &mac);
     // The first process of the restored container holds the addresses from now on.
     let mut init = leaks::spawn(std::process::Command::new("sleep").arg("1000")).unwrap();
     saved::adopt(&restored.folder, "again", init.id().cast_signed()).unwrap();
-    let record = std::fs::read_to_string(w.state().join("@networks/default/endpoints/again")).unwrap();
+    let record =
+        std::fs::read_to_string(w.state().join("@networks/default/endpoints/again")).unwrap();
     assert_has!(record, format!("\"pid\":{},", init.id()));
     init.kill().unwrap();
     init.wait().unwrap();
@@ -99,11 +156,15 @@ fn a_restored_container_has_its_network_again() {
 fn neighbours_hear_of_it(w: &World, restored: &Restored, addresses: &[String], mac: &str) {
     let link = w.inspect("default")["link"].as_str().unwrap().to_owned();
     for address in addresses {
-        ip(&format!("neigh replace {address} lladdr 02:00:00:00:00:bd dev {link} nud stale"));
+        ip(&format!(
+            "neigh replace {address} lladdr 02:00:00:00:00:bd dev {link} nud stale"
+        ));
     }
     saved::announce(&restored.setup, "again", &restored.namespace).unwrap();
     for address in addresses {
-        until("the neighbour's table", || ip(&format!("neigh show {address} dev {link}")).contains(mac));
+        until("the neighbour's table", || {
+            ip(&format!("neigh show {address} dev {link}")).contains(mac)
+        });
     }
 }
 
@@ -114,19 +175,43 @@ fn a_clone_has_a_network_of_its_own() {
     let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let saved = saved(&w, &server.id);
     let again = Restored::new(&saved, w.state(), "again", Identity::Same);
-    assert_has!(again.err().expect("two have one address").to_string(), "the port is container");
+    assert_has!(
+        again.err().expect("two have one address").to_string(),
+        "the port is container"
+    );
     let clone = Restored::new(&saved, w.state(), "clone", Identity::New).unwrap();
     let addresses = w.addresses("default", "clone");
     let of_source = w.addresses("default", &server.id);
-    assert!(addresses.iter().all(|address| !of_source.contains(address) && clone.shown().contains(address)), "{addresses:?}");
-    assert_eq!(w.inspect("default")["containers"].as_array().unwrap().len(), 2);
-    eventually("the source is published still", || w.outside_reaches(HOST[0], 8080));
+    assert!(
+        addresses
+            .iter()
+            .all(|address| !of_source.contains(address) && clone.shown().contains(address)),
+        "{addresses:?}"
+    );
+    assert_eq!(
+        w.inspect("default")["containers"].as_array().unwrap().len(),
+        2
+    );
+    eventually("the source is published still", || {
+        w.outside_reaches(HOST[0], 8080)
+    });
 }
 
 fn a_network_is_made_again_where_it_is_missing() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    w.hull(&["network", "create", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64", "--mtu", "1400", "blue"]).success();
+    w.hull(&[
+        "network",
+        "create",
+        "--subnet",
+        "10.77.0.0/24",
+        "--subnet",
+        "fd77::/64",
+        "--mtu",
+        "1400",
+        "blue",
+    ])
+    .success();
     let client = w.bundle("sleep 1000");
     let c = start(&client, &["--network", "blue:ip=10.77.0.9"]);
     let saved = saved(&w, &client.id);
@@ -142,7 +227,11 @@ fn a_network_is_made_again_where_it_is_missing() {
     drop(there);
     let hull = crate::support::runtime::Runtime::new(other.clone());
     hull.call(&["network", "remove", "blue"]).success();
-    hull.call(&["network", "create", "--subnet", "10.78.0.0/24", "blue"]).success();
+    hull.call(&["network", "create", "--subnet", "10.78.0.0/24", "blue"])
+        .success();
     let refused = Restored::new(&saved, &other, "moved", Identity::Same);
-    assert_has!(refused.err().expect("it has other addresses").to_string(), "has other subnets here");
+    assert_has!(
+        refused.err().expect("it has other addresses").to_string(),
+        "has other subnets here"
+    );
 }

@@ -1,5 +1,6 @@
-//! A "host" and an "outside" for tests of networks: namespaces of the test's own. The test's process, and so the runtime that it drives,
-//! is in the "host"; nothing reaches the machine's own network.
+//! A "host" and an "outside" for tests of networks: namespaces of the test's own. The test's
+//! process, and so the runtime that it drives, is in the "host"; nothing reaches the machine's own
+//! network.
 
 use crate::support::{Bundle, Container, runtime, users};
 use serde_json::{Value, json};
@@ -19,7 +20,8 @@ pub struct World {
 
 /// A network namespace of the test's own: its process and all that it starts are in it.
 pub fn own_network() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("cannot unshare the network namespace");
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .expect("cannot unshare the network namespace");
     ip("link set lo up");
 }
 
@@ -47,12 +49,23 @@ impl World {
     pub fn new() -> Self {
         own_network();
         let outside = users::Holder::new(&["--net"]);
-        let world = Self { outside, state: crate::support::fixture::new_dir("networks").join("state") };
-        ip(&format!("link add up0 type veth peer name out0 netns {}", world.outside.pid()));
+        let world = Self {
+            outside,
+            state: crate::support::fixture::new_dir("networks").join("state"),
+        };
+        ip(&format!(
+            "link add up0 type veth peer name out0 netns {}",
+            world.outside.pid()
+        ));
         ip("addr add 198.51.100.1/24 dev up0");
         ip("-6 addr add 2001:db8:1::1/64 dev up0 nodad");
         ip("link set up0 up");
-        for line in ["link set lo up", "addr add 198.51.100.2/24 dev out0", "-6 addr add 2001:db8:1::2/64 dev out0 nodad", "link set out0 up"] {
+        for line in [
+            "link set lo up",
+            "addr add 198.51.100.2/24 dev out0",
+            "-6 addr add 2001:db8:1::2/64 dev out0 nodad",
+            "link set out0 up",
+        ] {
             world.outside("ip", line).success();
         }
         ip("route add default via 198.51.100.2");
@@ -62,7 +75,13 @@ impl World {
 
     /// Runs a program in the outside.
     pub fn outside(&self, program: &str, args: &str) -> runtime::Output {
-        run("nsenter", &format!("--net={} {program} {args}", self.outside.path("net").display()))
+        run(
+            "nsenter",
+            &format!(
+                "--net={} {program} {args}",
+                self.outside.path("net").display()
+            ),
+        )
     }
 
     /// The path of the outside's namespace.
@@ -70,7 +89,8 @@ impl World {
         self.outside.path("net").display().to_string()
     }
 
-    /// A bundle in this world's store, whose shell runs a script, with the rights to try bad things on its network.
+    /// A bundle in this world's store, whose shell runs a script, with the rights to try bad things
+    /// on its network.
     pub fn bundle(&self, script: &str) -> Bundle {
         let mut b = Bundle::sh(script);
         b.runtime.state = self.state.clone();
@@ -97,8 +117,19 @@ impl World {
     /// A container's addresses on a network: of IPv4, then of IPv6.
     pub fn addresses(&self, network: &str, id: &str) -> Vec<String> {
         let document = self.inspect(network);
-        let one = document["containers"].as_array().unwrap().iter().find(|c| c["id"] == id).expect("it is not on the network").clone();
-        one["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().split('/').next().unwrap().to_owned()).collect()
+        let one = document["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["id"] == id)
+            .expect("it is not on the network")
+            .clone();
+        one["addresses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|a| a.as_str().unwrap().split('/').next().unwrap().to_owned())
+            .collect()
     }
 
     /// Whether the outside gets an answer with this text from a port.
@@ -137,7 +168,8 @@ pub fn reaches(from: &Container, address: &str, port: u16) -> Option<String> {
     answer(&from.exec(&["timeout", "2", "nc", address, &port.to_string()]))
 }
 
-/// Asks again for a while: a server of shell may be between two connections, and a route's first packet may wait for a neighbour.
+/// Asks again for a while: a server of shell may be between two connections, and a route's first
+/// packet may wait for a neighbour.
 pub fn eventually(what: &str, mut ask: impl FnMut() -> Option<String>) -> String {
     for _ in 0..20 {
         if let Some(said) = ask() {
@@ -151,8 +183,19 @@ pub fn eventually(what: &str, mut ask: impl FnMut() -> Option<String>) -> String
 /// The host's links besides those that the world made.
 pub fn links() -> Vec<String> {
     let all = ip("-br link");
-    let name = |line: &str| line.split_whitespace().next().unwrap_or_default().split('@').next().unwrap_or_default().to_owned();
-    all.lines().map(name).filter(|name| !["lo", "up0"].contains(&name.as_str())).collect()
+    let name = |line: &str| {
+        line.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .split('@')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    all.lines()
+        .map(name)
+        .filter(|name| !["lo", "up0"].contains(&name.as_str()))
+        .collect()
 }
 
 /// The firewall's rules, without counters.
@@ -160,12 +203,16 @@ pub fn rules() -> String {
     run("nft", "--stateless list ruleset").success().stdout
 }
 
-/// Does something in another network namespace, on a thread that joins it: sockets made there stay there.
+/// Does something in another network namespace, on a thread that joins it: sockets made there stay
+/// there.
 pub fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let file = std::fs::File::open(namespace).unwrap();
     let thread = std::thread::spawn(move || {
-        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("cannot join the network namespace");
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+            .expect("cannot join the network namespace");
         work()
     });
-    thread.join().expect("the thread in the other namespace failed")
+    thread
+        .join()
+        .expect("the thread in the other namespace failed")
 }

@@ -1,10 +1,14 @@
 //! What the command line does for people: completions, manual, colours.
 
 use crate::support::fixture::new_dir;
-use crate::support::runtime::{Runtime, finish, text, LIMIT};
+use crate::support::runtime::{LIMIT, Runtime, finish, text};
 use std::fs;
 
-tests![completions_know_the_commands, manual_pages_for_all_commands, nothing_is_coloured_that_is_no_terminal];
+tests![
+    completions_know_the_commands,
+    manual_pages_for_all_commands,
+    nothing_is_coloured_that_is_no_terminal
+];
 
 fn hull() -> Runtime {
     only_hull!("these are hull's own commands");
@@ -15,26 +19,44 @@ fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = hull().call(&["completions", shell]).success().stdout;
         for word in ["checkpoint_is_none", "keep-changes", "create", "logs"] {
-            assert_eq!(script.contains(word), word != "checkpoint_is_none", "{shell}: {word}");
+            assert_eq!(
+                script.contains(word),
+                word != "checkpoint_is_none",
+                "{shell}: {word}"
+            );
         }
     }
     // bash itself takes it, and completes with it.
     let script = hull().call(&["completions", "bash"]).success().stdout;
     let path = new_dir("completions").join("hull.bash");
     fs::write(&path, script).unwrap();
-    let ask = format!("source {}; COMP_WORDS=(hull del); COMP_CWORD=1; _hull hull del hull; echo ${{COMPREPLY[*]}}", path.display());
+    let ask = format!(
+        "source {}; COMP_WORDS=(hull del); COMP_CWORD=1; _hull hull del hull; echo \
+            ${{COMPREPLY[*]}}",
+        path.display()
+    );
     let mut bash = std::process::Command::new("bash");
     bash.args(["--norc", "-c", &ask]);
     assert_eq!(finish(bash, LIMIT).success().stdout.trim(), "delete");
-    assert_has!(hull().call(&["completions", "csh"]).failure(), "possible values");
+    assert_has!(
+        hull().call(&["completions", "csh"]).failure(),
+        "possible values"
+    );
 }
 
 fn manual_pages_for_all_commands() {
     let folder = new_dir("man");
     hull().call(&["man", folder.to_str().unwrap()]).success();
     let help = hull().call(&["--help"]).success().stdout;
-    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let commands: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    let listed = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = listed
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
     assert!(commands.len() > 15, "{help}");
     for name in &commands {
         let page = text(folder.join(format!("hull-{name}.1")));
@@ -50,9 +72,18 @@ fn manual_pages_for_all_commands() {
 fn nothing_is_coloured_that_is_no_terminal() {
     let mut runtime = hull();
     runtime.env.push(("TERM".into(), "xterm-256color".into()));
-    for args in [&["state", "nobody"][..], &["run", "--rootfs", "/none", "--", "x"], &["--help"], &["no-such-command"], &["list"]] {
+    for args in [
+        &["state", "nobody"][..],
+        &["run", "--rootfs", "/none", "--", "x"],
+        &["--help"],
+        &["no-such-command"],
+        &["list"],
+    ] {
         let out = runtime.call(args);
-        assert!(!out.stdout.contains('\u{1b}') && !out.stderr.contains('\u{1b}'), "{args:?}: {out:?}");
+        assert!(
+            !out.stdout.contains('\u{1b}') && !out.stderr.contains('\u{1b}'),
+            "{args:?}: {out:?}"
+        );
         assert!(!out.stderr.contains("hint:"), "{args:?}");
     }
 }

@@ -58,45 +58,93 @@ fn small_root() -> PathBuf {
 #[track_caller]
 fn sh(runtime: &Runtime, root: &Path, options: &[&str], script: &str) -> Output {
     let root = root.to_str().unwrap();
-    let args = [&["run", "--rootfs", root], options, &["--", "sh", "-c", script]].concat();
+    let args = [
+        &["run", "--rootfs", root],
+        options,
+        &["--", "sh", "-c", script],
+    ]
+    .concat();
     let output = runtime.call(&args);
-    assert_eq!(containers(runtime), Vec::<String>::new(), "records are left");
+    assert_eq!(
+        containers(runtime),
+        Vec::<String>::new(),
+        "records are left"
+    );
     output
 }
 
 fn containers(runtime: &Runtime) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(&runtime.state) else { return vec![] };
-    entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).filter(|name| !name.starts_with('@')).collect()
+    let Ok(entries) = fs::read_dir(&runtime.state) else {
+        return vec![];
+    };
+    entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('@'))
+        .collect()
 }
 
 fn the_hosts_own_root_serves() {
-    let out = sh(&hull(), Path::new("/"), &["--name", "people-host"], "id -u; hostname; ls /proc | head -n 1; cat /etc/os-release").success();
+    let out = sh(
+        &hull(),
+        Path::new("/"),
+        &["--name", "people-host"],
+        "id -u; hostname; ls /proc | head -n 1; cat /etc/os-release",
+    )
+    .success();
     let lines: Vec<&str> = out.stdout.lines().take(3).collect();
     assert_eq!(lines, ["0", "people-host", "1"]);
     assert_has!(out.stdout, text("/etc/os-release"));
 }
 
 fn an_ordinary_user_runs_on_the_hosts_root() {
-    let script = "id -u; hostname; ls /proc | head -n 1; cat /proc/self/uid_map; echo new > /opt/people-file && cat /opt/people-file; \
+    let script = "id -u; hostname; ls /proc | head -n 1; cat /proc/self/uid_map; echo new > \
+        /opt/people-file && cat /opt/people-file; \
                   echo x >> /etc/passwd || echo refused";
     let out = sh(&ordinary(), Path::new("/"), &["--hostname", "box"], script).success();
     let lines: Vec<&str> = out.stdout.lines().collect();
     assert_eq!(lines[..3], ["0", "box", "1"]);
-    assert_eq!(lines[3].split_whitespace().collect::<Vec<_>>()[..2], ["0".to_string(), ORDINARY.to_string()]);
-    assert_eq!(lines[lines.len() - 2..], ["new", "refused"], "files of root stay as they are");
+    assert_eq!(
+        lines[3].split_whitespace().collect::<Vec<_>>()[..2],
+        ["0".to_string(), ORDINARY.to_string()]
+    );
+    assert_eq!(
+        lines[lines.len() - 2..],
+        ["new", "refused"],
+        "files of root stay as they are"
+    );
     assert!(!Path::new("/opt/people-file").exists());
 }
 
 /// The host's mounts lay once on top of the new root, where `/..` led to them.
 fn only_the_containers_mounts_are_there() {
     for runtime in [hull(), ordinary()] {
-        let out = sh(&runtime, Path::new("/"), &[], "cat /proc/self/mountinfo; echo; touch /tmp/mark; ls /../tmp/mark").success();
+        let out = sh(
+            &runtime,
+            Path::new("/"),
+            &[],
+            "cat /proc/self/mountinfo; echo; touch /tmp/mark; ls /../tmp/mark",
+        )
+        .success();
         let (mounts, rest) = out.stdout.split_once("\n\n").unwrap();
-        let roots: Vec<&str> = mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/")).collect();
+        let roots: Vec<&str> = mounts
+            .lines()
+            .filter(|line| line.split(' ').nth(4) == Some("/"))
+            .collect();
         assert_eq!(roots.len(), 1, "{mounts}");
         let first = mounts.lines().next().unwrap();
-        assert!(first.split(' ').nth(4) == Some("/") && !first.contains(" ext4 "), "{mounts}");
-        assert_eq!(mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/proc")).count(), 1, "{mounts}");
+        assert!(
+            first.split(' ').nth(4) == Some("/") && !first.contains(" ext4 "),
+            "{mounts}"
+        );
+        assert_eq!(
+            mounts
+                .lines()
+                .filter(|line| line.split(' ').nth(4) == Some("/proc"))
+                .count(),
+            1,
+            "{mounts}"
+        );
         assert_eq!(rest.trim(), "/../tmp/mark");
     }
 }
@@ -104,7 +152,13 @@ fn only_the_containers_mounts_are_there() {
 fn changes_are_thrown_away() {
     let root = small_root();
     let runtime = hull();
-    let out = sh(&runtime, &root, &[], "echo changed > /etc/passwd; rm -r /home; mkdir /new; cat /etc/passwd; ls /").success();
+    let out = sh(
+        &runtime,
+        &root,
+        &[],
+        "echo changed > /etc/passwd; rm -r /home; mkdir /new; cat /etc/passwd; ls /",
+    )
+    .success();
     assert_has!(out.stdout, "changed");
     assert!(!out.stdout.contains("home"));
     assert_has!(text(root.join("etc/passwd")), "ada");
@@ -113,7 +167,11 @@ fn changes_are_thrown_away() {
 
 /// A folder that an overlay on `/` can have layers in: another file system than the root's.
 fn elsewhere() -> Elsewhere {
-    let path = PathBuf::from(format!("/dev/shm/hull-people-{}-{}", std::process::id(), crate::support::fixture::unique()));
+    let path = PathBuf::from(format!(
+        "/dev/shm/hull-people-{}-{}",
+        std::process::id(),
+        crate::support::fixture::unique()
+    ));
     fs::create_dir(&path).unwrap();
     Elsewhere(path)
 }
@@ -129,19 +187,47 @@ fn changes_are_kept_where_asked() {
     let (root, place, runtime) = (small_root(), elsewhere(), hull());
     let kept = place.0.join("kept");
     let option = kept.to_str().unwrap();
-    sh(&runtime, &root, &["--keep-changes", option], "echo one > /etc/new; rm /etc/group; chmod 700 /tmp").success();
+    sh(
+        &runtime,
+        &root,
+        &["--keep-changes", option],
+        "echo one > /etc/new; rm /etc/group; chmod 700 /tmp",
+    )
+    .success();
     assert_eq!(text(kept.join("etc/new")).trim(), "one");
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let whiteout = fs::symlink_metadata(kept.join("etc/group")).unwrap();
-    assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0, "what was removed is marked so");
+    assert!(
+        whiteout.file_type().is_char_device() && whiteout.rdev() == 0,
+        "what was removed is marked so"
+    );
     assert!(root.join("etc/group").exists() && !root.join("etc/new").exists());
-    assert_eq!(fs::read_dir(&place.0).unwrap().count(), 1, "the work folder is gone");
-    let again = sh(&runtime, &root, &["--keep-changes", option], "cat /etc/new; ls /etc").success();
-    assert_eq!(again.stdout.lines().next(), Some("one"), "the next run goes on from there");
+    assert_eq!(
+        fs::read_dir(&place.0).unwrap().count(),
+        1,
+        "the work folder is gone"
+    );
+    let again = sh(
+        &runtime,
+        &root,
+        &["--keep-changes", option],
+        "cat /etc/new; ls /etc",
+    )
+    .success();
+    assert_eq!(
+        again.stdout.lines().next(),
+        Some("one"),
+        "the next run goes on from there"
+    );
     assert!(!again.stdout.contains("group"));
     // On the root's own file system the kernel takes no layer from within the lower one.
     let inside = root.join("var/kept");
-    let refused = sh(&runtime, &root, &["--keep-changes", inside.to_str().unwrap()], "true");
+    let refused = sh(
+        &runtime,
+        &root,
+        &["--keep-changes", inside.to_str().unwrap()],
+        "true",
+    );
     assert_eq!(refused.status, 125);
     assert_has!(refused.failure(), "give a folder elsewhere");
 }
@@ -150,9 +236,25 @@ fn an_ordinary_users_changes_are_kept() {
     let (place, runtime) = (elsewhere(), ordinary());
     give_to(&place.0, ORDINARY, ORDINARY);
     let kept = place.0.join("kept");
-    sh(&runtime, Path::new("/"), &["--keep-changes", kept.to_str().unwrap()], "echo one > /opt/new; echo two > /srv/new").success();
-    assert_eq!((text(kept.join("opt/new")).trim(), text(kept.join("srv/new")).trim()), ("one", "two"));
-    assert_eq!(fs::read_dir(&place.0).unwrap().count(), 1, "the work folders are gone");
+    sh(
+        &runtime,
+        Path::new("/"),
+        &["--keep-changes", kept.to_str().unwrap()],
+        "echo one > /opt/new; echo two > /srv/new",
+    )
+    .success();
+    assert_eq!(
+        (
+            text(kept.join("opt/new")).trim(),
+            text(kept.join("srv/new")).trim()
+        ),
+        ("one", "two")
+    );
+    assert_eq!(
+        fs::read_dir(&place.0).unwrap().count(),
+        1,
+        "the work folders are gone"
+    );
     assert!(!Path::new("/opt/new").exists());
 }
 
@@ -167,11 +269,17 @@ fn statuses_are_those_that_docker_has() {
     fs::write(root.join("bin/plain"), "no program").unwrap();
     write_executable(&root.join("bin/strange"), "\u{7f}ELF nothing of the kind");
     write_executable(&root.join("bin/orphan"), "#!/no/such/interpreter\n");
-    let run = |words: &[&str]| runtime.call(&[&["run", "--rootfs", root.to_str().unwrap(), "--"], words].concat());
+    let run = |words: &[&str]| {
+        runtime.call(&[&["run", "--rootfs", root.to_str().unwrap(), "--"], words].concat())
+    };
     let expected: [(&[&str], i32, &str); 8] = [
         (&["true"], 0, ""),
         (&["sh", "-c", "exit 42"], 42, ""),
-        (&["no-such-program"], 127, "executable file not found in $path"),
+        (
+            &["no-such-program"],
+            127,
+            "executable file not found in $path",
+        ),
         (&["/bin/none"], 127, "no such file"),
         (&["/bin/plain"], 126, "permission denied"),
         (&["/etc"], 126, "is a directory"),
@@ -185,7 +293,12 @@ fn statuses_are_those_that_docker_has() {
     }
     let killed = sh(&runtime, &root, &[], "sh -c 'kill -9 $$'; exit $?");
     assert_eq!(killed.status, 137);
-    assert_eq!(runtime.call(&["run", "--rootfs", "/no/such/folder", "--", "true"]).status, 125);
+    assert_eq!(
+        runtime
+            .call(&["run", "--rootfs", "/no/such/folder", "--", "true"])
+            .status,
+        125
+    );
     assert_eq!(containers(&runtime), Vec::<String>::new());
 }
 
@@ -199,26 +312,47 @@ fn started(runtime: &Runtime, args: &[&str]) -> std::process::Child {
 #[track_caller]
 fn signalled(script: &[&str], signal: Signal) -> i32 {
     let (root, runtime) = (small_root(), hull());
-    let mut child = started(&runtime, &[&["run", "--rootfs", root.to_str().unwrap(), "--"], script].concat());
+    let mut child = started(
+        &runtime,
+        &[&["run", "--rootfs", root.to_str().unwrap(), "--"], script].concat(),
+    );
     let mut byte = [0];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).expect("the program said nothing");
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte)
+        .expect("the program said nothing");
     kill_process(Pid::from_child(&child), signal).unwrap();
     let status = number(child.wait().unwrap());
-    crate::support::leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
+    crate::support::leaks::OWN
+        .lock()
+        .unwrap()
+        .remove(&child.id().cast_signed());
     assert_eq!(containers(&runtime), Vec::<String>::new());
     status
 }
 
 fn a_signal_to_a_program_that_ignores_none_ends_it() {
-    // The first process of a process namespace gets no default action from the kernel. It is no shell that execs one: busybox' catches
-    // SIGINT itself until it does, and loses one that comes just before.
+    // The first process of a process namespace gets no default action from the kernel. It is no
+    // shell that execs one: busybox' catches SIGINT itself until it does, and loses one that comes
+    // just before.
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
-        assert_eq!(signalled(&["busybox", "tail", "-f", "/etc/passwd"], signal), status);
+        assert_eq!(
+            signalled(&["busybox", "tail", "-f", "/etc/passwd"], signal),
+            status
+        );
     }
 }
 
 fn a_program_that_catches_a_signal_decides() {
-    assert_eq!(signalled(&["sh", "-c", "trap 'exit 9' TERM; echo; while :; do sleep 0.1; done"], Signal::TERM), 9);
+    assert_eq!(
+        signalled(
+            &[
+                "sh",
+                "-c",
+                "trap 'exit 9' TERM; echo; while :; do sleep 0.1; done"
+            ],
+            Signal::TERM
+        ),
+        9
+    );
 }
 
 fn a_terminal_is_carried_both_ways() {
@@ -228,12 +362,35 @@ fn a_terminal_is_carried_both_ways() {
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
     let name = ptsname(&master, vec![]).unwrap().into_string().unwrap();
-    let size = rustix::termios::Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = rustix::termios::Winsize {
+        ws_row: 33,
+        ws_col: 101,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     rustix::termios::tcsetwinsize(&master, size).unwrap();
-    let slave = fs::File::options().read(true).write(true).open(name).unwrap();
-    let script = "trap 'echo caught; exit 5' INT; tty; stty size; echo TERM=$TERM; read line; echo got $line; while :; do sleep 0.1; done";
-    let mut command = runtime.command(&["run", "-it", "--rootfs", root.to_str().unwrap(), "--", "sh", "-c", script]);
-    command.env("TERM", "vt100").stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
+    let slave = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(name)
+        .unwrap();
+    let script = "trap 'echo caught; exit 5' INT; tty; stty size; echo TERM=$TERM; read line; \
+        echo got $line; while :; do sleep 0.1; done";
+    let mut command = runtime.command(&[
+        "run",
+        "-it",
+        "--rootfs",
+        root.to_str().unwrap(),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    command
+        .env("TERM", "vt100")
+        .stdin(slave.try_clone().unwrap())
+        .stdout(slave.try_clone().unwrap())
+        .stderr(slave);
     let mut child = crate::support::leaks::spawn(&mut command).unwrap();
     drop(command);
     let mut terminal = Terminal(fs::File::from(master));
@@ -246,7 +403,10 @@ fn a_terminal_is_carried_both_ways() {
     terminal.write("\u{3}");
     terminal.read_until("caught");
     let status = number(child.wait().unwrap());
-    crate::support::leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
+    crate::support::leaks::OWN
+        .lock()
+        .unwrap()
+        .remove(&child.id().cast_signed());
     assert_eq!(status, 5);
 }
 
@@ -258,14 +418,29 @@ fn without_a_terminal_there_is_none() {
 fn stdin_is_closed_unless_it_is_asked_for() {
     let (root, runtime) = (small_root(), hull());
     let root = root.to_str().unwrap();
-    assert_eq!(runtime.call_with_input(&["run", "-i", "--rootfs", root, "--", "cat"], "words").success().stdout, "words");
-    assert_eq!(runtime.call_with_input(&["run", "--rootfs", root, "--", "cat"], "words").success().stdout, "");
+    assert_eq!(
+        runtime
+            .call_with_input(&["run", "-i", "--rootfs", root, "--", "cat"], "words")
+            .success()
+            .stdout,
+        "words"
+    );
+    assert_eq!(
+        runtime
+            .call_with_input(&["run", "--rootfs", root, "--", "cat"], "words")
+            .success()
+            .stdout,
+        ""
+    );
 }
 
 fn volumes_show_the_hosts_paths() {
     let (root, shared, runtime) = (small_root(), new_dir("shared"), hull());
     fs::write(shared.join("file"), "from the host").unwrap();
-    let (rw, ro) = (format!("{}:/data", shared.display()), format!("{}:/fixed:ro", shared.display()));
+    let (rw, ro) = (
+        format!("{}:/data", shared.display()),
+        format!("{}:/fixed:ro", shared.display()),
+    );
     let script = "cat /data/file; echo made > /data/made; touch /fixed/x || echo refused";
     let out = sh(&runtime, &root, &["-v", &rw, "-v", &ro], script).success();
     assert_has!(out.stdout, "from the host");
@@ -273,58 +448,128 @@ fn volumes_show_the_hosts_paths() {
     assert_eq!(text(shared.join("made")).trim(), "made");
     assert!(!shared.join("x").exists() && !root.join("data").exists());
     let one = format!("{}:/etc/motd:ro", shared.join("file").display());
-    assert_eq!(sh(&runtime, &root, &["-v", &one], "cat /etc/motd").success().stdout, "from the host");
+    assert_eq!(
+        sh(&runtime, &root, &["-v", &one], "cat /etc/motd")
+            .success()
+            .stdout,
+        "from the host"
+    );
 }
 
 fn limits_are_the_kernels() {
     if crate::support::wall::is_vm() {
-        let read = "cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); cat memory.max cpu.max pids.max";
-        let out = sh(&hull(), &small_root(), &["--memory", "48m", "--cpus", "0.25", "--pids-limit", "17"], read).success();
-        return assert_eq!(out.stdout.lines().collect::<Vec<_>>(), ["50331648", "25000 100000", "17"]);
+        let read = "cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); cat memory.max \
+            cpu.max pids.max";
+        let out = sh(
+            &hull(),
+            &small_root(),
+            &["--memory", "48m", "--cpus", "0.25", "--pids-limit", "17"],
+            read,
+        )
+        .success();
+        return assert_eq!(
+            out.stdout.lines().collect::<Vec<_>>(),
+            ["50331648", "25000 100000", "17"]
+        );
     }
-    let read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
+    let read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes \
+        /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us \
                 /sys/fs/cgroup/pids/pids.max";
     if !Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists() {
         skip!("the memory controller is not on cgroup v1 here");
     }
-    let out = sh(&hull(), &small_root(), &["--memory", "48m", "--cpus", "0.25", "--pids-limit", "17"], read).success();
-    assert_eq!(out.stdout.lines().collect::<Vec<_>>(), ["50331648", "25000", "100000", "17"]);
-    let out = sh(&hull(), &small_root(), &["--memory", "48m"], "head -c 200000000 /dev/zero | tail -c 199999999 | wc -c");
+    let out = sh(
+        &hull(),
+        &small_root(),
+        &["--memory", "48m", "--cpus", "0.25", "--pids-limit", "17"],
+        read,
+    )
+    .success();
+    assert_eq!(
+        out.stdout.lines().collect::<Vec<_>>(),
+        ["50331648", "25000", "100000", "17"]
+    );
+    let out = sh(
+        &hull(),
+        &small_root(),
+        &["--memory", "48m"],
+        "head -c 200000000 /dev/zero | tail -c 199999999 | wc -c",
+    );
     assert!(!out.stdout.contains("199999999"), "200 MB went into 48");
 }
 
-const TRY_WRITES: &str = "for at in / /etc /opt /usr; do touch $at/people-x 2>/dev/null && echo wrote $at; done; touch /dev/shm/x && echo memory";
+const TRY_WRITES: &str = "for at in / /etc /opt /usr; do touch $at/people-x 2>/dev/null && echo \
+    wrote $at; done; touch /dev/shm/x && echo memory";
 
 fn a_read_only_root_takes_no_writes() {
-    assert_eq!(sh(&hull(), Path::new("/"), &["--read-only"], TRY_WRITES).success().stdout, "memory\n");
+    assert_eq!(
+        sh(&hull(), Path::new("/"), &["--read-only"], TRY_WRITES)
+            .success()
+            .stdout,
+        "memory\n"
+    );
 }
 
 fn an_ordinary_users_read_only_root_takes_no_writes() {
-    assert_eq!(sh(&ordinary(), Path::new("/"), &["--read-only"], TRY_WRITES).success().stdout, "memory\n");
+    assert_eq!(
+        sh(&ordinary(), Path::new("/"), &["--read-only"], TRY_WRITES)
+            .success()
+            .stdout,
+        "memory\n"
+    );
 }
 
 fn capabilities_are_added_and_dropped() {
     let (root, runtime) = (small_root(), hull());
     let mask = |options: &[&str]| {
-        let out = sh(&runtime, &root, options, "grep -E 'Cap(Eff|Bnd)' /proc/self/status").success().stdout;
-        let masks: Vec<u64> = out.lines().map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()).collect();
+        let out = sh(
+            &runtime,
+            &root,
+            options,
+            "grep -E 'Cap(Eff|Bnd)' /proc/self/status",
+        )
+        .success()
+        .stdout;
+        let masks: Vec<u64> = out
+            .lines()
+            .map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap())
+            .collect();
         assert_eq!(masks[0], masks[1], "{out}");
         masks[0]
     };
     assert_eq!(mask(&[]), 0xa804_25fb, "Docker's set");
     assert_eq!(mask(&["--cap-drop", "ALL"]), 0);
-    assert_eq!(mask(&["--cap-drop", "all", "--cap-add", "net_admin"]), 1 << 12);
+    assert_eq!(
+        mask(&["--cap-drop", "all", "--cap-add", "net_admin"]),
+        1 << 12
+    );
     assert_eq!(mask(&["--cap-drop", "CAP_CHOWN"]), 0xa804_25fa);
-    let refused = sh(&runtime, &root, &["--cap-drop", "CHOWN"], "touch /tmp/x; chown 1:1 /tmp/x");
+    let refused = sh(
+        &runtime,
+        &root,
+        &["--cap-drop", "CHOWN"],
+        "touch /tmp/x; chown 1:1 /tmp/x",
+    );
     assert_has!(refused.failure(), "not permitted");
 }
 
 fn the_default_filter_blocks() {
     let (root, runtime) = (small_root(), hull());
-    let seccomp = |options: &[&str]| sh(&runtime, &root, options, "grep Seccomp: /proc/self/status; unshare -U true && echo made").stdout;
+    let seccomp = |options: &[&str]| {
+        sh(
+            &runtime,
+            &root,
+            options,
+            "grep Seccomp: /proc/self/status; unshare -U true && echo made",
+        )
+        .stdout
+    };
     let filtered = seccomp(&[]);
     assert_has!(filtered, "2");
-    assert!(!filtered.contains("made"), "a user namespace was made below the default filter");
+    assert!(
+        !filtered.contains("made"),
+        "a user namespace was made below the default filter"
+    );
     let free = seccomp(&["--seccomp", "unconfined"]);
     assert_has!(free, "0");
     assert_has!(free, "made");
@@ -335,10 +580,28 @@ fn a_filter_of_ones_own() {
     let path = folder.join("filter.json");
     let rule = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":5}]}"#;
     fs::write(&path, rule).unwrap();
-    assert_has!(sh(&runtime, &root, &["--seccomp", path.to_str().unwrap()], "mkdir /tmp/x").failure(), "input/output error");
-    for (text, said) in [("{", "eof"), (r#"{"archMap":[]}"#, "engine's profile"), ("{}", "defaultaction is missing")] {
+    assert_has!(
+        sh(
+            &runtime,
+            &root,
+            &["--seccomp", path.to_str().unwrap()],
+            "mkdir /tmp/x"
+        )
+        .failure(),
+        "input/output error"
+    );
+    for (text, said) in [
+        ("{", "eof"),
+        (r#"{"archMap":[]}"#, "engine's profile"),
+        ("{}", "defaultaction is missing"),
+    ] {
         fs::write(&path, text).unwrap();
-        let out = sh(&runtime, &root, &["--seccomp", path.to_str().unwrap()], "true");
+        let out = sh(
+            &runtime,
+            &root,
+            &["--seccomp", path.to_str().unwrap()],
+            "true",
+        );
         assert_eq!(out.status, 125);
         assert_has!(out.failure(), said);
     }
@@ -346,7 +609,18 @@ fn a_filter_of_ones_own() {
 
 fn names_of_users_are_the_containers() {
     let (root, runtime) = (small_root(), hull());
-    let id = |user: &str| sh(&runtime, &root, &["-u", user], "echo $(id -u):$(id -g):$(id -G)").success().stdout.trim().to_owned();
+    let id = |user: &str| {
+        sh(
+            &runtime,
+            &root,
+            &["-u", user],
+            "echo $(id -u):$(id -g):$(id -G)",
+        )
+        .success()
+        .stdout
+        .trim()
+        .to_owned()
+    };
     assert_eq!(id("ada"), "1000:1000:1000 10 29");
     assert_eq!(id("ada:audio"), "1000:29:29");
     assert_eq!(id("7:8"), "7:8:8");
@@ -358,26 +632,81 @@ fn names_of_users_are_the_containers() {
 fn the_environment_and_the_working_directory() {
     let mut runtime = hull();
     runtime.env.push(("PASSED".into(), "on".into()));
-    let options = ["-e", "A=1", "-e", "PASSED", "-e", "HULL_NOT_SET", "-e", "PATH=/bin", "-w", "/home/ada", "-u", "ada"];
-    let out = sh(&runtime, &small_root(), &options, "pwd; env").success().stdout;
-    for line in ["/home/ada", "A=1", "PASSED=on", "PATH=/bin", "HOME=/home/ada"] {
-        assert!(out.lines().any(|found| found == line), "{line} is not in\n{out}");
+    let options = [
+        "-e",
+        "A=1",
+        "-e",
+        "PASSED",
+        "-e",
+        "HULL_NOT_SET",
+        "-e",
+        "PATH=/bin",
+        "-w",
+        "/home/ada",
+        "-u",
+        "ada",
+    ];
+    let out = sh(&runtime, &small_root(), &options, "pwd; env")
+        .success()
+        .stdout;
+    for line in [
+        "/home/ada",
+        "A=1",
+        "PASSED=on",
+        "PATH=/bin",
+        "HOME=/home/ada",
+    ] {
+        assert!(
+            out.lines().any(|found| found == line),
+            "{line} is not in\n{out}"
+        );
     }
     assert!(!out.contains("HULL_NOT_SET"));
 }
 
 fn other_commands_work_on_it() {
     let (root, runtime) = (small_root(), hull());
-    runtime.call(&["run", "-d", "--name", "people-life", "--rootfs", root.to_str().unwrap(), "--", "sleep", "1000"]).success();
+    runtime
+        .call(&[
+            "run",
+            "-d",
+            "--name",
+            "people-life",
+            "--rootfs",
+            root.to_str().unwrap(),
+            "--",
+            "sleep",
+            "1000",
+        ])
+        .success();
     let state = runtime.call(&["state", "people-life"]).success().stdout;
     assert_has!(state, "\"status\": \"running\"");
-    let out = runtime.call(&["exec", "people-life", "sh", "-c", "touch /tmp/x; ls /tmp; hostname"]).success();
+    let out = runtime
+        .call(&[
+            "exec",
+            "people-life",
+            "sh",
+            "-c",
+            "touch /tmp/x; ls /tmp; hostname",
+        ])
+        .success();
     assert_eq!(out.stdout, "x\npeople-life\n");
     assert_has!(runtime.call(&["list"]).success().stdout, "people-life");
     let bundle = runtime.state.join("people-life");
-    assert_has!(runtime.call(&["plan", bundle.to_str().unwrap()]).success().stdout, "Layer ");
+    assert_has!(
+        runtime
+            .call(&["plan", bundle.to_str().unwrap()])
+            .success()
+            .stdout,
+        "Layer "
+    );
     runtime.call(&["kill", "people-life", "KILL"]).success();
-    until("the end of the container", || runtime.call(&["state", "people-life"]).stdout.contains("stopped"));
+    until("the end of the container", || {
+        runtime
+            .call(&["state", "people-life"])
+            .stdout
+            .contains("stopped")
+    });
     runtime.call(&["delete", "people-life"]).success();
     assert!(!root.join("tmp/x").exists());
     assert!(crate::support::leaks::cgroups("people-life").is_empty());
@@ -422,7 +751,13 @@ fn malformed_options_are_refused_in_a_sentence() {
     assert_eq!(nothing.status, 125);
     let without = runtime.call(&["run", "--memory", "1m", "some-id"]);
     assert_has!(without.failure(), "--rootfs");
-    let file = runtime.call(&["run", "--rootfs", root.join("etc/passwd").to_str().unwrap(), "--", "true"]);
+    let file = runtime.call(&[
+        "run",
+        "--rootfs",
+        root.join("etc/passwd").to_str().unwrap(),
+        "--",
+        "true",
+    ]);
     assert_eq!(file.status, 125);
     assert_has!(file.failure(), "not a directory");
 }

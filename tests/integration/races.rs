@@ -1,5 +1,6 @@
-//! Names that change while hull uses them: another process swaps a folder of the root for a link out of it, over and over
-//! (CVE-2021-30465, CVE-2024-45310, CVE-2019-14271's kind). Nothing outside may change, and each run ends with a result or a sentence.
+//! Names that change while hull uses them: another process swaps a folder of the root for a link
+//! out of it, over and over (CVE-2021-30465, CVE-2024-45310, CVE-2019-14271's kind). Nothing
+//! outside may change, and each run ends with a result or a sentence.
 
 use crate::support::{Bundle, fixture, leaks};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -36,18 +37,24 @@ impl Swapper {
         let swap = move || {
             let mut swaps = 0;
             while !seen.load(Ordering::Relaxed) {
-                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).expect("cannot exchange two names");
+                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE)
+                    .expect("cannot exchange two names");
                 swaps += 1;
             }
             swaps
         };
-        Self { stop, thread: Some(std::thread::spawn(swap)) }
+        Self {
+            stop,
+            thread: Some(std::thread::spawn(swap)),
+        }
     }
 
     /// Ends; how often they were exchanged.
     pub fn end(&mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map_or(0, |thread| thread.join().unwrap())
+        self.thread
+            .take()
+            .map_or(0, |thread| thread.join().unwrap())
     }
 }
 
@@ -57,9 +64,12 @@ impl Drop for Swapper {
     }
 }
 
-/// How long each race is run: `HULL_RACE_SECONDS`, of which a minute is what an attacker would take.
+/// How long each race is run: `HULL_RACE_SECONDS`, of which a minute is what an attacker would
+/// take.
 fn time() -> Duration {
-    Duration::from_secs(std::env::var("HULL_RACE_SECONDS").map_or(2, |text| text.parse().expect("HULL_RACE_SECONDS is a number")))
+    Duration::from_secs(std::env::var("HULL_RACE_SECONDS").map_or(2, |text| {
+        text.parse().expect("HULL_RACE_SECONDS is a number")
+    }))
 }
 
 /// A folder of the host's with a folder, a file and a mark of its own, and what it holds.
@@ -75,7 +85,12 @@ fn listing(dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let meta = entry.metadata().unwrap();
-        lines.push(format!("{} {:?} {:?}", entry.path().display(), meta.permissions(), meta.modified().unwrap()));
+        lines.push(format!(
+            "{} {:?} {:?}",
+            entry.path().display(),
+            meta.permissions(),
+            meta.modified().unwrap()
+        ));
         if meta.is_dir() {
             lines.extend(listing(&entry.path()));
         }
@@ -84,13 +99,23 @@ fn listing(dir: &Path) -> Vec<String> {
     lines
 }
 
-/// Runs a bundle while `vol` in its root is now a folder, now a link out of the root: absolute, and by climbing.
+/// Runs a bundle while `vol` in its root is now a folder, now a link out of the root: absolute, and
+/// by climbing.
 fn race(b: &mut Bundle) {
     b.writable().args(&["true"]);
     b.write();
     let (out, before) = outside();
-    for (number, text) in [out.clone(), Path::new("../../../../../../../..").join(out.strip_prefix("/").unwrap())].iter().enumerate() {
-        let (vol, evil) = (b.rootfs().join("vol"), b.rootfs().join(format!("evil{number}")));
+    for (number, text) in [
+        out.clone(),
+        Path::new("../../../../../../../..").join(out.strip_prefix("/").unwrap()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let (vol, evil) = (
+            b.rootfs().join("vol"),
+            b.rootfs().join(format!("evil{number}")),
+        );
         fs::create_dir_all(vol.join("sub")).unwrap();
         fs::write(vol.join("file"), "").unwrap();
         symlink(text, &evil).unwrap();
@@ -99,7 +124,10 @@ fn race(b: &mut Bundle) {
         while Instant::now() < end || runs < 3 {
             let run = b.run();
             assert!(run.status == 0 || !run.failure().is_empty());
-            assert!(leaks::cgroups(b.cgroup.trim_start_matches('/')).is_empty(), "a cgroup is left");
+            assert!(
+                leaks::cgroups(b.cgroup.trim_start_matches('/')).is_empty(),
+                "a cgroup is left"
+            );
             assert_eq!(listing(&out), before, "the host's folder has changed");
             runs += 1;
         }
@@ -112,7 +140,12 @@ fn race(b: &mut Bundle) {
 
 fn swapped_folder_of_a_tmpfs() {
     let mut b = Bundle::new();
-    b.mount("/vol/sub", "tmpfs", "tmpfs", &[]).mount("/vol/new/deep", "tmpfs", "tmpfs", &["tmpcopyup"]);
+    b.mount("/vol/sub", "tmpfs", "tmpfs", &[]).mount(
+        "/vol/new/deep",
+        "tmpfs",
+        "tmpfs",
+        &["tmpcopyup"],
+    );
     race(&mut b);
 }
 
@@ -139,14 +172,25 @@ fn swapped_folder_of_a_bound_file() {
 
 fn swapped_folder_of_a_device() {
     let mut b = Bundle::new();
-    b.push("/linux/devices", json!({ "path": "/vol/null", "type": "c", "major": 1, "minor": 3, "fileMode": 438 }));
-    b.push("/linux/devices", json!({ "path": "/vol/dev/fifo", "type": "p" }));
+    b.push(
+        "/linux/devices",
+        json!({ "path": "/vol/null", "type": "c", "major": 1, "minor": 3, "fileMode": 438 }),
+    );
+    b.push(
+        "/linux/devices",
+        json!({ "path": "/vol/dev/fifo", "type": "p" }),
+    );
     race(&mut b);
 }
 
 fn swapped_folder_of_protected_paths() {
     let mut b = Bundle::new();
-    for (kind, path) in [("maskedPaths", "/vol/file"), ("maskedPaths", "/vol/sub"), ("readonlyPaths", "/vol"), ("readonlyPaths", "/vol/sub")] {
+    for (kind, path) in [
+        ("maskedPaths", "/vol/file"),
+        ("maskedPaths", "/vol/sub"),
+        ("readonlyPaths", "/vol"),
+        ("readonlyPaths", "/vol/sub"),
+    ] {
         b.push(&format!("/linux/{kind}"), json!(path));
     }
     race(&mut b);
@@ -173,7 +217,11 @@ fn swapped_working_directory_of_exec() {
             let out = c.exec_with(&["--cwd", "/vol"], &["readlink", "/proc/self/cwd"]);
             if out.status == 0 {
                 // The folder itself goes by the other name half of the time.
-                assert!(["/vol", "/evil"].contains(&out.stdout.trim()), "descriptor {descriptor}: {}", out.stdout);
+                assert!(
+                    ["/vol", "/evil"].contains(&out.stdout.trim()),
+                    "descriptor {descriptor}: {}",
+                    out.stdout
+                );
             } else {
                 out.failure();
             }

@@ -35,10 +35,15 @@ pub fn limited(resources: Value) -> Bundle {
 }
 
 /// The controllers that a v1 tree may have; all but `devices` and `freezer` are listed by v2.
-const CONTROLLERS: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"];
+const CONTROLLERS: &[&str] = &[
+    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
+];
 
 fn mounted() -> impl Iterator<Item = &'static str> {
-    CONTROLLERS.iter().copied().filter(|c| cgroups::hierarchy(c).is_some())
+    CONTROLLERS
+        .iter()
+        .copied()
+        .filter(|c| cgroups::hierarchy(c).is_some())
 }
 
 fn container_is_in_its_cgroup_everywhere() {
@@ -46,7 +51,11 @@ fn container_is_in_its_cgroup_everywhere() {
     let c = b.started();
     assert!(mounted().count() >= 6);
     for controller in mounted() {
-        assert_eq!(b.cgroup_file(controller, "cgroup.procs"), c.pid_inside().to_string(), "{controller}");
+        assert_eq!(
+            b.cgroup_file(controller, "cgroup.procs"),
+            c.pid_inside().to_string(),
+            "{controller}"
+        );
     }
 }
 
@@ -100,7 +109,11 @@ fn nested_cgroups_path() {
     let nested = format!("{}/inner", b.cgroup);
     b.set("/linux/cgroupsPath", json!(nested));
     let c = b.started();
-    let line = cgroups::by_version("pids", format!(":pids:{nested}\n"), format!("0::{nested}\n"));
+    let line = cgroups::by_version(
+        "pids",
+        format!(":pids:{nested}\n"),
+        format!("0::{nested}\n"),
+    );
     assert_has!(c.proc_file("cgroup"), line);
     let dir = b.cgroup_dir("pids").join("inner");
     assert!(dir.exists());
@@ -112,19 +125,32 @@ fn nested_cgroups_path() {
     }
 }
 
-/// v1's hierarchies show the container's own part. v2 without a cgroup namespace shows the whole tree, as in runc.
+/// v1's hierarchies show the container's own part. v2 without a cgroup namespace shows the whole
+/// tree, as in runc.
 fn cgroup_mount_shows_the_own_cgroup_read_only() {
     let mut b = Bundle::new();
     if cgroups::is_pure_v2() {
-        let text = b.output_of("cat /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/cgroup.procs; mkdir /sys/fs/cgroup/x 2>&1; true");
-        assert!(text.lines().any(|l| l == "1"), "the first process is in the cgroup that is shown:\n{text}");
+        let text = b.output_of(
+            "cat /sys/fs/cgroup$(sed -n s/^0:://p \
+            /proc/self/cgroup)/cgroup.procs; mkdir /sys/fs/cgroup/x 2>&1; true",
+        );
+        assert!(
+            text.lines().any(|l| l == "1"),
+            "the first process is in the cgroup that is shown:\n{text}"
+        );
         assert_has!(text, "Read-only file system");
         return;
     }
-    let text = b.output_of("ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs | head -1; mkdir /sys/fs/cgroup/pids/x 2>&1; mkdir /sys/fs/cgroup/x 2>&1; true");
+    let text = b.output_of(
+        "ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs | head -1; \
+        mkdir /sys/fs/cgroup/pids/x 2>&1; mkdir /sys/fs/cgroup/x 2>&1; true",
+    );
     assert_has!(text, "pids");
     assert_has!(text, "memory");
-    assert!(text.lines().any(|l| l == "1"), "the first process is in the cgroup that is shown:\n{text}");
+    assert!(
+        text.lines().any(|l| l == "1"),
+        "the first process is in the cgroup that is shown:\n{text}"
+    );
     assert_has!(text, "'/sys/fs/cgroup/pids/x': Read-only file system");
     assert_eq!(text.matches("can't create").count(), 2, "{text}");
 }
@@ -133,13 +159,19 @@ fn cgroup_mount_in_a_cgroup_namespace() {
     let mut b = Bundle::new();
     b.push("/linux/namespaces", json!({ "type": "cgroup" }));
     if cgroups::is_pure_v2() {
-        let text = b.output_of("head -1 /sys/fs/cgroup/cgroup.procs; cat /proc/self/cgroup; grep -c ' - cgroup2 ' /proc/self/mountinfo; cat /sys/fs/cgroup/cgroup.controllers");
+        let text = b.output_of(
+            "head -1 /sys/fs/cgroup/cgroup.procs; cat /proc/self/cgroup; grep \
+            -c ' - cgroup2 ' /proc/self/mountinfo; cat /sys/fs/cgroup/cgroup.controllers",
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..3], ["1", "0::/", "1"], "{text}");
         assert_has!(lines[3], "pids");
         return;
     }
-    let text = b.output_of("cat /sys/fs/cgroup/pids/cgroup.procs | head -1; cat /proc/self/cgroup | grep pids; grep -c ' - cgroup ' /proc/self/mountinfo");
+    let text = b.output_of(
+        "cat /sys/fs/cgroup/pids/cgroup.procs | head -1; cat /proc/self/cgroup \
+        | grep pids; grep -c ' - cgroup ' /proc/self/mountinfo",
+    );
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "1");
     assert!(lines[1].ends_with(":pids:/"), "{text}");
@@ -153,7 +185,10 @@ fn existing_cgroup_is_used() {
         fs::create_dir_all(b.cgroup_dir(controller)).unwrap();
     }
     let c = b.started();
-    assert_eq!(b.cgroup_file("pids", "cgroup.procs"), c.pid_inside().to_string());
+    assert_eq!(
+        b.cgroup_file("pids", "cgroup.procs"),
+        c.pid_inside().to_string()
+    );
 }
 
 /// A file by its two names, and what it must hold in each.
@@ -162,7 +197,11 @@ type Seen<'a> = (&'a str, [&'a str; 2], [&'a str; 2]);
 #[track_caller]
 fn assert_seen(b: &Bundle, files: &[Seen], after: &[&str]) {
     for (controller, [v1, v2], [in_v1, in_v2]) in files {
-        assert_eq!(b.cgroup_value(controller, v1, v2), cgroups::by_version(controller, *in_v1, *in_v2), "{v1} or {v2} after {after:?}");
+        assert_eq!(
+            b.cgroup_value(controller, v1, v2),
+            cgroups::by_version(controller, *in_v1, *in_v2),
+            "{v1} or {v2} after {after:?}"
+        );
     }
 }
 
@@ -180,20 +219,55 @@ const QUOTA: [&str; 2] = ["cpu.cfs_quota_us", "cpu.max"];
 fn update_by_flags() {
     let b = limited(json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 20 } }));
     let c = b.started();
-    assert_update(&c, &["--memory", "134217728"], &[("memory", LIMIT, ["134217728"; 2])]);
-    assert_update(&c, &["--memory-reservation", "33554432"], &[("memory", ["memory.soft_limit_in_bytes", "memory.low"], ["33554432"; 2])]);
+    assert_update(
+        &c,
+        &["--memory", "134217728"],
+        &[("memory", LIMIT, ["134217728"; 2])],
+    );
+    assert_update(
+        &c,
+        &["--memory-reservation", "33554432"],
+        &[(
+            "memory",
+            ["memory.soft_limit_in_bytes", "memory.low"],
+            ["33554432"; 2],
+        )],
+    );
     assert_update(&c, &["--pids-limit", "30"], &[("pids", PIDS, ["30"; 2])]);
-    assert_update(&c, &["--cpu-share", "200"], &[("cpu", SHARES, ["200", "29"])]);
-    let both = [("cpu", QUOTA, ["40000", "40000 90000"]), ("cpu", ["cpu.cfs_period_us", "cpu.max"], ["90000", "40000 90000"])];
-    assert_update(&c, &["--cpu-quota", "40000", "--cpu-period", "90000"], &both);
+    assert_update(
+        &c,
+        &["--cpu-share", "200"],
+        &[("cpu", SHARES, ["200", "29"])],
+    );
+    let both = [
+        ("cpu", QUOTA, ["40000", "40000 90000"]),
+        (
+            "cpu",
+            ["cpu.cfs_period_us", "cpu.max"],
+            ["90000", "40000 90000"],
+        ),
+    ];
+    assert_update(
+        &c,
+        &["--cpu-quota", "40000", "--cpu-period", "90000"],
+        &both,
+    );
     // A machine's processors are the host's to choose.
     if !crate::support::wall::is_vm() {
-        assert_update(&c, &["--cpuset-cpus", "0", "--cpuset-mems", "0"], &[("cpuset", ["cpuset.cpus"; 2], ["0"; 2])]);
+        assert_update(
+            &c,
+            &["--cpuset-cpus", "0", "--cpuset-mems", "0"],
+            &[("cpuset", ["cpuset.cpus"; 2], ["0"; 2])],
+        );
     }
 }
 
 const NEW: &str = r#"{"memory":{"limit":134217728},"cpu":{"shares":300},"pids":{"limit":44}}"#;
-const SEEN: &[Seen] = &[("memory", LIMIT, ["134217728"; 2]), ("cpu", SHARES, ["300", "39"]), ("pids", PIDS, ["44"; 2])];
+const SEEN: &[Seen] = &[
+    ("memory", LIMIT, ["134217728"; 2]),
+    ("cpu", SHARES, ["300", "39"]),
+    ("pids", PIDS, ["44"; 2]),
+];
 
 fn update_by_a_file() {
     let b = Bundle::sleeper();
@@ -202,14 +276,20 @@ fn update_by_a_file() {
     fs::write(&file, NEW).unwrap();
     assert_update(&c, &["--resources", file.to_str().unwrap()], SEEN);
     fs::write(&file, "{ not json").unwrap();
-    c.call(&["update", "--resources", file.to_str().unwrap()]).failure();
+    c.call(&["update", "--resources", file.to_str().unwrap()])
+        .failure();
 }
 
 fn update_by_standard_input() {
-    for flags in [&["update", "--resources", "-"][..], &["update", "--resources=-"]] {
+    for flags in [
+        &["update", "--resources", "-"][..],
+        &["update", "--resources=-"],
+    ] {
         let b = Bundle::sleeper();
         let _c = b.started();
-        b.runtime.call_with_input(&[flags, &[&b.id]].concat(), NEW).success();
+        b.runtime
+            .call_with_input(&[flags, &[&b.id]].concat(), NEW)
+            .success();
         assert_seen(&b, SEEN, flags);
     }
 }
@@ -219,13 +299,25 @@ fn update_of_one_value_leaves_the_others() {
         json!({ "memory": { "limit": 64 << 20 }, "cpu": { "shares": 512, "quota": 50_000, "period": 100_000 }, "pids": { "limit": 20 } }),
     );
     let c = b.started();
-    let others = [("memory", LIMIT, ["67108864"; 2]), ("cpu", SHARES, ["512", "59"]), ("cpu", QUOTA, ["50000", "50000 100000"])];
+    let others = [
+        ("memory", LIMIT, ["67108864"; 2]),
+        ("cpu", SHARES, ["512", "59"]),
+        ("cpu", QUOTA, ["50000", "50000 100000"]),
+    ];
     assert_update(&c, &["--pids-limit", "30"], &others);
     if cgroups::version("devices") == Version::V1 {
         assert_has!(b.cgroup_file("devices", "devices.list"), "c 1:3 rwm");
-        assert!(!b.cgroup_file("devices", "devices.list").contains("a *:* rwm"), "device rules stay");
+        assert!(
+            !b.cgroup_file("devices", "devices.list")
+                .contains("a *:* rwm"),
+            "device rules stay"
+        );
     }
-    assert_update(&c, &["--cpu-period", "200000"], &[("cpu", QUOTA, ["50000", "50000 200000"])]);
+    assert_update(
+        &c,
+        &["--cpu-period", "200000"],
+        &[("cpu", QUOTA, ["50000", "50000 200000"])],
+    );
 }
 
 fn update_of_a_stopped_container() {
@@ -259,10 +351,21 @@ fn update_is_all_or_nothing_and_remembered() {
         record["spec"]["config"]["linux"]["resources"].clone()
     };
     let before = recorded();
-    let refused = c.call(&["update", "--memory", "96m", "--pids-limit", "30", "--cpuset-cpus", "9999"]);
+    let refused = c.call(&[
+        "update",
+        "--memory",
+        "96m",
+        "--pids-limit",
+        "30",
+        "--cpuset-cpus",
+        "9999",
+    ]);
     let error = refused.failure();
     assert_has!(error, "cannot set cpuset limit");
-    assert_eq!(b.cgroup_value("memory", LIMIT[0], LIMIT[1]), (64 << 20).to_string());
+    assert_eq!(
+        b.cgroup_value("memory", LIMIT[0], LIMIT[1]),
+        (64 << 20).to_string()
+    );
     assert_eq!(b.cgroup_file("pids", "pids.max"), "20");
     assert_eq!(recorded(), before);
     c.call(&["update", "--pids-limit", "30"]).success();
@@ -281,7 +384,11 @@ fn update_takes_sizes_as_people_write_them() {
         assert_update(&c, &["--memory", size], &[("memory", LIMIT, [&bytes; 2])]);
     }
     let none = ("memory", LIMIT, ["9223372036854771712", "max"]);
-    assert_update(&c, &["--pids-limit", "-1", "--memory", "-1"], &[("pids", PIDS, ["max"; 2]), none]);
+    assert_update(
+        &c,
+        &["--pids-limit", "-1", "--memory", "-1"],
+        &[("pids", PIDS, ["max"; 2]), none],
+    );
 }
 
 fn start_in_a_frozen_cgroup_does_not_hang() {
@@ -290,7 +397,11 @@ fn start_in_a_frozen_cgroup_does_not_hang() {
     let dir = b.cgroup_dir("freezer");
     fs::create_dir(&dir).unwrap();
     let of_v1 = cgroups::hierarchy("freezer").is_some_and(|(version, _)| version == Version::V1);
-    let (file, frozen, thawed) = if of_v1 { ("freezer.state", "FROZEN", "THAWED") } else { ("cgroup.freeze", "1", "0") };
+    let (file, frozen, thawed) = if of_v1 {
+        ("freezer.state", "FROZEN", "THAWED")
+    } else {
+        ("cgroup.freeze", "1", "0")
+    };
     fs::write(dir.join(file), frozen).unwrap();
     let (c, out) = b.try_create(&[]);
     drop(c);

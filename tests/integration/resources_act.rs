@@ -35,12 +35,19 @@ tests![
 
 /// `oom_kill` of the container's memory cgroup.
 fn kills(b: &Bundle) -> u64 {
-    counter(&b.cgroup_value("memory", "memory.oom_control", "memory.events"), "oom_kill")
+    counter(
+        &b.cgroup_value("memory", "memory.oom_control", "memory.events"),
+        "oom_kill",
+    )
 }
 
 fn memory_limit_kills() {
     let mut b = limited(json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }));
-    b.args(&["/bin/sh", "-c", "tail /dev/zero; echo status $?; exec sleep 1000"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "tail /dev/zero; echo status $?; exec sleep 1000",
+    ]);
     let _c = b.started();
     until("the kill", || kills(&b) == 1);
 }
@@ -57,11 +64,18 @@ fn memory_goes_to_swap() {
         skip!("the machine has no swap");
     }
     let mut b = limited(json!({ "memory": { "limit": 16 << 20, "swap": 80 << 20 } }));
-    b.args(&["/bin/sh", "-c", "a=$(head -c 24000000 /dev/zero | tr '\\0' x); sleep 1000; echo ${#a}"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "a=$(head -c 24000000 /dev/zero | tr '\\0' x); sleep 1000; echo ${#a}",
+    ]);
     let _c = b.started();
     let swapped = || match cgroups::version("memory") {
         Version::V1 => counter(&b.cgroup_file("memory", "memory.stat"), "swap"),
-        Version::V2 => b.cgroup_file("memory", "memory.swap.current").parse().unwrap(),
+        Version::V2 => b
+            .cgroup_file("memory", "memory.swap.current")
+            .parse()
+            .unwrap(),
     };
     until("pages in swap", || swapped() > 4 << 20);
     assert_eq!(kills(&b), 0);
@@ -72,9 +86,15 @@ fn memory_high_slows() {
         skip!("v1 has no such limit");
     }
     let mut b = limited(json!({ "unified": { "memory.high": "8388608" } }));
-    b.args(&["/bin/sh", "-c", "a=$(head -c 12000000 /dev/zero | tr '\\0' x); sleep 1000; echo ${#a}"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "a=$(head -c 12000000 /dev/zero | tr '\\0' x); sleep 1000; echo ${#a}",
+    ]);
     let _c = b.started();
-    until("the limit's count", || counter(&b.cgroup_file("memory", "memory.events"), "high") > 0);
+    until("the limit's count", || {
+        counter(&b.cgroup_file("memory", "memory.events"), "high") > 0
+    });
 }
 
 const FORKS: &str = "for i in $(seq 40); do sleep 1000 & done; sleep 1000";
@@ -84,9 +104,12 @@ fn pids_limit_refuses() {
     b.args(&["/bin/sh", "-c", FORKS]);
     let _c = b.try_create(&[]).0.expect("created");
     b.call(&["start", &b.id]).success();
-    // The refusal is the shell's end; a machine, and all that can be looked at in it, ends with its program.
+    // The refusal is the shell's end; a machine, and all that can be looked at in it, ends with its
+    // program.
     if !is_vm() {
-        until("the refusal", || counter(&b.cgroup_file("pids", "pids.events"), "max") > 0);
+        until("the refusal", || {
+            counter(&b.cgroup_file("pids", "pids.events"), "max") > 0
+        });
     }
     let said = b.run_elsewhere();
     assert_has!(said, "can't fork");
@@ -105,7 +128,10 @@ fn pids_limit_that_is_raised_refuses_no_more() {
     let b = limited(json!({ "pids": { "limit": 1 } }));
     let c = b.started();
     let refused = c.exec(&["/bin/sh", "-c", "/bin/true; /bin/true"]);
-    assert!(refused.status != 0 && counter(&b.cgroup_file("pids", "pids.events"), "max") > 0, "{refused:?}");
+    assert!(
+        refused.status != 0 && counter(&b.cgroup_file("pids", "pids.events"), "max") > 0,
+        "{refused:?}"
+    );
     c.call(&["update", "--pids-limit", "20"]).success();
     c.exec(&["/bin/sh", "-c", "/bin/true; /bin/true"]).success();
 }
@@ -115,7 +141,9 @@ fn cpu_quota_throttles() {
     b.args(&["/bin/sh", "-c", "while :; do :; done"]);
     let _c = b.started();
     let told = || b.cgroup_file("cpu", "cpu.stat");
-    until("a throttled period", || counter(&told(), "nr_throttled") > 3);
+    until("a throttled period", || {
+        counter(&told(), "nr_throttled") > 3
+    });
     let told = told();
     assert!(counter(&told, by_version("cpu", "throttled_time", "throttled_usec")) > 0);
     assert!(counter(&told, "nr_periods") >= counter(&told, "nr_throttled"));
@@ -125,7 +153,11 @@ fn cpu_set_is_the_programs() {
     let b = limited(json!({ "cpu": { "cpus": "0", "mems": "0" } }));
     let c = b.started();
     assert_eq!(c.status_line("Cpus_allowed_list"), "0");
-    let of_exec = || c.exec(&["grep", "Cpus_allowed_list", "/proc/self/status"]).success().stdout;
+    let of_exec = || {
+        c.exec(&["grep", "Cpus_allowed_list", "/proc/self/status"])
+            .success()
+            .stdout
+    };
     assert_eq!(of_exec(), "Cpus_allowed_list:\t0\n");
     c.call(&["update", "--cpuset-cpus", "1"]).success();
     assert_eq!(c.status_line("Cpus_allowed_list"), "1");
@@ -137,43 +169,76 @@ fn disk() -> (PathBuf, u64, u64) {
     let own = fixture::new_dir("disk");
     let dir = std::env::var_os("HULL_TEST_DISK").map_or(own, PathBuf::from);
     let number = fs::metadata(&dir).unwrap().dev();
-    let (major, minor) = (u64::from(libc::major(number)), u64::from(libc::minor(number)));
+    let (major, minor) = (
+        u64::from(libc::major(number)),
+        u64::from(libc::minor(number)),
+    );
     // A partition is throttled as its disk.
     let at = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok();
-    let whole = at.and_then(|at| if at.join("partition").exists() { at.parent().map(Into::into) } else { Some(at) });
-    let Some(whole) = whole else { skip!("{} is on no disk", dir.display()) };
+    let whole = at.and_then(|at| {
+        if at.join("partition").exists() {
+            at.parent().map(Into::into)
+        } else {
+            Some(at)
+        }
+    });
+    let Some(whole) = whole else {
+        skip!("{} is on no disk", dir.display())
+    };
     let text = fs::read_to_string(whole.join("dev")).unwrap();
     let (major, minor) = text.trim().split_once(':').unwrap();
     (dir, major.parse().unwrap(), minor.parse().unwrap())
 }
 
-/// The kernel's counters of the container's reads, and a time that it cannot have been shorter than.
+/// The kernel's counters of the container's reads, and a time that it cannot have been shorter
+/// than.
 fn disk_throttle_slows() {
     let (dir, major, minor) = disk();
     let (rate, bytes) = (512 << 10, 1_u64 << 20);
     let file = dir.join(format!("read-{}", std::process::id()));
     fs::write(&file, vec![7; usize::try_from(bytes).unwrap()]).unwrap();
     fs::File::open(&file).unwrap().sync_all().unwrap();
-    let mut b = limited(json!({ "blockIO": { "throttleReadBpsDevice": [{ "major": major, "minor": minor, "rate": rate }] } }));
+    let mut b = limited(
+        json!({ "blockIO": { "throttleReadBpsDevice": [{ "major": major, "minor": minor, "rate": rate }] } }),
+    );
     b.mount("/mnt", "bind", file.to_str().unwrap(), &["bind", "ro"]);
     fs::remove_dir(b.rootfs().join("mnt")).unwrap();
     fs::write(b.rootfs().join("mnt"), "").unwrap();
-    b.args(&["/bin/sh", "-c", "dd if=/mnt of=/dev/null bs=64k count=16 iflag=direct && exec sleep 1000"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "dd if=/mnt of=/dev/null bs=64k count=16 iflag=direct && exec sleep 1000",
+    ]);
     let c = b.create();
     let begun = std::time::Instant::now();
     c.start();
     let number = format!("{major}:{minor} ");
     let read = || {
-        let (file, word) = by_version("blkio", ("blkio.throttle.io_service_bytes", "Read "), ("io.stat", "rbytes="));
+        let (file, word) = by_version(
+            "blkio",
+            ("blkio.throttle.io_service_bytes", "Read "),
+            ("io.stat", "rbytes="),
+        );
         let text = b.cgroup_file("blkio", file);
-        let counts = text.lines().filter_map(|l| l.strip_prefix(&number)?.split_once(word)?.1.split(' ').next()?.parse::<u64>().ok());
+        let counts = text.lines().filter_map(|l| {
+            l.strip_prefix(&number)?
+                .split_once(word)?
+                .1
+                .split(' ')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        });
         counts.sum::<u64>()
     };
     until("all is read", || read() >= bytes);
     let time = begun.elapsed();
     fs::remove_file(&file).unwrap();
     // Two seconds; the kernel lets the last pieces through as they come.
-    assert!(time.as_millis() >= 1000, "{bytes} bytes at {rate} a second in {time:?}");
+    assert!(
+        time.as_millis() >= 1000,
+        "{bytes} bytes at {rate} a second in {time:?}"
+    );
 }
 
 /// Three pages where two are allowed. What is reserved counts, so no page need exist.
@@ -184,10 +249,17 @@ fn huge_pages_are_refused() {
     let version = cgroups::version("hugetlb");
     let mut b = limited(json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 << 20 }] }));
     // mmap of 6 MiB, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB.
-    b.args(&["/bin/sh", "-c", "/bin/probe --probe syscall 9 0 6291456 3 262178 -1 0; exec sleep 1000"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "/bin/probe --probe syscall 9 0 6291456 3 262178 -1 0; exec sleep 1000",
+    ]);
     let _c = b.started();
     let count = || match version {
-        Version::V1 => b.cgroup_file("hugetlb", "hugetlb.2MB.rsvd.failcnt").parse().unwrap(),
+        Version::V1 => b
+            .cgroup_file("hugetlb", "hugetlb.2MB.rsvd.failcnt")
+            .parse()
+            .unwrap(),
         Version::V2 => counter(&b.cgroup_file("hugetlb", "hugetlb.2MB.events"), "max"),
     };
     until("the refusal's count", || count() > 0);
@@ -199,17 +271,29 @@ fn network_class_marks_packets() {
         skip!("net_cls is not mounted here");
     }
     let mut b = limited(json!({ "network": { "classID": 1_048_577 } }));
-    b.args(&["/bin/sh", "-c", "ip link set lo up; sleep 1; while :; do echo x | nc -w 1 127.0.0.1 9 ; sleep 0.2; done"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "ip link set lo up; sleep 1; while :; do echo x | nc -w 1 127.0.0.1 9 ; sleep 0.2; done",
+    ]);
     b.add_caps(&["CAP_NET_ADMIN"]);
     let c = b.started();
     let nft = |rules: &[&str]| {
         let mut command = std::process::Command::new("nsenter");
-        command.args(["--net", &format!("--target={}", c.pid()), "nft"]).args(rules);
+        command
+            .args(["--net", &format!("--target={}", c.pid()), "nft"])
+            .args(rules);
         crate::support::runtime::finish(command, crate::support::runtime::LIMIT)
     };
-    nft(&["add table inet seen; add chain inet seen out { type filter hook output priority 0; }; add rule inet seen out meta cgroup 1048577 counter"]).success();
+    nft(&[
+        "add table inet seen; add chain inet seen out { type filter hook output priority 0; }; \
+        add rule inet seen out meta cgroup 1048577 counter",
+    ])
+    .success();
     until("a counted packet", || {
-        let text = nft(&["list", "chain", "inet", "seen", "out"]).success().stdout;
+        let text = nft(&["list", "chain", "inet", "seen", "out"])
+            .success()
+            .stdout;
         !text.contains("packets 0") && text.contains("packets ")
     });
 }
@@ -221,7 +305,9 @@ impl Leaving {
     fn nft(&self, line: &str) -> String {
         let mut command = std::process::Command::new("nft");
         command.arg(line.replace("TABLE", &self.0));
-        crate::support::runtime::finish(command, crate::support::runtime::LIMIT).success().stdout
+        crate::support::runtime::finish(command, crate::support::runtime::LIMIT)
+            .success()
+            .stdout
     }
 }
 
@@ -231,21 +317,29 @@ impl Drop for Leaving {
     }
 }
 
-/// The kernel knows the names of the map in its first network namespace alone (`write_priomap`, net/core/netprio_cgroup.c): so the container
-/// is in that one, and its packets have the priority when they leave.
+/// The kernel knows the names of the map in its first network namespace alone (`write_priomap`,
+/// net/core/netprio_cgroup.c): so the container is in that one, and its packets have the priority
+/// when they leave.
 fn network_priority_is_on_packets() {
     if cgroups::hierarchy("net_prio").is_none() {
         skip!("net_prio is not mounted here");
     }
     let leaving = Leaving(format!("hull_test_{}", std::process::id()));
-    leaving.nft("add table netdev TABLE; add chain netdev TABLE out { type filter hook egress device lo priority 0; }; add rule netdev TABLE out meta priority 0:5 counter");
+    leaving.nft(
+        "add table netdev TABLE; add chain netdev TABLE out { type filter hook egress \
+        device lo priority 0; }; add rule netdev TABLE out meta priority 0:5 counter",
+    );
     let counted = || {
         let text = leaving.nft("list chain netdev TABLE out");
         assert!(text.contains("counter packets"), "{text}");
         !text.contains("packets 0")
     };
     let mut b = limited(json!({ "network": { "priorities": [{ "name": "lo", "priority": 5 }] } }));
-    b.without_namespace("network").args(&["/bin/sh", "-c", "while :; do echo x | nc -w 1 127.0.0.1 9; sleep 0.2; done"]);
+    b.without_namespace("network").args(&[
+        "/bin/sh",
+        "-c",
+        "while :; do echo x | nc -w 1 127.0.0.1 9; sleep 0.2; done",
+    ]);
     assert!(!counted(), "nobody else sends with that priority");
     let _c = b.started();
     until("a counted packet", counted);
@@ -253,31 +347,55 @@ fn network_priority_is_on_packets() {
 
 fn device_rules_refuse() {
     let mut b = Bundle::new();
-    b.push("/linux/resources/devices", json!({ "allow": true, "type": "c", "major": 1, "minor": 1, "access": "r" }));
+    b.push(
+        "/linux/resources/devices",
+        json!({ "allow": true, "type": "c", "major": 1, "minor": 1, "access": "r" }),
+    );
     for (path, minor) in [("/dev/mem", 1), ("/dev/port", 4)] {
-        b.push("/linux/devices", json!({ "path": path, "type": "c", "major": 1, "minor": minor }));
+        b.push(
+            "/linux/devices",
+            json!({ "path": path, "type": "c", "major": 1, "minor": minor }),
+        );
     }
-    let said = b.output_of("for d in port mem null; do (exec 3</dev/$d) 2>&1 && echo $d is opened; (exec 3>/dev/$d) 2>&1 && echo $d is written; done; true");
-    for words in ["can't open /dev/port: Operation not permitted", "can't create /dev/port: Operation not permitted", "null is opened", "null is written"] {
+    let said = b.output_of(
+        "for d in port mem null; do (exec 3</dev/$d) 2>&1 && echo $d is \
+        opened; (exec 3>/dev/$d) 2>&1 && echo $d is written; done; true",
+    );
+    for words in [
+        "can't open /dev/port: Operation not permitted",
+        "can't create /dev/port: Operation not permitted",
+        "null is opened",
+        "null is written",
+    ] {
         assert_has!(said, words);
     }
-    // Reading is allowed by the rule (whether the kernel lets root without CAP_SYS_RAWIO is another matter), writing by none.
+    // Reading is allowed by the rule (whether the kernel lets root without CAP_SYS_RAWIO is another
+    // matter), writing by none.
     assert_has!(said, "can't create /dev/mem: Operation not permitted");
 }
 
 fn device_rules_are_replaced_by_update() {
     only_hull!("runc 1.1.5 skips devices in update");
     let mut b = Bundle::sleeper();
-    b.push("/linux/devices", json!({ "path": "/dev/control", "type": "c", "major": 10, "minor": 237 }));
+    b.push(
+        "/linux/devices",
+        json!({ "path": "/dev/control", "type": "c", "major": 10, "minor": 237 }),
+    );
     let c = b.started();
     let open = || c.exec(&["/bin/sh", "-c", "exec 3</dev/control"]);
     assert_has!(open().stderr, "Operation not permitted");
     let update = |allow: bool| {
         let rules = json!({ "devices": [{ "allow": false, "access": "rwm" }, { "allow": allow, "type": "c", "major": 10, "minor": 237, "access": "rw" }] });
-        b.runtime.call_with_input(&["update", "--resources", "-", &b.id], &rules.to_string()).success();
+        b.runtime
+            .call_with_input(&["update", "--resources", "-", &b.id], &rules.to_string())
+            .success();
     };
     update(true);
-    assert!(!open().stderr.contains("Operation not permitted"), "{:?}", open());
+    assert!(
+        !open().stderr.contains("Operation not permitted"),
+        "{:?}",
+        open()
+    );
     update(false);
     assert_has!(open().stderr, "Operation not permitted");
     c.exec(&["/bin/sh", "-c", "exec 3>/dev/null"]).success();
@@ -288,7 +406,10 @@ fn freezer_stops_the_clock() {
     b.args(&["/bin/sh", "-c", "while :; do :; done"]);
     let c = b.started();
     let used = || match cgroups::version("cpuacct") {
-        Version::V1 => b.cgroup_file("cpuacct", "cpuacct.usage").parse::<u64>().unwrap(),
+        Version::V1 => b
+            .cgroup_file("cpuacct", "cpuacct.usage")
+            .parse::<u64>()
+            .unwrap(),
         Version::V2 => counter(&b.cgroup_file("cpu", "cpu.stat"), "usage_usec"),
     };
     c.call(&["pause"]).success();
@@ -326,21 +447,29 @@ fn delete_force_of_a_frozen_sub_cgroup() {
     let all = listed();
     let child = all.lines().find(|pid| *pid != c.pid().to_string()).unwrap();
     fs::write(dir.join("cgroup.procs"), child).unwrap();
-    let (file, value) = by_version("freezer", ("freezer.state", "FROZEN"), ("cgroup.freeze", "1"));
+    let (file, value) = by_version(
+        "freezer",
+        ("freezer.state", "FROZEN"),
+        ("cgroup.freeze", "1"),
+    );
     fs::write(dir.join(file), value).unwrap();
     c.call(&["delete", "--force"]).success();
     assert!(!b.cgroup_dir("freezer").exists());
 }
 
-/// Starts `events`, waits for its first line, lets the program go on, and gives what was told until it ended or told of memory.
+/// Starts `events`, waits for its first line, lets the program go on, and gives what was told until
+/// it ended or told of memory.
 fn events_of(b: &Bundle, go: impl Fn()) -> String {
     let file = fixture::new_dir("events").join("out");
     let mut command = b.runtime.command(&["events", "--interval", "1s", &b.id]);
-    let mut child = crate::support::leaks::spawn(command.stdout(fs::File::create(&file).unwrap())).unwrap();
+    let mut child =
+        crate::support::leaks::spawn(command.stdout(fs::File::create(&file).unwrap())).unwrap();
     let text = || fs::read_to_string(&file).unwrap();
     until("the first statistics", || text().contains("stats"));
     go();
-    until("the event or the end", || text().contains("\"oom\"") || child.try_wait().unwrap().is_some());
+    until("the event or the end", || {
+        text().contains("\"oom\"") || child.try_wait().unwrap().is_some()
+    });
     child.kill().ok();
     child.wait().unwrap();
     text()
@@ -348,16 +477,27 @@ fn events_of(b: &Bundle, go: impl Fn()) -> String {
 
 fn out_of_memory_is_told_by_events() {
     let mut b = limited(json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } }));
-    b.args(&["/bin/sh", "-c", "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; tail /dev/zero; sleep 1000"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; tail /dev/zero; sleep 1000",
+    ]);
     let c = b.started();
-    assert_has!(events_of(&b, || drop(c.exec(&["touch", "/dev/shm/go"]).success())), "\"oom\"");
+    assert_has!(
+        events_of(&b, || drop(c.exec(&["touch", "/dev/shm/go"]).success())),
+        "\"oom\""
+    );
 }
 
 /// The kill is the container's end, and its cgroup may go at once: it is told all the same.
 fn out_of_memory_of_the_first_process_is_told_by_events() {
     only_hull!("runc 1.1.5 may lose it");
     let mut b = limited(json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } }));
-    b.args(&["/bin/sh", "-c", "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; exec tail /dev/zero"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; exec tail /dev/zero",
+    ]);
     let c = b.started();
     let told = events_of(&b, || {
         c.exec(&["touch", "/dev/shm/go"]).success();
@@ -369,14 +509,20 @@ fn out_of_memory_of_the_first_process_is_told_by_events() {
 
 fn pressure_is_told() {
     only_hull!("runc 1.1.5 tells no pressure");
-    if cgroups::version("cpu") == Version::V1 || !std::path::Path::new("/proc/pressure/cpu").exists() {
+    if cgroups::version("cpu") == Version::V1
+        || !std::path::Path::new("/proc/pressure/cpu").exists()
+    {
         skip!("pressure is told by cgroup v2");
     }
     let b = Bundle::sleeper();
     let c = b.started();
-    let stats: serde_json::Value = serde_json::from_str(&c.call(&["events", "--stats"]).success().stdout).unwrap();
+    let stats: serde_json::Value =
+        serde_json::from_str(&c.call(&["events", "--stats"]).success().stdout).unwrap();
     for part in ["cpu", "memory", "blkio"] {
         let psi = &stats["data"][part]["psi"];
-        assert!(psi["some"]["avg10"].is_number() && psi["full"]["total"].is_number(), "{part}: {stats}");
+        assert!(
+            psi["some"]["avg10"].is_number() && psi["full"]["total"].is_number(),
+            "{part}: {stats}"
+        );
     }
 }

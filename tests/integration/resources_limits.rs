@@ -1,5 +1,6 @@
-//! Every limit of `linux.resources`: set, read back from the kernel's file, updated, and read again; on whatever cgroup tree the machine
-//! has. What the tree or the kernel does not have is an error that names the controller.
+//! Every limit of `linux.resources`: set, read back from the kernel's file, updated, and read
+//! again; on whatever cgroup tree the machine has. What the tree or the kernel does not have is an
+//! error that names the controller.
 
 use crate::support::Bundle;
 use crate::support::cgroups::{self, Version};
@@ -31,7 +32,8 @@ tests![
     check_before_update,
 ];
 
-/// A file's name and the text that it must have. Of several names with `|` between them the first that exists is meant.
+/// A file's name and the text that it must have. Of several names with `|` between them the first
+/// that exists is meant.
 type Held<'a> = (&'a str, &'a str);
 
 /// One limit, or several that only make sense together.
@@ -48,7 +50,8 @@ struct Limit<'a> {
 }
 
 impl Limit<'_> {
-    /// Holds the limit against the kernel. Where the container cannot be made, the kernel must lack a file, and the error name it.
+    /// Holds the limit against the kernel. Where the container cannot be made, the kernel must lack
+    /// a file, and the error name it.
     #[track_caller]
     fn check(&self) {
         let name = cgroups::v2_name(self.controller);
@@ -63,7 +66,11 @@ impl Limit<'_> {
             drop(c);
             only_hull!("runc 1.1.5 passes over many limits that it cannot set");
             let error = out.failure();
-            assert!(error.contains(&format!("cannot set {} limit", self.controller)) || error.contains(&format!("cannot set {name} limit")), "{error}");
+            assert!(
+                error.contains(&format!("cannot set {} limit", self.controller))
+                    || error.contains(&format!("cannot set {name} limit")),
+                "{error}"
+            );
             return;
         };
         if out.status != 0 {
@@ -71,7 +78,12 @@ impl Limit<'_> {
             return self.is_missing(out, files[0]);
         }
         b.holds(self.controller, files[0]);
-        b.runtime.call_with_input(&["update", "--resources", "-", &b.id], &self.then.to_string()).success();
+        b.runtime
+            .call_with_input(
+                &["update", "--resources", "-", &b.id],
+                &self.then.to_string(),
+            )
+            .success();
         b.holds(self.controller, files[1]);
     }
 
@@ -82,9 +94,20 @@ impl Limit<'_> {
         let error = out.failure();
         let other = Bundle::sleeper();
         let _c = other.create();
-        let absent = files.iter().find(|(names, _)| !names.split('|').any(|name| other.cgroup_has(self.controller, name)));
-        let Some((names, _)) = absent else { panic!("the kernel has every file, and yet: {error}") };
-        assert!(names.split('|').any(|name| error.contains(&format!("this kernel has no {name}"))), "{names}: {error}");
+        let absent = files.iter().find(|(names, _)| {
+            !names
+                .split('|')
+                .any(|name| other.cgroup_has(self.controller, name))
+        });
+        let Some((names, _)) = absent else {
+            panic!("the kernel has every file, and yet: {error}")
+        };
+        assert!(
+            names
+                .split('|')
+                .any(|name| error.contains(&format!("this kernel has no {name}"))),
+            "{names}: {error}"
+        );
         println!("the kernel has no {names}: {error}");
     }
 }
@@ -93,11 +116,21 @@ impl Bundle {
     #[track_caller]
     fn holds(&self, controller: &str, files: &[Held]) {
         for (names, text) in files {
-            let name = names.split('|').find(|name| self.cgroup_has(controller, name)).unwrap_or(names);
+            let name = names
+                .split('|')
+                .find(|name| self.cgroup_has(controller, name))
+                .unwrap_or(names);
             let held = self.cgroup_file(controller, name);
             // Files of a line a device: one of them.
-            let lines = text.contains(':') || text.contains("hca") || text.contains("oom_kill_disable") || text.starts_with("default ");
-            let same = if lines { held.lines().any(|line| line == *text) } else { held == *text };
+            let lines = text.contains(':')
+                || text.contains("hca")
+                || text.contains("oom_kill_disable")
+                || text.starts_with("default ");
+            let same = if lines {
+                held.lines().any(|line| line == *text)
+            } else {
+                held == *text
+            };
             assert!(same, "{name} holds {held:?} and not {text:?}");
         }
     }
@@ -119,26 +152,51 @@ fn memory() {
         set: json!({ "memory": { "limit": 64 * M, "reservation": 32 * M } }),
         then: json!({ "memory": { "limit": 128 * M, "reservation": -1 } }),
         v1: Some([
-            &[("memory.limit_in_bytes", "67108864"), ("memory.soft_limit_in_bytes", "33554432")],
-            &[("memory.limit_in_bytes", "134217728"), ("memory.soft_limit_in_bytes", "9223372036854771712")],
+            &[
+                ("memory.limit_in_bytes", "67108864"),
+                ("memory.soft_limit_in_bytes", "33554432"),
+            ],
+            &[
+                ("memory.limit_in_bytes", "134217728"),
+                ("memory.soft_limit_in_bytes", "9223372036854771712"),
+            ],
         ]),
-        v2: Some([&[("memory.max", "67108864"), ("memory.low", "33554432")], &[("memory.max", "134217728"), ("memory.low", "max")]]),
+        v2: Some([
+            &[("memory.max", "67108864"), ("memory.low", "33554432")],
+            &[("memory.max", "134217728"), ("memory.low", "max")],
+        ]),
     }
     .check();
 }
 
-/// v1 limits memory and swap together, v2 swap alone. Both directions: on v1 the order of writing depends on it.
+/// v1 limits memory and swap together, v2 swap alone. Both directions: on v1 the order of writing
+/// depends on it.
 fn memory_swap() {
-    for (then, v1, v2) in [(128 * M, "134217728", "67108864"), (32 * M, "33554432", "16777216")] {
+    for (then, v1, v2) in [
+        (128 * M, "134217728", "67108864"),
+        (32 * M, "33554432", "16777216"),
+    ] {
         Limit {
             controller: "memory",
             set: json!({ "memory": { "limit": 64 * M, "swap": 96 * M } }),
             then: json!({ "memory": { "limit": then, "swap": then + then / 2 } }),
             v1: Some([
-                &[("memory.limit_in_bytes", "67108864"), ("memory.memsw.limit_in_bytes", "100663296")],
-                &[("memory.limit_in_bytes", v1), ("memory.memsw.limit_in_bytes", &(then + then / 2).to_string())],
+                &[
+                    ("memory.limit_in_bytes", "67108864"),
+                    ("memory.memsw.limit_in_bytes", "100663296"),
+                ],
+                &[
+                    ("memory.limit_in_bytes", v1),
+                    (
+                        "memory.memsw.limit_in_bytes",
+                        &(then + then / 2).to_string(),
+                    ),
+                ],
             ]),
-            v2: Some([&[("memory.max", "67108864"), ("memory.swap.max", "33554432")], &[("memory.max", v1), ("memory.swap.max", v2)]]),
+            v2: Some([
+                &[("memory.max", "67108864"), ("memory.swap.max", "33554432")],
+                &[("memory.max", v1), ("memory.swap.max", v2)],
+            ]),
         }
         .check();
     }
@@ -150,7 +208,13 @@ fn memory_with_swap_without_a_limit() {
     if cgroups::version("memory") == Version::V1 {
         skip!("v1 counts both together");
     }
-    assert_has!(limited(&json!({ "memory": { "swap": 96 * M } })).try_create(&[]).1.failure(), "swap limit without memory limit");
+    assert_has!(
+        limited(&json!({ "memory": { "swap": 96 * M } }))
+            .try_create(&[])
+            .1
+            .failure(),
+        "swap limit without memory limit"
+    );
 }
 
 fn memory_of_v1_alone() {
@@ -158,13 +222,15 @@ fn memory_of_v1_alone() {
         controller: "memory",
         set: json!({ "memory": { "swappiness": 17, "disableOOMKiller": true, "useHierarchy": true } }),
         then: json!({ "memory": { "swappiness": 40 } }),
-        v1: Some([&[("memory.swappiness", "17"), ("memory.oom_control", "oom_kill_disable 1")], &[("memory.swappiness", "40")]]),
+        v1: Some([&[("memory.swappiness", "17"), ("memory.oom_control", "oom_kill_disable \
+            1")], &[("memory.swappiness", "40")]]),
         v2: None,
     }
     .check();
 }
 
-/// Gone from v1 in Linux 6.x, and never in v2: a warning or an error, and no container that believes it is limited.
+/// Gone from v1 in Linux 6.x, and never in v2: a warning or an error, and no container that
+/// believes it is limited.
 fn kernel_memory() {
     only_hull!("runc 1.1.5 ignores it");
     let b = limited(&json!({ "memory": { "kernel": 64 * M } }));
@@ -172,11 +238,17 @@ fn kernel_memory() {
     let text = out.stderr.to_lowercase();
     if cgroups::version("memory") == Version::V2 {
         assert_ne!(out.status, 0);
-        assert_has!(text, "cannot set memory limit (linux.resources.memory.kernel)");
+        assert_has!(
+            text,
+            "cannot set memory limit (linux.resources.memory.kernel)"
+        );
     } else if out.status == 0 {
         // Linux 6.x takes the value and forgets it.
         let held = b.cgroup_file("memory", "memory.kmem.limit_in_bytes");
-        assert!(held == "67108864" || text.contains("the limit of kernel memory"), "{held}: {text}");
+        assert!(
+            held == "67108864" || text.contains("the limit of kernel memory"),
+            "{held}: {text}"
+        );
     } else {
         assert_has!(text, "memory.kmem.limit_in_bytes");
     }
@@ -189,10 +261,21 @@ fn cpu_bandwidth() {
         set: json!({ "cpu": { "quota": 50_000, "period": 200_000, "burst": 10_000 } }),
         then: json!({ "cpu": { "quota": 30_000, "period": 60_000, "burst": 20_000 } }),
         v1: Some([
-            &[("cpu.cfs_quota_us", "50000"), ("cpu.cfs_period_us", "200000"), ("cpu.cfs_burst_us", "10000")],
-            &[("cpu.cfs_quota_us", "30000"), ("cpu.cfs_period_us", "60000"), ("cpu.cfs_burst_us", "20000")],
+            &[
+                ("cpu.cfs_quota_us", "50000"),
+                ("cpu.cfs_period_us", "200000"),
+                ("cpu.cfs_burst_us", "10000"),
+            ],
+            &[
+                ("cpu.cfs_quota_us", "30000"),
+                ("cpu.cfs_period_us", "60000"),
+                ("cpu.cfs_burst_us", "20000"),
+            ],
         ]),
-        v2: Some([&[("cpu.max", "50000 200000"), ("cpu.max.burst", "10000")], &[("cpu.max", "30000 60000"), ("cpu.max.burst", "20000")]]),
+        v2: Some([
+            &[("cpu.max", "50000 200000"), ("cpu.max.burst", "10000")],
+            &[("cpu.max", "30000 60000"), ("cpu.max.burst", "20000")],
+        ]),
     }
     .check();
     // One of the two that v2 has in one file leaves the other as it is.
@@ -200,15 +283,24 @@ fn cpu_bandwidth() {
         controller: "cpu",
         set: json!({ "cpu": { "quota": 50_000, "period": 200_000 } }),
         then: json!({ "cpu": { "quota": -1 } }),
-        v1: Some([&[("cpu.cfs_quota_us", "50000")], &[("cpu.cfs_quota_us", "-1"), ("cpu.cfs_period_us", "200000")]]),
+        v1: Some([
+            &[("cpu.cfs_quota_us", "50000")],
+            &[("cpu.cfs_quota_us", "-1"), ("cpu.cfs_period_us", "200000")],
+        ]),
         v2: Some([&[("cpu.max", "50000 200000")], &[("cpu.max", "max 200000")]]),
     }
     .check();
 }
 
-/// The curve through (2, 1), (1024, 100) and (262144, 10000); 170 for 2000 is what runc's issue 4896 saw.
+/// The curve through (2, 1), (1024, 100) and (262144, 10000); 170 for 2000 is what runc's issue
+/// 4896 saw.
 fn cpu_shares() {
-    for (shares, v1, weight) in [(2000, "2000", "170"), (2, "2", "1"), (1024, "1024", "100"), (262_144, "262144", "10000")] {
+    for (shares, v1, weight) in [
+        (2000, "2000", "170"),
+        (2, "2", "1"),
+        (1024, "1024", "100"),
+        (262_144, "262144", "10000"),
+    ] {
         Limit {
             controller: "cpu",
             set: json!({ "cpu": { "shares": shares } }),
@@ -233,7 +325,10 @@ fn cpu_idle() {
 }
 
 fn cpu_sets() {
-    let files: [&[Held]; 2] = [&[("cpuset.cpus", "0"), ("cpuset.mems", "0")], &[("cpuset.cpus", "0-1"), ("cpuset.mems", "0")]];
+    let files: [&[Held]; 2] = [
+        &[("cpuset.cpus", "0"), ("cpuset.mems", "0")],
+        &[("cpuset.cpus", "0-1"), ("cpuset.mems", "0")],
+    ];
     Limit {
         controller: "cpuset",
         set: json!({ "cpu": { "cpus": "0", "mems": "0" } }),
@@ -249,7 +344,13 @@ fn cpu_real_time() {
         controller: "cpu",
         set: json!({ "cpu": { "realtimeRuntime": 5000, "realtimePeriod": 1_000_000 } }),
         then: json!({ "cpu": { "realtimeRuntime": 2500 } }),
-        v1: Some([&[("cpu.rt_runtime_us", "5000"), ("cpu.rt_period_us", "1000000")], &[("cpu.rt_runtime_us", "2500")]]),
+        v1: Some([
+            &[
+                ("cpu.rt_runtime_us", "5000"),
+                ("cpu.rt_period_us", "1000000"),
+            ],
+            &[("cpu.rt_runtime_us", "2500")],
+        ]),
         v2: None,
     }
     .check();
@@ -271,8 +372,16 @@ fn pids() {
 
 /// A block device that can be throttled, as `MAJOR:MINOR`: not one of those that need no disk.
 fn disk() -> (u64, u64) {
-    let disks = fs::read_dir("/sys/block").unwrap().flatten().map(|d| d.file_name().into_string().unwrap());
-    let Some(name) = disks.filter(|n| !["loop", "ram", "zram"].iter().any(|p| n.starts_with(p))).max() else { skip!("there is no disk to throttle") };
+    let disks = fs::read_dir("/sys/block")
+        .unwrap()
+        .flatten()
+        .map(|d| d.file_name().into_string().unwrap());
+    let Some(name) = disks
+        .filter(|n| !["loop", "ram", "zram"].iter().any(|p| n.starts_with(p)))
+        .max()
+    else {
+        skip!("there is no disk to throttle")
+    };
     let text = fs::read_to_string(format!("/sys/block/{name}/dev")).unwrap();
     let (major, minor) = text.trim().split_once(':').unwrap();
     (major.parse().unwrap(), minor.parse().unwrap())
@@ -287,20 +396,35 @@ fn block_io_throttles() {
             "throttleReadIOPSDevice": device(300), "throttleWriteIOPSDevice": device(400)
         } })
     };
-    let text = |scale: u64| [1_000_000, 2_000_000, 300, 400].map(|rate| format!("{major}:{minor} {}", rate * scale));
+    let text = |scale: u64| {
+        [1_000_000, 2_000_000, 300, 400].map(|rate| format!("{major}:{minor} {}", rate * scale))
+    };
     let (first, then) = (text(1), text(2));
     let v1 = |t: &'static [String; 4]| -> Vec<Held<'static>> {
-        ["read_bps", "write_bps", "read_iops", "write_iops"].iter().zip(t).map(|(n, t)| (&*format!("blkio.throttle.{n}_device").leak(), t.as_str())).collect()
+        ["read_bps", "write_bps", "read_iops", "write_iops"]
+            .iter()
+            .zip(t)
+            .map(|(n, t)| (&*format!("blkio.throttle.{n}_device").leak(), t.as_str()))
+            .collect()
     };
-    let (first, then) = (v1(Box::leak(Box::new(first))), v1(Box::leak(Box::new(then))));
+    let (first, then) = (
+        v1(Box::leak(Box::new(first))),
+        v1(Box::leak(Box::new(then))),
+    );
     Limit {
         controller: "blkio",
         set: all(1),
         then: all(2),
         v1: Some([&first, &then]),
         v2: Some([
-            &[("io.max", &format!("{major}:{minor} rbps=1000000 wbps=2000000 riops=300 wiops=400"))],
-            &[("io.max", &format!("{major}:{minor} rbps=2000000 wbps=4000000 riops=600 wiops=800"))],
+            &[(
+                "io.max",
+                &format!("{major}:{minor} rbps=1000000 wbps=2000000 riops=300 wiops=400"),
+            )],
+            &[(
+                "io.max",
+                &format!("{major}:{minor} rbps=2000000 wbps=4000000 riops=600 wiops=800"),
+            )],
         ]),
     }
     .check();
@@ -311,15 +435,28 @@ fn block_io_weights() {
     let v2_default = |bfq: &'static str, cost: &'static str| {
         let other = Bundle::sleeper();
         let _c = other.create();
-        if other.cgroup_dir("blkio").join("io.bfq.weight").exists() { bfq } else { cost }
+        if other.cgroup_dir("blkio").join("io.bfq.weight").exists() {
+            bfq
+        } else {
+            cost
+        }
     };
-    let (first, then) = (v2_default("default 300", "default 2930"), v2_default("default 400", "default 3940"));
+    let (first, then) = (
+        v2_default("default 300", "default 2930"),
+        v2_default("default 400", "default 3940"),
+    );
     Limit {
         controller: "blkio",
         set: json!({ "blockIO": { "weight": 300 } }),
         then: json!({ "blockIO": { "weight": 400 } }),
-        v1: Some([&[("blkio.weight|blkio.bfq.weight", "300")], &[("blkio.weight|blkio.bfq.weight", "400")]]),
-        v2: Some([&[("io.bfq.weight|io.weight", first)], &[("io.bfq.weight|io.weight", then)]]),
+        v1: Some([
+            &[("blkio.weight|blkio.bfq.weight", "300")],
+            &[("blkio.weight|blkio.bfq.weight", "400")],
+        ]),
+        v2: Some([
+            &[("io.bfq.weight|io.weight", first)],
+            &[("io.bfq.weight|io.weight", then)],
+        ]),
     }
     .check();
     Limit {
@@ -334,15 +471,32 @@ fn block_io_weights() {
 
 fn block_io_weight_of_a_device() {
     let (major, minor) = disk();
-    let scheduler = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/queue/scheduler")).unwrap_or_default();
+    let scheduler = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/queue/scheduler"))
+        .unwrap_or_default();
     if !scheduler.contains("[bfq]") {
         skip!("no disk here has the scheduler with weights, BFQ");
     }
     let all = |weight: u32| json!({ "blockIO": { "weight": 200, "weightDevice": [{ "major": major, "minor": minor, "weight": weight }] } });
-    let (first, then) = (format!("{major}:{minor} 300"), format!("{major}:{minor} 400"));
-    let v2: [&[Held]; 2] = [&[("io.bfq.weight", "default 200"), ("io.bfq.weight", &first)], &[("io.bfq.weight", &then)]];
-    let v1: [&[Held]; 2] = [&[("blkio.bfq.weight_device", &first)], &[("blkio.bfq.weight_device", &then)]];
-    Limit { controller: "blkio", set: all(300), then: all(400), v1: Some(v1), v2: Some(v2) }.check();
+    let (first, then) = (
+        format!("{major}:{minor} 300"),
+        format!("{major}:{minor} 400"),
+    );
+    let v2: [&[Held]; 2] = [
+        &[("io.bfq.weight", "default 200"), ("io.bfq.weight", &first)],
+        &[("io.bfq.weight", &then)],
+    ];
+    let v1: [&[Held]; 2] = [
+        &[("blkio.bfq.weight_device", &first)],
+        &[("blkio.bfq.weight_device", &then)],
+    ];
+    Limit {
+        controller: "blkio",
+        set: all(300),
+        then: all(400),
+        v1: Some(v1),
+        v2: Some(v2),
+    }
+    .check();
 }
 
 fn huge_pages() {
@@ -350,10 +504,19 @@ fn huge_pages() {
         controller: "hugetlb",
         set: json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 * M }] }),
         then: json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 8 * M }] }),
-        v1: Some([&[("hugetlb.2MB.limit_in_bytes", "4194304")], &[("hugetlb.2MB.limit_in_bytes", "8388608")]]),
+        v1: Some([
+            &[("hugetlb.2MB.limit_in_bytes", "4194304")],
+            &[("hugetlb.2MB.limit_in_bytes", "8388608")],
+        ]),
         v2: Some([
-            &[("hugetlb.2MB.max", "4194304"), ("hugetlb.2MB.rsvd.max", "4194304")],
-            &[("hugetlb.2MB.max", "8388608"), ("hugetlb.2MB.rsvd.max", "8388608")],
+            &[
+                ("hugetlb.2MB.max", "4194304"),
+                ("hugetlb.2MB.rsvd.max", "4194304"),
+            ],
+            &[
+                ("hugetlb.2MB.max", "8388608"),
+                ("hugetlb.2MB.rsvd.max", "8388608"),
+            ],
         ]),
     }
     .check();
@@ -364,7 +527,10 @@ fn network_class() {
         controller: "net_cls",
         set: json!({ "network": { "classID": 1_048_577 } }),
         then: json!({ "network": { "classID": 1_048_578 } }),
-        v1: Some([&[("net_cls.classid", "1048577")], &[("net_cls.classid", "1048578")]]),
+        v1: Some([
+            &[("net_cls.classid", "1048577")],
+            &[("net_cls.classid", "1048578")],
+        ]),
         v2: None,
     }
     .check();
@@ -379,23 +545,43 @@ fn network_priorities() {
         return;
     }
     let _c = b.started();
-    let held = || b.cgroup_file("net_prio", "net_prio.ifpriomap").lines().find_map(|l| l.strip_prefix("lo ").map(str::to_owned));
+    let held = || {
+        b.cgroup_file("net_prio", "net_prio.ifpriomap")
+            .lines()
+            .find_map(|l| l.strip_prefix("lo ").map(str::to_owned))
+    };
     assert_eq!(held().as_deref(), Some("5"));
-    b.runtime.call_with_input(&["update", "--resources", "-", &b.id], &set(7).to_string()).success();
+    b.runtime
+        .call_with_input(&["update", "--resources", "-", &b.id], &set(7).to_string())
+        .success();
     assert_eq!(held().as_deref(), Some("7"));
 }
 
 fn rdma() {
-    let device = fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten().next();
+    let device = fs::read_dir("/sys/class/infiniband")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .next();
     let device = device.map(|d| d.file_name().into_string().unwrap());
     let Some(device) = device else {
         only_hull!("runc 1.1.5 says less");
-        let error = limited(&json!({ "rdma": { "mlx5_1": { "hcaHandles": 3 } } })).try_create(&[]).1.failure();
-        assert_has!(error, "cannot set rdma limit (linux.resources.rdma[mlx5_1])");
+        let error = limited(&json!({ "rdma": { "mlx5_1": { "hcaHandles": 3 } } }))
+            .try_create(&[])
+            .1
+            .failure();
+        assert_has!(
+            error,
+            "cannot set rdma limit (linux.resources.rdma[mlx5_1])"
+        );
         return;
     };
-    let line = |handles: u32, objects: u32| format!("{device} hca_handle={handles} hca_object={objects}");
-    let files: [&[Held]; 2] = [&[("rdma.max", &line(3, 10_000))], &[("rdma.max", &line(4, 10_000))]];
+    let line =
+        |handles: u32, objects: u32| format!("{device} hca_handle={handles} hca_object={objects}");
+    let files: [&[Held]; 2] = [
+        &[("rdma.max", &line(3, 10_000))],
+        &[("rdma.max", &line(4, 10_000))],
+    ];
     Limit {
         controller: "rdma",
         set: json!({ "rdma": { device.as_str(): { "hcaHandles": 3, "hcaObjects": 10_000 } } }),
@@ -426,10 +612,16 @@ fn unified() {
 
 fn unified_on_v1_is_an_error() {
     only_hull!("runc 1.1.5 words it otherwise");
-    let unknown = limited(&json!({ "unified": { "nosuch.max": "1" } })).try_create(&[]).1.failure();
+    let unknown = limited(&json!({ "unified": { "nosuch.max": "1" } }))
+        .try_create(&[])
+        .1
+        .failure();
     assert_has!(unknown, "controller \"nosuch\" not available");
     if cgroups::version("memory") == Version::V1 {
-        let error = limited(&json!({ "unified": { "memory.high": "1048576" } })).try_create(&[]).1.failure();
+        let error = limited(&json!({ "unified": { "memory.high": "1048576" } }))
+            .try_create(&[])
+            .1
+            .failure();
         assert_has!(error, "controller \"memory\" is on a cgroup v1 hierarchy");
     }
 }
@@ -438,12 +630,32 @@ fn unified_on_v1_is_an_error() {
 fn check_before_update() {
     only_hull!("runc 1.1.5 has no such check");
     let mut b = limited(&json!({ "memory": { "limit": 64 * M, "checkBeforeUpdate": true } }));
-    b.args(&["/bin/sh", "-c", "a=$(head -c 16000000 /dev/zero | tr '\\0' x); sleep 1000; echo ${#a}"]);
+    b.args(&[
+        "/bin/sh",
+        "-c",
+        "a=$(head -c 16000000 /dev/zero | tr '\\0' x); sleep 1000; echo ${#a}",
+    ]);
     let c = b.started();
-    let used = || b.cgroup_value("memory", "memory.usage_in_bytes", "memory.current").parse::<u64>().unwrap();
+    let used = || {
+        b.cgroup_value("memory", "memory.usage_in_bytes", "memory.current")
+            .parse::<u64>()
+            .unwrap()
+    };
     crate::support::until("the memory's use", || used() > 15_000_000);
-    let error = b.runtime.call_with_input(&["update", "--resources", "-", &b.id], r#"{"memory":{"limit":1048576,"checkBeforeUpdate":true}}"#).failure();
-    assert!(error.contains("rejecting memory limit") || error.contains("unable to set memory limit"), "{error}");
-    assert_eq!(b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"), (64 * M).to_string());
+    let error = b
+        .runtime
+        .call_with_input(
+            &["update", "--resources", "-", &b.id],
+            r#"{"memory":{"limit":1048576,"checkBeforeUpdate":true}}"#,
+        )
+        .failure();
+    assert!(
+        error.contains("rejecting memory limit") || error.contains("unable to set memory limit"),
+        "{error}"
+    );
+    assert_eq!(
+        b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"),
+        (64 * M).to_string()
+    );
     assert_eq!(c.status(), "running");
 }

@@ -153,7 +153,10 @@ fn read_only_paths_that_are_missing_are_passed_over() {
 }
 
 fn default_masks_hide_the_kernels_secrets() {
-    let text = Bundle::new().output_of("cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; ls -A /proc/scsi /sys/firmware 2>/dev/null | grep -v ':$' | grep -c . ; true");
+    let text = Bundle::new().output_of(
+        "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | \
+        wc -c; ls -A /proc/scsi /sys/firmware 2>/dev/null | grep -v ':$' | grep -c . ; true",
+    );
     assert_eq!(text, "0\n0");
 }
 

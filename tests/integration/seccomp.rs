@@ -210,7 +210,8 @@ fn allow_wins_where_it_is_named() {
     assert_eq!(b.run().success().stdout, "ok 0\n");
 }
 
-/// `kill` (62) of process 1 with signal 0 under a rule on its second argument; gives the values among 0..=3 whose call was refused.
+/// `kill` (62) of process 1 with signal 0 under a rule on its second argument; gives the values
+/// among 0..=3 whose call was refused.
 fn refused(args: Value) -> Vec<u32> {
     let mut b = allow_all_but(
         json!([{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99, "args": args }]),
@@ -247,7 +248,10 @@ fn arguments_are_joined_by_and() {
         { "index": 0, "value": 1, "op": "SCMP_CMP_EQ" }, { "index": 1, "value": 7, "op": "SCMP_CMP_EQ" }
     ] }]),
     );
-    let text = b.output_of("for a in '1 7' '1 0' '0 7'; do /bin/probe --probe syscall 140 $a | grep -c 'errno 99'; done; true");
+    let text = b.output_of(
+        "for a in '1 7' '1 0' '0 7'; do /bin/probe --probe syscall 140 $a | \
+        grep -c 'errno 99'; done; true",
+    );
     assert_eq!(text, "1\n0\n0");
 }
 
@@ -442,7 +446,8 @@ fn notify_on_the_handoffs_own_call_is_an_error() {
     b.run().failure();
 }
 
-/// What the runtime does before the program must not need calls that the program may not make, where it loads the filter last.
+/// What the runtime does before the program must not need calls that the program may not make,
+/// where it loads the filter last.
 fn filter_may_forbid_what_set_up_needs() {
     let names = [
         "mount",

@@ -63,7 +63,8 @@ fn create_sends_the_terminal() {
 
 fn program_has_the_terminal_as_its_own() {
     let b = with_terminal(
-        "tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three; awk '{print $7}' /proc/1/stat; echo up > /dev/tty; echo over",
+        "tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three; awk '{print $7}' /proc/1/stat; \
+            echo up > /dev/tty; echo over",
     );
     let (_c, mut t) = on_terminal(&b);
     let text = t.read_until("over");
@@ -81,7 +82,8 @@ fn program_has_the_terminal_as_its_own() {
 
 fn console_is_the_terminal() {
     let b = with_terminal(
-        "stat -c '%F %t:%T' /dev/console; echo words > /dev/console; grep -c ' /dev/console ' /proc/self/mountinfo; echo over",
+        "stat -c '%F %t:%T' /dev/console; echo words > /dev/console; grep -c ' /dev/console ' \
+            /proc/self/mountinfo; echo over",
     );
     let (_c, mut t) = on_terminal(&b);
     let text = t.read_until("over");
@@ -268,7 +270,8 @@ fn run_detached_with_a_terminal() {
 /// In the foreground the runtime stands between two terminals.
 fn run_on_a_terminal_copies_it() {
     let b = with_terminal(
-        "echo ready; until stty size 2>&1 | grep '27 83'; do sleep 0.05; done; read line; echo got $line; exit 9",
+        "echo ready; until stty size 2>&1 | grep '27 83'; do sleep 0.05; done; read line; echo \
+            got $line; exit 9",
     );
     b.write();
     let pty = nix::pty::openpty(

@@ -1,5 +1,6 @@
-//! hull is one thread whenever it clones, unshares or joins: a second one would stay behind in the old namespaces, or hold a lock for
-//! ever in the clone. strace, which sees every thread come, is the witness.
+//! hull is one thread whenever it clones, unshares or joins: a second one would stay behind in the
+//! old namespaces, or hold a lock for ever in the clone. strace, which sees every thread come, is
+//! the witness.
 
 use crate::support::{Bundle, fixture, runtime};
 use serde_json::json;
@@ -24,15 +25,18 @@ struct Trace {
     by_several: Vec<String>,
 }
 
-/// A process is hull's until it becomes another program; the first one, which may run itself again from a sealed copy, always is. A
-/// thread is counted from its making to the next execve, even when it has ended.
+/// A process is hull's until it becomes another program; the first one, which may run itself again
+/// from a sealed copy, always is. A thread is counted from its making to the next execve, even when
+/// it has ended.
 fn read(trace: &str) -> Trace {
     let mut found = Trace::default();
     let mut others = HashSet::new();
     let mut threads: HashMap<&str, usize> = HashMap::new();
     let first = trace.split(' ').next().unwrap_or_default();
     for line in trace.lines() {
-        let Some((pid, call)) = line.split_once(' ') else { continue };
+        let Some((pid, call)) = line.split_once(' ') else {
+            continue;
+        };
         let (name, arguments) = call.trim_start().split_once('(').unwrap_or_default();
         if name == "execve" || name == "execveat" {
             threads.remove(pid);
@@ -56,14 +60,29 @@ fn read(trace: &str) -> Trace {
 #[track_caller]
 fn traced(b: &Bundle, args: &[&str]) -> Trace {
     only_hull!("other runtimes may have threads");
-    if !["/usr/bin/strace", "/usr/local/bin/strace"].iter().any(|path| fs::exists(path).unwrap_or(false)) {
+    if !["/usr/bin/strace", "/usr/local/bin/strace"]
+        .iter()
+        .any(|path| fs::exists(path).unwrap_or(false))
+    {
         skip!("strace is not installed");
     }
     let file = fixture::new_dir("trace").join("trace");
     let plain = b.runtime.command(args);
     let mut c = Command::new("strace");
-    c.args(["-f", "-qq", "-e", "trace=clone,clone3,fork,vfork,unshare,setns,execve,execveat", "-e", "signal=none", "-o"]).arg(&file);
-    c.arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null()).current_dir("/");
+    c.args([
+        "-f",
+        "-qq",
+        "-e",
+        "trace=clone,clone3,fork,vfork,unshare,setns,execve,execveat",
+        "-e",
+        "signal=none",
+        "-o",
+    ])
+    .arg(&file);
+    c.arg(plain.get_program())
+        .args(plain.get_args())
+        .stdin(Stdio::null())
+        .current_dir("/");
     c.env("HULL_TEST_DIR", fixture::test_scratch());
     runtime::finish(c, runtime::LIMIT).success();
     read(&fs::read_to_string(&file).unwrap())
@@ -77,7 +96,11 @@ fn run(b: &Bundle) -> Trace {
 
 #[track_caller]
 fn one_thread(trace: Trace, at_least: usize) {
-    assert!(trace.calls >= at_least, "strace saw {} calls only", trace.calls);
+    assert!(
+        trace.calls >= at_least,
+        "strace saw {} calls only",
+        trace.calls
+    );
     assert!(trace.by_several.is_empty(), "{:#?}", trace.by_several);
 }
 
@@ -107,8 +130,18 @@ fn one_thread_with_hooks_and_limits() {
     let mut b = Bundle::new();
     b.args(&["true"]);
     b.set("/linux/resources/pids", json!({ "limit": 50 }));
-    for list in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
-        b.push(&format!("/hooks/{list}"), json!({ "path": "/bin/true", "timeout": 20 }));
+    for list in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "startContainer",
+        "poststart",
+        "poststop",
+    ] {
+        b.push(
+            &format!("/hooks/{list}"),
+            json!({ "path": "/bin/true", "timeout": 20 }),
+        );
     }
     one_thread(run(&b), 2);
 }

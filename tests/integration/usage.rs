@@ -62,7 +62,9 @@ fn events_end_with_the_container() {
     let mut command = b.runtime.command(&["events", "--interval", "100ms", &b.id]);
     let mut child =
         crate::support::leaks::spawn(command.stdout(fs::File::create(&file).unwrap())).unwrap();
-    until("two samples", || fs::read_to_string(&file).unwrap().matches("stats").count() >= 2);
+    until("two samples", || {
+        fs::read_to_string(&file).unwrap().matches("stats").count() >= 2
+    });
     c.kill("KILL").success();
     let mut status = None;
     until("the end", || {
@@ -72,7 +74,10 @@ fn events_end_with_the_container() {
     assert!(status.unwrap().success());
     for line in fs::read_to_string(&file).unwrap().lines() {
         let event: Value = serde_json::from_str(line).unwrap();
-        assert_eq!((&event["type"], &event["id"]), (&json!("stats"), &json!(b.id)));
+        assert_eq!(
+            (&event["type"], &event["id"]),
+            (&json!("stats"), &json!(b.id))
+        );
     }
     assert_has!(c.call(&["events", "--stats"]).failure(), "is not running");
 }
@@ -86,19 +91,43 @@ fn stats_are_a_table_and_json() {
     let table = b.call(&["stats", "--no-stream"]).success().stdout;
     let lines: Vec<&str> = table.lines().collect();
     let cells = |line: &str| -> Vec<String> {
-        line.split("   ").map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect()
+        line.split("   ")
+            .map(|cell| cell.trim().to_owned())
+            .filter(|cell| !cell.is_empty())
+            .collect()
     };
-    let heading = ["ID", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET IO", "BLOCK IO", "PIDS"];
+    let heading = [
+        "ID",
+        "CPU %",
+        "MEM USAGE / LIMIT",
+        "MEM %",
+        "NET IO",
+        "BLOCK IO",
+        "PIDS",
+    ];
     assert_eq!(cells(lines[0]), heading, "{table}");
     let row = cells(lines[1]);
-    assert_eq!((lines.len(), &row[0], &row[6][..]), (2, &b.id, "2"), "{table}");
+    assert_eq!(
+        (lines.len(), &row[0], &row[6][..]),
+        (2, &b.id, "2"),
+        "{table}"
+    );
     assert!(row[2].ends_with(" / 67.11MB"), "{table}");
-    assert!(!table.contains('\x1b'), "no control characters but to a terminal");
-    let text = c.call(&["stats", "--no-stream", "--format", "json"]).success().stdout;
+    assert!(
+        !table.contains('\x1b'),
+        "no control characters but to a terminal"
+    );
+    let text = c
+        .call(&["stats", "--no-stream", "--format", "json"])
+        .success()
+        .stdout;
     let stats: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(stats.as_array().unwrap().len(), 1);
     let stats = &stats[0];
-    assert_eq!((&stats["id"], &stats["mem_limit"], &stats["pids"]), (&json!(b.id), &json!(64 << 20), &json!(2)));
+    assert_eq!(
+        (&stats["id"], &stats["mem_limit"], &stats["pids"]),
+        (&json!(b.id), &json!(64 << 20), &json!(2))
+    );
     assert!(stats["mem_usage"].as_u64().unwrap() > 0);
     // One processor was wanted all the time; how much of it there was is the machine's affair.
     assert!(stats["cpu_percent"].as_f64().unwrap() > 0.0, "{stats}");
@@ -109,8 +138,17 @@ fn stats_of_what_does_not_run_is_an_error() {
     let b = Bundle::sh("true");
     let c = b.started();
     c.wait_for("stopped");
-    assert_has!(c.call(&["stats", "--no-stream"]).failure(), "is not running");
-    assert_has!(b.call(&["stats", "none"]).failure(), "container does not exist");
-    let all = b.call(&["stats", "--no-stream", "--format", "json"]).success().stdout;
+    assert_has!(
+        c.call(&["stats", "--no-stream"]).failure(),
+        "is not running"
+    );
+    assert_has!(
+        b.call(&["stats", "none"]).failure(),
+        "container does not exist"
+    );
+    let all = b
+        .call(&["stats", "--no-stream", "--format", "json"])
+        .success()
+        .stdout;
     assert_eq!(all, "[]\n");
 }

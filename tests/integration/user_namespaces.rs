@@ -45,7 +45,11 @@ fn new_user_namespace_maps_ids() {
         .set("/process/user", json!({ "uid": 7, "gid": 8 }));
     let c = b.started();
     // Behind the second wall it is looked at from within.
-    let (uid, gid) = if is_vm() { ("7", "8") } else { ("200007", "200008") };
+    let (uid, gid) = if is_vm() {
+        ("7", "8")
+    } else {
+        ("200007", "200008")
+    };
     assert_eq!(c.status_line("Uid").split_whitespace().next(), Some(uid));
     assert_eq!(c.status_line("Gid").split_whitespace().next(), Some(gid));
     assert_eq!(c.exec(&["id", "-u"]).success().stdout.trim(), "7");
@@ -87,7 +91,8 @@ fn ordinary_user_execs_into_the_container() {
     assert_eq!(c.exec(&["hostname"]).success().stdout.trim(), "box");
 }
 
-/// A namespace made before the user namespace would belong to the host: its root could not set the host's name in it.
+/// A namespace made before the user namespace would belong to the host: its root could not set the
+/// host's name in it.
 fn namespaces_are_owned_by_the_new_user_namespace() {
     let mut b = Bundle::with_user_namespace();
     b.add_caps(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]);
@@ -105,18 +110,28 @@ fn ordinary_user_without_mappings_is_root_inside() {
     let mut b = Bundle::of_ordinary_user();
     b.remove("/linux/uidMappings").remove("/linux/gidMappings");
     let map = b.output_of("id -u; cat /proc/self/uid_map");
-    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "0", &users::ORDINARY.to_string(), "1"]);
+    assert_eq!(
+        map.split_whitespace().collect::<Vec<_>>(),
+        ["0", "0", &users::ORDINARY.to_string(), "1"]
+    );
 }
 
 fn crun_config_for_ordinary_users_runs() {
     only_hull!("runc wants mappings");
     let dir = crate::support::fixture::new_dir("crun");
-    if !leaks::succeeds(std::process::Command::new("crun").args(["spec", "--rootless"]).current_dir(&dir)) {
+    if !leaks::succeeds(
+        std::process::Command::new("crun")
+            .args(["spec", "--rootless"])
+            .current_dir(&dir),
+    ) {
         skip!("crun is not here to write its config");
     }
     let mut b = Bundle::of_ordinary_user();
     b.spec = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
-    assert!(b.spec["linux"]["uidMappings"].is_null(), "crun wrote mappings");
+    assert!(
+        b.spec["linux"]["uidMappings"].is_null(),
+        "crun wrote mappings"
+    );
     b.set("/process/terminal", json!(false));
     assert_eq!(b.output_of("id -u; hostname"), "0\ncrun");
 }

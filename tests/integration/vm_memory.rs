@@ -4,30 +4,68 @@ use crate::support::machine::Machine;
 use crate::support::runtime::{Container, until};
 use serde_json::{Value, json};
 
-tests![memory_follows_the_limit, what_the_balloon_took_is_there_when_update_is_done];
+tests![
+    memory_follows_the_limit,
+    what_the_balloon_took_is_there_when_update_is_done
+];
 
 /// A line of the guest's /proc/meminfo, in bytes.
 fn memory(container: &Container, line: &str) -> u64 {
     let text = container.exec(&["cat", "/proc/meminfo"]).success().stdout;
-    let found = text.lines().find_map(|each| each.strip_prefix(line)?.strip_prefix(':'));
-    found.unwrap().trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    let found = text
+        .lines()
+        .find_map(|each| each.strip_prefix(line)?.strip_prefix(':'));
+    found
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse::<u64>()
+        .unwrap()
+        << 10
 }
 
 fn memory_follows_the_limit() {
     only_hull!("the second wall");
     let mut machine = Machine::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
-    machine.bundle.set("/linux/resources/memory", json!({ "limit": 128 << 20 }));
-    machine.bundle.push("/linux/namespaces", json!({ "type": "cgroup" }));
+    machine
+        .bundle
+        .set("/linux/resources/memory", json!({ "limit": 128 << 20 }));
+    machine
+        .bundle
+        .push("/linux/namespaces", json!({ "type": "cgroup" }));
     let container = machine.create(&["--vm-memory", "320m", "--vm-memory-max", "800m"]);
     container.start();
-    let update = |size: &str| machine.bundle.call(&["update", "--memory", size, &machine.bundle.id]);
-    let limit = || container.exec(&["cat", "/sys/fs/cgroup/memory.max"]).success().stdout.trim().to_owned();
+    let update = |size: &str| {
+        machine
+            .bundle
+            .call(&["update", "--memory", size, &machine.bundle.id])
+    };
+    let limit = || {
+        container
+            .exec(&["cat", "/sys/fs/cgroup/memory.max"])
+            .success()
+            .stdout
+            .trim()
+            .to_owned()
+    };
     let hosts = || {
-        let stats: Value = serde_json::from_str(&container.call(&["events", "--stats"]).success().stdout).unwrap();
+        let stats: Value =
+            serde_json::from_str(&container.call(&["events", "--stats"]).success().stdout).unwrap();
         stats["data"]["machine"]["memory"]["usage"].clone()
     };
-    let allocate = |size: &str| container.exec(&["dd", "if=/dev/zero", "of=/dev/null", "count=1", &format!("bs={size}")]);
-    let (boot, host) = (memory(&container, "MemTotal"), hosts()["limit"].as_u64().unwrap());
+    let allocate = |size: &str| {
+        container.exec(&[
+            "dd",
+            "if=/dev/zero",
+            "of=/dev/null",
+            "count=1",
+            &format!("bs={size}"),
+        ])
+    };
+    let (boot, host) = (
+        memory(&container, "MemTotal"),
+        hosts()["limit"].as_u64().unwrap(),
+    );
     assert!(boot < 320 << 20 && allocate("400M").status != 0, "{boot}");
 
     // Up: the guest has it when update is done, and its limit and the host's with it.
@@ -37,15 +75,24 @@ fn memory_follows_the_limit() {
     assert_eq!(limit(), (600 << 20).to_string());
     allocate("500M").success();
     let raised = hosts();
-    assert!(raised["limit"].as_u64().unwrap() >= host + (400 << 20), "{host} became {raised}");
+    assert!(
+        raised["limit"].as_u64().unwrap() >= host + (400 << 20),
+        "{host} became {raised}"
+    );
     assert!(raised["usage"].as_u64().unwrap() > 300 << 20, "{raised}");
 
     // Down: what was plugged in is given back, and the balloon takes of what was there at boot.
     let free = memory(&container, "MemFree");
     update("64m").success();
-    until("the guest gives back what was plugged in", || memory(&container, "MemTotal") <= boot);
-    until("the balloon has taken", || memory(&container, "MemFree") < free - (500 << 20));
-    until("the host has it back", || hosts()["usage"].as_u64().unwrap() < raised["usage"].as_u64().unwrap() - (200 << 20));
+    until("the guest gives back what was plugged in", || {
+        memory(&container, "MemTotal") <= boot
+    });
+    until("the balloon has taken", || {
+        memory(&container, "MemFree") < free - (500 << 20)
+    });
+    until("the host has it back", || {
+        hosts()["usage"].as_u64().unwrap() < raised["usage"].as_u64().unwrap() - (200 << 20)
+    });
     // Up again: what the balloon took is there when update is done.
     let left = memory(&container, "MemFree");
     update("192m").success();
@@ -54,7 +101,10 @@ fn memory_follows_the_limit() {
     assert_eq!(limit(), (192 << 20).to_string());
 
     let much = update("900m").failure();
-    assert_has!(much, "memory limit 943718400: the guest was made to grow to 838860800 bytes at most");
+    assert_has!(
+        much,
+        "memory limit 943718400: the guest was made to grow to 838860800 bytes at most"
+    );
     assert_eq!(limit(), (192 << 20).to_string());
     container.kill("TERM").success();
     container.wait_for("stopped");
@@ -64,13 +114,22 @@ fn memory_follows_the_limit() {
 fn what_the_balloon_took_is_there_when_update_is_done() {
     only_hull!("the second wall");
     let mut machine = Machine::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
-    machine.bundle.set("/linux/resources/memory", json!({ "limit": 896 << 20 }));
+    machine
+        .bundle
+        .set("/linux/resources/memory", json!({ "limit": 896 << 20 }));
     let container = machine.create(&["--vm-memory", "1g"]);
     container.start();
-    let update = |size: &str| machine.bundle.call(&["update", "--memory", size, &machine.bundle.id]).success();
+    let update = |size: &str| {
+        machine
+            .bundle
+            .call(&["update", "--memory", size, &machine.bundle.id])
+            .success()
+    };
     let free = memory(&container, "MemFree");
     update("64m");
-    until("the balloon has taken", || memory(&container, "MemFree") < free - (780 << 20));
+    until("the balloon has taken", || {
+        memory(&container, "MemFree") < free - (780 << 20)
+    });
     update("896m");
     let now = memory(&container, "MemFree");
     assert!(now > free - (80 << 20), "{free} became {now}");

@@ -1,19 +1,30 @@
-//! What cannot cross into a machine: each an error that names the field, before there is a machine (docs/vm.md, "What cannot cross").
+//! What cannot cross into a machine: each an error that names the field, before there is a machine
+//! (docs/vm.md, "What cannot cross").
 
 use crate::support::users::Holder;
 use crate::support::{Bundle, fixture};
 use serde_json::{Value, json};
 use std::os::unix::net::UnixListener;
 
-tests![what_is_the_hosts_is_refused_by_its_field, the_machines_own_section_is_refused_by_its_field, what_a_command_asks_for_is_refused];
+tests![
+    what_is_the_hosts_is_refused_by_its_field,
+    the_machines_own_section_is_refused_by_its_field,
+    what_a_command_asks_for_is_refused
+];
 
 /// No kernel is looked for, and no machine is made.
 #[track_caller]
 fn refused(bundle: &Bundle, flags: &[&str], words: &str) {
     let (container, out) = bundle.try_create(&[&["--vm"], flags].concat());
-    assert!(container.is_none(), "it was made; refused should be: {words}");
+    assert!(
+        container.is_none(),
+        "it was made; refused should be: {words}"
+    );
     assert_has!(out.failure(), words.to_lowercase());
-    assert_has!(bundle.call(&["state", &bundle.id]).failure(), "does not exist");
+    assert_has!(
+        bundle.call(&["state", &bundle.id]).failure(),
+        "does not exist"
+    );
 }
 
 #[track_caller]
@@ -26,7 +37,11 @@ fn set(path: &str, value: Value, words: &str) {
 fn bound(source: &str, words: &str) {
     let mut bundle = Bundle::new();
     let index = bundle.spec["mounts"].as_array().unwrap().len();
-    refused(bundle.mount("/mnt", "bind", source, &["bind"]), &[], &format!("mounts[{index}]: {source} is {words} of the host"));
+    refused(
+        bundle.mount("/mnt", "bind", source, &["bind"]),
+        &[],
+        &format!("mounts[{index}]: {source} is {words} of the host"),
+    );
 }
 
 fn what_is_the_hosts_is_refused_by_its_field() {
@@ -40,31 +55,69 @@ fn what_is_the_hosts_is_refused_by_its_field() {
     let mut overlay = Bundle::new();
     let index = overlay.spec["mounts"].as_array().unwrap().len();
     overlay.mount("/mnt", "overlay", "overlay", &["lowerdir=/etc:/opt"]);
-    refused(&overlay, &[], &format!("mounts[{index}]: an overlay's options name folders of the host"));
+    refused(
+        &overlay,
+        &[],
+        &format!("mounts[{index}]: an overlay's options name folders of the host"),
+    );
 
     let node = |path: &str, minor: u32| json!([{ "path": path, "type": "c", "major": 10, "minor": minor }]);
-    set("/linux/devices", node("/dev/of-kvm", 232), "linux.devices: /dev/of-kvm (10:232) is a device of the host");
+    set(
+        "/linux/devices",
+        node("/dev/of-kvm", 232),
+        "linux.devices: /dev/of-kvm (10:232) is a device of the host",
+    );
     for kind in ["pid", "mount", "user", "cgroup", "time"] {
         let mut bundle = Bundle::new();
-        let path = format!("/proc/self/ns/{}", if kind == "mount" { "mnt" } else { kind });
+        let path = format!(
+            "/proc/self/ns/{}",
+            if kind == "mount" { "mnt" } else { kind }
+        );
         bundle.join(kind, &path);
         if kind == "user" {
             bundle.map_ids();
         }
-        refused(&bundle, &[], &format!("linux.namespaces: the {kind} namespace {path} is the host's"));
+        refused(
+            &bundle,
+            &[],
+            &format!("linux.namespaces: the {kind} namespace {path} is the host's"),
+        );
     }
     let holder = Holder::new(&["--net"]);
     let mut bundle = Bundle::new();
-    refused(bundle.join("ipc", holder.path("net")), &[], "is a network namespace, where ipc is asked for");
+    refused(
+        bundle.join("ipc", holder.path("net")),
+        &[],
+        "is a network namespace, where ipc is asked for",
+    );
     let mut bundle = Bundle::new();
-    refused(bundle.without_namespace("network"), &[], "linux.namespaces: a virtual machine cannot have the host's network");
-    set("/linux/netDevices", json!({ "eth7": {} }), "linux.netDevices.eth7: a network device of the host");
-    set("/hooks/createContainer", json!([{ "path": "/bin/true" }]), "hooks.createContainer");
+    refused(
+        bundle.without_namespace("network"),
+        &[],
+        "linux.namespaces: a virtual machine cannot have the host's network",
+    );
+    set(
+        "/linux/netDevices",
+        json!({ "eth7": {} }),
+        "linux.netDevices.eth7: a network device of the host",
+    );
+    set(
+        "/hooks/createContainer",
+        json!([{ "path": "/bin/true" }]),
+        "hooks.createContainer",
+    );
     let listener = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent", "syscalls": [{ "names": ["sync"], "action": "SCMP_ACT_NOTIFY" }] });
     set("/linux/seccomp", listener, "linux.seccomp.listenerPath");
     // The guest's tree is v2's, whatever the host's is.
-    for (name, value) in [("kernel", json!(64 << 20)), ("disableOOMKiller", json!(true))] {
-        set("/linux/resources/memory", json!({ name: value }), &format!("linux.resources.memory.{name}"));
+    for (name, value) in [
+        ("kernel", json!(64 << 20)),
+        ("disableOOMKiller", json!(true)),
+    ] {
+        set(
+            "/linux/resources/memory",
+            json!({ name: value }),
+            &format!("linux.resources.memory.{name}"),
+        );
     }
 }
 
@@ -72,15 +125,31 @@ fn the_machines_own_section_is_refused_by_its_field() {
     only_hull!("the second wall");
     let kernel = || json!({ "path": "/no/such/kernel" });
     for (section, words) in [
-        (json!({ "kernel": { "path": "/no/such/kernel", "initrd": "/initrd" } }), "vm.kernel.initrd"),
-        (json!({ "kernel": kernel(), "hypervisor": { "parameters": ["-M"] } }), "vm.hypervisor.parameters"),
-        (json!({ "kernel": kernel(), "image": { "path": "/image", "format": "iso" } }), "vm.image.format"),
-        (json!({ "kernel": kernel(), "hwConfig": { "deviceTree": "/tree" } }), "vm.hwConfig"),
+        (
+            json!({ "kernel": { "path": "/no/such/kernel", "initrd": "/initrd" } }),
+            "vm.kernel.initrd",
+        ),
+        (
+            json!({ "kernel": kernel(), "hypervisor": { "parameters": ["-M"] } }),
+            "vm.hypervisor.parameters",
+        ),
+        (
+            json!({ "kernel": kernel(), "image": { "path": "/image", "format": "iso" } }),
+            "vm.image.format",
+        ),
+        (
+            json!({ "kernel": kernel(), "hwConfig": { "deviceTree": "/tree" } }),
+            "vm.hwConfig",
+        ),
         (json!({ "kernel": kernel() }), "/no/such/kernel"),
     ] {
         set("/vm", section, words);
     }
-    set("/annotations", json!({ "org.hull.wall": "brick" }), "annotation org.hull.wall=\"brick\": the walls are");
+    set(
+        "/annotations",
+        json!({ "org.hull.wall": "brick" }),
+        "annotation org.hull.wall=\"brick\": the walls are",
+    );
 }
 
 fn what_a_command_asks_for_is_refused() {
@@ -93,6 +162,15 @@ fn what_a_command_asks_for_is_refused() {
     let (b, root) = (Bundle::new(), fixture::new_dir("root"));
     fixture::fill_rootfs(&root);
     let kept = fixture::new_dir("kept");
-    let words = ["run", "--vm", "--rootfs", root.to_str().unwrap(), "--keep-changes", kept.to_str().unwrap(), "--", "true"];
+    let words = [
+        "run",
+        "--vm",
+        "--rootfs",
+        root.to_str().unwrap(),
+        "--keep-changes",
+        kept.to_str().unwrap(),
+        "--",
+        "true",
+    ];
     assert_has!(b.runtime.call(&words).failure(), "--keep-changes");
 }

@@ -1,5 +1,6 @@
-//! Stands in the place of the crate `capng` (see `[patch.crates-io]`): the functions that virtiofsd calls, on the crate `caps` and not on
-//! the C library libcap-ng, which cannot be linked into hull's static binary without a dynamic section.
+//! Stands in the place of the crate `capng` (see `[patch.crates-io]`): the functions that virtiofsd
+//! calls, on the crate `caps` and not on the C library libcap-ng, which cannot be linked into
+//! hull's static binary without a dynamic section.
 //!
 //! As there, changes are noted first and take effect together; what is noted is each thread's own.
 

@@ -12,11 +12,25 @@ const PERIOD: u64 = 100_000;
 impl Sink<'_> {
     /// Zero is "not set" for all but `burst` and `idle`, as in runc.
     pub(super) fn cpu(&mut self, cpu: &Cpu) -> Result<()> {
-        let Cpu { shares, quota, burst, period, realtime_runtime, realtime_period, cpus, mems, idle } = cpu;
+        let Cpu {
+            shares,
+            quota,
+            burst,
+            period,
+            realtime_runtime,
+            realtime_period,
+            cpus,
+            mems,
+            idle,
+        } = cpu;
         self.cpuset(cpus.as_deref(), "cpuset.cpus", "cpu.cpus")?;
         self.cpuset(mems.as_deref(), "cpuset.mems", "cpu.mems")?;
-        // Before the process comes: one with a real-time policy cannot enter a group without real-time share.
-        self.realtime(realtime_period.filter(|v| *v != 0), realtime_runtime.filter(|v| *v != 0))?;
+        // Before the process comes: one with a real-time policy cannot enter a group without
+        // real-time share.
+        self.realtime(
+            realtime_period.filter(|v| *v != 0),
+            realtime_runtime.filter(|v| *v != 0),
+        )?;
         if let Some(shares) = shares.filter(|v| *v != 0) {
             self.shares(shares, idle == &Some(1))?;
         }
@@ -25,7 +39,11 @@ impl Sink<'_> {
             self.put("cpu", "cpu.idle", idle, "cpu.idle");
         }
         let (quota, period) = (quota.filter(|v| *v != 0), period.filter(|v| *v != 0));
-        let from = if quota.is_some() { "cpu.quota" } else { "cpu.period" };
+        let from = if quota.is_some() {
+            "cpu.quota"
+        } else {
+            "cpu.period"
+        };
         if quota.is_none() && period.is_none() && burst.is_none() {
             return Ok(());
         }
@@ -48,7 +66,13 @@ impl Sink<'_> {
         let why = "cgroup v2 does not ration real-time processes";
         if let Some(period) = period {
             self.need_v1("cpu", "cpu", "cpu.realtimePeriod", why)?;
-            self.put_with("cpu", "cpu.rt_period_us", period, "cpu.realtimePeriod", Policy::OrAfterNext);
+            self.put_with(
+                "cpu",
+                "cpu.rt_period_us",
+                period,
+                "cpu.realtimePeriod",
+                Policy::OrAfterNext,
+            );
         }
         if let Some(runtime) = runtime {
             self.need_v1("cpu", "cpu", "cpu.realtimeRuntime", why)?;
@@ -57,12 +81,17 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// v1's range is the kernel's (`MIN_SHARES`, `MAX_SHARES`); it would take another value for its nearest and say nothing.
-    /// An idle group has no weight: v2 refuses one, so it is not written there.
+    /// v1's range is the kernel's (`MIN_SHARES`, `MAX_SHARES`); it would take another value for its
+    /// nearest and say nothing. An idle group has no weight: v2 refuses one, so it is not written
+    /// there.
     fn shares(&mut self, shares: u64, idle: bool) -> Result<()> {
         match self.need("cpu", Some("cpu"), "cpu.shares")? {
-            Version::V1 if shares < 2 => Err(Error::new("the minimum allowed cpu-shares is 2 (linux.resources.cpu.shares)")),
-            Version::V1 if shares > 262_144 => Err(Error::new("the maximum allowed cpu-shares is 262144 (linux.resources.cpu.shares)")),
+            Version::V1 if shares < 2 => Err(Error::new(
+                "the minimum allowed cpu-shares is 2 (linux.resources.cpu.shares)",
+            )),
+            Version::V1 if shares > 262_144 => Err(Error::new(
+                "the maximum allowed cpu-shares is 262144 (linux.resources.cpu.shares)",
+            )),
             Version::V1 => {
                 self.put("cpu", "cpu.shares", shares, "cpu.shares");
                 Ok(())
@@ -75,9 +104,16 @@ impl Sink<'_> {
         }
     }
 
-    /// The kernel holds each value against the others: burst against quota, quota over period against the parent's.
+    /// The kernel holds each value against the others: burst against quota, quota over period
+    /// against the parent's.
     fn bandwidth_v1(&mut self, quota: Option<i64>, period: Option<u64>, burst: Option<u64>) {
-        let policy = || if quota.is_some() { Policy::OrAfterNext } else { Policy::Must };
+        let policy = || {
+            if quota.is_some() {
+                Policy::OrAfterNext
+            } else {
+                Policy::Must
+            }
+        };
         if let Some(burst) = burst {
             self.put_with("cpu", "cpu.cfs_burst_us", burst, "cpu.burst", policy());
         }
@@ -91,19 +127,35 @@ impl Sink<'_> {
 
     fn bandwidth_v2(&mut self, quota: Option<i64>, period: Option<u64>, burst: Option<u64>) {
         if let Some(burst) = burst {
-            let policy = if quota.or(period.map(|_| 0)).is_some() { Policy::OrAfterNext } else { Policy::Must };
+            let policy = if quota.or(period.map(|_| 0)).is_some() {
+                Policy::OrAfterNext
+            } else {
+                Policy::Must
+            };
             self.put_with("cpu", "cpu.max.burst", burst, "cpu.burst", policy);
         }
         if quota.is_some() || period.is_some() {
-            let from = if quota.is_some() { "cpu.quota" } else { "cpu.period" };
-            let quota = quota.filter(|q| *q > 0).map_or_else(|| "max".to_owned(), |q| q.to_string());
-            self.put("cpu", "cpu.max", format!("{quota} {}", period.unwrap_or(PERIOD)), from);
+            let from = if quota.is_some() {
+                "cpu.quota"
+            } else {
+                "cpu.period"
+            };
+            let quota = quota
+                .filter(|q| *q > 0)
+                .map_or_else(|| "max".to_owned(), |q| q.to_string());
+            self.put(
+                "cpu",
+                "cpu.max",
+                format!("{quota} {}", period.unwrap_or(PERIOD)),
+                from,
+            );
         }
     }
 }
 
-/// Shares (2 to 262144, usual 1024) as a weight (1 to 10000, usual 100): the curve through these three points that runc has since 1.3.2
-/// (its issue 4896 gives a value) and crun since 1.23 (pull request 1767), in place of the straight line that made 39 of 1024.
+/// Shares (2 to 262144, usual 1024) as a weight (1 to 10000, usual 100): the curve through these
+/// three points that runc has since 1.3.2 (its issue 4896 gives a value) and crun since 1.23 (pull
+/// request 1767), in place of the straight line that made 39 of 1024.
 pub(in crate::cgroups) fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
@@ -111,7 +163,8 @@ pub(in crate::cgroups) fn weight(shares: u64) -> u64 {
         _ => {
             let log = (shares as f64).log2();
             let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-            // The last bits of a power differ between mathematics libraries: 100 must not become 101.
+            // The last bits of a power differ between mathematics libraries: 100 must not become
+            // 101.
             (10f64.powf(exponent) - 1e-9).ceil() as u64
         }
     }

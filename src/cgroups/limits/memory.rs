@@ -24,47 +24,111 @@ impl Sink<'_> {
         let (limit, reservation, swap) = (set(limit), set(reservation), set(swap));
         let (kernel, kernel_tcp) = (set(kernel), set(kernel_tcp));
         if let Some(s @ 101..) = *swappiness {
-            return Err(Error::new(format!("invalid memory swappiness value: {s}. Valid range is 0-100 (linux.resources.memory.swappiness)")));
+            return Err(Error::new(format!(
+                "invalid memory swappiness value: {s}. Valid range is 0-100 \
+                    (linux.resources.memory.swappiness)"
+            )));
         }
-        for (value, from) in [(limit, "limit"), (reservation, "reservation"), (swap, "swap"), (kernel, "kernel"), (kernel_tcp, "kernelTCP")] {
+        for (value, from) in [
+            (limit, "limit"),
+            (reservation, "reservation"),
+            (swap, "swap"),
+            (kernel, "kernel"),
+            (kernel_tcp, "kernelTCP"),
+        ] {
             if let Some(value) = value.filter(|v| *v < -1) {
-                return Err(Error::new(format!("invalid memory value {value} (linux.resources.memory.{from})")));
+                return Err(Error::new(format!(
+                    "invalid memory value {value} (linux.resources.memory.{from})"
+                )));
             }
         }
         if limit.or(reservation).or(swap).is_some() {
             match self.need("memory", Some("memory"), "memory")? {
                 Version::V1 => self.memory_v1(limit, reservation, swap),
-                Version::V2 => self.memory_v2(limit, reservation, swap, check_before_update.unwrap_or(false))?,
+                Version::V2 => self.memory_v2(
+                    limit,
+                    reservation,
+                    swap,
+                    check_before_update.unwrap_or(false),
+                )?,
             }
         }
         self.kernel_memory(kernel, kernel_tcp)?;
         if let Some(swappiness) = swappiness {
-            self.need_v1("memory", "memory", "memory.swappiness", "cgroup v2 has no swappiness of its own")?;
-            self.put("memory", "memory.swappiness", swappiness, "memory.swappiness");
+            self.need_v1(
+                "memory",
+                "memory",
+                "memory.swappiness",
+                "cgroup v2 has no swappiness of its own",
+            )?;
+            self.put(
+                "memory",
+                "memory.swappiness",
+                swappiness,
+                "memory.swappiness",
+            );
         }
         if disable_oom_killer == &Some(true) {
-            self.need_v1("memory", "memory", "memory.disableOOMKiller", "the OOM killer cannot be disabled in cgroup v2")?;
+            self.need_v1(
+                "memory",
+                "memory",
+                "memory.disableOOMKiller",
+                "the OOM killer cannot be disabled in cgroup v2",
+            )?;
             self.put("memory", "memory.oom_control", 1, "memory.disableOOMKiller");
         }
-        // Since Linux 5.11 every v1 memory cgroup is hierarchical, as v2 always was: "no" is refused by the kernel or here.
-        match (use_hierarchy, use_hierarchy.map(|_| self.need("memory", Some("memory"), "memory.useHierarchy")).transpose()?) {
+        // Since Linux 5.11 every v1 memory cgroup is hierarchical, as v2 always was: "no" is
+        // refused by the kernel or here.
+        match (
+            use_hierarchy,
+            use_hierarchy
+                .map(|_| self.need("memory", Some("memory"), "memory.useHierarchy"))
+                .transpose()?,
+        ) {
             (Some(wish), Some(Version::V1)) => {
-                let policy = if *wish { Policy::IfPresent } else { Policy::Must };
-                self.put_with("memory", "memory.use_hierarchy", u8::from(*wish), "memory.useHierarchy", policy);
+                let policy = if *wish {
+                    Policy::IfPresent
+                } else {
+                    Policy::Must
+                };
+                self.put_with(
+                    "memory",
+                    "memory.use_hierarchy",
+                    u8::from(*wish),
+                    "memory.useHierarchy",
+                    policy,
+                );
             }
-            (Some(false), Some(Version::V2)) => self.need_v1("memory", "memory", "memory.useHierarchy", "cgroup v2 is always hierarchical")?,
+            (Some(false), Some(Version::V2)) => self.need_v1(
+                "memory",
+                "memory",
+                "memory.useHierarchy",
+                "cgroup v2 is always hierarchical",
+            )?,
             _ => {}
         }
         Ok(())
     }
 
-    /// `memory.limit_in_bytes` may not be above `memory.memsw.limit_in_bytes`, which counts memory and swap.
+    /// `memory.limit_in_bytes` may not be above `memory.memsw.limit_in_bytes`, which counts memory
+    /// and swap.
     fn memory_v1(&mut self, limit: Option<i64>, reservation: Option<i64>, swap: Option<i64>) {
         const SWAP: &str = "memory.memsw.limit_in_bytes";
         if let Some(limit) = limit {
-            // Unlimited memory under a swap limit is no unlimited memory: that goes too, where the kernel counts swap.
-            let policy = if swap.is_some() || limit == -1 { Policy::OrAfterNext } else { Policy::Must };
-            self.put_with("memory", "memory.limit_in_bytes", limit, "memory.limit", policy);
+            // Unlimited memory under a swap limit is no unlimited memory: that goes too, where the
+            // kernel counts swap.
+            let policy = if swap.is_some() || limit == -1 {
+                Policy::OrAfterNext
+            } else {
+                Policy::Must
+            };
+            self.put_with(
+                "memory",
+                "memory.limit_in_bytes",
+                limit,
+                "memory.limit",
+                policy,
+            );
             if limit == -1 && swap.is_none() {
                 self.put_with("memory", SWAP, -1, "memory.limit", Policy::IfPresent);
             }
@@ -73,25 +137,47 @@ impl Sink<'_> {
             self.put("memory", SWAP, swap, "memory.swap");
         }
         if let Some(reservation) = reservation {
-            self.put("memory", "memory.soft_limit_in_bytes", reservation, "memory.reservation");
+            self.put(
+                "memory",
+                "memory.soft_limit_in_bytes",
+                reservation,
+                "memory.reservation",
+            );
         }
     }
 
     /// v2 counts swap alone: the difference is written.
-    fn memory_v2(&mut self, limit: Option<i64>, reservation: Option<i64>, swap: Option<i64>, check: bool) -> Result<()> {
+    fn memory_v2(
+        &mut self,
+        limit: Option<i64>,
+        reservation: Option<i64>,
+        swap: Option<i64>,
+        check: bool,
+    ) -> Result<()> {
         if let Some((value, from)) = swap_v2(limit, swap)? {
             // Without swap in the kernel, "none" and "any amount" are the same.
-            let policy = if value == "max" || value == "0" { Policy::IfPresent } else { Policy::Must };
+            let policy = if value == "max" || value == "0" {
+                Policy::IfPresent
+            } else {
+                Policy::Must
+            };
             self.put_with("memory", "memory.swap.max", value, from, policy);
         }
         if let Some(limit) = limit {
             self.put("memory", "memory.max", or_max(limit), "memory.limit");
-            if check && let (Some(write), Ok(limit)) = (self.writes.last_mut(), u64::try_from(limit)) {
+            if check
+                && let (Some(write), Ok(limit)) = (self.writes.last_mut(), u64::try_from(limit))
+            {
                 write.unless_used = Some(limit);
             }
         }
         if let Some(reservation) = reservation {
-            self.put("memory", "memory.low", or_max(reservation), "memory.reservation");
+            self.put(
+                "memory",
+                "memory.low",
+                or_max(reservation),
+                "memory.reservation",
+            );
         }
         Ok(())
     }
@@ -99,14 +185,23 @@ impl Sink<'_> {
     fn kernel_memory(&mut self, kernel: Option<i64>, kernel_tcp: Option<i64>) -> Result<()> {
         let files = [
             (kernel, "memory.kmem.limit_in_bytes", "memory.kernel"),
-            (kernel_tcp, "memory.kmem.tcp.limit_in_bytes", "memory.kernelTCP"),
+            (
+                kernel_tcp,
+                "memory.kmem.tcp.limit_in_bytes",
+                "memory.kernelTCP",
+            ),
         ];
         for (value, file, from) in files {
             let Some(value) = value else { continue };
             if value == -1 && self.need("memory", Some("memory"), from)? == Version::V2 {
                 continue; // there is no such limit to lift
             }
-            self.need_v1("memory", "memory", from, "cgroup v2 counts kernel memory as memory and has no limit of its own for it")?;
+            self.need_v1(
+                "memory",
+                "memory",
+                from,
+                "cgroup v2 counts kernel memory as memory and has no limit of its own for it",
+            )?;
             self.put("memory", file, value, from);
         }
         Ok(())
@@ -122,7 +217,9 @@ fn swap_v2(limit: Option<i64>, swap: Option<i64>) -> Result<Option<(String, &'st
         (_, Some(-1)) => Ok(Some(("max".to_owned(), "memory.swap"))),
         (Some(-1), Some(swap)) => Ok(Some((swap.to_string(), "memory.swap"))),
         (None, Some(_)) => error("unable to set swap limit without memory limit"),
-        (Some(limit), Some(swap)) if swap < limit => error("memory+swap limit should be >= memory limit"),
+        (Some(limit), Some(swap)) if swap < limit => {
+            error("memory+swap limit should be >= memory limit")
+        }
         (Some(limit), Some(swap)) => Ok(Some(((swap - limit).to_string(), "memory.swap"))),
     }
 }

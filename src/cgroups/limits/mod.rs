@@ -1,4 +1,5 @@
-//! From `linux.resources` to values in files. Every struct is taken apart without `..`: a field that is forgotten does not compile.
+//! From `linux.resources` to values in files. Every struct is taken apart without `..`: a field
+//! that is forgotten does not compile.
 
 mod cpu;
 mod io;
@@ -16,9 +17,27 @@ use crate::spec::config::Resources;
 use crate::{Error, Result};
 
 /// The writes for all limits, in the order in which they must be made. Devices are not among them.
-pub(super) fn writes(resources: &Resources, places: &[Place], denied: &[Place]) -> Result<Vec<Write>> {
-    let Resources { devices: _, memory, cpu, pids, block_io, hugepage_limits, network, rdma, unified } = resources;
-    let mut sink = Sink { places, denied, writes: Vec::new() };
+pub(super) fn writes(
+    resources: &Resources,
+    places: &[Place],
+    denied: &[Place],
+) -> Result<Vec<Write>> {
+    let Resources {
+        devices: _,
+        memory,
+        cpu,
+        pids,
+        block_io,
+        hugepage_limits,
+        network,
+        rdma,
+        unified,
+    } = resources;
+    let mut sink = Sink {
+        places,
+        denied,
+        writes: Vec::new(),
+    };
     if let Some(cpu) = cpu {
         sink.cpu(cpu)?;
     }
@@ -53,7 +72,9 @@ impl Sink<'_> {
     /// # Errors
     /// The controller is not in this tree, or the caller has no rights there.
     fn need(&self, v1: &str, v2: Option<&str>, from: &str) -> Result<Version> {
-        let has = |places: &[Place], name: &str, version| find(places, name).is_some_and(|p| p.version == version);
+        let has = |places: &[Place], name: &str, version| {
+            find(places, name).is_some_and(|p| p.version == version)
+        };
         if has(self.places, v1, Version::V1) {
             return Ok(Version::V1);
         }
@@ -61,28 +82,38 @@ impl Sink<'_> {
             return Ok(Version::V2);
         }
         if has(self.denied, v1, Version::V1) {
-            return Err(Error::new(format!("cannot set {v1} limit: container could not join or create cgroup (linux.resources.{from})")));
+            return Err(Error::new(format!(
+                "cannot set {v1} limit: container could not join or create cgroup \
+                    (linux.resources.{from})"
+            )));
         }
         if let Some(name) = v2.filter(|name| has(self.denied, name, Version::V2)) {
             return Err(Error::new(format!(
-                "cannot set {name} limit: rootless needs no limits + no cgrouppath when no permission is granted for cgroups \
+                "cannot set {name} limit: rootless needs no limits + no cgrouppath when no \
+                    permission is granted for cgroups \
                  (linux.resources.{from})"
             )));
         }
         let only_v1 = v2.is_none() && self.places.iter().any(|p| p.version == Version::V2);
         let why = match (self.places.is_empty(), only_v1) {
             (true, _) => "the container has no cgroup of its own",
-            (false, true) => "cgroup v2 has no such controller and no v1 hierarchy of it is mounted",
+            (false, true) => {
+                "cgroup v2 has no such controller and no v1 hierarchy of it is mounted"
+            }
             (false, false) => "no mounted hierarchy has this controller",
         };
-        Err(Error::new(format!("cannot set {v1} limit (linux.resources.{from}): {why}")))
+        Err(Error::new(format!(
+            "cannot set {v1} limit (linux.resources.{from}): {why}"
+        )))
     }
 
     /// A limit that exists in v1 only, of a controller that v2 may have too.
     fn need_v1(&self, v1: &str, v2: &str, from: &str, why: &str) -> Result<()> {
         match self.need(v1, Some(v2), from)? {
             Version::V1 => Ok(()),
-            Version::V2 => Err(Error::new(format!("cannot set {v2} limit (linux.resources.{from}): {why}"))),
+            Version::V2 => Err(Error::new(format!(
+                "cannot set {v2} limit (linux.resources.{from}): {why}"
+            ))),
         }
     }
 
@@ -90,7 +121,14 @@ impl Sink<'_> {
         self.put_with(controller, file, value, from, Policy::Must);
     }
 
-    fn put_with(&mut self, controller: &str, file: &str, value: impl ToString, from: &str, policy: Policy) {
+    fn put_with(
+        &mut self,
+        controller: &str,
+        file: &str,
+        value: impl ToString,
+        from: &str,
+        policy: Policy,
+    ) {
         self.writes.push(Write {
             controller: controller.to_owned(),
             file: file.to_owned(),
@@ -104,5 +142,9 @@ impl Sink<'_> {
 
 /// `max` where v1 has -1.
 fn or_max(value: i64) -> String {
-    if value < 0 { "max".to_owned() } else { value.to_string() }
+    if value < 0 {
+        "max".to_owned()
+    } else {
+        value.to_string()
+    }
 }

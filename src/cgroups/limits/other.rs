@@ -1,4 +1,5 @@
-//! The smaller parts of `linux.resources`: pids, hugepages, network classes, RDMA, and v2's files by name.
+//! The smaller parts of `linux.resources`: pids, hugepages, network classes, RDMA, and v2's files
+//! by name.
 
 use super::Sink;
 use crate::cgroups::plan::Policy;
@@ -12,32 +13,53 @@ impl Sink<'_> {
         let Pids { limit } = pids;
         if let Some(limit) = limit {
             self.need("pids", Some("pids"), "pids.limit")?;
-            let value = if *limit > 0 { limit.to_string() } else { "max".to_owned() };
+            let value = if *limit > 0 {
+                limit.to_string()
+            } else {
+                "max".to_owned()
+            };
             self.put("pids", "pids.max", value, "pids.limit");
         }
         Ok(())
     }
 
-    /// Both what is used and, since 5.7, what is reserved: a fault on a reserved page is never refused, so without the second
-    /// limit a program would be killed by SIGBUS where mmap should have failed.
+    /// Both what is used and, since 5.7, what is reserved: a fault on a reserved page is never
+    /// refused, so without the second limit a program would be killed by SIGBUS where mmap should
+    /// have failed.
     pub(super) fn hugepages(&mut self, limits: &[HugepageLimit]) -> Result<()> {
         for (index, HugepageLimit { page_size, limit }) in limits.iter().enumerate() {
             let from = format!("hugepageLimits[{index}]");
             if page_size.is_empty() || page_size.contains(['/', '.']) {
-                return Err(Error::new(format!("invalid page size \"{page_size}\" (linux.resources.{from})")));
+                return Err(Error::new(format!(
+                    "invalid page size \"{page_size}\" (linux.resources.{from})"
+                )));
             }
             let end = match self.need("hugetlb", Some("hugetlb"), &from)? {
                 Version::V1 => "limit_in_bytes",
                 Version::V2 => "max",
             };
-            self.put("hugetlb", &format!("hugetlb.{page_size}.{end}"), limit, &from);
-            self.put_with("hugetlb", &format!("hugetlb.{page_size}.rsvd.{end}"), limit, &from, Policy::IfPresent);
+            self.put(
+                "hugetlb",
+                &format!("hugetlb.{page_size}.{end}"),
+                limit,
+                &from,
+            );
+            self.put_with(
+                "hugetlb",
+                &format!("hugetlb.{page_size}.rsvd.{end}"),
+                limit,
+                &from,
+                Policy::IfPresent,
+            );
         }
         Ok(())
     }
 
     pub(super) fn network(&mut self, network: &Network) -> Result<()> {
-        let Network { class_id, priorities } = network;
+        let Network {
+            class_id,
+            priorities,
+        } = network;
         if let Some(class) = class_id.filter(|c| *c != 0) {
             self.need("net_cls", None, "network.classID")?;
             self.put("net_cls", "net_cls.classid", class, "network.classID");
@@ -45,21 +67,43 @@ impl Sink<'_> {
         for (index, InterfacePriority { name, priority }) in priorities.iter().enumerate() {
             let from = format!("network.priorities[{index}]");
             self.need("net_prio", None, &from)?;
-            self.put("net_prio", "net_prio.ifpriomap", format!("{name} {priority}"), &from);
+            self.put(
+                "net_prio",
+                "net_prio.ifpriomap",
+                format!("{name} {priority}"),
+                &from,
+            );
         }
         Ok(())
     }
 
     pub(super) fn rdma(&mut self, devices: &BTreeMap<String, Rdma>) -> Result<()> {
-        for (device, Rdma { hca_handles, hca_objects }) in devices {
+        for (
+            device,
+            Rdma {
+                hca_handles,
+                hca_objects,
+            },
+        ) in devices
+        {
             let from = format!("rdma[{device}]");
             let pairs = [("hca_handle", hca_handles), ("hca_object", hca_objects)];
-            let set: Vec<String> = pairs.iter().filter_map(|(key, v)| v.map(|v| format!("{key}={v}"))).collect();
+            let set: Vec<String> = pairs
+                .iter()
+                .filter_map(|(key, v)| v.map(|v| format!("{key}={v}")))
+                .collect();
             if set.is_empty() {
-                return Err(Error::new(format!("neither hcaHandles nor hcaObjects is given (linux.resources.{from})")));
+                return Err(Error::new(format!(
+                    "neither hcaHandles nor hcaObjects is given (linux.resources.{from})"
+                )));
             }
             self.need("rdma", Some("rdma"), &from)?;
-            self.put("rdma", "rdma.max", format!("{device} {}", set.join(" ")), &from);
+            self.put(
+                "rdma",
+                "rdma.max",
+                format!("{device} {}", set.join(" ")),
+                &from,
+            );
         }
         Ok(())
     }
@@ -71,12 +115,24 @@ impl Sink<'_> {
             if file.contains('/') {
                 return error("must be a file name (no slashes)".to_owned());
             }
-            let Some((controller, _)) = file.split_once('.').filter(|(c, p)| !c.is_empty() && !p.is_empty()) else {
+            let Some((controller, _)) = file
+                .split_once('.')
+                .filter(|(c, p)| !c.is_empty() && !p.is_empty())
+            else {
                 return error("must be in the form CONTROLLER.PARAMETER".to_owned());
             };
-            let v2 = |name: &str| self.places.iter().any(|p| p.version == Version::V2 && (name == "cgroup" || p.controllers.iter().any(|c| c == name)));
+            let v2 = |name: &str| {
+                self.places.iter().any(|p| {
+                    p.version == Version::V2
+                        && (name == "cgroup" || p.controllers.iter().any(|c| c == name))
+                })
+            };
             if !v2(controller) {
-                let why = match self.places.iter().any(|p| p.controllers.iter().any(|c| c == controller)) {
+                let why = match self
+                    .places
+                    .iter()
+                    .any(|p| p.controllers.iter().any(|c| c == controller))
+                {
                     true => "is on a cgroup v1 hierarchy",
                     false => "not available",
                 };

@@ -1,6 +1,8 @@
-//! What a container uses, in the shape of `runc events --stats`: the names are runc's, engines read them.
+//! What a container uses, in the shape of `runc events --stats`: the names are runc's, engines read
+//! them.
 //!
-//! The structs of the crate cgroups-rs are not used: they have other names, and its readers know v1 or v2 but not both at once.
+//! The structs of the crate cgroups-rs are not used: they have other names, and its readers know v1
+//! or v2 but not both at once.
 
 mod types;
 mod v1;
@@ -20,10 +22,14 @@ impl Group {
     /// What the kernel has counted. Controllers that are not there leave zeros.
     ///
     /// # Errors
-    /// A file that is there cannot be read, or has something else in it than the kernel's documentation says.
+    /// A file that is there cannot be read, or has something else in it than the kernel's
+    /// documentation says.
     pub fn stats(&self) -> Result<Stats> {
         let mut stats = Stats::default();
-        let v1_counts_time = self.places.iter().any(|p| p.version == Version::V1 && has(p, "cpuacct"));
+        let v1_counts_time = self
+            .places
+            .iter()
+            .any(|p| p.version == Version::V1 && has(p, "cpuacct"));
         for place in &self.places {
             match place.version {
                 Version::V1 => v1::add(place, &mut stats)?,
@@ -55,12 +61,18 @@ impl Reader<'_> {
     }
 
     fn bad(&self, name: &str, text: &str) -> Error {
-        Error::new(format!("parse {}: unexpected \"{}\"", self.path(name), text.trim_end()))
+        Error::new(format!(
+            "parse {}: unexpected \"{}\"",
+            self.path(name),
+            text.trim_end()
+        ))
     }
 
     /// A number; `max` is all ones, as in runc. What v1 writes as -1 too.
     fn number(&self, name: &str) -> Result<Option<u64>> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
         match text.trim_end() {
             "max" | "-1" => Ok(Some(u64::MAX)),
             value => value.parse().map(Some).map_err(|_| self.bad(name, &text)),
@@ -78,12 +90,16 @@ impl Reader<'_> {
             let (key, value) = line.split_once(' ')?;
             Some((key.to_owned(), value.trim().parse().ok()?))
         };
-        text.lines().map(|line| pair(line).ok_or_else(|| self.bad(name, line))).collect()
+        text.lines()
+            .map(|line| pair(line).ok_or_else(|| self.bad(name, line)))
+            .collect()
     }
 
     fn numbers(&self, name: &str) -> Result<Vec<u64>> {
         let text = self.text(name)?.unwrap_or_default();
-        text.split_whitespace().map(|n| n.parse().map_err(|_| self.bad(name, &text))).collect()
+        text.split_whitespace()
+            .map(|n| n.parse().map_err(|_| self.bad(name, &text)))
+            .collect()
     }
 
     /// `0-2,5` as single numbers.
@@ -102,7 +118,9 @@ impl Reader<'_> {
 
     /// Pressure stall information (Documentation/accounting/psi.rst).
     fn pressure(&self, name: &str) -> Result<Option<Pressure>> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
         let mut pressure = Pressure::default();
         for line in text.lines() {
             let mut words = line.split(' ');
@@ -128,7 +146,10 @@ impl Reader<'_> {
 
     /// The huge page sizes that this cgroup has files for.
     fn page_sizes(&self, end: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.dir).into_iter().flatten().filter_map(std::result::Result::ok);
+        let entries = std::fs::read_dir(self.dir)
+            .into_iter()
+            .flatten()
+            .filter_map(std::result::Result::ok);
         let names = entries.filter_map(|e| e.file_name().into_string().ok());
         let mut sizes: Vec<String> = names
             .filter_map(|n| Some(n.strip_prefix("hugetlb.")?.strip_suffix(end)?.to_owned()))

@@ -1,4 +1,5 @@
-//! The documents, field by field as runc writes them: zeros are left out where runc leaves them out.
+//! The documents, field by field as runc writes them: zeros are left out where runc leaves them
+//! out.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

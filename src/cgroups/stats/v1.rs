@@ -15,7 +15,8 @@ pub(super) fn add(place: &Place, stats: &mut Stats) -> Result<()> {
         let table = reader.table("cpu.stat")?;
         let count = |key: &str| table.get(key).copied().unwrap_or(0);
         let throttling = &mut stats.cpu.throttling;
-        (throttling.periods, throttling.throttled_periods) = (count("nr_periods"), count("nr_throttled"));
+        (throttling.periods, throttling.throttled_periods) =
+            (count("nr_periods"), count("nr_throttled"));
         throttling.throttled_time = count("throttled_time");
     }
     if has(place, "cpuset") {
@@ -26,7 +27,10 @@ pub(super) fn add(place: &Place, stats: &mut Stats) -> Result<()> {
     }
     if has(place, "pids") {
         stats.pids.current = reader.number_or_zero("pids.current")?;
-        stats.pids.limit = reader.number("pids.max")?.filter(|n| *n != u64::MAX).unwrap_or(0);
+        stats.pids.limit = reader
+            .number("pids.max")?
+            .filter(|n| *n != u64::MAX)
+            .unwrap_or(0);
     }
     if has(place, "blkio") {
         reader.blkio(stats)?;
@@ -39,7 +43,8 @@ pub(super) fn add(place: &Place, stats: &mut Stats) -> Result<()> {
 
 impl Reader<'_> {
     fn cpu_usage(&self, stats: &mut Stats) -> Result<()> {
-        /// cpuacct.stat counts in USER_HZ, 100 a second on every architecture that Linux containers know.
+        /// cpuacct.stat counts in USER_HZ, 100 a second on every architecture that Linux containers
+        /// know.
         const TICK: u64 = 10_000_000;
         let usage = &mut stats.cpu.usage;
         usage.total = self.number_or_zero("cpuacct.usage")?;
@@ -70,7 +75,9 @@ impl Reader<'_> {
         set.memory_spread_slab = self.number_or_zero("cpuset.memory_spread_slab")?;
         set.memory_pressure = self.number_or_zero("cpuset.memory_pressure")?;
         set.sched_load_balance = self.number_or_zero("cpuset.sched_load_balance")?;
-        let level = self.text("cpuset.sched_relax_domain_level")?.unwrap_or_default();
+        let level = self
+            .text("cpuset.sched_relax_domain_level")?
+            .unwrap_or_default();
         set.sched_relax_domain_level = level.trim_end().parse().unwrap_or(0);
         Ok(())
     }
@@ -96,13 +103,15 @@ impl Reader<'_> {
         })
     }
 
-    /// BFQ counts most where the kernel has its debugging; else it counts two, if it schedules at all; else the throttle's counts.
+    /// BFQ counts most where the kernel has its debugging; else it counts two, if it schedules at
+    /// all; else the throttle's counts.
     fn blkio(&self, stats: &mut Stats) -> Result<()> {
         let blkio = &mut stats.blkio;
         let bfq = self.devices("blkio.bfq.sectors_recursive")?;
         if !bfq.is_empty() {
             blkio.sectors_recursive = bfq;
-            blkio.io_service_time_recursive = self.devices("blkio.bfq.io_service_time_recursive")?;
+            blkio.io_service_time_recursive =
+                self.devices("blkio.bfq.io_service_time_recursive")?;
             blkio.io_wait_time_recursive = self.devices("blkio.bfq.io_wait_time_recursive")?;
             blkio.io_merged_recursive = self.devices("blkio.bfq.io_merged_recursive")?;
             blkio.io_queue_recursive = self.devices("blkio.bfq.io_queued_recursive")?;
@@ -112,7 +121,8 @@ impl Reader<'_> {
             let serviced = self.devices(&format!("{prefix}iced_recursive"))?;
             if !serviced.is_empty() {
                 blkio.io_serviced_recursive = serviced;
-                blkio.io_service_bytes_recursive = self.devices(&format!("{prefix}ice_bytes_recursive"))?;
+                blkio.io_service_bytes_recursive =
+                    self.devices(&format!("{prefix}ice_bytes_recursive"))?;
                 break;
             }
         }
@@ -125,12 +135,21 @@ impl Reader<'_> {
         let mut entries = Vec::new();
         for line in text.lines().filter(|line| !line.starts_with("Total")) {
             let fields: Vec<&str> = line.split([' ', ':']).collect();
-            let number = |at: usize| fields.get(at).and_then(|n| n.parse().ok()).ok_or_else(|| self.bad(name, line));
+            let number = |at: usize| {
+                fields
+                    .get(at)
+                    .and_then(|n| n.parse().ok())
+                    .ok_or_else(|| self.bad(name, line))
+            };
             let named = fields.len() == 4;
             entries.push(BlkioEntry {
                 major: number(0)?,
                 minor: number(1)?,
-                op: if named { fields[2].to_owned() } else { String::new() },
+                op: if named {
+                    fields[2].to_owned()
+                } else {
+                    String::new()
+                },
                 value: number(if named { 3 } else { 2 })?,
             });
         }
@@ -140,7 +159,11 @@ impl Reader<'_> {
     fn hugetlb(&self, stats: &mut Stats) -> Result<()> {
         for size in self.page_sizes(".usage_in_bytes") {
             let of = |name: &str| self.number_or_zero(&format!("hugetlb.{size}.{name}"));
-            let entry = Hugetlb { usage: of("usage_in_bytes")?, max: of("max_usage_in_bytes")?, failcnt: of("failcnt")? };
+            let entry = Hugetlb {
+                usage: of("usage_in_bytes")?,
+                max: of("max_usage_in_bytes")?,
+                failcnt: of("failcnt")?,
+            };
             stats.hugetlb.insert(size, entry);
         }
         Ok(())

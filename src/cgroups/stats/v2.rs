@@ -5,7 +5,8 @@ use super::{Reader, has};
 use crate::Result;
 use crate::cgroups::plan::Place;
 
-/// Adds what the unified hierarchy counts. It counts the processor's time always: in a hybrid tree v1 has that already.
+/// Adds what the unified hierarchy counts. It counts the processor's time always: in a hybrid tree
+/// v1 has that already.
 pub(super) fn add(place: &Place, v1_counts_time: bool, stats: &mut Stats) -> Result<()> {
     let reader = Reader { dir: &place.dir };
     if !v1_counts_time {
@@ -22,9 +23,16 @@ pub(super) fn add(place: &Place, v1_counts_time: bool, stats: &mut Stats) -> Res
         stats.pids.current = match reader.number("pids.current")? {
             Some(n) => n,
             // The controller is off here: the processes are counted.
-            None => reader.text("cgroup.procs")?.unwrap_or_default().lines().count() as u64,
+            None => reader
+                .text("cgroup.procs")?
+                .unwrap_or_default()
+                .lines()
+                .count() as u64,
         };
-        stats.pids.limit = reader.number("pids.max")?.filter(|n| *n != u64::MAX).unwrap_or(0);
+        stats.pids.limit = reader
+            .number("pids.max")?
+            .filter(|n| *n != u64::MAX)
+            .unwrap_or(0);
     }
     if has(place, "io") {
         reader.io(stats)?;
@@ -41,10 +49,14 @@ impl Reader<'_> {
         let nanoseconds = |key: &str| table.get(key).copied().unwrap_or(0) * 1000;
         let count = |key: &str| table.get(key).copied().unwrap_or(0);
         let cpu = &mut stats.cpu;
-        (cpu.usage.total, cpu.usage.user, cpu.usage.kernel) =
-            (nanoseconds("usage_usec"), nanoseconds("user_usec"), nanoseconds("system_usec"));
+        (cpu.usage.total, cpu.usage.user, cpu.usage.kernel) = (
+            nanoseconds("usage_usec"),
+            nanoseconds("user_usec"),
+            nanoseconds("system_usec"),
+        );
         if table.contains_key("nr_periods") {
-            (cpu.throttling.periods, cpu.throttling.throttled_periods) = (count("nr_periods"), count("nr_throttled"));
+            (cpu.throttling.periods, cpu.throttling.throttled_periods) =
+                (count("nr_periods"), count("nr_throttled"));
             cpu.throttling.throttled_time = nanoseconds("throttled_usec");
         }
         cpu.psi = self.pressure("cpu.pressure")?;
@@ -55,7 +67,9 @@ impl Reader<'_> {
         let memory = &mut stats.memory;
         memory.raw = self.table("memory.stat")?;
         memory.cache = memory.raw.get("file").copied().unwrap_or(0);
-        let failed = |events: &str| -> Result<u64> { Ok(self.table(events)?.get("max").copied().unwrap_or(0)) };
+        let failed = |events: &str| -> Result<u64> {
+            Ok(self.table(events)?.get("max").copied().unwrap_or(0))
+        };
         memory.usage = MemoryEntry {
             limit: self.number_or_zero("memory.max")?,
             usage: self.number_or_zero("memory.current")?,
@@ -63,7 +77,10 @@ impl Reader<'_> {
             failcnt: failed("memory.events")?,
         };
         // v1 counts memory and swap together, and what is read as such stays so.
-        if let (Some(limit), Some(usage)) = (self.number("memory.swap.max")?, self.number("memory.swap.current")?) {
+        if let (Some(limit), Some(usage)) = (
+            self.number("memory.swap.max")?,
+            self.number("memory.swap.current")?,
+        ) {
             memory.swap = MemoryEntry {
                 limit: limit.saturating_add(memory.usage.limit),
                 usage: usage + memory.usage.usage,
@@ -81,7 +98,9 @@ impl Reader<'_> {
         for line in text.lines() {
             let mut words = line.split(' ');
             let device = words.next().and_then(|d| d.split_once(':'));
-            let Some((major, minor)) = device.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))) else {
+            let Some((major, minor)) =
+                device.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
+            else {
                 return Err(self.bad(FILE, line));
             };
             for (key, value) in words.filter_map(|w| w.split_once('=')) {
@@ -93,7 +112,12 @@ impl Reader<'_> {
                     _ => continue,
                 };
                 let value = value.parse().map_err(|_| self.bad(FILE, line))?;
-                list.push(BlkioEntry { major, minor, op: op.to_owned(), value });
+                list.push(BlkioEntry {
+                    major,
+                    minor,
+                    op: op.to_owned(),
+                    value,
+                });
             }
         }
         stats.blkio.psi = self.pressure("io.pressure")?;
@@ -103,8 +127,19 @@ impl Reader<'_> {
     fn hugetlb_v2(&self, stats: &mut Stats) -> Result<()> {
         for size in self.page_sizes(".current") {
             let usage = self.number_or_zero(&format!("hugetlb.{size}.current"))?;
-            let failcnt = self.table(&format!("hugetlb.{size}.events"))?.get("max").copied().unwrap_or(0);
-            stats.hugetlb.insert(size, Hugetlb { usage, max: 0, failcnt });
+            let failcnt = self
+                .table(&format!("hugetlb.{size}.events"))?
+                .get("max")
+                .copied()
+                .unwrap_or(0);
+            stats.hugetlb.insert(
+                size,
+                Hugetlb {
+                    usage,
+                    max: 0,
+                    failcnt,
+                },
+            );
         }
         Ok(())
     }

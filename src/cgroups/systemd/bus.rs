@@ -1,4 +1,5 @@
-//! D-Bus on a blocking socket: one call at a time, no thread (D-Bus specification 0.41; the marshalling is zvariant's).
+//! D-Bus on a blocking socket: one call at a time, no thread (D-Bus specification 0.41; the
+//! marshalling is zvariant's).
 
 use super::Value;
 use crate::{Context as _, Error, Result};
@@ -63,7 +64,8 @@ impl From<Failure> for Error {
 }
 
 impl Bus {
-    /// Connects and authenticates: the socket tells who we are, so no name is given (also right within a user namespace).
+    /// Connects and authenticates: the socket tells who we are, so no name is given (also right
+    /// within a user namespace).
     pub(in crate::cgroups) fn connect(path: &str, is_direct: bool) -> Result<Self> {
         let stream = if let Some(name) = path.strip_prefix('@') {
             let address = <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
@@ -72,18 +74,36 @@ impl Bus {
             UnixStream::connect(path)
         };
         let stream = stream.on("connect to", path)?;
-        stream.set_read_timeout(Some(PATIENCE)).on("set the timeout of", path)?;
-        stream.set_write_timeout(Some(PATIENCE)).on("set the timeout of", path)?;
-        let mut bus = Self { stream, serial: 0, is_direct, come: Vec::new(), signals: Vec::new() };
-        bus.authenticate().map_err(|e| e.within(format_args!("D-Bus on {path}")))?;
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .on("set the timeout of", path)?;
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .on("set the timeout of", path)?;
+        let mut bus = Self {
+            stream,
+            serial: 0,
+            is_direct,
+            come: Vec::new(),
+            signals: Vec::new(),
+        };
+        bus.authenticate()
+            .map_err(|e| e.within(format_args!("D-Bus on {path}")))?;
         if !is_direct {
-            bus.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", None::<&()>)?;
+            bus.call(
+                "org.freedesktop.DBus",
+                "/org/freedesktop/DBus",
+                "org.freedesktop.DBus",
+                "Hello",
+                None::<&()>,
+            )?;
         }
         Ok(bus)
     }
 
-    /// All in one piece, as systemd's own programs send it, and nothing more before the answer: what comes in one read with
-    /// BEGIN lies unread in systemd until something follows. Signals may come right behind the answer.
+    /// All in one piece, as systemd's own programs send it, and nothing more before the answer:
+    /// what comes in one read with BEGIN lies unread in systemd until something follows. Signals
+    /// may come right behind the answer.
     fn authenticate(&mut self) -> Result<()> {
         self.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         loop {
@@ -95,7 +115,12 @@ impl Bus {
                 match line {
                     _ if line.starts_with(b"OK") => return Ok(()),
                     _ if line.starts_with(b"DATA") => {}
-                    _ => return Err(Error::new(format!("authentication: {}", String::from_utf8_lossy(&line)))),
+                    _ => {
+                        return Err(Error::new(format!(
+                            "authentication: {}",
+                            String::from_utf8_lossy(&line)
+                        )));
+                    }
                 }
             }
             if count == 0 || self.come.len() > 4096 {
@@ -117,7 +142,9 @@ impl Bus {
         member: &str,
         body: Option<&B>,
     ) -> std::result::Result<Message, Failure> {
-        let serial = self.begin(destination, path, interface, member, body).map_err(Failure::Broken)?;
+        let serial = self
+            .begin(destination, path, interface, member, body)
+            .map_err(Failure::Broken)?;
         loop {
             let message = self.receive().map_err(Failure::Broken)?;
             match message.kind {
@@ -150,9 +177,18 @@ impl Bus {
         }
         let mut bytes = Vec::new();
         if let Some(body) = body {
-            // A body of several values is their sequence: the signature without the structure's brackets.
-            push_field(&mut fields, 8, b'g', &body.signature().to_string_no_parens());
-            bytes = to_bytes(Context::new_dbus(LE, 0), body).map_err(|e| wire(&e))?.bytes().to_vec();
+            // A body of several values is their sequence: the signature without the structure's
+            // brackets.
+            push_field(
+                &mut fields,
+                8,
+                b'g',
+                &body.signature().to_string_no_parens(),
+            );
+            bytes = to_bytes(Context::new_dbus(LE, 0), body)
+                .map_err(|e| wire(&e))?
+                .bytes()
+                .to_vec();
         }
         let mut message = vec![b'l', CALL, 0, 1];
         for number in [bytes.len() as u32, self.serial, fields.len() as u32] {
@@ -183,7 +219,9 @@ impl Bus {
         for (to, from) in bytes.iter_mut().zip(self.come.drain(..here)) {
             *to = from;
         }
-        self.stream.read_exact(&mut bytes[here..]).map_err(|e| broken(&e))
+        self.stream
+            .read_exact(&mut bytes[here..])
+            .map_err(|e| broken(&e))
     }
 
     fn receive(&mut self) -> Result<Message> {
@@ -193,7 +231,9 @@ impl Bus {
         if bytes[0] != b'l' {
             return Err(Error::new("D-Bus: a message of the other byte order"));
         }
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
+        };
         let (body, fields) = (word(4), word(12));
         if body > MOST || fields > MOST {
             return Err(Error::new("D-Bus: a message that is too long"));
@@ -203,7 +243,13 @@ impl Bus {
         self.fill(&mut bytes[16..])?;
         let data = Data::new(bytes[..start].to_vec(), Context::new_dbus(LE, 0));
         let (header, _): (Header, usize) = data.deserialize().map_err(|e| wire(&e))?;
-        let mut message = Message { kind: header.1, reply_to: 0, member: String::new(), error: String::new(), body: bytes[start..].to_vec() };
+        let mut message = Message {
+            kind: header.1,
+            reply_to: 0,
+            member: String::new(),
+            error: String::new(),
+            body: bytes[start..].to_vec(),
+        };
         for (code, value) in &header.6 {
             match (code, value) {
                 (3, zvariant::Value::Str(text)) => message.member = text.to_string(),
@@ -220,11 +266,14 @@ impl Message {
     /// The body as values of known types.
     pub(in crate::cgroups) fn body<T: for<'d> serde::Deserialize<'d> + Type>(&self) -> Result<T> {
         let data = Data::new(self.body.clone(), Context::new_dbus(LE, 0));
-        data.deserialize().map(|(value, _)| value).map_err(|e| wire(&e))
+        data.deserialize()
+            .map(|(value, _)| value)
+            .map_err(|e| wire(&e))
     }
 }
 
-/// One field of a header: its code, its type and a text. (By hand: zvariant has no type for a signature of several values.)
+/// One field of a header: its code, its type and a text. (By hand: zvariant has no type for a
+/// signature of several values.)
 fn push_field(fields: &mut Vec<u8>, code: u8, kind: u8, text: &str) {
     fields.resize(fields.len().next_multiple_of(8), 0);
     fields.extend([code, 1, kind, 0]);
@@ -240,7 +289,9 @@ fn push_field(fields: &mut Vec<u8>, code: u8, kind: u8, text: &str) {
 
 fn broken(error: &std::io::Error) -> Error {
     match error.kind() {
-        std::io::ErrorKind::WouldBlock => Error::new(format!("D-Bus: no answer within {} s", PATIENCE.as_secs())),
+        std::io::ErrorKind::WouldBlock => {
+            Error::new(format!("D-Bus: no answer within {} s", PATIENCE.as_secs()))
+        }
         _ => Error::io("read from", "D-Bus", error),
     }
 }
@@ -266,7 +317,9 @@ pub(super) fn variant(value: &Value) -> Result<zvariant::Value<'static>> {
         Value::U64(v) => (*v).into(),
         Value::F64(v) => (*v).into(),
         Value::Str(v) => v.clone().into(),
-        Value::Path(v) => ObjectPath::try_from(v.clone()).map_err(|e| wire(&e))?.into(),
+        Value::Path(v) => ObjectPath::try_from(v.clone())
+            .map_err(|e| wire(&e))?
+            .into(),
         Value::Array(element, values) => {
             let mut array = Array::new(&signature_of(element)?);
             for value in values {

@@ -21,16 +21,25 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the system's instance or the user's: over the bus, else over systemd's own socket.
+    /// Connects to the system's instance or the user's: over the bus, else over systemd's own
+    /// socket.
     ///
     /// # Errors
     /// Neither answers.
     pub fn connect(user: bool) -> Result<Self> {
-        let context = if user { "reach the user's systemd" } else { "reach systemd" };
+        let context = if user {
+            "reach the user's systemd"
+        } else {
+            "reach systemd"
+        };
         let mut failed = Vec::new();
         for (path, is_direct) in addresses(user) {
             match Bus::connect(&path, is_direct) {
-                Ok(bus) => return Self { bus, version: None }.subscribed().map_err(|e| e.within(context)),
+                Ok(bus) => {
+                    return Self { bus, version: None }
+                        .subscribed()
+                        .map_err(|e| e.within(context));
+                }
                 Err(error) => failed.push(error.to_string()),
             }
         }
@@ -43,14 +52,26 @@ impl Client {
     /// systemd tells of its jobs only when somebody has asked for it.
     fn subscribed(mut self) -> Result<Self> {
         if !self.bus.is_direct {
-            let rule = format!("type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'");
-            self.bus.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", Some(&rule))?;
+            let rule = format!(
+                "type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
+            );
+            self.bus.call(
+                "org.freedesktop.DBus",
+                "/org/freedesktop/DBus",
+                "org.freedesktop.DBus",
+                "AddMatch",
+                Some(&rule),
+            )?;
         }
         self.manager("Subscribe", None::<&()>)?;
         Ok(self)
     }
 
-    fn manager<B: serde::Serialize + DynamicType>(&mut self, member: &str, body: Option<&B>) -> std::result::Result<Message, Failure> {
+    fn manager<B: serde::Serialize + DynamicType>(
+        &mut self,
+        member: &str,
+        body: Option<&B>,
+    ) -> std::result::Result<Message, Failure> {
         self.bus.call(SYSTEMD, OBJECT, MANAGER, member, body)
     }
 
@@ -59,24 +80,48 @@ impl Client {
         if let Some(version) = self.version {
             return Ok(version);
         }
-        let message = self.bus.call(SYSTEMD, OBJECT, "org.freedesktop.DBus.Properties", "Get", Some(&(MANAGER, "Version")))?;
+        let message = self.bus.call(
+            SYSTEMD,
+            OBJECT,
+            "org.freedesktop.DBus.Properties",
+            "Get",
+            Some(&(MANAGER, "Version")),
+        )?;
         let value: zvariant::OwnedValue = message.body()?;
-        let text = String::try_from(value).map_err(|e| Error::new(format!("systemd's version: {e}")))?;
-        let digits: String = text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-        let version = digits.parse().map_err(|_| Error::new(format!("systemd's version: \"{text}\"")))?;
+        let text =
+            String::try_from(value).map_err(|e| Error::new(format!("systemd's version: {e}")))?;
+        let digits: String = text
+            .chars()
+            .skip_while(|c| !c.is_ascii_digit())
+            .take_while(char::is_ascii_digit)
+            .collect();
+        let version = digits
+            .parse()
+            .map_err(|_| Error::new(format!("systemd's version: \"{text}\"")))?;
         self.version = Some(version);
         Ok(version)
     }
 
     /// The properties as systemd's of this version take them.
-    fn fitting(&mut self, properties: &[Property]) -> Result<Vec<(String, zvariant::Value<'static>)>> {
+    fn fitting(
+        &mut self,
+        properties: &[Property],
+    ) -> Result<Vec<(String, zvariant::Value<'static>)>> {
         let newest = properties.iter().map(|p| p.since).max().unwrap_or(0);
         let version = if newest == 0 { 0 } else { self.version()? };
         let fitting = properties.iter().filter(|p| p.since <= version);
-        fitting.map(|p| Ok((p.name.clone(), variant(&p.value).map_err(|e| e.within(&p.name))?))).collect()
+        fitting
+            .map(|p| {
+                Ok((
+                    p.name.clone(),
+                    variant(&p.value).map_err(|e| e.within(&p.name))?,
+                ))
+            })
+            .collect()
     }
 
-    /// Starts the unit around a process and waits until systemd has done it. A failed unit of the name is cleared away.
+    /// Starts the unit around a process and waits until systemd has done it. A failed unit of the
+    /// name is cleared away.
     ///
     /// # Errors
     /// systemd refuses, or does not end the job within 30 s.
@@ -84,10 +129,18 @@ impl Client {
         let mut all = unit.properties.clone();
         all.extend(more.iter().cloned());
         let pids = vec![Value::U32(pid.as_raw().cast_unsigned())];
-        all.push(Property::new(names::PIDS, Value::Array("u".to_owned(), pids)));
+        all.push(Property::new(
+            names::PIDS,
+            Value::Array("u".to_owned(), pids),
+        ));
         let properties = self.fitting(&all)?;
         let auxiliary: Vec<(String, Vec<(String, zvariant::Value)>)> = Vec::new();
-        let body = (unit.name.as_str(), names::UNIT_MODE_REPLACE, &properties, &auxiliary);
+        let body = (
+            unit.name.as_str(),
+            names::UNIT_MODE_REPLACE,
+            &properties,
+            &auxiliary,
+        );
         let started = match self.manager("StartTransientUnit", Some(&body)) {
             Err(Failure::Refused(name, _)) if name == UNIT_EXISTS => {
                 self.reset_failed(&unit.name);
@@ -95,7 +148,9 @@ impl Client {
             }
             other => other,
         };
-        let done = started.map_err(Error::from).and_then(|message| self.wait(&message));
+        let done = started
+            .map_err(Error::from)
+            .and_then(|message| self.wait(&message));
         done.map_err(|e| {
             self.reset_failed(&unit.name);
             e.within(format_args!("unable to start unit \"{}\"", unit.name))
@@ -107,9 +162,14 @@ impl Client {
         let job: zvariant::OwnedObjectPath = begun.body()?;
         loop {
             let removed = self.bus.signal("JobRemoved")?;
-            let (_, path, unit, result): (u32, zvariant::OwnedObjectPath, String, String) = removed.body()?;
+            let (_, path, unit, result): (u32, zvariant::OwnedObjectPath, String, String) =
+                removed.body()?;
             if ObjectPath::from(path) == ObjectPath::from(job.clone()) {
-                return if result == "done" { Ok(()) } else { Err(Error::new(format!("systemd's job for {unit}: {result}"))) };
+                return if result == "done" {
+                    Ok(())
+                } else {
+                    Err(Error::new(format!("systemd's job for {unit}: {result}")))
+                };
             }
         }
     }
@@ -138,20 +198,28 @@ impl Client {
             return Ok(());
         }
         let set = self.manager("SetUnitProperties", Some(&(name, true, &properties)));
-        set.map(drop).map_err(|e| Error::from(e).within(format_args!("unable to set properties of unit \"{name}\"")))?;
-        // It answers before it writes the files, and writes them before it takes the next call (`manager_loop`, src/core/manager.c).
+        set.map(drop).map_err(|e| {
+            Error::from(e).within(format_args!("unable to set properties of unit \"{name}\""))
+        })?;
+        // It answers before it writes the files, and writes them before it takes the next call
+        // (`manager_loop`, src/core/manager.c).
         self.version = None;
         self.version().map(drop)
     }
 
-    /// Moves a process into the unit's cgroup, or one below: an ordinary user may not write where the two cgroups meet.
+    /// Moves a process into the unit's cgroup, or one below: an ordinary user may not write where
+    /// the two cgroups meet.
     ///
     /// # Errors
     /// systemd refuses.
     pub fn attach(&mut self, name: &str, below: &str, pid: Pid) -> Result<()> {
         let pids = vec![pid.as_raw().cast_unsigned()];
         let done = self.manager("AttachProcessesToUnit", Some(&(name, below, &pids)));
-        done.map(drop).map_err(|e| Error::from(e).within(format_args!("unable to move process {pid} into unit \"{name}\"")))
+        done.map(drop).map_err(|e| {
+            Error::from(e).within(format_args!(
+                "unable to move process {pid} into unit \"{name}\""
+            ))
+        })
     }
 
     /// A unit that failed keeps its name until this; one that did not has nothing to be reset.
@@ -163,14 +231,29 @@ impl Client {
 /// Sockets to try, and whether each is systemd's own.
 fn addresses(user: bool) -> Vec<(String, bool)> {
     let mut all = Vec::new();
-    let variable = if user { "DBUS_SESSION_BUS_ADDRESS" } else { "DBUS_SYSTEM_BUS_ADDRESS" };
-    all.extend(std::env::var(variable).ok().and_then(|address| socket(&address)).map(|path| (path, false)));
+    let variable = if user {
+        "DBUS_SESSION_BUS_ADDRESS"
+    } else {
+        "DBUS_SYSTEM_BUS_ADDRESS"
+    };
+    all.extend(
+        std::env::var(variable)
+            .ok()
+            .and_then(|address| socket(&address))
+            .map(|path| (path, false)),
+    );
     if user {
         if let Ok(dir) = std::env::var("XDG_RUNTIME_DIR") {
-            all.extend([(format!("{dir}/bus"), false), (format!("{dir}/systemd/private"), true)]);
+            all.extend([
+                (format!("{dir}/bus"), false),
+                (format!("{dir}/systemd/private"), true),
+            ]);
         }
     } else {
-        all.extend([("/run/dbus/system_bus_socket".to_owned(), false), ("/run/systemd/private".to_owned(), true)]);
+        all.extend([
+            ("/run/dbus/system_bus_socket".to_owned(), false),
+            ("/run/systemd/private".to_owned(), true),
+        ]);
     }
     all
 }
@@ -179,10 +262,11 @@ fn addresses(user: bool) -> Vec<(String, bool)> {
 pub(in crate::cgroups) fn socket(address: &str) -> Option<String> {
     address.split(';').find_map(|one| {
         let keys = one.strip_prefix("unix:")?;
-        keys.split(',').find_map(|pair| match pair.split_once('=')? {
-            ("path", path) => Some(path.to_owned()),
-            ("abstract", name) => Some(format!("@{name}")),
-            _ => None,
-        })
+        keys.split(',')
+            .find_map(|pair| match pair.split_once('=')? {
+                ("path", path) => Some(path.to_owned()),
+                ("abstract", name) => Some(format!("@{name}")),
+                _ => None,
+            })
     })
 }

@@ -1,8 +1,10 @@
-//! The systemd driver: a container is a transient scope (or a slice) that systemd makes around its process.
+//! The systemd driver: a container is a transient scope (or a slice) that systemd makes around its
+//! process.
 //!
-//! Of the crate cgroups-rs this uses the names of the properties and the unfolding of slices. Its client is not used: it knows
-//! the system's bus alone, does not wait for systemd's job, and its connection starts threads that never end, where hull must
-//! have one thread when it clones. `client.rs` speaks the same protocol on a blocking socket.
+//! Of the crate cgroups-rs this uses the names of the properties and the unfolding of slices. Its
+//! client is not used: it knows the system's bus alone, does not wait for systemd's job, and its
+//! connection starts threads that never end, where hull must have one thread when it clones.
+//! `client.rs` speaks the same protocol on a blocking socket.
 
 mod bus;
 mod client;
@@ -62,14 +64,19 @@ pub struct Property {
     pub name: String,
     /// Its value.
     pub value: Value,
-    /// The first systemd that knows it; 0 for all. An older one is not given it: the cgroup's file has the value all the same.
+    /// The first systemd that knows it; 0 for all. An older one is not given it: the cgroup's file
+    /// has the value all the same.
     #[serde(default)]
     pub since: u32,
 }
 
 impl Property {
     pub(super) fn new(name: &str, value: Value) -> Self {
-        Self { name: name.to_owned(), value, since: 0 }
+        Self {
+            name: name.to_owned(),
+            value,
+            since: 0,
+        }
     }
 }
 
@@ -87,23 +94,31 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// The unit for a request: `cgroupsPath` is `slice:prefix:name`, each with a default (runc's form).
+    /// The unit for a request: `cgroupsPath` is `slice:prefix:name`, each with a default (runc's
+    /// form).
     ///
     /// # Errors
     /// The path has another form; an annotation's name or value is none of systemd's.
     pub(super) fn new(request: &Request, tree: &Tree) -> Result<Self> {
         let user = request.driver == Driver::Systemd { user: true };
         if user && !tree.is_pure_v2() {
-            return Err(Error::new("cannot use rootless systemd cgroups manager on cgroup v1"));
+            return Err(Error::new(
+                "cannot use rootless systemd cgroups manager on cgroup v1",
+            ));
         }
-        let default = if user { "user.slice" } else { names::DEFAULT_SLICE };
+        let default = if user {
+            "user.slice"
+        } else {
+            names::DEFAULT_SLICE
+        };
         let (slice, prefix, name) = match request.path.filter(|p| !p.is_empty()) {
             None => (default, "hull", request.id),
             Some(path) => {
                 let parts: Vec<&str> = path.split(':').collect();
                 let [slice, prefix, name] = parts[..] else {
                     return Err(Error::new(format!(
-                        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got \"{path}\" instead"
+                        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd \
+                            cgroups, got \"{path}\" instead"
                     )));
                 };
                 (if slice.is_empty() { default } else { slice }, prefix, name)
@@ -117,45 +132,74 @@ impl Unit {
             (false, _) => format!("{prefix}-{name}{}", names::SCOPE_SUFFIX),
         };
         if name.is_empty() || unit.contains('/') {
-            return Err(Error::new(format!("cgroupsPath: \"{unit}\" is no unit's name")));
+            return Err(Error::new(format!(
+                "cgroupsPath: \"{unit}\" is no unit's name"
+            )));
         }
         let mut properties = basic(slice, name, is_slice, tree.is_pure_v2());
         for (key, value) in request.annotations {
             if let Some(property) = key.strip_prefix("org.systemd.property.") {
-                properties.push(annotation(property, value).map_err(|e| e.within(format_args!("annotation {key}={value}")))?);
+                properties.push(
+                    annotation(property, value)
+                        .map_err(|e| e.within(format_args!("annotation {key}={value}")))?,
+                );
             }
         }
-        Ok(Self { name: unit, slice: slice.to_owned(), user, properties })
+        Ok(Self {
+            name: unit,
+            slice: slice.to_owned(),
+            user,
+            properties,
+        })
     }
 
-    /// The unit's cgroup below a hierarchy's root. The user's instance is itself in `user@UID.service`.
+    /// The unit's cgroup below a hierarchy's root. The user's instance is itself in
+    /// `user@UID.service`.
     pub(super) fn path(&self, tree: &Tree) -> Result<String> {
         let below = expand(&self.slice)?;
-        let below = if self.name.ends_with(names::SLICE_SUFFIX) { expand(&self.name)? } else { join(&below, &self.name) };
+        let below = if self.name.ends_with(names::SLICE_SUFFIX) {
+            expand(&self.name)?
+        } else {
+            join(&below, &self.name)
+        };
         if !self.user {
             return Ok(below);
         }
         let uid = tree.uid;
-        Ok(join(&format!("user.slice/user-{uid}.slice/user@{uid}.service"), &below))
+        Ok(join(
+            &format!("user.slice/user-{uid}.slice/user@{uid}.service"),
+            &below,
+        ))
     }
 }
 
 fn join(above: &str, below: &str) -> String {
-    if above.is_empty() { below.to_owned() } else { format!("{above}/{below}") }
+    if above.is_empty() {
+        below.to_owned()
+    } else {
+        format!("{above}/{below}")
+    }
 }
 
 /// `a-b.slice` is in `a.slice`: `a.slice/a-b.slice`.
 fn expand(slice: &str) -> Result<String> {
-    names::utils::expand_slice(slice).map_err(|_| Error::new(format!("invalid slice name: {slice}")))
+    names::utils::expand_slice(slice)
+        .map_err(|_| Error::new(format!("invalid slice name: {slice}")))
 }
 
 /// What every unit of a container has (runc's list).
 fn basic(slice: &str, name: &str, is_slice: bool, v2: bool) -> Vec<Property> {
     let yes = |name: &str| Property::new(name, Value::Bool(true));
-    let mut all = vec![Property::new(names::DESCRIPTION, Value::Str(format!("hull container {name}")))];
+    let mut all = vec![Property::new(
+        names::DESCRIPTION,
+        Value::Str(format!("hull container {name}")),
+    )];
     if is_slice {
         // A slice's place is its name.
-        all.push(Property::new(names::WANTS, Value::Array("s".to_owned(), vec![Value::Str(slice.to_owned())])));
+        all.push(Property::new(
+            names::WANTS,
+            Value::Array("s".to_owned(), vec![Value::Str(slice.to_owned())]),
+        ));
     } else {
         all.push(Property::new(names::SLICE, Value::Str(slice.to_owned())));
         // What is below belongs to the container: systemd keeps its hands off.
@@ -163,24 +207,37 @@ fn basic(slice: &str, name: &str, is_slice: bool, v2: bool) -> Vec<Property> {
     }
     all.push(yes(names::MEMORY_ACCOUNTING));
     all.push(yes(names::CPU_ACCOUNTING));
-    all.push(yes(if v2 { names::IO_ACCOUNTING } else { names::BLOCK_IO_ACCOUNTING }));
+    all.push(yes(if v2 {
+        names::IO_ACCOUNTING
+    } else {
+        names::BLOCK_IO_ACCOUNTING
+    }));
     all.push(yes(names::TASKS_ACCOUNTING));
-    all.push(Property::new(names::DEFAULT_DEPENDENCIES, Value::Bool(false)));
+    all.push(Property::new(
+        names::DEFAULT_DEPENDENCIES,
+        Value::Bool(false),
+    ));
     all
 }
 
-/// `org.systemd.property.NAME`: NAME of at least three letters, the value in GVariant's text form. systemd's `...Sec` is on the
-/// bus `...USec`, in microseconds.
+/// `org.systemd.property.NAME`: NAME of at least three letters, the value in GVariant's text form.
+/// systemd's `...Sec` is on the bus `...USec`, in microseconds.
 fn annotation(name: &str, text: &str) -> Result<Property> {
     if name.len() < 3 {
         return Err(Error::new("name incorrect: too short"));
     }
     if !name.bytes().all(|b| b.is_ascii_alphabetic()) {
-        return Err(Error::new("name incorrect: contains non-alphabetic character"));
+        return Err(Error::new(
+            "name incorrect: contains non-alphabetic character",
+        ));
     }
     let value = parse_value(text)?;
-    let seconds = name.strip_suffix("Sec").filter(|rest| rest.ends_with(|c: char| c.is_ascii_lowercase()));
-    let Some(rest) = seconds else { return Ok(Property::new(name, value)) };
+    let seconds = name
+        .strip_suffix("Sec")
+        .filter(|rest| rest.ends_with(|c: char| c.is_ascii_lowercase()));
+    let Some(rest) = seconds else {
+        return Ok(Property::new(name, value));
+    };
     const M: u64 = 1_000_000;
     let micro = match value {
         Value::Byte(n) => Some(u64::from(n) * M),
@@ -193,5 +250,7 @@ fn annotation(name: &str, text: &str) -> Result<Property> {
         Value::F64(n) if n >= 0.0 => Some((n * M as f64) as u64),
         _ => None,
     };
-    micro.map(|n| Property::new(&format!("{rest}USec"), Value::U64(n))).ok_or_else(|| Error::new("value parse error: not a number of seconds"))
+    micro
+        .map(|n| Property::new(&format!("{rest}USec"), Value::U64(n)))
+        .ok_or_else(|| Error::new("value parse error: not a number of seconds"))
 }

@@ -1,4 +1,5 @@
-//! The same limits as properties of the unit, so that systemd, which writes a unit's values again when it is reloaded, writes hull's.
+//! The same limits as properties of the unit, so that systemd, which writes a unit's values again
+//! when it is reloaded, writes hull's.
 
 use super::{Property, Value};
 use crate::cgroups::devices::{ALL, Device, Kind, MKNOD, READ, Rules, WRITE};
@@ -6,7 +7,8 @@ use crate::cgroups::plan::Write;
 use crate::{Error, Result};
 use cgroups_rs::systemd as names;
 
-/// Properties for the files that systemd knows; the rest is in the files alone. From the writes, and so for `unified` too.
+/// Properties for the files that systemd knows; the rest is in the files alone. From the writes,
+/// and so for `unified` too.
 pub(in crate::cgroups) fn of_writes(writes: &[Write]) -> Result<Vec<Property>> {
     let mut all: Vec<Property> = Vec::new();
     let mut quota = Bandwidth::default();
@@ -19,9 +21,15 @@ pub(in crate::cgroups) fn of_writes(writes: &[Write]) -> Result<Vec<Property>> {
         }
     }
     // An idle group has no weight, and systemd has one property for both.
-    if writes.iter().any(|w| w.file == "cpu.idle" && w.value == "1") {
+    if writes
+        .iter()
+        .any(|w| w.file == "cpu.idle" && w.value == "1")
+    {
         all.retain(|p| p.name != names::CPU_WEIGHT);
-        all.push(Property { since: 252, ..Property::new(names::CPU_WEIGHT, Value::U64(0)) });
+        all.push(Property {
+            since: 252,
+            ..Property::new(names::CPU_WEIGHT, Value::U64(0))
+        });
     }
     all.extend(quota.properties());
     Ok(all)
@@ -41,13 +49,23 @@ fn one(write: &Write, bandwidth: &mut Bandwidth) -> Result<Vec<Property>> {
         "cpu.shares" => names::CPU_SHARES,
         "blkio.weight" => "BlockIOWeight",
         "cpuset.cpus" | "cpuset.mems" => {
-            let name = if write.file == "cpuset.cpus" { names::ALLOWED_CPUS } else { names::ALLOWED_MEMORY_NODES };
+            let name = if write.file == "cpuset.cpus" {
+                names::ALLOWED_CPUS
+            } else {
+                names::ALLOWED_MEMORY_NODES
+            };
             let bits = bits(value)?.into_iter().map(Value::Byte).collect();
-            return Ok(vec![Property { since: 244, ..Property::new(name, Value::Array("y".to_owned(), bits)) }]);
+            return Ok(vec![Property {
+                since: 244,
+                ..Property::new(name, Value::Array("y".to_owned(), bits))
+            }]);
         }
         "memory.oom.group" => {
             let policy = if value == "1" { "kill" } else { "continue" };
-            return Ok(vec![Property { since: 243, ..Property::new("OOMPolicy", Value::Str(policy.to_owned())) }]);
+            return Ok(vec![Property {
+                since: 243,
+                ..Property::new("OOMPolicy", Value::Str(policy.to_owned()))
+            }]);
         }
         "cpu.max" => {
             let mut words = value.split_whitespace();
@@ -68,7 +86,9 @@ fn one(write: &Write, bandwidth: &mut Bandwidth) -> Result<Vec<Property>> {
     };
     let number = match value {
         "max" | "-1" => u64::MAX,
-        _ => value.parse().map_err(|_| Error::new(format!("\"{value}\" is not a number")))?,
+        _ => value
+            .parse()
+            .map_err(|_| Error::new(format!("\"{value}\" is not a number")))?,
     };
     Ok(vec![Property::new(name, Value::U64(number))])
 }
@@ -89,14 +109,26 @@ impl Bandwidth {
         let period = self.period.filter(|p| *p != 0);
         let mut all = Vec::new();
         if let Some(period) = period {
-            all.push(Property { since: 242, ..Property::new(names::CPU_QUOTA_PERIOD_US, Value::U64(period)) });
+            all.push(Property {
+                since: 242,
+                ..Property::new(names::CPU_QUOTA_PERIOD_US, Value::U64(period))
+            });
         }
-        let per_second = match self.quota.and_then(|q| u64::try_from(q).ok()).filter(|q| *q != 0) {
+        let per_second = match self
+            .quota
+            .and_then(|q| u64::try_from(q).ok())
+            .filter(|q| *q != 0)
+        {
             None => u64::MAX,
             // systemd keeps whole percents: rounded up, so that the file's own value fits below.
-            Some(quota) => (quota * 1_000_000 / period.unwrap_or(100_000)).div_ceil(10_000) * 10_000,
+            Some(quota) => {
+                (quota * 1_000_000 / period.unwrap_or(100_000)).div_ceil(10_000) * 10_000
+            }
         };
-        all.push(Property::new(names::CPU_QUOTA_PER_SEC_US, Value::U64(per_second)));
+        all.push(Property::new(
+            names::CPU_QUOTA_PER_SEC_US,
+            Value::U64(per_second),
+        ));
         all
     }
 }
@@ -107,7 +139,10 @@ fn bits(list: &str) -> Result<Vec<u8>> {
     let mut mask = Vec::new();
     for part in list.trim().split(',').filter(|p| !p.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.trim().parse().map_err(|_| bad())?, last.trim().parse().map_err(|_| bad())?);
+        let (first, last): (usize, usize) = (
+            first.trim().parse().map_err(|_| bad())?,
+            last.trim().parse().map_err(|_| bad())?,
+        );
         if first > last || last > 65_535 {
             return Err(bad());
         }
@@ -122,18 +157,28 @@ fn bits(list: &str) -> Result<Vec<u8>> {
     Ok(mask)
 }
 
-/// The device rules as systemd's list. On v1 it would, when reloaded, allow all again without; on v2 hull's own program stays.
-/// What the list cannot say (a minor of every major; a default of "allow" with exceptions) is left to hull's rules, with
-/// systemd's set to let all through.
+/// The device rules as systemd's list. On v1 it would, when reloaded, allow all again without; on
+/// v2 hull's own program stays. What the list cannot say (a minor of every major; a default of
+/// "allow" with exceptions) is left to hull's rules, with systemd's set to let all through.
 pub(in crate::cgroups) fn of_devices(rules: &Rules) -> Vec<Property> {
     let policy = |name: &str, list| {
-        vec![Property::new("DevicePolicy", Value::Str(name.to_owned())), Property::new("DeviceAllow", Value::Pairs(list))]
+        vec![
+            Property::new("DevicePolicy", Value::Str(name.to_owned())),
+            Property::new("DeviceAllow", Value::Pairs(list)),
+        ]
     };
     let list = match rules.table() {
-        Ok(table) if !table.default_allow => table.exceptions.iter().map(|(device, access)| allow(device, *access)).collect(),
+        Ok(table) if !table.default_allow => table
+            .exceptions
+            .iter()
+            .map(|(device, access)| allow(device, *access))
+            .collect(),
         _ => None,
     };
-    list.map_or_else(|| policy("auto", Vec::new()), |list: Vec<_>| policy("strict", list))
+    list.map_or_else(
+        || policy("auto", Vec::new()),
+        |list: Vec<_>| policy("strict", list),
+    )
 }
 
 /// `/dev/char/1:3`, `char-136`, `block-*`.
@@ -148,5 +193,12 @@ fn allow(device: &Device, access: u8) -> Option<(String, String)> {
     };
     debug_assert_eq!(access & !ALL, 0);
     let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
-    Some((path, letters.iter().filter(|(bit, _)| access & bit != 0).map(|(_, c)| *c).collect()))
+    Some((
+        path,
+        letters
+            .iter()
+            .filter(|(bit, _)| access & bit != 0)
+            .map(|(_, c)| *c)
+            .collect(),
+    ))
 }

@@ -1,4 +1,5 @@
-//! GVariant's text form, as far as annotations use it: `true`, `'text'`, `5`, `uint64 5`, `1.5`, `['a', 'b']`, `@as []`.
+//! GVariant's text form, as far as annotations use it: `true`, `'text'`, `5`, `uint64 5`, `1.5`,
+//! `['a', 'b']`, `@as []`.
 
 use super::Value;
 use crate::{Error, Result};
@@ -8,9 +9,16 @@ use crate::{Error, Result};
 /// # Errors
 /// The text is no value, or has more than one.
 pub fn parse_value(text: &str) -> Result<Value> {
-    let mut reader = Reader { text, rest: text.trim_start() };
+    let mut reader = Reader {
+        text,
+        rest: text.trim_start(),
+    };
     let value = reader.value(None)?;
-    if reader.rest.trim().is_empty() { Ok(value) } else { Err(reader.bad("something follows it")) }
+    if reader.rest.trim().is_empty() {
+        Ok(value)
+    } else {
+        Err(reader.bad("something follows it"))
+    }
 }
 
 struct Reader<'a> {
@@ -24,7 +32,10 @@ impl Reader<'_> {
     }
 
     fn word(&mut self) -> String {
-        let end = self.rest.find(|c: char| c.is_whitespace() || ",]".contains(c)).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .find(|c: char| c.is_whitespace() || ",]".contains(c))
+            .unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         self.rest = rest.trim_start();
         word.to_owned()
@@ -58,7 +69,11 @@ impl Reader<'_> {
         let mut kind = element.map(str::to_owned);
         while !self.rest.starts_with(']') {
             if !values.is_empty() {
-                self.rest = self.rest.strip_prefix(',').ok_or_else(|| self.bad("a comma is missing"))?.trim_start();
+                self.rest = self
+                    .rest
+                    .strip_prefix(',')
+                    .ok_or_else(|| self.bad("a comma is missing"))?
+                    .trim_start();
             }
             let value = self.value(kind.as_deref())?;
             let its = signature(&value);
@@ -108,14 +123,22 @@ impl Reader<'_> {
             "double" => "d",
             "string" => "s",
             "objectpath" => "o",
-            "true" | "false" if kind.is_none_or(|k| k == "b") => return Ok(Value::Bool(word == "true")),
+            "true" | "false" if kind.is_none_or(|k| k == "b") => {
+                return Ok(Value::Bool(word == "true"));
+            }
             _ => return self.number(&word, kind),
         };
         self.value(Some(named))
     }
 
     fn number(&self, word: &str, kind: Option<&str>) -> Result<Value> {
-        let kind = kind.unwrap_or(if word.contains(['.', 'e', 'E']) && !word.starts_with("0x") { "d" } else { "i" });
+        let kind = kind.unwrap_or(
+            if word.contains(['.', 'e', 'E']) && !word.starts_with("0x") {
+                "d"
+            } else {
+                "i"
+            },
+        );
         let whole = || match word.strip_prefix("0x") {
             Some(hex) => i128::from_str_radix(hex, 16).ok(),
             None => word.parse::<i128>().ok(),

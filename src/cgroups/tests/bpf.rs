@@ -4,7 +4,8 @@ use crate::cgroups::bpf::program;
 use crate::cgroups::devices::{ALL, Kind, MKNOD, READ, Rules, WRITE};
 use crate::spec::config::DeviceRule;
 
-/// Runs the few instructions that are used, as the kernel defines them (Documentation/bpf/standardization/instruction-set.rst).
+/// Runs the few instructions that are used, as the kernel defines them
+/// (Documentation/bpf/standardization/instruction-set.rst).
 fn run(code: &[u64], kind: Kind, access: u8, major: u32, minor: u32) -> u64 {
     let kind = if kind == Kind::Block { 1u32 } else { 2 };
     let context = [kind | u32::from(access) << 16, major, minor];
@@ -38,13 +39,19 @@ fn run(code: &[u64], kind: Kind, access: u8, major: u32, minor: u32) -> u64 {
 
 /// What the rules mean, said another way: every single access by the last rule that speaks of it.
 fn meaning(rules: &Rules, kind: Kind, access: u8, major: u32, minor: u32) -> bool {
-    [READ, WRITE, MKNOD].into_iter().filter(|bit| access & bit != 0).all(|bit| {
-        let hit = rules.rules.iter().rev().find(|r| {
-            let (k, ma, mi) = r.device;
-            k == kind && ma.is_none_or(|m| m == major) && mi.is_none_or(|m| m == minor) && r.access & bit != 0
-        });
-        hit.map_or(rules.default_allow, |r| r.allow)
-    })
+    [READ, WRITE, MKNOD]
+        .into_iter()
+        .filter(|bit| access & bit != 0)
+        .all(|bit| {
+            let hit = rules.rules.iter().rev().find(|r| {
+                let (k, ma, mi) = r.device;
+                k == kind
+                    && ma.is_none_or(|m| m == major)
+                    && mi.is_none_or(|m| m == minor)
+                    && r.access & bit != 0
+            });
+            hit.map_or(rules.default_allow, |r| r.allow)
+        })
 }
 
 fn rules(json: &str) -> Rules {
@@ -71,7 +78,11 @@ fn the_program_means_what_the_rules_mean() {
                 for major in [0, 1, 5, 8, 10, 136, 4095] {
                     for minor in [0, 1, 3, 200, 1_048_575] {
                         let expected = meaning(&rules, kind, access, major, minor);
-                        assert_eq!(run(&code, kind, access, major, minor) == 1, expected, "{list} {kind:?} {major}:{minor} {access}");
+                        assert_eq!(
+                            run(&code, kind, access, major, minor) == 1,
+                            expected,
+                            "{list} {kind:?} {major}:{minor} {access}"
+                        );
                     }
                 }
             }

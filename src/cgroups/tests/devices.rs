@@ -11,7 +11,10 @@ fn table(json: &str) -> crate::Result<Table> {
 }
 
 fn text(writes: Vec<(&'static str, String)>) -> Vec<String> {
-    writes.into_iter().map(|(file, value)| format!("{file} {value}")).collect()
+    writes
+        .into_iter()
+        .map(|(file, value)| format!("{file} {value}"))
+        .collect()
 }
 
 #[test]
@@ -42,20 +45,33 @@ fn no_rules_at_all_is_the_same_as_deny_all() {
 
 #[test]
 fn privileged_is_one_write() {
-    assert_eq!(text(table(r#"[{"allow":false,"access":"rwm"},{"allow":true,"access":"rwm"}]"#).unwrap().writes()), ["devices.allow a"]);
+    assert_eq!(
+        text(
+            table(r#"[{"allow":false,"access":"rwm"},{"allow":true,"access":"rwm"}]"#)
+                .unwrap()
+                .writes()
+        ),
+        ["devices.allow a"]
+    );
 }
 
 #[test]
 fn a_later_rule_takes_back_what_an_earlier_one_gave() {
     let t = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},{"allow":false,"type":"c","major":10,"access":"w"}]"#).unwrap();
-    assert_eq!(t.exceptions[&(Kind::Char, Some(10), Some(200))], READ | MKNOD);
+    assert_eq!(
+        t.exceptions[&(Kind::Char, Some(10), Some(200))],
+        READ | MKNOD
+    );
 }
 
 #[test]
 fn a_hole_in_a_wider_rule_is_refused_for_v1_in_words() {
     let json = r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#;
     let error = table(json).unwrap_err().to_string();
-    assert!(error.contains("c 10:200 rw cannot be denied within c 10:* rwm"), "{error}");
+    assert!(
+        error.contains("c 10:200 rw cannot be denied within c 10:* rwm"),
+        "{error}"
+    );
     // v2's program has no such limit.
     assert_eq!(rules(json).unwrap().rules.len(), 12);
 }
@@ -63,21 +79,36 @@ fn a_hole_in_a_wider_rule_is_refused_for_v1_in_words() {
 #[test]
 fn default_allow_with_exceptions() {
     let t = table(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","major":8,"minor":-1,"access":"rw"}]"#).unwrap();
-    assert_eq!(text(t.writes()), ["devices.allow a", "devices.deny b 8:* rw"]);
+    assert_eq!(
+        text(t.writes()),
+        ["devices.allow a", "devices.deny b 8:* rw"]
+    );
 }
 
 #[test]
 fn any_kind_with_numbers_is_both_kinds() {
     let r = rules(r#"[{"allow":true,"type":"a","major":7,"access":"r"}]"#).unwrap();
-    assert_eq!(r.rules[..2].iter().map(|r| r.device).collect::<Vec<_>>(), [(Kind::Block, Some(7), None), (Kind::Char, Some(7), None)]);
+    assert_eq!(
+        r.rules[..2].iter().map(|r| r.device).collect::<Vec<_>>(),
+        [(Kind::Block, Some(7), None), (Kind::Char, Some(7), None)]
+    );
 }
 
 #[test]
 fn bad_rules_say_which_one() {
     for (json, words) in [
-        (r#"[{"allow":true,"access":"r"},{"allow":true,"type":"x"}]"#, "linux.resources.devices[1]: invalid cgroup device type \"x\""),
-        (r#"[{"allow":true,"access":"q"}]"#, "invalid device access \"q\""),
-        (r#"[{"allow":true,"major":-2,"access":"r"}]"#, "invalid device number -2"),
+        (
+            r#"[{"allow":true,"access":"r"},{"allow":true,"type":"x"}]"#,
+            "linux.resources.devices[1]: invalid cgroup device type \"x\"",
+        ),
+        (
+            r#"[{"allow":true,"access":"q"}]"#,
+            "invalid device access \"q\"",
+        ),
+        (
+            r#"[{"allow":true,"major":-2,"access":"r"}]"#,
+            "invalid device number -2",
+        ),
     ] {
         let error = rules(json).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
@@ -86,19 +117,26 @@ fn bad_rules_say_which_one() {
 
 #[test]
 fn an_update_writes_the_difference_only_and_gives_before_it_takes() {
-    let old = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"}]"#).unwrap();
+    let old =
+        table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"}]"#).unwrap();
     let new = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#).unwrap();
-    assert_eq!(text(new.writes_from(&old)), ["devices.allow c 10:229 rw", "devices.deny c 10:200 wm"]);
+    assert_eq!(
+        text(new.writes_from(&old)),
+        ["devices.allow c 10:229 rw", "devices.deny c 10:200 wm"]
+    );
     assert!(new.writes_from(&new).is_empty());
 }
 
 #[test]
 fn the_kernels_list_is_read() {
     let t = Table::parse("c *:* m\nc 1:3 rwm\nb 8:* rw\n").unwrap();
-    assert_eq!(t.exceptions.into_iter().collect::<Vec<_>>(), [
-        ((Kind::Block, Some(8), None), READ | WRITE),
-        ((Kind::Char, None, None), MKNOD),
-        ((Kind::Char, Some(1), Some(3)), ALL),
-    ]);
+    assert_eq!(
+        t.exceptions.into_iter().collect::<Vec<_>>(),
+        [
+            ((Kind::Block, Some(8), None), READ | WRITE),
+            ((Kind::Char, None, None), MKNOD),
+            ((Kind::Char, Some(1), Some(3)), ALL),
+        ]
+    );
     assert!(Table::parse("a *:* rwm\n").unwrap().default_allow);
 }

@@ -15,7 +15,10 @@ pub fn v1_hierarchy(controllers: &str, own: &str) -> Hierarchy {
     let names = list(controllers);
     Hierarchy {
         version: Version::V1,
-        mount_point: format!("/sys/fs/cgroup/{}", names.join(",").trim_start_matches("name=")),
+        mount_point: format!(
+            "/sys/fs/cgroup/{}",
+            names.join(",").trim_start_matches("name=")
+        ),
         root: "/".to_owned(),
         controllers: names,
         near_controllers: Vec::new(),
@@ -38,22 +41,49 @@ fn v2_hierarchy(mount_point: &str, controllers: &str, own: &str) -> Hierarchy {
 
 /// Every controller in v1, cpu with cpuacct and net_cls with net_prio, as distributions had it.
 pub fn v1() -> Tree {
-    let names = ["cpuset", "cpu cpuacct", "memory", "devices", "freezer", "net_cls net_prio", "blkio", "pids", "hugetlb", "rdma", "name=systemd"];
-    Tree { hierarchies: names.iter().map(|n| v1_hierarchy(n, "/user")).collect(), uid: 0 }
+    let names = [
+        "cpuset",
+        "cpu cpuacct",
+        "memory",
+        "devices",
+        "freezer",
+        "net_cls net_prio",
+        "blkio",
+        "pids",
+        "hugetlb",
+        "rdma",
+        "name=systemd",
+    ];
+    Tree {
+        hierarchies: names.iter().map(|n| v1_hierarchy(n, "/user")).collect(),
+        uid: 0,
+    }
 }
 
 /// v1, and hugetlb in v2: like the machine of these tests.
 pub fn hybrid() -> Tree {
-    let names = ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"];
+    let names = [
+        "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
+    ];
     let mut hierarchies: Vec<Hierarchy> = names.iter().map(|n| v1_hierarchy(n, "/")).collect();
     hierarchies.push(v2_hierarchy("/sys/fs/cgroup/unified", "hugetlb", "/"));
-    Tree { hierarchies, uid: 0 }
+    Tree {
+        hierarchies,
+        uid: 0,
+    }
 }
 
 pub const V2_CONTROLLERS: &str = "cpuset cpu io memory hugetlb pids rdma misc";
 
 pub fn v2() -> Tree {
-    Tree { hierarchies: vec![v2_hierarchy("/sys/fs/cgroup", V2_CONTROLLERS, "/user.slice/session-1.scope")], uid: 0 }
+    Tree {
+        hierarchies: vec![v2_hierarchy(
+            "/sys/fs/cgroup",
+            V2_CONTROLLERS,
+            "/user.slice/session-1.scope",
+        )],
+        uid: 0,
+    }
 }
 
 pub fn request<'a>(path: Option<&'a str>, resources: Option<&'a Resources>) -> Request<'a> {

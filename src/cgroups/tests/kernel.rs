@@ -1,4 +1,5 @@
-//! On the machine's own tree. Every test makes cgroups named `/hull-test-...` and removes them, also when it fails.
+//! On the machine's own tree. Every test makes cgroups named `/hull-test-...` and removes them,
+//! also when it fails.
 
 use super::fake::{request, resources};
 use crate::cgroups::{Group, Plan, Request, Tree, Version, plan};
@@ -14,7 +15,11 @@ pub struct Name(pub String);
 impl Name {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        Self(format!("/hull-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+        Self(format!(
+            "/hull-test-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ))
     }
 }
 
@@ -31,7 +36,8 @@ impl Drop for Name {
     }
 }
 
-/// What the root of the v2 tree gives its children, put back at the end; one test at a time, of all that run on the machine.
+/// What the root of the v2 tree gives its children, put back at the end; one test at a time, of all
+/// that run on the machine.
 pub struct RootControl {
     before: Option<(String, String)>,
     _alone: Option<std::fs::File>,
@@ -39,17 +45,25 @@ pub struct RootControl {
 
 impl RootControl {
     pub fn keep() -> Self {
-        let v2 = super::here().hierarchies.into_iter().find(|h| h.version == Version::V2);
+        let v2 = super::here()
+            .hierarchies
+            .into_iter()
+            .find(|h| h.version == Version::V2);
         let file = v2.map(|h| format!("{}/cgroup.subtree_control", h.mount_point));
         let alone = file.as_ref().map(|f| std::fs::File::open(f).unwrap());
         alone.iter().for_each(|f| f.lock().unwrap());
-        Self { before: file.map(|f| (read_to_string(&f).unwrap(), f)), _alone: alone }
+        Self {
+            before: file.map(|f| (read_to_string(&f).unwrap(), f)),
+            _alone: alone,
+        }
     }
 }
 
 impl Drop for RootControl {
     fn drop(&mut self) {
-        let Some((before, file)) = &self.before else { return };
+        let Some((before, file)) = &self.before else {
+            return;
+        };
         for controller in read_to_string(file).unwrap_or_default().split_whitespace() {
             if !before.split_whitespace().any(|c| c == controller) {
                 let _ = write(file, format!("-{controller}"));
@@ -63,7 +77,14 @@ pub struct Program(pub Child);
 
 impl Program {
     pub fn new(script: &str) -> Self {
-        Self(Command::new("sh").args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
+        Self(
+            Command::new("sh")
+                .args(["-c", script])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
     }
 
     pub fn pid(&self) -> Pid {
@@ -85,7 +106,10 @@ pub fn planned(request: &Request) -> Plan {
 /// Whether this machine has a v1 hierarchy of the controller; says so when it does not.
 pub fn has_v1(controller: &str) -> bool {
     let tree = super::here();
-    let has = tree.hierarchies.iter().any(|h| h.version == Version::V1 && h.controllers.iter().any(|c| c == controller));
+    let has = tree
+        .hierarchies
+        .iter()
+        .any(|h| h.version == Version::V1 && h.controllers.iter().any(|c| c == controller));
     if !has {
         eprintln!("skipped: no v1 hierarchy of {controller} is mounted here");
     }
@@ -101,7 +125,10 @@ pub fn may_write() -> bool {
 }
 
 pub fn value(group: &Group, controller: &str, file: &str) -> String {
-    read_to_string(format!("{}/{file}", group.dir(controller).unwrap())).unwrap().trim_end().to_owned()
+    read_to_string(format!("{}/{file}", group.dir(controller).unwrap()))
+        .unwrap()
+        .trim_end()
+        .to_owned()
 }
 
 #[test]
@@ -142,7 +169,10 @@ fn an_uncommitted_group_leaves_nothing_not_even_parents() {
     assert!(dirs.iter().all(|dir| std::path::Path::new(dir).exists()));
     drop(group);
     for dir in dirs {
-        assert!(!std::path::Path::new(dir.trim_end_matches("/a/b")).exists(), "{dir}");
+        assert!(
+            !std::path::Path::new(dir.trim_end_matches("/a/b")).exists(),
+            "{dir}"
+        );
     }
 }
 
@@ -155,10 +185,23 @@ fn a_child_that_writes_0_to_each_fd_is_in_every_v1_cgroup() {
     let plan = planned(&request(Some(&name.0), None));
     let group = Group::create(&plan).unwrap();
     let fds = group.join_fds().unwrap();
-    assert_eq!(fds.len(), plan.places.iter().filter(|p| p.version == Version::V1).count());
+    assert_eq!(
+        fds.len(),
+        plan.places
+            .iter()
+            .filter(|p| p.version == Version::V1)
+            .count()
+    );
     // The shell joins as hull's child would; `exec` keeps the process.
-    let paths: Vec<String> = group.dirs().filter(|d| std::path::Path::new(&format!("{d}/tasks")).exists()).map(|d| format!("{d}/tasks")).collect();
-    let script = format!("for f in {}; do echo 0 > $f; done; echo in; exec sleep 100", paths.join(" "));
+    let paths: Vec<String> = group
+        .dirs()
+        .filter(|d| std::path::Path::new(&format!("{d}/tasks")).exists())
+        .map(|d| format!("{d}/tasks"))
+        .collect();
+    let script = format!(
+        "for f in {}; do echo 0 > $f; done; echo in; exec sleep 100",
+        paths.join(" ")
+    );
     let mut program = Program::new(&script);
     let mut answer = [0; 3];
     std::io::Read::read_exact(program.0.stdout.as_mut().unwrap(), &mut answer).unwrap();
@@ -172,8 +215,10 @@ fn limits_are_read_back_from_the_kernel() {
         return;
     }
     let name = Name::new();
-    let r = resources(r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10,"disableOOMKiller":true},
-        "cpu":{"shares":512,"quota":20000,"period":50000,"burst":5000,"cpus":"0","mems":"0"},"pids":{"limit":7}}"#);
+    let r = resources(
+        r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10,"disableOOMKiller":true},
+        "cpu":{"shares":512,"quota":20000,"period":50000,"burst":5000,"cpus":"0","mems":"0"},"pids":{"limit":7}}"#,
+    );
     let plan = planned(&request(Some(&name.0), Some(&r)));
     let mut group = Group::create(&plan).unwrap();
     group.apply(&plan).unwrap();
@@ -194,14 +239,32 @@ fn limits_are_read_back_from_the_kernel() {
     assert!(value(&group, "memory", "memory.oom_control").contains("oom_kill_disable 1"));
     // The other way round: all up, then all down, over values that forbid the wrong order.
     for (limit, swap) in [(268_435_456u64, 536_870_912u64), (33_554_432, 33_554_432)] {
-        let r = resources(&format!(r#"{{"memory":{{"limit":{limit},"swap":{swap}}}}}"#));
-        group.apply_limits(&planned(&request(Some(&name.0), Some(&r)))).unwrap();
-        assert_eq!(value(&group, "memory", "memory.limit_in_bytes"), limit.to_string());
-        assert_eq!(value(&group, "memory", "memory.memsw.limit_in_bytes"), swap.to_string());
+        let r = resources(&format!(
+            r#"{{"memory":{{"limit":{limit},"swap":{swap}}}}}"#
+        ));
+        group
+            .apply_limits(&planned(&request(Some(&name.0), Some(&r))))
+            .unwrap();
+        assert_eq!(
+            value(&group, "memory", "memory.limit_in_bytes"),
+            limit.to_string()
+        );
+        assert_eq!(
+            value(&group, "memory", "memory.memsw.limit_in_bytes"),
+            swap.to_string()
+        );
     }
-    for (quota, period, burst) in [(400_000, 100_000, 300_000), (2_000, 2_000, 1_000), (200_000, 1_000_000, 150_000)] {
-        let r = resources(&format!(r#"{{"cpu":{{"quota":{quota},"period":{period},"burst":{burst}}}}}"#));
-        group.apply_limits(&planned(&request(Some(&name.0), Some(&r)))).unwrap();
+    for (quota, period, burst) in [
+        (400_000, 100_000, 300_000),
+        (2_000, 2_000, 1_000),
+        (200_000, 1_000_000, 150_000),
+    ] {
+        let r = resources(&format!(
+            r#"{{"cpu":{{"quota":{quota},"period":{period},"burst":{burst}}}}}"#
+        ));
+        group
+            .apply_limits(&planned(&request(Some(&name.0), Some(&r))))
+            .unwrap();
         assert_eq!(value(&group, "cpu", "cpu.cfs_quota_us"), quota.to_string());
         assert_eq!(value(&group, "cpu", "cpu.cfs_burst_us"), burst.to_string());
     }
@@ -217,8 +280,15 @@ fn a_value_that_the_kernel_refuses_is_named() {
     let plan = planned(&request(Some(&name.0), Some(&r)));
     let mut group = Group::create(&plan).unwrap();
     let error = group.apply(&plan).unwrap_err().to_string();
-    let expected = format!("write 1048576 to /sys/fs/cgroup/memory{}/memory.memsw.limit_in_bytes: invalid argument", name.0);
-    assert!(error.contains("cannot set memory limit (linux.resources.memory.swap)") && error.contains(&expected), "{error}");
+    let expected = format!(
+        "write 1048576 to /sys/fs/cgroup/memory{}/memory.memsw.limit_in_bytes: invalid argument",
+        name.0
+    );
+    assert!(
+        error.contains("cannot set memory limit (linux.resources.memory.swap)")
+            && error.contains(&expected),
+        "{error}"
+    );
 }
 
 #[test]
@@ -227,7 +297,9 @@ fn device_rules_act() {
         return;
     }
     let name = Name::new();
-    let r = resources(r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]}"#);
+    let r = resources(
+        r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]}"#,
+    );
     let mut wish = request(Some(&name.0), Some(&r));
     wish.device_rules = true;
     let plan = planned(&wish);
@@ -237,9 +309,17 @@ fn device_rules_act() {
     assert!(list.lines().any(|line| line == "c 10:200 r"), "{list}");
     let tasks = format!("{}/tasks", group.dir("devices").unwrap());
     // The console of the kernel's log is 1:11, in no default list.
-    let script = format!("echo 0 > {tasks}; echo x > /dev/null && head -c0 /dev/zero && ! head -c0 /dev/kmsg 2>/dev/null && echo yes");
+    let script = format!(
+        "echo 0 > {tasks}; echo x > /dev/null && head -c0 /dev/zero && ! head -c0 /dev/kmsg \
+            2>/dev/null && echo yes"
+    );
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "yes\n", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "yes\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -256,7 +336,10 @@ fn a_cgroup_with_processes_is_refused() {
     let program = Program::new("exec sleep 100");
     group.add(program.pid()).unwrap();
     let error = Group::create(&plan).unwrap_err().to_string();
-    assert!(error.contains("container's cgroup is not empty: 1 process(es) found"), "{error}");
+    assert!(
+        error.contains("container's cgroup is not empty: 1 process(es) found"),
+        "{error}"
+    );
     group.kill(Signal::SIGKILL).unwrap();
 }
 
@@ -299,8 +382,13 @@ fn a_frozen_cgroup_is_refused_and_not_waited_in() {
     let group = Group::create(&outer).unwrap();
     group.freeze().unwrap();
     for path in [name.0.clone(), format!("{}/inner", name.0)] {
-        let error = Group::create(&planned(&request(Some(&path), None))).unwrap_err().to_string();
-        assert!(error.contains("container's cgroup unexpectedly frozen"), "{error}");
+        let error = Group::create(&planned(&request(Some(&path), None)))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("container's cgroup unexpectedly frozen"),
+            "{error}"
+        );
     }
     group.thaw().unwrap();
 }
@@ -317,7 +405,8 @@ fn a_fork_bomb_is_killed_and_sub_cgroups_are_removed() {
     group.apply(&plan).unwrap();
     let sub = format!("{}/sub", group.dir("freezer").unwrap());
     std::fs::create_dir(&sub).unwrap();
-    let mut program = Program::new("sleep 0.3; b() { while :; do b & sleep 0.01; done; }; b 2>/dev/null");
+    let mut program =
+        Program::new("sleep 0.3; b() { while :; do b & sleep 0.01; done; }; b 2>/dev/null");
     group.add(program.pid()).unwrap();
     let full = || !value(&group, "pids", "pids.events").ends_with("max 0");
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -325,24 +414,39 @@ fn a_fork_bomb_is_killed_and_sub_cgroups_are_removed() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let pids = group.pids(true).unwrap();
-    write(format!("{sub}/cgroup.procs"), pids[pids.len() - 1].to_string()).unwrap();
+    write(
+        format!("{sub}/cgroup.procs"),
+        pids[pids.len() - 1].to_string(),
+    )
+    .unwrap();
     let events = value(&group, "pids", "pids.events");
     group.kill(Signal::SIGKILL).unwrap();
     program.0.wait().unwrap();
     group.remove().unwrap();
-    assert!(!events.ends_with("max 0"), "the limit never acted: {events}");
+    assert!(
+        !events.ends_with("max 0"),
+        "the limit never acted: {events}"
+    );
 }
 
 #[test]
 fn device_rules_act_on_v2_and_are_replaced() {
-    let Some(v2) = super::here().hierarchies.into_iter().find(|h| h.version == Version::V2 && h.writable) else {
+    let Some(v2) = super::here()
+        .hierarchies
+        .into_iter()
+        .find(|h| h.version == Version::V2 && h.writable)
+    else {
         eprintln!("skipped: no cgroup v2 is mounted, or it may not be written");
         return;
     };
     let _root = RootControl::keep();
-    // Only the v2 part of the machine's tree, so that a v1 devices hierarchy does not take the rules.
+    // Only the v2 part of the machine's tree, so that a v1 devices hierarchy does not take the
+    // rules.
     let name = Name::new();
-    let tree = Tree { hierarchies: vec![v2], uid: 0 };
+    let tree = Tree {
+        hierarchies: vec![v2],
+        uid: 0,
+    };
     let attempt = |rules: &str| {
         let r = resources(rules);
         let mut wish = request(Some(&name.0), Some(&r));
@@ -352,12 +456,33 @@ fn device_rules_act_on_v2_and_are_replaced() {
         group.apply_devices(&plan).unwrap();
         group.commit();
         let procs = format!("{}/cgroup.procs", group.dir("devices").unwrap());
-        let script = format!("echo 0 > {procs}; head -c0 /dev/zero && echo zero; head -c0 /dev/kmsg && echo kmsg; echo > /dev/kmsg && echo write");
-        let output = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).output().unwrap();
-        let programs = crate::sys::bpf::device_programs(group.clone_fd().unwrap()).unwrap().len();
-        (String::from_utf8_lossy(&output.stdout).replace('\n', " "), programs)
+        let script = format!(
+            "echo 0 > {procs}; head -c0 /dev/zero && echo zero; head -c0 /dev/kmsg && echo kmsg; \
+                echo > /dev/kmsg && echo write"
+        );
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
+        let programs = crate::sys::bpf::device_programs(group.clone_fd().unwrap())
+            .unwrap()
+            .len();
+        (
+            String::from_utf8_lossy(&output.stdout).replace('\n', " "),
+            programs,
+        )
     };
-    assert_eq!(attempt(r#"{"devices":[{"allow":false}]}"#), ("zero ".to_owned(), 1));
-    assert_eq!(attempt(r#"{"devices":[{"allow":true,"type":"c","major":1,"access":"r"}]}"#), ("zero kmsg ".to_owned(), 1));
-    assert_eq!(attempt(r#"{"devices":[{"allow":false}]}"#), ("zero ".to_owned(), 1));
+    assert_eq!(
+        attempt(r#"{"devices":[{"allow":false}]}"#),
+        ("zero ".to_owned(), 1)
+    );
+    assert_eq!(
+        attempt(r#"{"devices":[{"allow":true,"type":"c","major":1,"access":"r"}]}"#),
+        ("zero kmsg ".to_owned(), 1)
+    );
+    assert_eq!(
+        attempt(r#"{"devices":[{"allow":false}]}"#),
+        ("zero ".to_owned(), 1)
+    );
 }

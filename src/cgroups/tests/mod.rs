@@ -1,4 +1,5 @@
-//! Pure parts on faked trees; the rest on this machine's own cgroups, under absolute names that each test removes.
+//! Pure parts on faked trees; the rest on this machine's own cgroups, under absolute names that
+//! each test removes.
 
 mod bpf;
 mod devices;
@@ -13,5 +14,9 @@ mod watch;
 
 /// This machine's tree.
 fn here() -> super::Tree {
-    super::Tree::probe(nix::unistd::geteuid().as_raw(), crate::facts::in_user_namespace()).unwrap()
+    super::Tree::probe(
+        nix::unistd::geteuid().as_raw(),
+        crate::facts::in_user_namespace(),
+    )
+    .unwrap()
 }

@@ -2,7 +2,12 @@ use super::fake::{request, v1, v1_hierarchy, v2};
 use crate::cgroups::{CgroupMount, Driver, Tree, mounts_for_container, plan};
 
 fn file(below: &str, fstype: &'static str, data: &str, host: &str) -> CgroupMount {
-    CgroupMount::File { below: below.into(), fstype, data: data.into(), host: host.into() }
+    CgroupMount::File {
+        below: below.into(),
+        fstype,
+        data: data.into(),
+        host: host.into(),
+    }
 }
 
 #[test]
@@ -10,25 +15,62 @@ fn v1_with_a_cgroup_namespace_mounts_each_hierarchy_anew() {
     let p = plan(&request(Some("/c"), None), &v1()).unwrap();
     let steps = mounts_for_container(&p, true);
     assert_eq!(steps[0], CgroupMount::Tmpfs);
-    assert_eq!(steps[2], file("/cpu,cpuacct", "cgroup", "cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct/c"));
-    assert_eq!(steps[11], file("/systemd", "cgroup", "name=systemd", "/sys/fs/cgroup/systemd/c"));
-    let link = |below: &str, to: &str| CgroupMount::Symlink { below: below.into(), to: to.into() };
+    assert_eq!(
+        steps[2],
+        file(
+            "/cpu,cpuacct",
+            "cgroup",
+            "cpu,cpuacct",
+            "/sys/fs/cgroup/cpu,cpuacct/c"
+        )
+    );
+    assert_eq!(
+        steps[11],
+        file(
+            "/systemd",
+            "cgroup",
+            "name=systemd",
+            "/sys/fs/cgroup/systemd/c"
+        )
+    );
+    let link = |below: &str, to: &str| CgroupMount::Symlink {
+        below: below.into(),
+        to: to.into(),
+    };
     assert_eq!(
         steps[12..],
-        [link("/cpu", "cpu,cpuacct"), link("/cpuacct", "cpu,cpuacct"), link("/net_cls", "net_cls,net_prio"), link("/net_prio", "net_cls,net_prio")]
+        [
+            link("/cpu", "cpu,cpuacct"),
+            link("/cpuacct", "cpu,cpuacct"),
+            link("/net_cls", "net_cls,net_prio"),
+            link("/net_prio", "net_cls,net_prio")
+        ]
     );
 }
 
 #[test]
 fn v1_without_one_binds_the_containers_own() {
-    let mut tree = Tree { hierarchies: vec![v1_hierarchy("memory", "/user"), v1_hierarchy("pids", "/user")], uid: 0 };
+    let mut tree = Tree {
+        hierarchies: vec![
+            v1_hierarchy("memory", "/user"),
+            v1_hierarchy("pids", "/user"),
+        ],
+        uid: 0,
+    };
     tree.hierarchies[1].writable = false;
     let mut r = request(None, None);
     r.rootless = true;
     let p = plan(&r, &tree).unwrap();
-    let bind = |below: &str, source: &str| CgroupMount::Bind { below: below.into(), source: source.into() };
+    let bind = |below: &str, source: &str| CgroupMount::Bind {
+        below: below.into(),
+        source: source.into(),
+    };
     // Where it has none, it is in the caller's.
-    let expected = [CgroupMount::Tmpfs, bind("/memory", "/sys/fs/cgroup/memory/user/ctr"), bind("/pids", "/sys/fs/cgroup/pids/user")];
+    let expected = [
+        CgroupMount::Tmpfs,
+        bind("/memory", "/sys/fs/cgroup/memory/user/ctr"),
+        bind("/pids", "/sys/fs/cgroup/pids/user"),
+    ];
     assert_eq!(mounts_for_container(&p, false), expected);
 }
 
@@ -36,9 +78,23 @@ fn v1_without_one_binds_the_containers_own() {
 fn v2_is_one_mount_with_a_way_out() {
     let mut r = request(Some("/c"), None);
     let p = plan(&r, &v2()).unwrap();
-    assert_eq!(mounts_for_container(&p, true), [file("", "cgroup2", "", "/sys/fs/cgroup/c")]);
-    assert_eq!(mounts_for_container(&p, false), [file("", "cgroup2", "", "/sys/fs/cgroup")]);
+    assert_eq!(
+        mounts_for_container(&p, true),
+        [file("", "cgroup2", "", "/sys/fs/cgroup/c")]
+    );
+    assert_eq!(
+        mounts_for_container(&p, false),
+        [file("", "cgroup2", "", "/sys/fs/cgroup")]
+    );
     r.driver = Driver::Disabled;
     let p = plan(&r, &v2()).unwrap();
-    assert_eq!(mounts_for_container(&p, true), [file("", "cgroup2", "", "/sys/fs/cgroup/user.slice/session-1.scope")]);
+    assert_eq!(
+        mounts_for_container(&p, true),
+        [file(
+            "",
+            "cgroup2",
+            "",
+            "/sys/fs/cgroup/user.slice/session-1.scope"
+        )]
+    );
 }

@@ -1,6 +1,7 @@
 use crate::cgroups::{Tree, Version};
 
-const V1_OWN: &str = "4:memory:/user/x\n3:cpu,cpuacct:/user\n2:name=systemd:/\n1:devices:/user\n0::/\n";
+const V1_OWN: &str =
+    "4:memory:/user/x\n3:cpu,cpuacct:/user\n2:name=systemd:/\n1:devices:/user\n0::/\n";
 
 #[test]
 fn v1_with_comounted_controllers_and_a_named_hierarchy() {
@@ -12,7 +13,11 @@ fn v1_with_comounted_controllers_and_a_named_hierarchy() {
 35 31 0:32 / /sys/fs/cgroup/devices rw,relatime - cgroup cgroup rw,devices
 ";
     let tree = Tree::parse(mountinfo, V1_OWN);
-    let shown: Vec<_> = tree.hierarchies.iter().map(|h| (h.controllers.join("+"), h.own_dir(), h.writable)).collect();
+    let shown: Vec<_> = tree
+        .hierarchies
+        .iter()
+        .map(|h| (h.controllers.join("+"), h.own_dir(), h.writable))
+        .collect();
     let dir = |d: &str| Some(format!("/sys/fs/cgroup/{d}"));
     let expected = [
         ("memory", dir("memory/user/x"), true),
@@ -26,30 +31,56 @@ fn v1_with_comounted_controllers_and_a_named_hierarchy() {
 
 #[test]
 fn hybrid_and_pure_v2() {
-    let mountinfo = "32 31 0:29 / /cg/memory rw - cgroup cgroup rw,memory\n41 31 0:38 / /cg/unified rw - cgroup2 none rw,nsdelegate\n";
+    let mountinfo = "32 31 0:29 / /cg/memory rw - cgroup cgroup rw,memory\n41 31 0:38 / \
+        /cg/unified rw - cgroup2 none rw,nsdelegate\n";
     let tree = Tree::parse(mountinfo, "4:memory:/a\n0::/b c\n");
-    assert_eq!(tree.hierarchies.iter().map(|h| h.version).collect::<Vec<_>>(), [Version::V1, Version::V2]);
-    assert_eq!(tree.hierarchies[1].own_dir().as_deref(), Some("/cg/unified/b c"));
-    assert_eq!(tree.hierarchies[1].relative_dir().as_deref(), Some("/cg/unified"));
+    assert_eq!(
+        tree.hierarchies
+            .iter()
+            .map(|h| h.version)
+            .collect::<Vec<_>>(),
+        [Version::V1, Version::V2]
+    );
+    assert_eq!(
+        tree.hierarchies[1].own_dir().as_deref(),
+        Some("/cg/unified/b c")
+    );
+    assert_eq!(
+        tree.hierarchies[1].relative_dir().as_deref(),
+        Some("/cg/unified")
+    );
 
-    let tree = Tree::parse("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/user.slice/u.scope\n");
+    let tree = Tree::parse(
+        "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        "0::/user.slice/u.scope\n",
+    );
     assert!(tree.is_pure_v2());
-    assert_eq!(tree.hierarchies[0].relative_dir().as_deref(), Some("/sys/fs/cgroup/user.slice"));
+    assert_eq!(
+        tree.hierarchies[0].relative_dir().as_deref(),
+        Some("/sys/fs/cgroup/user.slice")
+    );
 }
 
 #[test]
 fn in_a_container_without_a_cgroup_namespace_the_mount_shows_a_part() {
     let mountinfo = "32 31 0:29 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
-    let own = |path: &str| Tree::parse(mountinfo, &format!("4:memory:{path}\n")).hierarchies[0].own_dir();
+    let own =
+        |path: &str| Tree::parse(mountinfo, &format!("4:memory:{path}\n")).hierarchies[0].own_dir();
     assert_eq!(own("/docker/abc").as_deref(), Some("/sys/fs/cgroup/memory"));
-    assert_eq!(own("/docker/abc/x").as_deref(), Some("/sys/fs/cgroup/memory/x"));
+    assert_eq!(
+        own("/docker/abc/x").as_deref(),
+        Some("/sys/fs/cgroup/memory/x")
+    );
     assert_eq!(own("/docker/abcd"), None);
     assert_eq!(own("/"), None);
 }
 
 #[test]
 fn a_mount_from_outside_of_the_cgroup_namespace_does_not_show_the_own_cgroup() {
-    let tree = Tree::parse("32 31 0:29 /../.. /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n", "4:memory:/\n");
+    let tree = Tree::parse(
+        "32 31 0:29 /../.. /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+        "4:memory:/\n",
+    );
     assert_eq!(tree.hierarchies[0].own_dir(), None);
 }
 
@@ -63,7 +94,8 @@ fn a_mount_under_another_one_is_not_seen() {
     assert_eq!(Tree::parse(base, "4:memory:/\n").hierarchies.len(), 1);
     let covered = format!("{base}40 31 0:50 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n");
     assert_eq!(Tree::parse(&covered, "4:memory:/\n").hierarchies.len(), 0);
-    let again = format!("{covered}41 40 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
+    let again =
+        format!("{covered}41 40 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
     assert_eq!(Tree::parse(&again, "4:memory:/\n").hierarchies.len(), 1);
     let beside = format!("{base}40 20 0:50 / /sys/fs/cgro rw - tmpfs tmpfs rw\n");
     assert_eq!(Tree::parse(&beside, "4:memory:/\n").hierarchies.len(), 1);
@@ -83,6 +115,9 @@ fn the_mount_that_shows_most_is_taken() {
 
 #[test]
 fn blanks_in_mount_points_are_decoded_and_a_deleted_cgroup_keeps_its_name() {
-    let tree = Tree::parse("32 31 0:29 / /a\\040b\\134 rw - cgroup cgroup rw,memory\n", "4:memory:/x:y (deleted)\n");
+    let tree = Tree::parse(
+        "32 31 0:29 / /a\\040b\\134 rw - cgroup cgroup rw,memory\n",
+        "4:memory:/x:y (deleted)\n",
+    );
     assert_eq!(tree.hierarchies[0].own_dir().as_deref(), Some("/a b\\/x:y"));
 }

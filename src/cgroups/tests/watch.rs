@@ -1,7 +1,7 @@
 //! Counters, OOM kills and where exec goes, on this machine's tree.
 
 use super::fake::{request, resources};
-use super::kernel::{Name, RootControl, Program, has_v1, may_write, planned};
+use super::kernel::{Name, Program, RootControl, has_v1, may_write, planned};
 use crate::cgroups::stats::Stats;
 use crate::cgroups::{Group, Oom, OomEvents, Tree, Version, plan};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,13 +24,17 @@ fn counters_count() {
         return;
     }
     let name = Name::new();
-    let r = resources(r#"{"memory":{"limit":134217728},"cpu":{"quota":5000,"period":50000},"pids":{"limit":9}}"#);
+    let r = resources(
+        r#"{"memory":{"limit":134217728},"cpu":{"quota":5000,"period":50000},"pids":{"limit":9}}"#,
+    );
     let plan = planned(&request(Some(&name.0), Some(&r)));
     let mut group = Group::create(&plan).unwrap();
     group.apply(&plan).unwrap();
     let program = Program::new("while :; do :; done");
     group.add(program.pid()).unwrap();
-    until("throttling", || group.stats().unwrap().cpu.throttling.throttled_time > 0);
+    until("throttling", || {
+        group.stats().unwrap().cpu.throttling.throttled_time > 0
+    });
     let stats = group.stats().unwrap();
     assert!(stats.cpu.usage.total > 0 && stats.cpu.throttling.throttled_periods > 0);
     assert!(!stats.cpu.usage.percpu.is_empty());
@@ -45,14 +49,17 @@ fn counters_count() {
 #[test]
 fn an_idle_groups_document_has_runcs_fields() {
     let json = serde_json::to_value(Stats::default()).unwrap();
-    assert_eq!(json, serde_json::json!({
-        "cpu": {"usage": {"kernel": 0, "user": 0}, "throttling": {}},
-        "cpuset": {"cpu_exclusive": 0, "mem_hardwall": 0, "mem_exclusive": 0, "memory_migrate": 0, "memory_spread_page": 0,
-            "memory_spread_slab": 0, "memory_pressure": 0, "sched_load_balance": 0, "sched_relax_domain_level": 0},
-        "memory": {"usage": {"limit": 0, "failcnt": 0}, "swap": {"limit": 0, "failcnt": 0}, "kernel": {"limit": 0, "failcnt": 0},
-            "kernelTCP": {"limit": 0, "failcnt": 0}},
-        "pids": {}, "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null
-    }));
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "cpu": {"usage": {"kernel": 0, "user": 0}, "throttling": {}},
+            "cpuset": {"cpu_exclusive": 0, "mem_hardwall": 0, "mem_exclusive": 0, "memory_migrate": 0, "memory_spread_page": 0,
+                "memory_spread_slab": 0, "memory_pressure": 0, "sched_load_balance": 0, "sched_relax_domain_level": 0},
+            "memory": {"usage": {"limit": 0, "failcnt": 0}, "swap": {"limit": 0, "failcnt": 0}, "kernel": {"limit": 0, "failcnt": 0},
+                "kernelTCP": {"limit": 0, "failcnt": 0}},
+            "pids": {}, "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null
+        })
+    );
 }
 
 /// A group of 16 MiB, its events, and a program that is killed for wanting more.
@@ -65,9 +72,15 @@ fn oom(name: &Name) -> (Group, OomEvents, Program) {
     assert_eq!(events.read().unwrap(), Oom::Nothing);
     let procs = format!("{}/cgroup.procs", group.dir("memory").unwrap());
     // The shell itself grows: it is the one that is killed.
-    let program = Program::new(&format!("echo $$ > {procs}; x=$(head -c 67108864 /dev/zero | tr '\\0' x); echo alive"));
+    let program = Program::new(&format!(
+        "echo $$ > {procs}; x=$(head -c 67108864 /dev/zero | tr '\\0' x); echo alive"
+    ));
     let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(), 1, "nothing within 30 s");
+    assert_eq!(
+        poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(),
+        1,
+        "nothing within 30 s"
+    );
     (group, events, program)
 }
 
@@ -97,7 +110,11 @@ fn a_kill_and_the_end_at_once_are_both_told() {
     group.remove().unwrap();
     assert!(matches!(events.read().unwrap(), Oom::Kills(1..)));
     let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(), 1, "the end wakes nobody");
+    assert_eq!(
+        poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(),
+        1,
+        "the end wakes nobody"
+    );
     assert_eq!(events.read().unwrap(), Oom::Gone);
 }
 
@@ -115,16 +132,40 @@ fn exec_goes_where_it_is_told_or_where_init_is() {
     let sub = format!("{}/sub", group.dirs().next().unwrap());
     std::fs::create_dir(&sub).unwrap();
     let controller = group.record().places[0].controllers[0].clone();
-    let target = group.exec_target(program.pid(), &BTreeMap::from([(controller, "../sub".to_owned())])).unwrap();
+    let target = group
+        .exec_target(
+            program.pid(),
+            &BTreeMap::from([(controller, "../sub".to_owned())]),
+        )
+        .unwrap();
     assert_eq!(target.dirs[0], sub);
-    assert!(group.exec_target(program.pid(), &BTreeMap::from([(String::new(), "none".to_owned())])).is_err());
-    assert!(group.exec_target(program.pid(), &BTreeMap::from([("x".to_owned(), "none".to_owned())])).unwrap_err().to_string().contains("unknown controller x"));
+    assert!(
+        group
+            .exec_target(
+                program.pid(),
+                &BTreeMap::from([(String::new(), "none".to_owned())])
+            )
+            .is_err()
+    );
+    assert!(
+        group
+            .exec_target(
+                program.pid(),
+                &BTreeMap::from([("x".to_owned(), "none".to_owned())])
+            )
+            .unwrap_err()
+            .to_string()
+            .contains("unknown controller x")
+    );
     group.kill(Signal::SIGKILL).unwrap();
 }
 
 #[test]
 fn exec_into_a_v2_cgroup_that_has_become_inner() {
-    let v2 = super::here().hierarchies.into_iter().find(|h| h.version == Version::V2 && h.writable && !h.controllers.is_empty());
+    let v2 = super::here()
+        .hierarchies
+        .into_iter()
+        .find(|h| h.version == Version::V2 && h.writable && !h.controllers.is_empty());
     let Some(v2) = v2 else {
         eprintln!("skipped: no cgroup v2 with a controller is mounted, or it may not be written");
         return;
@@ -132,33 +173,61 @@ fn exec_into_a_v2_cgroup_that_has_become_inner() {
     let controller = v2.controllers[0].clone();
     let _root = RootControl::keep();
     let name = Name::new();
-    // As if a limit needed the controller: it is on in the container's cgroup, and the container gives it on.
-    let mut plan = plan(&request(Some(&name.0), None), &Tree { hierarchies: vec![v2], uid: 0 }).unwrap();
+    // As if a limit needed the controller: it is on in the container's cgroup, and the container
+    // gives it on.
+    let mut plan = plan(
+        &request(Some(&name.0), None),
+        &Tree {
+            hierarchies: vec![v2],
+            uid: 0,
+        },
+    )
+    .unwrap();
     plan.places[0].enable = vec![controller.clone()];
     let group = Group::create(&plan).unwrap();
     let dir = group.dirs().next().unwrap().to_owned();
     let program = Program::new("exec sleep 100");
     std::fs::create_dir(format!("{dir}/init")).unwrap();
-    std::fs::write(format!("{dir}/init/cgroup.procs"), program.pid().to_string()).unwrap();
-    std::fs::write(format!("{dir}/cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    std::fs::write(
+        format!("{dir}/init/cgroup.procs"),
+        program.pid().to_string(),
+    )
+    .unwrap();
+    std::fs::write(
+        format!("{dir}/cgroup.subtree_control"),
+        format!("+{controller}"),
+    )
+    .unwrap();
     let target = group.exec_target(program.pid(), &BTreeMap::new()).unwrap();
     assert_eq!(target.dirs, [format!("{dir}/init")]);
     group.kill(Signal::SIGKILL).unwrap();
 }
 
-/// Somebody else, as systemd does with a scope, ends the processes and removes the cgroup at any moment of hull's work: there is nobody
-/// left then, which is no error of a signal or of the removal, and freezing says only that the cgroup is gone.
+/// Somebody else, as systemd does with a scope, ends the processes and removes the cgroup at any
+/// moment of hull's work: there is nobody left then, which is no error of a signal or of the
+/// removal, and freezing says only that the cgroup is gone.
 #[test]
 fn a_v2_cgroup_that_vanishes_meanwhile_is_no_error() {
-    let v2 = Tree::probe(nix::unistd::geteuid().as_raw(), crate::facts::in_user_namespace()).unwrap().hierarchies.into_iter().find(|h| h.version == Version::V2 && h.writable);
+    let v2 = Tree::probe(
+        nix::unistd::geteuid().as_raw(),
+        crate::facts::in_user_namespace(),
+    )
+    .unwrap()
+    .hierarchies
+    .into_iter()
+    .find(|h| h.version == Version::V2 && h.writable);
     let Some(v2) = v2 else {
         eprintln!("skipped: no cgroup v2 is mounted, or it may not be written");
         return;
     };
-    let tree = Tree { hierarchies: vec![v2], uid: 0 };
+    let tree = Tree {
+        hierarchies: vec![v2],
+        uid: 0,
+    };
     for round in 0..40_u64 {
         let name = Name::new();
-        let mut group = Group::create(&plan(&request(Some(&name.0), None), &tree).unwrap()).unwrap();
+        let mut group =
+            Group::create(&plan(&request(Some(&name.0), None), &tree).unwrap()).unwrap();
         let dir = group.dirs().next().unwrap().to_owned();
         let mut program = Program::new("exec sleep 100");
         group.add(program.pid()).unwrap();

@@ -36,14 +36,24 @@ impl Random {
 
     /// Mostly few.
     pub fn bytes(&mut self) -> Vec<u8> {
-        let count = if self.below(20) == 0 { 5000 } else { self.below(40) };
+        let count = if self.below(20) == 0 {
+            5000
+        } else {
+            self.below(40)
+        };
         (0..count).map(|_| self.next() as u8).collect()
     }
 
     /// Without NUL, of one to four bytes a character.
     pub fn text(&mut self) -> String {
         const LETTERS: [char; 8] = ['a', '/', '.', ' ', '\n', '=', 'é', '🐚'];
-        let count = if self.below(20) == 0 { 4096 } else { self.below(20) };
-        (0..count).map(|_| LETTERS[self.below(LETTERS.len())]).collect()
+        let count = if self.below(20) == 0 {
+            4096
+        } else {
+            self.below(20)
+        };
+        (0..count)
+            .map(|_| LETTERS[self.below(LETTERS.len())])
+            .collect()
     }
 }

@@ -1,5 +1,6 @@
-//! What is written is read back the same, and bytes that are no script are an error: never a panic, and never a field that reaches
-//! beyond the bytes (CVE-2021-43784 was an overflowing length in a runtime's encoded bootstrap).
+//! What is written is read back the same, and bytes that are no script are an error: never a panic,
+//! and never a field that reaches beyond the bytes (CVE-2021-43784 was an overflowing length in a
+//! runtime's encoded bootstrap).
 
 use super::Random;
 use crate::init::Scratch;
@@ -43,26 +44,38 @@ fn every_kind_comes_back_as_it_went() {
 #[test]
 fn kinds_have_tags_of_their_own() {
     let steps = Step::any_of_each(&mut Random::new(2));
-    let mut tags: Vec<u8> = steps.iter().map(|step| encode(std::slice::from_ref(step))[0]).collect();
+    let mut tags: Vec<u8> = steps
+        .iter()
+        .map(|step| encode(std::slice::from_ref(step))[0])
+        .collect();
     tags.sort_unstable();
     tags.dedup();
     assert_eq!(tags.len(), steps.len());
 }
 
-/// A script that is cut anywhere but between steps is malformed; between steps it is a shorter script.
+/// A script that is cut anywhere but between steps is malformed; between steps it is a shorter
+/// script.
 #[test]
 fn truncated_scripts() {
     let mut random = Random::new(3);
-    for step in (0..8).flat_map(|_| Step::any_of_each(&mut random)).collect::<Vec<_>>() {
+    for step in (0..8)
+        .flat_map(|_| Step::any_of_each(&mut random))
+        .collect::<Vec<_>>()
+    {
         let bytes = encode(std::slice::from_ref(&step));
         for cut in (1..bytes.len()).take(600) {
-            assert_eq!(decode(&bytes[..cut]), Err(Malformed), "{step:?} cut at {cut}");
+            assert_eq!(
+                decode(&bytes[..cut]),
+                Err(Malformed),
+                "{step:?} cut at {cut}"
+            );
         }
     }
 }
 
-/// Bytes are changed, put in and taken out: the answer is a script or `Malformed`. A script that is read is the one that was written: every
-/// byte of it was looked at, so writing it again gives the same bytes.
+/// Bytes are changed, put in and taken out: the answer is a script or `Malformed`. A script that is
+/// read is the one that was written: every byte of it was looked at, so writing it again gives the
+/// same bytes.
 #[test]
 fn mutated_scripts() {
     let mut random = Random::new(4);
@@ -85,10 +98,14 @@ fn mutated_scripts() {
             assert_eq!(Scratch::for_script(&bytes).is_ok(), decode(&bytes).is_ok());
         }
     }
-    assert!(read > 100 && refused > 100, "{read} read, {refused} refused: the mutations do not reach both");
+    assert!(
+        read > 100 && refused > 100,
+        "{read} read, {refused} refused: the mutations do not reach both"
+    );
 }
 
-/// `own` replaces bytes that are no UTF-8, so what was written again can only be compared where there are none.
+/// `own` replaces bytes that are no UTF-8, so what was written again can only be compared where
+/// there are none.
 fn is_text(bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes);
     while !reader.is_empty() {
@@ -111,7 +128,11 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
         }
         3 => bytes.insert(at, random.number() as u8),
         // A length at its end.
-        _ => bytes.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0xff),
+        _ => bytes
+            .iter_mut()
+            .skip(at)
+            .take(4)
+            .for_each(|byte| *byte = 0xff),
     }
 }
 
@@ -128,19 +149,44 @@ fn garbage() {
 /// Lengths and counts that would overflow, or promise more than there is, take nothing.
 #[test]
 fn lengths_beyond_the_end() {
-    for length in [1, 2, 3, 4, 5, 0x3fff_ffff, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, u32::MAX - 1, u32::MAX] {
+    for length in [
+        1,
+        2,
+        3,
+        4,
+        5,
+        0x3fff_ffff,
+        0x4000_0000,
+        0x7fff_ffff,
+        0x8000_0000,
+        u32::MAX - 1,
+        u32::MAX,
+    ] {
         let bytes = length.to_le_bytes();
-        assert!(Bytes::get(&mut Reader::new(&bytes)).is_err(), "bytes of length {length}");
-        assert!(Str::get(&mut Reader::new(&bytes)).is_err(), "a string of length {length}");
-        assert!(Strs::get(&mut Reader::new(&bytes)).is_err(), "{length} strings");
-        assert!(U32s::get(&mut Reader::new(&bytes)).is_err(), "{length} numbers");
+        assert!(
+            Bytes::get(&mut Reader::new(&bytes)).is_err(),
+            "bytes of length {length}"
+        );
+        assert!(
+            Str::get(&mut Reader::new(&bytes)).is_err(),
+            "a string of length {length}"
+        );
+        assert!(
+            Strs::get(&mut Reader::new(&bytes)).is_err(),
+            "{length} strings"
+        );
+        assert!(
+            U32s::get(&mut Reader::new(&bytes)).is_err(),
+            "{length} numbers"
+        );
     }
 }
 
 /// A string with a NUL inside would reach the kernel shorter than it was checked.
 #[test]
 fn strings_end_where_they_say() {
-    let read = |bytes: &[u8]| Str::get(&mut Reader::new(bytes)).map(|text| text.to_bytes().to_vec());
+    let read =
+        |bytes: &[u8]| Str::get(&mut Reader::new(bytes)).map(|text| text.to_bytes().to_vec());
     assert_eq!(read(b"\x03\0\0\0abc\0"), Ok(b"abc".to_vec()));
     assert_eq!(read(b"\x03\0\0\0a\0c\0"), Err(Malformed));
     assert_eq!(read(b"\x03\0\0\0abcd"), Err(Malformed));

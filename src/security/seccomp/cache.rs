@@ -1,10 +1,12 @@
 //! Compiled filters, kept by content.
 //!
-//! A filter that somebody else put here would be loaded into a container in place of its own, so the directory must belong to the
-//! user that hull runs as and be writable by nobody else, and so must each file; both are judged by descriptor. A file holds the
-//! whole text it was made from, which is compared byte for byte: the hash in the name only finds it.
+//! A filter that somebody else put here would be loaded into a container in place of its own, so
+//! the directory must belong to the user that hull runs as and be writable by nobody else, and so
+//! must each file; both are judged by descriptor. A file holds the whole text it was made from,
+//! which is compared byte for byte: the hash in the name only finds it.
 //!
-//! A file appears complete, by link from an unnamed file, or not at all. What is there and does not fit is replaced.
+//! A file appears complete, by link from an unnamed file, or not at all. What is there and does not
+//! fit is replaced.
 
 use super::{Filter, flags, library_version, program, validate};
 use crate::spec::config::Seccomp;
@@ -28,13 +30,16 @@ const MAGIC: [u8; 8] = *b"hullbpf1";
 const HEADER: usize = MAGIC.len() + 12;
 /// A section of more bytes than this is compiled each time.
 const LARGEST: usize = 1 << 20;
-/// At so many files the directory is emptied before one is added: 32 profiles are some 700 kB of memory in /run.
+/// At so many files the directory is emptied before one is added: 32 profiles are some 700 kB of
+/// memory in /run.
 const MOST_FILES: usize = 32;
 
-/// As [`super::compile`], by way of `dir`, an existing directory owned by the effective user and writable by that user alone.
+/// As [`super::compile`], by way of `dir`, an existing directory owned by the effective user and
+/// writable by that user alone.
 ///
 /// # Errors
-/// Those of [`super::compile`], and a directory that others could write to. A file that cannot be written is not an error.
+/// Those of [`super::compile`], and a directory that others could write to. A file that cannot be
+/// written is not an error.
 pub fn compile_cached(seccomp: &Seccomp, dir: &Path) -> Result<Filter> {
     let notified = validate(seccomp)?;
     let (flags, flag_warnings) = flags(seccomp, !notified.is_empty())?;
@@ -51,21 +56,43 @@ pub fn compile_cached(seccomp: &Seccomp, dir: &Path) -> Result<Filter> {
         }
     };
     warnings.extend(flag_warnings);
-    Ok(Filter { program, flags, notify: !notified.is_empty(), notified, warnings })
+    Ok(Filter {
+        program,
+        flags,
+        notify: !notified.is_empty(),
+        notified,
+        warnings,
+    })
 }
 
-/// Everything that the program depends on, as text: this file's schema, the library, the machine, and the section without what goes
-/// to seccomp(2) beside the program or to the listener.
+/// Everything that the program depends on, as text: this file's schema, the library, the machine,
+/// and the section without what goes to seccomp(2) beside the program or to the listener.
 fn key(seccomp: &Seccomp) -> Result<Vec<u8>> {
-    let Seccomp { default_action, default_errno_ret, architectures, flags: _, listener_path: _, listener_metadata: _, syscalls } = seccomp;
+    let Seccomp {
+        default_action,
+        default_errno_ret,
+        architectures,
+        flags: _,
+        listener_path: _,
+        listener_metadata: _,
+        syscalls,
+    } = seccomp;
     let about = (SCHEMA, library_version(), std::env::consts::ARCH);
-    serde_json::to_vec(&(about, default_action, default_errno_ret, architectures, syscalls))
-        .map_err(|e| Error::new(format!("seccomp: write the section as text: {e}")))
+    serde_json::to_vec(&(
+        about,
+        default_action,
+        default_errno_ret,
+        architectures,
+        syscalls,
+    ))
+    .map_err(|e| Error::new(format!("seccomp: write the section as text: {e}")))
 }
 
 /// The file's name: 64 bits of FNV-1a.
 fn name(key: &[u8]) -> Result<CString> {
-    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     CString::new(format!("{hash:016x}.bpf")).map_err(|_| Error::new("seccomp: name a cache file"))
 }
 
@@ -74,40 +101,67 @@ fn open_dir(dir: &Path) -> Result<OwnedFd> {
     let fd = open(dir, flags, Mode::empty()).on("open seccomp cache", dir.display())?;
     let stat = fstat(&fd).on("stat seccomp cache", dir.display())?;
     if stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
-        return Err(Error::new(format!("seccomp cache {}: others than hull's own user can write to it", dir.display())));
+        return Err(Error::new(format!(
+            "seccomp cache {}: others than hull's own user can write to it",
+            dir.display()
+        )));
     }
     Ok(fd)
 }
 
 /// The program and warnings, if the file is there, ours, whole, and made from this key.
 fn read(dir: &OwnedFd, name: &CString, key: &[u8]) -> Option<(Vec<u8>, Vec<String>)> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK; // a fifo must not hold us up
+    // A fifo must not hold us up.
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let fd = openat(dir, name.as_c_str(), flags, Mode::empty()).ok()?;
     let stat = fstat(&fd).ok()?;
     let regular = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
     let size = usize::try_from(stat.st_size).ok()?;
-    if !regular || stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o077 != 0 || size > 2 * LARGEST {
+    if !regular
+        || stat.st_uid != geteuid().as_raw()
+        || stat.st_mode & 0o077 != 0
+        || size > 2 * LARGEST
+    {
         return None;
     }
     let mut bytes = vec![0; size];
     File::from(fd).read_exact(&mut bytes).ok()?;
     let (header, rest) = bytes.split_at_checked(HEADER)?;
     let (magic, lengths) = header.split_at(MAGIC.len());
-    let length = |at: usize| lengths.get(at..at + 4)?.try_into().map(u32::from_ne_bytes).ok().and_then(|n| usize::try_from(n).ok());
+    let length = |at: usize| {
+        lengths
+            .get(at..at + 4)?
+            .try_into()
+            .map(u32::from_ne_bytes)
+            .ok()
+            .and_then(|n| usize::try_from(n).ok())
+    };
     let (key_length, warnings_length, program_length) = (length(0)?, length(4)?, length(8)?);
     let (file_key, rest) = rest.split_at_checked(key_length)?;
     let (warnings, program) = rest.split_at_checked(warnings_length)?;
     let size = sys::seccomp::INSTRUCTION_SIZE;
-    let whole = program.len() == program_length && program_length.is_multiple_of(size) && program_length / size <= sys::seccomp::MAX_INSTRUCTIONS;
+    let whole = program.len() == program_length
+        && program_length.is_multiple_of(size)
+        && program_length / size <= sys::seccomp::MAX_INSTRUCTIONS;
     if magic != MAGIC || file_key != key || !whole || program.is_empty() {
         return None;
     }
-    let warnings = std::str::from_utf8(warnings).ok()?.lines().map(String::from).collect();
+    let warnings = std::str::from_utf8(warnings)
+        .ok()?
+        .lines()
+        .map(String::from)
+        .collect();
     Some((program.to_vec(), warnings))
 }
 
 /// Puts a whole file there, in place of one that did not fit.
-fn write(dir: &OwnedFd, name: &CString, key: &[u8], program: &[u8], warnings: &[String]) -> nix::Result<()> {
+fn write(
+    dir: &OwnedFd,
+    name: &CString,
+    key: &[u8],
+    program: &[u8],
+    warnings: &[String],
+) -> nix::Result<()> {
     let warnings = warnings.join("\n"); // names are quoted with escapes, so no warning spans lines
     if key.len() + warnings.len() + program.len() > LARGEST {
         return Ok(());
@@ -123,10 +177,20 @@ fn write(dir: &OwnedFd, name: &CString, key: &[u8], program: &[u8], warnings: &[
     make_room(dir)?;
     let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(dir, c".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    file.write_all(&bytes).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-    // By its name in /proc: AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH, which an ordinary user has not.
+    file.write_all(&bytes)
+        .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    // By its name in /proc: AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH, which an ordinary user has
+    // not.
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let link = || linkat(AT_FDCWD, unnamed.as_str(), dir.as_fd(), name.as_c_str(), AtFlags::AT_SYMLINK_FOLLOW);
+    let link = || {
+        linkat(
+            AT_FDCWD,
+            unnamed.as_str(),
+            dir.as_fd(),
+            name.as_c_str(),
+            AtFlags::AT_SYMLINK_FOLLOW,
+        )
+    };
     match link() {
         Err(Errno::EEXIST) => {
             unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?;
@@ -138,12 +202,18 @@ fn write(dir: &OwnedFd, name: &CString, key: &[u8], program: &[u8], warnings: &[
 
 /// Empties a full directory of cache files.
 fn make_room(dir: &OwnedFd) -> nix::Result<()> {
-    let mut listing = nix::dir::Dir::openat(dir, c".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let names: Vec<CString> =
-        listing.iter().flatten().map(|entry| entry.file_name().to_owned()).filter(|name| name.to_bytes().ends_with(b".bpf")).collect();
+    let mut listing =
+        nix::dir::Dir::openat(dir, c".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let names: Vec<CString> = listing
+        .iter()
+        .flatten()
+        .map(|entry| entry.file_name().to_owned())
+        .filter(|name| name.to_bytes().ends_with(b".bpf"))
+        .collect();
     if names.len() >= MOST_FILES {
         for name in names {
-            let _ = unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir); // another hull may have been here first
+            // Another hull may have been here first.
+            let _ = unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
     Ok(())
@@ -163,14 +233,18 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let dir = std::env::temp_dir().join(format!("hull-seccomp-{name}-{}", std::process::id()));
+            let dir =
+                std::env::temp_dir().join(format!("hull-seccomp-{name}-{}", std::process::id()));
             fs::create_dir(&dir).unwrap();
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
             Self(dir)
         }
 
         fn files(&self) -> Vec<PathBuf> {
-            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect()
+            fs::read_dir(&self.0)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect()
         }
     }
 
@@ -195,12 +269,19 @@ mod tests {
         assert_eq!(metadata.mode() & 0o7777, 0o600);
         assert_eq!(metadata.nlink(), 1);
         let hit = compile_cached(&section(9), &scratch.0).unwrap();
-        assert_eq!(fs::metadata(&file).unwrap().ino(), metadata.ino(), "the file was written anew");
+        assert_eq!(
+            fs::metadata(&file).unwrap().ino(),
+            metadata.ino(),
+            "the file was written anew"
+        );
         assert!(plain == miss && plain == hit);
         assert_eq!(hit.warnings.len(), 1);
         // Another section is another file, and other flags are not.
         compile_cached(&section(10), &scratch.0).unwrap();
-        let other_flags = Seccomp { flags: Some(vec![]), ..section(9) };
+        let other_flags = Seccomp {
+            flags: Some(vec![]),
+            ..section(9)
+        };
         assert_eq!(compile_cached(&other_flags, &scratch.0).unwrap().flags, 0);
         assert_eq!(scratch.files().len(), 2);
     }
@@ -212,7 +293,11 @@ mod tests {
         compile_cached(&section(9), &scratch.0).unwrap();
         let [file] = scratch.files().try_into().unwrap();
         let mut bytes = fs::read(&file).unwrap();
-        let errno_at = bytes.windows(8).rposition(|w| w == [6, 0, 0, 0, 9, 0, 5, 0]).unwrap() + 4;
+        let errno_at = bytes
+            .windows(8)
+            .rposition(|w| w == [6, 0, 0, 0, 9, 0, 5, 0])
+            .unwrap()
+            + 4;
         bytes[errno_at] = 10;
         fs::write(&file, bytes).unwrap();
         let changed = compile_cached(&section(9), &scratch.0).unwrap();
@@ -226,13 +311,28 @@ mod tests {
         let [file] = scratch.files().try_into().unwrap();
         let whole = fs::read(&file).unwrap();
         compile_cached(&section(10), &scratch.0).unwrap();
-        let other = scratch.files().into_iter().find(|path| *path != file).unwrap();
+        let other = scratch
+            .files()
+            .into_iter()
+            .find(|path| *path != file)
+            .unwrap();
         let collision = fs::read(&other).unwrap(); // another key under this name
-        let halves = [whole[..whole.len() - 8].to_vec(), whole[..10].to_vec(), Vec::new(), vec![0xff; 64], [whole.clone(), vec![0; 8]].concat(), collision];
+        let halves = [
+            whole[..whole.len() - 8].to_vec(),
+            whole[..10].to_vec(),
+            Vec::new(),
+            vec![0xff; 64],
+            [whole.clone(), vec![0; 8]].concat(),
+            collision,
+        ];
         for bad in halves {
             fs::write(&file, &bad).unwrap();
             assert!(compile_cached(&section(9), &scratch.0).unwrap() == expected);
-            assert!(fs::read(&file).unwrap() == whole, "not replaced: {} bytes", bad.len());
+            assert!(
+                fs::read(&file).unwrap() == whole,
+                "not replaced: {} bytes",
+                bad.len()
+            );
         }
     }
 
@@ -242,7 +342,11 @@ mod tests {
         let expected = compile_cached(&section(9), &scratch.0).unwrap();
         let [file] = scratch.files().try_into().unwrap();
         let mut poisoned = fs::read(&file).unwrap();
-        let errno_at = poisoned.windows(8).rposition(|w| w == [6, 0, 0, 0, 9, 0, 5, 0]).unwrap() + 4;
+        let errno_at = poisoned
+            .windows(8)
+            .rposition(|w| w == [6, 0, 0, 0, 9, 0, 5, 0])
+            .unwrap()
+            + 4;
         poisoned[errno_at] = 0;
         let outside = scratch.0.join("outside");
         for prepare in [
@@ -274,13 +378,21 @@ mod tests {
     fn a_directory_of_others_is_an_error() {
         let scratch = Scratch::new("dir");
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
-        let error = compile_cached(&section(9), &scratch.0).err().unwrap().to_string();
-        assert!(error.contains("others than hull's own user can write"), "{error}");
+        let error = compile_cached(&section(9), &scratch.0)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("others than hull's own user can write"),
+            "{error}"
+        );
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o700)).unwrap();
         let link = scratch.0.join("link");
         symlink(&scratch.0, &link).unwrap();
         assert!(compile_cached(&section(9), &link).is_err());
-        let missing = compile_cached(&section(9), &scratch.0.join("missing")).err().unwrap();
+        let missing = compile_cached(&section(9), &scratch.0.join("missing"))
+            .err()
+            .unwrap();
         assert_eq!(missing.errno(), Some(Errno::ENOENT));
     }
 

@@ -1,5 +1,5 @@
-//! Runs a seccomp program on made-up calls, as the kernel would: the subset of classic BPF that seccomp admits
-//! (kernel/seccomp.c, seccomp_check_filter) and that compilers of filters emit.
+//! Runs a seccomp program on made-up calls, as the kernel would: the subset of classic BPF that
+//! seccomp admits (kernel/seccomp.c, seccomp_check_filter) and that compilers of filters emit.
 
 /// The part of `struct seccomp_data` that filters read; the instruction pointer reads as 0.
 pub(in crate::security) struct Data {
@@ -11,14 +11,21 @@ pub(in crate::security) struct Data {
 impl Data {
     /// The 32 bits at an offset, on a little endian machine.
     fn word(&self, offset: u32) -> u32 {
-        assert!(offset.is_multiple_of(4), "load from unaligned offset {offset}");
+        assert!(
+            offset.is_multiple_of(4),
+            "load from unaligned offset {offset}"
+        );
         match offset {
             0 => self.number,
             4 => self.arch,
             8 | 12 => 0,
             16..64 => {
                 let arg = self.args[(offset as usize - 16) / 8];
-                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
+                if offset.is_multiple_of(8) {
+                    arg as u32
+                } else {
+                    (arg >> 32) as u32
+                }
             }
             _ => panic!("load from offset {offset}"),
         }
@@ -31,7 +38,12 @@ pub(in crate::security) fn run(program: &[u8], data: &Data) -> u32 {
         .chunks_exact(8)
         .map(|i| {
             let code = u16::from_ne_bytes([i[0], i[1]]);
-            (u32::from(code), usize::from(i[2]), usize::from(i[3]), u32::from_ne_bytes([i[4], i[5], i[6], i[7]]))
+            (
+                u32::from(code),
+                usize::from(i[2]),
+                usize::from(i[3]),
+                u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
+            )
         })
         .collect();
     let (mut a, mut at) = (0_u32, 0_usize);

@@ -12,8 +12,9 @@
 //! filter:
 //! ```
 //!
-//! The number compared with is the largest that any rule names for that architecture, so a profile that names no call newer than
-//! its author knew gets the boundary right. Holes below it go to the filter.
+//! The number compared with is the largest that any rule names for that architecture, so a profile
+//! that names no call newer than its author knew gets the boundary right. Holes below it go to the
+//! filter.
 
 use crate::spec::config::Seccomp;
 use libseccomp::{ScmpArch, ScmpSyscall};
@@ -29,7 +30,8 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
 
-/// `__X32_SYSCALL_BIT` of asm/unistd.h: x32 shares AUDIT_ARCH_X86_64 and is told apart by its numbers.
+/// `__X32_SYSCALL_BIT` of asm/unistd.h: x32 shares AUDIT_ARCH_X86_64 and is told apart by its
+/// numbers.
 const X32_BIT: u32 = 1 << 30;
 /// AUDIT_ARCH_X86_64 and the two of s390, linux/audit.h.
 const X86_64: u32 = 0xc000_003e;
@@ -48,8 +50,8 @@ pub(super) struct Last {
     x32: Option<u32>,
 }
 
-/// The largest calls by architecture, in the order of `archs`. Rules of every action count, and names that have no number on an
-/// architecture do not.
+/// The largest calls by architecture, in the order of `archs`. Rules of every action count, and
+/// names that have no number on an architecture do not.
 pub(super) fn last_calls(seccomp: &Seccomp, archs: &[ScmpArch]) -> Vec<Last> {
     let mut last: Vec<Last> = Vec::new();
     for &arch in archs {
@@ -58,20 +60,37 @@ pub(super) fn last_calls(seccomp: &Seccomp, archs: &[ScmpArch]) -> Vec<Last> {
             .iter()
             .flat_map(|entry| &entry.names)
             .filter_map(|name| ScmpSyscall::from_name_by_arch(name, arch).ok())
-            .filter_map(|call| u32::try_from(call.as_raw_syscall()).ok()) // negative: known, but not on this architecture
+            // Negative: known, but not on this architecture.
+            .filter_map(|call| u32::try_from(call.as_raw_syscall()).ok())
             .max();
-        let token = if arch == ScmpArch::X32 { X86_64 } else { audit_arch(arch) };
-        let index = last.iter().position(|l| l.arch == token).unwrap_or_else(|| {
-            last.push(Last { arch: token, number: None, x32: None });
-            last.len() - 1
-        });
-        let slot = if arch == ScmpArch::X32 { &mut last[index].x32 } else { &mut last[index].number };
+        let token = if arch == ScmpArch::X32 {
+            X86_64
+        } else {
+            audit_arch(arch)
+        };
+        let index = last
+            .iter()
+            .position(|l| l.arch == token)
+            .unwrap_or_else(|| {
+                last.push(Last {
+                    arch: token,
+                    number: None,
+                    x32: None,
+                });
+                last.len() - 1
+            });
+        let slot = if arch == ScmpArch::X32 {
+            &mut last[index].x32
+        } else {
+            &mut last[index].number
+        };
         *slot = number;
     }
     last
 }
 
-/// AUDIT_ARCH_* of linux/audit.h: machine number, and bits for 64 bits, little endian and the n32 calling convention.
+/// AUDIT_ARCH_* of linux/audit.h: machine number, and bits for 64 bits, little endian and the n32
+/// calling convention.
 fn audit_arch(arch: ScmpArch) -> u32 {
     const WIDE: u32 = 0x8000_0000;
     const LITTLE: u32 = 0x4000_0000;
@@ -126,23 +145,51 @@ pub(super) fn prefix(last: &[Last]) -> Vec<u8> {
 
 /// One architecture's section; jumps to the filter are filled in later.
 fn section(last: &Last) -> Option<Vec<Instruction>> {
-    let to_filter = Instruction { code: JUMP, jt: 0, jf: 0, k: 0 };
-    let refuse_above = |number: u32| [Instruction::test(ABOVE, number, 0, 1), Instruction { code: RETURN, jt: 0, jf: 0, k: ENOSYS }, to_filter];
+    let to_filter = Instruction {
+        code: JUMP,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    let refuse_above = |number: u32| {
+        [
+            Instruction::test(ABOVE, number, 0, 1),
+            Instruction {
+                code: RETURN,
+                jt: 0,
+                jf: 0,
+                k: ENOSYS,
+            },
+            to_filter,
+        ]
+    };
     let mut body = vec![Instruction::load(NUMBER_AT)];
     match (last.number, last.x32) {
         (None, None) => return None,
         _ if last.arch == X86_64 => {
-            let plain = last.number.map_or_else(|| vec![to_filter], |number| refuse_above(number).to_vec());
+            let plain = last
+                .number
+                .map_or_else(|| vec![to_filter], |number| refuse_above(number).to_vec());
             body.push(Instruction::test(HAS_BITS, X32_BIT, plain.len() as u8, 0));
             body.extend(plain);
-            // Without x32 in the filter, libseccomp's program refuses x32 numbers as a foreign architecture.
-            body.extend(last.x32.map_or_else(|| vec![to_filter], |number| refuse_above(number).to_vec()));
+            // Without x32 in the filter, libseccomp's program refuses x32 numbers as a foreign
+            // architecture.
+            body.extend(
+                last.x32
+                    .map_or_else(|| vec![to_filter], |number| refuse_above(number).to_vec()),
+            );
         }
         (Some(number), _) => {
             if matches!(last.arch, S390 | S390X) {
-                // There, a number above 255 travels in a register, and one that the kernel does not know arrives here as 0.
+                // There, a number above 255 travels in a register, and one that the kernel does not
+                // know arrives here as 0.
                 body.push(Instruction::test(EQUAL, 0, 0, 1));
-                body.push(Instruction { code: RETURN, jt: 0, jf: 0, k: ENOSYS });
+                body.push(Instruction {
+                    code: RETURN,
+                    jt: 0,
+                    jf: 0,
+                    k: ENOSYS,
+                });
             }
             body.extend(refuse_above(number));
         }
@@ -164,7 +211,12 @@ struct Instruction {
 
 impl Instruction {
     fn load(offset: u32) -> Self {
-        Self { code: LOAD, jt: 0, jf: 0, k: offset }
+        Self {
+            code: LOAD,
+            jt: 0,
+            jf: 0,
+            k: offset,
+        }
     }
 
     fn test(code: u16, k: u32, jt: u8, jf: u8) -> Self {
@@ -188,16 +240,43 @@ mod tests {
 
     fn answer(last: &[Last], arch: u32, number: u32) -> u32 {
         let mut program = prefix(last);
-        program.extend(Instruction { code: RETURN, jt: 0, jf: 0, k: REACHED }.bytes());
-        run(&program, &Data { number, arch, args: [0; 6] })
+        program.extend(
+            Instruction {
+                code: RETURN,
+                jt: 0,
+                jf: 0,
+                k: REACHED,
+            }
+            .bytes(),
+        );
+        run(
+            &program,
+            &Data {
+                number,
+                arch,
+                args: [0; 6],
+            },
+        )
     }
 
     #[test]
     fn numbers_above_the_last_are_not_known_and_all_others_reach_the_filter() {
         let last = [
-            Last { arch: X86_64, number: Some(334), x32: Some(X32_BIT | 547) },
-            Last { arch: 0x4000_0003, number: Some(386), x32: None },
-            Last { arch: S390X, number: Some(300), x32: None },
+            Last {
+                arch: X86_64,
+                number: Some(334),
+                x32: Some(X32_BIT | 547),
+            },
+            Last {
+                arch: 0x4000_0003,
+                number: Some(386),
+                x32: None,
+            },
+            Last {
+                arch: S390X,
+                number: Some(300),
+                x32: None,
+            },
         ];
         for (arch, number, expected) in [
             (X86_64, 0, REACHED),
@@ -215,27 +294,52 @@ mod tests {
             (S390X, 301, ENOSYS),
             (0xc000_00b7, 9999, REACHED), // an architecture that the filter does not have
         ] {
-            assert_eq!(answer(&last, arch, number), expected, "arch {arch:#x} call {number:#x}");
+            assert_eq!(
+                answer(&last, arch, number),
+                expected,
+                "arch {arch:#x} call {number:#x}"
+            );
         }
     }
 
     #[test]
     fn x32_without_a_named_call_is_left_to_the_filter() {
-        let last = [Last { arch: X86_64, number: Some(10), x32: None }];
+        let last = [Last {
+            arch: X86_64,
+            number: Some(10),
+            x32: None,
+        }];
         assert_eq!(answer(&last, X86_64, X32_BIT | 5000), REACHED);
-        let last = [Last { arch: X86_64, number: None, x32: Some(X32_BIT | 10) }];
+        let last = [Last {
+            arch: X86_64,
+            number: None,
+            x32: Some(X32_BIT | 10),
+        }];
         assert_eq!(answer(&last, X86_64, 5000), REACHED);
         assert_eq!(answer(&last, X86_64, X32_BIT | 11), ENOSYS);
     }
 
     #[test]
     fn no_named_call_no_prefix() {
-        assert!(prefix(&[Last { arch: X86_64, number: None, x32: None }]).is_empty());
+        assert!(
+            prefix(&[Last {
+                arch: X86_64,
+                number: None,
+                x32: None
+            }])
+            .is_empty()
+        );
     }
 
     #[test]
     fn every_architecture_at_once_stays_within_the_reach_of_a_jump() {
-        let last: Vec<Last> = (1..=40).map(|arch| Last { arch, number: Some(7), x32: None }).collect();
+        let last: Vec<Last> = (1..=40)
+            .map(|arch| Last {
+                arch,
+                number: Some(7),
+                x32: None,
+            })
+            .collect();
         assert_eq!(answer(&last, 40, 8), ENOSYS);
         assert_eq!(answer(&last, 40, 7), REACHED);
         assert_eq!(answer(&last, 1, 7), REACHED);

@@ -1,4 +1,5 @@
-//! The machine's disks and device nodes, in the guest's own root: a container's are bound from there.
+//! The machine's disks and device nodes, in the guest's own root: a container's are bound from
+//! there.
 
 use super::modules::Modules;
 use super::mount_on;
@@ -22,7 +23,10 @@ fn c(text: &str) -> Result<CString> {
 
 /// Makes device nodes where there are none.
 pub fn make_nodes(nodes: &[Node]) -> Result<()> {
-    for node in nodes.iter().filter(|node| fs::symlink_metadata(&node.path).is_err()) {
+    for node in nodes
+        .iter()
+        .filter(|node| fs::symlink_metadata(&node.path).is_err())
+    {
         if let Some(folder) = Path::new(&node.path).parent() {
             fs::create_dir_all(folder).on("make", folder.display())?;
         }
@@ -31,11 +35,20 @@ pub fn make_nodes(nodes: &[Node]) -> Result<()> {
     Ok(())
 }
 
-fn make_node(path: &str, mode: u32, (major, minor): (u32, u32), (uid, gid): (u32, u32)) -> Result<()> {
+fn make_node(
+    path: &str,
+    mode: u32,
+    (major, minor): (u32, u32),
+    (uid, gid): (u32, u32),
+) -> Result<()> {
     let name = c(path)?;
     file::mknodat(libc::AT_FDCWD, &name, mode, libc::makedev(major, minor)).on("make", path)?;
     // The mask of the process does not count.
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode & 0o7777)).on("set the mode of", path)?;
+    fs::set_permissions(
+        path,
+        std::os::unix::fs::PermissionsExt::from_mode(mode & 0o7777),
+    )
+    .on("set the mode of", path)?;
     file::fchownat(libc::AT_FDCWD, &name, uid, gid).on("set the owner of", path)
 }
 
@@ -63,10 +76,19 @@ pub fn set_up(disks: &[Disk], modules: &mut Modules) -> Result<()> {
 fn find(serial: &str) -> Result<(u32, u32)> {
     for _ in 0..1000 {
         for disk in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            if fs::read_to_string(disk.path().join("serial")).is_ok_and(|text| text.trim() == serial) {
-                let text = fs::read_to_string(disk.path().join("dev")).on("read", disk.path().join("dev").display())?;
-                let (major, minor) = text.trim().split_once(':').ok_or_else(|| Error::new(format!("a disk's numbers are {text:?}")))?;
-                let number = |text: &str| text.parse().map_err(|_| Error::new(format!("a disk's number is {text:?}")));
+            if fs::read_to_string(disk.path().join("serial"))
+                .is_ok_and(|text| text.trim() == serial)
+            {
+                let text = fs::read_to_string(disk.path().join("dev"))
+                    .on("read", disk.path().join("dev").display())?;
+                let (major, minor) = text
+                    .trim()
+                    .split_once(':')
+                    .ok_or_else(|| Error::new(format!("a disk's numbers are {text:?}")))?;
+                let number = |text: &str| {
+                    text.parse()
+                        .map_err(|_| Error::new(format!("a disk's number is {text:?}")))
+                };
                 return Ok((number(major)?, number(minor)?));
             }
         }
@@ -83,13 +105,18 @@ fn mount_image(path: &str, modules: &mut Modules) -> Result<()> {
     for kind in IMAGES {
         // A journal that wants to be replayed cannot be, on a disk that is not written to.
         let options = if kind == "ext4" { c"noload" } else { c"" };
-        let mounted = modules.load(kind).and_then(|()| mount::mount(&c(path)?, &c(IMAGE)?, &c(kind)?, read_only, options).on("mount as", kind));
+        let mounted = modules.load(kind).and_then(|()| {
+            mount::mount(&c(path)?, &c(IMAGE)?, &c(kind)?, read_only, options).on("mount as", kind)
+        });
         match mounted {
             Ok(()) => return put_overlay(modules),
             Err(error) => refusals.push(error.to_string()),
         }
     }
-    Err(Error::new(format!("the root's image: {}", refusals.join("; "))))
+    Err(Error::new(format!(
+        "the root's image: {}",
+        refusals.join("; ")
+    )))
 }
 
 fn put_overlay(modules: &mut Modules) -> Result<()> {
@@ -101,7 +128,13 @@ fn put_overlay(modules: &mut Modules) -> Result<()> {
     let upper = format!("{CHANGES}/upper");
     fs::set_permissions(&upper, meta.permissions()).on("set the mode of", &upper)?;
     use std::os::unix::fs::MetadataExt;
-    std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid())).on("set the owner of", &upper)?;
+    std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid()))
+        .on("set the owner of", &upper)?;
     modules.load("overlay")?;
-    mount_on(OVERLAY, "overlay", 0, &format!("lowerdir={IMAGE},upperdir={upper},workdir={CHANGES}/work"))
+    mount_on(
+        OVERLAY,
+        "overlay",
+        0,
+        &format!("lowerdir={IMAGE},upperdir={upper},workdir={CHANGES}/work"),
+    )
 }

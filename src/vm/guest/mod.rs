@@ -1,4 +1,5 @@
-//! The guest: hull as the machine's first process. It mounts what a kernel needs, loads the modules of the channel, and serves it.
+//! The guest: hull as the machine's first process. It mounts what a kernel needs, loads the modules
+//! of the channel, and serves it.
 
 mod agent;
 mod disks;
@@ -21,9 +22,14 @@ pub const PORT: &str = "hull.channel";
 /// The variable that the kernel makes of its command line's word.
 pub const MARK: &str = "HULL_GUEST";
 
-/// Whether this process is a guest's first: started by the kernel as the initramfs's `/init`, and so marked.
+/// Whether this process is a guest's first: started by the kernel as the initramfs's `/init`, and
+/// so marked.
 pub fn is_first() -> bool {
-    std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == "/init") && std::env::var_os(MARK).is_some()
+    std::process::id() == 1
+        && std::env::args_os()
+            .next()
+            .is_some_and(|name| name == "/init")
+        && std::env::var_os(MARK).is_some()
 }
 
 /// The guest's life. What goes wrong is said on the console, and ends the machine.
@@ -61,7 +67,12 @@ fn kernel_file_systems(root: &str) -> Result<()> {
     let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
     mount_on(&format!("{root}/proc"), "proc", safe, "")?;
     mount_on(&format!("{root}/sys"), "sysfs", safe, "")?;
-    mount_on(&format!("{root}/dev"), "devtmpfs", libc::MS_NOSUID, "mode=755")?;
+    mount_on(
+        &format!("{root}/dev"),
+        "devtmpfs",
+        libc::MS_NOSUID,
+        "mode=755",
+    )?;
     mount_on(&format!("{root}/sys/fs/cgroup"), "cgroup2", safe, "")
 }
 
@@ -71,10 +82,12 @@ fn new_root() -> Result<()> {
     for name in ["proc", "sys", "dev"] {
         let (from, to) = (format!("/{name}"), format!("/root/{name}"));
         fs::create_dir_all(&to).on("make", &to)?;
-        let c = |text: &str| CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"));
+        let c =
+            |text: &str| CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"));
         mount::mount(&c(&from)?, &c(&to)?, c"", libc::MS_MOVE, c"").on("move", from)?;
     }
-    // The modules stay where they are, in the initramfs; it is reached by the descriptor that was opened before.
+    // The modules stay where they are, in the initramfs; it is reached by the descriptor that was
+    // opened before.
     file::chdir(c"/root").on("enter", "the new root")?;
     mount::mount(c".", c"/", c"", libc::MS_MOVE, c"").on("move", "the new root")?;
     file::chroot(c".").on("enter", "the new root")?;
@@ -86,12 +99,16 @@ fn new_root() -> Result<()> {
 /// The channel's port, which its driver may bring a moment later.
 fn find_port() -> Result<crate::init::Held> {
     for _ in 0..3000 {
-        let ports = fs::read_dir("/sys/class/virtio-ports").map(|list| list.flatten().collect::<Vec<_>>()).unwrap_or_default();
+        let ports = fs::read_dir("/sys/class/virtio-ports")
+            .map(|list| list.flatten().collect::<Vec<_>>())
+            .unwrap_or_default();
         for port in ports {
             if fs::read_to_string(port.path().join("name")).is_ok_and(|name| name.trim() == PORT) {
                 let path = format!("/dev/{}", port.file_name().to_string_lossy());
                 let name = CString::new(path.as_str()).map_err(|_| Error::new("no path"))?;
-                return file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0).map(crate::init::Held).on("open", path);
+                return file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
+                    .map(crate::init::Held)
+                    .on("open", path);
             }
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -102,17 +119,31 @@ fn find_port() -> Result<crate::init::Held> {
 /// What this machine is.
 fn describe() -> Result<Guest> {
     // Controllers are given to those below: nobody but the first process lives in the root.
-    let text = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").on("read", "cgroup.controllers")?;
+    let text =
+        fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").on("read", "cgroup.controllers")?;
     for controller in text.split_whitespace() {
-        let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"));
+        let _ = fs::write(
+            "/sys/fs/cgroup/cgroup.subtree_control",
+            format!("+{controller}"),
+        );
     }
-    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).on("read", path);
+    let read = |path: &str| {
+        fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .on("read", path)
+    };
     let last = read("/proc/sys/kernel/cap_last_cap")?;
     let uptime = read("/proc/uptime")?;
-    let seconds: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    let seconds: f64 = uptime
+        .split(' ')
+        .next()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0.0);
     Ok(Guest {
         kernel: read("/proc/sys/kernel/osrelease")?,
-        last_capability: last.parse().map_err(|_| Error::new(format!("cap_last_cap is {last:?}")))?,
+        last_capability: last
+            .parse()
+            .map_err(|_| Error::new(format!("cap_last_cap is {last:?}")))?,
         cgroups: Tree::probe(0, false)?,
         uptime: (seconds * 1e9) as u64,
     })

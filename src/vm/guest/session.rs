@@ -1,13 +1,14 @@
-//! One program of the guest: a process of hull's own that makes it as the first wall would, waits for it, and says how it ended.
+//! One program of the guest: a process of hull's own that makes it as the first wall would, waits
+//! for it, and says how it ended.
 //!
 //! It may wait for as long as it likes: the agent, which serves the channel, never does.
 
 use super::network;
 use crate::cgroups::Group;
 use crate::init::Held;
-use crate::net::netlink::Namespace;
 use crate::namespaces::idmap;
 use crate::namespaces::spawn::{Birth, Child, spawn};
+use crate::net::netlink::Namespace;
 use crate::plan::outside::{MapWriter, Open};
 use crate::plan::step::Barrier;
 use crate::sys::process::{self, Ended};
@@ -73,10 +74,24 @@ struct Session<'a> {
 pub fn run(launch: Launch, link: &Held) -> ! {
     event::name_process(c"hull-session");
     // The agent's other descriptors: a pipe's end that two hold never ends.
-    let mut needed: Vec<i32> = launch.stdio.iter().chain(&launch.console).chain([link]).map(|held| held.0).collect();
+    let mut needed: Vec<i32> = launch
+        .stdio
+        .iter()
+        .chain(&launch.console)
+        .chain([link])
+        .map(|held| held.0)
+        .collect();
     file::close_all_but(3, &mut needed);
     let slots = vec![-1; launch.task.slots as usize];
-    let mut session = Session { launch, link, slots, held: Vec::new(), start: None, group: None, child: None };
+    let mut session = Session {
+        launch,
+        link,
+        slots,
+        held: Vec::new(),
+        start: None,
+        group: None,
+        child: None,
+    };
     let last = match session.carry_out() {
         Ok(()) => session.attend(),
         Err(Stop::Error(error)) => FromGuest::Refused(error.to_string()),
@@ -123,7 +138,14 @@ impl Session<'_> {
         }
         let report = self.child()?.page.report();
         let count = report.outcomes.load(Ordering::Acquire) as usize;
-        self.say(FromGuest::Ready(report.outcome.iter().take(count).map(|code| code.load(Ordering::Relaxed)).collect()));
+        self.say(FromGuest::Ready(
+            report
+                .outcome
+                .iter()
+                .take(count)
+                .map(|code| code.load(Ordering::Relaxed))
+                .collect(),
+        ));
         Ok(())
     }
 
@@ -131,7 +153,9 @@ impl Session<'_> {
         match step {
             Outer::Open(slot, what) => self.open(*slot, what)?,
             Outer::Program(slot) => {
-                let pidfd = process::pidfd_open(self.launch.program).map(Held).on("open", "the container's process")?;
+                let pidfd = process::pidfd_open(self.launch.program)
+                    .map(Held)
+                    .on("open", "the container's process")?;
                 self.fill(*slot, pidfd);
             }
             Outer::Cgroup(plan, first) => {
@@ -142,34 +166,61 @@ impl Session<'_> {
                 }
                 self.group = Some(group);
             }
-            Outer::Clone { flags, stage, into_cgroup } => {
+            Outer::Clone {
+                flags,
+                stage,
+                into_cgroup,
+            } => {
                 if stage.is_some() {
-                    // A process of the container must not reach hull through its own /proc while it joins (CVE-2016-9962).
+                    // A process of the container must not reach hull through its own /proc while it
+                    // joins (CVE-2016-9962).
                     ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
                 }
-                let cgroup = if *into_cgroup { self.group.as_ref().and_then(Group::clone_fd) } else { None };
+                let cgroup = if *into_cgroup {
+                    self.group.as_ref().and_then(Group::clone_fd)
+                } else {
+                    None
+                };
                 let cgroup = cgroup.map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
-                let birth =
-                    Birth { flags: *flags, stage: stage.as_ref(), cgroup, script: &self.launch.script, slots: &mut self.slots, fresh: false };
+                let birth = Birth {
+                    flags: *flags,
+                    stage: stage.as_ref(),
+                    cgroup,
+                    script: &self.launch.script,
+                    slots: &mut self.slots,
+                    fresh: false,
+                };
                 let child = spawn(birth)?;
                 self.report(&Report::Pid(child.pid));
                 self.child = Some(child);
                 // Its stdio ends when the program has closed it, and not with this process.
-                let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map(Held).on("open", "/dev/null")?;
-                (0..3).try_for_each(|number| file::dup_to(null.0, number)).on("set", "stdio")?;
+                let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
+                    .map(Held)
+                    .on("open", "/dev/null")?;
+                (0..3)
+                    .try_for_each(|number| file::dup_to(null.0, number))
+                    .on("set", "stdio")?;
             }
             Outer::JoinCgroup => self.join_cgroup()?,
-            Outer::OomScore(value) => idmap::write_file(&format!("/proc/{}/oom_score_adj", self.child()?.pid), &value.to_string())?,
-            Outer::IdMap(uid, mappings) => idmap::write(self.child()?.pid, *uid, mappings, &MapWriter::Direct, false)?,
+            Outer::OomScore(value) => idmap::write_file(
+                &format!("/proc/{}/oom_score_adj", self.child()?.pid),
+                &value.to_string(),
+            )?,
+            Outer::IdMap(uid, mappings) => {
+                idmap::write(self.child()?.pid, *uid, mappings, &MapWriter::Direct, false)?
+            }
             Outer::Interfaces(list) => {
                 let namespace = Namespace::of_process(self.child()?.pid)?;
-                list.iter().try_for_each(|interface| network::move_into(interface, &namespace))?;
+                list.iter()
+                    .try_for_each(|interface| network::move_into(interface, &namespace))?;
             }
             Outer::Barrier(kind) => self.barrier(*kind)?,
             Outer::Hooks => self.send(Barrier::Hooks)?,
             Outer::Rlimit(limit) => {
-                let name = crate::security::rlimits::name(limit.resource).unwrap_or("resource limit");
-                ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard).on("set", name)?;
+                let name =
+                    crate::security::rlimits::name(limit.resource).unwrap_or("resource limit");
+                ids::prlimit(self.child()?.pid, limit.resource, limit.soft, limit.hard)
+                    .on("set", name)?;
             }
         }
         Ok(())
@@ -185,21 +236,36 @@ impl Session<'_> {
     fn open(&mut self, slot: u32, what: &Open) -> Result<()> {
         let held = match what {
             Open::Procfs => crate::wall::procfs()?,
-            Open::Tree { path, recursive, propagation, id_map, link } => crate::rootfs::tree(path, *recursive, *propagation, id_map.as_ref(), *link)?,
+            Open::Tree {
+                path,
+                recursive,
+                propagation,
+                id_map,
+                link,
+            } => crate::rootfs::tree(path, *recursive, *propagation, id_map.as_ref(), *link)?,
             Open::StartFifo => {
-                let (theirs, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).on("make", "a pipe")?;
+                let (theirs, ours) =
+                    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).on("make", "a pipe")?;
                 self.start = Some(Held(ours.into_raw_fd()));
                 Held(theirs.into_raw_fd())
             }
-            Open::ConsoleSocket => self.launch.console.take().ok_or_else(|| Error::new("the session has no terminal"))?,
-            Open::Namespace { path } => return Err(Error::new(format!("namespace {path} is the host's"))),
+            Open::ConsoleSocket => self
+                .launch
+                .console
+                .take()
+                .ok_or_else(|| Error::new("the session has no terminal"))?,
+            Open::Namespace { path } => {
+                return Err(Error::new(format!("namespace {path} is the host's")));
+            }
         };
         self.fill(slot, held);
         Ok(())
     }
 
     fn child(&self) -> Result<&Child> {
-        self.child.as_ref().ok_or_else(|| Error::new("the task uses a process before it makes it"))
+        self.child
+            .as_ref()
+            .ok_or_else(|| Error::new("the task uses a process before it makes it"))
     }
 
     /// Its own cgroup, or for an exec the one where the container's first process is.
@@ -210,8 +276,14 @@ impl Session<'_> {
         }
         let path = format!("/proc/{}/cgroup", self.launch.program);
         let text = std::fs::read_to_string(&path).on("read", path)?;
-        let own = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-        idmap::write_file(&format!("/sys/fs/cgroup{own}/cgroup.procs"), &pid.to_string())
+        let own = text
+            .lines()
+            .find_map(|line| line.strip_prefix("0::"))
+            .unwrap_or("/");
+        idmap::write_file(
+            &format!("/sys/fs/cgroup{own}/cgroup.procs"),
+            &pid.to_string(),
+        )
     }
 
     fn send(&self, kind: Barrier) -> Result<(), Stop> {
@@ -223,9 +295,17 @@ impl Session<'_> {
             return self.send(kind);
         }
         let child = self.child()?;
-        let (readable, _) = process::poll2(child.sync.0, child.pidfd.0, None).on("wait for", "the container's process")?;
+        let (readable, _) = process::poll2(child.sync.0, child.pidfd.0, None)
+            .on("wait for", "the container's process")?;
         let mut byte = [0_u8; 1];
-        if readable && matches!(socket::recv(child.sync.0, &mut byte), Ok(1)) && byte[0] == kind as u8 { Ok(()) } else { Err(Stop::Child) }
+        if readable
+            && matches!(socket::recv(child.sync.0, &mut byte), Ok(1))
+            && byte[0] == kind as u8
+        {
+            Ok(())
+        } else {
+            Err(Stop::Child)
+        }
     }
 
     /// Looks at the page until it says so; the child's death ends the wait.
@@ -247,7 +327,8 @@ impl Session<'_> {
     fn wait_for_byte(&self, wanted: u8) -> Result<(), Stop> {
         let pidfd = self.child()?.pidfd.0;
         loop {
-            let (spoken, ended) = process::poll2(self.link.0, pidfd, None).on("wait for", "the agent")?;
+            let (spoken, ended) =
+                process::poll2(self.link.0, pidfd, None).on("wait for", "the agent")?;
             let mut byte = [0_u8; 1];
             if spoken {
                 match socket::recv(self.link.0, &mut byte) {
@@ -264,7 +345,10 @@ impl Session<'_> {
     /// The program's life from here on.
     fn attend(&mut self) -> FromGuest {
         if self.launch.task.waits && self.wait_for_byte(START).is_ok() {
-            let written = self.start.as_ref().map_or(Ok(0), |start| file::write(start.0, b"0"));
+            let written = self
+                .start
+                .as_ref()
+                .map_or(Ok(0), |start| file::write(start.0, b"0"));
             if written.is_err() {
                 return FromGuest::Refused("the program that waits for start is gone".to_owned());
             }
@@ -273,7 +357,11 @@ impl Session<'_> {
         if self.launch.task.waits {
             self.say(self.started());
         }
-        match self.child.as_ref().map(|child| process::wait(child.pidfd.0, false)) {
+        match self
+            .child
+            .as_ref()
+            .map(|child| process::wait(child.pidfd.0, false))
+        {
             Some(Ok(Some(Ended::Exited(status)))) => FromGuest::Exited(status),
             Some(Ok(Some(Ended::Killed(signal)))) => FromGuest::Killed(signal),
             _ => FromGuest::Refused("wait for the program: it is not there".to_owned()),
@@ -282,23 +370,34 @@ impl Session<'_> {
 
     /// Its end of the socket closes when it becomes the program, or dies; then the page says which.
     fn started(&self) -> FromGuest {
-        let Some(child) = &self.child else { return FromGuest::Started(None) };
+        let Some(child) = &self.child else {
+            return FromGuest::Started(None);
+        };
         let mut byte = [0_u8; 1];
         while matches!(socket::recv(child.sync.0, &mut byte), Ok(1)) {}
         let report = child.page.report();
-        let (step, errno, detail) = (report.step.load(Ordering::Relaxed), report.errno.load(Ordering::Acquire), report.detail.load(Ordering::Relaxed));
+        let (step, errno, detail) = (
+            report.step.load(Ordering::Relaxed),
+            report.errno.load(Ordering::Acquire),
+            report.detail.load(Ordering::Relaxed),
+        );
         FromGuest::Started((errno != 0).then_some((step, errno, detail)))
     }
 
     fn failure(&self) -> FromGuest {
-        let Some(child) = &self.child else { return FromGuest::Refused("the program was not made".to_owned()) };
+        let Some(child) = &self.child else {
+            return FromGuest::Refused("the program was not made".to_owned());
+        };
         let ended = match process::wait(child.pidfd.0, false) {
             Ok(Some(Ended::Exited(status))) => Some(status),
             Ok(Some(Ended::Killed(signal))) => Some(-signal),
             _ => None,
         };
         let report = child.page.report();
-        let (step, detail) = (report.step.load(Ordering::Relaxed), report.detail.load(Ordering::Relaxed));
+        let (step, detail) = (
+            report.step.load(Ordering::Relaxed),
+            report.detail.load(Ordering::Relaxed),
+        );
         FromGuest::Failed(step, report.errno.load(Ordering::Acquire), detail, ended)
     }
 }

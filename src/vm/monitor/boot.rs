@@ -10,8 +10,8 @@ use crate::sys::page::Page;
 use crate::sys::{event, file, ids, process};
 use crate::vm::channel::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::vm::choice::Options;
-use crate::vm::disk::{Disk, Opened};
 use crate::vm::client::{self, News};
+use crate::vm::disk::{Disk, Opened};
 use crate::vm::engine::{Accelerator, Boot, Machine, Tap};
 use crate::vm::frame::Kind;
 use crate::vm::kernel::Kernel;
@@ -86,10 +86,20 @@ pub struct Job {
 }
 
 impl Job {
-    /// The descriptors that the monitor needs of its maker's; `maker` is where whoever makes the container listens.
+    /// The descriptors that the monitor needs of its maker's; `maker` is where whoever makes the
+    /// container listens.
     pub fn descriptors(&self, maker: i32) -> Vec<i32> {
         let disks = self.opened.iter().map(|opened| &opened.fd);
-        [maker, self.start.0].into_iter().chain(self.tasks.iter().chain(&self.console).chain(disks).map(|held| held.0)).collect()
+        [maker, self.start.0]
+            .into_iter()
+            .chain(
+                self.tasks
+                    .iter()
+                    .chain(&self.console)
+                    .chain(disks)
+                    .map(|held| held.0),
+            )
+            .collect()
     }
 
     /// A number for a session.
@@ -103,7 +113,19 @@ impl Monitor {
     pub(super) fn boot(mut job: Job, maker: Held, page: Page) -> Result<Self, (Error, Held)> {
         match Self::try_boot(&mut job, &maker) {
             Ok(parts) => {
-                let Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, forward, nonce } = parts;
+                let Parts {
+                    machine,
+                    share,
+                    channel,
+                    streams,
+                    stdin,
+                    stdio,
+                    signals,
+                    console,
+                    listener,
+                    forward,
+                    nonce,
+                } = parts;
                 let deadline = Instant::now() + job.timeout;
                 Ok(Self {
                     job,
@@ -146,13 +168,16 @@ impl Monitor {
         let signals = hold_signals()?;
         // Each exec and each connection has some.
         ids::raise_open_files().on("raise", "the limit of open files")?;
-        job.own.as_ref().map_or(Ok(()), |own| own.become_root(maker.0))?;
+        job.own
+            .as_ref()
+            .map_or(Ok(()), |own| own.become_root(maker.0))?;
         for tasks in std::mem::take(&mut job.tasks) {
             file::write(tasks.0, b"0").on("join", "the cgroup")?;
         }
         enter_network(&job.network)?;
         let taps = interfaces(job, maker)?;
-        // Until here the network of an ordinary user comes in by programs of the same user (ptrace(2), access mode checking).
+        // Until here the network of an ordinary user comes in by programs of the same user
+        // (ptrace(2), access mode checking).
         ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
         let own = stdio::own()?;
         // Before the share's server, which keeps what is stdio then.
@@ -160,9 +185,19 @@ impl Monitor {
             Some(console) => Stdio::terminal(&console, terminal_size(&job.spec))?,
             None => Stdio::pipes(own)?,
         };
-        let share = if job.shares.is_empty() { None } else { Some(share::start(&job.folder, &job.shares)?) };
+        let share = if job.shares.is_empty() {
+            None
+        } else {
+            Some(share::start(&job.folder, &job.shares)?)
+        };
         let (share, share_socket) = match share {
-            Some(share::Server { pidfd, socket }) => (Some(share::Server { pidfd, socket: Held(-1) }), Some(socket)),
+            Some(share::Server { pidfd, socket }) => (
+                Some(share::Server {
+                    pidfd,
+                    socket: Held(-1),
+                }),
+                Some(socket),
+            ),
             None => (None, None),
         };
         let boot = Boot {
@@ -187,17 +222,39 @@ impl Monitor {
         }
         let listener = client::listen(&job.folder)?;
         // While QEMU starts.
-        let forward = if job.interfaces.is_empty() { None } else { Forward::open() };
+        let forward = if job.interfaces.is_empty() {
+            None
+        } else {
+            Forward::open()
+        };
         let mut streams = Streams::default();
-        let Ends { stdin, stdout, stderr } = ends;
+        let Ends {
+            stdin,
+            stdout,
+            stderr,
+        } = ends;
         streams.receive(stream(PROGRAM, STDOUT), stdout)?;
-        stderr.map_or(Ok(()), |stderr| streams.receive(stream(PROGRAM, STDERR), stderr))?;
+        stderr.map_or(Ok(()), |stderr| {
+            streams.receive(stream(PROGRAM, STDERR), stderr)
+        })?;
         stdio.start();
         let mut channel = Channel::new(channel)?;
         let nonce = nonce()?;
         channel.put(Kind::Hello, 0, &nonce);
         event::nonblocking(console.0).on("use", "the guest's console")?;
-        Ok(Parts { machine, share, channel, streams, stdin, stdio, signals, console, listener, forward, nonce })
+        Ok(Parts {
+            machine,
+            share,
+            channel,
+            streams,
+            stdin,
+            stdio,
+            signals,
+            console,
+            listener,
+            forward,
+            nonce,
+        })
     }
 }
 
@@ -217,21 +274,33 @@ struct Parts {
 
 /// A session's ends become its streams.
 pub(super) fn wire(streams: &mut Streams, session: u32, ends: Ends) -> Result<()> {
-    let Ends { stdin, stdout, stderr } = ends;
+    let Ends {
+        stdin,
+        stdout,
+        stderr,
+    } = ends;
     streams.send(stream(session, STDIN), stdin)?;
     streams.receive(stream(session, STDOUT), stdout)?;
-    stderr.map_or(Ok(()), |stderr| streams.receive(stream(session, STDERR), stderr))
+    stderr.map_or(Ok(()), |stderr| {
+        streams.receive(stream(session, STDERR), stderr)
+    })
 }
 
 /// All signals come by a descriptor: they are the program's.
 pub fn hold_signals() -> Result<SignalFd> {
     let set = SigSet::all();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None).on("block", "signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).on("make", "a signalfd")
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .on("make", "a signalfd")
 }
 
 fn terminal_size(spec: &Spec) -> (u16, u16) {
-    let size = spec.config().process.as_ref().and_then(|process| process.console_size.clone()).unwrap_or_default();
+    let size = spec
+        .config()
+        .process
+        .as_ref()
+        .and_then(|process| process.console_size.clone())
+        .unwrap_or_default();
     let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
     (clamp(size.height), clamp(size.width))
 }
@@ -239,7 +308,9 @@ fn terminal_size(spec: &Spec) -> (u16, u16) {
 fn nonce() -> Result<[u8; 16]> {
     use std::io::Read;
     let mut nonce = [0_u8; 16];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce)).on("read", "/dev/urandom")?;
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut nonce))
+        .on("read", "/dev/urandom")?;
     Ok(nonce)
 }
 
@@ -258,10 +329,15 @@ fn interfaces(job: &mut Job, maker: &Held) -> Result<Vec<Tap>> {
 /// The container's network namespace on the host's side: the one that is given, or a new one.
 fn enter_network(network: &Network) -> Result<()> {
     match network {
-        Network::New => process::unshare(libc::CLONE_NEWNET as u64).on("make", "a network namespace"),
+        Network::New => {
+            process::unshare(libc::CLONE_NEWNET as u64).on("make", "a network namespace")
+        }
         Network::Path(path) => {
-            let name = std::ffi::CString::new(path.as_str()).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-            let held = file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0).map(Held).on("open namespace", path)?;
+            let name = std::ffi::CString::new(path.as_str())
+                .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
+            let held = file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
+                .map(Held)
+                .on("open namespace", path)?;
             process::setns(held.0, libc::CLONE_NEWNET as u64).on("join the network namespace", path)
         }
     }

@@ -39,11 +39,19 @@ pub(super) enum Asked {
 }
 
 impl Monitor {
-    /// Takes a command. One that cannot be taken, for it is gone or there is no descriptor left, is no reason for the container to end.
+    /// Takes a command. One that cannot be taken, for it is gone or there is no descriptor left, is
+    /// no reason for the container to end.
     pub(super) fn accept(&mut self) {
         match client::accept(&self.listener) {
             Ok(socket) => {
-                self.connections.insert(self.next, Connection { socket, session: None, watches: false });
+                self.connections.insert(
+                    self.next,
+                    Connection {
+                        socket,
+                        session: None,
+                        watches: false,
+                    },
+                );
                 self.next += 1;
             }
             // It waits until others have ended; hull must not turn in a circle meanwhile.
@@ -53,7 +61,9 @@ impl Monitor {
 
     /// A command speaks. What is wrong with it is its own to hear.
     pub(super) fn asked(&mut self, number: u64) -> Result<()> {
-        let Some(connection) = self.connections.get(&number) else { return Ok(()) };
+        let Some(connection) = self.connections.get(&number) else {
+            return Ok(());
+        };
         match client::receive::<Request>(&connection.socket) {
             Ok(Some((request, descriptors))) => {
                 if let Err(error) = self.carry_out(number, request, descriptors) {
@@ -67,9 +77,14 @@ impl Monitor {
 
     /// An exec whose process is gone, by SIGKILL, goes with it.
     fn hung_up(&mut self, number: u64) -> Result<()> {
-        let session = self.connections.remove(&number).and_then(|connection| connection.session);
+        let session = self
+            .connections
+            .remove(&number)
+            .and_then(|connection| connection.session);
         match session.filter(|session| self.sessions.contains_key(session)) {
-            Some(session) => self.channel.message(session, &ToGuest::Signal(libc::SIGKILL)),
+            Some(session) => self
+                .channel
+                .message(session, &ToGuest::Signal(libc::SIGKILL)),
             None => Ok(()),
         }
     }
@@ -78,25 +93,37 @@ impl Monitor {
         if self.stage < Stage::Created || self.stage == Stage::Ended {
             return Err(crate::Error::new("container not running"));
         }
-        let session = self.connections.get(&number).and_then(|connection| connection.session);
+        let session = self
+            .connections
+            .get(&number)
+            .and_then(|connection| connection.session);
         match request {
             // One for a machine that is paused waits in it.
-            Request::Signal(signal) if session.is_none() && !self.paused => self.guest(number, &ToGuest::SignalProgram(signal)),
+            Request::Signal(signal) if session.is_none() && !self.paused => {
+                self.guest(number, &ToGuest::SignalProgram(signal))
+            }
             Request::Signal(signal) => {
-                self.channel.message(session.unwrap_or(PROGRAM), &ToGuest::Signal(signal))?;
+                self.channel
+                    .message(session.unwrap_or(PROGRAM), &ToGuest::Signal(signal))?;
                 if session.is_none() {
                     self.answer_connection(number, &FromGuest::Done);
                 }
                 Ok(())
             }
-            Request::Resize(rows, columns) => session.map_or(Ok(()), |session| self.channel.message(session, &ToGuest::Resize(rows, columns))),
+            Request::Resize(rows, columns) => session.map_or(Ok(()), |session| {
+                self.channel
+                    .message(session, &ToGuest::Resize(rows, columns))
+            }),
             Request::Exec(task) => self.exec(number, task, descriptors),
             Request::Pause => self.engine(number, Asked::Pause),
             Request::Resume => self.engine(number, Asked::Resume),
-            Request::Memory(..) if self.paused => Err(crate::Error::new("the container's machine is paused")),
+            Request::Memory(..) if self.paused => {
+                Err(crate::Error::new("the container's machine is paused"))
+            }
             Request::Memory(bytes, plugged) => {
                 self.machine.balloon(bytes)?;
-                self.asked_engine.push_back((Asked::Balloon(plugged), number));
+                self.asked_engine
+                    .push_back((Asked::Balloon(plugged), number));
                 Ok(())
             }
             Request::Plugged => self.engine(number, Asked::Plugged),
@@ -143,8 +170,12 @@ impl Monitor {
 
     pub(super) fn engine_answers(&mut self) -> Result<()> {
         for happened in self.machine.listen()? {
-            let Happened::Answered(answer) = happened else { continue };
-            let Some((asked, number)) = self.asked_engine.pop_front() else { continue };
+            let Happened::Answered(answer) = happened else {
+                continue;
+            };
+            let Some((asked, number)) = self.asked_engine.pop_front() else {
+                continue;
+            };
             let answer = match answer {
                 Ok(value) => match self.engine_did(asked, number, value)? {
                     Some(answer) => answer,
@@ -158,12 +189,18 @@ impl Monitor {
     }
 
     /// What follows, and the answer; none where there is more to be asked.
-    fn engine_did(&mut self, asked: Asked, number: u64, value: serde_json::Value) -> Result<Option<FromGuest>> {
+    fn engine_did(
+        &mut self,
+        asked: Asked,
+        number: u64,
+        value: serde_json::Value,
+    ) -> Result<Option<FromGuest>> {
         let mark = self.job.folder.join(PAUSED);
         match asked {
             Asked::Pause => {
                 self.paused = true;
-                std::fs::write(&mark, b"").map_err(|error| crate::Error::io("write", mark.display(), &error))?;
+                std::fs::write(&mark, b"")
+                    .map_err(|error| crate::Error::io("write", mark.display(), &error))?;
             }
             Asked::Resume => {
                 self.paused = false;
@@ -185,12 +222,22 @@ impl Monitor {
 
     fn exec(&mut self, number: u64, task: Box<Task>, descriptors: Vec<Held>) -> Result<()> {
         let mut descriptors = descriptors.into_iter();
-        let (Some(script), Some(stdin), Some(stdout)) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
+        let (Some(script), Some(stdin), Some(stdout)) =
+            (descriptors.next(), descriptors.next(), descriptors.next())
+        else {
             return Err(crate::Error::new("an exec without its descriptors"));
         };
         let script = client::read_all(&script)?;
         let session = self.job.next_session();
-        wire(&mut self.streams, session, Ends { stdin, stdout, stderr: descriptors.next() })?;
+        wire(
+            &mut self.streams,
+            session,
+            Ends {
+                stdin,
+                stdout,
+                stderr: descriptors.next(),
+            },
+        )?;
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.session = Some(session);
         }

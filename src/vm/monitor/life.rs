@@ -20,7 +20,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since 1970.
 pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos() as u64)
 }
 
 impl Monitor {
@@ -29,7 +31,9 @@ impl Monitor {
             Kind::Hello => self.greeted(&frame.payload),
             Kind::Message => {
                 let message: FromGuest =
-                    serde_json::from_slice(&frame.payload).map_err(|error| Error::new(format!("the guest says what cannot be read: {error}")))?;
+                    serde_json::from_slice(&frame.payload).map_err(|error| {
+                        Error::new(format!("the guest says what cannot be read: {error}"))
+                    })?;
                 match frame.stream {
                     MACHINE => self.machine_says(message),
                     PROGRAM => self.program_says(message),
@@ -45,16 +49,38 @@ impl Monitor {
 
     /// The handshake's answer. One with another nonce is an answer to somebody before.
     fn greeted(&mut self, payload: &[u8]) -> Result<()> {
-        let Some((nonce, text)) = payload.split_at_checked(16) else { return Ok(()) };
+        let Some((nonce, text)) = payload.split_at_checked(16) else {
+            return Ok(());
+        };
         if nonce != self.nonce || self.stage != Stage::Booting {
             return Ok(());
         }
-        let guest: Guest = serde_json::from_slice(text).map_err(|error| Error::new(format!("the guest says what cannot be read: {error}")))?;
-        crate::log::debug(|| format!("guest: {} after {} ms", guest.kernel, guest.uptime / 1_000_000));
-        let facts = translate::facts(&self.job.spec, Some((guest.last_capability, &guest.cgroups)));
-        let request = create::request(&self.job.store, &self.job.spec, &facts, &self.job.id, &self.job.create)?;
+        let guest: Guest = serde_json::from_slice(text)
+            .map_err(|error| Error::new(format!("the guest says what cannot be read: {error}")))?;
+        crate::log::debug(|| {
+            format!(
+                "guest: {} after {} ms",
+                guest.kernel,
+                guest.uptime / 1_000_000
+            )
+        });
+        let facts = translate::facts(
+            &self.job.spec,
+            Some((guest.last_capability, &guest.cgroups)),
+        );
+        let request = create::request(
+            &self.job.store,
+            &self.job.spec,
+            &facts,
+            &self.job.id,
+            &self.job.create,
+        )?;
         let plan = plan::plan(&self.job.spec, &facts, &request)?;
-        let interfaces = if task::has_network(&plan) { Vec::new() } else { self.job.interfaces.clone() };
+        let interfaces = if task::has_network(&plan) {
+            Vec::new()
+        } else {
+            self.job.interfaces.clone()
+        };
         self.plan = Some(plan);
         self.job.facts = Some(facts);
         let setup = Setup {
@@ -64,7 +90,12 @@ impl Monitor {
             interfaces,
             interpreter: self.job.interpreter.clone(),
             nodes: self.job.nodes.clone(),
-            disks: self.job.disks.iter().map(|disk| disk.purpose.clone()).collect(),
+            disks: self
+                .job
+                .disks
+                .iter()
+                .map(|disk| disk.purpose.clone())
+                .collect(),
             notify: self.job.create.notify,
         };
         self.stage = Stage::SettingUp;
@@ -75,13 +106,22 @@ impl Monitor {
     fn machine_says(&mut self, message: FromGuest) -> Result<()> {
         if let FromGuest::Notify(line) = &message {
             if let Err(error) = notify::pass_on(&self.job.folder, line) {
-                crate::log::debug(|| format!("the container's word that it is ready reaches nobody: {error}"));
+                crate::log::debug(|| {
+                    format!("the container's word that it is ready reaches nobody: {error}")
+                });
             }
             return Ok(());
         }
         if matches!(message, FromGuest::Oom(_)) {
-            let watching: Vec<u64> = self.connections.iter().filter(|(_, connection)| connection.watches).map(|(number, _)| *number).collect();
-            watching.into_iter().for_each(|number| self.answer_connection(number, &message));
+            let watching: Vec<u64> = self
+                .connections
+                .iter()
+                .filter(|(_, connection)| connection.watches)
+                .map(|(number, _)| *number)
+                .collect();
+            watching
+                .into_iter()
+                .for_each(|number| self.answer_connection(number, &message));
             return Ok(());
         }
         match self.asked_guest.pop_front() {
@@ -99,15 +139,23 @@ impl Monitor {
     }
 
     fn make(&mut self) -> Result<()> {
-        let plan = self.plan.as_ref().ok_or_else(|| Error::new("there is no plan"))?;
+        let plan = self
+            .plan
+            .as_ref()
+            .ok_or_else(|| Error::new("there is no plan"))?;
         let task = task::create(plan, &self.job.interfaces)?;
         self.channel.put(Kind::Blob, PROGRAM, &plan.encode());
         self.stage = Stage::Making;
-        self.channel.message(PROGRAM, &ToGuest::Spawn(Box::new(task)))?;
+        self.channel
+            .message(PROGRAM, &ToGuest::Spawn(Box::new(task)))?;
         // Only now is there somebody in the guest who keeps what comes.
-        self.stdin.take().map_or(Ok(()), |stdin| self.streams.send(stream(PROGRAM, STDIN), stdin))?;
+        self.stdin.take().map_or(Ok(()), |stdin| {
+            self.streams.send(stream(PROGRAM, STDIN), stdin)
+        })?;
         match self.stdio.size() {
-            Some((rows, columns)) => self.channel.message(PROGRAM, &ToGuest::Resize(rows, columns)),
+            Some((rows, columns)) => self
+                .channel
+                .message(PROGRAM, &ToGuest::Resize(rows, columns)),
             None => Ok(()),
         }
     }
@@ -116,7 +164,11 @@ impl Monitor {
         match message {
             FromGuest::Ready(codes) => {
                 self.stage = Stage::Created;
-                let outcomes = self.plan.as_ref().map(|plan| decided(plan, &codes)).unwrap_or_default();
+                let outcomes = self
+                    .plan
+                    .as_ref()
+                    .map(|plan| decided(plan, &codes))
+                    .unwrap_or_default();
                 self.tell_maker(&News::Ready(outcomes, self.job.facts.clone().map(Box::new)))
             }
             FromGuest::Started(fault) => {
@@ -126,21 +178,40 @@ impl Monitor {
             FromGuest::Exited(status) => self.ends(Ended::Exited(status)),
             FromGuest::Killed(signal) => self.ends(Ended::Killed(signal)),
             FromGuest::Failed(step, errno, detail, ended) => {
-                let plan = self.plan.as_ref().ok_or_else(|| Error::new("there is no plan"))?;
-                Err(crate::wall::failed_step(plan, (step, errno, detail), ended.map(ended_as)))
+                let plan = self
+                    .plan
+                    .as_ref()
+                    .ok_or_else(|| Error::new("there is no plan"))?;
+                Err(crate::wall::failed_step(
+                    plan,
+                    (step, errno, detail),
+                    ended.map(ended_as),
+                ))
             }
             FromGuest::Refused(why) => Err(Error::new(why)),
-            FromGuest::Done | FromGuest::Value(_) | FromGuest::Oom(_) | FromGuest::Notify(_) => Ok(()),
+            FromGuest::Done | FromGuest::Value(_) | FromGuest::Oom(_) | FromGuest::Notify(_) => {
+                Ok(())
+            }
         }
     }
 
-    /// Whoever waits for the start hears of it by the ends of the fifo and of the maker's socket, as from a child of the first wall.
+    /// Whoever waits for the start hears of it by the ends of the fifo and of the maker's socket,
+    /// as from a child of the first wall.
     fn started(&mut self, fault: Option<(u32, i32, u32)>) {
         if let Some((step, errno, detail)) = fault {
-            // A program that the kernel refuses is told of on the container's stderr, and by its status.
+            // A program that the kernel refuses is told of on the container's stderr, and by its
+            // status.
             let refused = Detail::from_code(detail) == Detail::Execve;
-            let wait = self.plan.as_ref().and_then(|plan| plan.inside.iter().position(|placed| matches!(placed.step, Step::WaitStart {})));
-            let bytes = Fault { errno: Errno::from_raw(errno), detail }.to_bytes(step.saturating_sub(wait.unwrap_or(0) as u32));
+            let wait = self.plan.as_ref().and_then(|plan| {
+                plan.inside
+                    .iter()
+                    .position(|placed| matches!(placed.step, Step::WaitStart {}))
+            });
+            let bytes = Fault {
+                errno: Errno::from_raw(errno),
+                detail,
+            }
+            .to_bytes(step.saturating_sub(wait.unwrap_or(0) as u32));
             if !refused {
                 let _ = crate::sys::file::write(self.job.start.0, &bytes);
             }
@@ -161,14 +232,18 @@ impl Monitor {
         Ok(())
     }
 
-    /// Done once all that the program wrote is taken, or kept by a pipe; or once its reader has taken nothing for long.
+    /// Done once all that the program wrote is taken, or kept by a pipe; or once its reader has
+    /// taken nothing for long.
     pub(super) fn finished(&mut self) -> Option<Ended> {
         let ended = self.ended?;
         let streams = [STDOUT, STDERR].map(|which| stream(PROGRAM, which));
         if self.stdio.is_done() && !streams.iter().any(|stream| self.streams.is_open(*stream)) {
             return Some(ended);
         }
-        let taken = (streams.map(|stream| self.streams.pending(stream)), self.stdio.taken());
+        let taken = (
+            streams.map(|stream| self.streams.pending(stream)),
+            self.stdio.taken(),
+        );
         if self.taken != Some(taken) {
             self.taken = Some(taken);
             self.deadline = Instant::now() + PATIENCE;
@@ -179,12 +254,22 @@ impl Monitor {
     }
 
     fn exec_says(&mut self, session: u32, message: &FromGuest) -> Result<()> {
-        let Some(number) = self.sessions.get(&session).copied() else { return Ok(()) };
+        let Some(number) = self.sessions.get(&session).copied() else {
+            return Ok(());
+        };
         self.answer_connection(number, message);
-        if matches!(message, FromGuest::Exited(_) | FromGuest::Killed(_) | FromGuest::Failed(..) | FromGuest::Refused(_)) {
+        if matches!(
+            message,
+            FromGuest::Exited(_)
+                | FromGuest::Killed(_)
+                | FromGuest::Failed(..)
+                | FromGuest::Refused(_)
+        ) {
             self.sessions.remove(&session);
             self.streams.stop_sending(stream(session, STDIN));
-            if !self.connections.contains_key(&number) || matches!(message, FromGuest::Failed(..) | FromGuest::Refused(_)) {
+            if !self.connections.contains_key(&number)
+                || matches!(message, FromGuest::Failed(..) | FromGuest::Refused(_))
+            {
                 self.streams.forget(session);
             }
         }
@@ -194,7 +279,11 @@ impl Monitor {
 
 /// How a child ended: a status, or a signal as a negative number.
 pub fn ended_as(code: i32) -> Ended {
-    if code < 0 { Ended::Killed(-code) } else { Ended::Exited(code) }
+    if code < 0 {
+        Ended::Killed(-code)
+    } else {
+        Ended::Exited(code)
+    }
 }
 
 /// What the policies decided, in words.
@@ -203,8 +292,16 @@ fn decided(plan: &plan::Plan, codes: &[u32]) -> Vec<Decided> {
         .iter()
         .map(|code| {
             let step = code >> 8;
-            let from = plan.inside.get(step as usize).map(|placed| placed.from.to_string()).unwrap_or_default();
-            Decided { step, from, outcome: Outcome::name(*code).to_owned() }
+            let from = plan
+                .inside
+                .get(step as usize)
+                .map(|placed| placed.from.to_string())
+                .unwrap_or_default();
+            Decided {
+                step,
+                from,
+                outcome: Outcome::name(*code).to_owned(),
+            }
         })
         .collect()
 }
@@ -226,8 +323,17 @@ impl super::Job {
             modules.push("binfmt_misc");
         }
         // A file system on a disk of the config's.
-        let kinds = self.spec.config().mounts.iter().filter(|mount| mount.source.as_deref().is_some_and(|source| source.starts_with(DISKS)));
-        modules.extend(["ext4", "erofs", "squashfs", "xfs"].iter().filter(|kind| kinds.clone().any(|mount| mount.typ.as_deref() == Some(**kind))));
+        let kinds = self.spec.config().mounts.iter().filter(|mount| {
+            mount
+                .source
+                .as_deref()
+                .is_some_and(|source| source.starts_with(DISKS))
+        });
+        modules.extend(["ext4", "erofs", "squashfs", "xfs"].iter().filter(|kind| {
+            kinds
+                .clone()
+                .any(|mount| mount.typ.as_deref() == Some(**kind))
+        }));
         if self.create.layers.is_some() {
             modules.push("overlay");
         }

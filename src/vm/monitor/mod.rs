@@ -1,5 +1,5 @@
-//! The monitor: the process that the pid file names. It owns the machine and the channel, stands for the container's program towards
-//! whoever made it, and ends as the program ends.
+//! The monitor: the process that the pid file names. It owns the machine and the channel, stands
+//! for the container's program towards whoever made it, and ends as the program ends.
 
 mod boot;
 mod control;
@@ -32,10 +32,11 @@ use std::time::{Duration, Instant};
 
 /// How much of the guest's console is kept, in bytes.
 const CONSOLE: usize = 4096;
-/// A guest that does not take this many bytes is not heard either, until it does: what it says may ask for an answer. Its own side
-/// always reads.
+/// A guest that does not take this many bytes is not heard either, until it does: what it says may
+/// ask for an answer. Its own side always reads.
 const UNSENT: usize = 16 << 20;
-/// How long a reader may take nothing of what the program wrote and no pipe can hold, once it has ended.
+/// How long a reader may take nothing of what the program wrote and no pipe can hold, once it has
+/// ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far the container has come.
@@ -107,7 +108,11 @@ pub fn run(job: Job, maker: Held, page: Page) -> ! {
             Err(error) => monitor.fail(&error),
         },
         Err((error, maker)) => {
-            let _ = client::send(&maker, &News::Failed(error.to_string(), error.status()), &[]);
+            let _ = client::send(
+                &maker,
+                &News::Failed(error.to_string(), error.status()),
+                &[],
+            );
             1
         }
     };
@@ -144,7 +149,8 @@ impl Monitor {
             self.channel.flush()?;
             let (mut fds, whose) = self.interests();
             let wait = self.patience();
-            event::poll(&mut fds, wait.map(|wait| wait.as_millis() as u64 + 1)).on("wait for", "the machine")?;
+            event::poll(&mut fds, wait.map(|wait| wait.as_millis() as u64 + 1))
+                .on("wait for", "the machine")?;
             for (which, events) in whose.iter().zip(fds.iter().map(|fd| fd.revents)) {
                 if events != 0 {
                     self.ready(*which, events)?;
@@ -157,7 +163,10 @@ impl Monitor {
                 return Ok(ended);
             }
             if Instant::now() >= self.deadline && self.stage < Stage::Created {
-                return Err(Error::new(format!("the guest did not come up within {} s", self.job.timeout.as_secs())));
+                return Err(Error::new(format!(
+                    "the guest did not come up within {} s",
+                    self.job.timeout.as_secs()
+                )));
             }
         }
     }
@@ -170,7 +179,11 @@ impl Monitor {
         }
         let mut whose = vec![Whose::Channel];
         let mut add = |fd: i32, which: Whose| {
-            fds.push(libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+            fds.push(libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            });
             whose.push(which);
         };
         add(self.signals.as_raw_fd(), Whose::Signals);
@@ -179,7 +192,9 @@ impl Monitor {
         add(self.console.0, Whose::Console);
         add(self.listener.0, Whose::Listener);
         let forward = self.forward.iter().filter(|_| self.may_forward());
-        forward.flat_map(Forward::descriptors).for_each(|fd| add(fd, Whose::Forward));
+        forward
+            .flat_map(Forward::descriptors)
+            .for_each(|fd| add(fd, Whose::Forward));
         if self.stage == Stage::Created && self.job.start.0 >= 0 {
             add(self.job.start.0, Whose::Start);
         }
@@ -187,9 +202,15 @@ impl Monitor {
             add(maker.0, Whose::Maker);
         }
         for (number, connection) in &self.connections {
-            // One thing at a time: of a command that asks on and on only its end is heard, until it is answered.
-            let waits = self.asked_guest.contains(number) || self.asked_engine.iter().any(|(_, asked)| asked == number);
-            fds.push(libc::pollfd { fd: connection.socket.0, events: if waits { 0 } else { libc::POLLIN }, revents: 0 });
+            // One thing at a time: of a command that asks on and on only its end is heard, until it
+            // is answered.
+            let waits = self.asked_guest.contains(number)
+                || self.asked_engine.iter().any(|(_, asked)| asked == number);
+            fds.push(libc::pollfd {
+                fd: connection.socket.0,
+                events: if waits { 0 } else { libc::POLLIN },
+                revents: 0,
+            });
             whose.push(Whose::Connection(*number));
         }
         let mut streams = Vec::new();
@@ -258,7 +279,8 @@ impl Monitor {
         let over = self.tail.len().saturating_sub(CONSOLE);
         self.tail.drain(..over);
         if count == 0 {
-            // Its end is the machine's, which is told otherwise; a descriptor that is always ready would keep hull busy.
+            // Its end is the machine's, which is told otherwise; a descriptor that is always ready
+            // would keep hull busy.
             self.console = Held(-1);
         }
     }
@@ -274,7 +296,9 @@ impl Monitor {
 
     /// The end of whoever makes the container, before it is made, is the container's end.
     fn maker_speaks(&mut self) -> Result<()> {
-        let Some(maker) = &self.maker else { return Ok(()) };
+        let Some(maker) = &self.maker else {
+            return Ok(());
+        };
         let mut byte = [0_u8; 1];
         match crate::sys::socket::recv(maker.0, &mut byte) {
             Ok(1) => {
@@ -289,7 +313,8 @@ impl Monitor {
         }
     }
 
-    /// Ends QEMU and the share server, and waits: whoever waits for this process finds nothing of the machine's left. What QEMU said.
+    /// Ends QEMU and the share server, and waits: whoever waits for this process finds nothing of
+    /// the machine's left. What QEMU said.
     fn end_machine(&mut self) -> String {
         let said = self.machine.kill();
         if let Some(share) = self.share.take() {
@@ -306,16 +331,29 @@ impl Monitor {
         said
     }
 
-    /// A failure: before the container is made it is its maker's to tell; afterwards it goes to the log, with the end of the console.
+    /// A failure: before the container is made it is its maker's to tell; afterwards it goes to the
+    /// log, with the end of the console.
     fn fail(&mut self, error: &Error) -> i32 {
         let said = self.end_machine();
         self.read_console();
         let tail: Vec<u8> = self.tail.iter().copied().collect();
         let tail = String::from_utf8_lossy(&tail);
-        let lines: Vec<&str> = tail.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = tail
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty())
+            .collect();
         // From the panic's own words on, where there are any.
-        let from = lines.iter().position(|line| line.contains("Kernel panic")).unwrap_or(lines.len().saturating_sub(12));
-        let tail = lines[from..].iter().take(24).copied().collect::<Vec<_>>().join(" | ");
+        let from = lines
+            .iter()
+            .position(|line| line.contains("Kernel panic"))
+            .unwrap_or(lines.len().saturating_sub(12));
+        let tail = lines[from..]
+            .iter()
+            .take(24)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" | ");
         let mut text = error.to_string();
         for (name, part) in [("QEMU", said), ("its console", tail)] {
             if !part.is_empty() && error.status().is_none() {
@@ -323,14 +361,20 @@ impl Monitor {
             }
         }
         match self.maker.take().filter(|_| !self.recorded) {
-            Some(maker) => drop(client::send(&maker, &News::Failed(text, error.status()), &[])),
+            Some(maker) => drop(client::send(
+                &maker,
+                &News::Failed(text, error.status()),
+                &[],
+            )),
             None => crate::log::warn(&format!("container {}: {text}", self.job.id)),
         }
         255
     }
 
     fn tell_maker(&self, news: &News) -> Result<()> {
-        self.maker.as_ref().map_or(Ok(()), |maker| client::send(maker, news, &[]))
+        self.maker
+            .as_ref()
+            .map_or(Ok(()), |maker| client::send(maker, news, &[]))
     }
 
     /// Nobody's answer is waited for: a command that has stopped to listen is as one that is gone.

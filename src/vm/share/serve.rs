@@ -1,4 +1,5 @@
-//! The file system itself: the crate virtiofsd's, with what must not come from a guest refused before it is reached.
+//! The file system itself: the crate virtiofsd's, with what must not come from a guest refused
+//! before it is reached.
 
 use super::Roots;
 use crate::{Context, Error, Result};
@@ -12,12 +13,13 @@ use std::time::Duration;
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
 use virtiofsd::filesystem::{
-    Context as Caller, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SerializableFileSystem, SetattrValid,
-    SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+    Context as Caller, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply,
+    OpenOptions, SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader,
+    ZeroCopyWriter,
 };
 use virtiofsd::fuse;
-use virtiofsd::soft_idmap::Id;
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
+use virtiofsd::soft_idmap::Id;
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
@@ -26,8 +28,11 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 /// # Errors
 /// The file system cannot be made; the machine's monitor speaks another protocol.
 pub fn serve(listener: UnixListener, roots: Roots) -> Result<()> {
-    let word = |what: &'static str| move |error: &dyn std::fmt::Display| Error::new(format!("{what}: {error}"));
-    let limit = crate::sys::ids::hard_limit(libc::RLIMIT_NOFILE).on("ask for", "the limit of open files")?;
+    let word = |what: &'static str| {
+        move |error: &dyn std::fmt::Display| Error::new(format!("{what}: {error}"))
+    };
+    let limit = crate::sys::ids::hard_limit(libc::RLIMIT_NOFILE)
+        .on("ask for", "the limit of open files")?;
     let config = Config {
         entry_timeout: Duration::from_secs(1),
         attr_timeout: Duration::from_secs(1),
@@ -43,11 +48,19 @@ pub fn serve(listener: UnixListener, roots: Roots) -> Result<()> {
         ..Config::default()
     };
     let fs = Guarded(PassthroughFs::new(config).map_err(|error| word("open the share")(&error))?);
-    let backend = VhostUserFsBackendBuilder::default().set_thread_pool_size(0).build(fs).map_err(|error| word("make the share's device")(&error))?;
+    let backend = VhostUserFsBackendBuilder::default()
+        .set_thread_pool_size(0)
+        .build(fs)
+        .map_err(|error| word("make the share's device")(&error))?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let mut daemon = VhostUserDaemon::new("hull-share".into(), Arc::new(backend), memory).map_err(|error| word("make the share's device")(&error))?;
-    daemon.start(&mut Listener::from(listener)).map_err(|error| word("serve the share")(&error))?;
-    daemon.wait().map_err(|error| word("serve the share")(&error))
+    let mut daemon = VhostUserDaemon::new("hull-share".into(), Arc::new(backend), memory)
+        .map_err(|error| word("make the share's device")(&error))?;
+    daemon
+        .start(&mut Listener::from(listener))
+        .map_err(|error| word("serve the share")(&error))?;
+    daemon
+        .wait()
+        .map_err(|error| word("serve the share")(&error))
 }
 
 /// The file system with its guard.
@@ -57,9 +70,12 @@ fn refused() -> io::Error {
     io::Error::from_raw_os_error(libc::EPERM)
 }
 
-/// Whether a file of these bits and this owner would give root's rights, or its group's, to whoever runs it.
+/// Whether a file of these bits and this owner would give root's rights, or its group's, to whoever
+/// runs it.
 fn gives_rights(mode: u32, uid: u32, gid: u32) -> bool {
-    mode & libc::S_IFMT != libc::S_IFDIR && (mode & libc::S_ISUID != 0 && uid == 0 || mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP && gid == 0)
+    mode & libc::S_IFMT != libc::S_IFDIR
+        && (mode & libc::S_ISUID != 0 && uid == 0
+            || mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP && gid == 0)
 }
 
 /// Calls that go through as they come.
@@ -113,28 +129,64 @@ impl FileSystem for Guarded {
     }
 
     /// A device node of the guest's making would be one of the host's devices to the host.
-    fn mknod(&self, ctx: Caller, parent: Inode, name: &CStr, mode: u32, device: u32, umask: u32, extensions: Extensions) -> io::Result<Entry> {
+    fn mknod(
+        &self,
+        ctx: Caller,
+        parent: Inode,
+        name: &CStr,
+        mode: u32,
+        device: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
         let kind = mode & libc::S_IFMT;
-        if matches!(kind, libc::S_IFCHR | libc::S_IFBLK) || gives_rights(mode, ctx.uid.into_inner(), ctx.gid.into_inner()) {
+        if matches!(kind, libc::S_IFCHR | libc::S_IFBLK)
+            || gives_rights(mode, ctx.uid.into_inner(), ctx.gid.into_inner())
+        {
             return Err(refused());
         }
-        self.0.mknod(ctx, parent, name, mode, device, umask, extensions)
+        self.0
+            .mknod(ctx, parent, name, mode, device, umask, extensions)
     }
 
     fn create(
-        &self, ctx: Caller, parent: Inode, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32, extensions: Extensions,
+        &self,
+        ctx: Caller,
+        parent: Inode,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        extensions: Extensions,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
         if gives_rights(mode, ctx.uid.into_inner(), ctx.gid.into_inner()) {
             return Err(refused());
         }
-        self.0.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)
+        self.0
+            .create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)
     }
 
-    fn setattr(&self, ctx: Caller, inode: Inode, attr: fuse::SetattrIn, handle: Option<Handle>, valid: SetattrValid) -> io::Result<(fuse::Attr, Duration)> {
+    fn setattr(
+        &self,
+        ctx: Caller,
+        inode: Inode,
+        attr: fuse::SetattrIn,
+        handle: Option<Handle>,
+        valid: SetattrValid,
+    ) -> io::Result<(fuse::Attr, Duration)> {
         if valid.contains(SetattrValid::MODE) && attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             let (now, _) = self.0.getattr(ctx, inode, None)?;
-            let uid = if valid.contains(SetattrValid::UID) { attr.uid.into_inner() } else { now.uid.into_inner() };
-            let gid = if valid.contains(SetattrValid::GID) { attr.gid.into_inner() } else { now.gid.into_inner() };
+            let uid = if valid.contains(SetattrValid::UID) {
+                attr.uid.into_inner()
+            } else {
+                now.uid.into_inner()
+            };
+            let gid = if valid.contains(SetattrValid::GID) {
+                attr.gid.into_inner()
+            } else {
+                now.gid.into_inner()
+            };
             if gives_rights(now.mode & libc::S_IFMT | attr.mode & 0o7777, uid, gid) {
                 return Err(refused());
             }
@@ -142,8 +194,17 @@ impl FileSystem for Guarded {
         self.0.setattr(ctx, inode, attr, handle, valid)
     }
 
-    /// `security.capability` gives root's rights as a set-user-id bit does; the labels are the host's to give.
-    fn setxattr(&self, ctx: Caller, inode: Inode, name: &CStr, value: &[u8], flags: u32, extra: SetxattrFlags) -> io::Result<()> {
+    /// `security.capability` gives root's rights as a set-user-id bit does; the labels are the
+    /// host's to give.
+    fn setxattr(
+        &self,
+        ctx: Caller,
+        inode: Inode,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        extra: SetxattrFlags,
+    ) -> io::Result<()> {
         if name.to_bytes().starts_with(b"security.") {
             return Err(refused());
         }
@@ -169,7 +230,10 @@ mod tests {
         assert!(gives_rights(file | 0o4755, 0, 5));
         assert!(!gives_rights(file | 0o4755, 1000, 0));
         assert!(gives_rights(file | 0o2755, 1000, 0));
-        assert!(!gives_rights(file | 0o2745, 1000, 0), "mandatory locking's mark, not a right");
+        assert!(
+            !gives_rights(file | 0o2745, 1000, 0),
+            "mandatory locking's mark, not a right"
+        );
         assert!(!gives_rights(libc::S_IFDIR | 0o6755, 0, 0));
         assert!(!gives_rights(file | 0o755, 0, 0));
     }

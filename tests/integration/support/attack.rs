@@ -1,6 +1,7 @@
-//! What a guest tries on its share, run inside as `/bin/probe --probe attack OUTSIDE`. OUTSIDE is a folder of the host's that is not
-//! shared; its files begin with [`MARK`]. `/v` is a shared folder in which the host exchanges a folder and a link too. Each line that is
-//! printed is a count or a refusal; `leak` begins a line that should not be.
+//! What a guest tries on its share, run inside as `/bin/probe --probe attack OUTSIDE`. OUTSIDE is a
+//! folder of the host's that is not shared; its files begin with [`MARK`]. `/v` is a shared folder
+//! in which the host exchanges a folder and a link too. Each line that is printed is a count or a
+//! refusal; `leak` begins a line that should not be.
 
 use super::raw;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, openat, renameat_with};
@@ -34,7 +35,9 @@ pub fn attack(outside: &str) {
 
 fn check(what: &str, path: &Path) -> bool {
     let short = fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() < 4096);
-    let Some(text) = short.then(|| fs::read(path).ok()).flatten() else { return false };
+    let Some(text) = short.then(|| fs::read(path).ok()).flatten() else {
+        return false;
+    };
     if text.starts_with(MARK.as_bytes()) {
         println!("leak: {what} read {}", path.display());
     }
@@ -49,7 +52,9 @@ fn race(folders: &[&str]) {
             let mut swaps = 0_u64;
             while !done.load(Ordering::Relaxed) {
                 for link in ["/v/own-link", "/v/own-up"] {
-                    swaps += u64::from(renameat_with(CWD, "/v/own", CWD, link, RenameFlags::EXCHANGE).is_ok());
+                    swaps += u64::from(
+                        renameat_with(CWD, "/v/own", CWD, link, RenameFlags::EXCHANGE).is_ok(),
+                    );
                 }
             }
             swaps
@@ -59,7 +64,10 @@ fn race(folders: &[&str]) {
             for folder in folders {
                 tries += 1;
                 reads += u64::from(check("a race", &Path::new(folder).join("secret")));
-                if let Ok(mut file) = fs::File::options().append(true).open(Path::new(folder).join("secret")) {
+                if let Ok(mut file) = fs::File::options()
+                    .append(true)
+                    .open(Path::new(folder).join("secret"))
+                {
                     let _ = file.write_all(b" and written");
                 }
                 let _ = fs::write(Path::new(folder).join("new"), "by the guest");
@@ -67,7 +75,10 @@ fn race(folders: &[&str]) {
             }
         }
         done.store(true, Ordering::Relaxed);
-        println!("race: {tries} tries, {reads} reads, {} swaps", swapper.join().unwrap());
+        println!(
+            "race: {tries} tries, {reads} reads, {} swaps",
+            swapper.join().unwrap()
+        );
     });
 }
 
@@ -77,13 +88,46 @@ fn links(outside: &str) {
         Ok(()) => println!("leak: linked {what}"),
         Err(errno) => println!("link {what}: {errno}"),
     };
-    link("by name", linkat(CWD, format!("{outside}/secret"), CWD, "/v/linked", AtFlags::empty()));
-    link("by a link", linkat(CWD, "/v/their-file-link", CWD, "/v/linked", AtFlags::SYMLINK_FOLLOW));
+    link(
+        "by name",
+        linkat(
+            CWD,
+            format!("{outside}/secret"),
+            CWD,
+            "/v/linked",
+            AtFlags::empty(),
+        ),
+    );
+    link(
+        "by a link",
+        linkat(
+            CWD,
+            "/v/their-file-link",
+            CWD,
+            "/v/linked",
+            AtFlags::SYMLINK_FOLLOW,
+        ),
+    );
     let held = openat(CWD, "/l/file", OFlags::PATH, Mode::empty()).unwrap();
-    link("of another share", linkat(&held, "", CWD, "/v/linked", AtFlags::EMPTY_PATH));
-    link("by /proc", linkat(CWD, format!("/proc/self/fd/{}", held.as_raw_fd()), CWD, "/v/linked", AtFlags::SYMLINK_FOLLOW));
+    link(
+        "of another share",
+        linkat(&held, "", CWD, "/v/linked", AtFlags::EMPTY_PATH),
+    );
+    link(
+        "by /proc",
+        linkat(
+            CWD,
+            format!("/proc/self/fd/{}", held.as_raw_fd()),
+            CWD,
+            "/v/linked",
+            AtFlags::SYMLINK_FOLLOW,
+        ),
+    );
     // What O_PATH holds cannot be opened for writing where the share is read-only.
-    match fs::File::options().write(true).open(format!("/proc/self/fd/{}", held.as_raw_fd())) {
+    match fs::File::options()
+        .write(true)
+        .open(format!("/proc/self/fd/{}", held.as_raw_fd()))
+    {
         Ok(_) => println!("leak: a read-only share opened for writing"),
         Err(error) => println!("reopened: {error}"),
     }
@@ -92,10 +136,22 @@ fn links(outside: &str) {
 /// Out of the shared folder.
 fn renames() {
     fs::write("/v/mine", "inside").unwrap();
-    for to in ["/v/../mine", "/l/mine", "/v/own-up/mine", "/v/own-link/mine"] {
+    for to in [
+        "/v/../mine",
+        "/l/mine",
+        "/v/own-up/mine",
+        "/v/own-link/mine",
+    ] {
         match fs::rename("/v/mine", to) {
             // One of the three names that the race has left is the folder.
-            Ok(()) if fs::rename(to, "/v/mine").is_ok() && fs::symlink_metadata(Path::new(to).parent().unwrap()).unwrap().is_dir() => println!("rename to {to}: in the share"),
+            Ok(())
+                if fs::rename(to, "/v/mine").is_ok()
+                    && fs::symlink_metadata(Path::new(to).parent().unwrap())
+                        .unwrap()
+                        .is_dir() =>
+            {
+                println!("rename to {to}: in the share")
+            }
             Ok(()) => println!("leak: renamed to {to}"),
             Err(error) => println!("rename to {to}: {error}"),
         }
@@ -123,7 +179,10 @@ fn handles() {
                 let path = format!("/proc/self/fd/{}", held.as_raw_fd());
                 check("a handle", Path::new(&path));
                 // A folder's parents are no farther away.
-                check("a handle's parent", &Path::new(&path).join("../../../secret"));
+                check(
+                    "a handle's parent",
+                    &Path::new(&path).join("../../../secret"),
+                );
             }
         }
     }
@@ -148,7 +207,9 @@ fn walk(folder: &Path, depth: u32) -> u64 {
     let mut seen = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let kernels = ["/proc", "/sys", "/dev"].iter().any(|name| path.ends_with(name.trim_start_matches('/')));
+        let kernels = ["/proc", "/sys", "/dev"]
+            .iter()
+            .any(|name| path.ends_with(name.trim_start_matches('/')));
         match entry.file_type() {
             Ok(kind) if kind.is_dir() && depth < 6 && !kernels => seen += walk(&path, depth + 1),
             Ok(kind) if kind.is_file() => seen += u64::from(check("a second mount", &path)),

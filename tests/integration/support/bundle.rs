@@ -1,4 +1,5 @@
-//! A bundle of a test's own: a folder with a root filesystem and a configuration, an id, a state directory and a cgroup.
+//! A bundle of a test's own: a folder with a root filesystem and a configuration, an id, a state
+//! directory and a cgroup.
 
 use super::runtime::{Container, Output, Runtime};
 use super::{cgroups, fixture, spec, users, wall};
@@ -35,7 +36,10 @@ impl Bundle {
         }
         if cgroups::by_systemd() {
             runtime.global.push("--systemd-cgroup".into());
-            config["linux"]["cgroupsPath"] = json!(format!("system.slice:hull-test-{}:{number}", std::process::id()));
+            config["linux"]["cgroupsPath"] = json!(format!(
+                "system.slice:hull-test-{}:{number}",
+                std::process::id()
+            ));
             cgroup = format!("/system.slice{cgroup}.scope");
         }
         Self {
@@ -219,14 +223,22 @@ impl Bundle {
         ((out.status == 0).then(|| Container::new(self)), out)
     }
 
-    /// `create` and `start`, to where the program itself runs: `start` may return while the first process is still the runtime's.
+    /// `create` and `start`, to where the program itself runs: `start` may return while the first
+    /// process is still the runtime's.
     #[track_caller]
     pub fn started(&self) -> Container<'_> {
         let c = self.create();
         if wall::is_vm() {
             c.start();
             // Before it is the program, the guest's process is hull's copy of itself.
-            super::until("the program's start", || c.call(&["ps"]).success().stdout.lines().skip(1).all(|line| !line.ends_with("/init")));
+            super::until("the program's start", || {
+                c.call(&["ps"])
+                    .success()
+                    .stdout
+                    .lines()
+                    .skip(1)
+                    .all(|line| !line.ends_with("/init"))
+            });
             return c;
         }
         let exe = format!("/proc/{}/exe", c.pid());
@@ -249,14 +261,20 @@ impl Bundle {
 
     /// The container's cgroup folder in the hierarchy of a controller, by its v1 name.
     pub fn cgroup_dir(&self, controller: &str) -> PathBuf {
-        let root = cgroups::hierarchy(controller).map_or_else(|| Path::new("/sys/fs/cgroup").join(controller), |(_, root)| root);
+        let root = cgroups::hierarchy(controller).map_or_else(
+            || Path::new("/sys/fs/cgroup").join(controller),
+            |(_, root)| root,
+        );
         root.join(self.cgroup.trim_start_matches('/'))
     }
 
-    /// A look at the container's cgroup from within: the second wall's is the guest's. Who looks is in it too, and is left out; it makes no
-    /// process, as there may be room for none.
+    /// A look at the container's cgroup from within: the second wall's is the guest's. Who looks is
+    /// in it too, and is left out; it makes no process, as there may be room for none.
     fn in_own_cgroup(&self, script: &str) -> Output {
-        let script = format!("while IFS=: read -r number _ path; do [ \"$number\" != 0 ] || cd \"/sys/fs/cgroup$path\"; done </proc/self/cgroup; {script}");
+        let script = format!(
+            "while IFS=: read -r number _ path; do [ \"$number\" != 0 ] || cd \
+                \"/sys/fs/cgroup$path\"; done </proc/self/cgroup; {script}"
+        );
         self.call(&["exec", &self.id, "sh", "-c", &script])
     }
 
@@ -272,8 +290,15 @@ impl Bundle {
     #[track_caller]
     pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
         if wall::is_vm() {
-            let script = format!("while read -r line; do [ \"$line\" = $$ ] || echo \"$line\"; done < {file}");
-            return self.in_own_cgroup(&script).success().stdout.trim().to_owned();
+            let script = format!(
+                "while read -r line; do [ \"$line\" = $$ ] || echo \"$line\"; done < {file}"
+            );
+            return self
+                .in_own_cgroup(&script)
+                .success()
+                .stdout
+                .trim()
+                .to_owned();
         }
         let path = self.cgroup_dir(controller).join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -1,5 +1,5 @@
-//! Where this machine's kernel has a controller: in a hierarchy of cgroup v1 or in the one of v2, found from mountinfo. With
-//! `HULL_TEST_SYSTEMD` set, every container's cgroup is made by systemd.
+//! Where this machine's kernel has a controller: in a hierarchy of cgroup v1 or in the one of v2,
+//! found from mountinfo. With `HULL_TEST_SYSTEMD` set, every container's cgroup is made by systemd.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,9 @@ pub fn by_systemd() -> bool {
 /// The hierarchy of a controller, by its v1 name: which interface, and where it is mounted.
 pub fn hierarchy(controller: &str) -> Option<(Version, PathBuf)> {
     let mounts = mounts();
-    let v1 = mounts.iter().find(|(kind, _, options)| kind == "cgroup" && options.split(',').any(|o| o == controller));
+    let v1 = mounts
+        .iter()
+        .find(|(kind, _, options)| kind == "cgroup" && options.split(',').any(|o| o == controller));
     if let Some((_, point, _)) = v1 {
         return Some((Version::V1, point.into()));
     }
@@ -50,9 +52,15 @@ pub fn version(controller: &str) -> Version {
     }
 }
 
-/// The interface of a container's controller; none where its kernel has no such controller. A guest's tree is v2's.
+/// The interface of a container's controller; none where its kernel has no such controller. A
+/// guest's tree is v2's.
 pub fn speaks(controller: &str) -> Option<Version> {
-    let of_guest = |name: &str| ["cpu", "cpuset", "devices", "freezer", "hugetlb", "io", "memory", "pids", "rdma"].contains(&name);
+    let of_guest = |name: &str| {
+        [
+            "cpu", "cpuset", "devices", "freezer", "hugetlb", "io", "memory", "pids", "rdma",
+        ]
+        .contains(&name)
+    };
     match super::wall::is_vm() {
         true => of_guest(v2_name(controller)).then_some(Version::V2),
         false => hierarchy(controller).map(|(version, _)| version),
@@ -66,7 +74,11 @@ pub fn is_pure_v2() -> bool {
 
 /// A value that differs between the interfaces.
 pub fn by_version<T>(controller: &str, v1: T, v2: T) -> T {
-    if version(controller) == Version::V1 { v1 } else { v2 }
+    if version(controller) == Version::V1 {
+        v1
+    } else {
+        v2
+    }
 }
 
 /// Type, place and the file system's options of each cgroup mount.
@@ -76,7 +88,11 @@ fn mounts() -> Vec<(String, String, String)> {
         let (front, back) = line.split_once(" - ")?;
         let mut back = back.split(' ');
         let kind = back.next().filter(|kind| kind.starts_with("cgroup"))?;
-        Some((kind.to_owned(), front.split(' ').nth(4)?.to_owned(), back.nth(1)?.to_owned()))
+        Some((
+            kind.to_owned(),
+            front.split(' ').nth(4)?.to_owned(),
+            back.nth(1)?.to_owned(),
+        ))
     };
     text.lines().filter_map(mount).collect()
 }
@@ -86,7 +102,14 @@ pub fn roots() -> Vec<PathBuf> {
     let mut all = vec![];
     for (_, point, _) in mounts() {
         let user = "user.slice/user-1000.slice/user@1000.service";
-        for below in ["", "system.slice", "hull-test-delegated", user, &format!("{user}/user.slice"), &format!("{user}/app.slice")] {
+        for below in [
+            "",
+            "system.slice",
+            "hull-test-delegated",
+            user,
+            &format!("{user}/user.slice"),
+            &format!("{user}/app.slice"),
+        ] {
             all.push(PathBuf::from(&point).join(below));
         }
     }
@@ -96,6 +119,11 @@ pub fn roots() -> Vec<PathBuf> {
 
 /// A counter of a file of `NAME NUMBER` lines.
 pub fn counter(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).trim().parse().unwrap()
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+        .trim()
+        .parse()
+        .unwrap()
 }

@@ -1,10 +1,12 @@
-//! Runs one bundle under runc and under the runtime, and compares what a program sees from the inside.
+//! Runs one bundle under runc and under the runtime, and compares what a program sees from the
+//! inside.
 
 use super::bundle::Bundle;
 use super::{runtime, users};
 use std::path::PathBuf;
 
-/// What the program reports, section by section. Numbers that differ from run to run are taken out by `normalised`.
+/// What the program reports, section by section. Numbers that differ from run to run are taken out
+/// by `normalised`.
 const PROBE: &str = r#"
 echo "[status]"; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|Threads|Speculation|Cpus_allowed_list|Mems_allowed_list|CoreDumping|THP)' /proc/self/status
 echo "[pids]"; grep -E '^NS' /proc/self/status | awk '{print $1, NF}'
@@ -23,7 +25,8 @@ echo "[maps]"; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups
 echo "[session]"; awk '{print $5 == $6, $7}' /proc/1/stat
 "#;
 
-/// Asserts that the program inside sees the same under runc as under the runtime. Skips where runc is not installed.
+/// Asserts that the program inside sees the same under runc as under the runtime. Skips where runc
+/// is not installed.
 #[track_caller]
 pub fn with_runc(bundle: &mut Bundle) {
     let Some(runc) = users::runc() else {
@@ -74,7 +77,8 @@ fn normalised(text: &str) -> Vec<String> {
 }
 
 /// What differs by intent is taken out, each with its reason:
-/// - a mask's tmpfs may be bounded (`size`, `nr_inodes`): it is read-only and nothing is to be stored in it;
+/// - a mask's tmpfs may be bounded (`size`, `nr_inodes`): it is read-only and nothing is to be
+///   stored in it;
 /// - the tmpfs that holds the cgroup hierarchies may be read-only where runc's is writable;
 /// - ignored signals are handed on by runc, and not by hull (process.rs has a test);
 /// - the owner of an mqueue in a user namespace (mounts.rs has a test).
@@ -91,7 +95,8 @@ fn intended(line: &str) -> String {
     format!("{flags} {}", kept.join(","))
 }
 
-/// A line of mountinfo without its ids, its device number and peer groups; what is mounted, where, and with which options stays.
+/// A line of mountinfo without its ids, its device number and peer groups; what is mounted, where,
+/// and with which options stays.
 fn mount_line(line: &str) -> String {
     let fields: Vec<&str> = line.split(' ').collect();
     let dash = fields

@@ -1,4 +1,5 @@
-//! Folders: the suite's scratch folder, a test's own below it, and root filesystems made of Debian's static busybox.
+//! Folders: the suite's scratch folder, a test's own below it, and root filesystems made of
+//! Debian's static busybox.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -11,11 +12,16 @@ const BUSYBOX: &[&str] = &[
     "/usr/lib/busybox/busybox",
 ];
 
-const APPLETS: &str = "sh ash awk base64 basename cat chgrp chmod chown chroot cmp cp cut date dd df diff dirname dmesg echo env expr false find \
-    fold free getty grep groups halt head hexdump hostname id ifconfig ionice ip kill killall less ln losetup ls md5sum mkdir \
-    mkfifo mknod mktemp more mount mv nc netstat nproc nsenter od passwd pidof printf ps pwd readlink realpath renice reset rm \
-    rmdir route sed seq setpriv setsid sha256sum sleep sort stat stty su sync sysctl tail tar taskset tee test time timeout top \
-    touch tr true truncate tty umount uname uniq unlink unshare uptime usleep vi wc which whoami xargs xxd yes";
+const APPLETS: &str = "sh ash awk base64 basename cat chgrp chmod chown chroot cmp cp cut date dd \
+    df diff dirname dmesg echo env expr false find \
+    fold free getty grep groups halt head hexdump hostname id ifconfig ionice ip kill killall \
+    less ln losetup ls md5sum mkdir \
+    mkfifo mknod mktemp more mount mv nc netstat nproc nsenter od passwd pidof printf ps pwd \
+    readlink realpath renice reset rm \
+    rmdir route sed seq setpriv setsid sha256sum sleep sort stat stty su sync sysctl tail tar \
+    taskset tee test time timeout top \
+    touch tr true truncate tty umount uname uniq unlink unshare uptime usleep vi wc which whoami \
+    xargs xxd yes";
 
 /// Makes the suite's scratch folder, which ordinary users may enter, with a copy of busybox in it.
 pub fn make_suite_scratch() -> PathBuf {
@@ -30,7 +36,8 @@ pub fn make_suite_scratch() -> PathBuf {
         .expect("the package busybox-static is not installed");
     fs::copy(busybox, dir.join("busybox")).expect("cannot copy busybox");
     fs::set_permissions(dir.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
-    // The suite's own program, which is static, makes inside a container the calls that no applet makes.
+    // The suite's own program, which is static, makes inside a container the calls that no applet
+    // makes.
     fs::copy(std::env::current_exe().unwrap(), dir.join("probe")).expect("cannot copy the probe");
     dir
 }

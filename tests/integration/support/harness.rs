@@ -1,5 +1,6 @@
-//! Runs each test in a process of its own, so that a test may change its namespaces and its user, a hang is ended, and whatever is left
-//! behind (a mount, a cgroup, a process, a state directory) is laid at the door of the test that left it.
+//! Runs each test in a process of its own, so that a test may change its namespaces and its user, a
+//! hang is ended, and whatever is left behind (a mount, a cgroup, a process, a state directory) is
+//! laid at the door of the test that left it.
 
 use super::{fixture, leaks, wall};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -146,13 +147,17 @@ struct Tally {
     skipped: usize,
 }
 
-/// Up to this many tests that failed beside others are tried once more, alone: so a test that two busy cores upset is told from one that is
-/// broken. Both tries are printed.
+/// Up to this many tests that failed beside others are tried once more, alone: so a test that two
+/// busy cores upset is told from one that is broken. Both tries are printed.
 const SECOND_TRIES: usize = 6;
 
 impl Tally {
     fn second_tries(&mut self) -> Vec<Test> {
-        if self.failed.len() > SECOND_TRIES { vec![] } else { std::mem::take(&mut self.failed) }
+        if self.failed.len() > SECOND_TRIES {
+            vec![]
+        } else {
+            std::mem::take(&mut self.failed)
+        }
     }
 }
 
@@ -171,7 +176,10 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
             });
         }
     });
-    let once_more = tally.lock().unwrap_or_else(PoisonError::into_inner).second_tries();
+    let once_more = tally
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .second_tries();
     for test in &once_more {
         println!("AGAIN {}", test.short());
         one_whatever_happens(*test, &scratch, o.nocapture, &tally);
@@ -190,9 +198,16 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
     if !failed.is_empty() {
         println!("\nfailed:\n  {}", failed.join("\n  "));
     }
-    let second: Vec<&str> = once_more.iter().map(Test::short).filter(|name| !failed.contains(name)).collect();
+    let second: Vec<&str> = once_more
+        .iter()
+        .map(Test::short)
+        .filter(|name| !failed.contains(name))
+        .collect();
     if !second.is_empty() {
-        println!("\npassed at the second try only:\n  {}", second.join("\n  "));
+        println!(
+            "\npassed at the second try only:\n  {}",
+            second.join("\n  ")
+        );
     }
     println!(
         "{} passed, {} failed, {} skipped",
@@ -207,12 +222,19 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
     }
 }
 
-/// One test; where it is the harness that fails (no process to be had, a full disk), that fails the test and not the sum of all.
+/// One test; where it is the harness that fails (no process to be had, a full disk), that fails the
+/// test and not the sum of all.
 fn one_whatever_happens(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
-    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(test, scratch, nocapture, tally)));
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        one(test, scratch, nocapture, tally)
+    }));
     if ran.is_err() {
         println!("FAIL {} (the harness itself)", test.short());
-        tally.lock().unwrap_or_else(PoisonError::into_inner).failed.push(test);
+        tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .failed
+            .push(test);
     }
 }
 
@@ -233,7 +255,11 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     let pid = process.id();
     // Not `patience` times: two hung tests must leave an emulated machine the time for its others.
     let limit = LIMIT * super::runtime::patience().min(2);
-    let standing = if ends_within(&process, limit) { vec![] } else { leaks::standing(&scratch.join(pid.to_string())) };
+    let standing = if ends_within(&process, limit) {
+        vec![]
+    } else {
+        leaks::standing(&scratch.join(pid.to_string()))
+    };
     let hung = !wait_within(&mut process, Duration::ZERO);
     let code = process.wait().expect("cannot wait for the test").code();
     leaks::own().remove(&pid.cast_signed());
@@ -263,30 +289,48 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
             said.lines()
                 .filter(|l| !l.starts_with("note: "))
                 .for_each(|l| println!("  {l}"));
-            standing.iter().for_each(|process| println!("  stood still: {}", process.line));
+            standing
+                .iter()
+                .for_each(|process| println!("  stood still: {}", process.line));
             left.iter().for_each(|l| println!("  left behind: {l}"));
         }
     }
 }
 
-/// Adds a line to the file that `HULL_TEST_RESULTS` names: the test, how it ended, and the reason where it was passed over.
+/// Adds a line to the file that `HULL_TEST_RESULTS` names: the test, how it ended, and the reason
+/// where it was passed over.
 fn record(test: Test, code: Option<i32>, said: &str) {
-    let Some(path) = std::env::var_os("HULL_TEST_RESULTS") else { return };
+    let Some(path) = std::env::var_os("HULL_TEST_RESULTS") else {
+        return;
+    };
     let (result, reason) = match code {
         Some(0) => ("pass", ""),
-        Some(77) => ("skip", said.lines().rev().find_map(|l| l.strip_prefix("SKIP ")).unwrap_or_default()),
+        Some(77) => (
+            "skip",
+            said.lines()
+                .rev()
+                .find_map(|l| l.strip_prefix("SKIP "))
+                .unwrap_or_default(),
+        ),
         _ => ("fail", ""),
     };
-    let mut file = File::options().create(true).append(true).open(path).expect("cannot open the file of results");
-    writeln!(file, "{}\t{result}\t{reason}", test.short()).expect("cannot write the file of results");
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("cannot open the file of results");
+    writeln!(file, "{}\t{result}\t{reason}", test.short())
+        .expect("cannot write the file of results");
 }
 
 /// Whether a child ends in the time given.
 fn ends_within(process: &Child, limit: Duration) -> bool {
-    pidfd_open(Pid::from_child(process), PidfdFlags::empty()).is_ok_and(|fd| readable_within(&fd, limit))
+    pidfd_open(Pid::from_child(process), PidfdFlags::empty())
+        .is_ok_and(|fd| readable_within(&fd, limit))
 }
 
-/// Waits for a child's end; kills it, through a descriptor that cannot mean another process, when the time is over. False if killed.
+/// Waits for a child's end; kills it, through a descriptor that cannot mean another process, when
+/// the time is over. False if killed.
 pub fn wait_within(process: &mut Child, limit: Duration) -> bool {
     let pid = Pid::from_child(process);
     let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {

@@ -49,8 +49,9 @@ impl Machine {
         Self(lines)
     }
 
-    /// What is on the machine now and was not then, together with processes that came to the suite as orphans. The machine's other
-    /// users are not the suite's business: only what carries the suite's own names counts for mounts and cgroups.
+    /// What is on the machine now and was not then, together with processes that came to the suite
+    /// as orphans. The machine's other users are not the suite's business: only what carries the
+    /// suite's own names counts for mounts and cgroups.
     pub fn left_since(&self) -> Vec<String> {
         let own = |l: &&String| {
             let shared = l.starts_with("mount ") || l.starts_with("cgroup ");
@@ -74,7 +75,8 @@ fn mounts() -> Vec<String> {
         .collect()
 }
 
-/// The cgroup directories of every hierarchy whose own name starts with `prefix`, children before their parents.
+/// The cgroup directories of every hierarchy whose own name starts with `prefix`, children before
+/// their parents.
 pub fn cgroups(prefix: &str) -> Vec<PathBuf> {
     let mut found = vec![];
     for root in super::cgroups::roots() {
@@ -99,7 +101,8 @@ fn below(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
 }
 
-/// What the test with this pid left behind; all of it is then cleared away, so that one leak is one failure.
+/// What the test with this pid left behind; all of it is then cleared away, so that one leak is one
+/// failure.
 pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
     // What is frozen cannot be ended.
     for d in cgroups(&format!("hull-test-{pid}-")) {
@@ -165,20 +168,43 @@ pub fn standing(scratch: &Path) -> Vec<Standing> {
         let text = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().replace('\0', " ")
     };
-    let test = scratch.file_name().map(|n| n.display().to_string()).unwrap_or_default();
+    let test = scratch
+        .file_name()
+        .map(|n| n.display().to_string())
+        .unwrap_or_default();
     let (folder, group) = (scratch.display().to_string(), format!(" {test}"));
     let line = |pid: i32| {
-        let stack: Vec<String> = read(pid, "stack").lines().take(5).map(|l| l.trim_start_matches("[<0>] ").to_owned()).collect();
-        let state = read(pid, "stat").rsplit_once(") ").map(|(_, rest)| rest.chars().take(1).collect::<String>()).unwrap_or_default();
-        let line = format!("{pid} {state} {} ({}): {}", read(pid, "wchan"), stack.join(" < "), read(pid, "cmdline"));
-        Standing { line, pidfd: Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok()) }
+        let stack: Vec<String> = read(pid, "stack")
+            .lines()
+            .take(5)
+            .map(|l| l.trim_start_matches("[<0>] ").to_owned())
+            .collect();
+        let state = read(pid, "stat")
+            .rsplit_once(") ")
+            .map(|(_, rest)| rest.chars().take(1).collect::<String>())
+            .unwrap_or_default();
+        let line = format!(
+            "{pid} {state} {} ({}): {}",
+            read(pid, "wchan"),
+            stack.join(" < "),
+            read(pid, "cmdline")
+        );
+        Standing {
+            line,
+            pidfd: Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok()),
+        }
     };
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| pid.to_string() == test || [traces(*pid), read(*pid, "cmdline")].iter().any(|t| t.contains(&folder) || t.ends_with(&group)))
+        .filter(|pid| {
+            pid.to_string() == test
+                || [traces(*pid), read(*pid, "cmdline")]
+                    .iter()
+                    .any(|t| t.contains(&folder) || t.ends_with(&group))
+        })
         .map(line)
         .collect()
 }
@@ -190,7 +216,8 @@ fn remove_cgroup(dir: &Path) {
     }
 }
 
-/// The children that this process started itself and waits for itself. Locked while one is started, so that none is taken for an orphan.
+/// The children that this process started itself and waits for itself. Locked while one is started,
+/// so that none is taken for an orphan.
 pub static OWN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// The same, also after a test's end by a panic while it was locked.
@@ -225,7 +252,8 @@ pub fn reap_orphans() {
         .for_each(reap);
 }
 
-/// The processes whose parent this process is, whether it started them or they came to it as orphans.
+/// The processes whose parent this process is, whether it started them or they came to it as
+/// orphans.
 pub fn children() -> Vec<i32> {
     let mut all = vec![];
     for task in std::fs::read_dir("/proc/self/task")
@@ -249,8 +277,8 @@ pub fn is_zombie(pid: i32) -> bool {
         .is_some_and(|(_, rest)| rest.starts_with('Z'))
 }
 
-/// Reaps the orphans that came to this process and ended, and ends those that live on; these are named. Which are meant, `ours` says
-/// from their environment and working directory.
+/// Reaps the orphans that came to this process and ended, and ends those that live on; these are
+/// named. Which are meant, `ours` says from their environment and working directory.
 fn end_orphans(ours: impl Fn(&str) -> bool) -> Vec<String> {
     let mut left = vec![];
     let own = own();
@@ -276,7 +304,8 @@ fn end_orphans(ours: impl Fn(&str) -> bool) -> Vec<String> {
 fn traces(pid: i32) -> String {
     let of = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     // 0 where the group is of another pid namespace, or the kernel's.
-    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).map_or(0, nix::unistd::Pid::as_raw);
+    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid)))
+        .map_or(0, nix::unistd::Pid::as_raw);
     format!(
         "{} {} {group}",
         String::from_utf8_lossy(&of("environ")),

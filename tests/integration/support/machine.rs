@@ -31,12 +31,24 @@ impl Machine {
         let turn = File::create(fixture::suite_scratch().join("machine.lock")).unwrap();
         rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive).unwrap();
         let bundle = make();
-        let kernel = if bundle.runtime.user.is_some() { wall::readable_kernel() } else { kernel };
-        Self { bundle, kernel, _turn: turn }
+        let kernel = if bundle.runtime.user.is_some() {
+            wall::readable_kernel()
+        } else {
+            kernel
+        };
+        Self {
+            bundle,
+            kernel,
+            _turn: turn,
+        }
     }
 
     fn flags(&self) -> [String; 3] {
-        ["--vm".to_owned(), "--vm-kernel".to_owned(), self.kernel.display().to_string()]
+        [
+            "--vm".to_owned(),
+            "--vm-kernel".to_owned(),
+            self.kernel.display().to_string(),
+        ]
     }
 
     fn make(&self, verb: &str, flags: &[&str]) -> Output {
@@ -44,7 +56,13 @@ impl Machine {
         let own = self.flags();
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         let dir = self.bundle.dir.display().to_string();
-        let args = [&[verb], &own[..], flags, &["--bundle", &dir, &self.bundle.id]].concat();
+        let args = [
+            &[verb],
+            &own[..],
+            flags,
+            &["--bundle", &dir, &self.bundle.id],
+        ]
+        .concat();
         finish(self.bundle.runtime.command(&args), LIMIT)
     }
 
@@ -58,7 +76,8 @@ impl Machine {
         self.make("run", flags)
     }
 
-    /// `create`, which must succeed. What the program writes is in the first call's files: flags may name others.
+    /// `create`, which must succeed. What the program writes is in the first call's files: flags
+    /// may name others.
     pub fn create(&self, flags: &[&str]) -> Container<'_> {
         let container = Container::new(&self.bundle);
         self.make("create", flags).success();
@@ -68,7 +87,11 @@ impl Machine {
     /// `create`, which must fail; what it says.
     pub fn refused(&self) -> String {
         let said = self.make("create", &[]).failure();
-        assert_ne!(self.bundle.call(&["state", &self.bundle.id]).status, 0, "something is left of it");
+        assert_ne!(
+            self.bundle.call(&["state", &self.bundle.id]).status,
+            0,
+            "something is left of it"
+        );
         said
     }
 }

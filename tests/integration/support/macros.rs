@@ -1,7 +1,7 @@
 //! The words that tests are written in.
 
-/// Makes the module's table of tests out of the names of its functions. A function that is not in the table is dead code, and the
-/// compiler says so.
+/// Makes the module's table of tests out of the names of its functions. A function that is not in
+/// the table is dead code, and the compiler says so.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
         /// The tests of this module.
@@ -15,7 +15,8 @@ macro_rules! skip {
     ($($reason:tt)*) => { crate::support::harness::skip(format!($($reason)*)) };
 }
 
-/// Skips the test where another runtime is driven in hull's place; the reason says why the test could not be proved on runc.
+/// Skips the test where another runtime is driven in hull's place; the reason says why the test
+/// could not be proved on runc.
 macro_rules! only_hull {
     ($($reason:tt)*) => {
         if !crate::support::runtime::drives_hull() {

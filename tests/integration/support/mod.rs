@@ -1,4 +1,5 @@
-//! What the tests stand on: a root filesystem, bundles, a runtime to drive, and a harness that sees what is left behind.
+//! What the tests stand on: a root filesystem, bundles, a runtime to drive, and a harness that sees
+//! what is left behind.
 
 #[macro_use]
 mod macros;

@@ -1,11 +1,12 @@
-//! The system calls that have no safe wrapper: the probe, which a container runs as `/bin/probe --probe WORDS`, and the agent's side of
-//! seccomp's notifications.
+//! The system calls that have no safe wrapper: the probe, which a container runs as `/bin/probe
+//! --probe WORDS`, and the agent's side of seccomp's notifications.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::process::ExitCode;
 
-/// Runs inside a container. `syscall NUMBER ARGS...` makes the call and prints what came back; `keyring` prints the session keyring's
-/// description; `dumpable` prints whether this process may be traced by its equals.
+/// Runs inside a container. `syscall NUMBER ARGS...` makes the call and prints what came back;
+/// `keyring` prints the session keyring's description; `dumpable` prints whether this process may
+/// be traced by its equals.
 pub fn probe() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(2).collect();
     match words.first().map(String::as_str) {
@@ -35,10 +36,19 @@ pub fn probe() -> ExitCode {
 }
 
 /// A word of memory that this process shares with a child, which adds to it for ever.
-pub fn shared_with_a_child(mut work: impl FnMut(&std::sync::atomic::AtomicU64)) -> &'static std::sync::atomic::AtomicU64 {
+pub fn shared_with_a_child(
+    mut work: impl FnMut(&std::sync::atomic::AtomicU64),
+) -> &'static std::sync::atomic::AtomicU64 {
     // SAFETY: a new anonymous mapping; it is never unmapped, and zero is a valid atomic.
     let word = unsafe {
-        let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0);
+        let page = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
         assert!(page != libc::MAP_FAILED, "no shared memory");
         &*page.cast::<std::sync::atomic::AtomicU64>()
     };
@@ -57,10 +67,12 @@ pub fn third_descriptor() -> std::os::fd::OwnedFd {
     unsafe { std::os::fd::FromRawFd::from_raw_fd(3) }
 }
 
-/// Makes a system call whose arguments are numbers alone. Gives `ok N` or the error's number as `errno N`.
+/// Makes a system call whose arguments are numbers alone. Gives `ok N` or the error's number as
+/// `errno N`.
 fn call(number: i64, args: &[i64]) -> String {
     let a = |i: usize| args.get(i).copied().unwrap_or(0);
-    // SAFETY: the tests pass numbers that the kernel takes as numbers, or pointers that are null or invalid, which it refuses.
+    // SAFETY: the tests pass numbers that the kernel takes as numbers, or pointers that are null or
+    // invalid, which it refuses.
     let result = unsafe { libc::syscall(number, a(0), a(1), a(2), a(3), a(4), a(5)) };
     match result {
         -1 => format!(
@@ -99,35 +111,65 @@ pub fn name_to_handle(path: &str) -> std::io::Result<(i32, Vec<u8>)> {
     let mut handle = [0_u32; 2 + HANDLE / 4];
     handle[0] = HANDLE as u32;
     let mut mount = 0_i32;
-    // SAFETY: the name is a C string, the handle has the room that its first word says, and all outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, name.as_ptr(), handle.as_mut_ptr(), &raw mut mount, 0) };
+    // SAFETY: the name is a C string, the handle has the room that its first word says, and all
+    // outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::AT_FDCWD,
+            name.as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut mount,
+            0,
+        )
+    };
     if result != 0 {
         return Err(std::io::Error::last_os_error());
     }
-    let bytes = handle[2..].iter().flat_map(|word| word.to_ne_bytes()).take(handle[0] as usize).collect();
+    let bytes = handle[2..]
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .take(handle[0] as usize)
+        .collect();
     Ok((handle[1] as i32, bytes))
 }
 
 /// A file by its handle, on the file system that a descriptor is of (open_by_handle_at(2)).
-pub fn open_by_handle(place: BorrowedFd, kind: i32, bytes: &[u8]) -> std::io::Result<std::os::fd::OwnedFd> {
+pub fn open_by_handle(
+    place: BorrowedFd,
+    kind: i32,
+    bytes: &[u8],
+) -> std::io::Result<std::os::fd::OwnedFd> {
     let mut handle = [0_u32; 2 + HANDLE / 4];
     (handle[0], handle[1]) = (bytes.len() as u32, kind as u32);
     for (word, piece) in handle[2..].iter_mut().zip(bytes.chunks_exact(4)) {
         *word = u32::from_ne_bytes([piece[0], piece[1], piece[2], piece[3]]);
     }
     // SAFETY: the handle has the length that its first word says, and outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_open_by_handle_at, place.as_raw_fd(), handle.as_ptr(), libc::O_RDONLY) };
-    let raw = i32::try_from(result).ok().filter(|raw| *raw >= 0).ok_or_else(std::io::Error::last_os_error)?;
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            place.as_raw_fd(),
+            handle.as_ptr(),
+            libc::O_RDONLY,
+        )
+    };
+    let raw = i32::try_from(result)
+        .ok()
+        .filter(|raw| *raw >= 0)
+        .ok_or_else(std::io::Error::last_os_error)?;
     // SAFETY: the kernel has just made it, and nobody else has it.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) })
 }
 
-/// Takes one notification from a seccomp listener and answers it with an error; gives the call's number and the caller's pid.
+/// Takes one notification from a seccomp listener and answers it with an error; gives the call's
+/// number and the caller's pid.
 pub fn answer_with_error(listener: BorrowedFd, errno: i32) -> std::io::Result<(i32, u32)> {
     const RECEIVE: u64 = 0xc050_2100;
     const SEND: u64 = 0xc018_2101;
     let mut request = [0_u64; 10];
-    // SAFETY: the buffer has the size of struct seccomp_notif (80 bytes) and is zeroed, as the kernel asks.
+    // SAFETY: the buffer has the size of struct seccomp_notif (80 bytes) and is zeroed, as the
+    // kernel asks.
     if unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, request.as_mut_ptr()) } != 0 {
         return Err(std::io::Error::last_os_error());
     }

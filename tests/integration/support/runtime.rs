@@ -1,4 +1,5 @@
-//! Drives the runtime: a command with a time limit, its output, and a guard for a container that was created.
+//! Drives the runtime: a command with a time limit, its output, and a guard for a container that
+//! was created.
 
 use super::bundle::Bundle;
 use super::{fixture, harness, leaks, wall};
@@ -12,7 +13,10 @@ use std::time::{Duration, Instant};
 
 /// How often longer than usual everything may take: `HULL_TEST_PATIENCE`, for an emulated machine.
 pub fn patience() -> u32 {
-    std::env::var("HULL_TEST_PATIENCE").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+    std::env::var("HULL_TEST_PATIENCE")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1)
 }
 
 /// The longest that one command of the runtime may take.
@@ -31,10 +35,13 @@ pub fn drives_hull() -> bool {
 
 /// Whether a program is hull.
 pub fn is_hull(program: &Path) -> bool {
-    program.file_name().is_some_and(|n| n.to_string_lossy().starts_with("hull"))
+    program
+        .file_name()
+        .is_some_and(|n| n.to_string_lossy().starts_with("hull"))
 }
 
-/// crun 1.8 refuses a hybrid cgroup tree: in a mount namespace of the test's own it sees the v1 hierarchies alone.
+/// crun 1.8 refuses a hybrid cgroup tree: in a mount namespace of the test's own it sees the v1
+/// hierarchies alone.
 pub fn prepare_view() {
     if path().file_name().is_some_and(|n| n == "crun") {
         super::users::private_mounts();
@@ -183,7 +190,8 @@ impl Runtime {
     }
 }
 
-/// Runs a command to its end. Its output goes to files and not to pipes: a container outlives `create` and would hold a pipe open.
+/// Runs a command to its end. Its output goes to files and not to pipes: a container outlives
+/// `create` and would hold a pipe open.
 #[track_caller]
 pub fn finish(mut command: Command, limit: Duration) -> Output {
     let dir = fixture::new_dir("output");
@@ -223,7 +231,8 @@ pub fn number(status: ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// Tries until a condition holds. There is no judgement of speed in the limit: it is what a hang is.
+/// Tries until a condition holds. There is no judgement of speed in the limit: it is what a hang
+/// is.
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(40) * patience();
@@ -312,7 +321,8 @@ impl<'a> Container<'a> {
         self.bundle.call(&["kill", &self.bundle.id, signal])
     }
 
-    /// The first process's number where the container's cgroup is looked at: on the host, or from within the guest.
+    /// The first process's number where the container's cgroup is looked at: on the host, or from
+    /// within the guest.
     #[track_caller]
     pub fn pid_inside(&self) -> i32 {
         if wall::is_vm() { 1 } else { self.pid() }
@@ -321,21 +331,42 @@ impl<'a> Container<'a> {
     /// A namespace of the first process.
     pub fn namespace(&self, kind: &str) -> String {
         if wall::is_vm() {
-            return self.exec(&["readlink", &format!("/proc/1/ns/{kind}")]).success().stdout.trim().to_owned();
+            return self
+                .exec(&["readlink", &format!("/proc/1/ns/{kind}")])
+                .success()
+                .stdout
+                .trim()
+                .to_owned();
         }
-        fs::read_link(format!("/proc/{}/ns/{kind}", self.pid())).unwrap().display().to_string()
+        fs::read_link(format!("/proc/{}/ns/{kind}", self.pid()))
+            .unwrap()
+            .display()
+            .to_string()
     }
 
-    /// The numbers of its processes, as `ps` tells them: the host's, or behind the second wall the guest's.
+    /// The numbers of its processes, as `ps` tells them: the host's, or behind the second wall the
+    /// guest's.
     #[track_caller]
     pub fn processes(&self) -> Vec<i32> {
-        serde_json::from_str(&self.bundle.call(&["ps", "--format", "json", &self.bundle.id]).success().stdout).expect("ps is not JSON")
+        serde_json::from_str(
+            &self
+                .bundle
+                .call(&["ps", "--format", "json", &self.bundle.id])
+                .success()
+                .stdout,
+        )
+        .expect("ps is not JSON")
     }
 
     /// What the first process runs, by the end of its name.
     pub fn program(&self) -> PathBuf {
         if wall::is_vm() {
-            return self.exec(&["readlink", "/proc/1/exe"]).success().stdout.trim().into();
+            return self
+                .exec(&["readlink", "/proc/1/exe"])
+                .success()
+                .stdout
+                .trim()
+                .into();
         }
         fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap()
     }
@@ -343,19 +374,31 @@ impl<'a> Container<'a> {
     /// The open descriptors of the first process.
     pub fn descriptors(&self) -> Vec<u32> {
         let names: Vec<String> = if wall::is_vm() {
-            self.exec(&["ls", "/proc/1/fd"]).success().stdout.split_whitespace().map(str::to_owned).collect()
+            self.exec(&["ls", "/proc/1/fd"])
+                .success()
+                .stdout
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect()
         } else {
-            fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+            fs::read_dir(format!("/proc/{}/fd", self.pid()))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect()
         };
         let mut all: Vec<u32> = names.iter().map(|name| name.parse().unwrap()).collect();
         all.sort_unstable();
         all
     }
 
-    /// A file below the first process's folder in the host's `/proc`; behind the second wall, in the container's own.
+    /// A file below the first process's folder in the host's `/proc`; behind the second wall, in
+    /// the container's own.
     pub fn proc_file(&self, name: &str) -> String {
         if wall::is_vm() {
-            return self.exec(&["cat", &format!("/proc/1/{name}")]).success().stdout;
+            return self
+                .exec(&["cat", &format!("/proc/1/{name}")])
+                .success()
+                .stdout;
         }
         fs::read_to_string(format!("/proc/{}/{name}", self.pid())).unwrap()
     }

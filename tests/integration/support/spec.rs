@@ -1,5 +1,6 @@
-//! The configuration that the tests start from: what `runc spec` gives, without a terminal, and without the ambient capabilities that
-//! older versions wrote: they were never raised, as nothing is inheritable, and newer runtimes warn of it.
+//! The configuration that the tests start from: what `runc spec` gives, without a terminal, and
+//! without the ambient capabilities that older versions wrote: they were never raised, as nothing
+//! is inheritable, and newer runtimes warn of it.
 
 use serde_json::{Value, json};
 
@@ -51,7 +52,8 @@ fn default_mounts() -> Value {
     ])
 }
 
-/// Makes of it what `runc spec --rootless` gives: a user namespace of one id, no network namespace, no limits, `/sys` bound.
+/// Makes of it what `runc spec --rootless` gives: a user namespace of one id, no network namespace,
+/// no limits, `/sys` bound.
 pub fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
     let linux = &mut spec["linux"];
     linux["namespaces"] = json!([{ "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "user" }]);

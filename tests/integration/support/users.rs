@@ -12,7 +12,8 @@ pub const ORDINARY: u32 = 12345;
 /// The first id on the host of the mappings that root makes.
 pub const MAPPED: u32 = 200_000;
 
-/// Gives this test's process, and all that it starts from now on, mounts of its own: nothing done to them reaches the machine.
+/// Gives this test's process, and all that it starts from now on, mounts of its own: nothing done
+/// to them reaches the machine.
 pub fn private_mounts() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .expect("cannot unshare the mount namespace");
@@ -41,7 +42,8 @@ impl Holder {
         Self(child)
     }
 
-    /// A holder with a user namespace that maps ids as the bundles do, and the further namespaces given.
+    /// A holder with a user namespace that maps ids as the bundles do, and the further namespaces
+    /// given.
     pub fn with_user_namespace(flags: &[&str]) -> Self {
         let holder = Self::new(&[&["--user"], flags].concat());
         let map = format!("0 {MAPPED} 65536\n");
