@@ -3,8 +3,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::cgroups::Tree;
-use crate::foreign::{self, Foreign};
+use crate::binfmt;
+use crate::binfmt::Foreign;
+use crate::cgroups::tree::Tree;
 use crate::security::lsm::Lsm;
 use crate::security::rlimits;
 use crate::spec::Spec;
@@ -136,8 +137,8 @@ impl Facts {
                 .unwrap_or_default(),
             lsm: if labelled { Some(Lsm::probe()) } else { None },
             kcore: Path::new("/proc/kcore").exists(),
-            foreign: if foreign::annotated(spec).is_some() {
-                foreign::of_bundle(spec)?
+            foreign: if binfmt::annotated(spec).is_some() {
+                binfmt::of_bundle(spec)?
             } else {
                 None
             },
@@ -206,10 +207,10 @@ fn identity(descriptor: i32) -> Result<(u64, u64), nix::errno::Errno> {
     file::fstat(descriptor).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-fn open(path: &str) -> Result<crate::init::Held> {
+fn open(path: &str) -> Result<crate::sys::fd::Held> {
     let name = CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(crate::init::Held)
+        .map(crate::sys::fd::Held)
         .on("open namespace", path)
 }
 
@@ -248,7 +249,7 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
             Owner::Outer
         } else {
             match kernel::owner_of_namespace(held.0)
-                .map(crate::init::Held)
+                .map(crate::sys::fd::Held)
                 .and_then(|owner| identity(owner.0))
             {
                 Ok(owner) if Some(owner) == user => Owner::Joined,

@@ -2,8 +2,8 @@
 
 use super::file;
 use super::group::{Group, join, open_dir};
-use super::plan::Place;
 use super::tree::Version;
+use crate::cgroups::plan::Place;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -81,7 +81,10 @@ impl Group {
                 .iter()
                 .find_map(|c| subs.get(c))
                 .or_else(|| subs.get(""));
-            let dir = match sub.map(|s| super::plan::clean(s)).filter(|s| !s.is_empty()) {
+            let dir = match sub
+                .map(|s| crate::cgroups::plan::clean(s))
+                .filter(|s| !s.is_empty())
+            {
                 Some(sub) => format!("{}/{sub}", place.dir),
                 None if place.version == Version::V2 && is_inner(&place.dir) => {
                     dir_of(place, init)?

@@ -3,9 +3,9 @@
 
 use super::devices::{Rules, Table};
 use super::file;
-use super::plan::{Driver, IfDenied, Place, Plan, find};
-use super::systemd::Client;
 use super::tree::Version;
+use crate::cgroups::plan::{Driver, IfDenied, Place, Plan, find};
+use crate::cgroups::systemd::client::Client;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -122,7 +122,7 @@ impl Group {
             .unit
             .as_ref()
             .ok_or_else(|| Error::new("the container has no unit of systemd"))?;
-        let below = format!("/{}", super::plan::clean(below));
+        let below = format!("/{}", crate::cgroups::plan::clean(below));
         Client::connect(self.by_user())?.attach(name, &below, pid)
     }
 

@@ -3,8 +3,8 @@
 
 use super::file;
 use super::group::Group;
-use super::plan::{Place, find};
 use super::tree::Version;
+use crate::cgroups::plan::{Place, find};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};

@@ -1,7 +1,7 @@
 //! What a mount of type `cgroup` becomes inside the container.
 
-use super::plan::{Place, Plan};
 use super::tree::Version;
+use crate::cgroups::plan::{Place, Plan};
 
 /// One thing to make below the mount's target.
 #[derive(Clone, Debug, PartialEq, Eq)]

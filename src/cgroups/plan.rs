@@ -140,8 +140,8 @@ pub struct Plan {
 
 impl Plan {
     /// The record of what will be made, for whoever must clear up after a runtime that was killed.
-    pub fn record(&self) -> super::Record {
-        super::Record {
+    pub fn record(&self) -> crate::cgroups::group::Record {
+        crate::cgroups::group::Record {
             driver: self.driver,
             places: self.places.clone(),
             devices: self.devices.clone(),
@@ -210,9 +210,13 @@ pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
     }
     plan_devices(&mut plan, request)?;
     if let Some(unit) = &mut plan.unit {
+        unit.properties.extend(
+            plan.devices
+                .iter()
+                .flat_map(systemd::properties::of_devices),
+        );
         unit.properties
-            .extend(plan.devices.iter().flat_map(systemd::of_devices));
-        unit.properties.extend(systemd::of_writes(&plan.writes)?);
+            .extend(systemd::properties::of_writes(&plan.writes)?);
     }
     Ok(plan)
 }

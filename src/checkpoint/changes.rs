@@ -5,8 +5,9 @@
 //! it changes anything below it, and what was copied up has a new change time: so the merged view
 //! and the lower one are compared, and equal folders are not entered.
 
-use crate::init::{Held, make_folder};
+use crate::sys::fd::Held;
 use crate::sys::file;
+use crate::sys::resolve::make_folder;
 use crate::{Context, Error, Result};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;

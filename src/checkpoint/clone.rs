@@ -2,13 +2,15 @@
 //! address and machine id.
 
 use super::images::Beside;
-use super::{Bring, Common, Dump, Scratch, checkpoint, restore};
+use crate::adhoc::keeper::Streams;
+use crate::checkpoint::dump::{Dump, checkpoint};
+use crate::checkpoint::restore::{Bring, restore};
+use crate::checkpoint::{Common, Scratch};
+use crate::compile::Options;
 use crate::container::Container;
-use crate::container::create::Options;
-use crate::people::Streams;
-use crate::plan::Plan;
-use crate::plan::step::Step;
-use crate::state::{Store, check_id};
+use crate::step::container::Step;
+use crate::step::draft::Plan;
+use crate::store::{Store, check_id};
 use crate::sys::mount::ATTR_RDONLY;
 use crate::{Error, Result};
 

@@ -13,12 +13,13 @@
 //!                                ◀──────  the end: success, or the error
 //! ```
 
-use super::following::{self, Following};
 use super::log;
 use super::rpc::{Features, Kind, Options, Request, Response};
 use super::tmpfs::StandIn;
-use crate::init::Held;
-use crate::namespaces::idmap::socket_pair;
+use crate::checkpoint::writeback;
+use crate::checkpoint::writeback::Following;
+use crate::sys::fd::Held;
+use crate::sys::fd::socket_pair;
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file, mount, socket};
 use crate::{Context, Error, Result};
@@ -522,7 +523,7 @@ impl Session {
                 socket::borrow(self.socket.0),
                 PollFlags::POLLIN,
             )];
-            match poll(&mut fds, following::PAUSE) {
+            match poll(&mut fds, writeback::PAUSE) {
                 Ok(0) => following.look(),
                 Ok(_) => return Ok(()),
                 Err(nix::errno::Errno::EINTR) => {}

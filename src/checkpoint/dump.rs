@@ -1,16 +1,16 @@
 //! `checkpoint`: a running container is written to a folder of images, and ends or runs on.
 
 use super::criu::{self, Session, World};
-use super::following::Following;
 use super::images::{self, Beside};
 use super::inventory::{self, Mounts};
 use super::lock::Locks;
 use super::rpc::{self, Features, Kind};
 use super::tmpfs::StandIn;
-use super::{Common, Folders, archive, root, yard};
+use crate::checkpoint::writeback::Following;
+use crate::checkpoint::{Common, Folders, archive, cgroups, root};
 use crate::container::{Container, Status};
-use crate::net::Namespace;
-use crate::state::Store;
+use crate::net::netlink::Namespace;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use std::path::PathBuf;
 
@@ -90,7 +90,7 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     if !ends {
         return Ok(());
     }
-    let unplugged = crate::net::unplug(&container.folder());
+    let unplugged = crate::net::trace::unplug(&container.folder());
     drop(namespace);
     let ended = container.take_down();
     drop(lock);
@@ -175,7 +175,7 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
         options.network_lock = Some(rpc::NetworkLock::Skip as i32);
     }
     crate::log::debug(|| format!("criu: {options:?}"));
-    let mut status = dump.status_fd.map(crate::init::Held);
+    let mut status = dump.status_fd.map(crate::sys::fd::Held);
     let kind = if dump.pre_dump {
         Kind::PreDump
     } else {
@@ -348,7 +348,7 @@ fn options(
                 port: Some(i32::from(*port)),
             }),
         freeze_cgroup: freezer(container),
-        cgroup_yard: yard::of_machine(),
+        cgroup_yard: cgroups::of_machine(),
         ..dump.common.options(folders, &spec.config().annotations)
     };
     for joined in super::joined(&record.facts) {
@@ -375,13 +375,14 @@ fn options(
 /// The folder by which criu stops everything at once.
 fn freezer(container: &Container) -> Option<String> {
     let places = &container.record.cgroup.as_ref()?.places;
-    let has = |place: &&crate::cgroups::Place| {
+    let has = |place: &&crate::cgroups::plan::Place| {
         place
             .controllers
             .iter()
             .any(|controller| controller == "freezer")
     };
-    let v2 = |place: &&crate::cgroups::Place| place.version == crate::cgroups::Version::V2;
+    let v2 =
+        |place: &&crate::cgroups::plan::Place| place.version == crate::cgroups::tree::Version::V2;
     places
         .iter()
         .find(has)

@@ -2,9 +2,10 @@
 
 use crate::container::Container;
 use crate::net::saved::Saved;
-use crate::plan::Layers;
 use crate::spec::Spec;
-use crate::state::{Decided, Store};
+use crate::state::Decided;
+use crate::step::layers::Layers;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -221,7 +222,7 @@ impl Beside {
             layers: record.layers.clone(),
             outcomes: record.outcomes.clone(),
             network: Saved::of(&folder)?,
-            logs: folder.join(crate::people::LOG).exists(),
+            logs: folder.join(crate::adhoc::keeper::LOG).exists(),
             folder,
             sums: BTreeMap::new(),
         })

@@ -1,11 +1,11 @@
 //! What of a container is not criu's to save and make: taken from the plan by which it was made,
 //! not from the config again.
 
-use crate::init::Held;
-use crate::plan::outside::{Open, OutStep};
-use crate::plan::step::{Protection, Refused, Step, slot};
-use crate::plan::{Placed, Plan};
 use crate::state::Decided;
+use crate::step::container::{Protection, Refused, Step, slot};
+use crate::step::draft::{Placed, Plan};
+use crate::step::host::{HostStep, Open};
+use crate::sys::fd::Held;
 use crate::sys::file::{self, RESOLVE_IN_ROOT};
 use crate::{Context, Error, Result};
 use std::ffi::CString;
@@ -101,7 +101,7 @@ pub const NULL: &str = "/dev/null";
 
 fn source_of(plan: &Plan, number: u32, path: &str) -> PathBuf {
     let opened = plan.outside.iter().find_map(|placed| match &placed.step {
-        OutStep::Open {
+        HostStep::Open {
             slot,
             what: Open::Tree { path, .. },
         } if number != slot::NONE && *slot == number => Some(path.clone()),

@@ -2,12 +2,14 @@
 
 use super::criu::Event;
 use super::inventory::Mounts;
-use crate::init::Held;
-use crate::plan::outside::OutStep;
-use crate::plan::step::{Refused, Step};
-use crate::plan::{Plan, state_document};
 use crate::spec::Spec;
-use crate::state::{self, Decided, Phase, Record, Store};
+use crate::spec::state::state_document;
+use crate::state::{Decided, Phase, Record};
+use crate::step::container::{Refused, Step};
+use crate::step::draft::Plan;
+use crate::step::host::HostStep;
+use crate::store::Store;
+use crate::sys::fd::Held;
 use crate::sys::{Sys, process, socket};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -53,14 +55,14 @@ impl Life<'_> {
 
     fn hooks(&self, pid: i32) -> Result<()> {
         for placed in &self.plan.outside {
-            if let OutStep::Hook { list, index, hook } = &placed.step {
+            if let HostStep::Hook { list, index, hook } = &placed.step {
                 let status = if *list == "prestart" {
                     "created"
                 } else {
                     "creating"
                 };
                 let state = state_document(self.spec, &self.record.id, status, Some(pid));
-                crate::wall::run_hook(list, *index, hook, &state, self.spec.bundle())?;
+                crate::hooks::host::run(list, *index, hook, &state, self.spec.bundle())?;
             }
         }
         Ok(())
@@ -121,7 +123,7 @@ impl Life<'_> {
         );
         self.record.pid = pid;
         self.record.phase = Phase::Made;
-        self.record.start_time = state::process_stat(pid)
+        self.record.start_time = crate::sys::procfs::process_stat(pid)
             .map(|(_, started)| started)
             .ok_or_else(|| Error::new("the restored process is gone"))?;
         if self.record.outcomes.is_empty() {
@@ -131,7 +133,7 @@ impl Life<'_> {
                 self.spec.namespace(LinuxNamespaceType::User).is_some(),
             );
         }
-        self.store.write(&self.record)
+        self.record.write(self.store)
     }
 
     /// Warns of a criu that does not bring `no_new_privs` back (before 3.19): nobody else can give

@@ -6,38 +6,33 @@
 
 #![forbid(unsafe_code)]
 
-mod archive;
-mod changes;
-mod clone;
-mod criu;
-mod dump;
-mod files;
-mod following;
-mod hold;
-mod images;
-mod inventory;
-mod life;
-mod lock;
-mod log;
-mod restore;
-mod root;
-mod rpc;
-mod targets;
-mod tmpfs;
-mod yard;
+pub mod archive;
+pub mod cgroups;
+pub mod changes;
+pub mod clone;
+pub mod criu;
+pub mod dump;
+pub mod files;
+pub mod images;
+pub mod inventory;
+pub mod life;
+pub mod lock;
+pub mod log;
+pub mod network_lock;
+pub mod restore;
+pub mod root;
+pub mod rpc;
+pub mod targets;
+pub mod tmpfs;
+pub mod writeback;
 
-pub use archive::unpack;
-pub use clone::{Clones, clone};
-pub use dump::{Dump, checkpoint};
-pub use images::Beside;
-pub use restore::{Bring, restore};
-pub use rpc::{CgroupMode, NetworkLock};
-pub use tmpfs::{is_stand_in, stand_in};
-
+use crate::checkpoint::rpc::CgroupMode;
+use crate::checkpoint::rpc::NetworkLock;
 use crate::facts::Owner;
-use crate::plan::Plan;
 use crate::spec::Spec;
-use crate::state::{Record, Store};
+use crate::state::Record;
+use crate::step::draft::Plan;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::{Path, PathBuf};
@@ -233,23 +228,17 @@ fn hooks_may_wire(spec: &Spec) -> bool {
 
 /// The plan by which a container was made, made anew from its record.
 fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
-    let systemd_cgroup = record
-        .cgroup
-        .as_ref()
-        .is_some_and(|cgroup| matches!(cgroup.driver, crate::cgroups::Driver::Systemd { .. }));
-    let options = crate::container::create::Options {
+    let systemd_cgroup = record.cgroup.as_ref().is_some_and(|cgroup| {
+        matches!(cgroup.driver, crate::cgroups::plan::Driver::Systemd { .. })
+    });
+    let options = crate::compile::Options {
         systemd_cgroup,
         no_new_keyring: record.no_new_keyring,
         layers: record.layers.clone(),
-        ..crate::container::create::Options::default()
+        ..crate::compile::Options::default()
     };
-    let request = crate::container::create::request(
-        store,
-        &record.spec,
-        &record.facts,
-        &record.id,
-        &options,
-    )?;
+    let request =
+        crate::compile::request(store, &record.spec, &record.facts, &record.id, &options)?;
     crate::plan::plan(&record.spec, &record.facts, &request)
         .map_err(|error| error.within(format!("plan of container {}", record.id)))
 }

@@ -6,20 +6,24 @@ use super::inventory::{self, External};
 use super::life::{self, Life};
 use super::rpc::{self, CgroupMode, Kind};
 use super::tmpfs::StandIn;
-use super::{Common, Folders, NETWORK, has_own_network, hold, joined, root, targets, yard};
-use crate::cgroups::Group;
+use crate::backend::undo::Unfinished;
+use crate::cgroups::group::Group;
+use crate::checkpoint::{
+    Common, Folders, NETWORK, cgroups, has_own_network, joined, network_lock, root, targets,
+};
+use crate::compile::{Compiled, Options};
 use crate::container::Container;
-use crate::container::create::{self, Compiled, Options};
-use crate::init::Held;
+use crate::container::create;
 use crate::net::names;
 use crate::net::saved::{self, Identity};
-use crate::plan::Plan;
-use crate::plan::outside::OutStep;
 use crate::spec::Spec;
 use crate::spec::config::{Mount, Namespace};
-use crate::state::{self, Record, Store};
+use crate::state::Record;
+use crate::step::draft::Plan;
+use crate::step::host::HostStep;
+use crate::store::Store;
+use crate::sys::fd::Held;
 use crate::sys::{file, process};
-use crate::wall::Unfinished;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::ffi::CString;
@@ -80,7 +84,7 @@ pub fn restore(
     console: Option<Held>,
 ) -> Result<(Container, Held)> {
     super::needs_root("restore")?;
-    state::check_id(id)?;
+    crate::store::check_id(id)?;
     check_images(&bring.common.images)?;
     let program = criu::find(bring.common.criu.as_deref())?;
     let beside = Beside::read(&bring.common.images)?;
@@ -110,7 +114,7 @@ pub fn restore(
     };
     let compiled = Compiled {
         network: setup,
-        ..create::compile(store, &spec, id, &options)?
+        ..crate::compile::compile(store, &spec, id, &options)?
     };
     let former = beside.spec.as_ref().filter(|spec| {
         spec.namespace(LinuxNamespaceType::Uts)
@@ -244,14 +248,18 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
 
 /// A new network namespace with the container's links and addresses; hull holds them until the
 /// container's first process does.
-fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate::net::Namespace>> {
+fn network(
+    id: &str,
+    compiled: &Compiled,
+    folder: &Path,
+) -> Result<Option<crate::net::netlink::Namespace>> {
     let Some(setup) = &compiled.network else {
         return Ok(None);
     };
     names::prepare(folder, setup)?;
-    let namespace = crate::net::Namespace::new()?;
-    hold::packets(&namespace)?;
-    crate::net::attach(setup, id, &namespace, process::getpid(), folder)?;
+    let namespace = crate::net::netlink::Namespace::new()?;
+    network_lock::packets(&namespace)?;
+    crate::net::attach::attach(setup, id, &namespace, process::getpid(), folder)?;
     Ok(Some(namespace))
 }
 
@@ -269,7 +277,8 @@ fn bring_back(
         spec, facts, plan, ..
     } = compiled;
     let (folder, layers) = (store.folder(id), asked.layers.as_ref());
-    let mut record = create::blank_record(id, spec, facts.clone(), (asked, create::stdio()));
+    let mut record =
+        create::blank_record(id, spec, facts.clone(), (asked, crate::compile::stdio()));
     let mut work = Unfinished::new(folder.clone());
     let point = MountPoint::make(folder.join(ROOT))?;
     let root = &point.0;
@@ -395,14 +404,14 @@ fn bring_back(
 fn settle(
     container: &Container,
     compiled: &Compiled,
-    network: Option<&crate::net::Namespace>,
+    network: Option<&crate::net::netlink::Namespace>,
     (pidfd, former): (&Held, Option<&String>),
 ) -> Result<()> {
     let Container { record, .. } = container;
     let (folder, spec) = (container.folder(), &record.spec);
     if let (Some(setup), Some(namespace)) = (&compiled.network, network) {
         saved::adopt(&folder, &record.id, record.pid)?;
-        hold::release(namespace)?;
+        network_lock::release(namespace)?;
         saved::announce(setup, &record.id, namespace)?;
     }
     if spec.bundle() == folder {
@@ -434,7 +443,7 @@ fn leave_out(
         && !own_namespace
         && common.cgroups.is_none()
         && options.config_file.is_none()
-        && yard::is_flat(images)
+        && cgroups::is_flat(images)
     {
         options.manage_cgroups_mode = Some(CgroupMode::Ignore as i32);
     }
@@ -458,7 +467,7 @@ fn open(path: &str) -> Result<Held> {
 /// that hull is about to make.
 fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
     let places = plan.outside.iter().filter_map(|placed| match &placed.step {
-        OutStep::Cgroup { plan, .. } => Some(&plan.places),
+        HostStep::Cgroup { plan, .. } => Some(&plan.places),
         _ => None,
     });
     match places
@@ -485,13 +494,13 @@ fn start_in_cgroup(
     let (mut cgroup, mut unit) = (None, None);
     for placed in &plan.outside {
         match &placed.step {
-            OutStep::Cgroup { plan, .. } => cgroup = Some(plan),
-            OutStep::Unit { plan } => unit = Some(plan),
+            HostStep::Cgroup { plan, .. } => cgroup = Some(plan),
+            HostStep::Unit { plan } => unit = Some(plan),
             _ => {}
         }
     }
     record.cgroup = cgroup.or(unit).map(|plan| plan.record());
-    store.write(record)?;
+    record.write(store)?;
     let Some(cgroup) = cgroup else {
         let session = start(None, &[])?;
         if let Some(plan) = unit {

@@ -2,11 +2,12 @@
 //! and those that a fresh root lacks.
 
 use super::inventory::External;
-use crate::init::{Held, make_folder};
-use crate::plan::Plan;
-use crate::plan::step::Step;
-use crate::rootfs::c_path;
+use crate::step::container::Step;
+use crate::step::draft::Plan;
+use crate::sys::fd::Held;
+use crate::sys::fd::c_path;
 use crate::sys::file;
+use crate::sys::resolve::make_folder;
 use std::ffi::CString;
 use std::path::Path;
 
@@ -22,7 +23,7 @@ pub fn resolved(rootfs: &Path, target: &str) -> String {
     let (mut head, mut tail) = (target.to_owned(), String::new());
     loop {
         let name = CString::new(head.as_str()).unwrap_or_default();
-        if let Ok(held) = crate::init::lookup(root.0, &name, 0, true).map(Held) {
+        if let Ok(held) = crate::sys::resolve::lookup(root.0, &name, 0, true).map(Held) {
             let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
             return match real.strip_prefix(&base) {
                 Ok(inside) if inside.as_os_str().is_empty() => {

@@ -7,7 +7,7 @@
 //! simple (large, sparse, with several names, compressed by another's tar) is the true tar's, and
 //! so is all of a container in a user namespace, whose root cannot enter the folder.
 
-use crate::init::Held;
+use crate::sys::fd::Held;
 use crate::sys::file;
 use crate::{Context, Error, Result};
 use nix::sys::stat::{UtimensatFlags, utimensat};

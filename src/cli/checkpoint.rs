@@ -1,7 +1,10 @@
 //! `hull checkpoint`.
 
 use super::Global;
-use crate::checkpoint::{self, CgroupMode, Common, Dump, NetworkLock, Scratch};
+use crate::checkpoint;
+use crate::checkpoint::dump::Dump;
+use crate::checkpoint::rpc::{CgroupMode, NetworkLock};
+use crate::checkpoint::{Common, Scratch};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -176,7 +179,7 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
         page_server: args.page_server.as_deref().map(page_server).transpose()?,
         status_fd: Some(args.status_fd).filter(|fd| *fd >= 0),
     };
-    checkpoint::checkpoint(&store, &args.id, &dump)
+    checkpoint::dump::checkpoint(&store, &args.id, &dump)
         .map_err(|error| error.within(format!("checkpoint {}", args.id)))?;
     Ok(0)
 }

@@ -1,9 +1,10 @@
 //! `hull create`.
 
 use super::Global;
-use crate::container::create::{Options, create};
-use crate::init::Held;
+use crate::compile::Options;
+use crate::container::create::create;
 use crate::spec::Spec;
+use crate::sys::fd::Held;
 use crate::{Context, Result};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ pub struct Make {
     #[command(flatten)]
     network: super::network::Wiring,
     #[command(flatten)]
-    machine: super::machine::Machine,
+    machine: crate::cli::vm::Machine,
 }
 
 impl Make {
@@ -66,7 +67,7 @@ impl Make {
             pidfd_socket: self.pidfd_socket.clone(),
             layers: None,
             fresh_init: self.fresh_init,
-            notify: crate::container::notify::asked().is_some(),
+            notify: crate::stdio::notify::asked().is_some(),
             network: self.network.asked(),
             vm: self.machine.asked(),
         }

@@ -1,8 +1,9 @@
 //! `hull logs`, and the process that keeps them.
 
 use super::Global;
-use crate::people::{self, Keep, LogOptions};
-use crate::state::Store;
+use crate::adhoc;
+use crate::adhoc::keeper::Keep;
+use crate::store::Store;
 use crate::{Error, Result};
 use std::path::PathBuf;
 
@@ -47,12 +48,12 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             ))
         })?),
     };
-    let options = LogOptions {
+    let options = adhoc::logs::Options {
         follow: args.follow,
         tail,
         timestamps: args.timestamps,
     };
-    people::show(&global.store(), &args.id, options)?;
+    adhoc::logs::show(&global.store(), &args.id, options)?;
     Ok(0)
 }
 
@@ -61,7 +62,7 @@ pub fn keep(args: KeeperArgs, global: &Global) -> Result<u8> {
     let remove = args
         .remove
         .map(|id| (Store::new(global.store().root().to_owned()), id));
-    people::keep(&Keep {
+    adhoc::keeper::keep(&Keep {
         folder: args.folder,
         terminal: args.terminal,
         remove,

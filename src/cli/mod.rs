@@ -15,7 +15,6 @@ mod init;
 mod kill;
 mod list;
 mod logs;
-mod machine;
 mod network;
 mod own_binary;
 mod pause;
@@ -28,17 +27,16 @@ mod spec;
 mod start;
 mod state;
 mod stats;
-mod table;
+pub mod table;
 mod update;
 mod version;
-
-pub use table::Table;
+mod vm;
 
 use complain::complain;
 
 use crate::Result;
 use crate::log::{self, Format};
-use crate::state::Store;
+use crate::store::Store;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -242,12 +240,12 @@ impl Command {
 
 /// hull's entry; answers with the exit status.
 pub fn main() -> u8 {
-    if crate::vm::guest::is_first() {
-        crate::vm::guest::main();
+    if crate::guest::is_first() {
+        crate::guest::main();
     }
-    if crate::checkpoint::is_stand_in() {
+    if crate::checkpoint::tmpfs::is_stand_in() {
         crate::sys::entry::prepare();
-        return crate::checkpoint::stand_in();
+        return crate::checkpoint::tmpfs::stand_in();
     }
     command()
 }

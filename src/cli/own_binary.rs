@@ -11,7 +11,7 @@
 //! - a sealed copy in memory: milliseconds, but it needs no privilege and no particular file
 //!   system.
 
-use crate::init::Held;
+use crate::sys::fd::Held;
 use crate::sys::{file, mount, process};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;

@@ -1,11 +1,12 @@
 //! `hull plan`.
 
 use super::Global;
-use crate::container::create::{Options, compile};
-use crate::plan::Layers;
+use crate::compile::{Options, compile};
 use crate::spec::Spec;
 use crate::state::Record;
-use crate::wall::vm::{self, Preview};
+use crate::step::layers::Layers;
+use crate::vm::backend;
+use crate::vm::backend::Preview;
 use crate::{Context, Error, Result, plan};
 use clap::ValueEnum;
 use serde_json::json;
@@ -26,7 +27,7 @@ pub struct Args {
     #[command(flatten)]
     network: super::network::Wiring,
     #[command(flatten)]
-    machine: super::machine::Machine,
+    machine: crate::cli::vm::Machine,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -39,7 +40,7 @@ enum PlanFormat {
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let spec = Spec::load(&args.bundle)?;
     let layers = recorded_layers(&args.bundle)?;
-    let network = crate::net::Asked {
+    let network = crate::net::setup::Asked {
         preview: true,
         ..args.network.asked()
     };
@@ -51,7 +52,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         ..Options::default()
     };
     if let Some(machine) = options.vm.for_spec(&spec)? {
-        let preview = vm::preview(&global.store(), &spec, &args.id, &options, &machine)?;
+        let preview = backend::preview(&global.store(), &spec, &args.id, &options, &machine)?;
         match args.format {
             PlanFormat::Text => print!("{}", machine_as_text(&preview)),
             PlanFormat::Json => println!("{}", super::state::pretty(&machine_as_json(&preview))?),
@@ -60,8 +61,8 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     }
     let plan = compile(&global.store(), &spec, &args.id, &options)?.plan;
     match args.format {
-        PlanFormat::Text => print!("{}", plan::as_text(&plan)),
-        PlanFormat::Json => println!("{}", super::state::pretty(&plan::as_json(&plan))?),
+        PlanFormat::Text => print!("{}", plan::print::as_text(&plan)),
+        PlanFormat::Json => println!("{}", super::state::pretty(&plan::print::as_json(&plan))?),
     }
     Ok(0)
 }
@@ -96,7 +97,7 @@ fn machine_as_text(preview: &Preview) -> String {
         ));
     }
     out.push_str("guest    carries out all that follows, hooks aside\n");
-    out + &plan::as_text(plan)
+    out + &plan::print::as_text(plan)
 }
 
 fn machine_as_json(preview: &Preview) -> serde_json::Value {
@@ -114,7 +115,7 @@ fn machine_as_json(preview: &Preview) -> serde_json::Value {
             "kernel": kernel.image, "release": kernel.release, "accelerator": accelerator.name(), "memory": memory, "memoryMax": memory_max,
             "cpus": cpus, "shares": shares,
         },
-        "guest": plan::as_json(plan),
+        "guest": plan::print::as_json(plan),
     })
 }
 

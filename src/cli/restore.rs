@@ -3,13 +3,16 @@
 use super::Global;
 use super::checkpoint::Shared;
 use super::create::connect_console;
-use crate::checkpoint::{self, Beside, Bring, Common, Scratch};
-use crate::container::create::Options;
+use crate::adhoc::keeper::Streams;
+use crate::checkpoint;
+use crate::checkpoint::images::Beside;
+use crate::checkpoint::restore::Bring;
+use crate::checkpoint::{Common, Scratch};
+use crate::compile::Options;
 use crate::container::delete::delete;
-use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
-use crate::people::Streams;
 use crate::spec::Spec;
-use crate::state::Store;
+use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -76,7 +79,7 @@ fn find(
     let scratch = match &args.import {
         Some(file) => {
             let scratch = Scratch::new(store, "import")?;
-            checkpoint::unpack(file, scratch.path())?;
+            checkpoint::archive::unpack(file, scratch.path())?;
             scratch.path().clone_into(&mut common.images);
             Some(scratch)
         }
@@ -139,15 +142,16 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     };
     if kept {
         let mut streams = Streams::make(terminal)?;
-        let (container, _) = streams
-            .while_redirected(|console| checkpoint::restore(&store, &id, &spec, &bring, console))?;
+        let (container, _) = streams.while_redirected(|console| {
+            checkpoint::restore::restore(&store, &id, &spec, &bring, console)
+        })?;
         streams
             .hand_over(&container.folder(), None)
             .inspect_err(|_| drop(container.take_down()))?;
         return Ok(0);
     }
     if args.detach {
-        checkpoint::restore(&store, &id, &spec, &bring, given)?;
+        checkpoint::restore::restore(&store, &id, &spec, &bring, given)?;
         return Ok(0);
     }
     let own = if terminal && given.is_none() {
@@ -157,7 +161,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
-    let (container, pidfd) = checkpoint::restore(&store, &id, &spec, &bring, theirs)?;
+    let (container, pidfd) = checkpoint::restore::restore(&store, &id, &spec, &bring, theirs)?;
     drop(scratch);
     let attended = |terminal| {
         attend(

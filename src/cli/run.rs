@@ -2,14 +2,16 @@
 
 use super::Global;
 use super::create::{Make, connect_console};
+use crate::adhoc;
+use crate::adhoc::flags::Flags;
+use crate::adhoc::run::Mode;
 use crate::container::create::create;
-use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
 use crate::container::start::{begin, executed};
-use crate::container::streams::Pipes;
 use crate::container::{Container, delete};
-use crate::people::{self, Flags, Mode};
 use crate::spec::Spec;
-use crate::state::Store;
+use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::streams::Pipes;
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// Options of `run`.
@@ -63,7 +65,7 @@ fn run_folder(args: &Args, global: &Global) -> Result<u8> {
         detach: *detach,
         keep: *keep,
     };
-    people::run(flags, words, &mode, make.options(global), &global.store())
+    adhoc::run::run(flags, words, &mode, make.options(global), &global.store())
 }
 
 fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {

@@ -1,17 +1,21 @@
 //! `exec`: another process in a container, by way of a stage that joins its namespaces.
 
 use super::{Container, Status};
-use crate::cgroups::{ExecTarget, Group, sub_cgroups};
+use crate::backend::barrier::Meeting;
+use crate::cgroups::exec::{ExecTarget, sub_cgroups};
+use crate::cgroups::group::Group;
 use crate::facts::{Facts, Owner};
-use crate::init::Held;
 use crate::namespaces::spawn::{Birth, Child, spawn};
-use crate::plan::outside::Stage;
-use crate::plan::step::{Barrier, slot};
-use crate::plan::{self, ExecRequest};
+use crate::process::exec::ExecRequest;
+use crate::rootfs::sources::procfs;
 use crate::security::rlimits;
 use crate::spec::config::Process;
+use crate::state::VmRecord;
+use crate::step::container::{Barrier, slot};
+use crate::step::host::Stage;
+use crate::sys::fd::Held;
 use crate::sys::{ids, process as sys_process};
-use crate::wall::{Meeting, procfs};
+use crate::vm;
 use crate::{Context, Error, Result};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType;
@@ -54,7 +58,7 @@ impl Container {
         check(process)?;
         let process = &self.completed(process);
         if let Some(machine) = &self.record.vm {
-            return self.exec_in_machine(machine, process, options, console);
+            return self.exec_in_vm(machine, process, options, console);
         }
         let init = self.pidfd()?;
         let facts = Facts::probe(&self.record.spec)?;
@@ -65,7 +69,7 @@ impl Container {
             .map(|fd| Held(fd.into_raw_fd()))
             .collect();
         let request = self.exec_request(options, tasks.len() as u32)?;
-        let plan = plan::exec(process, &facts, &request)?;
+        let plan = crate::process::exec::exec(process, &facts, &request)?;
         for warning in &plan.warnings {
             crate::log::warn(warning);
         }
@@ -79,7 +83,7 @@ impl Container {
         slots[slot::PROC as usize] = proc.0;
         slots[slot::CONSOLE as usize] = console.as_ref().map_or(-1, |held| held.0);
         for (index, held) in tasks.iter().enumerate() {
-            slots[plan::FIRST_CGROUP as usize + index] = held.0;
+            slots[crate::process::exec::FIRST_CGROUP as usize + index] = held.0;
         }
         // A process of the container must not reach hull through its own /proc while it joins
         // (CVE-2016-9962).
@@ -93,12 +97,13 @@ impl Container {
             cgroup: None,
             script: &script,
             slots: &mut slots,
+            walk: crate::init::walk::walk,
             fresh: false,
         };
         let child = spawn(birth)?;
         match self.settle(&plan, &child, process, (&facts, &request, entry.as_ref())) {
             Ok(()) => {
-                crate::wall::log_inside(&plan, &child);
+                crate::backend::log_inside(&plan, &child);
                 Ok(child)
             }
             Err(error) => {
@@ -107,6 +112,27 @@ impl Container {
                 Err(error)
             }
         }
+    }
+
+    fn exec_in_vm(
+        &self,
+        vm: &VmRecord,
+        process: &Process,
+        options: &Options,
+        console: Option<Held>,
+    ) -> Result<Child> {
+        if options.preserve_fds > 0 || !options.cgroup.is_empty() {
+            return Err(Error::new(
+                "--preserve-fds and --cgroup name what is the host's, which cannot cross into a \
+                 virtual machine",
+            ));
+        }
+        let target = vm::exec::Target {
+            store: &self.store,
+            record: &self.record,
+            vm,
+        };
+        vm::exec::exec(&target, process, console)
     }
 
     /// What a process file leaves out is the container's own: capabilities and limits (as runc has
@@ -130,7 +156,7 @@ impl Container {
     pub(super) fn exec_request(&self, options: &Options, cgroups: u32) -> Result<ExecRequest> {
         let spec = &self.record.spec;
         let user_namespace = self.is_other(LinuxNamespaceType::User);
-        let filter = super::create::filter(&self.store, spec)?;
+        let filter = crate::compile::filter(&self.store, spec)?;
         Ok(ExecRequest {
             user_namespace,
             may_set_groups: !user_namespace || setgroups_allowed(self.record.pid),
@@ -200,7 +226,7 @@ impl Container {
 
     fn settle(
         &self,
-        plan: &plan::Plan,
+        plan: &crate::step::draft::Plan,
         child: &Child,
         process: &Process,
         (facts, request, entry): (&Facts, &ExecRequest, Option<&(Group, ExecTarget)>),
@@ -220,7 +246,7 @@ impl Container {
         meeting.barrier(Barrier::Placed)?;
         meeting.barrier(Barrier::Ready)?;
         for limit in rlimits::parse(&process.rlimits)? {
-            if !plan::sets_itself(&limit, facts, request.user_namespace) {
+            if !crate::process::plan::sets_itself(&limit, facts, request.user_namespace) {
                 ids::prlimit(child.pid, limit.resource, limit.soft, limit.hard)
                     .on("error setting rlimits for", child.pid)?;
             }
@@ -271,7 +297,7 @@ fn take_initial_affinity(process: &Process) -> Result<()> {
         return Ok(());
     };
     let (initial, _) = crate::security::process::exec_cpu_affinity(affinity)?;
-    match plan::mask_bytes(initial) {
+    match crate::process::plan::mask_bytes(initial) {
         mask if mask.is_empty() => Ok(()),
         mask => ids::sched_setaffinity(0, &mask).on("set", "the initial CPU affinity"),
     }

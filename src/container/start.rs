@@ -6,13 +6,14 @@
 //!       ◀──hang-up, and before it the fault of a startContainer hook──
 //! ```
 
-use super::notify::Notify;
 use super::{Container, Status};
-use crate::init::Held;
-use crate::init::report::FAULT_SIZE;
-use crate::plan::state_document;
+use crate::backend::Made;
+use crate::spec::state::state_document;
+use crate::stdio::notify::Notify;
+use crate::step::report::FAULT_SIZE;
+use crate::store::START_FIFO;
+use crate::sys::fd::Held;
 use crate::sys::process;
-use crate::wall::{Made, START_FIFO};
 use crate::{Context, Error, Result};
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ impl Container {
             }
         }
         let fifo = self.folder().join(START_FIFO);
-        let name = crate::rootfs::c_path(&fifo)?;
+        let name = crate::sys::fd::c_path(&fifo)?;
         let open = |flags| {
             crate::sys::file::openat(libc::AT_FDCWD, &name, flags | libc::O_NONBLOCK, 0)
                 .map(Held)
@@ -123,7 +124,7 @@ impl Container {
                 Some(self.record.pid),
             );
             if let Err(error) =
-                crate::wall::run_hook("poststart", index, hook, &state, self.record.spec.bundle())
+                crate::hooks::host::run("poststart", index, hook, &state, self.record.spec.bundle())
             {
                 let _ = self.pidfd().and_then(|pidfd| {
                     process::pidfd_send_signal(pidfd.0, libc::SIGKILL).on("kill", &self.record.id)
@@ -136,10 +137,10 @@ impl Container {
 
     /// The spec wants these hooks after execve. Whoever writes one thinks of a program that does
     /// its work already, and such is what slower runtimes show it: so the program may begin before
-    /// (`state::has_begun`), for 5 s at the most. Nothing relies on it.
+    /// (`crate::sys::procfs::has_begun`), for 5 s at the most. Nothing relies on it.
     fn let_begin(&self) {
         for _ in 0..5000 {
-            if crate::state::has_begun(self.record.pid) {
+            if crate::sys::procfs::has_begun(self.record.pid) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -160,7 +161,7 @@ impl Container {
                 return Ok(false);
             }
             if self.record.vm.is_some() && looks.is_multiple_of(ASK_EVERY) {
-                crate::vm::client::is_there(&self.folder())?;
+                crate::vm::channel::client::is_there(&self.folder())?;
             }
         }
         Ok(true)
@@ -175,7 +176,10 @@ impl Container {
         }
         let mut bytes = [0_u8; FAULT_SIZE];
         match crate::sys::file::read(answer.0, &mut bytes) {
-            Ok(FAULT_SIZE) => Err(crate::wall::start_error(&self.record.spec, &bytes)),
+            Ok(FAULT_SIZE) => Err(crate::backend::errors::start_error(
+                &self.record.spec,
+                &bytes,
+            )),
             // The byte of start itself: nobody took it.
             Ok(1) => Err(Error::new("cannot start a container that has stopped")),
             _ => Ok(()),

@@ -1,9 +1,10 @@
 //! Id maps: written by hull, or by newuidmap and newgidmap; and user namespaces made only to map a
 //! mount.
 
-use crate::init::Held;
-use crate::plan::outside::{IdMap, MapWriter};
 use crate::spec::config::IdMapping;
+use crate::step::host::{IdMap, MapWriter};
+use crate::sys::fd::Held;
+use crate::sys::fd::socket_pair;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{file, socket};
 use crate::{Context, Error, Result};
@@ -113,18 +114,4 @@ pub fn user_namespace(map: &IdMap) -> Result<Held> {
             made
         }
     }
-}
-
-/// A pair of connected message sockets, close-on-exec.
-pub(crate) fn socket_pair() -> Result<(Held, Held)> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    use std::os::fd::IntoRawFd;
-    let (a, b) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .on("make", "a socket pair")?;
-    Ok((Held(a.into_raw_fd()), Held(b.into_raw_fd())))
 }

@@ -9,12 +9,14 @@
 //! ```
 //! hull never joins anything itself and so never gives up its privileges over the host.
 
-use super::idmap::socket_pair;
-use crate::init::report::Detail;
-use crate::init::{Held, Scratch, identity, walk};
-use crate::plan::outside::Stage;
-use crate::plan::step::slot;
-use crate::plan::wire::Malformed;
+use crate::process::child::identity;
+use crate::step::container::slot;
+use crate::step::host::Stage;
+use crate::step::report::Detail;
+use crate::step::wire::Malformed;
+use crate::step::world::Scratch;
+use crate::sys::fd::Held;
+use crate::sys::fd::socket_pair;
 use crate::sys::page::{Page, Report};
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file};
@@ -39,6 +41,9 @@ pub struct Child {
     pub page: Page,
 }
 
+/// The executor of container steps: the steps as bytes, the slots, the page to report to, and room.
+pub type Walk = fn(&[u8], &[i32], &Report, &mut Scratch) -> !;
+
 /// How a child is made.
 pub struct Birth<'a> {
     /// `CLONE_NEW*`.
@@ -51,6 +56,8 @@ pub struct Birth<'a> {
     pub script: &'a [u8],
     /// The slots; the one for the socket is filled here.
     pub slots: &'a mut [i32],
+    /// Executes the container steps: `init::walk::walk`, which stands above this module.
+    pub walk: Walk,
     /// A fresh process reads the script (`hull init`) and not the cloned one.
     pub fresh: bool,
 }
@@ -66,6 +73,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
         cgroup,
         script,
         slots,
+        walk,
         fresh,
     } = birth;
     let (sync, theirs) = socket_pair()?;
@@ -135,7 +143,10 @@ fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
         let kind = report.detail.load(Ordering::Acquire) >> 8;
         let what = match kind {
             0 => "clone the container's process in the joined namespaces".to_owned(),
-            kind => format!("join the {} namespace", crate::plan::kind_name(1 << kind)),
+            kind => format!(
+                "join the {} namespace",
+                crate::spec::names::kind_name(1 << kind)
+            ),
         };
         let errno = if errno == 0 {
             Errno::ECHILD
@@ -268,31 +279,4 @@ impl Image {
             .execveat(self.program.0, c"", args, [], libc::AT_EMPTY_PATH);
         stage_failed(report, errno, 0)
     }
-}
-
-/// `hull init`: reads the script and carries it out, in this fresh process, as the cloned child
-/// would.
-///
-/// # Errors
-/// A script or table that cannot be read. Otherwise it does not return.
-pub fn run_init(script: i32, slots: &[i32]) -> Result<std::convert::Infallible> {
-    file::rewind(script).on("read", "the script")?;
-    let mut bytes = Vec::new();
-    let mut window = [0_u8; 65536];
-    loop {
-        match file::read(script, &mut window).on("read", "the script")? {
-            0 => break,
-            count => bytes.extend_from_slice(&window[..count]),
-        }
-    }
-    file::close(script);
-    for &raw in slots.iter().filter(|raw| **raw >= 0) {
-        file::set_cloexec(raw).on("keep from the container", raw)?;
-    }
-    identity::kept_over_execve().on("restore", "the capabilities")?;
-    let page = slots.get(slot::PAGE as usize).copied().unwrap_or(-1);
-    let page = Page::from_file(page).on("map", "the report page")?;
-    let mut scratch =
-        Scratch::for_script(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;
-    walk(&bytes, slots, page.report(), &mut scratch)
 }

@@ -24,7 +24,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// An address or port that is taken; a network that is full or collides; the kernel's. What was
-/// made is taken back by [`super::release`].
+/// made is taken back by [`crate::net::trace::release`].
 pub fn attach(
     setup: &Setup,
     id: &str,
@@ -141,7 +141,7 @@ pub fn survey(
     links: &[Link],
 ) -> Result<Vec<Populated>> {
     let names = endpoint::link_names(links);
-    let boot_id = crate::state::boot_id();
+    let boot_id = crate::sys::procfs::boot_id();
     let mut all = Vec::new();
     for network in networks.all()? {
         networks.sweep(guard, &network.name)?;

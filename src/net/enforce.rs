@@ -1,13 +1,13 @@
 //! Makes the kernel's rules what the records say: hull's tables, foreign forward chains, kernel
 //! settings, hosts files.
 
-use super::attach::survey;
 use super::firewall::{self, Element, Populated};
 use super::foreign::Known;
 use super::netlink::Socket;
 use super::network::{Driver, Guard, Networks};
 use super::nfnetlink::Questions;
 use super::{foreign, link, names};
+use crate::net::attach::survey;
 use crate::{Context, Error, Result};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -138,7 +138,7 @@ pub fn recover(networks: &Networks) -> Result<()> {
 /// # Errors
 /// As of [`enforce`].
 pub fn recover_if_touched(networks: &Networks) -> Result<()> {
-    let applied = crate::rootfs::c_path(&networks.folder().join("applied"))?;
+    let applied = crate::sys::fd::c_path(&networks.folder().join("applied"))?;
     if crate::sys::file::stat(&applied).is_err()
         || foreign::known(networks, Questions::new()?.generation()).is_some()
     {

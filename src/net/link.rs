@@ -1,7 +1,7 @@
 //! Links, as requests: bridges, pairs, macvlans, and what is changed on them.
 
 use super::netlink::Request;
-use crate::init::Held;
+use crate::sys::fd::Held;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{

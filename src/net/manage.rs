@@ -1,11 +1,11 @@
 //! Making and removing networks.
 
 use super::address::Prefix;
-use super::attach::survey;
 use super::netlink::Socket;
 use super::network::{Driver, Network, Networks, Subnet, check_name};
 use super::shape::Rate;
 use super::{link, subnets};
+use crate::net::attach::survey;
 use crate::{Error, Result};
 use std::net::IpAddr;
 

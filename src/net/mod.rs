@@ -31,9 +31,3 @@ pub mod setup;
 pub mod shape;
 pub mod subnets;
 pub mod trace;
-
-pub use attach::attach;
-pub use device::move_device;
-pub use netlink::Namespace;
-pub use setup::{Asked, Setup};
-pub use trace::{release, unplug};

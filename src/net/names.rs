@@ -152,7 +152,7 @@ pub fn refresh(all: &[Endpoint], changed: &BTreeSet<String>) -> Result<()> {
 /// In place: the file is bound into the container, and a new one by the same name would not be seen
 /// there. A container that is gone has no file any more.
 fn rewrite(path: &Path, text: &str) -> Result<()> {
-    let name = crate::rootfs::c_path(path)?;
+    let name = crate::sys::fd::c_path(path)?;
     let raw = match file::openat(libc::AT_FDCWD, &name, libc::O_RDWR | libc::O_NOFOLLOW, 0) {
         Err(nix::errno::Errno::ENOENT) => return Ok(()),
         other => other.on("open", path.display())?,

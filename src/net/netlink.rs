@@ -1,7 +1,7 @@
 //! Requests to the kernel's routing tables (rtnetlink(7)): several in one message, each
 //! acknowledged.
 
-use crate::init::Held;
+use crate::sys::fd::Held;
 use crate::sys::{file, netns};
 use crate::{Context, Error, Result};
 use netlink_packet_core::{

@@ -9,7 +9,7 @@
 use super::address::Prefix;
 use super::endpoint::Endpoint;
 use super::shape::Rate;
-use crate::state::Store;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,7 @@
 use super::ports::{Port, Protocol};
 use super::setup::Setup;
 use super::trace;
-use crate::init::Held;
+use crate::sys::fd::Held;
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -251,7 +251,7 @@ pub fn end(carrier: &Carrier, folder: &Path) -> Result<()> {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
         Err(errno) => return Err(Error::sys("end", name.trim(), errno)),
     }
-    if !crate::container::delete::wait_gone(&pidfd, Duration::from_secs(2)) {
+    if !crate::sys::process::wait_gone(pidfd.0, Duration::from_secs(2)) {
         let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
     }
     // A child of this hull's own is reaped here; another's by its parent.

@@ -23,7 +23,7 @@ use super::netlink::{Namespace, Socket};
 use super::network::{Driver, Networks};
 use super::setup::{Attachment, Setup};
 use super::{rootless, subnets, trace};
-use crate::state::Store;
+use crate::store::Store;
 use crate::sys::{netns, socket};
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};

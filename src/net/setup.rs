@@ -11,7 +11,7 @@ use super::shape::Rate;
 use super::subnets;
 use crate::spec::Spec;
 use crate::spec::config::{Linux, Mount, Namespace};
-use crate::state::Store;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
@@ -146,13 +146,19 @@ impl Asked {
     ///
     /// # Errors
     /// An option that is malformed, or cannot be.
-    pub fn apply(&self, store: &Store, id: &str, spec: &Spec) -> Result<(Spec, Option<Setup>)> {
+    pub fn apply(
+        &self,
+        store: &Store,
+        id: &str,
+        spec: &Spec,
+        of_container: NamespaceOf,
+    ) -> Result<(Spec, Option<Setup>)> {
         let given = self.options != Options::default();
         let request = match self.annotations && !given {
             true => request::parse(&request::from_annotations(&spec.config().annotations)?)?,
             false => request::parse(&self.options)?,
         };
-        let (spec, mut setup) = apply(&request, store, id, spec.clone())?;
+        let (spec, mut setup) = apply(&request, store, id, spec.clone(), of_container)?;
         if let Some(setup) = setup.as_mut().filter(|setup| {
             self.preview
                 && setup
@@ -166,6 +172,9 @@ impl Asked {
     }
 }
 
+/// Finds the path of another container's network namespace, for `--network container:ID`.
+pub type NamespaceOf<'a> = &'a dyn Fn(&str) -> Result<String>;
+
 /// The container's network namespace in the config, by the choice, and the setup where hull wires
 /// it itself.
 ///
@@ -176,6 +185,7 @@ pub fn apply(
     store: &Store,
     id: &str,
     spec: Spec,
+    of_container: NamespaceOf,
 ) -> Result<(Spec, Option<Setup>)> {
     let mut config = spec.config().clone();
     let linux = config.linux.get_or_insert_with(Linux::default);
@@ -194,7 +204,7 @@ pub fn apply(
         Choice::None => place(Some(None)),
         Choice::Host => place(None),
         Choice::Path(path) => place(Some(Some(path.clone()))),
-        Choice::Container(other) => place(Some(Some(namespace_of(store, other)?))),
+        Choice::Container(other) => place(Some(Some(of_container(other)?))),
         Choice::Networks(_) => {
             place(Some(None));
             setup = Some(prepare(request, store, id, config.hostname.as_deref())?);
@@ -245,16 +255,6 @@ fn ordinary(request: &Request, list: &[Attach]) -> Result<Carrier> {
         ));
     }
     rootless::find()
-}
-
-fn namespace_of(store: &Store, id: &str) -> Result<String> {
-    let other = crate::container::Container::open(store, id)?;
-    match other.pid() {
-        0 => Err(Error::new(format!(
-            "--network container:{id}: container not running"
-        ))),
-        pid => Ok(format!("/proc/{pid}/ns/net")),
-    }
 }
 
 fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -> Result<Setup> {

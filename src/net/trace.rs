@@ -7,7 +7,7 @@ use super::netlink::Namespace;
 use super::network::Networks;
 use super::rootless::{self, Carrier};
 use super::setup::Setup;
-use crate::rootfs::c_path;
+use crate::sys::fd::c_path;
 use crate::sys::mount;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;

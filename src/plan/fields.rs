@@ -2,10 +2,10 @@
 //! not compile until somebody says here where it is carried out, or that it is not. Those that are
 //! used in one place only are taken apart there.
 
-use super::Draft;
 use crate::spec::config::{
     Config, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel,
 };
+use crate::step::draft::Draft;
 
 /// Warns of what is asked for and not carried out behind this wall; docs/limitations.md has each.
 pub fn warn(draft: &mut Draft) {

@@ -1,8 +1,8 @@
 //! `hull plan`: the steps in order, who carries each out, which field each comes from.
 
-use super::outside::OutStep;
-use super::step::{Barrier, Step};
-use super::{Placed, Plan};
+use crate::step::container::{Barrier, Step};
+use crate::step::draft::{Placed, Plan};
+use crate::step::host::HostStep;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -13,8 +13,8 @@ pub fn as_text(plan: &Plan) -> String {
         plan.outside.iter().peekable(),
         plan.inside.iter().enumerate().peekable(),
     );
-    let barrier_out = |placed: &&Placed<OutStep>| match placed.step {
-        OutStep::Barrier(kind) => Some(kind),
+    let barrier_out = |placed: &&Placed<HostStep>| match placed.step {
+        HostStep::Barrier(kind) => Some(kind),
         _ => None,
     };
     let barrier_in = |placed: &(usize, &Placed<Step>)| match placed.1.step {
@@ -36,7 +36,7 @@ pub fn as_text(plan: &Plan) -> String {
                 &details(&placed.step),
                 &placed.from,
             );
-            if let OutStep::Network(setup) = &placed.step {
+            if let HostStep::Network(setup) = &placed.step {
                 for words in setup.in_words() {
                     let _ = writeln!(out, "{:30}{words}", "");
                 }
@@ -77,9 +77,9 @@ pub fn as_text(plan: &Plan) -> String {
 }
 
 /// What the cgroup's plan leaves undone.
-fn fallbacks(step: &OutStep) -> &[String] {
+fn fallbacks(step: &HostStep) -> &[String] {
     match step {
-        OutStep::Cgroup { plan, .. } | OutStep::Unit { plan } => &plan.fallbacks,
+        HostStep::Cgroup { plan, .. } | HostStep::Unit { plan } => &plan.fallbacks,
         _ => &[],
     }
 }

@@ -5,9 +5,9 @@
 pub mod config;
 pub mod default;
 pub mod mount_options;
-mod validate;
-
-pub use validate::dotted;
+pub mod names;
+pub mod state;
+pub mod validate;
 
 use crate::sys::file;
 use crate::{Context, Error, Result};
@@ -84,7 +84,7 @@ impl Spec {
     }
 
     /// The same with other limits. What a limit may be is the cgroup's to say
-    /// (`cgroups::Group::update`).
+    /// (`cgroups::group::Group::update`).
     #[must_use]
     pub fn with_resources(&self, resources: Resources) -> Self {
         let mut spec = self.clone();

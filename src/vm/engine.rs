@@ -4,10 +4,15 @@
 //! What is here is what the monitor needs of any engine: boot, the channel, pause and resume, the
 //! balloon, kill. Snapshot, a log of dirtied memory and migration belong here too.
 
-use super::kernel::Kernel;
-use super::qemu;
+pub mod probe;
+pub mod qemu;
+
+pub mod qmp;
+
 use crate::Result;
-use crate::init::Held;
+use crate::sys::fd::Held;
+use crate::vm::boot::kernel::Kernel;
+
 use std::path::Path;
 
 /// How instructions are carried out.
@@ -64,9 +69,9 @@ pub struct Boot<'a> {
     /// Network interfaces.
     pub taps: Vec<Tap>,
     /// An ordinary user's ids.
-    pub own: Option<&'a super::own::Own>,
+    pub own: Option<&'a crate::vm::rootless::Own>,
     /// Disks.
-    pub disks: Vec<super::disk::Opened>,
+    pub disks: Vec<crate::vm::boot::disk::Opened>,
 }
 
 /// What an engine has to say.

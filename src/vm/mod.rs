@@ -11,50 +11,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backend;
+pub mod boot;
 pub mod channel;
-pub mod choice;
 pub mod client;
-pub mod disk;
 pub mod engine;
-pub mod frame;
-pub mod guest;
-pub mod image;
-pub mod initramfs;
-pub mod kernel;
-pub mod message;
+pub mod exec;
 pub mod monitor;
 pub mod network;
-pub mod own;
 pub mod pod;
-pub mod probe;
 pub mod proxy;
-pub mod qemu;
-pub mod qmp;
+pub mod rootless;
 pub mod share;
 pub mod stdio;
 pub mod task;
 pub mod translate;
-pub mod vmlinux;
-
-pub use choice::{Engine, Options, is_named};
-
-use crate::facts::Facts;
-use serde::{Deserialize, Serialize};
-
-/// What the record keeps of a container behind this wall.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Record {
-    /// What the guest's kernel can do.
-    pub facts: Facts,
-    /// The kernel's release.
-    pub kernel: String,
-    /// How it runs: `kvm` or `tcg`.
-    pub accelerator: String,
-    /// The guest's memory in bytes.
-    pub memory: u64,
-    /// What it may grow to, in bytes, where that is more.
-    #[serde(default)]
-    pub memory_max: Option<u64>,
-    /// Its processors.
-    pub cpus: u32,
-}

@@ -5,12 +5,12 @@
 //! place, for nothing arrives.
 
 use super::engine::Tap;
-use super::message::Interface;
-use crate::init::Held;
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Socket};
 use crate::net::shape;
+use crate::sys::fd::Held;
 use crate::sys::netns;
+use crate::vm::channel::message::Interface;
 use crate::{Context, Error, Result};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{

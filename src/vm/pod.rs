@@ -8,32 +8,13 @@
 //! | the ipc namespace | the guest has its own: System V objects and queues are a kernel's |
 //! | `/dev/shm`, a tmpfs of the host | a tmpfs of the guest, as large: shared memory is a kernel's too |
 
-use crate::init::Held;
-use crate::spec::Spec;
 use crate::spec::config::{Config, Mount, Namespace};
+use crate::sys::fd::Held;
 use crate::sys::{file, kernel, process};
 use crate::{Context, Error, Result};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
-
-/// By these annotations an engine says what a container of a pod is: containerd's and CRI-O's.
-/// Podman says nothing of its infra containers.
-const TYPES: [&str; 2] = [
-    "io.kubernetes.cri.container-type",
-    "io.kubernetes.cri-o.ContainerType",
-];
-
-/// Whether it is a pod's sandbox: it runs nothing of the user's, and engines hand its namespaces on
-/// by path.
-pub fn is_sandbox(spec: &Spec) -> bool {
-    TYPES.iter().any(|name| {
-        spec.config()
-            .annotations
-            .get(*name)
-            .is_some_and(|value| value == "sandbox")
-    })
-}
 
 /// Makes the guest's own of the namespaces that a pod shares and a machine cannot join.
 ///
@@ -51,7 +32,7 @@ pub fn own(config: &mut Config) -> Result<()> {
             if kind != libc::CLONE_NEWIPC as u32 {
                 return Err(Error::new(format!(
                     "linux.namespaces: {path} is a {} namespace, where ipc is asked for",
-                    crate::plan::kind_name(kind)
+                    crate::spec::names::kind_name(kind)
                 )));
             }
             crate::log::remark(&format!(
@@ -135,6 +116,7 @@ pub fn own_shared_memory(mount: &mut Mount, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Spec;
     use serde_json::json;
     use std::path::PathBuf;
 
@@ -148,19 +130,6 @@ mod tests {
             config[name] = value.clone();
         }
         Spec::check(serde_json::from_value(config).unwrap(), PathBuf::from("/")).unwrap()
-    }
-
-    #[test]
-    fn a_sandbox_is_known_by_its_annotation() {
-        assert!(!is_sandbox(&spec(&json!({}))));
-        for name in TYPES {
-            assert!(is_sandbox(&spec(
-                &json!({ "annotations": { name: "sandbox" } })
-            )));
-            assert!(!is_sandbox(&spec(
-                &json!({ "annotations": { name: "container" } })
-            )));
-        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! An exec's process on the host: it stands for a program in the guest as the monitor stands for
 //! the container's, and ends as it ends.
 
-use super::client::{self, News, Request};
-use super::message::{FromGuest, Task};
-use super::monitor::{end_as, ended_as, hold_signals};
 use super::stdio::{self, Ends, Stdio};
-use crate::init::Held;
-use crate::plan::Plan;
+use crate::step::draft::Plan;
+use crate::sys::fd::Held;
 use crate::sys::process::{self, Ended};
 use crate::sys::{event, file, ids};
+use crate::vm::channel::client;
+use crate::vm::channel::client::{News, Request};
+use crate::vm::channel::message::{FromGuest, Task};
+use crate::vm::monitor::boot::hold_signals;
+use crate::vm::monitor::end_as;
+use crate::vm::monitor::life::ended_as;
 use crate::{Context, Error, Result};
 use nix::sys::signalfd::SignalFd;
 use std::os::fd::AsRawFd;
@@ -88,7 +91,7 @@ fn begin(job: Job, maker: &Held) -> Result<Proxy> {
     match answer {
         Some(FromGuest::Ready(_)) => {}
         Some(FromGuest::Failed(step, errno, detail, ended)) => {
-            return Err(crate::wall::failed_step(
+            return Err(crate::backend::errors::failed_step(
                 job.plan,
                 (step, errno, detail),
                 ended.map(ended_as),

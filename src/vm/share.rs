@@ -6,7 +6,7 @@
 //! of root's, file capabilities.
 
 use super::translate::Share;
-use crate::init::Held;
+use crate::sys::fd::Held;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, ids, mount};
 use crate::{Context, Error, Result};
@@ -41,7 +41,7 @@ pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
     for share in shares {
         trees.push((
             share,
-            crate::rootfs::tree(
+            crate::rootfs::sources::tree(
                 &share.path,
                 share.recursive,
                 libc::MS_SLAVE,
@@ -59,7 +59,7 @@ pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
     let listener = UnixListener::bind(&name).on("make", "the share's socket")?;
     let socket = UnixStream::connect(&name).on("connect to", "the share's socket")?;
     fs::remove_file(&name).on("remove", "the share's socket")?;
-    let (told, tell) = crate::namespaces::idmap::socket_pair()?;
+    let (told, tell) = crate::sys::fd::socket_pair()?;
     match process::clone(0, None).on("make", "the share server")? {
         Cloned::Child => {
             // The start's fifo and the maker's socket are among what the monitor holds: an end that
@@ -125,7 +125,7 @@ fn enter(place: &Path, trees: &[(&Share, Held)]) -> Result<Roots> {
     let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     process::unshare(kinds as u64).on("make", "the share server's namespaces")?;
     mount::mount(c"", c"/", c"", libc::MS_REC | libc::MS_SLAVE, c"").on("set", "propagation")?;
-    let name = crate::rootfs::c_path(place)?;
+    let name = crate::sys::fd::c_path(place)?;
     mount::mount(
         c"tmpfs",
         &name,
@@ -166,7 +166,7 @@ fn attach(place: &Path, share: &Share, tree: &Held) -> Result<()> {
     }
     let target = file::openat(
         libc::AT_FDCWD,
-        &crate::rootfs::c_path(&at)?,
+        &crate::sys::fd::c_path(&at)?,
         libc::O_PATH,
         0,
     )
@@ -180,7 +180,7 @@ fn attach(place: &Path, share: &Share, tree: &Held) -> Result<()> {
         };
         let target = file::openat(
             libc::AT_FDCWD,
-            &crate::rootfs::c_path(&at)?,
+            &crate::sys::fd::c_path(&at)?,
             libc::O_PATH,
             0,
         )

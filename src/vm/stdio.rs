@@ -1,7 +1,7 @@
 //! A process of hull's that stands for a program in a guest: its own stdin, stdout and stderr, or a
 //! terminal, as ends that never block whoever serves the channel.
 
-use crate::init::Held;
+use crate::sys::fd::Held;
 use crate::sys::{file, socket};
 use crate::{Context, Result};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};

@@ -1,10 +1,11 @@
 //! From a plan to what crosses: the steps of `outside` that are the guest's, and `inside` as bytes.
 
-use super::message::{Interface, Outer, Task};
-use crate::plan::outside::{OutStep, Stage};
-use crate::plan::step::{Barrier, slot};
-use crate::plan::{Plan, outside::Open};
 use crate::security::rlimits::Limit;
+use crate::step::container::{Barrier, slot};
+use crate::step::draft::Plan;
+use crate::step::host::Open;
+use crate::step::host::{HostStep, Stage};
+use crate::vm::channel::message::{Interface, Outer, Task};
 use crate::{Error, Result};
 
 /// The guest's part of a container's making, with the interfaces that it gets where it has a
@@ -19,12 +20,12 @@ pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
     let mut own_network = has_network(plan);
     for placed in &plan.outside {
         let step = match &placed.step {
-            OutStep::Open { slot, what } => {
+            HostStep::Open { slot, what } => {
                 terminal |= matches!(what, Open::ConsoleSocket);
                 Outer::Open(*slot, what.clone())
             }
-            OutStep::Cgroup { plan, first } => Outer::Cgroup(plan.clone(), *first),
-            OutStep::Clone {
+            HostStep::Cgroup { plan, first } => Outer::Cgroup(plan.clone(), *first),
+            HostStep::Clone {
                 flags,
                 stage,
                 into_cgroup,
@@ -33,25 +34,25 @@ pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
                 stage: stage.clone(),
                 into_cgroup: *into_cgroup,
             },
-            OutStep::OomScore { value, .. } => Outer::OomScore(*value),
-            OutStep::IdMap { uid, mappings, .. } => Outer::IdMap(*uid, mappings.clone()),
-            OutStep::JoinCgroup => Outer::JoinCgroup,
-            OutStep::Barrier(Barrier::Hooks) => {
+            HostStep::OomScore { value, .. } => Outer::OomScore(*value),
+            HostStep::IdMap { uid, mappings, .. } => Outer::IdMap(*uid, mappings.clone()),
+            HostStep::JoinCgroup => Outer::JoinCgroup,
+            HostStep::Barrier(Barrier::Hooks) => {
                 outer.push(Outer::Barrier(Barrier::Hooks));
                 Outer::Hooks
             }
-            OutStep::Barrier(kind) => {
+            HostStep::Barrier(kind) => {
                 if std::mem::take(&mut own_network) {
                     outer.push(Outer::Interfaces(interfaces.to_vec()));
                 }
                 Outer::Barrier(*kind)
             }
-            OutStep::Rlimit(limit) => Outer::Rlimit(*limit),
-            OutStep::Hook { .. } | OutStep::Record => continue,
-            OutStep::Unit { .. }
-            | OutStep::NetDevice { .. }
-            | OutStep::Network(_)
-            | OutStep::Listener { .. } => {
+            HostStep::Rlimit(limit) => Outer::Rlimit(*limit),
+            HostStep::Hook { .. } | HostStep::Record => continue,
+            HostStep::Unit { .. }
+            | HostStep::NetDevice { .. }
+            | HostStep::Network(_)
+            | HostStep::Listener { .. } => {
                 return Err(Error::new(format!(
                     "{}: {} has no place in a virtual machine",
                     placed.from,
@@ -71,7 +72,7 @@ pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
 
 /// Whether the container has a network namespace of its own in the guest.
 pub fn has_network(plan: &Plan) -> bool {
-    plan.outside.iter().any(|placed| matches!(placed.step, OutStep::Clone { flags, .. } if flags & libc::CLONE_NEWNET as u64 != 0))
+    plan.outside.iter().any(|placed| matches!(placed.step, HostStep::Clone { flags, .. } if flags & libc::CLONE_NEWNET as u64 != 0))
 }
 
 /// The guest's part of an exec: the namespaces are joined by the pidfd of the container's first

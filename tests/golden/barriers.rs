@@ -3,16 +3,16 @@
 
 use crate::cases::{self, Bundle};
 use crate::hosts::ALL;
-use hull::init::Scratch;
-use hull::plan::Plan;
-use hull::plan::outside::OutStep;
-use hull::plan::step::{Barrier, Step};
+use hull::step::container::{Barrier, Step};
+use hull::step::draft::Plan;
+use hull::step::host::HostStep;
+use hull::step::world::Scratch;
 
 fn outside(plan: &Plan) -> Vec<Barrier> {
     plan.outside
         .iter()
         .filter_map(|placed| {
-            if let OutStep::Barrier(kind) = placed.step {
+            if let HostStep::Barrier(kind) = placed.step {
                 Some(kind)
             } else {
                 None
@@ -81,8 +81,8 @@ fn slots(plan: &Plan, name: &str) {
     let mut filled = vec![0; plan.slots as usize];
     for placed in &plan.outside {
         match &placed.step {
-            OutStep::Open { slot, .. } => filled[*slot as usize] += 1,
-            OutStep::Cgroup { first, .. } => {
+            HostStep::Open { slot, .. } => filled[*slot as usize] += 1,
+            HostStep::Cgroup { first, .. } => {
                 for place in filled.iter_mut().skip(*first as usize).take(tasks(plan)) {
                     *place += 1;
                 }
@@ -97,7 +97,7 @@ fn slots(plan: &Plan, name: &str) {
     for placed in &plan.inside {
         let used = match placed.step {
             Step::Join { slot, .. } | Step::Bind { slot, .. }
-                if slot != hull::plan::step::slot::NONE =>
+                if slot != hull::step::container::slot::NONE =>
             {
                 vec![slot]
             }

@@ -2,12 +2,13 @@
 
 use crate::hosts::Host;
 use hull::Result;
-use hull::container::create::{Options, request};
+use hull::compile::{Options, request};
 use hull::facts::Facts;
-use hull::plan::{Plan, plan};
+use hull::plan::plan;
 use hull::spec::Spec;
 use hull::spec::config::Config;
-use hull::state::Store;
+use hull::step::draft::Plan;
+use hull::store::Store;
 use std::path::{Path, PathBuf};
 
 /// A config that an engine wrote.

@@ -3,9 +3,10 @@
 use crate::cases::{self, Bundle, Case};
 use crate::hosts::{ALL, Host};
 use crate::text;
-use hull::container::create::Options;
-use hull::plan::{ExecRequest, Kept, Layers, Part, exec};
+use hull::compile::Options;
+use hull::process::exec::{ExecRequest, exec};
 use hull::spec::config::{Config, Process};
+use hull::step::layers::{Kept, Layers, Part};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 

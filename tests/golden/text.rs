@@ -1,6 +1,7 @@
 //! The text form of a plan: one line a step, every field, the same on every machine.
 
-use hull::plan::{Plan, as_json};
+use hull::plan::print::as_json;
+use hull::step::draft::Plan;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;

@@ -2,9 +2,12 @@
 
 use crate::net_world::{HOST, World, eventually, ip, links, reaches, rules, start, within};
 use crate::support::{fixture, leaks, until};
+use hull::net;
+use hull::net::names;
+use hull::net::netlink::Namespace;
 use hull::net::saved::{self, Identity, Saved};
-use hull::net::{self, Namespace, Setup, names};
-use hull::state::Store;
+use hull::net::setup::Setup;
+use hull::store::Store;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -41,7 +44,7 @@ impl Restored {
             setup,
         };
         undisturbed(|| {
-            net::attach(
+            net::attach::attach(
                 &restored.setup,
                 id,
                 &restored.namespace,
@@ -68,7 +71,7 @@ impl Restored {
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        undisturbed(|| net::release(&self.folder)).expect("it cannot be released");
+        undisturbed(|| net::trace::release(&self.folder)).expect("it cannot be released");
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
 }

@@ -1,7 +1,9 @@
 use super::fake::{request, resources};
 use super::kernel::{Name, Program, RootControl, has_v1, planned, value};
+use crate::cgroups::group::{Group, Record};
+use crate::cgroups::plan::{Driver, IfDenied, Place};
+use crate::cgroups::tree::Version;
 use crate::cgroups::update::restoring;
-use crate::cgroups::{Driver, Group, IfDenied, Place, Record, Version};
 
 #[test]
 fn what_is_put_back_is_what_the_file_said() {

@@ -4,11 +4,12 @@ use super::boot::wire;
 use super::life::now;
 use super::{Monitor, Stage};
 use crate::Result;
-use crate::init::Held;
-use crate::vm::client::{self, Request};
+use crate::sys::fd::Held;
+use crate::vm::channel::client;
+use crate::vm::channel::client::Request;
+use crate::vm::channel::frame::Kind;
+use crate::vm::channel::message::{FromGuest, MACHINE, PROGRAM, Task, ToGuest};
 use crate::vm::engine::Happened;
-use crate::vm::frame::Kind;
-use crate::vm::message::{FromGuest, MACHINE, PROGRAM, Task, ToGuest};
 use crate::vm::stdio::Ends;
 
 /// A file in the container's folder while its machine is stopped.

@@ -4,11 +4,11 @@
 //! monitor, and the channel carries them to the same address in the guest. TCP alone.
 
 use super::Monitor;
-use crate::init::Held;
 use crate::net::enforce;
+use crate::sys::fd::Held;
 use crate::sys::socket;
-use crate::vm::channel::{STDIN, STDOUT, stream};
-use crate::vm::message::{MACHINE, ToGuest};
+use crate::vm::channel::message::{MACHINE, ToGuest};
+use crate::vm::channel::mux::{STDIN, STDOUT, stream};
 use crate::{Context, Error, Result};
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,17 +1,17 @@
 //! What the guest says, and what the monitor makes of it.
 
 use super::{Monitor, PATIENCE, Stage};
-use crate::container::{create, notify};
-use crate::init::Held;
-use crate::init::report::{Detail, Fault, Outcome};
 use crate::plan;
-use crate::plan::step::Step;
 use crate::state::Decided;
+use crate::stdio::notify;
+use crate::step::container::Step;
+use crate::step::report::{Detail, Fault, Outcome};
+use crate::sys::fd::Held;
 use crate::sys::process::Ended;
-use crate::vm::channel::{STDERR, STDIN, STDOUT, stream};
-use crate::vm::client::News;
-use crate::vm::frame::{Frame, Kind};
-use crate::vm::message::{DISKS, FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
+use crate::vm::channel::client::News;
+use crate::vm::channel::frame::{Frame, Kind};
+use crate::vm::channel::message::{DISKS, FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
+use crate::vm::channel::mux::{STDERR, STDIN, STDOUT, stream};
 use crate::vm::{share, task, translate};
 use crate::{Error, Result};
 use nix::errno::Errno;
@@ -68,7 +68,7 @@ impl Monitor {
             &self.job.spec,
             Some((guest.last_capability, &guest.cgroups)),
         );
-        let request = create::request(
+        let request = crate::compile::request(
             &self.job.store,
             &self.job.spec,
             &facts,
@@ -182,7 +182,7 @@ impl Monitor {
                     .plan
                     .as_ref()
                     .ok_or_else(|| Error::new("there is no plan"))?;
-                Err(crate::wall::failed_step(
+                Err(crate::backend::errors::failed_step(
                     plan,
                     (step, errno, detail),
                     ended.map(ended_as),
@@ -287,7 +287,7 @@ pub fn ended_as(code: i32) -> Ended {
 }
 
 /// What the policies decided, in words.
-fn decided(plan: &plan::Plan, codes: &[u32]) -> Vec<Decided> {
+fn decided(plan: &crate::step::draft::Plan, codes: &[u32]) -> Vec<Decided> {
     codes
         .iter()
         .map(|code| {
@@ -306,7 +306,7 @@ fn decided(plan: &plan::Plan, codes: &[u32]) -> Vec<Decided> {
         .collect()
 }
 
-impl super::Job {
+impl crate::vm::monitor::boot::Job {
     /// What the guest's kernel needs beyond the channel and the share.
     fn modules(&self) -> Vec<String> {
         let mut modules = Vec::new();

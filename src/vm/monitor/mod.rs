@@ -1,27 +1,25 @@
 //! The monitor: the process that the pid file names. It owns the machine and the channel, stands
 //! for the container's program towards whoever made it, and ends as the program ends.
 
-mod boot;
-mod control;
-mod forward;
-mod life;
+pub mod boot;
+pub mod control;
+pub mod forward;
+pub mod life;
 
-pub use boot::{Job, hold_signals};
-pub use control::PAUSED;
-pub use life::ended_as;
-
-use super::channel::{Channel, Streams};
-use super::client::{self, News};
 use super::engine::Machine;
-use super::message::{FromGuest, PROGRAM, ToGuest};
 use super::share;
 use super::stdio::Stdio;
 use super::translate::Network;
-use crate::init::Held;
-use crate::plan::Plan;
+use crate::step::draft::Plan;
+use crate::sys::fd::Held;
 use crate::sys::page::Page;
 use crate::sys::process::Ended;
 use crate::sys::{event, file};
+use crate::vm::channel::client;
+use crate::vm::channel::client::News;
+use crate::vm::channel::message::{FromGuest, PROGRAM, ToGuest};
+use crate::vm::channel::mux::{Channel, Streams};
+use crate::vm::monitor::boot::Job;
 use crate::{Context, Error, Result};
 use control::Connection;
 use forward::Forward;

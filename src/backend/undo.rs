@@ -1,0 +1,57 @@
+//! A container that is being made, and how it is undone.
+
+use crate::cgroups::group::Group;
+use crate::namespaces::spawn::Child;
+use crate::sys::process;
+use std::path::PathBuf;
+
+/// What of a container is there already: its first process, its cgroup, its place on hull's
+/// networks. Dropped before it is [done](Self::done), all of it is undone, in the order in which
+/// one thing may hold the next.
+pub struct Unfinished {
+    folder: PathBuf,
+    /// Its cgroup.
+    pub group: Option<Group>,
+    /// Its first process, where that is hull's own child.
+    pub child: Option<Child>,
+    done: bool,
+}
+
+impl Unfinished {
+    /// Of the container in this folder, nothing is made.
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            group: None,
+            child: None,
+            done: false,
+        }
+    }
+
+    /// The container stays. Answers its first process.
+    pub fn done(mut self) -> Option<Child> {
+        self.done = true;
+        if let Some(group) = &mut self.group {
+            group.commit();
+        }
+        self.child.take()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        if let Some(child) = &self.child {
+            let _ = process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
+            let _ = process::wait(child.pidfd.0, false);
+        }
+        let _ = crate::net::trace::release(&self.folder);
+        if let Some(group) = &mut self.group {
+            // Children of hooks may be there still.
+            let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
+            let _ = group.remove();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Hooks, and the state document that they read.
+
+use crate::Result;
+use crate::spec::Spec;
+use crate::spec::config::{Hook, Hooks};
+use crate::spec::state::state_document;
+use crate::step::container::{Barrier, Step};
+use crate::step::draft::Draft;
+use crate::step::host::HostStep;
+
+/// What stands where a process id of up to ten digits will be written: JSON allows the spaces.
+const PLACE: &str = "\"pid\":         0";
+
+/// The document as bytes with a gap for the process id, and where in them the gap's ten places
+/// begin.
+fn template(spec: &Spec, id: &str, status: &str) -> (Vec<u8>, u32) {
+    // The gap stands first, where no string of the config can look like it.
+    let text = state_document(spec, id, status, None).to_string();
+    let bytes = format!("{{{PLACE},{}", &text[1..]).into_bytes();
+    (bytes, (1 + PLACE.len() - 10) as u32)
+}
+
+fn step(draft: &Draft, hook: &Hook, status: &str) -> Step {
+    let Hook {
+        path,
+        args,
+        env,
+        timeout,
+    } = hook;
+    let (state, pid_at) = template(draft.spec, &draft.request.id, status);
+    let args = if args.is_empty() {
+        vec![path.clone()]
+    } else {
+        args.clone()
+    };
+    Step::Hook {
+        path: path.clone(),
+        args,
+        env: env.clone(),
+        timeout: timeout.unwrap_or(0).max(0) as u32,
+        state,
+        pid_at,
+    }
+}
+
+/// The hooks of create: prestart and createRuntime outside, then createContainer inside, before the
+/// old root is left.
+pub fn create(draft: &mut Draft) -> Result<()> {
+    let Some(hooks) = &draft.spec.config().hooks else {
+        return Ok(());
+    };
+    // The last two are the wall's, after start and after delete.
+    let Hooks {
+        prestart,
+        create_runtime,
+        create_container,
+        start_container: _,
+        poststart: _,
+        poststop: _,
+    } = hooks;
+    if !prestart.is_empty() || !create_runtime.is_empty() {
+        draft.inside(
+            Step::Barrier {
+                kind: Barrier::Hooks,
+            },
+            "[barrier]",
+        );
+        draft.outside(HostStep::Barrier(Barrier::Hooks), "[barrier]");
+        for (list, hooks) in [("prestart", prestart), ("createRuntime", create_runtime)] {
+            for (index, hook) in hooks.iter().enumerate() {
+                draft.outside(
+                    HostStep::Hook {
+                        list,
+                        index,
+                        hook: hook.clone(),
+                    },
+                    format!("hooks.{list}[{index}]"),
+                );
+            }
+        }
+    }
+    for (index, hook) in create_container.iter().enumerate() {
+        let step = step(draft, hook, "creating");
+        draft.inside(step, format!("hooks.createContainer[{index}]"));
+    }
+    Ok(())
+}
+
+/// The startContainer hooks, in the container after `start`.
+pub fn start(draft: &mut Draft) {
+    let spec = draft.spec;
+    let Some(hooks) = &spec.config().hooks else {
+        return;
+    };
+    for (index, hook) in hooks.start_container.iter().enumerate() {
+        let step = step(draft, hook, "created");
+        draft.inside(step, format!("hooks.startContainer[{index}]"));
+    }
+}

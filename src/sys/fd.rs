@@ -1,0 +1,64 @@
+//! Owned descriptors and paths for the kernel.
+
+use super::file;
+use crate::{Context, Error, Result};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A descriptor that is closed when its owner is done.
+pub struct Held(pub i32);
+
+impl Held {
+    /// Gives the descriptor up to the caller.
+    pub fn keep(self) -> i32 {
+        let raw = self.0;
+        std::mem::forget(self);
+        raw
+    }
+}
+
+impl Held {
+    /// Closes many, neighbours by one call.
+    pub fn close_all(mut many: Vec<Self>) {
+        many.sort_by_key(|held| held.0);
+        let numbers: Vec<i32> = many
+            .into_iter()
+            .map(Self::keep)
+            .filter(|raw| *raw >= 0)
+            .collect();
+        for run in numbers.chunk_by(|one, next| one + 1 == *next) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                let _ = file::close_range(*first, *last);
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.0 >= 0 {
+            file::close(self.0);
+        }
+    }
+}
+
+/// A path for the kernel.
+pub fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::new(format!("path {} contains a NUL byte", path.display())))
+}
+
+/// A pair of connected message sockets, close-on-exec.
+pub fn socket_pair() -> Result<(Held, Held)> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::os::fd::IntoRawFd;
+    let (a, b) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .on("make", "a socket pair")?;
+    Ok((Held(a.into_raw_fd()), Held(b.into_raw_fd())))
+}
