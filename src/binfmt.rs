@@ -1,14 +1,14 @@
 //! Bundles of another architecture: what a program is for, by its ELF header, and the interpreter
 //! (QEMU's user-mode emulation) that runs it.
 //!
-//! Behind the first wall the interpreter is registered in a binfmt_misc of the container's own user
+//! With the namespace backend the interpreter is registered in a binfmt_misc of the container's own user
 //! namespace (Linux 6.7, commit 21ca59b365c0); behind the second in the guest's kernel. The host's
 //! own registrations stay as they are, and are used where they fit.
 
 #![forbid(unsafe_code)]
 
 use crate::spec::Spec;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::resolve::lookup;
 use crate::{Context, Error, Result};
@@ -224,7 +224,7 @@ pub fn of_bundle(spec: &Spec) -> Result<Option<Foreign>> {
 fn interpreter(name: &str) -> Option<PathBuf> {
     ["/usr/bin", "/usr/local/bin"]
         .iter()
-        .map(|folder| PathBuf::from(format!("{folder}/qemu-{name}-static")))
+        .map(|directory| PathBuf::from(format!("{directory}/qemu-{name}-static")))
         .find(|path| path.is_file())
 }
 
@@ -293,7 +293,10 @@ fn program(spec: &Spec) -> Option<(Vec<u8>, String)> {
             .iter()
             .find_map(|variable| variable.strip_prefix("PATH="))
             .unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        candidates.extend(path.split(':').map(|folder| format!("{folder}/{name}")));
+        candidates.extend(
+            path.split(':')
+                .map(|directory| format!("{directory}/{name}")),
+        );
     }
     let mut path = candidates
         .iter()
@@ -314,7 +317,7 @@ fn program(spec: &Spec) -> Option<(Vec<u8>, String)> {
 /// The first bytes of a plain file in the root. Nothing else is opened: a device's opening may act.
 fn start_of(root: i32, path: &str) -> Option<Vec<u8>> {
     let name = CString::new(path).ok()?;
-    let place = Held(lookup(root, &name, 0, true).ok()?);
+    let place = Fd(lookup(root, &name, 0, true).ok()?);
     if file::fstat(place.0).ok()?.st_mode & libc::S_IFMT != libc::S_IFREG {
         return None;
     }
@@ -394,8 +397,8 @@ mod tests {
 
     #[test]
     fn the_hosts_own_entries_are_seen() {
-        let folder = std::env::temp_dir().join(format!("hull-registry-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let directory = std::env::temp_dir().join(format!("hull-registry-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
         let entry = |flags: &str| {
             format!(
                 "enabled\ninterpreter /usr/libexec/q\nflags: {flags}\noffset 0\nmagic \
@@ -403,16 +406,16 @@ mod tests {
                     ffffffffffffff00fffffffffffffffffeffffff\n"
             )
         };
-        std::fs::write(folder.join("status"), "enabled\n").unwrap();
-        std::fs::write(folder.join("qemu"), entry("OC")).unwrap();
+        std::fs::write(directory.join("status"), "enabled\n").unwrap();
+        std::fs::write(directory.join("qemu"), entry("OC")).unwrap();
         let arm = header(2, 1, [183, 0]);
         assert!(
-            !registered(&folder, &arm),
+            !registered(&directory, &arm),
             "its interpreter would be looked for in the container"
         );
-        std::fs::write(folder.join("qemu"), entry("OCF")).unwrap();
-        assert!(registered(&folder, &arm));
-        assert!(!registered(&folder, &header(2, 1, [243, 0])));
-        std::fs::remove_dir_all(folder).unwrap();
+        std::fs::write(directory.join("qemu"), entry("OCF")).unwrap();
+        assert!(registered(&directory, &arm));
+        assert!(!registered(&directory, &header(2, 1, [243, 0])));
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -33,18 +33,18 @@ pub struct Options {
     pub pidfd_socket: Option<PathBuf>,
     /// What the root file system is put together of, where it is not the config's root alone.
     pub layers: Option<Layers>,
-    /// A fresh process carries out `inside`.
+    /// A fresh process executes `inside`.
     pub fresh_init: bool,
     /// The caller has a notification socket, and the container gets one too.
     pub notify: bool,
     /// Networks of hull's, and the namespace.
     pub network: crate::net::setup::Asked,
-    /// The second wall.
+    /// the VM backend.
     pub vm: crate::settings::vm::Options,
 }
 
 impl Options {
-    /// What of these the guest's side carries out.
+    /// What of these the guest's side executes.
     pub fn for_guest(&self) -> Self {
         Self {
             no_pivot: self.no_pivot,
@@ -78,7 +78,7 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
         .network
         .apply(store, id, spec, &|other| network_namespace(store, other))?;
     let spec = if options.notify {
-        notify::add_to(&spec, &store.folder(id))?
+        notify::add_to(&spec, &store.directory(id))?
     } else {
         spec
     };
@@ -169,7 +169,7 @@ pub fn request(
 /// the rest takes hull.
 ///
 /// # Errors
-/// The profile cannot be carried out.
+/// The profile cannot be executed.
 pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
     let seccomp = spec
         .config()
@@ -180,7 +180,7 @@ pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
         return Ok(None);
     };
     let filter = match store.cache("seccomp") {
-        Ok(folder) => seccomp::cache::compile_cached(seccomp, &folder)?,
+        Ok(directory) => seccomp::cache::compile_cached(seccomp, &directory)?,
         Err(_) => seccomp::compile(seccomp)?,
     };
     for warning in &filter.warnings {

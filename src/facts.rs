@@ -81,7 +81,7 @@ pub struct Facts {
     pub lsm: Option<Lsm>,
     /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
     pub kcore: bool,
-    /// The program is another architecture's. Behind this wall the bundle must say so by its
+    /// The program is another architecture's. With this backend the bundle must say so by its
     /// annotation: looking at the program costs each start its calls.
     #[serde(default)]
     pub foreign: Option<Foreign>,
@@ -193,7 +193,7 @@ fn id_helpers() -> Option<IdHelpers> {
     let find = |name: &str| {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         std::env::split_paths(&path)
-            .map(|folder| folder.join(name))
+            .map(|directory| directory.join(name))
             .find(|path| path.is_file())
     };
     Some(IdHelpers {
@@ -207,10 +207,10 @@ fn identity(descriptor: i32) -> Result<(u64, u64), nix::errno::Errno> {
     file::fstat(descriptor).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-fn open(path: &str) -> Result<crate::sys::fd::Held> {
+fn open(path: &str) -> Result<crate::sys::fd::Fd> {
     let name = CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(crate::sys::fd::Held)
+        .map(crate::sys::fd::Fd)
         .on("open namespace", path)
 }
 
@@ -249,7 +249,7 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
             Owner::Outer
         } else {
             match kernel::owner_of_namespace(held.0)
-                .map(crate::sys::fd::Held)
+                .map(crate::sys::fd::Fd)
                 .and_then(|owner| identity(owner.0))
             {
                 Ok(owner) if Some(owner) == user => Owner::Joined,

@@ -60,9 +60,9 @@ pub fn register(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         follow: false,
         copy_up: false,
     };
-    draft.inside(mount, from.clone());
+    draft.container(mount, from.clone());
     let line = foreign.registration(&foreign.interpreter.to_string_lossy());
-    draft.inside(
+    draft.container(
         Step::Register {
             target: format!("{REGISTRY}/register"),
             line,

@@ -1,4 +1,4 @@
-//! A container's record on disk: one writer at a time (a lock on its folder), replaced by atomic
+//! A container's record on disk: one writer at a time (a lock on its directory), replaced by atomic
 //! rename.
 
 #![forbid(unsafe_code)]
@@ -69,7 +69,7 @@ pub struct Record {
     pub stdio: Vec<String>,
     /// `--no-new-keyring` was given.
     pub no_new_keyring: bool,
-    /// What stands behind the second wall.
+    /// What stands in VM mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<crate::state::VmRecord>,
 }
@@ -106,7 +106,7 @@ impl Record {
     }
 }
 
-/// What the record keeps of a container behind this wall.
+/// What the record keeps of a container with this backend.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VmRecord {
     /// What the guest's kernel can do.

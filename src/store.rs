@@ -12,15 +12,15 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// The containers' folder (`--root`).
+/// The containers' directory (`--root`).
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
 }
 
-/// The lock on one container's folder; released when dropped.
+/// The lock on one container's directory; released when dropped.
 pub struct Lock {
-    _folder: File,
+    _directory: File,
 }
 
 /// Checks an id: letters, digits and `_+-.`, no path, at most 1024 characters (as runc has it).
@@ -45,56 +45,56 @@ pub fn check_id(id: &str) -> Result<()> {
 }
 
 impl Store {
-    /// The store in a folder, which is made when something is put there.
+    /// The store in a directory, which is made when something is put there.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The folder.
+    /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The folder of one container.
-    pub fn folder(&self, id: &str) -> PathBuf {
+    /// The directory of one container.
+    pub fn directory(&self, id: &str) -> PathBuf {
         self.root.join(id)
     }
 
-    /// A folder for what can be made again, owned and entered by hull's user alone. Its name is no
+    /// A directory for what can be made again, owned and entered by hull's user alone. Its name is no
     /// container's.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn cache(&self, name: &str) -> Result<PathBuf> {
-        let folder = self.root.join(format!("@{name}"));
-        if !folder.is_dir() {
+        let directory = self.root.join(format!("@{name}"));
+        if !directory.is_dir() {
             std::fs::DirBuilder::new()
                 .mode(0o700)
                 .recursive(true)
-                .create(&folder)
-                .on("make", folder.display())?;
+                .create(&directory)
+                .on("make", directory.display())?;
         }
-        Ok(folder)
+        Ok(directory)
     }
 
-    /// Makes the folder of a new container and locks it.
+    /// Makes the directory of a new container and locks it.
     ///
     /// # Errors
-    /// The id is in use, or not well formed; the folder cannot be made.
+    /// The id is in use, or not well formed; the directory cannot be made.
     pub fn make(&self, id: &str) -> Result<Lock> {
         check_id(id)?;
-        let folder = self.folder(id);
+        let directory = self.directory(id);
         let builder = |recursive| {
             let mut builder = std::fs::DirBuilder::new();
             builder.mode(0o700).recursive(recursive);
             builder
         };
-        let made = match builder(false).create(&folder) {
+        let made = match builder(false).create(&directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 builder(true)
                     .create(&self.root)
                     .on("make", self.root.display())?;
-                builder(false).create(&folder)
+                builder(false).create(&directory)
             }
             other => other,
         };
@@ -102,7 +102,7 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(
                 format!("container with given ID already exists: {id}"),
             )),
-            other => other.on("make", folder.display()),
+            other => other.on("make", directory.display()),
         }?;
         self.lock(id)
     }
@@ -113,9 +113,11 @@ impl Store {
     /// `container does not exist`.
     pub fn lock(&self, id: &str) -> Result<Lock> {
         check_id(id)?;
-        let folder = File::open(self.folder(id)).map_err(|error| missing(id, &error))?;
-        file::lock(folder.as_raw_fd()).on("lock container", id)?;
-        Ok(Lock { _folder: folder })
+        let directory = File::open(self.directory(id)).map_err(|error| missing(id, &error))?;
+        file::lock(directory.as_raw_fd()).on("lock container", id)?;
+        Ok(Lock {
+            _directory: directory,
+        })
     }
 
     /// Reads a container's record.
@@ -124,7 +126,7 @@ impl Store {
     /// `container does not exist`; a record that cannot be read.
     pub fn read<T: DeserializeOwned>(&self, id: &str) -> Result<T> {
         check_id(id)?;
-        let path = self.folder(id).join("state.json");
+        let path = self.directory(id).join("state.json");
         let text = file::read_whole(&path).map_err(|error| missing(id, &error))?;
         serde_json::from_slice(&text)
             .map_err(|error| Error::new(format!("read {}: {error}", path.display())))
@@ -135,31 +137,34 @@ impl Store {
     /// # Errors
     /// A full disk, and the like; the old record stands then.
     pub fn write<T: Serialize>(&self, id: &str, record: &T) -> Result<()> {
-        let folder = self.folder(id);
-        let (temporary, path) = (folder.join("state.json.new"), folder.join("state.json"));
+        let directory = self.directory(id);
+        let (temporary, path) = (
+            directory.join("state.json.new"),
+            directory.join("state.json"),
+        );
         let text = serde_json::to_vec(record)
             .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
         std::fs::write(&temporary, text).on("write", temporary.display())?;
         std::fs::rename(&temporary, &path).on("replace", path.display())
     }
 
-    /// Removes a container's folder if it holds the record alone; the record itself is gone in any
+    /// Removes a container's directory if it holds the record alone; the record itself is gone in any
     /// case.
     pub fn remove_bare(&self, id: &str) -> bool {
-        let folder = self.folder(id);
-        std::fs::remove_file(folder.join("state.json")).is_ok()
-            && std::fs::remove_dir(&folder).is_ok()
+        let directory = self.directory(id);
+        std::fs::remove_file(directory.join("state.json")).is_ok()
+            && std::fs::remove_dir(&directory).is_ok()
     }
 
-    /// Removes a container's folder.
+    /// Removes a container's directory.
     ///
     /// # Errors
     /// The kernel's.
     pub fn remove(&self, id: &str) -> Result<()> {
-        let folder = self.folder(id);
-        match std::fs::remove_dir_all(&folder) {
+        let directory = self.directory(id);
+        match std::fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", folder.display(), &error))
+                Err(Error::io("remove", directory.display(), &error))
             }
             _ => Ok(()),
         }
@@ -191,7 +196,7 @@ fn missing(id: &str, error: &std::io::Error) -> Error {
     }
 }
 
-/// The fifo's name in the container's folder: it is there until `start`.
+/// The fifo's name in the container's directory: it is there until `start`.
 pub const START_FIFO: &str = "exec.fifo";
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use std::path::PathBuf;
 #[command(next_help_heading = "Options with --rootfs")]
 #[group(requires = "rootfs")]
 pub struct Flags {
-    /// Run COMMAND on this folder (/ is the host's own root) with no bundle: changes go to a layer
+    /// Run COMMAND on this directory (/ is the host's own root) with no bundle: changes go to a layer
     /// that is thrown away
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
-    /// Keep the changes in this folder
-    #[arg(long, value_name = "FOLDER")]
+    /// Keep the changes in this directory
+    #[arg(long, value_name = "DIR")]
     pub keep_changes: Option<PathBuf>,
-    /// Use the folder itself: changes are made in it
+    /// Use the directory itself: changes are made in it
     #[arg(long, conflicts_with = "keep_changes")]
     pub read_write: bool,
     /// Make the root file system read-only
@@ -36,7 +36,7 @@ pub struct Flags {
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub env: Vec<String>,
     /// Working directory [default: /]
-    #[arg(short, long, value_name = "FOLDER")]
+    #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
     /// User, and group after a colon, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
@@ -96,7 +96,7 @@ pub enum Filter {
 /// What a person wants, checked as far as it can be without the root file system.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// The root's folder, absolute.
+    /// The root's directory, absolute.
     pub rootfs: PathBuf,
     /// The program and its arguments.
     pub command: Vec<String>,
@@ -106,7 +106,7 @@ pub struct Ask {
     pub hostname: String,
     /// Where changes are kept, absolute.
     pub keep_changes: Option<PathBuf>,
-    /// Changes go to the folder itself.
+    /// Changes go to the directory itself.
     pub read_write: bool,
     /// The root is read-only.
     pub read_only: bool,
@@ -160,23 +160,23 @@ impl Ask {
     /// # Errors
     /// The first option that is malformed, with what it should be.
     pub fn new(flags: &Flags, command: &[String], held: u64, detach: bool) -> Result<Self> {
-        let folder = flags
+        let directory = flags
             .rootfs
             .as_ref()
             .ok_or_else(|| Error::new("--rootfs is missing"))?;
-        let rootfs = folder
+        let rootfs = directory
             .canonicalize()
-            .on("open root file system", folder.display())?;
+            .on("open root file system", directory.display())?;
         if !rootfs.is_dir() {
             return Err(Error::new(format!(
                 "root file system {} is not a directory",
-                folder.display()
+                directory.display()
             )));
         }
         if command.first().is_none_or(String::is_empty) {
             return Err(Error::new(format!(
                 "no program to run: say it after two hyphens, as hull run --rootfs {} -- sh",
-                folder.display()
+                directory.display()
             )));
         }
         let id = match &flags.name {
@@ -199,7 +199,7 @@ impl Ask {
                 .as_ref()
                 .map(std::path::absolute)
                 .transpose()
-                .on("find", "the folder of --keep-changes")?,
+                .on("find", "the directory of --keep-changes")?,
             read_write: flags.read_write,
             read_only: flags.read_only,
             interactive: flags.interactive,

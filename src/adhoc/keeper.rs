@@ -6,14 +6,14 @@
 //!           ──stderr──▶ │ keeper │──▶ log.1    what was there when the log was full
 //!         or a terminal │        │   log.lock held as long as the keeper lives
 //! ```
-//! It holds nothing else: no descriptor of the caller's, no terminal, no folder. It ends when
+//! It holds nothing else: no descriptor of the caller's, no terminal, not a directory. It ends when
 //! nobody can write any more.
 
 use crate::container::{Container, delete};
 use crate::stdio::foreground::{console_pair, receive_terminal};
 use crate::store::Store;
 use crate::sys::clock::now;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, process};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -27,7 +27,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The log's name in the container's folder.
+/// The log's name in the container's directory.
 pub const LOG: &str = "log";
 /// Where a full log goes.
 pub const OLD_LOG: &str = "log.1";
@@ -42,7 +42,7 @@ pub struct Streams {
     read: (OwnedFd, Option<OwnedFd>),
     /// Written by the container.
     write: Option<(OwnedFd, OwnedFd)>,
-    console: Option<Held>,
+    console: Option<Fd>,
 }
 
 impl Streams {
@@ -73,10 +73,7 @@ impl Streams {
     ///
     /// # Errors
     /// The work's own; the kernel's.
-    pub fn while_redirected<T>(
-        &mut self,
-        work: impl FnOnce(Option<Held>) -> Result<T>,
-    ) -> Result<T> {
+    pub fn while_redirected<T>(&mut self, work: impl FnOnce(Option<Fd>) -> Result<T>) -> Result<T> {
         let console = self.console.take();
         let Some((out, err)) = self.write.take() else {
             return work(console);
@@ -100,9 +97,9 @@ impl Streams {
     ///
     /// # Errors
     /// The log cannot be made; the process cannot be started.
-    pub fn hand_over(self, folder: &Path, remove: Option<(&Store, &str)>) -> Result<()> {
-        open_log(folder)?;
-        let path = folder.join(LOCK);
+    pub fn hand_over(self, directory: &Path, remove: Option<(&Store, &str)>) -> Result<()> {
+        open_log(directory)?;
+        let path = directory.join(LOCK);
         let lock = File::options()
             .create(true)
             .append(true)
@@ -118,8 +115,8 @@ impl Streams {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg("log-keeper")
-            .arg("--folder")
-            .arg(folder)
+            .arg("--directory")
+            .arg(directory)
             .current_dir("/")
             .env_clear();
         if self.read.1.is_none() {
@@ -145,8 +142,8 @@ impl Streams {
 
 /// What the keeper was told.
 pub struct Keep {
-    /// The container's folder.
-    pub folder: PathBuf,
+    /// The container's directory.
+    pub directory: PathBuf,
     /// stdin is a socket on which a terminal comes.
     pub terminal: bool,
     /// The container to remove at its end.
@@ -173,8 +170,8 @@ pub fn keep(keep: &Keep) -> Result<()> {
     file::close(0);
     file::close(1);
     let mut log = Log {
-        folder: keep.folder.clone(),
-        file: open_log(&keep.folder).ok(),
+        directory: keep.directory.clone(),
+        file: open_log(&keep.directory).ok(),
         size: 0,
     };
     while !sources.is_empty() {
@@ -214,8 +211,8 @@ fn remove(store: &Store, id: &str) -> Result<()> {
     delete::delete(store, id, true)
 }
 
-fn open_log(folder: &Path) -> Result<File> {
-    let path = folder.join(LOG);
+fn open_log(directory: &Path) -> Result<File> {
+    let path = directory.join(LOG);
     File::options()
         .create(true)
         .append(true)
@@ -225,7 +222,7 @@ fn open_log(folder: &Path) -> Result<File> {
 }
 
 struct Log {
-    folder: PathBuf,
+    directory: PathBuf,
     file: Option<File>,
     size: u64,
 }
@@ -260,8 +257,8 @@ impl Log {
             text.push(b'\n');
         }
         if self.size + text.len() as u64 > FULL {
-            let _ = std::fs::rename(self.folder.join(LOG), self.folder.join(OLD_LOG));
-            self.file = open_log(&self.folder).ok();
+            let _ = std::fs::rename(self.directory.join(LOG), self.directory.join(OLD_LOG));
+            self.file = open_log(&self.directory).ok();
             self.size = 0;
         }
         if self
@@ -275,8 +272,8 @@ impl Log {
 }
 
 /// Whether a keeper lives that still writes.
-pub fn is_kept(folder: &Path) -> bool {
-    let Ok(file) = File::open(folder.join(LOCK)) else {
+pub fn is_kept(directory: &Path) -> bool {
+    let Ok(file) = File::open(directory.join(LOCK)) else {
         return false;
     };
     // Reading needs no right to write: a shared lock tells as much.

@@ -1,4 +1,4 @@
-//! What the root is put together of, on this host: one overlay, or one for each top folder where
+//! What the root is put together of, on this host: one overlay, or one for each top directory where
 //! the kernel takes no single one.
 
 use crate::adhoc::flags::Ask;
@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The root's parts, and the folders that begin as empty file systems in memory (with their modes).
+/// The root's parts, and the directories that begin as empty file systems in memory (with their modes).
 #[derive(Debug, Default)]
 pub struct Root {
-    /// The parts; none where the folder itself is the root.
+    /// The parts; none where the directory itself is the root.
     pub layers: Option<Layers>,
     /// What is a tmpfs on the host too: `/run`, often `/tmp`.
     pub fresh: Vec<(String, u32)>,
@@ -20,9 +20,9 @@ pub struct Root {
     pub warnings: Vec<String>,
 }
 
-/// A mount of the host, below the root's folder.
+/// A mount of the host, below the root's directory.
 struct Below {
-    /// From the root's folder on, with a leading slash.
+    /// From the root's directory on, with a leading slash.
     target: String,
     source: PathBuf,
     fstype: String,
@@ -59,11 +59,11 @@ const LEFT_OUT: [&str; 23] = [
     "overlay",
 ];
 
-/// Looks at the host. `locked`: the overlays are made in a user namespace, where a folder with
+/// Looks at the host. `locked`: the overlays are made in a user namespace, where a directory with
 /// mounts below takes none (EINVAL: what is mounted there may be there to hide something).
 ///
 /// # Errors
-/// The root or the folder for changes cannot be read or made; the two overlap.
+/// The root or the directory for changes cannot be read or made; the two overlap.
 pub fn root(ask: &Ask, locked: bool) -> Result<Root> {
     let mut root = Root::default();
     if ask.read_write {
@@ -84,8 +84,8 @@ pub fn root(ask: &Ask, locked: bool) -> Result<Root> {
     } else {
         whole(ask, &mounts)
     };
-    if let Some(folder) = &ask.keep_changes {
-        keep(folder, &ask.id, &mut parts, &mut root.warnings)?;
+    if let Some(directory) = &ask.keep_changes {
+        keep(directory, &ask.id, &mut parts, &mut root.warnings)?;
     }
     root.layers = Some(Layers {
         parts,
@@ -124,7 +124,7 @@ fn whole(ask: &Ask, mounts: &[Below]) -> Vec<Part> {
         .collect()
 }
 
-/// An overlay on each top folder; those with mounts below as they are, read-only; links as links.
+/// An overlay on each top directory; those with mounts below as they are, read-only; links as links.
 fn split(ask: &Ask, mounts: &[Below], fresh: &[(String, u32)]) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     let mut entries: Vec<_> = std::fs::read_dir(&ask.rootfs)
@@ -164,21 +164,21 @@ fn split(ask: &Ask, mounts: &[Below], fresh: &[(String, u32)]) -> Result<Vec<Par
     Ok(parts)
 }
 
-/// Gives the overlays their folders below that of `--keep-changes`.
-fn keep(folder: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<String>) -> Result<()> {
-    make(folder)?;
-    let folder = folder.canonicalize().on("open", folder.display())?;
-    let device = std::fs::metadata(&folder)
-        .on("open", folder.display())?
+/// Gives the overlays their directories below that of `--keep-changes`.
+fn keep(directory: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<String>) -> Result<()> {
+    make(directory)?;
+    let directory = directory.canonicalize().on("open", directory.display())?;
+    let device = std::fs::metadata(&directory)
+        .on("open", directory.display())?
         .dev();
-    let parent = folder
+    let parent = directory
         .parent()
         .filter(|parent| std::fs::metadata(parent).is_ok_and(|metadata| metadata.dev() == device));
     let Some(parent) = parent else {
-        let folder = folder.display();
+        let directory = directory.display();
         return Err(Error::new(format!(
-            "--keep-changes {folder}: it is the top of a file system; give a folder in it, as \
-                {folder}/changes"
+            "--keep-changes {directory}: it is the top of a file system; give a directory in it, as \
+                {directory}/changes"
         )));
     };
     let work = parent.join(format!(".hull-work-{id}"));
@@ -197,19 +197,19 @@ fn keep(folder: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<String>)
         else {
             continue;
         };
-        let inside = folder.starts_with(&*lower)
+        let inside = directory.starts_with(&*lower)
             && std::fs::metadata(&*lower).is_ok_and(|metadata| metadata.dev() == device);
         match (target.as_str(), inside) {
-            ("/", true) => return Err(overlapping(&folder, lower)),
+            ("/", true) => return Err(overlapping(&directory, lower)),
             ("/", false) => {
                 *kept = Some(Kept {
-                    upper: folder.clone(),
+                    upper: directory.clone(),
                     work: work.join("root"),
                 })
             }
             (target, false) if alone => {
                 *kept = Some(Kept {
-                    upper: folder.join(&target[1..]),
+                    upper: directory.join(&target[1..]),
                     work: work.join(&target[1..]),
                 })
             }
@@ -221,23 +221,23 @@ fn keep(folder: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<String>)
     Ok(())
 }
 
-fn overlapping(folder: &Path, lower: &Path) -> Error {
+fn overlapping(directory: &Path, lower: &Path) -> Error {
     Error::new(format!(
         "--keep-changes {}: it lies in {}, on the same file system, where an overlay takes no \
-            layer from; give a folder elsewhere, as below /dev/shm",
-        folder.display(),
+            layer from; give a directory elsewhere, as below /dev/shm",
+        directory.display(),
         lower.display()
     ))
 }
 
-fn make(folder: &Path) -> Result<()> {
-    match std::fs::DirBuilder::new().mode(0o755).create(folder) {
+fn make(directory: &Path) -> Result<()> {
+    match std::fs::DirBuilder::new().mode(0o755).create(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.on("make", folder.display()),
+        other => other.on("make", directory.display()),
     }
 }
 
-/// Makes the folders of kept layers, each like the one it lies over.
+/// Makes the directories of kept layers, each like the one it lies over.
 ///
 /// # Errors
 /// The kernel's.
@@ -270,13 +270,13 @@ pub fn make_kept(layers: &Layers) -> Result<()> {
     Ok(())
 }
 
-/// The mounts below a folder, in the order of their making, the last of each place.
-fn below(folder: &Path) -> Result<Vec<Below>> {
+/// The mounts below a directory, in the order of their making, the last of each place.
+fn below(directory: &Path) -> Result<Vec<Below>> {
     const PATH: &str = "/proc/self/mountinfo";
     let text = std::fs::read(PATH).on("read", PATH)?;
     let mut list: Vec<Below> = Vec::new();
     for line in text.split(|&b| b == b'\n') {
-        let Some(mount) = parse(line, folder) else {
+        let Some(mount) = parse(line, directory) else {
             continue;
         };
         list.retain(|earlier| earlier.target != mount.target);
@@ -286,11 +286,11 @@ fn below(folder: &Path) -> Result<Vec<Below>> {
 }
 
 /// proc_pid_mountinfo(5): the fifth field is the place, and the first after the hyphen the type.
-fn parse(line: &[u8], folder: &Path) -> Option<Below> {
+fn parse(line: &[u8], directory: &Path) -> Option<Below> {
     let mut fields = line.split(|&b| b == b' ');
     let source = PathBuf::from(OsString::from_vec(unescape(fields.nth(4)?)));
     let rest = source
-        .strip_prefix(folder)
+        .strip_prefix(directory)
         .ok()
         .filter(|rest| !rest.as_os_str().is_empty())?;
     let target = format!("/{}", rest.to_str()?);

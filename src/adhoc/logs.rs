@@ -50,8 +50,8 @@ fn parse(line: &[u8]) -> Option<Entry> {
 /// The container does not exist, or has no log.
 pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
     let container = Container::open(store, id)?;
-    let folder = container.folder();
-    let Ok(mut log) = Reader::open(&folder) else {
+    let directory = container.directory();
+    let Ok(mut log) = Reader::open(&directory) else {
         return Err(Error::new(format!(
             "container {id} has no log: only what hull run -d --rootfs makes has one"
         )));
@@ -60,7 +60,7 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
         timestamps: options.timestamps,
         begun: [false; 2],
     };
-    let mut entries = Reader::old(&folder)
+    let mut entries = Reader::old(&directory)
         .map(|mut old| old.entries())
         .unwrap_or_default();
     entries.extend(log.entries());
@@ -75,9 +75,9 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
     }
     loop {
         // Asked before the log is read: what was written before the end is read after.
-        let over = container.status() == Status::Stopped && !is_kept(&folder);
+        let over = container.status() == Status::Stopped && !is_kept(&directory);
         let mut entries = log.entries();
-        if let Some(next) = log.next(&folder) {
+        if let Some(next) = log.next(&directory) {
             entries.extend(log.entries());
             log = next;
             entries.extend(log.entries());
@@ -148,8 +148,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(folder: &Path) -> std::io::Result<Self> {
-        let file = File::open(folder.join(LOG))?;
+    fn open(directory: &Path) -> std::io::Result<Self> {
+        let file = File::open(directory.join(LOG))?;
         Ok(Self {
             inode: file.metadata()?.ino(),
             file: BufReader::new(file),
@@ -157,8 +157,8 @@ impl Reader {
         })
     }
 
-    fn old(folder: &Path) -> Option<Self> {
-        let file = File::open(folder.join(OLD_LOG)).ok()?;
+    fn old(directory: &Path) -> Option<Self> {
+        let file = File::open(directory.join(OLD_LOG)).ok()?;
         Some(Self {
             inode: 0,
             file: BufReader::new(file),
@@ -182,8 +182,8 @@ impl Reader {
     }
 
     /// The log that took this one's place.
-    fn next(&self, folder: &Path) -> Option<Self> {
-        let next = Self::open(folder).ok()?;
+    fn next(&self, directory: &Path) -> Option<Self> {
+        let next = Self::open(directory).ok()?;
         (next.inode != self.inode).then_some(next)
     }
 }

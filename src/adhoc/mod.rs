@@ -1,4 +1,4 @@
-//! `hull run --rootfs FOLDER -- COMMAND`: a container without a config. What a person says
+//! `hull run --rootfs DIR -- COMMAND`: a container without a config. What a person says
 //! ([`Ask`]) and what the host has become a config like any other, and parts of a root (see
 //! `plan::layers`); from there on it is a container like any other.
 #![forbid(unsafe_code)]

@@ -30,7 +30,7 @@ pub struct Mode {
     pub keep: bool,
 }
 
-/// Carries out `hull run --rootfs`; the status is the program's.
+/// Executes `hull run --rootfs`; the status is the program's.
 ///
 /// # Errors
 /// What was asked is malformed; the host refuses. Nothing is left then.
@@ -65,7 +65,7 @@ pub fn run(
             .or_else(|| crate::sys::socket::terminal_size(1)),
         term: std::env::var("TERM").ok(),
     };
-    let spec = Spec::check(config::generate(&ask, &host)?, store.folder(&ask.id))?;
+    let spec = Spec::check(config::generate(&ask, &host)?, store.directory(&ask.id))?;
     options.layers = root.layers;
     let kept = options.layers.clone().unwrap_or_default();
     layers::make_kept(&kept).inspect_err(|_| drop(remove_work(&kept)))?;
@@ -80,7 +80,7 @@ pub fn run(
     } else {
         job.foreground(mode.keep)
     };
-    if result.is_err() && !store.folder(&ask.id).exists() {
+    if result.is_err() && !store.directory(&ask.id).exists() {
         remove_work(&kept)?;
     }
     result
@@ -112,7 +112,7 @@ fn who(ask: &Ask, maps: Option<&Maps>) -> Result<Who> {
 
 fn remove_work(layers: &Layers) -> Result<()> {
     layers
-        .work_folders()
+        .work_directories()
         .try_for_each(crate::rootfs::teardown::remove_work)
 }
 
@@ -175,7 +175,7 @@ impl Job<'_> {
             .write_bundle(&container)
             .and_then(|()| {
                 streams.hand_over(
-                    &container.folder(),
+                    &container.directory(),
                     self.ask
                         .remove
                         .then_some((self.store, self.ask.id.as_str())),
@@ -189,10 +189,10 @@ impl Job<'_> {
         Ok(0)
     }
 
-    /// The container's folder is a bundle too: `hull plan` shows how the container was made.
+    /// The container's directory is a bundle too: `hull plan` shows how the container was made.
     fn write_bundle(&self, container: &Container) -> Result<()> {
         self.warn_of_refused_overlays(container);
-        let path = container.folder().join("config.json");
+        let path = container.directory().join("config.json");
         let text = serde_json::to_vec_pretty(self.spec.config())
             .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
         let written = std::fs::write(&path, text).on("write", path.display());
@@ -214,7 +214,7 @@ impl Job<'_> {
         if refused > 0 {
             let of = layers.overlays().count();
             crate::log::warn(&format!(
-                "{refused} of {of} folders are read-only: the kernel takes no overlay on them"
+                "{refused} of {of} directories are read-only: the kernel takes no overlay on them"
             ));
         }
     }

@@ -1,7 +1,7 @@
 //! Names of users and groups, from the container's own files: never through the host's name
 //! service.
 
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::fd::c_path;
 use crate::sys::file::{self, RESOLVE_IN_ROOT};
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ fn text(rootfs: &Path, name: &std::ffi::CStr) -> Result<String> {
     let root = c_path(rootfs)?;
     let fail = |errno| Error::sys("read", shown(), errno);
     let root = file::openat(libc::AT_FDCWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0)
-        .map(Held)
+        .map(Fd)
         .map_err(fail)?;
     let opened = match file::openat2(
         root.0,
@@ -134,8 +134,8 @@ pub fn find(rootfs: &Path, said: &str) -> Result<Who> {
 mod tests {
     use super::*;
 
-    struct Folder(std::path::PathBuf);
-    impl Drop for Folder {
+    struct Directory(std::path::PathBuf);
+    impl Drop for Directory {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn names_come_from_the_roots_own_files() {
-        let root = Folder(std::env::temp_dir().join(format!("hull-users-{}", std::process::id())));
+        let root =
+            Directory(std::env::temp_dir().join(format!("hull-users-{}", std::process::id())));
         std::fs::create_dir_all(root.0.join("etc")).unwrap();
         std::fs::write(
             root.0.join("etc/passwd"),

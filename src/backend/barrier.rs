@@ -6,21 +6,21 @@ use crate::namespaces::spawn::Child;
 use crate::spec::Spec;
 use crate::step::container::Barrier;
 use crate::step::draft::Plan;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{process, socket};
 use crate::{Context, Result};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A child and the plan it carries out.
-pub struct Meeting<'a> {
+/// A child and the plan it executes.
+pub struct Barriers<'a> {
     /// For the words of its errors.
     pub plan: &'a Plan,
     /// Who is met.
     pub child: &'a Child,
 }
 
-impl Meeting<'_> {
+impl Barriers<'_> {
     /// Meets the child. Its death is an error and not a hang: its pidfd is watched beside the
     /// socket.
     ///
@@ -71,7 +71,7 @@ impl Meeting<'_> {
             }
         };
         let fd = process::pidfd_getfd(self.child.pidfd.0, remote)
-            .map(Held)
+            .map(Fd)
             .on("take", "the seccomp listener")?;
         listener::send(spec, id, (init, self.child.pid), fd.0, path, metadata)?;
         report.taken.store(1, Ordering::Release);

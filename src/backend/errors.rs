@@ -29,7 +29,7 @@ pub fn failed_step(
     (index, errno, detail): (u32, i32, u32),
     ended: Option<Ended>,
 ) -> Error {
-    let Some(placed) = plan.inside.get(index as usize).filter(|_| errno != 0) else {
+    let Some(placed) = plan.container.get(index as usize).filter(|_| errno != 0) else {
         let how = match ended {
             Some(Ended::Killed(libc::SIGKILL)) => {
                 "it was killed: its memory limit may be too low".to_owned()
@@ -45,7 +45,7 @@ pub fn failed_step(
     };
     let place = format!(
         "(step {index} of {}, from {})",
-        plan.inside.len(),
+        plan.container.len(),
         placed.from
     );
     let error = Error::new(format!(

@@ -1,4 +1,4 @@
-//! The first wall: `outside` carried out on this kernel, with the child on the other side.
+//! the namespace backend: `outside` executed on this kernel, with the child on the other side.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ pub mod errors;
 pub mod open;
 pub mod undo;
 
-use crate::backend::barrier::Meeting;
+use crate::backend::barrier::Barriers;
 use crate::backend::errors::refused_program;
 use crate::backend::undo::Unfinished;
 use crate::cgroups;
@@ -21,23 +21,23 @@ use crate::step::container::{Barrier, Step, slot};
 use crate::step::draft::Plan;
 use crate::step::host::HostStep;
 use crate::step::report::Outcome;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::ids;
 use crate::{Context, Error, Result};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-/// What a plan needs besides itself to be carried out.
+/// What a plan needs besides itself to be executed.
 pub struct Job<'a> {
     /// The config, for hooks' state.
     pub spec: &'a Spec,
     /// The container's id.
     pub id: &'a str,
-    /// The container's folder.
-    pub folder: &'a Path,
+    /// The container's directory.
+    pub directory: &'a Path,
     /// The socket that takes the terminal.
-    pub console: Option<Held>,
-    /// A fresh process carries out `inside`.
+    pub console: Option<Fd>,
+    /// A fresh process executes `inside`.
     pub fresh_init: bool,
     /// Writes the record: (pid, cgroup, outcomes). Called with pid 0 before anything is made, so
     /// that whatever a killed hull leaves can be found.
@@ -49,8 +49,8 @@ pub struct Made {
     /// Its init.
     pub child: Child,
     /// The fifo on which it waits.
-    pub start: Held,
-    /// What it carries out, for the words of a failure.
+    pub start: Fd,
+    /// What it executes, for the words of a failure.
     pub plan: Plan,
 }
 
@@ -61,7 +61,7 @@ impl Made {
     /// # Errors
     /// A startContainer hook failed.
     pub fn executed(&self) -> Result<()> {
-        let meeting = Meeting {
+        let meeting = Barriers {
             plan: &self.plan,
             child: &self.child,
         };
@@ -80,20 +80,20 @@ struct Work<'a, 'b> {
     job: &'a mut Job<'b>,
     made: Unfinished,
     slots: Vec<i32>,
-    held: Vec<Held>,
+    held: Vec<Fd>,
 }
 
-/// Carries out `outside`; the child carries out `inside` beside it.
+/// Executes `outside`; the child executes `inside` beside it.
 ///
 /// # Errors
 /// Of the step that failed, on either side; everything made is undone.
-pub fn carry_out(plan: Plan, job: &mut Job) -> Result<Made> {
+pub fn execute(plan: Plan, job: &mut Job) -> Result<Made> {
     let (child, start) = make(&plan, job)?;
     Ok(Made { child, start, plan })
 }
 
-fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
-    let made = Unfinished::new(job.folder.to_owned());
+fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Fd)> {
+    let made = Unfinished::new(job.directory.to_owned());
     let mut work = Work {
         plan,
         job,
@@ -101,7 +101,7 @@ fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
         held: Vec::new(),
         made,
     };
-    for placed in &plan.outside {
+    for placed in &plan.host {
         work.step(&placed.step).map_err(|error| {
             if error.errno().is_some() {
                 error.within(&placed.from)
@@ -112,7 +112,7 @@ fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
         crate::log::debug(|| format!("outside: {} done, from {}", placed.step.name(), placed.from));
     }
     if plan
-        .inside
+        .container
         .iter()
         .any(|placed| matches!(placed.step, Step::Filter { .. }))
     {
@@ -133,7 +133,7 @@ fn make(plan: &Plan, job: &mut Job) -> Result<(Child, Held)> {
     let child = made
         .done()
         .ok_or_else(|| Error::new("the plan makes no process"))?;
-    Held::close_all(held);
+    Fd::close_all(held);
     Ok((child, start))
 }
 
@@ -184,7 +184,7 @@ impl Work<'_, '_> {
                 host,
                 name,
                 &self.network(*namespace)?,
-                self.job.folder,
+                self.job.directory,
             ),
             HostStep::Network(setup) => {
                 let pid = self.child()?.pid;
@@ -193,7 +193,7 @@ impl Work<'_, '_> {
                     self.job.id,
                     &self.network(None)?,
                     pid,
-                    self.job.folder,
+                    self.job.directory,
                 )
             }
             HostStep::Barrier(kind) => self.meeting()?.barrier(*kind),
@@ -263,7 +263,7 @@ impl Work<'_, '_> {
         let mut group = Group::create(plan)?;
         group.apply(plan)?;
         for (index, fd) in group.join_fds()?.into_iter().enumerate() {
-            let held = Held(std::os::fd::IntoRawFd::into_raw_fd(fd));
+            let held = Fd(std::os::fd::IntoRawFd::into_raw_fd(fd));
             if let Some(slot) = self.slots.get_mut(first as usize + index) {
                 *slot = held.0;
             }
@@ -309,7 +309,7 @@ impl Work<'_, '_> {
 
     fn hooks_in(&self, wanted: &str) -> usize {
         self.plan
-            .outside
+            .host
             .iter()
             .filter(|placed| matches!(&placed.step, HostStep::Hook { list, .. } if *list == wanted))
             .count()
@@ -319,8 +319,8 @@ impl Work<'_, '_> {
         list == "createRuntime" || self.hooks_in("createRuntime") == 0
     }
 
-    fn meeting(&self) -> Result<Meeting<'_>> {
-        Ok(Meeting {
+    fn meeting(&self) -> Result<Barriers<'_>> {
+        Ok(Barriers {
             plan: self.plan,
             child: self.child()?,
         })
@@ -340,7 +340,7 @@ impl Work<'_, '_> {
 pub fn log_inside(plan: &Plan, child: &Child) {
     let outcomes = std::cell::LazyCell::new(|| decided(plan, child));
     for (index, placed) in
-        plan.inside.iter().enumerate().take_while(|(_, placed)| {
+        plan.container.iter().enumerate().take_while(|(_, placed)| {
             !matches!(placed.step, Step::WaitStart {} | Step::Exec { .. })
         })
     {
@@ -351,7 +351,7 @@ pub fn log_inside(plan: &Plan, child: &Child) {
                 .map_or("done", |decided| &decided.outcome);
             format!(
                 "inside: step {index} of {}, {} {outcome}, from {}",
-                plan.inside.len(),
+                plan.container.len(),
                 placed.step.name(),
                 placed.from
             )
@@ -372,7 +372,7 @@ pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
         .map(|code| {
             let step = code >> 8;
             let from = plan
-                .inside
+                .container
                 .get(step as usize)
                 .map(|placed| placed.from.to_string())
                 .unwrap_or_default();

@@ -5,7 +5,7 @@ use crate::rootfs;
 use crate::rootfs::sources::procfs;
 use crate::step::host::Open;
 use crate::store::START_FIFO;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::{Context, Error, Result};
 use std::ffi::CString;
@@ -25,7 +25,7 @@ impl Work<'_, '_> {
                 let name = CString::new(path.as_str())
                     .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
                 file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-                    .map(Held)
+                    .map(Fd)
                     .on("open namespace", path)?
             }
             Open::StartFifo => self.start_fifo()?,
@@ -41,13 +41,13 @@ impl Work<'_, '_> {
     }
 
     /// Opened for both ends, so that the child's read waits for a byte and does not see an end.
-    fn start_fifo(&self) -> Result<Held> {
-        let path = self.job.folder.join(START_FIFO);
+    fn start_fifo(&self) -> Result<Fd> {
+        let path = self.job.directory.join(START_FIFO);
         let name = crate::sys::fd::c_path(&path)?;
         file::mknodat(libc::AT_FDCWD, &name, libc::S_IFIFO | 0o600, 0)
             .on("make", path.display())?;
         file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
-            .map(Held)
+            .map(Fd)
             .on("open", path.display())
     }
 }

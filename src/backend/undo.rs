@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// networks. Dropped before it is [done](Self::done), all of it is undone, in the order in which
 /// one thing may hold the next.
 pub struct Unfinished {
-    folder: PathBuf,
+    directory: PathBuf,
     /// Its cgroup.
     pub group: Option<Group>,
     /// Its first process, where that is hull's own child.
@@ -18,10 +18,10 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Of the container in this folder, nothing is made.
-    pub fn new(folder: PathBuf) -> Self {
+    /// Of the container in this directory, nothing is made.
+    pub fn new(directory: PathBuf) -> Self {
         Self {
-            folder,
+            directory,
             group: None,
             child: None,
             done: false,
@@ -47,7 +47,7 @@ impl Drop for Unfinished {
             let _ = process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
             let _ = process::wait(child.pidfd.0, false);
         }
-        let _ = crate::net::trace::release(&self.folder);
+        let _ = crate::net::trace::release(&self.directory);
         if let Some(group) = &mut self.group {
             // Children of hooks may be there still.
             let _ = group.kill(nix::sys::signal::Signal::SIGKILL);

@@ -66,7 +66,7 @@ pub struct Place {
     pub mount_point: String,
     /// Which cgroup the mount's root is, as /proc/PID/cgroup names it.
     pub root: String,
-    /// The cgroup's folder; missing parents are made too.
+    /// The cgroup's directory; missing parents are made too.
     pub dir: String,
     /// v2: controllers to be turned on in each cgroup above that has them off. Those that a limit
     /// needs must come on.

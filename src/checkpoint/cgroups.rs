@@ -4,13 +4,13 @@ use crate::cgroups::tree::{Tree, Version};
 use crate::checkpoint::files::fields;
 use std::path::Path;
 
-/// A folder in which each hierarchy is mounted under the name that criu gives it (criu(8),
+/// A directory in which each hierarchy is mounted under the name that criu gives it (criu(8),
 /// `--cgroup-yard`); none where there is no such one, and criu mounts them all for itself. It has
 /// to wait for the kernel then: a mount of cgroup2 beside v1 hierarchies takes a lock with a grace
 /// period in it (`cgroup_favor_dynmods`), while the container stands still.
 pub fn yard(tree: &Tree, own: &str) -> Option<String> {
     let parent = |point: &str| point.rsplit_once('/').map(|(parent, _)| parent.to_owned());
-    let folder = parent(&tree.hierarchies.first()?.mount_point)?;
+    let directory = parent(&tree.hierarchies.first()?.mount_point)?;
     let fits = tree.hierarchies.iter().all(|hierarchy| {
         let name = match hierarchy.version {
             Version::V1 => hierarchy
@@ -21,9 +21,9 @@ pub fn yard(tree: &Tree, own: &str) -> Option<String> {
                 .join(","),
             Version::V2 => "unified".to_owned(),
         };
-        hierarchy.root == "/" && hierarchy.mount_point == format!("{folder}/{name}")
+        hierarchy.root == "/" && hierarchy.mount_point == format!("{directory}/{name}")
     });
-    (fits && tree.hierarchies.len() == own.lines().count()).then_some(folder)
+    (fits && tree.hierarchies.len() == own.lines().count()).then_some(directory)
 }
 
 /// The same of this machine.

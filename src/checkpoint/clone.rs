@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// What `clone` was asked.
 pub struct Clones {
-    /// criu, locks, and how sockets are treated; the folders are hull's own.
+    /// criu, locks, and how sockets are treated; the directories are hull's own.
     pub common: Common,
     /// The new ids.
     pub names: Vec<String>,
@@ -32,7 +32,11 @@ pub struct Clones {
 /// A writable volume would be shared; an id in use; what checkpoint and restore say.
 pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
     clones.names.iter().try_for_each(|name| check_id(name))?;
-    if let Some(name) = clones.names.iter().find(|name| store.folder(name).exists()) {
+    if let Some(name) = clones
+        .names
+        .iter()
+        .find(|name| store.directory(name).exists())
+    {
         return Err(Error::new(format!(
             "container with given ID already exists: {name}"
         )));
@@ -112,7 +116,7 @@ fn copy(
     let (container, _) =
         streams.while_redirected(|console| restore(store, name, &spec, &bring, console))?;
     streams
-        .hand_over(&container.folder(), None)
+        .hand_over(&container.directory(), None)
         .inspect_err(|_| drop(container.take_down()))?;
     Ok(container)
 }
@@ -120,8 +124,8 @@ fn copy(
 /// Two programs that do not know of each other would write the same files.
 fn refuse_shared(source: &Container, plan: &Plan) -> Result<()> {
     let record = &source.record;
-    let own = source.folder();
-    for placed in &plan.inside {
+    let own = source.directory();
+    for placed in &plan.container {
         let Step::Bind {
             target,
             source,

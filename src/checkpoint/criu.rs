@@ -18,7 +18,7 @@ use super::rpc::{Features, Kind, Options, Request, Response};
 use super::tmpfs::StandIn;
 use crate::checkpoint::writeback;
 use crate::checkpoint::writeback::Following;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::fd::socket_pair;
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file, mount, socket};
@@ -31,12 +31,12 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Descriptors in criu's process: the socket, the folder of images, the work folder, and then what
+/// Descriptors in criu's process: the socket, the directory of images, the work directory, and then what
 /// else it inherits.
 const SOCKET: i32 = 3;
-/// The folder of images.
+/// The directory of images.
 pub const IMAGES: i32 = 4;
-/// The folder of log and work.
+/// The directory of log and work.
 pub const WORK: i32 = 5;
 /// The first of what else it inherits.
 pub const FIRST: i32 = 6;
@@ -86,7 +86,7 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
 /// The first program of a name in PATH and in sbin.
 pub fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(
+    let directories = std::env::split_paths(&path).chain(
         [
             "/usr/local/sbin",
             "/usr/sbin",
@@ -96,14 +96,14 @@ pub fn in_path(name: &Path) -> Option<PathBuf> {
         ]
         .map(PathBuf::from),
     );
-    folders
-        .map(|folder| folder.join(name))
+    directories
+        .map(|directory| directory.join(name))
         .find(|path| path.is_file())
 }
 
 /// A mount that is there for criu alone.
 pub struct Mounting {
-    /// A folder that is bound, with what is mounted below, or nothing for an overlay.
+    /// A directory that is bound, with what is mounted below, or nothing for an overlay.
     pub source: PathBuf,
     /// Where.
     pub target: PathBuf,
@@ -113,9 +113,9 @@ pub struct Mounting {
 
 /// What criu starts with.
 pub struct World<'a> {
-    /// The folder of images, absolute.
+    /// The directory of images, absolute.
     pub images: &'a Path,
-    /// The folder of log and work, absolute.
+    /// The directory of log and work, absolute.
     pub work: &'a Path,
     /// Descriptors that it inherits, from [`FIRST`] on.
     pub inherit: &'a [i32],
@@ -135,14 +135,14 @@ pub struct World<'a> {
 
 /// A running criu.
 pub struct Session {
-    socket: Held,
-    pidfd: Option<Held>,
+    socket: Fd,
+    pidfd: Option<Fd>,
     /// Its process id.
     pub pid: i32,
     program: PathBuf,
     /// What it says where it has no log.
-    messages: Held,
-    /// It was given something to carry out.
+    messages: Fd,
+    /// It was given something to execute.
     works: bool,
     /// Major, minor and sublevel, as 40201; known once it was greeted.
     pub version: u32,
@@ -169,7 +169,7 @@ impl Drop for Session {
             if !self.works {
                 let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
             }
-            drop(std::mem::replace(&mut self.socket, Held(-1)));
+            drop(std::mem::replace(&mut self.socket, Fd(-1)));
             let _ = process::wait(pidfd.0, false);
         }
     }
@@ -182,13 +182,13 @@ fn c_string(path: &Path) -> Result<CString> {
 
 /// What the child does between clone and execve: plain system calls only.
 ///
-/// criu opens the folders that a request names by `/proc/PID/fd/N` of whoever made the socket, and
-/// mounts below its work folder: so the child itself makes the socket and opens the folders, in the
+/// criu opens the directories that a request names by `/proc/PID/fd/N` of whoever made the socket, and
+/// mounts below its work directory: so the child itself makes the socket and opens the directories, in the
 /// mount namespace that criu will be in. hull is sent its end.
 struct Birth<'a> {
     images: CString,
     work: CString,
-    inherit: &'a [Held],
+    inherit: &'a [Fd],
     stdio: Option<(i32, i32)>,
     mounts: Vec<(CString, CString, Option<CString>)>,
     tasks: &'a [i32],
@@ -263,13 +263,13 @@ impl Session {
         let inherit = world
             .inherit
             .iter()
-            .map(|raw| high(*raw).map(Held).on("copy", "a descriptor for criu"))
+            .map(|raw| high(*raw).map(Fd).on("copy", "a descriptor for criu"))
             .collect::<Result<Vec<_>>>()?;
         let messages = file::memfd(c"criu:messages", 0)
-            .map(Held)
+            .map(Fd)
             .on("make", "a memory file for criu's messages")?;
         let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
-            .map(Held)
+            .map(Fd)
             .on("open", "/dev/null")?;
         let c_mount = |one: &Mounting| {
             Ok((
@@ -314,11 +314,11 @@ impl Session {
                 };
                 process::exit(errno as i32)
             }
-            Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
+            Cloned::Parent { pid, pidfd } => (pid, Fd(pidfd)),
         };
         drop(theirs);
         let mut session = Self {
-            socket: Held(-1),
+            socket: Fd(-1),
             pidfd: Some(pidfd),
             pid,
             program: program.to_owned(),
@@ -338,11 +338,11 @@ impl Session {
         Ok(session)
     }
 
-    fn take_socket(&mut self, sync: &Held) -> Result<()> {
+    fn take_socket(&mut self, sync: &Fd) -> Result<()> {
         let Ok((1, Some(descriptor))) = message(sync.0, &mut [0]) else {
             return Err(self.did_not_start());
         };
-        self.socket = Held(descriptor.into_raw_fd());
+        self.socket = Fd(descriptor.into_raw_fd());
         Ok(())
     }
 
@@ -425,7 +425,7 @@ impl Session {
     ///
     /// # Errors
     /// criu's, in its own decisive words; that of `on`.
-    pub fn carry_out(
+    pub fn execute(
         &mut self,
         kind: Kind,
         options: Options,
@@ -485,7 +485,7 @@ impl Session {
     /// # Errors
     /// It ended with another status than 0.
     pub fn end(mut self, log: &Path) -> Result<()> {
-        drop(std::mem::replace(&mut self.socket, Held(-1)));
+        drop(std::mem::replace(&mut self.socket, Fd(-1)));
         let Some(pidfd) = self.pidfd.take() else {
             return Ok(());
         };

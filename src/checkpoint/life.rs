@@ -9,7 +9,7 @@ use crate::step::container::{Refused, Step};
 use crate::step::draft::Plan;
 use crate::step::host::HostStep;
 use crate::store::Store;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{Sys, process, socket};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -26,13 +26,13 @@ pub struct Life<'a> {
     /// The plan, with the hooks.
     pub plan: &'a Plan,
     /// The socket that takes the terminal.
-    pub console: Option<Held>,
+    pub console: Option<Fd>,
     /// criu leaves its network namespace empty.
     pub empty_network: bool,
     /// Its init, once criu has made it.
     pub pid: i32,
     /// The restored init.
-    pub pidfd: Option<Held>,
+    pub pidfd: Option<Fd>,
 }
 
 impl Life<'_> {
@@ -54,7 +54,7 @@ impl Life<'_> {
     }
 
     fn hooks(&self, pid: i32) -> Result<()> {
-        for placed in &self.plan.outside {
+        for placed in &self.plan.host {
             if let HostStep::Hook { list, index, hook } = &placed.step {
                 let status = if *list == "prestart" {
                     "created"
@@ -73,7 +73,7 @@ impl Life<'_> {
     fn network(&self) -> Result<()> {
         let settings = self
             .plan
-            .inside
+            .container
             .iter()
             .filter_map(|placed| match &placed.step {
                 Step::Sysctl { path, value } if path.starts_with("sys/net/") => {
@@ -83,7 +83,7 @@ impl Life<'_> {
             });
         let settings: Vec<_> = settings.collect();
         let pidfd = process::pidfd_open(self.pid)
-            .map(Held)
+            .map(Fd)
             .on("open", "the restored process")?;
         inside(
             &pidfd,
@@ -118,7 +118,7 @@ impl Life<'_> {
     fn lives(&mut self, pid: i32) -> Result<()> {
         self.pidfd = Some(
             process::pidfd_open(pid)
-                .map(Held)
+                .map(Fd)
                 .on("open", "the restored process")?,
         );
         self.record.pid = pid;
@@ -175,7 +175,7 @@ fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
             .is_some_and(|(ours, theirs)| ours.device == theirs.device)
     };
     let mut outcomes = Vec::new();
-    for (index, placed) in plan.inside.iter().enumerate() {
+    for (index, placed) in plan.container.iter().enumerate() {
         let bound = match &placed.step {
             Step::Mount {
                 target,
@@ -203,7 +203,7 @@ fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn rename(pidfd: &Held, name: &str) -> Result<()> {
+pub fn rename(pidfd: &Fd, name: &str) -> Result<()> {
     inside(
         pidfd,
         libc::CLONE_NEWUTS,
@@ -214,7 +214,7 @@ pub fn rename(pidfd: &Held, name: &str) -> Result<()> {
 
 /// Does something in a namespace of the container's, in a process of its own.
 fn inside(
-    pidfd: &Held,
+    pidfd: &Fd,
     kind: i32,
     (operation, object): (&str, &str),
     work: impl FnOnce() -> Sys<()>,
@@ -224,7 +224,7 @@ fn inside(
             let done = process::setns(pidfd.0, kind as u64).and_then(|()| work());
             process::exit(done.map_or_else(|errno| errno as i32, |()| 0))
         }
-        process::Cloned::Parent { pidfd, .. } => match process::wait(Held(pidfd).0, false)
+        process::Cloned::Parent { pidfd, .. } => match process::wait(Fd(pidfd).0, false)
             .on("wait for", "a process in the container's namespaces")?
         {
             // It may have come to its end already.

@@ -1,7 +1,7 @@
 //! Containers saved to disk and brought back, by CRIU.
 //!
 //! hull does `outside` and has CRIU do `inside`: the plan is the inventory of what is not CRIU's
-//! (mounts of the host, joined namespaces, the cgroup, the console). The folders of images are
+//! (mounts of the host, joined namespaces, the cgroup, the console). The directories of images are
 //! plain CRIU images with `descriptors.json`, as runc writes and reads them.
 
 #![forbid(unsafe_code)]
@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 pub struct Common {
     /// `--image-path`.
     pub images: PathBuf,
-    /// `--work-path`: the log and what else criu needs; the images' folder if nothing is given.
+    /// `--work-path`: the log and what else criu needs; the images' directory if nothing is given.
     pub work: Option<PathBuf>,
     /// `--tcp-established`.
     pub tcp_established: bool,
@@ -68,17 +68,17 @@ pub struct Common {
     pub criu: Option<PathBuf>,
 }
 
-/// The folders, absolute, and the log's path.
-struct Folders {
+/// The directories, absolute, and the log's path.
+struct Directories {
     images: PathBuf,
     work: PathBuf,
     log: PathBuf,
 }
 
 impl Common {
-    fn folders(&self, log: &str) -> Result<Folders> {
+    fn directories(&self, log: &str) -> Result<Directories> {
         if let Some(path) = &self.work {
-            images::make_folder(path)?;
+            images::make_directory(path)?;
         }
         let absolute = |path: &Path| path.canonicalize().on("open", path.display());
         let images = absolute(&self.images)?;
@@ -86,7 +86,7 @@ impl Common {
             .work
             .as_deref()
             .map_or_else(|| Ok(images.clone()), absolute)?;
-        Ok(Folders {
+        Ok(Directories {
             images,
             log: work.join(log),
             work,
@@ -102,14 +102,14 @@ impl Common {
     /// What dump and restore tell criu alike.
     fn options(
         &self,
-        folders: &Folders,
+        directories: &Directories,
         annotations: &std::collections::BTreeMap<String, String>,
     ) -> rpc::Options {
         rpc::Options {
             images_dir_fd: criu::IMAGES,
             work_dir_fd: Some(criu::WORK),
             log_level: Some(4),
-            log_file: folders
+            log_file: directories
                 .log
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned()),
@@ -253,7 +253,7 @@ fn needs_root(operation: &str) -> Result<()> {
     Ok(())
 }
 
-/// A folder for images that is gone when it is dropped.
+/// A directory for images that is gone when it is dropped.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -265,7 +265,7 @@ impl Scratch {
         let path = store
             .cache("images")?
             .join(format!("{name}-{}", std::process::id()));
-        images::make_folder(&path)?;
+        images::make_directory(&path)?;
         Ok(Self(path.canonicalize().on("open", path.display())?))
     }
 
@@ -274,18 +274,18 @@ impl Scratch {
         &self.0
     }
 
-    /// The way from here to a folder, as criu wants it of the images that others rest on.
+    /// The way from here to a directory, as criu wants it of the images that others rest on.
     ///
     /// # Errors
     /// It is not there.
-    pub fn way_to(&self, folder: &Path) -> Result<PathBuf> {
-        let folder = folder
+    pub fn way_to(&self, directory: &Path) -> Result<PathBuf> {
+        let directory = directory
             .canonicalize()
-            .on("find the former images", folder.display())?;
+            .on("find the former images", directory.display())?;
         let up = self.0.components().skip(1).map(|_| "..");
         Ok(up
             .collect::<PathBuf>()
-            .join(folder.strip_prefix("/").unwrap_or(&folder)))
+            .join(directory.strip_prefix("/").unwrap_or(&directory)))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::checkpoint::criu::in_path;
 use crate::net::netlink::Namespace;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::{Context, Error, Result};
@@ -50,7 +50,7 @@ pub fn run(namespace: &Namespace, name: &str, args: &[&CStr], input: &str) -> Re
     let (path, own) = (c(program.as_os_str().as_bytes())?, c(name.as_bytes())?);
     let memory = |what| {
         file::memfd(what, 0)
-            .map(Held)
+            .map(Fd)
             .on("make", format!("a memory file for {name}"))
     };
     let (given, said) = (memory(c"hull:rules")?, memory(c"hull:said")?);
@@ -81,7 +81,7 @@ pub fn run(namespace: &Namespace, name: &str, args: &[&CStr], input: &str) -> Re
             process::exit(errno as i32)
         }
         Cloned::Parent { pidfd, .. } => {
-            let ended = process::wait(Held(pidfd).0, false).on("wait for", name)?;
+            let ended = process::wait(Fd(pidfd).0, false).on("wait for", name)?;
             let mut text = String::new();
             file::rewind(said.0).on("read from", name)?;
             let _ = std::fs::File::from(crate::sys::socket::owned(said.keep()))

@@ -9,7 +9,7 @@ use super::tmpfs::StandIn;
 use crate::backend::undo::Unfinished;
 use crate::cgroups::group::Group;
 use crate::checkpoint::{
-    Common, Folders, NETWORK, cgroups, has_own_network, joined, network_lock, root, targets,
+    Common, Directories, NETWORK, cgroups, has_own_network, joined, network_lock, root, targets,
 };
 use crate::compile::{Compiled, Options};
 use crate::container::Container;
@@ -22,7 +22,7 @@ use crate::state::Record;
 use crate::step::draft::Plan;
 use crate::step::host::HostStep;
 use crate::store::Store;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, process};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 /// The log's name in the work path.
 const LOG: &str = "restore.log";
 
-/// The mount point of the container's root for criu, in the container's folder.
+/// The mount point of the container's root for criu, in the container's directory.
 const ROOT: &str = "criu-root";
 
 /// What `restore` was asked.
@@ -71,7 +71,7 @@ impl Drop for MountPoint {
     }
 }
 
-/// Brings a container back from a folder of images; its processes run. Answers it and a descriptor
+/// Brings a container back from a directory of images; its processes run. Answers it and a descriptor
 /// of its init, which is hull's child.
 ///
 /// # Errors
@@ -81,8 +81,8 @@ pub fn restore(
     id: &str,
     spec: &Spec,
     bring: &Bring,
-    console: Option<Held>,
-) -> Result<(Container, Held)> {
+    console: Option<Fd>,
+) -> Result<(Container, Fd)> {
     super::needs_root("restore")?;
     crate::store::check_id(id)?;
     check_images(&bring.common.images)?;
@@ -106,7 +106,7 @@ pub fn restore(
     let layers = beside
         .layers
         .as_ref()
-        .map(|layers| root::placed(layers, &store.folder(id), bring.copy || bring.whole))
+        .map(|layers| root::placed(layers, &store.directory(id), bring.copy || bring.whole))
         .transpose()?;
     let options = Options {
         layers,
@@ -136,17 +136,17 @@ pub fn restore(
     result
 }
 
-fn check_images(folder: &Path) -> Result<()> {
-    if !folder.is_dir() {
+fn check_images(directory: &Path) -> Result<()> {
+    if !directory.is_dir() {
         return Err(Error::new(format!(
-            "there are no images to restore from: {} is no folder",
-            folder.display()
+            "there are no images to restore from: {} is not a directory",
+            directory.display()
         )));
     }
-    if !folder.join(images::INVENTORY).exists() {
+    if !directory.join(images::INVENTORY).exists() {
         return Err(Error::new(format!(
             "there are no images to restore from: {} holds no {}",
-            folder.display(),
+            directory.display(),
             images::INVENTORY
         )));
     }
@@ -159,7 +159,7 @@ fn check_images(folder: &Path) -> Result<()> {
 struct Shown(Vec<PathBuf>);
 
 impl Shown {
-    fn to(spec: &Spec, folder: &Path) -> Result<Self> {
+    fn to(spec: &Spec, directory: &Path) -> Result<Self> {
         let maps = spec
             .config()
             .linux
@@ -174,13 +174,13 @@ impl Shown {
             return Ok(Self(Vec::new()));
         };
         let mut shown = Self(Vec::new());
-        for entry in std::fs::read_dir(folder).on("read", folder.display())? {
-            let entry = entry.on("read", folder.display())?;
+        for entry in std::fs::read_dir(directory).on("read", directory.display())? {
+            let entry = entry.on("read", directory.display())?;
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 shown.show(entry.path(), group, 0o640)?;
             }
         }
-        shown.show(folder.to_owned(), group, 0o710)?;
+        shown.show(directory.to_owned(), group, 0o710)?;
         Ok(shown)
     }
 
@@ -217,10 +217,10 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
         typ: Some(LinuxNamespaceType::Network),
         path: None,
     });
-    let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+    let directory = std::path::absolute(store.directory(id)).on("find", store.root().display())?;
     for (destination, source) in [
-        ("/etc/hosts", names::hosts_path(&folder)),
-        ("/etc/resolv.conf", names::resolv_path(&folder)),
+        ("/etc/hosts", names::hosts_path(&directory)),
+        ("/etc/resolv.conf", names::resolv_path(&directory)),
     ] {
         if !config
             .mounts
@@ -251,20 +251,20 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
 fn network(
     id: &str,
     compiled: &Compiled,
-    folder: &Path,
+    directory: &Path,
 ) -> Result<Option<crate::net::netlink::Namespace>> {
     let Some(setup) = &compiled.network else {
         return Ok(None);
     };
-    names::prepare(folder, setup)?;
+    names::prepare(directory, setup)?;
     let namespace = crate::net::netlink::Namespace::new()?;
     network_lock::packets(&namespace)?;
-    crate::net::attach::attach(setup, id, &namespace, process::getpid(), folder)?;
+    crate::net::attach::attach(setup, id, &namespace, process::getpid(), directory)?;
     Ok(Some(namespace))
 }
 
 /// criu, the console, the root's layers, and the host name in the images.
-type Given<'a> = (&'a Path, Option<Held>, &'a Options, Option<&'a String>);
+type Given<'a> = (&'a Path, Option<Fd>, &'a Options, Option<&'a String>);
 
 fn bring_back(
     store: &Store,
@@ -272,27 +272,27 @@ fn bring_back(
     compiled: &Compiled,
     (bring, beside): (&Bring, &Beside),
     (program, console, asked, former): Given,
-) -> Result<(Container, Held)> {
+) -> Result<(Container, Fd)> {
     let Compiled {
         spec, facts, plan, ..
     } = compiled;
-    let (folder, layers) = (store.folder(id), asked.layers.as_ref());
+    let (directory, layers) = (store.directory(id), asked.layers.as_ref());
     let mut record =
         create::blank_record(id, spec, facts.clone(), (asked, crate::compile::stdio()));
-    let mut work = Unfinished::new(folder.clone());
-    let point = MountPoint::make(folder.join(ROOT))?;
+    let mut work = Unfinished::new(directory.clone());
+    let point = MountPoint::make(directory.join(ROOT))?;
     let root = &point.0;
-    let folders = bring.common.folders(LOG)?;
+    let directories = bring.common.directories(LOG)?;
     record.outcomes.clone_from(&beside.outcomes);
     let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
     let mounts = root::prepare(
         plan,
         spec,
         layers,
-        (&folder, root),
-        (&folders.images, bring.copy),
+        (&directory, root),
+        (&directories.images, bring.copy),
     )?;
-    root::point_at(&mut externals, plan, &folder);
+    root::point_at(&mut externals, plan, &directory);
     if layers.is_none() {
         targets::prepare(&spec.rootfs(), plan, &externals);
     }
@@ -300,23 +300,23 @@ fn bring_back(
         .into_iter()
         .map(|joined| Ok((joined.key, open(&joined.path)?)))
         .collect::<Result<Vec<_>>>()?;
-    let network = network(id, compiled, &folder)?;
+    let network = network(id, compiled, &directory)?;
     let keys: Vec<(&str, i32)> = namespaces
         .iter()
         .map(|(key, held)| (*key, held.0))
         .chain(network.iter().map(|own| (NETWORK, own.0.0)))
         .collect();
     let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
-    let Folders {
+    let Directories {
         images,
         work: scratch,
         log,
-    } = &folders;
+    } = &directories;
     let _shown = Shown::to(spec, images)?;
     if bring.common.cgroups == Some(CgroupMode::Strict) {
         refuse_existing_cgroups(plan)?;
     }
-    let stand_in = StandIn::of(&folder)?;
+    let stand_in = StandIn::of(&directory)?;
     let tls = bring.common.may_use_tls(&spec.config().annotations);
     let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
         Session::start(
@@ -339,7 +339,7 @@ fn bring_back(
     if !bring.common.auto_dedup {
         beside.verify(images)?;
     }
-    let mut options = options((bring, beside), &folders, compiled, root, &externals)?;
+    let mut options = options((bring, beside), &directories, compiled, root, &externals)?;
     options.cg_root = cgroup_roots(session.pid)?;
     options
         .inherit_fd
@@ -379,7 +379,7 @@ fn bring_back(
         pid: 0,
         pidfd: None,
     };
-    let answer = session.carry_out(Kind::Restore, options, log, None, &mut |event, _| {
+    let answer = session.execute(Kind::Restore, options, log, None, &mut |event, _| {
         life.on(event)
     })?;
     let pid = answer
@@ -405,17 +405,17 @@ fn settle(
     container: &Container,
     compiled: &Compiled,
     network: Option<&crate::net::netlink::Namespace>,
-    (pidfd, former): (&Held, Option<&String>),
+    (pidfd, former): (&Fd, Option<&String>),
 ) -> Result<()> {
     let Container { record, .. } = container;
-    let (folder, spec) = (container.folder(), &record.spec);
+    let (directory, spec) = (container.directory(), &record.spec);
     if let (Some(setup), Some(namespace)) = (&compiled.network, network) {
-        saved::adopt(&folder, &record.id, record.pid)?;
+        saved::adopt(&directory, &record.id, record.pid)?;
         network_lock::release(namespace)?;
         saved::announce(setup, &record.id, namespace)?;
     }
-    if spec.bundle() == folder {
-        let path = folder.join("config.json");
+    if spec.bundle() == directory {
+        let path = directory.join("config.json");
         let text = serde_json::to_vec_pretty(spec.config())
             .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
         std::fs::write(&path, text).on("write", path.display())?;
@@ -450,23 +450,23 @@ fn leave_out(
 }
 
 fn kill(pid: i32) {
-    if let Ok(pidfd) = process::pidfd_open(pid).map(Held) {
+    if let Ok(pidfd) = process::pidfd_open(pid).map(Fd) {
         let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
     }
 }
 
-fn open(path: &str) -> Result<Held> {
+fn open(path: &str) -> Result<Fd> {
     let name =
         CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(Held)
+        .map(Fd)
         .on("open namespace", path)
 }
 
 /// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup
 /// that hull is about to make.
 fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
-    let places = plan.outside.iter().filter_map(|placed| match &placed.step {
+    let places = plan.host.iter().filter_map(|placed| match &placed.step {
         HostStep::Cgroup { plan, .. } => Some(&plan.places),
         _ => None,
     });
@@ -492,7 +492,7 @@ fn start_in_cgroup(
     start: impl FnOnce(Option<i32>, &[i32]) -> Result<Session>,
 ) -> Result<Session> {
     let (mut cgroup, mut unit) = (None, None);
-    for placed in &plan.outside {
+    for placed in &plan.host {
         match &placed.step {
             HostStep::Cgroup { plan, .. } => cgroup = Some(plan),
             HostStep::Unit { plan } => unit = Some(plan),
@@ -546,7 +546,7 @@ fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
 
 fn options(
     (bring, beside): (&Bring, &Beside),
-    folders: &Folders,
+    directories: &Directories,
     compiled: &Compiled,
     root: &Path,
     externals: &[External],
@@ -559,7 +559,9 @@ fn options(
         rst_sibling: Some(true),
         lsm_profile: bring.lsm_profile.clone(),
         lsm_mount_context: bring.lsm_mount_context.clone(),
-        ..bring.common.options(folders, &spec.config().annotations)
+        ..bring
+            .common
+            .options(directories, &spec.config().annotations)
     };
     if bring.common.cgroups == Some(CgroupMode::Strict) {
         // All values, as with strict; that the cgroup is new is seen to.

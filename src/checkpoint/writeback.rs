@@ -19,9 +19,9 @@ pub const PAUSE: u16 = 8;
 /// So much more than before is worth a request to the disk, in bytes.
 const STEP: u64 = 8 << 20;
 
-/// The images of a folder that is being written.
+/// The images of a directory that is being written.
 pub struct Following {
-    folder: PathBuf,
+    directory: PathBuf,
     summed: bool,
     /// Images of a dump before this one. criu truncates them when it comes to them, and what it
     /// then writes may be as long as before: they are not followed.
@@ -40,11 +40,11 @@ struct Image {
 
 impl Following {
     /// Begins to follow, before criu writes; with `summed` it sums up as well.
-    pub fn begin(folder: &Path, summed: bool) -> Self {
+    pub fn begin(directory: &Path, summed: bool) -> Self {
         Self {
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
             summed,
-            former: images(folder).collect(),
+            former: images(directory).collect(),
             images: HashMap::new(),
         }
     }
@@ -52,7 +52,7 @@ impl Following {
     /// Looks once. An image that cannot be read now is one that cannot be saved later, and is left
     /// for then.
     pub fn look(&mut self) {
-        for name in images(&self.folder) {
+        for name in images(&self.directory) {
             if !self.former.contains(&name) {
                 let _ = self.image(name);
             }
@@ -60,7 +60,7 @@ impl Following {
     }
 
     fn image(&mut self, name: OsString) -> Option<()> {
-        let path = self.folder.join(&name);
+        let path = self.directory.join(&name);
         let length = path.metadata().ok()?.len();
         let image = self.images.entry(name).or_default();
         let grows = length != image.length;
@@ -82,9 +82,9 @@ impl Following {
     }
 }
 
-/// The names of the images of memory in a folder.
-fn images(folder: &Path) -> impl Iterator<Item = OsString> + use<> {
-    let names = std::fs::read_dir(folder)
+/// The names of the images of memory in a directory.
+fn images(directory: &Path) -> impl Iterator<Item = OsString> + use<> {
+    let names = std::fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
@@ -97,31 +97,31 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder =
+    fn directory(name: &str) -> PathBuf {
+        let directory =
             std::env::temp_dir().join(format!("hull-following-{name}-{}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
-        folder
+        std::fs::create_dir(&directory).unwrap();
+        directory
     }
 
     #[test]
     fn an_image_of_a_former_dump_has_no_sum_beforehand() {
-        let folder = folder("former");
-        let pages = folder.join("pages-1.img");
+        let directory = directory("former");
+        let pages = directory.join("pages-1.img");
         std::fs::write(&pages, "then").unwrap();
-        let mut following = Following::begin(&folder, true);
+        let mut following = Following::begin(&directory, true);
         (0..3).for_each(|_| following.look());
         std::fs::write(&pages, "this").unwrap();
         (0..3).for_each(|_| following.look());
         assert_eq!(following.sum(&pages), None);
-        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
     fn an_image_is_summed_up_when_it_does_not_grow() {
-        let folder = folder("grows");
-        let mut following = Following::begin(&folder, true);
-        let (pages, other) = (folder.join("pages-1.img"), folder.join("core-1.img"));
+        let directory = directory("grows");
+        let mut following = Following::begin(&directory, true);
+        let (pages, other) = (directory.join("pages-1.img"), directory.join("core-1.img"));
         let mut file = File::create(&pages).unwrap();
         file.write_all(b"half").unwrap();
         std::fs::write(&other, "core").unwrap();
@@ -138,6 +138,6 @@ mod tests {
         assert_eq!(following.sum(&pages), None);
         following.look();
         assert_eq!(following.sum(&pages), Some(sum(&pages).unwrap()));
-        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -17,8 +17,8 @@ pub struct Args {
     id: String,
     #[command(flatten)]
     shared: Shared,
-    /// Folder of the former images, relative to --image-path; with --export to the current folder
-    #[arg(long, value_name = "FOLDER")]
+    /// Directory of the former images, relative to --image-path; with --export to the current directory
+    #[arg(long, value_name = "DIR")]
     parent_path: Option<PathBuf>,
     /// Let the container run on
     #[arg(long)]
@@ -46,11 +46,11 @@ pub struct Args {
 /// Options that `checkpoint` and `restore` share.
 #[derive(clap::Args, Clone)]
 pub struct Shared {
-    /// Folder of the images
-    #[arg(long, value_name = "FOLDER", default_value = "checkpoint")]
+    /// Directory of the images
+    #[arg(long, value_name = "DIR", default_value = "checkpoint")]
     pub image_path: PathBuf,
-    /// Folder of the log and of criu's work [default: that of the images]
-    #[arg(long, value_name = "FOLDER")]
+    /// Directory of the log and of criu's work [default: that of the images]
+    #[arg(long, value_name = "DIR")]
     work_path: Option<PathBuf>,
     /// Keep open TCP connections
     #[arg(long, conflicts_with = "tcp_close")]

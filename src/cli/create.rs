@@ -4,7 +4,7 @@ use super::Global;
 use crate::compile::Options;
 use crate::container::create::create;
 use crate::spec::Spec;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::{Context, Result};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ pub struct Args {
 /// Options that `create` and `run` share.
 #[derive(clap::Args, Clone)]
 pub struct Make {
-    /// Folder of the bundle
-    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
     /// Write the program's process id to this file
     #[arg(long, value_name = "FILE")]
@@ -46,7 +46,7 @@ pub struct Make {
     /// Do not become the reaper of the container's orphans (hull never does)
     #[arg(long)]
     pub no_subreaper: bool,
-    /// Carry out the plan's inside in a fresh process
+    /// Execute the plan's inside in a fresh process
     #[arg(long, hide = true)]
     pub fresh_init: bool,
     #[command(flatten)]
@@ -75,11 +75,11 @@ impl Make {
 }
 
 /// Connects to the socket that takes the terminal.
-pub fn connect_console(path: Option<&Path>) -> Result<Option<Held>> {
+pub fn connect_console(path: Option<&Path>) -> Result<Option<Fd>> {
     use std::os::fd::IntoRawFd;
     path.map(|path| {
         UnixStream::connect(path)
-            .map(|socket| Held(socket.into_raw_fd()))
+            .map(|socket| Fd(socket.into_raw_fd()))
             .on("connect to console socket", path.display())
     })
     .transpose()

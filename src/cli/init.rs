@@ -1,4 +1,4 @@
-//! `hull init`: a fresh process that carries out `inside`; hull's own use.
+//! `hull init`: a fresh process that executes `inside`; hull's own use.
 
 use crate::Result;
 use crate::init::fresh::run_init;

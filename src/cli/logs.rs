@@ -27,9 +27,9 @@ pub struct Args {
 /// Options of `log-keeper`.
 #[derive(clap::Args)]
 pub struct KeeperArgs {
-    /// The container's folder
+    /// The container's directory
     #[arg(long)]
-    folder: PathBuf,
+    directory: PathBuf,
     /// A terminal comes over the socket that stdin is
     #[arg(long)]
     terminal: bool,
@@ -63,7 +63,7 @@ pub fn keep(args: KeeperArgs, global: &Global) -> Result<u8> {
         .remove
         .map(|id| (Store::new(global.store().root().to_owned()), id));
     adhoc::keeper::keep(&Keep {
-        folder: args.folder,
+        directory: args.directory,
         terminal: args.terminal,
         remove,
     })?;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Options of `plan`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder of the bundle
+    /// Directory of the bundle
     #[arg(value_name = "BUNDLE", default_value = ".")]
     bundle: PathBuf,
     /// Form of the output
@@ -96,7 +96,7 @@ fn machine_as_text(preview: &Preview) -> String {
             share.path.display()
         ));
     }
-    out.push_str("guest    carries out all that follows, hooks aside\n");
+    out.push_str("guest    executes all that follows, hooks aside\n");
     out + &plan::print::as_text(plan)
 }
 
@@ -119,7 +119,7 @@ fn machine_as_json(preview: &Preview) -> serde_json::Value {
     })
 }
 
-/// A container that people made has its bundle in its own folder, and beside it the record, which
+/// A container that people made has its bundle in its own directory, and beside it the record, which
 /// knows what the root is made of.
 fn recorded_layers(bundle: &Path) -> Result<Option<Layers>> {
     let path = bundle.join("state.json");

@@ -11,7 +11,7 @@ pub struct ProcessArgs {
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,
     /// Working directory
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIR")]
     pub cwd: Option<String>,
     /// Variable of the environment
     #[arg(short, long, value_name = "NAME=VALUE")]

@@ -30,8 +30,8 @@ pub struct Args {
     name: Option<String>,
     #[command(flatten)]
     shared: Shared,
-    /// Folder of the bundle
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR")]
     bundle: Option<PathBuf>,
     /// Unix socket that takes the container's terminal
     #[arg(long, value_name = "SOCKET")]
@@ -146,7 +146,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
             checkpoint::restore::restore(&store, &id, &spec, &bring, console)
         })?;
         streams
-            .hand_over(&container.folder(), None)
+            .hand_over(&container.directory(), None)
             .inspect_err(|_| drop(container.take_down()))?;
         return Ok(0);
     }

@@ -42,13 +42,13 @@ impl Args {
 /// Carries the command out; the status is the program's.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
     if args.is_for_people() {
-        return run_folder(&args, global);
+        return run_directory(&args, global);
     }
     run_bundle(&args, &global.store(), global).map_err(|error| error.within("hull run failed"))
 }
 
 /// The form for people.
-fn run_folder(args: &Args, global: &Global) -> Result<u8> {
+fn run_directory(args: &Args, global: &Global) -> Result<u8> {
     let Args {
         detach,
         keep,
@@ -79,8 +79,8 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
     let [id] = &words[..] else {
         let words = words.join(" ");
         return Err(Error::new(format!(
-            "one container id is wanted, not {words:?}; to run a program on a folder: hull run \
-                --rootfs FOLDER -- COMMAND"
+            "one container id is wanted, not {words:?}; to run a program on a directory: hull run \
+                --rootfs DIR -- COMMAND"
         )));
     };
     let spec = Spec::load(&make.bundle)?;

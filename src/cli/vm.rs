@@ -1,11 +1,11 @@
-//! Options of the second wall.
+//! Options of the VM backend.
 
 use crate::settings::vm::RootFrom;
 use crate::settings::vm::{Engine, Options};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
-/// Options of the second wall, that `create` and `run` share.
+/// Options of the VM backend, that `create` and `run` share.
 #[derive(clap::Args, Clone)]
 pub struct Machine {
     /// Run in a virtual machine of its own
@@ -33,7 +33,7 @@ pub struct Machine {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum WhichRoot {
-    /// The bundle's folder, shared: changes reach it
+    /// The bundle's directory, shared: changes reach it
     Share,
     /// A read-only image of it, made once: changes are in the guest's memory and thrown away
     Image,

@@ -1,4 +1,4 @@
-//! `create`: Spec and Facts to plan, the plan to the wall, the record to disk.
+//! `create`: Spec and Facts to plan, the plan to the backend, the record to disk.
 
 use crate::backend;
 use crate::backend::{Job, Made};
@@ -16,7 +16,7 @@ use crate::state::network_namespace;
 use crate::state::{Phase, Record, VERSION};
 use crate::stdio::notify;
 use crate::store::Store;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub fn create(
     id: &str,
     spec: &Spec,
     options: &Options,
-    console: Option<Held>,
+    console: Option<Fd>,
 ) -> Result<(Container, Made)> {
     let terminal = spec
         .config()
@@ -67,12 +67,12 @@ pub fn create(
     keep_from_hooks(options.preserve_fds + socket_activation().1);
     let lock = store.make(id)?;
     let result = match &compiled.network {
-        Some(setup) => crate::net::names::prepare(&store.folder(id), setup),
+        Some(setup) => crate::net::names::prepare(&store.directory(id), setup),
         None => Ok(()),
     };
     let result = result.and_then(|()| {
         if options.notify {
-            notify::make_folder(&store.folder(id))
+            notify::make_directory(&store.directory(id))
         } else {
             Ok(())
         }
@@ -88,13 +88,13 @@ pub fn create(
     result
 }
 
-/// The same behind the second wall.
+/// The same in VM mode.
 fn create_machine(
     store: &Store,
     id: &str,
     spec: &Spec,
     (options, machine): (&Options, crate::settings::vm::Options),
-    console: Option<Held>,
+    console: Option<Fd>,
 ) -> Result<(Container, Made)> {
     if options.preserve_fds > 0 || socket_activation().1 > 0 {
         return Err(Error::new(
@@ -113,20 +113,20 @@ fn create_machine(
     keep_from_hooks(0);
     let facts = Facts::probe(&spec)?;
     let lock = store.make(id)?;
-    let folder = store.folder(id);
+    let directory = store.directory(id);
     let mut record = blank_record(id, &spec, facts, (options, stdio()));
     let mut write = |pid: i32, cgroup, outcomes, machine| {
         record.vm = machine;
         fill_record(&mut record, pid, cgroup, outcomes)?;
         record.write(store)
     };
-    let prepared = network
-        .as_ref()
-        .map_or(Ok(()), |setup| crate::net::names::prepare(&folder, setup));
+    let prepared = network.as_ref().map_or(Ok(()), |setup| {
+        crate::net::names::prepare(&directory, setup)
+    });
     let mut job = crate::vm::backend::Job {
         store,
         id,
-        folder: &folder,
+        directory: &directory,
         spec: &spec,
         options,
         network: network.as_ref(),
@@ -136,13 +136,13 @@ fn create_machine(
     };
     let prepared = prepared.and_then(|()| {
         if options.notify {
-            notify::make_folder(&folder)
+            notify::make_directory(&directory)
         } else {
             Ok(())
         }
     });
     let result = prepared
-        .and_then(|()| crate::vm::backend::carry_out(&mut job))
+        .and_then(|()| crate::vm::backend::execute(&mut job))
         .and_then(|made| {
             let container = Container {
                 record,
@@ -187,7 +187,7 @@ fn make(
     id: &str,
     compiled: Compiled,
     options: &Options,
-    console: Option<Held>,
+    console: Option<Fd>,
 ) -> Result<(Container, Made)> {
     let Compiled {
         spec,
@@ -196,7 +196,7 @@ fn make(
         network: _,
         stdio,
     } = compiled;
-    let folder = store.folder(id);
+    let directory = store.directory(id);
     let mut record = blank_record(id, &spec, facts, (options, stdio));
     let mut write = |pid: i32, cgroup, outcomes| {
         fill_record(&mut record, pid, cgroup, outcomes)?;
@@ -205,12 +205,12 @@ fn make(
     let mut job = Job {
         spec: &spec,
         id,
-        folder: &folder,
+        directory: &directory,
         console,
         fresh_init: options.fresh_init,
         record: &mut write,
     };
-    let made = backend::carry_out(plan, &mut job)?;
+    let made = backend::execute(plan, &mut job)?;
     let container = Container {
         record,
         store: store.clone(),
@@ -281,7 +281,7 @@ fn fill_record(
 ///
 /// # Errors
 /// The file cannot be written, or the socket's owner is gone.
-pub fn announce(container: &Container, pidfd: &Held, options: &Options) -> Result<()> {
+pub fn announce(container: &Container, pidfd: &Fd, options: &Options) -> Result<()> {
     if let Some(path) = &options.pidfd_socket {
         let socket = std::os::unix::net::UnixStream::connect(path)
             .on("connect to pidfd socket", path.display())?;

@@ -21,9 +21,10 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         other => other?,
     };
     let container = match Container::open(store, id) {
-        // A folder without a record: hull died before it wrote one.
-        Err(_) if force && !store.folder(id).join("state.json").exists() => {
-            return crate::net::trace::release(&store.folder(id)).and_then(|()| store.remove(id));
+        // A directory without a record: hull died before it wrote one.
+        Err(_) if force && !store.directory(id).join("state.json").exists() => {
+            return crate::net::trace::release(&store.directory(id))
+                .and_then(|()| store.remove(id));
         }
         other => other?,
     };
@@ -87,7 +88,7 @@ impl Container {
             .record
             .layers
             .iter()
-            .flat_map(crate::step::layers::Layers::work_folders)
+            .flat_map(crate::step::layers::Layers::work_directories)
         {
             note(crate::rootfs::teardown::remove_work(work));
         }
@@ -101,9 +102,9 @@ impl Container {
                 &self.record.spec.rootfs(),
             ));
         }
-        // With a network there is more in the folder than the record.
+        // With a network there is more in the directory than the record.
         if !self.store.remove_bare(&self.record.id) {
-            note(crate::net::trace::release(&self.folder()));
+            note(crate::net::trace::release(&self.directory()));
             note(self.store.remove(&self.record.id));
         }
         self.poststop();

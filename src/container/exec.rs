@@ -1,7 +1,7 @@
 //! `exec`: another process in a container, by way of a stage that joins its namespaces.
 
 use super::{Container, Status};
-use crate::backend::barrier::Meeting;
+use crate::backend::barrier::Barriers;
 use crate::cgroups::exec::{ExecTarget, sub_cgroups};
 use crate::cgroups::group::Group;
 use crate::facts::{Facts, Owner};
@@ -13,7 +13,7 @@ use crate::spec::config::Process;
 use crate::state::VmRecord;
 use crate::step::container::{Barrier, slot};
 use crate::step::host::Stage;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{ids, process as sys_process};
 use crate::vm;
 use crate::{Context, Error, Result};
@@ -37,12 +37,7 @@ impl Container {
     ///
     /// # Errors
     /// The container is stopped or paused; the program is missing; the kernel refuses a step.
-    pub fn exec(
-        &self,
-        process: &Process,
-        options: &Options,
-        console: Option<Held>,
-    ) -> Result<Child> {
+    pub fn exec(&self, process: &Process, options: &Options, console: Option<Fd>) -> Result<Child> {
         match self.status() {
             Status::Running | Status::Created => {}
             Status::Paused if options.ignore_paused => {}
@@ -63,10 +58,10 @@ impl Container {
         let init = self.pidfd()?;
         let facts = Facts::probe(&self.record.spec)?;
         let mut entry = self.entry(options)?;
-        let tasks: Vec<Held> = entry
+        let tasks: Vec<Fd> = entry
             .iter_mut()
             .flat_map(|(_, target)| target.tasks.drain(..))
-            .map(|fd| Held(fd.into_raw_fd()))
+            .map(|fd| Fd(fd.into_raw_fd()))
             .collect();
         let request = self.exec_request(options, tasks.len() as u32)?;
         let plan = crate::process::exec::exec(process, &facts, &request)?;
@@ -119,7 +114,7 @@ impl Container {
         vm: &VmRecord,
         process: &Process,
         options: &Options,
-        console: Option<Held>,
+        console: Option<Fd>,
     ) -> Result<Child> {
         if options.preserve_fds > 0 || !options.cgroup.is_empty() {
             return Err(Error::new(
@@ -231,7 +226,7 @@ impl Container {
         process: &Process,
         (facts, request, entry): (&Facts, &ExecRequest, Option<&(Group, ExecTarget)>),
     ) -> Result<()> {
-        let meeting = Meeting { plan, child };
+        let meeting = Barriers { plan, child };
         if let Some((group, target)) = entry {
             group.join_unified(
                 target,

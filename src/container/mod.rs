@@ -16,7 +16,7 @@ use crate::spec::state::state_document;
 use crate::state::{Phase, Record};
 use crate::store::START_FIFO;
 use crate::store::Store;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process;
 use crate::vm::channel::client::Request;
 use crate::vm::client::Vm;
@@ -82,9 +82,9 @@ impl Container {
         }
     }
 
-    /// The container's folder in the store.
-    pub fn folder(&self) -> PathBuf {
-        self.store.folder(&self.record.id)
+    /// The container's directory in the store.
+    pub fn directory(&self) -> PathBuf {
+        self.store.directory(&self.record.id)
     }
 
     /// How it stands now.
@@ -95,12 +95,12 @@ impl Container {
         if self.record.phase == Phase::Creating {
             return Status::Creating;
         }
-        if self.folder().join(START_FIFO).exists() {
+        if self.directory().join(START_FIFO).exists() {
             return Status::Created;
         }
         if self.record.vm.is_some() {
             return if self
-                .folder()
+                .directory()
                 .join(crate::vm::monitor::control::PAUSED)
                 .exists()
             {
@@ -128,11 +128,11 @@ impl Container {
     ///
     /// # Errors
     /// `container not running`.
-    pub fn pidfd(&self) -> Result<Held> {
+    pub fn pidfd(&self) -> Result<Fd> {
         let gone = || Error::new("container not running");
         match process::pidfd_open(self.record.pid) {
             Ok(pidfd) => {
-                let held = Held(pidfd);
+                let held = Fd(pidfd);
                 if self.record.init_lives() {
                     Ok(held)
                 } else {
@@ -146,7 +146,7 @@ impl Container {
 
     /// Its VM, where it has one.
     pub fn vm(&self) -> Vm {
-        Vm::of(self.folder())
+        Vm::of(self.directory())
     }
 
     /// The container's cgroup.

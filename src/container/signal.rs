@@ -55,7 +55,7 @@ fn leaves_to_default(pid: i32, signal: i32) -> bool {
 }
 
 impl Container {
-    /// Whether the program does nothing about a signal; behind the second wall its own kernel is
+    /// Whether the program does nothing about a signal; in VM mode its own kernel is
     /// asked.
     pub fn leaves_to_default(&self, signal: i32) -> bool {
         if self.record.vm.is_none() {
@@ -114,10 +114,10 @@ impl Container {
         {
             return;
         }
-        // `start` takes the fifo out of the folder.
+        // `start` takes the fifo out of the directory.
         let since_start = || {
-            std::fs::metadata(self.folder())
-                .and_then(|folder| folder.modified())
+            std::fs::metadata(self.directory())
+                .and_then(|directory| directory.modified())
                 .ok()
                 .and_then(|then| then.elapsed().ok())
         };
@@ -147,7 +147,7 @@ impl Container {
             Ok(signal) => group.kill(signal),
             Err(_) => {
                 for pid in group.pids(true)? {
-                    match process::pidfd_open(pid.as_raw()).map(crate::sys::fd::Held) {
+                    match process::pidfd_open(pid.as_raw()).map(crate::sys::fd::Fd) {
                         Ok(pidfd) => {
                             process::pidfd_send_signal(pidfd.0, signal).on("send signal to", pid)?
                         }

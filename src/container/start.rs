@@ -12,7 +12,7 @@ use crate::spec::state::state_document;
 use crate::stdio::notify::Notify;
 use crate::step::report::FAULT_SIZE;
 use crate::store::START_FIFO;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use std::time::Duration;
@@ -58,11 +58,11 @@ impl Container {
                 ));
             }
         }
-        let fifo = self.folder().join(START_FIFO);
+        let fifo = self.directory().join(START_FIFO);
         let name = crate::sys::fd::c_path(&fifo)?;
         let open = |flags| {
             crate::sys::file::openat(libc::AT_FDCWD, &name, flags | libc::O_NONBLOCK, 0)
-                .map(Held)
+                .map(Fd)
                 .on("open", fifo.display())
         };
         // Read first: with a reader of its own, writing to a process that has just died is no
@@ -87,7 +87,7 @@ impl Container {
     /// # Errors
     /// It died while it waited; a hook failed.
     fn start_made(&self, made: &Made) -> Result<()> {
-        let fifo = self.folder().join(START_FIFO);
+        let fifo = self.directory().join(START_FIFO);
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
         crate::sys::file::write(made.start.0, b"0").on("start container", &self.record.id)?;
         let hooks = self.record.spec.config().hooks.as_ref();
@@ -104,7 +104,7 @@ impl Container {
     /// # Errors
     /// It cannot be made.
     fn notify(&self) -> Result<Option<Notify>> {
-        Notify::bind(&self.folder(), self.record.pid)
+        Notify::bind(&self.directory(), self.record.pid)
     }
 
     /// The hooks that run after the program has begun. One that fails stops the container (as runc
@@ -150,7 +150,7 @@ impl Container {
     /// Waits until nobody has the other end of a descriptor any more; false where the container is
     /// paused. A hook may take its time: a machine is asked now and then whether it is there at
     /// all.
-    fn wait_for_end_of(&self, descriptor: &Held) -> Result<bool> {
+    fn wait_for_end_of(&self, descriptor: &Fd) -> Result<bool> {
         const LOOK_MS: u64 = 100;
         const ASK_EVERY: u32 = 10;
         for looks in 1_u32.. {
@@ -161,7 +161,7 @@ impl Container {
                 return Ok(false);
             }
             if self.record.vm.is_some() && looks.is_multiple_of(ASK_EVERY) {
-                crate::vm::channel::client::is_there(&self.folder())?;
+                crate::vm::channel::client::is_there(&self.directory())?;
             }
         }
         Ok(true)
@@ -170,7 +170,7 @@ impl Container {
     /// Until init has become the program: its end of the fifo closes at execve, and at its death. A
     /// failed startContainer hook is in the fifo then (runtime.md, Lifecycle 7: it is start's
     /// error). A frozen container begins when it is thawed, and is not waited for.
-    fn wait_for_program(&self, answer: &Held) -> Result<()> {
+    fn wait_for_program(&self, answer: &Fd) -> Result<()> {
         if !self.wait_for_end_of(answer)? {
             return Ok(());
         }

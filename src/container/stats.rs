@@ -4,7 +4,7 @@ use super::Container;
 use crate::cgroups::oom::{Oom, OomEvents};
 use crate::cgroups::stats::types::{NetworkInterface, Stats};
 use crate::sys::event;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::vm::channel::client;
 use crate::vm::channel::message::FromGuest;
 use crate::vm::network::TAP;
@@ -17,7 +17,7 @@ pub enum OomKills {
     /// This kernel.
     Cgroup(OomEvents),
     /// The monitor of a machine.
-    Machine(Held),
+    Machine(Fd),
 }
 
 impl OomKills {
@@ -82,7 +82,7 @@ impl Container {
     }
 
     /// What a container's virtual machine costs the host: its monitor, its share server and QEMU,
-    /// with the guest's memory; none behind the first wall.
+    /// with the guest's memory; none with the namespace backend.
     ///
     /// # Errors
     /// A counter cannot be read.
@@ -102,7 +102,7 @@ impl Container {
         if self.record.vm.is_none() {
             return self.needed_group()?.oom_events().map(OomKills::Cgroup);
         }
-        let socket = client::connect(&self.folder())?;
+        let socket = client::connect(&self.directory())?;
         client::send(&socket, &client::Request::Watch, &[])?;
         match client::receive::<FromGuest>(&socket)? {
             Some((FromGuest::Done, _)) => Ok(OomKills::Machine(socket)),

@@ -12,7 +12,7 @@ use crate::guest::{disks, network};
 use crate::stdio::foreground::receive_terminal;
 use crate::stdio::notify;
 use crate::stdio::notify::OF_GUEST;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::fd::socket_pair;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, socket};
@@ -35,14 +35,14 @@ const COMMAND: usize = 4096;
 
 /// A session as the agent keeps it.
 struct Session {
-    link: Option<Held>,
+    link: Option<Fd>,
     /// The program's process; 0 before it is made.
     pid: i32,
-    pidfd: Option<Held>,
+    pidfd: Option<Fd>,
     /// Where the terminal comes from.
-    console: Option<Held>,
+    console: Option<Fd>,
     /// The terminal, for its size.
-    terminal: Option<Held>,
+    terminal: Option<Fd>,
     size: Option<(u16, u16)>,
     /// How it ended: told once its streams are carried.
     last: Option<FromGuest>,
@@ -77,7 +77,7 @@ impl Agent {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(port: Held, modules: Modules) -> Result<Self> {
+    pub fn new(port: Fd, modules: Modules) -> Result<Self> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGCHLD);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).on("block", "signals")?;
@@ -113,7 +113,7 @@ impl Agent {
             ];
             let mut whose = Vec::new();
             for (number, session) in &self.sessions {
-                let mut watch = |held: &Option<Held>, as_whose| {
+                let mut watch = |held: &Option<Fd>, as_whose| {
                     if let Some(held) = held {
                         fds.push(libc::pollfd {
                             fd: held.0,
@@ -376,7 +376,7 @@ impl Agent {
 
     fn signal_all(&self, signal: i32) -> Result<()> {
         for pid in self.group()?.pids(true)? {
-            if let Ok(pidfd) = process::pidfd_open(pid.as_raw()).map(Held) {
+            if let Ok(pidfd) = process::pidfd_open(pid.as_raw()).map(Fd) {
                 let _ = process::pidfd_send_signal(pidfd.0, signal);
             }
         }
@@ -444,14 +444,14 @@ impl Agent {
         number: u32,
         task: &Task,
         session: &mut Session,
-    ) -> Result<(Vec<Held>, Option<Held>)> {
+    ) -> Result<(Vec<Fd>, Option<Fd>)> {
         if task.terminal {
             let (ours, theirs) = socket_pair()?;
             session.console = Some(ours);
             self.streams.expect(stream(number, STDIN));
             let null = || {
                 file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
-                    .map(Held)
+                    .map(Fd)
                     .on("open", "/dev/null")
             };
             return Ok((vec![null()?, null()?, null()?], Some(theirs)));
@@ -460,7 +460,7 @@ impl Agent {
         for which in [STDIN, STDOUT, STDERR] {
             let (read, write) =
                 nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).on("make", "a pipe")?;
-            let (read, write) = (Held(read.into_raw_fd()), Held(write.into_raw_fd()));
+            let (read, write) = (Fd(read.into_raw_fd()), Fd(write.into_raw_fd()));
             if which == STDIN {
                 self.streams.receive(stream(number, which), write)?;
                 stdio.push(read);
@@ -490,7 +490,7 @@ impl Agent {
                 match report {
                     Ok(Report::Pid(pid)) => {
                         session.pid = pid;
-                        session.pidfd = process::pidfd_open(pid).ok().map(Held);
+                        session.pidfd = process::pidfd_open(pid).ok().map(Fd);
                     }
                     Ok(Report::Say(
                         last @ (FromGuest::Exited(_)
@@ -530,7 +530,7 @@ impl Agent {
     }
 
     /// Passes on what the container says of its being ready. After that nobody listens, as behind
-    /// the first wall.
+    /// the namespace backend.
     fn tell_of_readiness(&mut self) -> Result<()> {
         // As many as the socket keeps (net.unix.max_dgram_qlen): a program that goes on talking
         // holds nobody up.
@@ -559,7 +559,7 @@ impl Agent {
         let copy = || {
             master
                 .try_clone()
-                .map(|fd| Held(fd.into_raw_fd()))
+                .map(|fd| Fd(fd.into_raw_fd()))
                 .on("copy", "the terminal")
         };
         if let Some((rows, columns)) = session.size {

@@ -27,8 +27,8 @@ pub fn make_nodes(nodes: &[Node]) -> Result<()> {
         .iter()
         .filter(|node| fs::symlink_metadata(&node.path).is_err())
     {
-        if let Some(folder) = Path::new(&node.path).parent() {
-            fs::create_dir_all(folder).on("make", folder.display())?;
+        if let Some(directory) = Path::new(&node.path).parent() {
+            fs::create_dir_all(directory).on("make", directory.display())?;
         }
         make_node(&node.path, node.mode, node.numbers, node.owner)?;
     }
@@ -120,10 +120,10 @@ fn mount_image(path: &str, modules: &mut Modules) -> Result<()> {
 }
 
 fn put_overlay(modules: &mut Modules) -> Result<()> {
-    for folder in ["upper", "work"] {
-        fs::create_dir_all(format!("{CHANGES}/{folder}")).on("make", CHANGES)?;
+    for directory in ["upper", "work"] {
+        fs::create_dir_all(format!("{CHANGES}/{directory}")).on("make", CHANGES)?;
     }
-    // The folder of the changes becomes the root's own: it is to be as the image's.
+    // The directory of the changes becomes the root's own: it is to be as the image's.
     let meta = fs::metadata(IMAGE).on("look at", IMAGE)?;
     let upper = format!("{CHANGES}/upper");
     fs::set_permissions(&upper, meta.permissions()).on("set the mode of", &upper)?;

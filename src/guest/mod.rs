@@ -94,7 +94,7 @@ fn new_root() -> Result<()> {
 }
 
 /// The channel's port, which its driver may bring a moment later.
-fn find_port() -> Result<crate::sys::fd::Held> {
+fn find_port() -> Result<crate::sys::fd::Fd> {
     for _ in 0..3000 {
         let ports = fs::read_dir("/sys/class/virtio-ports")
             .map(|list| list.flatten().collect::<Vec<_>>())
@@ -104,7 +104,7 @@ fn find_port() -> Result<crate::sys::fd::Held> {
                 let path = format!("/dev/{}", port.file_name().to_string_lossy());
                 let name = CString::new(path.as_str()).map_err(|_| Error::new("no path"))?;
                 return file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
-                    .map(crate::sys::fd::Held)
+                    .map(crate::sys::fd::Fd)
                     .on("open", path);
             }
         }

@@ -1,7 +1,7 @@
 //! Kernel modules out of the initramfs: each with what it rests on, in load order, written down by
 //! the host that packed them.
 
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{event, file};
 use crate::vm::channel::message::MODULE_LIST;
 use crate::{Context, Error, Result};
@@ -11,7 +11,7 @@ use std::ffi::CString;
 
 /// The modules that can be loaded.
 pub struct Modules {
-    folder: Held,
+    directory: Fd,
     boot: Vec<String>,
     files: BTreeMap<String, Vec<String>>,
     loaded: BTreeSet<String>,
@@ -24,16 +24,16 @@ impl Modules {
     /// It is not there.
     pub fn read() -> Result<Self> {
         let text = std::fs::read_to_string(MODULE_LIST).on("read", MODULE_LIST)?;
-        let folder = file::openat(
+        let directory = file::openat(
             libc::AT_FDCWD,
             c"/modules",
             libc::O_RDONLY | libc::O_DIRECTORY,
             0,
         )
-        .map(Held)
+        .map(Fd)
         .on("open", "/modules")?;
         let mut modules = Self {
-            folder,
+            directory,
             boot: Vec::new(),
             files: BTreeMap::new(),
             loaded: BTreeSet::new(),
@@ -82,8 +82,8 @@ impl Modules {
                 continue;
             }
             let c_name = CString::new(file_name.as_str()).map_err(|_| Error::new("no name"))?;
-            let opened = file::openat(self.folder.0, &c_name, libc::O_RDONLY, 0)
-                .map(Held)
+            let opened = file::openat(self.directory.0, &c_name, libc::O_RDONLY, 0)
+                .map(Fd)
                 .on("open module", &file_name)?;
             match event::load_module(opened.0) {
                 Ok(()) | Err(Errno::EEXIST) => {}

@@ -4,7 +4,7 @@
 use crate::net::address::{self, Prefix};
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Namespace, Request, Socket};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::netns;
 use crate::vm::channel::message::Interface;
 use crate::{Context, Error, Result};
@@ -35,7 +35,7 @@ pub fn set_up(interface: &Interface) -> Result<()> {
 pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
     let mut here = Socket::here()?;
     let device = find(&mut here, &interface.hardware)?;
-    here.carry_out(&[link::move_to(
+    here.execute(&[link::move_to(
         device.index,
         &interface.name,
         &namespace.0,
@@ -48,7 +48,7 @@ pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
 ///
 /// # Errors
 /// Nobody listens there.
-pub fn connect(process: &Held, address: SocketAddr) -> Result<Held> {
+pub fn connect(process: &Fd, address: SocketAddr) -> Result<Fd> {
     let family = if address.is_ipv4() {
         libc::AF_INET
     } else {
@@ -66,7 +66,7 @@ pub fn connect(process: &Held, address: SocketAddr) -> Result<Held> {
         SocketAddr::V6(v6) => nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
     };
     match began {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(Held(socket.into_raw_fd())),
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(Fd(socket.into_raw_fd())),
         Err(errno) => Err(Error::sys("connect to", address, errno)),
     }
 }
@@ -93,7 +93,7 @@ fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {
     for (destination, gateway) in &interface.routes {
         requests.push(route(device.index, destination, gateway.as_deref())?);
     }
-    here.carry_out(&requests)
+    here.execute(&requests)
 }
 
 /// The driver may bring it a moment later.

@@ -1,4 +1,4 @@
-//! One program of the guest: a process of hull's own that makes it as the first wall would, waits
+//! One program of the guest: a process of hull's own that makes it as the namespace backend would, waits
 //! for it, and says how it ended.
 //!
 //! It may wait for as long as it likes: the agent, which serves the channel, never does.
@@ -10,7 +10,7 @@ use crate::namespaces::spawn::{Birth, Child, spawn};
 use crate::net::netlink::Namespace;
 use crate::step::container::Barrier;
 use crate::step::host::{MapWriter, Open};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process::{self, Ended};
 use crate::sys::{event, file, ids, socket};
 use crate::vm::channel::message::{FromGuest, Outer, Task};
@@ -39,9 +39,9 @@ pub struct Launch {
     /// `inside`.
     pub script: Vec<u8>,
     /// stdin, stdout, stderr.
-    pub stdio: Vec<Held>,
+    pub stdio: Vec<Fd>,
     /// The socket that takes the terminal.
-    pub console: Option<Held>,
+    pub console: Option<Fd>,
     /// The container's first process, for an exec.
     pub program: i32,
 }
@@ -62,16 +62,16 @@ impl From<Error> for Stop {
 
 struct Session<'a> {
     launch: Launch,
-    link: &'a Held,
+    link: &'a Fd,
     slots: Vec<i32>,
-    held: Vec<Held>,
-    start: Option<Held>,
+    held: Vec<Fd>,
+    start: Option<Fd>,
     group: Option<Group>,
     child: Option<Child>,
 }
 
 /// The session's life.
-pub fn run(launch: Launch, link: &Held) -> ! {
+pub fn run(launch: Launch, link: &Fd) -> ! {
     event::name_process(c"hull-session");
     // The agent's other descriptors: a pipe's end that two hold never ends.
     let mut needed: Vec<i32> = launch
@@ -92,7 +92,7 @@ pub fn run(launch: Launch, link: &Held) -> ! {
         group: None,
         child: None,
     };
-    let last = match session.carry_out() {
+    let last = match session.execute() {
         Ok(()) => session.attend(),
         Err(Stop::Error(error)) => FromGuest::Refused(error.to_string()),
         Err(Stop::Child) => session.failure(),
@@ -115,7 +115,7 @@ impl Session<'_> {
         self.report(&Report::Say(message));
     }
 
-    fn carry_out(&mut self) -> Result<(), Stop> {
+    fn execute(&mut self) -> Result<(), Stop> {
         for (number, held) in self.launch.stdio.iter().enumerate() {
             file::dup_to(held.0, number as i32).on("set", "stdio")?;
         }
@@ -154,7 +154,7 @@ impl Session<'_> {
             Outer::Open(slot, what) => self.open(*slot, what)?,
             Outer::Program(slot) => {
                 let pidfd = process::pidfd_open(self.launch.program)
-                    .map(Held)
+                    .map(Fd)
                     .on("open", "the container's process")?;
                 self.fill(*slot, pidfd);
             }
@@ -162,7 +162,7 @@ impl Session<'_> {
                 let mut group = Group::create(plan)?;
                 group.apply(plan)?;
                 for (index, fd) in group.join_fds()?.into_iter().enumerate() {
-                    self.fill(*first + index as u32, Held(fd.into_raw_fd()));
+                    self.fill(*first + index as u32, Fd(fd.into_raw_fd()));
                 }
                 self.group = Some(group);
             }
@@ -196,7 +196,7 @@ impl Session<'_> {
                 self.child = Some(child);
                 // Its stdio ends when the program has closed it, and not with this process.
                 let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
-                    .map(Held)
+                    .map(Fd)
                     .on("open", "/dev/null")?;
                 (0..3)
                     .try_for_each(|number| file::dup_to(null.0, number))
@@ -227,7 +227,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn fill(&mut self, slot: u32, held: Held) {
+    fn fill(&mut self, slot: u32, held: Fd) {
         if let Some(place) = self.slots.get_mut(slot as usize) {
             *place = held.0;
         }
@@ -253,8 +253,8 @@ impl Session<'_> {
             Open::StartFifo => {
                 let (theirs, ours) =
                     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).on("make", "a pipe")?;
-                self.start = Some(Held(ours.into_raw_fd()));
-                Held(theirs.into_raw_fd())
+                self.start = Some(Fd(ours.into_raw_fd()));
+                Fd(theirs.into_raw_fd())
             }
             Open::ConsoleSocket => self
                 .launch

@@ -4,7 +4,7 @@
 use crate::step::container::StepRef;
 use crate::step::report::{Detail, Fault};
 use crate::step::world::{Done, World};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process::{self, Cloned, Ended};
 use crate::sys::{self, file};
 use nix::errno::Errno;
@@ -34,7 +34,7 @@ impl World<'_> {
         filled.copy_from_slice(state);
         write_pid(filled, pid_at as usize, process::getpid());
         // A memory file cannot fill up as a pipe would when the hook does not read.
-        let stdin = Held(file::memfd(c"hull:state", 0)?);
+        let stdin = Fd(file::memfd(c"hull:state", 0)?);
         file::write(stdin.0, filled)?;
         // Valid offsets: the file was just written.
         sys::file::rewind(stdin.0)?;
@@ -49,7 +49,7 @@ impl World<'_> {
                     .execveat(libc::AT_FDCWD, path, args, env, 0);
                 process::exit(CANNOT_RUN)
             }
-            Cloned::Parent { pidfd, .. } => wait_hook(Held(pidfd), timeout),
+            Cloned::Parent { pidfd, .. } => wait_hook(Fd(pidfd), timeout),
         }
     }
 }
@@ -69,7 +69,7 @@ fn write_pid(state: &mut [u8], at: usize, pid: i32) {
     }
 }
 
-fn wait_hook(pidfd: Held, timeout: u32) -> Done {
+fn wait_hook(pidfd: Fd, timeout: u32) -> Done {
     let limit = (timeout != 0).then_some(u64::from(timeout) * 1000);
     let (ended, _) = process::poll2(pidfd.0, -1, limit)?;
     if !ended {

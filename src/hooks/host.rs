@@ -2,7 +2,7 @@
 //! the error.
 
 use crate::spec::config::Hook;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use serde_json::Value;
@@ -45,7 +45,7 @@ pub fn run(list: &str, index: usize, hook: &Hook, state: &Value, bundle: &Path) 
         .map_err(|error| Error::io("run", path, &error).within(&context))?;
     feed(&mut child, state);
     let pidfd = process::pidfd_open(child.id() as i32)
-        .map(Held)
+        .map(Fd)
         .on("watch", path)?;
     let limit = timeout.map(|seconds| seconds.max(0) as u64 * 1000);
     let (ended, _) = process::poll2(pidfd.0, -1, limit).on("wait for", path)?;

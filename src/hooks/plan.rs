@@ -49,7 +49,7 @@ pub fn create(draft: &mut Draft) -> Result<()> {
     let Some(hooks) = &draft.spec.config().hooks else {
         return Ok(());
     };
-    // The last two are the wall's, after start and after delete.
+    // The last two are the backend's, after start and after delete.
     let Hooks {
         prestart,
         create_runtime,
@@ -59,16 +59,16 @@ pub fn create(draft: &mut Draft) -> Result<()> {
         poststop: _,
     } = hooks;
     if !prestart.is_empty() || !create_runtime.is_empty() {
-        draft.inside(
+        draft.container(
             Step::Barrier {
                 kind: Barrier::Hooks,
             },
             "[barrier]",
         );
-        draft.outside(HostStep::Barrier(Barrier::Hooks), "[barrier]");
+        draft.host(HostStep::Barrier(Barrier::Hooks), "[barrier]");
         for (list, hooks) in [("prestart", prestart), ("createRuntime", create_runtime)] {
             for (index, hook) in hooks.iter().enumerate() {
-                draft.outside(
+                draft.host(
                     HostStep::Hook {
                         list,
                         index,
@@ -81,7 +81,7 @@ pub fn create(draft: &mut Draft) -> Result<()> {
     }
     for (index, hook) in create_container.iter().enumerate() {
         let step = step(draft, hook, "creating");
-        draft.inside(step, format!("hooks.createContainer[{index}]"));
+        draft.container(step, format!("hooks.createContainer[{index}]"));
     }
     Ok(())
 }
@@ -94,6 +94,6 @@ pub fn start(draft: &mut Draft) {
     };
     for (index, hook) in hooks.start_container.iter().enumerate() {
         let step = step(draft, hook, "created");
-        draft.inside(step, format!("hooks.startContainer[{index}]"));
+        draft.container(step, format!("hooks.startContainer[{index}]"));
     }
 }

@@ -9,7 +9,7 @@ use crate::sys::file;
 use crate::sys::page::Page;
 use crate::{Context, Error, Result};
 
-/// `hull init`: reads the script and carries it out, in this fresh process, as the cloned child
+/// `hull init`: reads the script and executes it, in this fresh process, as the cloned child
 /// would.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use crate::sys::{self, Sys, process};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
 
-/// Carries out a script to its end, which is execve; never returns.
+/// Executes a script to its end, which is execve; never returns.
 pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
     let mut world = World {
         slots,
@@ -41,7 +41,7 @@ pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch
             process::exit(0);
         }
         let done = match StepRef::get(&mut reader) {
-            Ok(step) => world.carry_out(step),
+            Ok(step) => world.execute(step),
             Err(Malformed) => Err(Fault::with(Errno::EBADMSG, Detail::Malformed)),
         };
         if let Err(fault) = done {
@@ -52,7 +52,7 @@ pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch
 }
 
 impl World<'_> {
-    fn carry_out(&mut self, step: StepRef) -> Done {
+    fn execute(&mut self, step: StepRef) -> Done {
         match step {
             StepRef::Barrier { kind } => self.barrier(kind),
             StepRef::Set {

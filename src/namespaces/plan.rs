@@ -165,7 +165,7 @@ pub fn make(draft: &mut Draft, namespaces: &Namespaces, joins: Joins) -> Result<
         .is_some_and(|plan| !plan.places.is_empty());
     let joins_user = stage.as_ref().is_some_and(|stage| stage.user.is_some());
     let into_cgroup = has_cgroup && !namespaces.by_systemd && !joins_user;
-    draft.outside(
+    draft.host(
         HostStep::Clone {
             flags,
             stage,
@@ -181,27 +181,27 @@ pub fn make(draft: &mut Draft, namespaces: &Namespaces, joins: Joins) -> Result<
         .and_then(|process| process.oom_score_adj)
     {
         let lenient = !draft.facts.privileged || draft.facts.in_user_namespace;
-        draft.outside(HostStep::OomScore { value, lenient }, "process.oomScoreAdj");
+        draft.host(HostStep::OomScore { value, lenient }, "process.oomScoreAdj");
     }
     id_maps(draft, namespaces, &linux)?;
     let joins_cgroup = has_cgroup && (namespaces.by_systemd || joins_user);
     match draft.request.cgroup.clone() {
         Some(plan) if has_cgroup && namespaces.by_systemd => {
-            draft.outside(
+            draft.host(
                 HostStep::Unit {
                     plan: Box::new(plan),
                 },
                 "linux.cgroupsPath, linux.resources",
             );
         }
-        _ if joins_cgroup => draft.outside(HostStep::JoinCgroup, "linux.cgroupsPath"),
+        _ if joins_cgroup => draft.host(HostStep::JoinCgroup, "linux.cgroupsPath"),
         _ => {}
     }
     networks(draft, namespaces, &linux, network)?;
-    draft.inside(set(Attribute::Session, 0), "[session]");
-    draft.inside(set(Attribute::Umask, 0), "[umask]");
+    draft.container(set(Attribute::Session, 0), "[session]");
+    draft.container(set(Attribute::Umask, 0), "[umask]");
     if !namespaces.user || namespaces.made & NEWUSER == 0 {
-        draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
+        draft.container(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
     if joins_cgroup
         || namespaces.made & NEWUSER != 0
@@ -211,7 +211,7 @@ pub fn make(draft: &mut Draft, namespaces: &Namespaces, joins: Joins) -> Result<
         draft.barrier(Barrier::Placed);
     }
     for (slot, kind) in own_joins {
-        draft.inside(
+        draft.container(
             Step::Join { slot, kind },
             format!("linux.namespaces[{}]", kind_name(kind)),
         );
@@ -239,7 +239,7 @@ fn networks(
             .clone()
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| host.clone());
-        draft.outside(
+        draft.host(
             HostStep::NetDevice {
                 host: host.clone(),
                 name,
@@ -249,7 +249,7 @@ fn networks(
         );
     }
     if let Some(setup) = draft.request.network.clone() {
-        draft.outside(HostStep::Network(Box::new(setup)), "[--network]");
+        draft.host(HostStep::Network(Box::new(setup)), "[--network]");
     }
     Ok(())
 }
@@ -265,7 +265,7 @@ fn id_maps(draft: &mut Draft, namespaces: &Namespaces, linux: &Linux) -> Result<
     for (uid, mappings, from) in maps {
         let (writer, deny_setgroups) =
             map_writer(draft.facts, uid, mappings).map_err(|error| error.within(from))?;
-        draft.outside(
+        draft.host(
             HostStep::IdMap {
                 uid,
                 mappings: mappings.clone(),
@@ -314,11 +314,11 @@ pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             set_groups: false,
             keep: false,
         };
-        draft.inside(ids, "linux.namespaces[user]");
-        draft.inside(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
+        draft.container(ids, "linux.namespaces[user]");
+        draft.container(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
     if namespaces.late_ipc {
-        draft.inside(
+        draft.container(
             Step::Unshare {
                 flags: NEWIPC as u32,
             },
@@ -326,7 +326,7 @@ pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         );
     }
     if namespaces.unshare_cgroup {
-        draft.inside(
+        draft.container(
             Step::Unshare {
                 flags: NEWCGROUP as u32,
             },
@@ -334,7 +334,7 @@ pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         );
     }
     if !draft.request.no_new_keyring {
-        draft.inside(
+        draft.container(
             Step::Keyring {
                 name: format!("_ses.{}", draft.request.id),
             },
@@ -347,7 +347,7 @@ pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         (Attribute::Domainname, &config.domainname, "domainname"),
     ] {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
-            draft.inside(
+            draft.container(
                 Step::Set {
                     what,
                     number: 0,
@@ -358,7 +358,7 @@ pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         }
     }
     if namespaces.network {
-        draft.inside(set(Attribute::Loopback, 0), "linux.namespaces[network]");
+        draft.container(set(Attribute::Loopback, 0), "linux.namespaces[network]");
     }
     Ok(())
 }
@@ -372,7 +372,7 @@ pub fn cgroup(draft: &mut Draft, namespaces: &Namespaces) {
     if !namespaces.by_systemd {
         let first = draft.plan.slots;
         draft.plan.slots += namespaces.v1_cgroups;
-        draft.outside(
+        draft.host(
             HostStep::Cgroup {
                 plan: Box::new(plan),
                 first,
@@ -380,7 +380,7 @@ pub fn cgroup(draft: &mut Draft, namespaces: &Namespaces) {
             "linux.cgroupsPath, linux.resources",
         );
         if namespaces.v1_cgroups > 0 {
-            draft.inside(
+            draft.container(
                 Step::Enroll {
                     first,
                     count: namespaces.v1_cgroups,

@@ -15,7 +15,7 @@ use crate::step::host::Stage;
 use crate::step::report::Detail;
 use crate::step::wire::Malformed;
 use crate::step::world::Scratch;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::fd::socket_pair;
 use crate::sys::page::{Page, Report};
 use crate::sys::process::{self, Arrays, Cloned};
@@ -34,9 +34,9 @@ pub struct Child {
     /// Its process id as hull sees it.
     pub pid: i32,
     /// A descriptor of it.
-    pub pidfd: Held,
+    pub pidfd: Fd,
     /// hull's end of the socket for barriers.
-    pub sync: Held,
+    pub sync: Fd,
     /// Where it reports.
     pub page: Page,
 }
@@ -98,7 +98,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
     let (pid, pidfd) = match stage {
         None => match process::clone(flags, cgroup).on("clone", "the container's process")? {
             Cloned::Child => become_child(&page, &mut scratch, slots),
-            Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
+            Cloned::Parent { pid, pidfd } => (pid, Fd(pidfd)),
         },
         Some(stage) => match process::clone(0, None).on("clone", "the stage process")? {
             Cloned::Child => {
@@ -114,7 +114,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
                     Err(errno) => stage_failed(page.report(), errno, 0),
                 }
             }
-            Cloned::Parent { pidfd, .. } => after_stage(&Held(pidfd), page.report())?,
+            Cloned::Parent { pidfd, .. } => after_stage(&Fd(pidfd), page.report())?,
         },
     };
     drop(theirs);
@@ -135,7 +135,7 @@ fn stage_failed(report: &Report, errno: Errno, which: u32) -> ! {
     process::exit(1)
 }
 
-fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
+fn after_stage(stage: &Fd, report: &Report) -> Result<(i32, Fd)> {
     process::wait(stage.0, false).on("wait for", "the stage process")?;
     let errno = report.errno.load(Ordering::Acquire);
     let pid = report.pid.load(Ordering::Acquire);
@@ -159,7 +159,7 @@ fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
         )));
     }
     let pidfd = process::pidfd_open(pid).on("open", "the container's process")?;
-    Ok((pid, Held(pidfd)))
+    Ok((pid, Fd(pidfd)))
 }
 
 /// `CLONE_NEW*` is one bit: its number fits into the detail.
@@ -201,7 +201,7 @@ fn time_namespace(proc: i32, text: &str) -> Sys<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let held = Held(file::openat2(
+    let held = Fd(file::openat2(
         proc,
         c"self/timens_offsets",
         libc::O_WRONLY,
@@ -216,8 +216,8 @@ fn time_namespace(proc: i32, text: &str) -> Sys<()> {
 struct Image {
     /// hull itself, by descriptor: in a mount namespace that was joined, `/proc/self/exe` would be
     /// looked up in somebody else's `/proc`.
-    program: Held,
-    script: Held,
+    program: Fd,
+    script: Fd,
     slots: Vec<i32>,
     args: Vec<CString>,
     arrays: Arrays,
@@ -225,13 +225,13 @@ struct Image {
 
 impl Image {
     fn make(script: &[u8], slots: &mut [i32]) -> Result<(Page, Option<Self>)> {
-        let file = Held(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
+        let file = Fd(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
         file::write(file.0, script).on("write", "the script")?;
-        let page = Held(file::memfd(c"hull:page", 0).on("make", "a memory file for the page")?);
+        let page = Fd(file::memfd(c"hull:page", 0).on("make", "a memory file for the page")?);
         file::write(page.0, &[0_u8; 4096]).on("write", "the page")?;
         let mapped = Page::from_file(page.0).on("map", "the page")?;
         slots[slot::PAGE as usize] = page.keep();
-        let program = Held(
+        let program = Fd(
             file::openat(libc::AT_FDCWD, c"/proc/self/exe", libc::O_PATH, 0)
                 .on("open", "/proc/self/exe")?,
         );

@@ -104,7 +104,7 @@ fn helpers_usable() -> bool {
         .any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]));
     let there = |name: &str| {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-        std::env::split_paths(&path).any(|folder| Path::new(&folder).join(name).is_file())
+        std::env::split_paths(&path).any(|directory| Path::new(&directory).join(name).is_file())
     };
     !bound && there("newuidmap") && there("newgidmap")
 }

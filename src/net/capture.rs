@@ -2,7 +2,7 @@
 //! (draft-ietf-opsawg-pcap).
 
 use super::netlink::{Namespace, Socket};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{netns, process, socket};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ pub struct Target<'a> {
     /// The container's id, for errors.
     pub id: &'a str,
     /// Its init.
-    pub pidfd: &'a Held,
+    pub pidfd: &'a Fd,
     /// Its network namespace.
     pub namespace: &'a Namespace,
 }

@@ -102,9 +102,9 @@ pub fn link_names(links: &[Link]) -> HashSet<String> {
 }
 
 /// Name of the host's end of a container's link: the same for the same container, network and
-/// folder, and no longer than the kernel takes.
-pub fn host_link(folder: &std::path::Path, network: &str, id: &str, kind: char) -> String {
-    let hash = link::hash(&format!("{}\0{network}\0{id}", folder.display()));
+/// directory, and no longer than the kernel takes.
+pub fn host_link(directory: &std::path::Path, network: &str, id: &str, kind: char) -> String {
+    let hash = link::hash(&format!("{}\0{network}\0{id}", directory.display()));
     format!("h{kind}{:012x}", hash & 0xffff_ffff_ffff)
 }
 

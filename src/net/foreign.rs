@@ -20,7 +20,7 @@ use std::path::PathBuf;
 type Chain = (String, String, String);
 
 fn memory(networks: &Networks) -> PathBuf {
-    networks.folder().join("known")
+    networks.directory().join("known")
 }
 
 /// What hull knows of the firewall since it wrote there last, which holds as long as nobody else

@@ -159,7 +159,7 @@ pub fn remove(networks: &Networks, name: &str) -> Result<()> {
     if let Some(bridge) = links.iter().find(|link| {
         link.name == network.link && network.driver == Driver::Bridge && link.kind == "bridge"
     }) {
-        here.carry_out(&[link::remove(
+        here.execute(&[link::remove(
             bridge.index,
             format!("remove bridge {}", bridge.name),
         )])?;

@@ -27,7 +27,7 @@ pub struct Attachment {
     pub host: String,
     /// Its hardware address: the one asked, or one that the id gives.
     pub mac: String,
-    /// Fixed addresses; of every other subnet a free one is taken when the plan is carried out.
+    /// Fixed addresses; of every other subnet a free one is taken when the plan is executed.
     pub fixed: Vec<IpAddr>,
     /// Packets are forwarded between this network and others: switched on where it is off.
     pub forwarding: bool,
@@ -42,7 +42,7 @@ pub struct Attachment {
 /// A container's network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
-    /// The networks' folder.
+    /// The networks' directory.
     pub networks: Networks,
     /// In the order of `eth0`, `eth1`; the first has the default route.
     pub attachments: Vec<Attachment>,
@@ -61,7 +61,7 @@ pub struct Setup {
     /// Shaping, of each link.
     pub rate: Option<Rate>,
     /// Forward chains of others that drop, in which the bridges are accepted while somebody is on
-    /// them: those that are there when the plan is printed. Carried out, it is those that are there
+    /// them: those that are there when the plan is printed. Executed, it is those that are there
     /// then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opened: Vec<String>,
@@ -137,7 +137,7 @@ pub struct Asked {
     pub options: Options,
     /// The config's annotations count where no option is given.
     pub annotations: bool,
-    /// The plan is only printed: what is decided when it is carried out is looked up now.
+    /// The plan is only printed: what is decided when it is executed is looked up now.
     pub preview: bool,
 }
 
@@ -208,11 +208,11 @@ pub fn apply(
         Choice::Networks(_) => {
             place(Some(None));
             setup = Some(prepare(request, store, id, config.hostname.as_deref())?);
-            let folder =
-                std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+            let directory =
+                std::path::absolute(store.directory(id)).on("find", store.root().display())?;
             for (destination, source) in [
-                ("/etc/hosts", names::hosts_path(&folder)),
-                ("/etc/resolv.conf", names::resolv_path(&folder)),
+                ("/etc/hosts", names::hosts_path(&directory)),
+                ("/etc/resolv.conf", names::resolv_path(&directory)),
             ] {
                 if !config
                     .mounts
@@ -296,7 +296,7 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
             )));
         }
         let host = match network.driver {
-            Driver::Bridge => host_link(networks.folder(), &network.name, id, 'v'),
+            Driver::Bridge => host_link(networks.directory(), &network.name, id, 'v'),
             Driver::Macvlan => String::new(),
         };
         let mac = asked

@@ -1,4 +1,4 @@
-//! Spec and Facts are compiled into a plan: what the wall does outside, and what init does inside.
+//! Spec and Facts are compiled into a plan: what the backend does outside, and what init does inside.
 //!
 //! [`plan`] is pure: no file, no system call. It reads as the order of a container's making; each
 //! part is a file beside this one.
@@ -36,14 +36,14 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     };
     fields::warn(&mut draft);
     let namespaces = crate::namespaces::plan::namespaces(&draft)?;
-    draft.outside(
+    draft.host(
         HostStep::Open {
             slot: slot::PROC,
             what: Open::Procfs,
         },
         "[procfs]",
     );
-    draft.outside(
+    draft.host(
         HostStep::Open {
             slot: slot::START,
             what: Open::StartFifo,

@@ -1,4 +1,4 @@
-//! `hull plan`: the steps in order, who carries each out, which field each comes from.
+//! `hull plan`: the steps in order, who executes each, which field each comes from.
 
 use crate::step::container::{Barrier, Step};
 use crate::step::draft::{Placed, Plan};
@@ -9,9 +9,9 @@ use std::fmt::Write;
 /// The plan as a table for people.
 pub fn as_text(plan: &Plan) -> String {
     let mut out = String::new();
-    let (mut outside, mut inside) = (
-        plan.outside.iter().peekable(),
-        plan.inside.iter().enumerate().peekable(),
+    let (mut host, mut container) = (
+        plan.host.iter().peekable(),
+        plan.container.iter().enumerate().peekable(),
     );
     let barrier_out = |placed: &&Placed<HostStep>| match placed.step {
         HostStep::Barrier(kind) => Some(kind),
@@ -23,14 +23,14 @@ pub fn as_text(plan: &Plan) -> String {
     };
     loop {
         let mut met = None;
-        for placed in outside.by_ref() {
+        for placed in host.by_ref() {
             if let Some(kind) = barrier_out(&placed) {
                 met = Some(kind);
                 break;
             }
             line(
                 &mut out,
-                "outside",
+                "host",
                 None,
                 placed.step.name(),
                 &details(&placed.step),
@@ -42,13 +42,13 @@ pub fn as_text(plan: &Plan) -> String {
                 }
             }
         }
-        for placed in inside.by_ref() {
+        for placed in container.by_ref() {
             if barrier_in(&placed).is_some() {
                 break;
             }
             line(
                 &mut out,
-                "inside",
+                "container",
                 Some(placed.0),
                 placed.1.step.name(),
                 &details(&placed.1.step),
@@ -60,11 +60,7 @@ pub fn as_text(plan: &Plan) -> String {
             None => break,
         }
     }
-    for fallback in plan
-        .outside
-        .iter()
-        .flat_map(|placed| fallbacks(&placed.step))
-    {
+    for fallback in plan.host.iter().flat_map(|placed| fallbacks(&placed.step)) {
         let _ = writeln!(out, "fallback: {fallback}");
     }
     for warning in &plan.warnings {
@@ -135,14 +131,14 @@ fn short(fields: &Value) -> String {
 
 /// The plan as JSON.
 pub fn as_json(plan: &Plan) -> Value {
-    let outside: Vec<Value> = plan.outside.iter().map(|p| json!({"side": "outside", "step": p.step.name(), "from": p.from, "fields": fields(&p.step)})).collect();
-    let inside: Vec<Value> = plan
-        .inside
+    let host: Vec<Value> = plan.host.iter().map(|p| json!({"side": "host", "step": p.step.name(), "from": p.from, "fields": fields(&p.step)})).collect();
+    let container: Vec<Value> = plan
+        .container
         .iter()
         .enumerate()
-        .map(|(index, p)| json!({"side": "inside", "index": index, "step": p.step.name(), "from": p.from, "fields": fields(&p.step)}))
+        .map(|(index, p)| json!({"side": "container", "index": index, "step": p.step.name(), "from": p.from, "fields": fields(&p.step)}))
         .collect();
-    json!({"outside": outside, "inside": inside, "warnings": plan.warnings, "remarks": plan.remarks})
+    json!({"host": host, "container": container, "warnings": plan.warnings, "remarks": plan.remarks})
 }
 
 fn fields<S: serde::Serialize>(step: &S) -> Value {

@@ -47,7 +47,7 @@ pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<P
         ..Plan::default()
     };
     let mut add = |step: Step, from: &'static str| {
-        plan.inside.push(Placed {
+        plan.container.push(Placed {
             step,
             from: Cow::Borrowed(from),
         })

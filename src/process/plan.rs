@@ -23,7 +23,7 @@ pub fn console_socket(draft: &mut Draft) -> Result<()> {
         .as_ref()
         .is_some_and(|process| process.terminal)
     {
-        draft.outside(
+        draft.host(
             HostStep::Open {
                 slot: slot::CONSOLE,
                 what: Open::ConsoleSocket,
@@ -41,14 +41,14 @@ pub fn console(draft: &mut Draft) -> Result<()> {
     };
     if !process.terminal {
         if process.user.uid != 0 {
-            draft.inside(
+            draft.container(
                 set(Attribute::Stdio, u64::from(process.user.uid)),
                 "process.user.uid",
             );
         }
         return Ok(());
     }
-    draft.inside(console_step(process, true), "process.terminal");
+    draft.container(console_step(process, true), "process.terminal");
     Ok(())
 }
 
@@ -61,7 +61,7 @@ pub fn null_device(draft: &mut Draft, namespaces: &Namespaces) {
         .as_ref()
         .is_some_and(|process| process.terminal);
     if draft.request.null_stdio != 0 && namespaces.mount && !terminal {
-        draft.inside(
+        draft.container(
             set(Attribute::NullDevice, draft.request.null_stdio),
             "[stdio]",
         );
@@ -93,7 +93,7 @@ pub fn attributes(draft: &mut Draft) -> Result<()> {
                 .replace('/', ".")
                 .replace('\0', "/")
         );
-        draft.inside(
+        draft.container(
             Step::Sysctl {
                 path,
                 value: value.clone(),
@@ -103,7 +103,7 @@ pub fn attributes(draft: &mut Draft) -> Result<()> {
     }
     for (index, path) in linux.readonly_paths.iter().enumerate() {
         let target = crate::spec::names::inside_path(path);
-        draft.inside(
+        draft.container(
             Step::Protect {
                 target,
                 how: Protection::ReadOnly,
@@ -113,7 +113,7 @@ pub fn attributes(draft: &mut Draft) -> Result<()> {
     }
     for (index, path) in linux.masked_paths.iter().enumerate() {
         let target = crate::spec::names::inside_path(path);
-        draft.inside(
+        draft.container(
             Step::Protect {
                 target,
                 how: Protection::Mask,
@@ -122,7 +122,7 @@ pub fn attributes(draft: &mut Draft) -> Result<()> {
         );
     }
     if let Some(personality) = &linux.personality {
-        draft.inside(
+        draft.container(
             set(
                 Attribute::Personality,
                 u64::from(tables::personality(personality)?),
@@ -132,7 +132,7 @@ pub fn attributes(draft: &mut Draft) -> Result<()> {
     }
     if let Some(policy) = &linux.memory_policy {
         let (mode, mask) = tables::memory_policy(policy)?;
-        draft.inside(
+        draft.container(
             Step::Set {
                 what: Attribute::MemoryPolicy,
                 number: u64::from(mode),
@@ -152,7 +152,7 @@ pub fn attributes(draft: &mut Draft) -> Result<()> {
 
 fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
     if let Some(scheduler) = &process.scheduler {
-        draft.inside(
+        draft.container(
             Step::Set {
                 what: Attribute::Scheduler,
                 number: 0,
@@ -162,7 +162,7 @@ fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
         );
     }
     if let Some(priority) = &process.io_priority {
-        draft.inside(
+        draft.container(
             set(Attribute::IoPriority, tables::io_priority(priority)? as u64),
             "process.ioPriority",
         );
@@ -198,9 +198,9 @@ pub fn identity(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         // start is its end. What its maker has open, the lock on the container among it, it must
         // not hold all the same.
         let first = 3 + u64::from(draft.request.preserve_fds);
-        draft.inside(set(Attribute::Descriptors, first), "[descriptors]");
+        draft.container(set(Attribute::Descriptors, first), "[descriptors]");
         for kind in [Barrier::Ready, Barrier::Recorded] {
-            draft.inside(Step::Barrier { kind }, "[barrier]");
+            draft.container(Step::Barrier { kind }, "[barrier]");
         }
         return Ok(());
     };
@@ -229,7 +229,7 @@ pub fn identity(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     };
     let (steps, left_out) = identity_steps(process, draft.facts, &place)?;
     for (step, from) in steps {
-        draft.inside(step, from);
+        draft.container(step, from);
     }
     draft.plan.warnings.extend(left_out.warnings);
     draft.plan.remarks.extend(left_out.remarks);
@@ -413,7 +413,7 @@ pub fn mask_bytes(mask: Option<tables::Bits>) -> Vec<u8> {
         .collect()
 }
 
-/// resctrl is not carried out: said in docs/limitations.md.
+/// resctrl is not executed: said in docs/limitations.md.
 fn intel_rdt_refusal(rdt: &IntelRdt) -> Error {
     let IntelRdt {
         clos_id,
@@ -435,7 +435,7 @@ fn intel_rdt_refusal(rdt: &IntelRdt) -> Error {
         _ => "a class of service",
     };
     Error::new(format!(
-        "linux.intelRdt: {what} is asked for, but hull does not carry out resctrl \
+        "linux.intelRdt: {what} is asked for, but hull does not execute resctrl \
             (docs/limitations.md)"
     ))
 }
@@ -507,16 +507,16 @@ fn ids_step(user: &User, place: &Place) -> Result<Step> {
 /// Ready, the wait for start, and the program.
 pub fn program(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let spec = draft.spec;
-    draft.outside(HostStep::Barrier(Barrier::Ready), "[barrier]");
+    draft.host(HostStep::Barrier(Barrier::Ready), "[barrier]");
     if let Some(process) = &spec.config().process {
         for limit in rlimits::parse(&process.rlimits)? {
             if !sets_itself(&limit, draft.facts, namespaces.user) {
-                draft.outside(HostStep::Rlimit(limit), "process.rlimits");
+                draft.host(HostStep::Rlimit(limit), "process.rlimits");
             }
         }
     }
-    draft.outside(HostStep::Record, "[record]");
-    draft.outside(HostStep::Barrier(Barrier::Recorded), "[barrier]");
+    draft.host(HostStep::Record, "[record]");
+    draft.host(HostStep::Barrier(Barrier::Recorded), "[barrier]");
     if draft
         .request
         .filter
@@ -530,7 +530,7 @@ pub fn program(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             .and_then(|linux| linux.seccomp.clone())
             .unwrap_or_default();
         let path = seccomp.listener_path.unwrap_or_default();
-        draft.outside(
+        draft.host(
             HostStep::Listener {
                 path,
                 metadata: seccomp.listener_metadata.unwrap_or_default(),
@@ -538,13 +538,13 @@ pub fn program(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             "linux.seccomp.listenerPath",
         );
     }
-    draft.inside(Step::WaitStart {}, "[start]");
+    draft.container(Step::WaitStart {}, "[start]");
     crate::hooks::plan::start(draft);
     let Some(process) = &spec.config().process else {
         return Ok(());
     };
     let env = last_of_each(process.env.iter().chain(&draft.request.extra_env));
-    draft.inside(exec_step(process, env), "process.args, process.env");
+    draft.container(exec_step(process, env), "process.args, process.env");
     Ok(())
 }
 

@@ -56,15 +56,15 @@ pub fn devices(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
                 gid: 0,
                 bind,
             };
-            draft.inside(step, "[default device]");
+            draft.container(step, "[default device]");
         }
     }
     for (index, device) in asked.iter().enumerate() {
         let step =
             node(device, bind).map_err(|error| error.within(format!("linux.devices[{index}]")))?;
-        draft.inside(step, format!("linux.devices[{index}]"));
+        draft.container(step, format!("linux.devices[{index}]"));
     }
-    draft.inside(
+    draft.container(
         Step::Symlink {
             path: "/dev/ptmx".into(),
             target: "pts/ptmx".into(),
@@ -72,7 +72,7 @@ pub fn devices(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         "[default link]",
     );
     for (path, target) in LINKS {
-        draft.inside(
+        draft.container(
             Step::Symlink {
                 path: path.into(),
                 target: target.into(),
@@ -81,7 +81,7 @@ pub fn devices(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         );
     }
     if draft.facts.kcore {
-        draft.inside(
+        draft.container(
             Step::Symlink {
                 path: "/dev/core".into(),
                 target: "/proc/kcore".into(),

@@ -1,10 +1,10 @@
-//! The root file system put together out of parts: overlays that take the changes, folders as they
+//! The root file system put together out of parts: overlays that take the changes, directories as they
 //! are, links.
 //!
 //! ```text
 //! tmpfs (in the container's mount namespace only, gone with it)
-//! ├── root/         becomes the container's root; an overlay is mounted on it, or on folders in it
-//! └── layers/N/     upper and work folder of part N, where the changes are not kept
+//! ├── root/         becomes the container's root; an overlay is mounted on it, or on directories in it
+//! └── layers/N/     upper and work directory of part N, where the changes are not kept
 //! ```
 
 use crate::step::container::{Create, Step, slot};
@@ -34,7 +34,7 @@ fn text(path: &Path) -> Result<&str> {
 
 /// The steps by which the root comes to be.
 pub fn root(draft: &mut Draft, layers: &Layers) -> Result<()> {
-    draft.inside(Step::Scratch {}, FROM);
+    draft.container(Step::Scratch {}, FROM);
     for (index, part) in layers.parts.iter().enumerate() {
         let Part::Overlay {
             target,
@@ -64,13 +64,13 @@ pub fn root(draft: &mut Draft, layers: &Layers) -> Result<()> {
             else_bind: target != "/",
             marks: marks.into(),
         };
-        draft.inside(step, FROM);
+        draft.container(step, FROM);
     }
-    draft.inside(Step::Gather {}, "root.path");
+    draft.container(Step::Gather {}, "root.path");
     for part in &layers.parts {
         match part {
             Part::Overlay { .. } => {}
-            Part::Link { target, text } => draft.inside(
+            Part::Link { target, text } => draft.container(
                 Step::Symlink {
                     path: target.clone(),
                     target: text.clone(),
@@ -78,7 +78,7 @@ pub fn root(draft: &mut Draft, layers: &Layers) -> Result<()> {
                 FROM,
             ),
             Part::ReadOnly { target, source } => {
-                draft.inside(read_only(target, text(source)?), FROM)
+                draft.container(read_only(target, text(source)?), FROM)
             }
         }
     }

@@ -100,7 +100,7 @@ pub fn open_sources(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             id_map: None,
             link: false,
         };
-        draft.outside(
+        draft.host(
             HostStep::Open {
                 slot: slot::ROOT,
                 what,
@@ -154,7 +154,7 @@ fn id_map(draft: &Draft, mount: &Mount, options: &MountOptions) -> Result<Option
 pub fn root(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     if !namespaces.mount {
         let path = path_text(draft.spec.rootfs())?;
-        draft.inside(
+        draft.container(
             Step::Root {
                 path,
                 recursive: false,
@@ -172,12 +172,12 @@ pub fn root(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         } else {
             libc::MS_SLAVE
         };
-    draft.inside(Step::Propagation { flags }, "linux.rootfsPropagation");
+    draft.container(Step::Propagation { flags }, "linux.rootfsPropagation");
     if let Some(layers) = draft.request.layers.clone() {
         return crate::rootfs::layers::root(draft, &layers);
     }
     let path = path_text(draft.spec.rootfs())?;
-    draft.inside(
+    draft.container(
         Step::Root {
             path,
             recursive: true,
@@ -246,7 +246,7 @@ pub fn mounts(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         if options.remount {
             let (set, clear) = options.attributes();
             let propagation = options.propagation & !MS_REC;
-            draft.inside(
+            draft.container(
                 Step::Attributes {
                     target,
                     set,
@@ -323,7 +323,7 @@ fn bind(
     }
     let (set, clear) = options.attributes();
     let (rset, rclear) = options.recursive_attributes();
-    draft.inside(
+    draft.container(
         Step::Bind {
             target,
             slot: draft.sources[index],
@@ -371,7 +371,7 @@ fn file_system(
         "mqueue" if draft.facts.in_user_namespace => Refused::Skip,
         _ => Refused::Fail,
     };
-    draft.inside(
+    draft.container(
         Step::Mount {
             target,
             source: mount
@@ -383,7 +383,7 @@ fn file_system(
             fstype,
             flags,
             propagation: options.propagation & !MS_REC,
-            create: Create::Folder,
+            create: Create::Directory,
             refused,
             follow: !is_kernel,
             copy_up: options.copy_up,
@@ -425,19 +425,19 @@ fn cgroup(
                     &data,
                     Refused::Fail,
                 );
-                draft.inside(step, from.to_owned());
+                draft.container(step, from.to_owned());
             }
             cgroups::mounts::CgroupMount::File {
                 fstype, data, host, ..
             } => {
-                // v2 takes any source; the host's folder is what is bound where the kernel refuses
+                // v2 takes any source; the host's directory is what is bound where the kernel refuses
                 // the mount.
                 let (source, refused) = if fstype == "cgroup2" {
                     (host.as_str(), Refused::BindHost)
                 } else {
                     ("cgroup", refused)
                 };
-                draft.inside(
+                draft.container(
                     fs_step(
                         path,
                         fstype,
@@ -456,7 +456,7 @@ fn cgroup(
                     slot: slot::NONE,
                     source,
                     recursive: true,
-                    create: Create::Folder,
+                    create: Create::Directory,
                     in_proc: false,
                     link: false,
                     set,
@@ -465,15 +465,15 @@ fn cgroup(
                     rclear: 0,
                     propagation: options.propagation,
                 };
-                draft.inside(step, from.to_owned());
+                draft.container(step, from.to_owned());
             }
             cgroups::mounts::CgroupMount::Symlink { to, .. } => {
-                draft.inside(Step::Symlink { path, target: to }, from.to_owned())
+                draft.container(Step::Symlink { path, target: to }, from.to_owned())
             }
         }
     }
     if options.flags & libc::MS_RDONLY != 0 {
-        draft.inside(
+        draft.container(
             Step::Attributes {
                 target,
                 set: ATTR_RDONLY,
@@ -503,7 +503,7 @@ fn fs_step(
         flags,
         data: data.to_owned(),
         propagation: propagation & !MS_REC,
-        create: Create::Folder,
+        create: Create::Directory,
         refused,
         follow: true,
         copy_up: false,
@@ -518,7 +518,7 @@ pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         (true, true) => (Leave::Move, "[--no-pivot]"),
         (true, false) => (Leave::Pivot, "[pivot_root]"),
     };
-    draft.inside(Step::Leave { how }, from);
+    draft.container(Step::Leave { how }, from);
     for (index, mount) in spec.config().mounts.iter().enumerate() {
         let options = MountOptions::parse(&mount.options)?;
         if inside_path(&mount.destination) == "/dev"
@@ -533,7 +533,7 @@ pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
                 propagation: 0,
                 missing: false,
             };
-            draft.inside(step, format!("mounts[{index}]"));
+            draft.container(step, format!("mounts[{index}]"));
         }
     }
     let readonly = namespaces.mount
@@ -548,7 +548,7 @@ pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         .as_ref()
         .map(|process| process.cwd.clone())
     {
-        draft.inside(
+        draft.container(
             Step::WorkingDirectory {
                 path: cwd,
                 create: true,
@@ -572,7 +572,7 @@ pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
                 propagation: 0,
                 missing: false,
             };
-            draft.inside(step, "root.readonly");
+            draft.container(step, "root.readonly");
         }
     }
     Ok(())
@@ -598,6 +598,6 @@ pub fn propagation(draft: &mut Draft) {
             propagation,
             missing: false,
         };
-        draft.inside(step, "linux.rootfsPropagation");
+        draft.container(step, "linux.rootfsPropagation");
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::namespaces::idmap;
 use crate::step::host::IdMap;
-use crate::sys::fd::{Held, c_path};
+use crate::sys::fd::{Fd, c_path};
 use crate::sys::file;
 use crate::sys::mount::{self, AT_RECURSIVE, ATTR_IDMAP, MountAttr, OPEN_TREE_CLONE};
 use crate::{Context, Error, Result};
@@ -22,7 +22,7 @@ pub fn tree(
     propagation: u64,
     id_map: Option<&IdMap>,
     link: bool,
-) -> Result<Held> {
+) -> Result<Fd> {
     let name = c_path(path)?;
     let flags = OPEN_TREE_CLONE
         | if recursive { AT_RECURSIVE } else { 0 }
@@ -38,7 +38,7 @@ pub fn tree(
         }
         other => other,
     };
-    let tree = tree.map(Held).on("open mount source", path.display())?;
+    let tree = tree.map(Fd).on("open mount source", path.display())?;
     if let Some(map) = id_map {
         let namespace = idmap::user_namespace(map)?;
         let attr = MountAttr {
@@ -62,14 +62,14 @@ pub fn tree(
 
 /// The host's procfs, which must be one: something else there would take what is meant for the
 /// kernel (CVE-2019-16884).
-pub fn procfs() -> Result<Held> {
+pub fn procfs() -> Result<Fd> {
     let held = file::openat(
         libc::AT_FDCWD,
         c"/proc",
         libc::O_PATH | libc::O_DIRECTORY,
         0,
     )
-    .map(Held)
+    .map(Fd)
     .on("open", "/proc")?;
     if file::filesystem(held.0).on("stat", "/proc")? != PROC_SUPER_MAGIC {
         return Err(Error::new("/proc is not procfs"));

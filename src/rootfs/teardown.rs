@@ -5,12 +5,12 @@ use crate::sys::mount;
 use crate::{Context, Error, Result};
 use std::path::Path;
 
-/// Removes the work folder of an overlay. What overlayfs leaves in it has no mode bits at all,
-/// which stops an ordinary user. The folder above goes too when it is empty: it is made for work
-/// folders alone.
+/// Removes the work directory of an overlay. What overlayfs leaves in it has no mode bits at all,
+/// which stops an ordinary user. The directory above goes too when it is empty: it is made for work
+/// directories alone.
 ///
 /// # Errors
-/// The kernel's; a folder that is not there is none.
+/// The kernel's; a directory that is not there is none.
 pub fn remove_work(work: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let inner = work.join("work");

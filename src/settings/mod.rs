@@ -1,6 +1,6 @@
 //! The administrator's defaults, a TOML file: `--config FILE`, else the environment variable
 //! `HULL_CONFIG`, else `/etc/hull/config.toml` where it is there. Read by what needs it alone: a
-//! container behind the first wall costs no system call more.
+//! container with the namespace backend costs no system call more.
 //!
 //! ```toml
 //! criu = "/opt/criu/sbin/criu"
@@ -39,7 +39,7 @@ pub struct Settings {
     pub vm: Vm,
 }
 
-/// Defaults of the second wall.
+/// Defaults of the VM backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Vm {

@@ -5,10 +5,10 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The annotation that asks for this wall.
-pub const ANNOTATION: &str = "org.hull.wall";
+/// The annotation that asks for this backend.
+pub const ANNOTATION: &str = "org.hull.backend";
 
-/// The name of hull's binary that asks for this wall: for engines, which name a program and no
+/// The name of hull's binary that asks for this backend: for engines, which name a program and no
 /// options.
 pub const NAME: &str = "hull-vm";
 
@@ -64,9 +64,9 @@ pub fn memory_size(text: &str) -> Result<u64, String> {
 /// What was asked of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// This wall.
+    /// This backend.
     pub on: bool,
-    /// hull goes by [`NAME`]: this wall, unless the container says otherwise.
+    /// hull goes by [`NAME`]: this backend, unless the container says otherwise.
     pub named: bool,
     /// The kernel's file.
     pub kernel: Option<PathBuf>,
@@ -92,10 +92,10 @@ pub struct Options {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RootFrom {
-    /// The bundle's folder, by virtio-fs.
+    /// The bundle's directory, by virtio-fs.
     #[default]
     Share,
-    /// A read-only image that is made of the bundle's folder.
+    /// A read-only image that is made of the bundle's directory.
     Image,
     /// An image that the config names.
     File {
@@ -125,7 +125,7 @@ const MEMORY: u64 = 512 << 20;
 
 impl Options {
     /// The options of a bundle: what the command says goes before the config's `vm` section, and
-    /// that before the defaults of [`crate::settings`]. The wall is chosen by the command's option,
+    /// that before the defaults of [`crate::settings`]. The backend is chosen by the command's option,
     /// else by the annotation, else by the section or the program's name.
     ///
     /// # Errors
@@ -135,11 +135,11 @@ impl Options {
         let config = spec.config();
         let annotated = match config.annotations.get(ANNOTATION).map(String::as_str) {
             None => None,
-            Some("kernel") => Some(false),
+            Some("namespaces") => Some(false),
             Some("vm") => Some(true),
             Some(other) => {
                 return Err(Error::new(format!(
-                    "annotation {ANNOTATION}={other:?}: the walls are \"kernel\" and \"vm\""
+                    "annotation {ANNOTATION}={other:?}: the backends are \"namespaces\" and \"vm\""
                 )));
             }
         };
@@ -356,11 +356,14 @@ mod tests {
             on: true,
             ..Options::default()
         };
-        assert!(!chosen(&nothing, None, false) && !chosen(&nothing, Some("kernel"), false));
+        assert!(!chosen(&nothing, None, false) && !chosen(&nothing, Some("namespaces"), false));
         assert!(chosen(&nothing, Some("vm"), false) && chosen(&nothing, None, true));
         assert!(chosen(&named, None, false) && chosen(&named, Some("vm"), false));
-        assert!(!chosen(&named, Some("kernel"), false) && !chosen(&nothing, Some("kernel"), true));
-        assert!(chosen(&asked, Some("kernel"), false));
+        assert!(
+            !chosen(&named, Some("namespaces"), false)
+                && !chosen(&nothing, Some("namespaces"), true)
+        );
+        assert!(chosen(&asked, Some("namespaces"), false));
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn version(version: &str) -> Result<()> {
     match (numbers, parts.next()) {
         ([Some(1), Some(_), Some(_)], None) => Ok(()),
         ([Some(_), Some(_), Some(_)], None) => refuse(format!(
-            "ociVersion {version} is not supported: hull carries out 1.x"
+            "ociVersion {version} is not supported: hull executes 1.x"
         )),
         _ => refuse(format!("ociVersion {version:?} is no semantic version")),
     }

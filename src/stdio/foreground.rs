@@ -3,7 +3,7 @@
 
 use crate::stdio::notify::Notify;
 use crate::stdio::streams::Stream;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process::{self, Ended};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -78,7 +78,7 @@ impl Drop for Raw {
 ///
 /// # Errors
 /// The kernel's.
-pub fn console_pair() -> Result<(OwnedFd, Held)> {
+pub fn console_pair() -> Result<(OwnedFd, Fd)> {
     let (ours, theirs) = crate::sys::fd::socket_pair()?;
     Ok((crate::sys::socket::owned(ours.keep()), theirs))
 }
@@ -124,7 +124,7 @@ pub struct Carried {
 ///
 /// # Errors
 /// The kernel's.
-pub fn attend(pidfd: &Held, signals: &Signals, carried: Carried) -> Result<Ended> {
+pub fn attend(pidfd: &Fd, signals: &Signals, carried: Carried) -> Result<Ended> {
     stay(pidfd, None, signals, carried)
 }
 
@@ -135,7 +135,7 @@ pub fn attend(pidfd: &Held, signals: &Signals, carried: Carried) -> Result<Ended
 /// # Errors
 /// The kernel's.
 pub fn attend_acting(
-    pidfd: &Held,
+    pidfd: &Fd,
     leaves_to_default: &dyn Fn(i32) -> bool,
     signals: &Signals,
     carried: Carried,
@@ -144,7 +144,7 @@ pub fn attend_acting(
 }
 
 fn stay(
-    pidfd: &Held,
+    pidfd: &Fd,
     leaves_to_default: Option<&dyn Fn(i32) -> bool>,
     signals: &Signals,
     carried: Carried,
@@ -187,7 +187,7 @@ fn stay(
 /// Signals by which people and their tools end a program.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
-fn pass_on(signal: i32, pidfd: &Held, carrier: &Carrier) {
+fn pass_on(signal: i32, pidfd: &Fd, carrier: &Carrier) {
     match signal {
         libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE => {}
         libc::SIGWINCH => carrier.resize(),
@@ -232,7 +232,7 @@ impl Carrier {
     }
 
     /// Sleeps until something happens; carries what there is. (the child ended, a signal came)
-    fn wait(&mut self, pidfd: &Held, signals: &Signals) -> Result<(bool, bool)> {
+    fn wait(&mut self, pidfd: &Fd, signals: &Signals) -> Result<(bool, bool)> {
         let child = crate::sys::socket::borrow(pidfd.0);
         let mut fds = vec![
             PollFd::new(child, PollFlags::POLLIN),

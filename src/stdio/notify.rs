@@ -5,7 +5,7 @@
 //! ```text
 //! systemd, Podman ◀──READY=1, MAINPID=─── hull ◀──READY=1─── /run/notify/notify.sock in the container
 //! ```
-//! `create` mounts the folder, `start` and `run` bind the socket in it; `start` and `run --detach`
+//! `create` mounts the directory, `start` and `run` bind the socket in it; `start` and `run --detach`
 //! return when READY=1 was passed on.
 //!
 //! A socket cannot cross into a virtual machine: the guest has one of its own, and what comes over
@@ -16,7 +16,7 @@
 
 use crate::spec::Spec;
 use crate::spec::config::Mount;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, process, socket};
 use crate::{Context, Result};
 use std::os::fd::AsRawFd;
@@ -25,14 +25,14 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
-/// The folder's name in the container's record, and the socket's in it.
-const FOLDER: &str = "notify";
+/// The directory's name in the container's record, and the socket's in it.
+const DIR: &str = "notify";
 const SOCKET: &str = "notify.sock";
-/// The folder in a guest's own root. No container's folder can have this name.
+/// The directory in a guest's own root. No container's directory can have this name.
 pub const OF_GUEST: &str = "/run/hull/@notify";
 /// More of a message than this is not looked at, in bytes.
 const LONGEST: usize = 4096;
-/// Where the folder is mounted in the container.
+/// Where the directory is mounted in the container.
 const INSIDE: &str = "/run/notify";
 
 /// How long the caller's manager may take for what it was told before hull ends: after that it
@@ -47,21 +47,21 @@ pub fn asked() -> Option<String> {
         .filter(|name| !name.is_empty())
 }
 
-/// The same config with the folder mounted where the program's environment says.
+/// The same config with the directory mounted where the program's environment says.
 ///
 /// # Errors
 /// There is no working directory to begin a relative path with.
 pub fn add_to(spec: &Spec, container: &Path) -> Result<Spec> {
-    let source = std::path::absolute(container.join(FOLDER)).on("find", container.display())?;
-    Ok(with_folder(spec, &source.to_string_lossy()))
+    let source = std::path::absolute(container.join(DIR)).on("find", container.display())?;
+    Ok(with_directory(spec, &source.to_string_lossy()))
 }
 
-/// The same for a container behind the second wall: the folder is the guest's.
+/// The same for a container in VM mode: the directory is the guest's.
 pub fn add_to_guest(spec: &Spec) -> Spec {
-    with_folder(spec, OF_GUEST)
+    with_directory(spec, OF_GUEST)
 }
 
-fn with_folder(spec: &Spec, source: &str) -> Spec {
+fn with_directory(spec: &Spec, source: &str) -> Spec {
     let options = ["bind", "nosuid", "noexec", "nodev", "ro"]
         .map(str::to_owned)
         .to_vec();
@@ -74,16 +74,16 @@ fn with_folder(spec: &Spec, source: &str) -> Spec {
     spec.with_mount(mount, format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}"))
 }
 
-/// Makes that folder; the container's processes may look into it.
+/// Makes that directory; the container's processes may look into it.
 ///
 /// # Errors
 /// The kernel's.
-pub fn make_folder(container: &Path) -> Result<()> {
-    let folder = container.join(FOLDER);
+pub fn make_directory(container: &Path) -> Result<()> {
+    let directory = container.join(DIR);
     std::fs::DirBuilder::new()
         .mode(0o755)
-        .create(&folder)
-        .on("make", folder.display())
+        .create(&directory)
+        .on("make", directory.display())
 }
 
 /// A container's socket, and who is told.
@@ -101,7 +101,7 @@ impl Notify {
     /// The kernel's.
     pub fn bind(container: &Path, pid: i32) -> Result<Option<Self>> {
         let Some(host) = asked() else { return Ok(None) };
-        let Some(socket) = listen(&container.join(FOLDER))? else {
+        let Some(socket) = listen(&container.join(DIR))? else {
             return Ok(None);
         };
         Ok(Some(Self { socket, host, pid }))
@@ -141,7 +141,7 @@ impl Notify {
     ///
     /// # Errors
     /// The caller's socket does not take it.
-    pub fn wait(self, init: &Held) -> Result<()> {
+    pub fn wait(self, init: &Fd) -> Result<()> {
         loop {
             let (said, _) = process::poll2(self.descriptor(), init.0, None)
                 .on("wait for", "the container's notification")?;
@@ -155,30 +155,30 @@ impl Notify {
     }
 }
 
-/// A folder by its descriptor: a socket's path has at most 107 bytes (unix(7)), and so it is always
-/// short. None where there is no folder.
-fn short(folder: &Path) -> Result<Option<(Held, PathBuf)>> {
-    let name = crate::sys::fd::c_path(folder)?;
+/// A directory by its descriptor: a socket's path has at most 107 bytes (unix(7)), and so it is always
+/// short. None where there is not a directory.
+fn short(directory: &Path) -> Result<Option<(Fd, PathBuf)>> {
+    let name = crate::sys::fd::c_path(directory)?;
     let held = match file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0) {
         Err(nix::errno::Errno::ENOENT) => return Ok(None),
-        other => Held(other.on("open", folder.display())?),
+        other => Fd(other.on("open", directory.display())?),
     };
     let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", held.0));
     Ok(Some((held, path)))
 }
 
 /// The socket for the container's processes, whatever their users are. None where there is no
-/// folder.
+/// directory.
 ///
 /// # Errors
 /// The kernel's.
-pub fn listen(folder: &Path) -> Result<Option<UnixDatagram>> {
-    let Some((_held, path)) = short(folder)? else {
+pub fn listen(directory: &Path) -> Result<Option<UnixDatagram>> {
+    let Some((_held, path)) = short(directory)? else {
         return Ok(None);
     };
-    let socket = UnixDatagram::bind(&path).on("make", folder.join(SOCKET).display())?;
+    let socket = UnixDatagram::bind(&path).on("make", directory.join(SOCKET).display())?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
-        .on("open to all", folder.join(SOCKET).display())?;
+        .on("open to all", directory.join(SOCKET).display())?;
     Ok(Some(socket))
 }
 
@@ -202,11 +202,11 @@ pub fn ready(socket: &UnixDatagram) -> Result<Option<String>> {
 /// waits.
 ///
 /// # Errors
-/// Nobody listens there (any more): as behind the first wall, where the program itself hears of
+/// Nobody listens there (any more): as with the namespace backend, where the program itself hears of
 /// that.
 pub fn pass_on(container: &Path, line: &str) -> Result<()> {
-    let folder = container.join(FOLDER);
-    let Some((_held, path)) = short(&folder)? else {
+    let directory = container.join(DIR);
+    let Some((_held, path)) = short(&directory)? else {
         return Ok(());
     };
     let socket = UnixDatagram::unbound().on("make", "a socket")?;
@@ -214,14 +214,14 @@ pub fn pass_on(container: &Path, line: &str) -> Result<()> {
     let line = line.as_bytes();
     socket
         .send_to(&line[..line.len().min(LONGEST)], &path)
-        .on("send to", folder.join(SOCKET).display())
+        .on("send to", directory.join(SOCKET).display())
         .map(drop)
 }
 
 /// Sends one end of a pipe along and waits until the other side has closed it.
 fn barrier(host: &UnixDatagram) -> Result<()> {
     let (read, write) = file::pipe()
-        .map(|(read, write)| (Held(read), Held(write)))
+        .map(|(read, write)| (Fd(read), Fd(write)))
         .on("make", "a pipe")?;
     socket::send_fd(host.as_raw_fd(), b"BARRIER=1", write.0).on("send to", "NOTIFY_SOCKET")?;
     drop(write);

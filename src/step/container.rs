@@ -3,8 +3,8 @@
 
 use crate::step::wire::{Bytes, Flag, Str, Strs, U32, U32s, U64, choice, steps};
 
-/// A place in the table that the wall fills before `inside` is walked: a descriptor behind the
-/// shared-kernel wall.
+/// A place in the table that the backend fills before `inside` is walked: a descriptor behind the
+/// namespace backend.
 pub mod slot {
     /// Nothing is given.
     pub const NONE: u32 = u32::MAX;
@@ -85,7 +85,7 @@ choice! {
 choice! {
     /// How a path is kept from the container.
     Protection {
-        /// The null device over a file, an empty read-only tmpfs over a folder: by-inode-type,
+        /// The null device over a file, an empty read-only tmpfs over a directory: by-inode-type,
         /// skip-if-missing.
         Mask = 0,
         /// A read-only bind of the path on itself: skip-if-missing.
@@ -110,9 +110,9 @@ choice! {
     Create {
         /// Error.
         No = 0,
-        /// Make a folder, with its parents.
-        Folder = 1,
-        /// A folder or an empty file, as the source is: by-inode-type.
+        /// Make a directory, with its parents.
+        Directory = 1,
+        /// A directory or an empty file, as the source is: by-inode-type.
         LikeSource = 2,
     }
 }
@@ -149,7 +149,7 @@ steps! {
     /// Sets the propagation of every mount there is.
     Propagation = 6 { flags: U64 }
     /// Attaches the root file system: the detached mount in the slot, or the path of the host where
-    /// there is none. Without `attach` (no mount namespace of one's own) the folder is only opened.
+    /// there is none. Without `attach` (no mount namespace of one's own) the directory is only opened.
     Root = 7 { path: Str, recursive: Flag, propagation: U64, attach: Flag }
     /// Mounts a file system. Flags are `MS_*`; `follow` allows symbolic links in the target;
     /// `copy_up` fills a tmpfs from below.
@@ -197,14 +197,14 @@ steps! {
     Filter = 23 { program: Bytes, flags: U32, notify: Flag }
     /// Waits for `start`.
     WaitStart = 24 { }
-    /// Attaches an empty tmpfs as the root, with the folders `root` and `layers`, and makes it the
+    /// Attaches an empty tmpfs as the root, with the directories `root` and `layers`, and makes it the
     /// working directory.
     Scratch = 27 { }
-    /// The folder `root` of the scratch file system, with what is mounted there, becomes the root;
+    /// The directory `root` of the scratch file system, with what is mounted there, becomes the root;
     /// the scratch file system itself is reached by no name any more.
     Gather = 29 { }
-    /// Mounts an overlay on a folder: `lower` of the host below, changes into `upper`, which with
-    /// `own` lies in that folder of the scratch file system. With `else_bind` the source stands
+    /// Mounts an overlay on a directory: `lower` of the host below, changes into `upper`, which with
+    /// `own` lies in that directory of the scratch file system. With `else_bind` the source stands
     /// there read-only where the kernel refuses the overlay.
     Layer = 28 { target: Str, source: Str, lower: Str, upper: Str, work: Str, own: Str, marks: Str, else_bind: Flag }
     /// Writes a line to a binfmt_misc's `register`, as the container's root names it: the

@@ -24,16 +24,16 @@ pub struct Placed<S> {
 /// What a container's making consists of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Plan {
-    /// Carried out by the wall on the host.
-    pub outside: Vec<Placed<HostStep>>,
-    /// Carried out by init in the new world.
-    pub inside: Vec<Placed<Step>>,
+    /// Executed by the backend on the host.
+    pub host: Vec<Placed<HostStep>>,
+    /// Executed by init in the new world.
+    pub container: Vec<Placed<Step>>,
     /// What was asked and is not done, a sentence each.
     pub warnings: Vec<String>,
     /// What was asked and has no effect, a sentence each: for the log, as everyday configs ask for
     /// it.
     pub remarks: Vec<String>,
-    /// How many slots the wall fills.
+    /// How many slots the backend fills.
     pub slots: u32,
 }
 
@@ -42,7 +42,7 @@ impl Plan {
     /// config it came from.
     pub fn check(&self) -> Result<()> {
         let mut bytes = Vec::new();
-        for placed in &self.inside {
+        for placed in &self.container {
             bytes.clear();
             placed.step.put(&mut bytes);
             if StepRef::get(&mut Reader::new(&bytes)).is_err() {
@@ -58,7 +58,7 @@ impl Plan {
     /// `inside` as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4096);
-        self.inside
+        self.container
             .iter()
             .for_each(|placed| placed.step.put(&mut bytes));
         bytes
@@ -107,15 +107,15 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    pub(crate) fn outside(&mut self, step: HostStep, from: impl Into<Cow<'static, str>>) {
-        self.plan.outside.push(Placed {
+    pub(crate) fn host(&mut self, step: HostStep, from: impl Into<Cow<'static, str>>) {
+        self.plan.host.push(Placed {
             step,
             from: from.into(),
         });
     }
 
-    pub(crate) fn inside(&mut self, step: Step, from: impl Into<Cow<'static, str>>) {
-        self.plan.inside.push(Placed {
+    pub(crate) fn container(&mut self, step: Step, from: impl Into<Cow<'static, str>>) {
+        self.plan.container.push(Placed {
             step,
             from: from.into(),
         });
@@ -125,18 +125,18 @@ impl Draft<'_> {
         self.plan.warnings.push(warning.into());
     }
 
-    /// Gives a slot to what the wall opens.
+    /// Gives a slot to what the backend opens.
     pub fn open(&mut self, what: Open, from: impl Into<Cow<'static, str>>) -> u32 {
         let slot = self.plan.slots;
         self.plan.slots += 1;
-        self.outside(HostStep::Open { slot, what }, from);
+        self.host(HostStep::Open { slot, what }, from);
         slot
     }
 
     /// Both sides meet.
     pub fn barrier(&mut self, kind: Barrier) {
-        self.outside(HostStep::Barrier(kind), "[barrier]");
-        self.inside(Step::Barrier { kind }, "[barrier]");
+        self.host(HostStep::Barrier(kind), "[barrier]");
+        self.container(Step::Barrier { kind }, "[barrier]");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the wall does on the host, as data.
+//! What the backend does on the host, as data.
 
 use crate::cgroups;
 use crate::spec::config::{Hook, IdMapping, TimeOffset};

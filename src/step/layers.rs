@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// What the root file system is put together of, in place of the folder alone.
+/// What the root file system is put together of, in place of the directory alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layers {
     /// In the order in which they are put there.
@@ -20,7 +20,7 @@ pub enum Part {
     Overlay {
         /// In the container.
         target: String,
-        /// The folder of the host that lies below.
+        /// The directory of the host that lies below.
         lower: PathBuf,
         /// Where the changes are kept; in memory, and thrown away, if nothing is given.
         kept: Option<Kept>,
@@ -41,7 +41,7 @@ pub enum Part {
     },
 }
 
-/// Folders of the host that an overlay works in.
+/// Directories of the host that an overlay works in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// Takes the changes.
@@ -51,8 +51,8 @@ pub struct Kept {
 }
 
 impl Layers {
-    /// The work folders that are removed with the container.
-    pub fn work_folders(&self) -> impl Iterator<Item = &Path> {
+    /// The work directories that are removed with the container.
+    pub fn work_directories(&self) -> impl Iterator<Item = &Path> {
         self.parts.iter().filter_map(|part| match part {
             Part::Overlay {
                 kept: Some(kept), ..

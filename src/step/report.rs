@@ -95,8 +95,8 @@ details! {
     CwdOutside = 7,
     /// No such program in PATH.
     NotInPath = 8,
-    /// The program is a folder.
-    IsFolder = 9,
+    /// The program is a directory.
+    IsDirectory = 9,
     /// The program may not be run.
     NotExecutable = 10,
     /// A hook ended with a status (in the value).
@@ -137,8 +137,8 @@ pub enum Outcome {
     BoundHost = 2,
     /// A file was masked with the null device.
     MaskedFile = 3,
-    /// A folder was masked with an empty tmpfs.
-    MaskedFolder = 4,
+    /// A directory was masked with an empty tmpfs.
+    MaskedDirectory = 4,
 }
 
 impl Outcome {
@@ -148,7 +148,7 @@ impl Outcome {
             1 => "skipped",
             2 => "bound-from-host",
             3 => "masked-file",
-            4 => "masked-folder",
+            4 => "masked-directory",
             _ => "unknown",
         }
     }
@@ -161,7 +161,7 @@ pub fn cause(errno: i32, detail: u32) -> String {
     match Detail::from_code(detail) {
         Detail::Plain | Detail::Execve | Detail::Stage | Detail::NotExecutable => why,
         Detail::Malformed => "the script cannot be read".into(),
-        Detail::Parent => "hull itself went away".into(),
+        Detail::Parent => "the parent process exited".into(),
         Detail::Target => format!("its target: {why}"),
         Detail::Source => format!("its source: {why}"),
         Detail::InsideProc => "it cannot be mounted because it is inside /proc".into(),
@@ -170,9 +170,9 @@ pub fn cause(errno: i32, detail: u32) -> String {
             namespace root -- possible container breakout detected"
             .into(),
         Detail::NotInPath => "executable file not found in $PATH".into(),
-        // The second half is what execve(2) says of a folder, and what Docker matches for its
+        // The second half is what execve(2) says of a directory, and what Docker matches for its
         // status 126.
-        Detail::IsFolder => "is a directory: permission denied".into(),
+        Detail::IsDirectory => "is a directory: permission denied".into(),
         Detail::HookStatus => format!("exit status {value}"),
         Detail::HookSignal => format!("ended by signal {value}"),
         Detail::HookTimeout => format!("still running after its timeout of {value} s"),

@@ -67,11 +67,11 @@ pub struct World<'a> {
     pub started: Option<u32>,
     /// The container's root: the detached mount before the pivot, the process's own root after.
     pub root: i32,
-    /// A detached empty read-only tmpfs that masks folders, once made.
+    /// A detached empty read-only tmpfs that masks directories, once made.
     pub empty: i32,
     /// The container's null device, once it is checked.
     pub null: i32,
-    /// The folder of the last name.
+    /// The directory of the last name.
     pub parent: crate::sys::resolve::Parent,
     /// The last empty file system that was mounted.
     pub fresh: crate::sys::resolve::Fresh,

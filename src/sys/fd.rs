@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// A descriptor that is closed when its owner is done.
-pub struct Held(pub i32);
+pub struct Fd(pub i32);
 
-impl Held {
+impl Fd {
     /// Gives the descriptor up to the caller.
     pub fn keep(self) -> i32 {
         let raw = self.0;
@@ -18,7 +18,7 @@ impl Held {
     }
 }
 
-impl Held {
+impl Fd {
     /// Closes many, neighbours by one call.
     pub fn close_all(mut many: Vec<Self>) {
         many.sort_by_key(|held| held.0);
@@ -35,7 +35,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Fd {
     fn drop(&mut self) {
         if self.0 >= 0 {
             file::close(self.0);
@@ -50,7 +50,7 @@ pub fn c_path(path: &Path) -> Result<CString> {
 }
 
 /// A pair of connected message sockets, close-on-exec.
-pub fn socket_pair() -> Result<(Held, Held)> {
+pub fn socket_pair() -> Result<(Fd, Fd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use std::os::fd::IntoRawFd;
     let (a, b) = socketpair(
@@ -60,5 +60,5 @@ pub fn socket_pair() -> Result<(Held, Held)> {
         SockFlag::SOCK_CLOEXEC,
     )
     .on("make", "a socket pair")?;
-    Ok((Held(a.into_raw_fd()), Held(b.into_raw_fd())))
+    Ok((Fd(a.into_raw_fd()), Fd(b.into_raw_fd())))
 }

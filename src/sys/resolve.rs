@@ -70,11 +70,11 @@ pub fn lookup(root: i32, path: &CStr, flags: i32, follow: bool) -> Result<i32, E
     file::openat2(root, path, libc::O_PATH | flags, 0, resolve)
 }
 
-/// Opens a folder inside a root; missing folders on the way are made 0755.
+/// Opens a directory inside a root; missing directories on the way are made 0755.
 ///
 /// # Errors
 /// The kernel's.
-pub fn make_folder(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
+pub fn make_directory(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
     make_below(root, path, follow, 8)
 }
 
@@ -140,8 +140,8 @@ fn make_through(
     make_below(root, whole, true, links)
 }
 
-pub(crate) fn create(parent: i32, name: &CStr, folder: bool) -> Result<(), Errno> {
-    let made = if folder {
+pub(crate) fn create(parent: i32, name: &CStr, directory: bool) -> Result<(), Errno> {
+    let made = if directory {
         file::mkdirat(parent, name, 0o755)
     } else {
         file::mknodat(parent, name, libc::S_IFREG | 0o644, 0)
@@ -152,7 +152,7 @@ pub(crate) fn create(parent: i32, name: &CStr, folder: bool) -> Result<(), Errno
     }
 }
 
-/// The folder that the last name was looked up in: most names of a set-up share `/dev` or
+/// The directory that the last name was looked up in: most names of a set-up share `/dev` or
 /// `/sys/fs/cgroup`.
 pub struct Parent {
     pub(crate) path: [u8; 64],
@@ -170,15 +170,15 @@ impl Parent {
         entered: false,
     };
 
-    pub(crate) fn get(&self, folder: &[u8]) -> Option<i32> {
-        (self.descriptor >= 0 && &self.path[..self.length] == folder).then_some(self.descriptor)
+    pub(crate) fn get(&self, directory: &[u8]) -> Option<i32> {
+        (self.descriptor >= 0 && &self.path[..self.length] == directory).then_some(self.descriptor)
     }
 
-    pub(crate) fn set(&mut self, folder: &[u8], descriptor: i32) {
+    pub(crate) fn set(&mut self, directory: &[u8], descriptor: i32) {
         (self.descriptor, self.entered) = (-1, false);
-        if let Some(place) = self.path.get_mut(..folder.len()) {
-            place.copy_from_slice(folder);
-            self.length = folder.len();
+        if let Some(place) = self.path.get_mut(..directory.len()) {
+            place.copy_from_slice(directory);
+            self.length = directory.len();
             self.descriptor = descriptor;
         }
     }
@@ -196,20 +196,20 @@ impl Fresh {
         length: 0,
     };
 
-    pub(crate) fn is(&self, folder: &[u8]) -> bool {
-        self.length > 0 && &self.path[..self.length] == folder
+    pub(crate) fn is(&self, directory: &[u8]) -> bool {
+        self.length > 0 && &self.path[..self.length] == directory
     }
 
-    pub(crate) fn set(&mut self, folder: &[u8]) {
+    pub(crate) fn set(&mut self, directory: &[u8]) {
         self.length = 0;
-        if let Some(place) = self.path.get_mut(..folder.len()) {
-            place.copy_from_slice(folder);
-            self.length = folder.len();
+        if let Some(place) = self.path.get_mut(..directory.len()) {
+            place.copy_from_slice(directory);
+            self.length = directory.len();
         }
     }
 }
 
-/// A path's folder and last name; the folder of `/name` is empty.
+/// A path's directory and last name; the directory of `/name` is empty.
 pub fn split(path: &CStr) -> Result<(&[u8], &CStr), Errno> {
     let bytes = path.to_bytes_with_nul();
     let cut = bytes

@@ -1,5 +1,5 @@
-//! The second wall's `outside`: the host's part of a container that lives in a machine of its own.
-//! The guest carries out the rest.
+//! the VM backend's `outside`: the host's part of a container that lives in a machine of its own.
+//! The guest executes the rest.
 
 use crate::backend::Made;
 use crate::backend::undo::Unfinished;
@@ -22,7 +22,7 @@ use crate::state::network_namespace;
 use crate::step::draft::Plan;
 use crate::store::START_FIFO;
 use crate::store::Store;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{file, socket};
@@ -51,8 +51,8 @@ pub struct Job<'a> {
     pub store: &'a Store,
     /// The container's id.
     pub id: &'a str,
-    /// The container's folder.
-    pub folder: &'a Path,
+    /// The container's directory.
+    pub directory: &'a Path,
     /// The bundle's config.
     pub spec: &'a Spec,
     /// What create was asked.
@@ -62,7 +62,7 @@ pub struct Job<'a> {
     /// What was asked of the machine.
     pub machine: crate::settings::vm::Options,
     /// The socket that takes the terminal.
-    pub console: Option<Held>,
+    pub console: Option<Fd>,
     /// Writes the record: (pid, cgroup, outcomes, machine).
     pub record: &'a mut dyn FnMut(
         i32,
@@ -72,12 +72,12 @@ pub struct Job<'a> {
     ) -> Result<()>,
 }
 
-/// Makes a container behind the second wall; it waits for start.
+/// Makes a container in VM mode; it waits for start.
 ///
 /// # Errors
-/// What cannot cross; the machine's; those of `inside`, in the first wall's words. Everything made
+/// What cannot cross; the machine's; those of `inside`, in the namespace backend's words. Everything made
 /// is undone.
-pub fn carry_out(job: &mut Job) -> Result<Made> {
+pub fn execute(job: &mut Job) -> Result<Made> {
     let host = Facts::probe(job.spec)?;
     let (monitor, start, inside) = prepare(job)?;
     let (accelerator, memory, memory_max, cpus) = (
@@ -87,7 +87,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
         monitor.cpus,
     );
     let release = monitor.kernel.release.clone();
-    let mut made = Unfinished::new(job.folder.to_owned());
+    let mut made = Unfinished::new(job.directory.to_owned());
     let by_systemd = job.options.systemd_cgroup;
     let plan = host_cgroup(job, &host, memory + monitor.plugged)?;
     (job.record)(0, Some(plan.record()), Vec::new(), None)?;
@@ -98,7 +98,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
         monitor.tasks = group
             .join_fds()?
             .into_iter()
-            .map(|fd| Held(fd.into_raw_fd()))
+            .map(|fd| Fd(fd.into_raw_fd()))
             .collect();
         made.group = Some(group);
     }
@@ -135,7 +135,7 @@ pub fn carry_out(job: &mut Job) -> Result<Made> {
     })
 }
 
-/// The guest's config, and what it will carry out, by what every kernel of these years can. An
+/// The guest's config, and what it will execute, by what every kernel of these years can. An
 /// image of the root is made only if it is to be.
 fn compile(
     store: &Store,
@@ -180,14 +180,14 @@ pub struct Preview {
     pub cpus: u32,
     /// What the guest would see of the host.
     pub shares: Vec<Share>,
-    /// What it would carry out.
+    /// What it would execute.
     pub plan: Plan,
 }
 
 /// Looks, and makes nothing.
 ///
 /// # Errors
-/// As [`carry_out`], as far as they are known without a machine.
+/// As [`execute`], as far as they are known without a machine.
 pub fn preview(
     store: &Store,
     spec: &Spec,
@@ -224,7 +224,7 @@ pub fn preview(
 }
 
 /// All that can fail without a machine, before there is one.
-fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
+fn prepare(job: &mut Job) -> Result<(Monitor, Fd, Plan)> {
     let machine = job.machine.clone();
     let (own, spec) = Own::of(job.spec)?.unzip();
     let (translated, create, plan) = compile(
@@ -243,18 +243,18 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Held, Plan)> {
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let initramfs = initramfs::find_or_make(job.store, &kernel)?;
     let kernel = vm::boot::vmlinux::find_or_make(job.store, kernel)?;
-    let path = job.folder.join(START_FIFO);
+    let path = job.directory.join(START_FIFO);
     let name = crate::sys::fd::c_path(&path)?;
     file::mknodat(libc::AT_FDCWD, &name, libc::S_IFIFO | 0o600, 0).on("make", path.display())?;
     let open = || {
         file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
-            .map(Held)
+            .map(Fd)
             .on("open", path.display())
     };
     let start = open()?;
     let monitor = Monitor {
         id: job.id.to_owned(),
-        folder: job.folder.to_owned(),
+        directory: job.directory.to_owned(),
         store: job.store.clone(),
         accelerator: accelerator(job.store, machine.engine.unwrap_or_default())?,
         memory: machine.memory(job.spec),
@@ -368,7 +368,7 @@ fn start_monitor(made: &Unfinished, monitor: Monitor) -> Result<Child> {
             own.map_or(Ok(()), |own| own.grant(pid, sync.0))?;
             Ok(Child {
                 pid,
-                pidfd: Held(pidfd),
+                pidfd: Fd(pidfd),
                 sync,
                 page,
             })
@@ -390,7 +390,7 @@ fn attend(job: &Job, made: &Unfinished) -> Result<(Vec<Decided>, Facts)> {
                         job.id,
                         &crate::net::netlink::Namespace::of_process(child.pid)?,
                         child.pid,
-                        job.folder,
+                        job.directory,
                     )?;
                 }
                 run_hooks(job, child.pid)?;

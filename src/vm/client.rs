@@ -19,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A container's VM, by the container's directory.
 pub struct Vm {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Vm {
     /// The VM of the container in this directory.
-    pub fn of(folder: PathBuf) -> Self {
-        Self { folder }
+    pub fn of(directory: PathBuf) -> Self {
+        Self { directory }
     }
 
     /// Asks the monitor.
@@ -33,13 +33,13 @@ impl Vm {
     /// # Errors
     /// `container not running`; the guest's.
     pub fn ask(&self, request: &Request) -> Result<Option<serde_json::Value>> {
-        client::ask(&self.folder, request)
+        client::ask(&self.directory, request)
     }
 
     /// A signal for the program or for all, by the guest. One that the kernel would act on itself,
     /// on the monitor, goes the same way.
     pub fn signal(&self, request: &Request) -> Result<()> {
-        client::signal(&self.folder, request)
+        client::signal(&self.directory, request)
     }
 
     /// Whether the program does nothing about a signal: the guest's kernel is asked.

@@ -7,7 +7,7 @@ use crate::security::rlimits;
 use crate::spec::config::Process;
 use crate::state::{Record, VmRecord};
 use crate::store::Store;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Cloned};
@@ -31,7 +31,7 @@ pub struct Target<'a> {
 ///
 /// # Errors
 /// The VM does not answer; the program is missing; the guest's kernel refuses a step.
-pub fn exec(target: &Target, process: &Process, console: Option<Held>) -> Result<Child> {
+pub fn exec(target: &Target, process: &Process, console: Option<Fd>) -> Result<Child> {
     let Target { store, record, vm } = target;
     // Only a container with a user namespace has a network namespace in the guest.
     let user = record.spec.namespace(Kind::User).is_some();
@@ -96,7 +96,7 @@ pub fn exec(target: &Target, process: &Process, console: Option<Held>) -> Result
     let size = process.console_size.clone().unwrap_or_default();
     let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
     let job = proxy::Job {
-        folder: &store.folder(&record.id),
+        directory: &store.directory(&record.id),
         task,
         plan: &plan,
         console,
@@ -118,7 +118,7 @@ fn start(job: proxy::Job) -> Result<Child> {
         }
         Cloned::Parent { pid, pidfd } => Child {
             pid,
-            pidfd: Held(pidfd),
+            pidfd: Fd(pidfd),
             sync,
             page,
         },

@@ -1,10 +1,10 @@
-//! The second wall: the same bundle in a virtual machine of its own, where hull is the first
-//! process and carries out `inside`.
+//! the VM backend: the same bundle in a virtual machine of its own, where hull is the first
+//! process and executes `inside`.
 //!
 //! ```text
 //! hull create ──clone──▶ monitor: what the pid file names; in the container's cgroup and network namespace
 //!                           ├─ share server: virtio-fs, in a mount namespace that holds the shares and nothing else
-//!                           └─ machine monitor (QEMU), behind the first wall: no capabilities, its own root, only its descriptors
+//!                           └─ machine monitor (QEMU), with the namespace backend: no capabilities, its own root, only its descriptors
 //!                                 └ guest: hull ──▶ sessions ──▶ programs
 //! ```
 //! Everything dies with the monitor, and the monitor ends as the program did.

@@ -2,14 +2,14 @@
 //!
 //! | of the pod | in the machine |
 //! |---|---|
-//! | the sandbox container, which holds the namespaces | is none: it stays behind the first wall |
+//! | the sandbox container, which holds the namespaces | is none: it stays with the namespace backend |
 //! | the network namespace | its interfaces are carried in ([`super::network`]) |
 //! | the uts namespace | its names are the guest's |
 //! | the ipc namespace | the guest has its own: System V objects and queues are a kernel's |
 //! | `/dev/shm`, a tmpfs of the host | a tmpfs of the guest, as large: shared memory is a kernel's too |
 
 use crate::spec::config::{Config, Mount, Namespace};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, kernel, process};
 use crate::{Context, Error, Result};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -63,18 +63,18 @@ pub fn own(config: &mut Config) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &str) -> Result<Held> {
+fn open(path: &str) -> Result<Fd> {
     let name = std::ffi::CString::new(path)
         .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(Held)
+        .map(Fd)
         .on("open namespace", path)
 }
 
 /// Host name and domain name of a uts namespace. It is joined for that, and left: only there the
 /// kernel tells them.
 fn names(place: &str) -> Result<[String; 2]> {
-    let join = |namespace: &Held| {
+    let join = |namespace: &Fd| {
         process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", place)
     };
     let (own, theirs) = (open("/proc/self/ns/uts")?, open(place)?);

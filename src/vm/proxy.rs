@@ -3,7 +3,7 @@
 
 use super::stdio::{self, Ends, Stdio};
 use crate::step::draft::Plan;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process::{self, Ended};
 use crate::sys::{event, file, ids};
 use crate::vm::channel::client;
@@ -24,14 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an exec's process is to do.
 pub struct Job<'a> {
-    /// The container's folder.
-    pub folder: &'a Path,
+    /// The container's directory.
+    pub directory: &'a Path,
     /// The guest's steps.
     pub task: Task,
     /// For the words of an error.
     pub plan: &'a Plan,
     /// The socket that takes the terminal.
-    pub console: Option<Held>,
+    pub console: Option<Fd>,
     /// How long the guest may take until the program runs.
     pub patience: Duration,
     /// The terminal's size: rows, columns.
@@ -39,7 +39,7 @@ pub struct Job<'a> {
 }
 
 /// The process's life.
-pub fn run(job: Job, maker: &Held) -> ! {
+pub fn run(job: Job, maker: &Fd) -> ! {
     let failed = |error: &Error| {
         let _ = client::send(maker, &News::Failed(error.to_string(), error.status()), &[]);
         process::exit(1)
@@ -57,18 +57,18 @@ pub fn run(job: Job, maker: &Held) -> ! {
 }
 
 struct Proxy {
-    socket: Held,
+    socket: Fd,
     stdio: Stdio,
     signals: SignalFd,
 }
 
-fn begin(job: Job, maker: &Held) -> Result<Proxy> {
+fn begin(job: Job, maker: &Fd) -> Result<Proxy> {
     event::name_process(c"hull-exec");
     let _ = process::setsid();
     ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
     let signals = hold_signals()?;
-    let socket = client::connect(job.folder)?;
-    let script = Held(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
+    let socket = client::connect(job.directory)?;
+    let script = Fd(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
     file::write(script.0, &job.plan.encode()).on("write", "the script")?;
     let (mut stdio, ends) = match &job.console {
         Some(console) => Stdio::terminal(console, job.size)?,
@@ -87,7 +87,7 @@ fn begin(job: Job, maker: &Held) -> Result<Proxy> {
         client::send(&socket, &Request::Resize(rows, columns), &[])?;
     }
     let answer = client::answer(&socket, job.patience)?
-        .ok_or_else(|| client::silent(job.folder, job.patience))?;
+        .ok_or_else(|| client::silent(job.directory, job.patience))?;
     match answer {
         Some(FromGuest::Ready(_)) => {}
         Some(FromGuest::Failed(step, errno, detail, ended)) => {

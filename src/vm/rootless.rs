@@ -48,7 +48,7 @@ impl Own {
         };
         if !maps.has(0, 0) {
             return Err(Error::new(
-                "linux.uidMappings: the second wall needs the container's root mapped: it serves \
+                "linux.uidMappings: the VM backend needs the container's root mapped: it serves \
                     the files",
             ));
         }
@@ -90,11 +90,11 @@ impl Own {
     /// The monitor becomes root of its user namespace.
     ///
     /// # Errors
-    /// hull itself went away.
+    /// the parent process exited.
     pub fn become_root(&self, maker: i32) -> Result<()> {
         let mut word = [0_u8; 1];
         if socket::recv(maker, &mut word) != Ok(MAPPED.len()) {
-            return Err(Error::new("hull itself went away"));
+            return Err(Error::new("the parent process exited"));
         }
         ids::setresgid(0).on("become", "root of the user namespace")?;
         ids::setresuid(0).on("become", "root of the user namespace")?;

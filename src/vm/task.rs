@@ -13,12 +13,12 @@ use crate::{Error, Result};
 /// belong, nobody waits.
 ///
 /// # Errors
-/// A step that only the host could do and that has no place behind this wall.
+/// A step that only the host could do and that has no place with this backend.
 pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
     let mut outer = Vec::new();
     let mut terminal = false;
     let mut own_network = has_network(plan);
-    for placed in &plan.outside {
+    for placed in &plan.host {
         let step = match &placed.step {
             HostStep::Open { slot, what } => {
                 terminal |= matches!(what, Open::ConsoleSocket);
@@ -72,7 +72,7 @@ pub fn create(plan: &Plan, interfaces: &[Interface]) -> Result<Task> {
 
 /// Whether the container has a network namespace of its own in the guest.
 pub fn has_network(plan: &Plan) -> bool {
-    plan.outside.iter().any(|placed| matches!(placed.step, HostStep::Clone { flags, .. } if flags & libc::CLONE_NEWNET as u64 != 0))
+    plan.host.iter().any(|placed| matches!(placed.step, HostStep::Clone { flags, .. } if flags & libc::CLONE_NEWNET as u64 != 0))
 }
 
 /// The guest's part of an exec: the namespaces are joined by the pidfd of the container's first

@@ -59,7 +59,7 @@ pub enum Network {
 
 /// A config for the guest, and what it needs of the host.
 pub struct Translated {
-    /// What the guest carries out.
+    /// What the guest executes.
     pub spec: Spec,
     /// What it sees.
     pub shares: Vec<Share>,
@@ -186,7 +186,7 @@ fn translate_layers(layers: &Layers, shares: &mut Vec<Share>) -> Result<Layers> 
             Part::Overlay { kept: Some(_), .. } => {
                 return Err(Error::new(
                     "changes that are kept (--keep-changes) cannot be made through a machine's \
-                        share: bind a folder with -v",
+                        share: bind a directory with -v",
                 ));
             }
             Part::Overlay { lower, .. } => (lower, false),
@@ -231,7 +231,7 @@ fn translate_mount(
     let options = MountOptions::parse(&mount.options)?;
     if mount.typ.as_deref() == Some("overlay") {
         return Err(Error::new(
-            "an overlay's options name folders of the host, which cannot cross into a virtual \
+            "an overlay's options name directories of the host, which cannot cross into a virtual \
                 machine: share them, or use an image",
         ));
     }

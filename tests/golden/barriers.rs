@@ -9,7 +9,7 @@ use hull::step::host::HostStep;
 use hull::step::world::Scratch;
 
 fn outside(plan: &Plan) -> Vec<Barrier> {
-    plan.outside
+    plan.host
         .iter()
         .filter_map(|placed| {
             if let HostStep::Barrier(kind) = placed.step {
@@ -22,7 +22,7 @@ fn outside(plan: &Plan) -> Vec<Barrier> {
 }
 
 fn inside(plan: &Plan) -> Vec<Barrier> {
-    plan.inside
+    plan.container
         .iter()
         .filter_map(|placed| {
             if let Step::Barrier { kind } = placed.step {
@@ -48,10 +48,13 @@ pub fn check(plan: &Plan, name: &str) {
             .all(|pair| (pair[0] as u8) < pair[1] as u8),
         "{name}: {outside:?} is out of order"
     );
-    let position =
-        |wanted: &dyn Fn(&Step) -> bool| plan.inside.iter().position(|placed| wanted(&placed.step));
+    let position = |wanted: &dyn Fn(&Step) -> bool| {
+        plan.container
+            .iter()
+            .position(|placed| wanted(&placed.step))
+    };
     let last_barrier = plan
-        .inside
+        .container
         .iter()
         .rposition(|placed| matches!(placed.step, Step::Barrier { .. }));
     if let Some(filter) = position(&|step| matches!(step, Step::Filter { .. })) {
@@ -66,7 +69,7 @@ pub fn check(plan: &Plan, name: &str) {
     );
     // A container without a process is made all the same (runtime.md, Start): its start is its end.
     let program = position(&|step| matches!(step, Step::Program { .. } | Step::Exec { .. }));
-    let last = plan.inside.last().map(|placed| &placed.step);
+    let last = plan.container.last().map(|placed| &placed.step);
     assert!(
         program.is_none() || matches!(last, Some(Step::Exec { .. })),
         "{name}: the last step is not the program"
@@ -79,7 +82,7 @@ pub fn check(plan: &Plan, name: &str) {
 /// Each slot that a step uses is filled by the wall before, and none twice.
 fn slots(plan: &Plan, name: &str) {
     let mut filled = vec![0; plan.slots as usize];
-    for placed in &plan.outside {
+    for placed in &plan.host {
         match &placed.step {
             HostStep::Open { slot, .. } => filled[*slot as usize] += 1,
             HostStep::Cgroup { first, .. } => {
@@ -94,7 +97,7 @@ fn slots(plan: &Plan, name: &str) {
         filled.iter().all(|count| *count <= 1),
         "{name}: a slot is filled twice: {filled:?}"
     );
-    for placed in &plan.inside {
+    for placed in &plan.container {
         let used = match placed.step {
             Step::Join { slot, .. } | Step::Bind { slot, .. }
                 if slot != hull::step::container::slot::NONE =>
@@ -113,7 +116,7 @@ fn slots(plan: &Plan, name: &str) {
 }
 
 fn tasks(plan: &Plan) -> usize {
-    let enrolled = plan.inside.iter().find_map(|placed| {
+    let enrolled = plan.container.iter().find_map(|placed| {
         if let Step::Enroll { count, .. } = placed.step {
             Some(count as usize)
         } else {

@@ -10,7 +10,7 @@ use std::path::Path;
 pub fn of(plan: &Plan, bundle: &Path) -> String {
     let json = as_json(plan);
     let mut out = String::new();
-    for side in ["outside", "inside"] {
+    for side in ["host", "container"] {
         for step in json[side].as_array().unwrap() {
             let name = step["step"].as_str().unwrap();
             let index = step["index"]

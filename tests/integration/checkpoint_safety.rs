@@ -311,7 +311,7 @@ fn mounts_are_the_plans(mut b: Bundle) -> Vec<String> {
     assert_eq!(c.status(), "running");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut points = vec![];
-    let steps = steps(&b, "inside");
+    let steps = steps(&b, "container");
     let target = |step: &Value| {
         step["fields"]["target"]
             .as_str()
@@ -393,7 +393,7 @@ fn external_namespaces_and_files_come_from_the_plan() {
     assert!(succeeds(command));
     let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
     let mut expected = vec![];
-    for step in steps(&b, "outside") {
+    for step in steps(&b, "host") {
         let Some(path) = step["fields"]["what"]["namespace"]["path"].as_str() else {
             continue;
         };

@@ -144,7 +144,7 @@ fn the_plan_shows_what_is_opened() {
         .stdout
     };
     let document: Value = serde_json::from_str(&plan("json")).unwrap();
-    let step = document["outside"]
+    let step = document["host"]
         .as_array()
         .unwrap()
         .iter()

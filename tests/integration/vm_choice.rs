@@ -90,7 +90,7 @@ fn the_name_hull_vm_chooses_the_wall() {
 
     machine
         .bundle
-        .set("/annotations", json!({ "org.hull.wall": "kernel" }));
+        .set("/annotations", json!({ "org.hull.backend": "namespaces" }));
     machine.bundle.args(&["/bin/cat", BOOT]);
     assert_eq!(
         make(&machine, &[], "run", &[]).success().stdout,

@@ -147,8 +147,8 @@ fn the_machines_own_section_is_refused_by_its_field() {
     }
     set(
         "/annotations",
-        json!({ "org.hull.wall": "brick" }),
-        "annotation org.hull.wall=\"brick\": the walls are",
+        json!({ "org.hull.backend": "brick" }),
+        "annotation org.hull.backend=\"brick\": the backends are",
     );
 }
 

@@ -215,7 +215,7 @@ fn an_annotation_chooses_the_wall_and_ids_are_translated() {
     }));
     machine
         .bundle
-        .set("/annotations", json!({ "org.hull.wall": "vm" }))
+        .set("/annotations", json!({ "org.hull.backend": "vm" }))
         .add_caps(&["CAP_CHOWN"]);
     machine
         .bundle

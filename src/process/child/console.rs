@@ -4,7 +4,7 @@
 use crate::step::container::slot;
 use crate::step::report::{Detail, Fault};
 use crate::step::world::{Done, World};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use crate::sys::socket;
 use nix::errno::Errno;
@@ -15,21 +15,19 @@ impl World<'_> {
     pub(crate) fn console(&mut self, rows: u32, columns: u32, mount: bool, uid: u32) -> Done {
         let missing = |errno| Fault::with(errno, Detail::NotDevpts);
         let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
-        let master = Held(
-            file::openat2(
-                self.root,
-                c"/dev/pts/ptmx",
-                libc::O_RDWR | libc::O_NOCTTY,
-                0,
-                resolve,
-            )
-            .map_err(missing)?,
-        );
+        let master = Fd(file::openat2(
+            self.root,
+            c"/dev/pts/ptmx",
+            libc::O_RDWR | libc::O_NOCTTY,
+            0,
+            resolve,
+        )
+        .map_err(missing)?);
         if file::filesystem(master.0)? != DEVPTS_SUPER_MAGIC {
             return Err(Fault::with(Errno::ENODEV, Detail::NotDevpts));
         }
         socket::pty_unlock(master.0)?;
-        let peer = Held(socket::pty_peer(master.0)?);
+        let peer = Fd(socket::pty_peer(master.0)?);
         if rows != 0 || columns != 0 {
             socket::window_size(master.0, rows as u16, columns as u16)?;
         }

@@ -3,7 +3,7 @@
 use crate::step::report::{Detail, Fault};
 use crate::step::wire::StrList;
 use crate::step::world::{Done, Scratch, World};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, process};
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -41,9 +41,9 @@ fn text_at(text: &[u8], at: usize) -> Result<&CStr, Errno> {
 
 /// Whether a path is a file that may be run, under the final ids.
 fn check(path: &CStr) -> Result<(), Fault> {
-    let file = Held(file::openat(libc::AT_FDCWD, path, libc::O_PATH, 0)?);
+    let file = Fd(file::openat(libc::AT_FDCWD, path, libc::O_PATH, 0)?);
     if file::fstat(file.0)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
-        return Err(Fault::with(Errno::EISDIR, Detail::IsFolder));
+        return Err(Fault::with(Errno::EISDIR, Detail::IsDirectory));
     }
     file::executable(file.0).map_err(|errno| Fault::with(errno, Detail::NotExecutable))
 }
@@ -63,13 +63,17 @@ impl World<'_> {
             return check(name);
         }
         let mut refused = None;
-        for folder in path
+        for directory in path
             .to_bytes()
             .split(|&b| b == b':')
             .filter(|_| !bytes.is_empty())
         {
-            let folder = if folder.is_empty() { b"." } else { folder };
-            self.program = self.scratch.compose(0, &[folder, b"/", bytes])?;
+            let directory = if directory.is_empty() {
+                b"."
+            } else {
+                directory
+            };
+            self.program = self.scratch.compose(0, &[directory, b"/", bytes])?;
             match check(text_at(&self.scratch.text, 0)?) {
                 Ok(()) => return Ok(()),
                 Err(fault) if fault.errno == Errno::EACCES => refused = Some(fault),
@@ -128,9 +132,9 @@ impl World<'_> {
             libc::O_RDONLY | libc::O_NONBLOCK,
             0,
         )
-        .map(Held);
+        .map(Fd);
         // An image may have a device there, which is read without an end.
-        let regular = |held: &Held| {
+        let regular = |held: &Fd| {
             file::fstat(held.0).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG)
         };
         if let Ok(passwd) = passwd

@@ -1,27 +1,27 @@
-//! `tmpcopyup`: a tmpfs that begins with the contents of the folder below it, copied by descriptor
+//! `tmpcopyup`: a tmpfs that begins with the contents of the directory below it, copied by descriptor
 //! and without allocation.
 
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-/// Folders nested deeper than this are refused rather than risk the stack.
+/// Directories nested deeper than this are refused rather than risk the stack.
 const DEPTH: usize = 48;
 
-/// Copies what is in the folder `from` (an `O_PATH` descriptor serves) into the folder `to`, with
+/// Copies what is in the directory `from` (an `O_PATH` descriptor serves) into the directory `to`, with
 /// owners and modes.
 ///
 /// # Errors
 /// The kernel's; ELOOP for a tree that is too deep.
 pub fn copy_tree(from: i32, to: i32) -> Result<(), Errno> {
-    let from = Held(file::openat(
+    let from = Fd(file::openat(
         from,
         c".",
         libc::O_RDONLY | libc::O_DIRECTORY,
         0,
     )?);
-    let to = Held(file::openat(
+    let to = Fd(file::openat(
         to,
         c".",
         libc::O_RDONLY | libc::O_DIRECTORY,
@@ -30,10 +30,10 @@ pub fn copy_tree(from: i32, to: i32) -> Result<(), Errno> {
     let stat = file::fstat(from.0)?;
     file::fchownat(to.0, c"", stat.st_uid, stat.st_gid)?;
     file::fchmod(to.0, stat.st_mode & 0o7777)?;
-    copy_folder(from.0, to.0, 0)
+    copy_directory(from.0, to.0, 0)
 }
 
-fn copy_folder(from: i32, to: i32, depth: usize) -> Result<(), Errno> {
+fn copy_directory(from: i32, to: i32, depth: usize) -> Result<(), Errno> {
     if depth > DEPTH {
         return Err(Errno::ELOOP);
     }
@@ -59,7 +59,7 @@ fn copy_folder(from: i32, to: i32, depth: usize) -> Result<(), Errno> {
 }
 
 fn copy_entry(from: i32, to: i32, name: &CStr, depth: usize) -> Result<(), Errno> {
-    let entry = Held(file::openat(
+    let entry = Fd(file::openat(
         from,
         name,
         libc::O_PATH | libc::O_NOFOLLOW,
@@ -69,19 +69,19 @@ fn copy_entry(from: i32, to: i32, name: &CStr, depth: usize) -> Result<(), Errno
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFDIR => {
             file::mkdirat(to, name, 0o700)?;
-            let below = Held(file::openat(
+            let below = Fd(file::openat(
                 from,
                 name,
                 libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW,
                 0,
             )?);
-            let made = Held(file::openat(
+            let made = Fd(file::openat(
                 to,
                 name,
                 libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW,
                 0,
             )?);
-            copy_folder(below.0, made.0, depth + 1)?;
+            copy_directory(below.0, made.0, depth + 1)?;
         }
         libc::S_IFLNK => {
             let mut text = [0_u8; libc::PATH_MAX as usize];
@@ -94,13 +94,13 @@ fn copy_entry(from: i32, to: i32, name: &CStr, depth: usize) -> Result<(), Errno
             )?;
         }
         libc::S_IFREG => {
-            let source = Held(file::openat(
+            let source = Fd(file::openat(
                 from,
                 name,
                 libc::O_RDONLY | libc::O_NOFOLLOW,
                 0,
             )?);
-            let copy = Held(file::openat(
+            let copy = Fd(file::openat(
                 to,
                 name,
                 libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW,

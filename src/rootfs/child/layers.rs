@@ -3,10 +3,10 @@
 use crate::step::container::StepRef;
 use crate::step::report::{Detail, Fault, Outcome};
 use crate::step::world::{Done, World};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::mount::{self, AT_RECURSIVE, ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
-use crate::sys::resolve::make_folder;
+use crate::sys::resolve::make_directory;
 use nix::errno::Errno;
 use std::ffi::CStr;
 
@@ -14,7 +14,7 @@ impl World<'_> {
     /// A file system of its own for what is thrown away: whichever way the container ends, its
     /// mount namespace takes this with it.
     pub fn make_scratch(&mut self) -> Done {
-        let context = Held(mount::fsopen(c"tmpfs")?);
+        let context = Fd(mount::fsopen(c"tmpfs")?);
         mount::fsconfig_string(context.0, c"mode", c"755")?;
         mount::fsconfig_create(context.0)?;
         let tree = mount::fsmount(context.0, 0)?;
@@ -51,20 +51,18 @@ impl World<'_> {
         else {
             return Err(Errno::EINVAL.into());
         };
-        let below = Held(
+        let below = Fd(
             file::openat(libc::AT_FDCWD, source, libc::O_PATH | libc::O_DIRECTORY, 0)
                 .map_err(|errno| Fault::with(errno, Detail::Source))?,
         );
         if !own.is_empty() {
-            for folder in [upper, work] {
-                drop(Held(make_folder(self.root, folder, false)?));
+            for directory in [upper, work] {
+                drop(Fd(make_directory(self.root, directory, false)?));
             }
             like(&below, upper)?;
         }
-        let place = Held(
-            make_folder(self.root, target, false)
-                .map_err(|errno| Fault::with(errno, Detail::Target))?,
-        );
+        let place = Fd(make_directory(self.root, target, false)
+            .map_err(|errno| Fault::with(errno, Detail::Target))?);
         match overlay(lower, upper, work, marks) {
             Ok(tree) => Ok(mount::move_mount(tree.0, place.0)?),
             Err(_) if else_bind => {
@@ -76,9 +74,9 @@ impl World<'_> {
     }
 }
 
-/// The merged folder shows the owner and mode of its upper one. An owner that this user namespace
+/// The merged directory shows the owner and mode of its upper one. An owner that this user namespace
 /// has no id for stays its root.
-fn like(below: &Held, upper: &CStr) -> Result<(), Errno> {
+fn like(below: &Fd, upper: &CStr) -> Result<(), Errno> {
     let stat = file::fstat(below.0)?;
     match file::fchownat(libc::AT_FDCWD, upper, stat.st_uid, stat.st_gid) {
         Ok(()) | Err(Errno::EINVAL | Errno::EPERM) => {}
@@ -87,8 +85,8 @@ fn like(below: &Held, upper: &CStr) -> Result<(), Errno> {
     file::fchmodat(libc::AT_FDCWD, upper, stat.st_mode & 0o7777)
 }
 
-fn overlay(lower: &CStr, upper: &CStr, work: &CStr, marks: &CStr) -> Result<Held, Errno> {
-    let context = Held(mount::fsopen(c"overlay")?);
+fn overlay(lower: &CStr, upper: &CStr, work: &CStr, marks: &CStr) -> Result<Fd, Errno> {
+    let context = Fd(mount::fsopen(c"overlay")?);
     for (key, value) in [
         (c"lowerdir", lower),
         (c"upperdir", upper),
@@ -100,11 +98,11 @@ fn overlay(lower: &CStr, upper: &CStr, work: &CStr, marks: &CStr) -> Result<Held
         mount::fsconfig_flag(context.0, marks)?;
     }
     mount::fsconfig_create(context.0)?;
-    mount::fsmount(context.0, 0).map(Held)
+    mount::fsmount(context.0, 0).map(Fd)
 }
 
-fn read_only(below: &Held, place: &Held) -> Done {
-    let tree = Held(mount::open_tree(
+fn read_only(below: &Fd, place: &Fd) -> Done {
+    let tree = Fd(mount::open_tree(
         below.0,
         c"",
         OPEN_TREE_CLONE | AT_RECURSIVE,

@@ -15,7 +15,7 @@ use std::ffi::CStr;
 
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-fn is_folder(descriptor: i32) -> Result<bool, Errno> {
+fn is_directory(descriptor: i32) -> Result<bool, Errno> {
     Ok(file::fstat(descriptor)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
@@ -45,7 +45,7 @@ impl World<'_> {
             data
         };
         let plain =
-            create == Create::Folder && refused == Refused::Fail && propagation == 0 && !copy_up;
+            create == Create::Directory && refused == Refused::Fail && propagation == 0 && !copy_up;
         if plain
             && let Some(name) = self
                 .new_name(target)
@@ -101,7 +101,7 @@ impl World<'_> {
         )?)
     }
 
-    /// A tmpfs that is given no mode takes that of the folder it covers (as runc has it).
+    /// A tmpfs that is given no mode takes that of the directory it covers (as runc has it).
     fn with_mode<'d>(
         &self,
         target: &CStr,
@@ -186,8 +186,8 @@ impl World<'_> {
         if link && file::fstat(tree)?.st_mode & libc::S_IFMT == libc::S_IFLNK {
             return self.copy_link(tree, target);
         }
-        let place = self.target(target, create, is_folder(tree)?, true)?;
-        if is_folder(tree)? != is_folder(place)? {
+        let place = self.target(target, create, is_directory(tree)?, true)?;
+        if is_directory(tree)? != is_directory(place)? {
             return Err(Fault::with(Errno::ENOTDIR, Detail::Target));
         }
         if !in_proc && file::filesystem(place)? == PROC_SUPER_MAGIC {
@@ -263,7 +263,7 @@ impl World<'_> {
         else {
             return Err(Errno::EINVAL.into());
         };
-        // A folder that is held was looked up after the last mount on it.
+        // A directory that is held was looked up after the last mount on it.
         let held = if target == c"/" {
             Some(self.root)
         } else {
@@ -307,9 +307,9 @@ impl World<'_> {
                 mount::mount_setattr(tree, AT_RECURSIVE, &set)?;
                 Ok(mount::move_mount(tree, place)?)
             }
-            Protection::Mask if is_folder(place)? => {
-                self.report.note(self.step, Outcome::MaskedFolder as u8);
-                self.mask_folder(target, place)
+            Protection::Mask if is_directory(place)? => {
+                self.report.note(self.step, Outcome::MaskedDirectory as u8);
+                self.mask_directory(target, place)
             }
             Protection::Mask => {
                 self.report.note(self.step, Outcome::MaskedFile as u8);
@@ -319,9 +319,9 @@ impl World<'_> {
         }
     }
 
-    /// One empty read-only tmpfs serves all masked folders: a superblock each would be the dearest
+    /// One empty read-only tmpfs serves all masked directories: a superblock each would be the dearest
     /// part of the whole set-up.
-    fn mask_folder(&mut self, target: &CStr, place: i32) -> Done {
+    fn mask_directory(&mut self, target: &CStr, place: i32) -> Done {
         if self.empty >= 0 {
             let tree = mount::open_tree(self.empty, c"", OPEN_TREE_CLONE)?;
             return Ok(mount::move_mount(tree, place)?);
@@ -334,7 +334,7 @@ impl World<'_> {
             libc::MS_RDONLY,
             c"nr_blocks=1,nr_inodes=1",
         )?;
-        // Kept open, by its path now that it covers the folder: later masks are clones of it.
+        // Kept open, by its path now that it covers the directory: later masks are clones of it.
         self.empty = lookup(self.root, target, 0, true)?;
         Ok(())
     }
@@ -365,42 +365,42 @@ impl World<'_> {
         else {
             return Err(Errno::EINVAL.into());
         };
-        let (folder, name) = self.parent_of(path)?;
+        let (directory, name) = self.parent_of(path)?;
         if bind {
-            return self.bind_node(path, folder, name);
+            return self.bind_node(path, directory, name);
         }
-        match file::mknodat(folder, name, mode, device) {
+        match file::mknodat(directory, name, mode, device) {
             Ok(()) => {}
-            Err(Errno::EPERM) => return self.bind_node(path, folder, name),
-            Err(Errno::EEXIST) => match existing_node(folder, name, mode, device)? {
+            Err(Errno::EPERM) => return self.bind_node(path, directory, name),
+            Err(Errno::EEXIST) => match existing_node(directory, name, mode, device)? {
                 Existing::Same => return Ok(()),
-                Existing::Empty => return self.bind_node(path, folder, name),
+                Existing::Empty => return self.bind_node(path, directory, name),
             },
             Err(errno) => return Err(errno.into()),
         }
         if uid != 0 || gid != 0 {
-            file::fchownat(folder, name, uid, gid)?;
+            file::fchownat(directory, name, uid, gid)?;
         }
         Ok(())
     }
 
     /// mknod is refused in a user namespace: the host's device is bound onto an empty file.
-    fn bind_node(&self, path: &CStr, folder: i32, name: &CStr) -> Done {
+    fn bind_node(&self, path: &CStr, directory: i32, name: &CStr) -> Done {
         let source = |errno| Fault::with(errno, Detail::Source);
         let tree = mount::open_tree(libc::AT_FDCWD, path, OPEN_TREE_CLONE).map_err(source)?;
-        match file::mknodat(folder, name, libc::S_IFREG | 0o666, 0) {
+        match file::mknodat(directory, name, libc::S_IFREG | 0o666, 0) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let place = file::openat(folder, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+        let place = file::openat(directory, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
         mount::move_mount(tree, place)?;
         self.report.note(self.step, Outcome::BoundHost as u8);
         Ok(())
     }
 
     pub(crate) fn symlink(&mut self, path: &CStr, target: &CStr) -> Done {
-        let (folder, name) = self.parent_of(path)?;
-        match file::symlinkat(target, folder, name) {
+        let (directory, name) = self.parent_of(path)?;
+        match file::symlinkat(target, directory, name) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -423,8 +423,8 @@ enum Existing {
 }
 
 /// A node that is there already must be the one that is asked for.
-fn existing_node(folder: i32, name: &CStr, mode: u32, device: u64) -> Result<Existing, Fault> {
-    let there = file::openat(folder, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+fn existing_node(directory: i32, name: &CStr, mode: u32, device: u64) -> Result<Existing, Fault> {
+    let there = file::openat(directory, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
     let stat = file::fstat(there)?;
     let kind = stat.st_mode & libc::S_IFMT;
     if kind == mode & libc::S_IFMT && (stat.st_rdev == device || kind == libc::S_IFIFO) {

@@ -11,7 +11,7 @@ use crate::sys::resolve::Parent;
 use crate::sys::resolve::PathBuffer;
 use crate::sys::resolve::create;
 use crate::sys::resolve::lookup;
-use crate::sys::resolve::make_folder;
+use crate::sys::resolve::make_directory;
 use crate::sys::resolve::split;
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -22,15 +22,15 @@ impl World<'_> {
         &mut self,
         path: &CStr,
         create: Create,
-        source_is_folder: bool,
+        source_is_directory: bool,
         follow: bool,
     ) -> Result<i32, Fault> {
-        let folder = match create {
+        let directory = match create {
             Create::No => None,
-            Create::Folder => Some(true),
-            Create::LikeSource => Some(source_is_folder),
+            Create::Directory => Some(true),
+            Create::LikeSource => Some(source_is_directory),
         };
-        self.find_or_make(path, folder, follow)
+        self.find_or_make(path, directory, follow)
             .map_err(|errno| match errno {
                 Errno::ELOOP if !follow => Fault::with(errno, Detail::SymlinkedTarget),
                 _ => Fault::with(errno, Detail::Target),
@@ -40,7 +40,7 @@ impl World<'_> {
     fn find_or_make(
         &mut self,
         path: &CStr,
-        folder: Option<bool>,
+        directory: Option<bool>,
         follow: bool,
     ) -> Result<i32, Errno> {
         let (parent_path, name) = split(path)?;
@@ -49,17 +49,17 @@ impl World<'_> {
         } else {
             self.parent.get(parent_path)
         };
-        match (cached, folder) {
-            // The folder that is held was filled by hull just now: the name is most likely missing.
-            (Some(parent), Some(folder)) => {
-                create(parent, name, folder)?;
+        match (cached, directory) {
+            // The directory that is held was filled by hull just now: the name is most likely missing.
+            (Some(parent), Some(directory)) => {
+                create(parent, name, directory)?;
                 self.look_in(parent, name, path, follow)
             }
             (Some(parent), None) => self.look_in(parent, name, path, follow),
-            (None, folder) => match (lookup(self.root, path, 0, follow), folder) {
-                (Err(Errno::ENOENT), Some(folder)) => {
-                    let parent = self.folder(parent_path)?;
-                    create(parent, name, folder)?;
+            (None, directory) => match (lookup(self.root, path, 0, follow), directory) {
+                (Err(Errno::ENOENT), Some(directory)) => {
+                    let parent = self.directory(parent_path)?;
+                    create(parent, name, directory)?;
                     self.look_in(parent, name, path, follow)
                 }
                 (found, _) => found,
@@ -67,7 +67,7 @@ impl World<'_> {
         }
     }
 
-    /// A name in a folder that is held; a symbolic link must be resolved from the root.
+    /// A name in a directory that is held; a symbolic link must be resolved from the root.
     fn look_in(&self, parent: i32, name: &CStr, path: &CStr, follow: bool) -> Result<i32, Errno> {
         match lookup(parent, name, 0, false) {
             Err(Errno::ELOOP) => lookup(self.root, path, 0, follow),
@@ -75,16 +75,16 @@ impl World<'_> {
         }
     }
 
-    /// A new folder in a file system that init itself has just mounted, as a name in the working
+    /// A new directory in a file system that init itself has just mounted, as a name in the working
     /// directory. Nobody else can reach that file system before the program runs (its mount
     /// namespace is new, and init is not dumpable), so the name leads to what was made. Everywhere
     /// else names are opened first, and mounted on by descriptor.
     pub fn new_name<'p>(&mut self, path: &'p CStr) -> Result<Option<&'p CStr>, Errno> {
-        let (folder, name) = split(path)?;
-        if !self.fresh.is(folder) {
+        let (directory, name) = split(path)?;
+        if !self.fresh.is(directory) {
             return Ok(None);
         }
-        let parent = self.folder(folder)?;
+        let parent = self.directory(directory)?;
         if name.is_empty()
             || name == c".."
             || name == c"."
@@ -105,8 +105,8 @@ impl World<'_> {
         file::fchdir(place)
     }
 
-    /// A folder of the container, made if missing, and kept for the next name.
-    fn folder(&mut self, path: &[u8]) -> Result<i32, Errno> {
+    /// A directory of the container, made if missing, and kept for the next name.
+    fn directory(&mut self, path: &[u8]) -> Result<i32, Errno> {
         if let Some(descriptor) = self.parent.get(path) {
             return Ok(descriptor);
         }
@@ -116,16 +116,16 @@ impl World<'_> {
         } else {
             buffer.head(path, path.len())?
         };
-        let descriptor = make_folder(self.root, name, true)?;
+        let descriptor = make_directory(self.root, name, true)?;
         self.parent.set(path, descriptor);
         Ok(descriptor)
     }
 
-    /// The folder that holds a path's last component, made if missing, and that component.
+    /// The directory that holds a path's last component, made if missing, and that component.
     pub fn parent_of<'p>(&mut self, path: &'p CStr) -> Result<(i32, &'p CStr), Fault> {
-        let (folder, name) = split(path)?;
+        let (directory, name) = split(path)?;
         let held = self
-            .folder(folder)
+            .directory(directory)
             .map_err(|errno| Fault::with(errno, Detail::Target))?;
         Ok((held, name))
     }

@@ -3,13 +3,13 @@
 use crate::step::container::{Leave, slot};
 use crate::step::report::{Detail, Fault};
 use crate::step::world::{Done, World};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file::{
     self, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,
 };
 use crate::sys::ids;
 use crate::sys::mount::{self, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE};
-use crate::sys::resolve::{Parent, make_folder};
+use crate::sys::resolve::{Parent, make_directory};
 use nix::errno::Errno;
 use std::ffi::CStr;
 
@@ -23,8 +23,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Attaches the root on its own folder, where createContainer hooks look for it. A child in a
-    /// user namespace may lack the right to reach that folder: then on top of `/`, from where
+    /// Attaches the root on its own directory, where createContainer hooks look for it. A child in a
+    /// user namespace may lack the right to reach that directory: then on top of `/`, from where
     /// pivot_root can take it as well.
     pub fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> Done {
         let tree = match self.slots.get(slot::ROOT as usize) {
@@ -80,7 +80,7 @@ impl World<'_> {
         let proc = self
             .slot(slot::PROC)
             .map_err(|errno| Fault::with(errno, Detail::NotProc))?;
-        let file = Held(file::openat2(
+        let file = Fd(file::openat2(
             proc,
             path,
             libc::O_WRONLY,
@@ -96,7 +96,7 @@ impl World<'_> {
 
     /// Registers an interpreter with the container's own binfmt_misc.
     pub fn register(&self, target: &CStr, line: &CStr) -> Done {
-        let file = Held(file::openat2(
+        let file = Fd(file::openat2(
             self.root,
             target,
             libc::O_WRONLY,
@@ -124,11 +124,11 @@ impl World<'_> {
     }
 
     /// Makes the working directory, or enters it and checks that it lies below the root: a leaked
-    /// descriptor's folder does not (CVE-2024-21626), and the kernel says so by a name without a
+    /// descriptor's directory does not (CVE-2024-21626), and the kernel says so by a name without a
     /// leading slash.
     pub fn working_directory(&self, path: &CStr, create: bool) -> Done {
         if create && path != c"/" {
-            make_folder(self.root, path, true)?;
+            make_directory(self.root, path, true)?;
             return Ok(());
         }
         if create {
@@ -159,7 +159,7 @@ pub fn own_null_device(stdio: u64) -> Result<(), Errno> {
         libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK,
         0,
     )
-    .map(Held) else {
+    .map(Fd) else {
         // A root without one: the host's stays.
         return Ok(());
     };

@@ -7,7 +7,7 @@ use crate::spec::Spec;
 use crate::spec::config::{Config, Device, DeviceRule, Mount};
 use crate::spec::mount_options::MountOptions;
 use crate::store::Store;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::vm::channel::message::{DISKS, Disk as Purpose, OVERLAY};
 use crate::vm::translate::Translated;
@@ -35,7 +35,7 @@ pub struct Disk {
 /// A disk that is opened.
 pub struct Opened {
     /// The file.
-    pub fd: Held,
+    pub fd: Fd,
     /// What it is.
     pub disk: Disk,
 }
@@ -53,7 +53,7 @@ impl Disk {
         };
         let name = crate::sys::fd::c_path(&self.path)?;
         let fd = file::openat(libc::AT_FDCWD, &name, flags, 0)
-            .map(Held)
+            .map(Fd)
             .on("open disk", self.path.display())?;
         let stat = file::fstat(fd.0).on("look at disk", self.path.display())?;
         let device = if stat.st_mode & libc::S_IFMT == libc::S_IFBLK {
@@ -383,7 +383,7 @@ mod tests {
             format: "raw".into(),
             purpose: Purpose::Image,
         };
-        let args = arguments(&[Opened { fd: Held(-1), disk }]).join(" ");
+        let args = arguments(&[Opened { fd: Fd(-1), disk }]).join(" ");
         assert!(
             !args.contains("/secret")
                 && args.contains("/dev/fdset/1")

@@ -1,7 +1,7 @@
 //! An image of the root file system: EROFS, made by mkfs.erofs(1), and kept in the store by what it
 //! holds.
 //!
-//! What a folder holds is told without reading its files: every name with its mode, owner, size,
+//! What a directory holds is told without reading its files: every name with its mode, owner, size,
 //! inode number and time of change, which no user can set (inode(7), ctime). A file that is written
 //! to has another.
 
@@ -17,20 +17,20 @@ use std::time::{Duration, SystemTime};
 /// How long an image that nobody boots is kept.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The image of a folder, out of the store or made now.
+/// The image of a directory, out of the store or made now.
 ///
 /// # Errors
-/// mkfs.erofs is not installed, or fails; the folder changes meanwhile.
+/// mkfs.erofs is not installed, or fails; the directory changes meanwhile.
 pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
-    let folder = store.cache("vm")?;
+    let directory = store.cache("vm")?;
     let before = fingerprint(root)?;
-    let path = folder.join(format!("root-{before:016x}.erofs"));
+    let path = directory.join(format!("root-{before:016x}.erofs"));
     if let Ok(file) = fs::File::options().append(true).open(&path) {
         file.set_modified(SystemTime::now())
             .on("mark", path.display())?;
         return Ok(path);
     }
-    let temporary = folder.join(format!(".root-{}", std::process::id()));
+    let temporary = directory.join(format!(".root-{}", std::process::id()));
     let made = make(&temporary, root);
     if made.is_err() {
         let _ = fs::remove_file(&temporary);
@@ -44,7 +44,7 @@ pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
         )));
     }
     fs::rename(&temporary, &path).on("write", path.display())?;
-    forget_old(&folder);
+    forget_old(&directory);
     Ok(path)
 }
 
@@ -72,7 +72,7 @@ fn make(image: &Path, root: &Path) -> Result<()> {
     )))
 }
 
-/// What a folder holds, as a number.
+/// What a directory holds, as a number.
 fn fingerprint(root: &Path) -> Result<u64> {
     let mut hasher = std::hash::DefaultHasher::new();
     add(root, &mut hasher)?;
@@ -106,8 +106,8 @@ fn add(path: &Path, hasher: &mut impl Hasher) -> Result<()> {
 }
 
 /// A machine that runs holds its image open: it may be removed.
-fn forget_old(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+fn forget_old(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let old = entry
             .metadata()
             .and_then(|meta| meta.modified())
@@ -125,8 +125,8 @@ mod tests {
     #[test]
     fn a_change_of_any_kind_is_another_image() {
         let root = std::env::temp_dir().join(format!("hull-image-{}", std::process::id()));
-        fs::create_dir_all(root.join("folder")).unwrap();
-        fs::write(root.join("folder/file"), "one").unwrap();
+        fs::create_dir_all(root.join("directory")).unwrap();
+        fs::write(root.join("directory/file"), "one").unwrap();
         let mut seen = vec![fingerprint(&root).unwrap()];
         assert_eq!(fingerprint(&root).unwrap(), seen[0]);
         let mut changed = |what: &str| {
@@ -134,15 +134,15 @@ mod tests {
             assert!(!seen.contains(&now), "{what}");
             seen.push(now);
         };
-        fs::write(root.join("folder/file"), "two").unwrap();
+        fs::write(root.join("directory/file"), "two").unwrap();
         changed("content of the same length");
         fs::set_permissions(
-            root.join("folder/file"),
+            root.join("directory/file"),
             std::os::unix::fs::PermissionsExt::from_mode(0o600),
         )
         .unwrap();
         changed("mode");
-        fs::rename(root.join("folder/file"), root.join("folder/other")).unwrap();
+        fs::rename(root.join("directory/file"), root.join("directory/other")).unwrap();
         changed("name");
         std::os::unix::fs::symlink("nowhere", root.join("link")).unwrap();
         changed("a link");

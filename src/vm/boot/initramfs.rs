@@ -82,9 +82,9 @@ impl Archive {
 /// # Errors
 /// A module is missing or cannot be read; the cache cannot be written.
 pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
-    let folder = store.cache("vm")?;
+    let directory = store.cache("vm")?;
     let own = own_identity()?;
-    let path = folder.join(format!("initramfs-{}-{own:016x}", kernel.release));
+    let path = directory.join(format!("initramfs-{}-{own:016x}", kernel.release));
     let stamp = fs::metadata(kernel.modules.join("modules.dep"))
         .and_then(|meta| meta.modified())
         .on("look at", kernel.modules.display())?;
@@ -95,13 +95,13 @@ pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
         return Ok(path);
     }
     let bytes = make(kernel)?;
-    let temporary = folder.join(format!(".initramfs-{}", std::process::id()));
+    let temporary = directory.join(format!(".initramfs-{}", std::process::id()));
     fs::write(&temporary, bytes).on("write", temporary.display())?;
     fs::rename(&temporary, &path).on("write", path.display())?;
     // Those that an older hull made for this kernel are of no use.
     let prefix = format!("initramfs-{}-", kernel.release);
-    for entry in fs::read_dir(&folder)
-        .on("read", folder.display())?
+    for entry in fs::read_dir(&directory)
+        .on("read", directory.display())?
         .flatten()
     {
         if entry
@@ -137,8 +137,8 @@ fn own_identity() -> Result<u64> {
 
 fn make(kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["dev", "proc", "sys", "root", "modules"] {
-        archive.entry(folder, libc::S_IFDIR | 0o755, (0, 0), &[]);
+    for directory in ["dev", "proc", "sys", "root", "modules"] {
+        archive.entry(directory, libc::S_IFDIR | 0o755, (0, 0), &[]);
     }
     // The kernel opens it for the first process before anything is mounted.
     archive.entry("dev/console", libc::S_IFCHR | 0o600, (5, 1), &[]);

@@ -13,7 +13,7 @@ pub struct Kernel {
     pub image: PathBuf,
     /// Its release, as uname(2) will say it.
     pub release: String,
-    /// The folder of its modules.
+    /// The directory of its modules.
     pub modules: PathBuf,
 }
 
@@ -46,7 +46,7 @@ fn find_below(root: &Path, own: &str) -> Result<Kernel> {
     images.extend(
         modules
             .iter()
-            .map(|folder| folder.join(own).join("vmlinuz")),
+            .map(|directory| directory.join(own).join("vmlinuz")),
     );
     let mut others: Vec<PathBuf> = entries(&root.join("boot"))
         .filter(|path| file_name(path).starts_with("vmlinuz"))
@@ -54,8 +54,8 @@ fn find_below(root: &Path, own: &str) -> Result<Kernel> {
     others.extend(
         modules
             .iter()
-            .flat_map(|folder| entries(folder))
-            .map(|folder| folder.join("vmlinuz")),
+            .flat_map(|directory| entries(directory))
+            .map(|directory| directory.join("vmlinuz")),
     );
     others.sort_by_key(|path| std::cmp::Reverse(numbers(path)));
     images.extend(others);
@@ -71,8 +71,8 @@ fn find_below(root: &Path, own: &str) -> Result<Kernel> {
     })
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(folder)
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
@@ -93,15 +93,18 @@ fn numbers(path: &Path) -> Vec<u64> {
         .collect()
 }
 
-/// A kernel file, its release out of its header, and its modules: in the folders given, or beside
+/// A kernel file, its release out of its header, and its modules: in the directories given, or beside
 /// it (`../lib/modules/RELEASE`, `lib/modules/RELEASE`, `modules/RELEASE`, `modules`, the file's
-/// own folder).
-fn at(image: &Path, folders: &[PathBuf]) -> Result<Kernel> {
+/// own directory).
+fn at(image: &Path, directories: &[PathBuf]) -> Result<Kernel> {
     let image = image.canonicalize().on("open kernel", image.display())?;
     let release = release(&image)?;
     let beside = image.parent().unwrap_or(Path::new("/"));
     let above = beside.parent().unwrap_or(beside);
-    let mut places: Vec<PathBuf> = folders.iter().map(|folder| folder.join(&release)).collect();
+    let mut places: Vec<PathBuf> = directories
+        .iter()
+        .map(|directory| directory.join(&release))
+        .collect();
     places.extend(
         [
             above.join("lib/modules"),
@@ -113,11 +116,11 @@ fn at(image: &Path, folders: &[PathBuf]) -> Result<Kernel> {
     );
     places.extend([beside.join("modules"), beside.to_owned()]);
     places.extend(
-        ["/lib/modules", "/usr/lib/modules"].map(|folder| Path::new(folder).join(&release)),
+        ["/lib/modules", "/usr/lib/modules"].map(|directory| Path::new(directory).join(&release)),
     );
     match places
         .into_iter()
-        .find(|folder| folder.join("modules.dep").is_file())
+        .find(|directory| directory.join("modules.dep").is_file())
     {
         Some(modules) => Ok(Kernel {
             image,
@@ -162,7 +165,7 @@ fn release(image: &Path) -> Result<String> {
     }
 }
 
-/// A module and the files it rests on, in load order, relative to the modules' folder.
+/// A module and the files it rests on, in load order, relative to the modules' directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     /// Its name, with underscores.
@@ -214,7 +217,7 @@ impl Kernel {
                 }),
                 None if needed.contains(name) => {
                     return Err(Error::new(format!(
-                        "kernel {}: it has no module {name}, which the second wall needs",
+                        "kernel {}: it has no module {name}, which the VM backend needs",
                         self.image.display()
                     )));
                 }
@@ -254,7 +257,7 @@ impl Kernel {
     }
 }
 
-/// The name of a module's file: without folder and ending, with underscores.
+/// The name of a module's file: without directory and ending, with underscores.
 fn module_name(file: &str) -> String {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.split(".ko").next().unwrap_or(name).replace('-', "_")
@@ -316,10 +319,10 @@ mod tests {
                 "6.9.1-arch1-1",
             ),
         ];
-        for (name, file, folder, release) in cases {
+        for (name, file, directory, release) in cases {
             let root = root.join(name);
             image(&root.join(file), release);
-            modules(&root.join(folder).join(release));
+            modules(&root.join(directory).join(release));
             let found = find_below(&root, "5.5.5-other").unwrap();
             assert_eq!(
                 (found.release.as_str(), found.image),

@@ -29,9 +29,9 @@ const PHYS32_ENTRY: u32 = 18;
 /// The kernel cannot be read; the cache cannot be written.
 pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     use std::os::unix::fs::MetadataExt;
-    let folder = store.cache("vm")?;
+    let directory = store.cache("vm")?;
     let meta = fs::metadata(&kernel.image).on("look at", kernel.image.display())?;
-    let path = folder.join(format!(
+    let path = directory.join(format!(
         "vmlinux-{}-{:x}-{:x}",
         kernel.release,
         meta.size(),
@@ -39,7 +39,7 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     ));
     if !path.is_file() {
         let bytes = fs::read(&kernel.image).on("read", kernel.image.display())?;
-        let Some(elf) = unpack(&bytes, &folder)?.filter(|elf| has_entry(elf)) else {
+        let Some(elf) = unpack(&bytes, &directory)?.filter(|elf| has_entry(elf)) else {
             crate::log::debug(|| {
                 format!(
                     "kernel {}: no image in it that starts directly",
@@ -48,11 +48,11 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
             });
             return Ok(kernel);
         };
-        save(&folder, &path, &elf)?;
+        save(&directory, &path, &elf)?;
         // Those of this release's earlier builds are of no use.
         let prefix = format!("vmlinux-{}-", kernel.release);
-        for entry in fs::read_dir(&folder)
-            .on("read", folder.display())?
+        for entry in fs::read_dir(&directory)
+            .on("read", directory.display())?
             .flatten()
         {
             let older = entry
@@ -71,20 +71,20 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     })
 }
 
-fn save(folder: &Path, path: &Path, elf: &[u8]) -> Result<()> {
-    let temporary = folder.join(format!(".vmlinux-{}", std::process::id()));
+fn save(directory: &Path, path: &Path, elf: &[u8]) -> Result<()> {
+    let temporary = directory.join(format!(".vmlinux-{}", std::process::id()));
     fs::write(&temporary, elf).on("write", temporary.display())?;
     fs::rename(&temporary, path).on("write", path.display())
 }
 
 /// The ELF image in a bzImage; none where it is packed in a way, or by a program, that is not known
 /// here.
-fn unpack(image: &[u8], folder: &Path) -> Result<Option<Vec<u8>>> {
+fn unpack(image: &[u8], directory: &Path) -> Result<Option<Vec<u8>>> {
     let Some((program, args, payload)) = packed(image) else {
         return Ok(None);
     };
     // By a file: one process cannot both write to the unpacker and read from it.
-    let input = folder.join(format!(".payload-{}", std::process::id()));
+    let input = directory.join(format!(".payload-{}", std::process::id()));
     fs::write(&input, payload).on("write", input.display())?;
     let opened = fs::File::open(&input).on("open", input.display());
     let _ = fs::remove_file(&input);
@@ -208,13 +208,13 @@ mod tests {
 
     #[test]
     fn a_packed_image_is_unpacked() {
-        let folder = std::env::temp_dir().join(format!("hull-vmlinux-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let directory = std::env::temp_dir().join(format!("hull-vmlinux-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
         let content = elf(&note(b"Xen\0", 18, &[0; 8]));
-        fs::write(folder.join("elf"), &content).unwrap();
+        fs::write(directory.join("elf"), &content).unwrap();
         let packed = Command::new("gzip")
             .args(["-c", "elf"])
-            .current_dir(&folder)
+            .current_dir(&directory)
             .output()
             .unwrap()
             .stdout;
@@ -224,13 +224,13 @@ mod tests {
         image[0x24c..0x250].copy_from_slice(&(packed.len() as u32 + 4).to_le_bytes());
         image.extend_from_slice(&packed);
         image.extend_from_slice(&(content.len() as u32).to_le_bytes());
-        assert_eq!(unpack(&image, &folder).unwrap(), Some(content));
+        assert_eq!(unpack(&image, &directory).unwrap(), Some(content));
         image[1024] = 0;
         assert_eq!(
-            unpack(&image, &folder).unwrap(),
+            unpack(&image, &directory).unwrap(),
             None,
             "not a packer's mark"
         );
-        fs::remove_dir_all(folder).unwrap();
+        fs::remove_dir_all(directory).unwrap();
     }
 }

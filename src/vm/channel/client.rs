@@ -1,9 +1,9 @@
 //! How hull's commands speak to a container's monitor: messages in JSON on a socket in the
-//! container's folder, descriptors beside them.
+//! container's directory, descriptors beside them.
 
 use crate::spec::config::Resources;
 use crate::state::Decided;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, socket as raw};
 use crate::vm::channel::message::{FromGuest, Task};
 use crate::{Context, Error, Result};
@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// The socket's name in the container's folder.
+/// The socket's name in the container's directory.
 const NAME: &str = "vm.sock";
 /// How long a guest may take to answer, in seconds: emulation on a busy machine is slow.
 const ANSWER: u64 = 60;
@@ -79,31 +79,31 @@ pub enum News {
     Failed(String, Option<u8>),
 }
 
-/// A name that is short enough for a socket: the folder by its descriptor.
-fn address(folder: &Path) -> Result<(std::fs::File, UnixAddr)> {
-    let held = std::fs::File::open(folder).on("open", folder.display())?;
+/// A name that is short enough for a socket: the directory by its descriptor.
+fn address(directory: &Path) -> Result<(std::fs::File, UnixAddr)> {
+    let held = std::fs::File::open(directory).on("open", directory.display())?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}/{NAME}", held.as_raw_fd()).as_str())
         .on("name", "the monitor's socket")?;
     Ok((held, address))
 }
 
-fn socket() -> Result<Held> {
+fn socket() -> Result<Fd> {
     let made = nix::sys::socket::socket(
         AddressFamily::Unix,
         SockType::SeqPacket,
         SockFlag::SOCK_CLOEXEC,
         None,
     );
-    made.map(|fd| Held(fd.into_raw_fd())).on("make", "a socket")
+    made.map(|fd| Fd(fd.into_raw_fd())).on("make", "a socket")
 }
 
 /// The monitor's end.
 ///
 /// # Errors
 /// The kernel's.
-pub fn listen(folder: &Path) -> Result<Held> {
+pub fn listen(directory: &Path) -> Result<Fd> {
     let socket = socket()?;
-    let (_held, address) = address(folder)?;
+    let (_held, address) = address(directory)?;
     nix::sys::socket::bind(socket.0, &address).on("make", "the monitor's socket")?;
     let backlog = Backlog::new(64).on("make", "the monitor's socket")?;
     nix::sys::socket::listen(&raw::borrow(socket.0), backlog)
@@ -115,9 +115,9 @@ pub fn listen(folder: &Path) -> Result<Held> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn accept(listener: &Held) -> Result<Held> {
+pub fn accept(listener: &Fd) -> Result<Fd> {
     nix::sys::socket::accept4(listener.0, SockFlag::SOCK_CLOEXEC)
-        .map(Held)
+        .map(Fd)
         .on("accept on", "the monitor's socket")
 }
 
@@ -125,9 +125,9 @@ pub fn accept(listener: &Held) -> Result<Held> {
 ///
 /// # Errors
 /// `container not running`.
-pub fn connect(folder: &Path) -> Result<Held> {
+pub fn connect(directory: &Path) -> Result<Fd> {
     let socket = socket()?;
-    let (_held, address) = address(folder)?;
+    let (_held, address) = address(directory)?;
     match nix::sys::socket::connect(socket.0, &address) {
         Ok(()) => Ok(socket),
         Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ECONNREFUSED) => {
@@ -141,7 +141,7 @@ pub fn connect(folder: &Path) -> Result<Held> {
 ///
 /// # Errors
 /// The other side is gone; the message is too long.
-pub fn send<T: Serialize>(socket: &Held, message: &T, descriptors: &[i32]) -> Result<()> {
+pub fn send<T: Serialize>(socket: &Fd, message: &T, descriptors: &[i32]) -> Result<()> {
     send_with(socket, message, descriptors, MsgFlags::empty())
 }
 
@@ -149,12 +149,12 @@ pub fn send<T: Serialize>(socket: &Held, message: &T, descriptors: &[i32]) -> Re
 ///
 /// # Errors
 /// It has not; as [`send`].
-pub fn send_at_once<T: Serialize>(socket: &Held, message: &T) -> Result<()> {
+pub fn send_at_once<T: Serialize>(socket: &Fd, message: &T) -> Result<()> {
     send_with(socket, message, &[], MsgFlags::MSG_DONTWAIT)
 }
 
 fn send_with<T: Serialize>(
-    socket: &Held,
+    socket: &Fd,
     message: &T,
     descriptors: &[i32],
     flags: MsgFlags,
@@ -185,9 +185,9 @@ fn send_with<T: Serialize>(
 }
 
 /// A message in a file of memory.
-fn in_file(mut text: &[u8]) -> Result<Held> {
+fn in_file(mut text: &[u8]) -> Result<Fd> {
     let held = file::memfd(c"hull:message", 0)
-        .map(Held)
+        .map(Fd)
         .on("make", "a memory file for a message")?;
     while !text.is_empty() {
         let count = file::write(held.0, text).on("write", "a message")?;
@@ -200,7 +200,7 @@ fn in_file(mut text: &[u8]) -> Result<Held> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn read_all(from: &Held) -> Result<Vec<u8>> {
+pub fn read_all(from: &Fd) -> Result<Vec<u8>> {
     file::rewind(from.0).on("read", "a message")?;
     let (mut bytes, mut piece) = (Vec::new(), [0_u8; 65536]);
     loop {
@@ -215,7 +215,7 @@ pub fn read_all(from: &Held) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// The kernel's; it cannot be read.
-pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, Vec<Held>)>> {
+pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Fd) -> Result<Option<(T, Vec<Fd>)>> {
     let mut text = vec![0_u8; LONGEST];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
     let mut iov = [IoSliceMut::new(&mut text)];
@@ -235,7 +235,7 @@ pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, V
     let mut held = Vec::new();
     for control in message.cmsgs().on("hear", "the container's monitor")? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
-            held.extend(descriptors.into_iter().map(Held));
+            held.extend(descriptors.into_iter().map(Fd));
         }
     }
     let count = message.bytes;
@@ -270,8 +270,8 @@ pub fn patience() -> Result<Duration> {
 ///
 /// # Errors
 /// The container is not running; the guest refuses.
-pub fn signal(folder: &Path, request: &Request) -> Result<()> {
-    let socket = connect(folder)?;
+pub fn signal(directory: &Path, request: &Request) -> Result<()> {
+    let socket = connect(directory)?;
     send(&socket, request, &[])?;
     let patience = patience()?.min(Duration::from_secs(SIGNALLED));
     match answer(&socket, patience)? {
@@ -280,7 +280,10 @@ pub fn signal(folder: &Path, request: &Request) -> Result<()> {
         Some(Some(_)) => Err(Error::new("the container's monitor answers something else")),
         Some(None) => Err(Error::new("container not running")),
         None => {
-            crate::log::warn(&format!("the signal waits: {}", silent(folder, patience)));
+            crate::log::warn(&format!(
+                "the signal waits: {}",
+                silent(directory, patience)
+            ));
             Ok(())
         }
     }
@@ -291,7 +294,7 @@ pub fn signal(folder: &Path, request: &Request) -> Result<()> {
 ///
 /// # Errors
 /// The kernel's; it cannot be read.
-pub fn answer(socket: &Held, patience: Duration) -> Result<Option<Option<FromGuest>>> {
+pub fn answer(socket: &Fd, patience: Duration) -> Result<Option<Option<FromGuest>>> {
     let (spoken, _) = crate::sys::process::poll2(socket.0, -1, Some(patience.as_millis() as u64))
         .on("hear", "the container's monitor")?;
     if spoken {
@@ -306,19 +309,19 @@ pub fn answer(socket: &Held, patience: Duration) -> Result<Option<Option<FromGue
 ///
 /// # Errors
 /// Nothing comes in time.
-pub fn is_there(folder: &Path) -> Result<()> {
+pub fn is_there(directory: &Path) -> Result<()> {
     let patience = patience()?;
-    let asked =
-        connect(folder).and_then(|socket| send(&socket, &Request::Handled, &[]).map(|()| socket));
+    let asked = connect(directory)
+        .and_then(|socket| send(&socket, &Request::Handled, &[]).map(|()| socket));
     match asked.and_then(|socket| answer(&socket, patience)) {
-        Ok(None) => Err(silent(folder, patience)),
+        Ok(None) => Err(silent(directory, patience)),
         _ => Ok(()),
     }
 }
 
 /// What is said of a machine that does not answer.
-pub fn silent(folder: &Path, patience: Duration) -> Error {
-    let id = folder.file_name().unwrap_or_default().to_string_lossy();
+pub fn silent(directory: &Path, patience: Duration) -> Error {
+    let id = directory.file_name().unwrap_or_default().to_string_lossy();
     let within = patience.as_secs();
     Error::new(format!(
         "the container's machine does not answer (waited {within} s): hull kill {id} KILL or hull \
@@ -330,11 +333,11 @@ pub fn silent(folder: &Path, patience: Duration) -> Error {
 ///
 /// # Errors
 /// The container is not running; the guest refuses, or does not answer in time.
-pub fn ask(folder: &Path, request: &Request) -> Result<Option<serde_json::Value>> {
-    let socket = connect(folder)?;
+pub fn ask(directory: &Path, request: &Request) -> Result<Option<serde_json::Value>> {
+    let socket = connect(directory)?;
     send(&socket, request, &[])?;
     let patience = patience()?;
-    match answer(&socket, patience)?.ok_or_else(|| silent(folder, patience))? {
+    match answer(&socket, patience)?.ok_or_else(|| silent(directory, patience))? {
         Some(FromGuest::Done) => Ok(None),
         Some(FromGuest::Value(value)) => Ok(Some(value)),
         Some(FromGuest::Refused(why)) => Err(Error::new(why)),
@@ -353,7 +356,7 @@ mod tests {
         let (ours, theirs) =
             nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
                 .unwrap();
-        let (ours, theirs) = (Held(ours.into_raw_fd()), Held(theirs.into_raw_fd()));
+        let (ours, theirs) = (Fd(ours.into_raw_fd()), Fd(theirs.into_raw_fd()));
         let words = vec!["a command line".to_owned(); 100_000];
         send_at_once(&ours, &words).unwrap();
         send(&ours, &"short", &[]).unwrap();

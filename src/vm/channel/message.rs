@@ -121,7 +121,7 @@ pub struct Interface {
 /// Where the guest has the share.
 pub const SHARE: &str = "/run/hull/share";
 
-/// A step of the wall that the guest's side carries out, in the plan's own terms.
+/// A step of the backend that the guest's side executes, in the plan's own terms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Outer {
     /// Fills a slot.
@@ -219,7 +219,7 @@ pub struct Process {
 /// From the guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum FromGuest {
-    /// A request to the machine is carried out.
+    /// A request to the machine is executed.
     Done,
     /// A request is refused, in words.
     Refused(String),

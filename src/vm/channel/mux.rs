@@ -5,7 +5,7 @@
 //! sink takes them. So an unread stream holds back its own sender and nothing else, and the queues
 //! stay small whatever is read or not.
 
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{event, file};
 use crate::vm::channel::frame;
 use crate::vm::channel::frame::{Frame, Kind, Parser};
@@ -37,7 +37,7 @@ pub fn stream(session: u32, which: u32) -> u32 {
 
 /// The descriptor and its queues.
 pub struct Channel {
-    fd: Held,
+    fd: Fd,
     parser: Parser,
     out: Vec<u8>,
     sent: usize,
@@ -48,7 +48,7 @@ impl Channel {
     ///
     /// # Errors
     /// EBADF.
-    pub fn new(fd: Held) -> Result<Self> {
+    pub fn new(fd: Fd) -> Result<Self> {
         event::nonblocking(fd.0).on("use", "the channel")?;
         Ok(Self {
             fd,
@@ -143,14 +143,14 @@ impl Channel {
 
 /// A descriptor whose bytes go out as a stream.
 struct Source {
-    fd: Held,
+    fd: Fd,
     credit: u32,
 }
 
 /// A descriptor that takes a stream's bytes.
 struct Sink {
     /// None once it takes no more: what comes is dropped, and its credit given back.
-    fd: Option<Held>,
+    fd: Option<Fd>,
     pending: VecDeque<u8>,
     ended: bool,
     /// Its descriptor comes later: what is sent meanwhile is kept.
@@ -161,7 +161,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn new(fd: Option<Held>) -> Self {
+    fn new(fd: Option<Fd>) -> Self {
         Self {
             fd,
             pending: VecDeque::new(),
@@ -192,7 +192,7 @@ impl Streams {
     ///
     /// # Errors
     /// EBADF.
-    pub fn send(&mut self, stream: u32, fd: Held) -> Result<()> {
+    pub fn send(&mut self, stream: u32, fd: Fd) -> Result<()> {
         event::nonblocking(fd.0).on("use", "a stream")?;
         self.sources.insert(stream, Source { fd, credit: WINDOW });
         Ok(())
@@ -202,7 +202,7 @@ impl Streams {
     ///
     /// # Errors
     /// EBADF.
-    pub fn receive(&mut self, stream: u32, fd: Held) -> Result<()> {
+    pub fn receive(&mut self, stream: u32, fd: Fd) -> Result<()> {
         event::nonblocking(fd.0).on("use", "a stream")?;
         let mut sink = self
             .sinks
@@ -228,13 +228,13 @@ impl Streams {
     ///
     /// # Errors
     /// EBADF, EMFILE.
-    pub fn connect(&mut self, (out, back): (u32, u32), socket: Held) -> Result<()> {
+    pub fn connect(&mut self, (out, back): (u32, u32), socket: Fd) -> Result<()> {
         let copy = nix::fcntl::fcntl(
             crate::sys::socket::borrow(socket.0),
             nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
         )
         .on("copy", "a connection")?;
-        self.send(out, Held(copy))?;
+        self.send(out, Fd(copy))?;
         self.receive(back, socket)?;
         if let Some(sink) = self.sinks.get_mut(&back) {
             sink.connection = true;
@@ -459,10 +459,10 @@ mod tests {
     /// Its reader has stopped.
     const UNREAD: u32 = 99;
 
-    fn pair(kind: SockType) -> (Held, Held) {
+    fn pair(kind: SockType) -> (Fd, Fd) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (a, b) = socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
-        (Held(a.into_raw_fd()), Held(b.into_raw_fd()))
+        (Fd(a.into_raw_fd()), Fd(b.into_raw_fd()))
     }
 
     /// What a packet of a stream holds: no two are alike.
@@ -486,7 +486,7 @@ mod tests {
     }
 
     impl End {
-        fn new(fd: Held) -> Self {
+        fn new(fd: Fd) -> Self {
             Self {
                 channel: Channel::new(fd).unwrap(),
                 streams: Streams::default(),
@@ -517,14 +517,14 @@ mod tests {
     }
 
     /// Writes packets until the other side takes no more; how many.
-    fn offer(to: &Held, packets: impl Iterator<Item = Vec<u8>>) -> usize {
+    fn offer(to: &Fd, packets: impl Iterator<Item = Vec<u8>>) -> usize {
         packets
             .map_while(|bytes| file::write(to.0, &bytes).ok())
             .count()
     }
 
     /// Reads what there is.
-    fn read(from: &Held, to: &mut Vec<u8>) {
+    fn read(from: &Fd, to: &mut Vec<u8>) {
         let mut buffer = [0; 65536];
         while let Ok(count @ 1..) = file::read(from.0, &mut buffer) {
             to.extend_from_slice(&buffer[..count]);

@@ -6,7 +6,7 @@
 //! It costs some milliseconds, and nothing is remembered: the answer changes with a reboot, a
 //! module or a right.
 
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, kvm as guest, socket};
 use crate::{Context, Error, Result};
@@ -49,7 +49,7 @@ pub fn probe() -> Result<()> {
         }
         Cloned::Parent { pidfd, .. } => {
             drop(theirs);
-            let pidfd = Held(pidfd);
+            let pidfd = Fd(pidfd);
             let mut fds = [libc::pollfd {
                 fd: ours.0,
                 events: libc::POLLIN,
@@ -116,14 +116,14 @@ fn run() -> Result<()> {
     let mut registers = cpu.get_regs().map_err(refused("KVM_GET_REGS"))?;
     (registers.rip, registers.rflags) = (guest::ENTRY, 2);
     cpu.set_regs(&registers).map_err(refused("KVM_SET_REGS"))?;
-    let ended = carry_out(&mut cpu);
+    let ended = execute(&mut cpu);
     drop((cpu, machine));
     drop(memory);
     ended
 }
 
 /// Runs the program to its end; each part speaks.
-fn carry_out(cpu: &mut VcpuFd) -> Result<()> {
+fn execute(cpu: &mut VcpuFd) -> Result<()> {
     let mut done = 0;
     loop {
         let part = PARTS.get(usize::from(done)).copied().unwrap_or("the end");

@@ -1,6 +1,6 @@
-//! QEMU as the engine: its command line, and the wall around it.
+//! QEMU as the engine: its command line, and the backend around it.
 //!
-//! QEMU runs behind the first wall: an unprivileged user without capabilities, namespaces of its
+//! QEMU runs with the namespace backend: an unprivileged user without capabilities, namespaces of its
 //! own (an empty network among them), a root that holds its program's libraries read-only and
 //! nothing of the host's, QEMU's own system call filter, and no descriptors but those named on its
 //! command line.
@@ -13,7 +13,7 @@ use crate::plan;
 use crate::spec::Spec;
 use crate::spec::config::Config;
 use crate::step::draft::Request;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, process};
 use crate::vm::channel::message;
 use crate::vm::engine::qmp::{Qmp, Said};
@@ -40,20 +40,20 @@ pub struct Machine {
     /// Its language.
     pub qmp: Qmp,
     /// What it says on stdout and stderr.
-    words: Held,
+    words: Fd,
 }
 
 impl Machine {
     /// Starts one.
     ///
     /// # Errors
-    /// It is not installed; the wall's.
-    pub fn boot(boot: Boot) -> Result<(Self, Held, Held)> {
+    /// It is not installed; the backend's.
+    pub fn boot(boot: Boot) -> Result<(Self, Fd, Fd)> {
         let program = find(boot.program)?;
         let (channel, channel_far) = stream_pair()?;
         let (monitor, monitor_far) = stream_pair()?;
         let (console, console_far) = stream_pair()?;
-        let words = Held(file::memfd(c"hull:qemu", 0).on("make", "a memory file")?);
+        let words = Fd(file::memfd(c"hull:qemu", 0).on("make", "a memory file")?);
         let args = command_line(
             &boot,
             &program,
@@ -72,7 +72,7 @@ impl Machine {
             .on("hand", "descriptors to QEMU")?;
         let last = handed.iter().copied().max().unwrap_or(2);
         let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDONLY, 0)
-            .map(Held)
+            .map(Fd)
             .on("open", "/dev/null")?;
         let own = crate::vm::stdio::own()?;
         for (from, to) in [(null.0, 0), (words.0, 1), (words.0, 2)] {
@@ -165,7 +165,7 @@ fn kernel_words(boot: &Boot) -> String {
         &mark,
     ];
     // Emulation is slow where a guest guards against a processor that is not there, and against
-    // nobody: QEMU is the wall's inner side.
+    // nobody: QEMU is the backend's inner side.
     let emulated = [
         "mitigations=off",
         "tsc=reliable",
@@ -287,7 +287,7 @@ fn config(boot: &Boot, args: &[String], group: u32) -> Value {
         read_only("/kernel", &boot.kernel.image),
         read_only("/initramfs", boot.initramfs),
     ];
-    for folder in [
+    for directory in [
         "/usr",
         "/lib",
         "/lib64",
@@ -295,8 +295,8 @@ fn config(boot: &Boot, args: &[String], group: u32) -> Value {
         "/etc/ld.so.cache",
         "/etc/alternatives",
     ] {
-        if Path::new(folder).exists() {
-            mounts.push(read_only(folder, Path::new(folder)));
+        if Path::new(directory).exists() {
+            mounts.push(read_only(directory, Path::new(directory)));
         }
     }
     let mut devices = Vec::new();
@@ -319,8 +319,8 @@ fn config(boot: &Boot, args: &[String], group: u32) -> Value {
 }
 
 fn behind_the_wall(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
-    let folder = boot.folder.join("machine");
-    std::fs::create_dir_all(folder.join("rootfs")).on("make", folder.display())?;
+    let directory = boot.directory.join("machine");
+    std::fs::create_dir_all(directory.join("rootfs")).on("make", directory.display())?;
     let group = std::fs::metadata("/dev/kvm")
         .map_or(NOBODY, |meta| std::os::unix::fs::MetadataExt::gid(&meta));
     let group = match boot.own {
@@ -330,7 +330,7 @@ fn behind_the_wall(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
     };
     let config: Config = serde_json::from_value(config(boot, &args, group))
         .map_err(|error| Error::new(format!("QEMU's own config: {error}")))?;
-    let spec = Spec::check(config, folder.clone())?;
+    let spec = Spec::check(config, directory.clone())?;
     let facts = Facts::probe(&spec)?;
     let request = Request {
         id: boot.id.to_owned(),
@@ -345,13 +345,12 @@ fn behind_the_wall(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
     let mut job = Job {
         spec: &spec,
         id: boot.id,
-        folder: &folder,
+        directory: &directory,
         console: None,
         fresh_init: false,
         record: &mut nothing,
     };
-    let made =
-        backend::carry_out(plan, &mut job).map_err(|error| error.within("machine monitor"))?;
+    let made = backend::execute(plan, &mut job).map_err(|error| error.within("machine monitor"))?;
     file::write(made.start.0, b"0").on("start", "QEMU")?;
     Ok(made.child)
 }

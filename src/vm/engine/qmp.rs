@@ -1,7 +1,7 @@
 //! QEMU's own language: JSON by lines (QEMU Machine Protocol). Commands are answered in their
 //! order; events come between.
 
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{event, file};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -13,7 +13,7 @@ const LONGEST: usize = 1 << 20;
 
 /// The monitor's end.
 pub struct Qmp {
-    fd: Held,
+    fd: Fd,
     buffer: Vec<u8>,
 }
 
@@ -31,7 +31,7 @@ impl Qmp {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(fd: Held) -> Result<Self> {
+    pub fn new(fd: Fd) -> Result<Self> {
         event::nonblocking(fd.0).on("use", "QEMU's monitor")?;
         let mut qmp = Self {
             fd,

@@ -5,7 +5,7 @@
 
 use super::Monitor;
 use crate::net::enforce;
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::socket;
 use crate::vm::channel::message::{MACHINE, ToGuest};
 use crate::vm::channel::mux::{STDIN, STDOUT, stream};
@@ -103,7 +103,7 @@ impl Monitor {
             // One that cannot be carried ends, and nothing else does.
             match self.streams.connect(
                 (stream(session, STDIN), stream(session, STDOUT)),
-                Held(connection.into_raw_fd()),
+                Fd(connection.into_raw_fd()),
             ) {
                 Ok(()) => self
                     .channel

@@ -6,7 +6,7 @@ use crate::state::Decided;
 use crate::stdio::notify;
 use crate::step::container::Step;
 use crate::step::report::{Detail, Fault, Outcome};
-use crate::sys::fd::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process::Ended;
 use crate::vm::channel::client::News;
 use crate::vm::channel::frame::{Frame, Kind};
@@ -105,7 +105,7 @@ impl Monitor {
 
     fn machine_says(&mut self, message: FromGuest) -> Result<()> {
         if let FromGuest::Notify(line) = &message {
-            if let Err(error) = notify::pass_on(&self.job.folder, line) {
+            if let Err(error) = notify::pass_on(&self.job.directory, line) {
                 crate::log::debug(|| {
                     format!("the container's word that it is ready reaches nobody: {error}")
                 });
@@ -196,14 +196,14 @@ impl Monitor {
     }
 
     /// Whoever waits for the start hears of it by the ends of the fifo and of the maker's socket,
-    /// as from a child of the first wall.
+    /// as from a child of the namespace backend.
     fn started(&mut self, fault: Option<(u32, i32, u32)>) {
         if let Some((step, errno, detail)) = fault {
             // A program that the kernel refuses is told of on the container's stderr, and by its
             // status.
             let refused = Detail::from_code(detail) == Detail::Execve;
             let wait = self.plan.as_ref().and_then(|plan| {
-                plan.inside
+                plan.container
                     .iter()
                     .position(|placed| matches!(placed.step, Step::WaitStart {}))
             });
@@ -220,7 +220,7 @@ impl Monitor {
             report.detail.store(detail, Ordering::Relaxed);
             report.errno.store(errno, Ordering::Release);
         }
-        self.job.start = Held(-1);
+        self.job.start = Fd(-1);
         self.maker = None;
     }
 
@@ -293,7 +293,7 @@ fn decided(plan: &crate::step::draft::Plan, codes: &[u32]) -> Vec<Decided> {
         .map(|code| {
             let step = code >> 8;
             let from = plan
-                .inside
+                .container
                 .get(step as usize)
                 .map(|placed| placed.from.to_string())
                 .unwrap_or_default();
