@@ -82,7 +82,7 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
     } else {
         spec
     };
-    let (spec, facts) = with_own_ids(Facts::probe(&spec)?, spec)?;
+    let (spec, facts) = with_own_ids(Facts::probe(&spec)?, spec);
     let stdio = stdio();
     let null_stdio = stdio
         .iter()
@@ -107,14 +107,12 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
 
 /// Where an ordinary user's config is silent about ids (`crun spec --rootless` writes such ones),
 /// they are the user's own.
-fn with_own_ids(facts: Facts, spec: Spec) -> Result<(Spec, Facts)> {
+fn with_own_ids(facts: Facts, spec: Spec) -> (Spec, Facts) {
     if facts.privileged || !spec.lacks_mappings() {
-        return Ok((spec, facts));
+        return (spec, facts);
     }
     let Maps { uid, gid } = Maps::of_user(facts.euid, facts.egid);
-    let spec = spec.with_mappings(uid, gid);
-    let facts = Facts::probe(&spec)?;
-    Ok((spec, facts))
+    (spec.with_mappings(uid, gid), facts.for_mappings())
 }
 
 /// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and

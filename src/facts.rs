@@ -145,6 +145,15 @@ impl Facts {
         })
     }
 
+    /// The same for a Spec that maps ids: an unprivileged hull needs the helpers then.
+    #[must_use]
+    pub fn for_mappings(mut self) -> Self {
+        if !self.privileged && self.id_helpers.is_none() {
+            self.id_helpers = id_helpers();
+        }
+        self
+    }
+
     /// Whether an unprivileged user can write a map alone: a single run of its own id
     /// (user_namespaces(7)).
     pub fn can_map_alone(&self, mappings: &[IdMapping], own: u32) -> bool {

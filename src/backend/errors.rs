@@ -3,9 +3,10 @@
 use crate::Error;
 use crate::namespaces::spawn::Child;
 use crate::spec::Spec;
+use crate::state::Decided;
 use crate::step::container::{Attribute, Protection, Step};
 use crate::step::draft::Plan;
-use crate::step::report::{Detail, FAULT_SIZE, Fault, cause};
+use crate::step::report::{Detail, FAULT_SIZE, Fault, Outcome, cause};
 use crate::sys::process::{self, Ended};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
@@ -19,16 +20,35 @@ pub fn child_error(plan: &Plan, child: &Child) -> Error {
         report.step.load(Ordering::Relaxed),
         report.detail.load(Ordering::Relaxed),
     );
-    failed_step(plan, (index, errno, detail), ended.ok().flatten())
+    let failure = Failure {
+        step: index,
+        errno,
+        detail,
+        ended: ended.ok().flatten(),
+    };
+    failed_step(plan, &failure)
 }
 
-/// The same of a child that is not here: (step, error number, detail) as its page had them, and how
-/// it ended.
-pub fn failed_step(
-    plan: &Plan,
-    (index, errno, detail): (u32, i32, u32),
-    ended: Option<Ended>,
-) -> Error {
+/// How a child failed: what its page says, and how the kernel ended it.
+pub struct Failure {
+    /// The number of the container step.
+    pub step: u32,
+    /// The error number; 0 where the child said nothing.
+    pub errno: i32,
+    /// [`Detail`] in the lowest byte, its value above.
+    pub detail: u32,
+    /// How it ended.
+    pub ended: Option<Ended>,
+}
+
+/// The error of a failed child.
+pub fn failed_step(plan: &Plan, failure: &Failure) -> Error {
+    let Failure {
+        step: index,
+        errno,
+        detail,
+        ended,
+    } = *failure;
     let Some(placed) = plan.container.get(index as usize).filter(|_| errno != 0) else {
         let how = match ended {
             Some(Ended::Killed(libc::SIGKILL)) => {
@@ -206,4 +226,29 @@ fn attribute(what: Attribute) -> &'static str {
         Attribute::NullDevice => "make the null device the container's own",
         Attribute::ParentDeath => "bind the program to its parent",
     }
+}
+
+/// What the child's policies decided, from its page.
+pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
+    let report = child.page.report();
+    let count = report.outcomes.load(Ordering::Acquire) as usize;
+    let codes = report.outcome.iter().take(count);
+    let codes: Vec<u32> = codes.map(|code| code.load(Ordering::Relaxed)).collect();
+    outcomes(plan, &codes)
+}
+
+/// The same from the page's codes: the step's number above the lowest byte, which is the outcome.
+pub fn outcomes(plan: &Plan, codes: &[u32]) -> Vec<Decided> {
+    let decided = |code: &u32| {
+        let step = code >> 8;
+        let placed = plan.container.get(step as usize);
+        Decided {
+            step,
+            from: placed
+                .map(|placed| placed.from.to_string())
+                .unwrap_or_default(),
+            outcome: Outcome::name(*code).to_owned(),
+        }
+    };
+    codes.iter().map(decided).collect()
 }

@@ -139,6 +139,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How many v1 cgroups a process joins by itself.
+    pub fn v1_count(&self) -> u32 {
+        let v1 = |place: &&Place| place.version == Version::V1;
+        self.places.iter().filter(v1).count() as u32
+    }
+
     /// The record of what will be made, for whoever must clear up after a runtime that was killed.
     pub fn record(&self) -> crate::cgroups::group::Record {
         crate::cgroups::group::Record {

@@ -4,7 +4,7 @@
 use super::images::Beside;
 use crate::adhoc::keeper::Streams;
 use crate::checkpoint::dump::{Dump, checkpoint};
-use crate::checkpoint::restore::{Bring, restore};
+use crate::checkpoint::restore::{RestoreOptions, restore};
 use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::Container;
@@ -84,7 +84,7 @@ fn copy(
     (saved, systemd_cgroup): (&Common, bool),
 ) -> Result<Container> {
     let spec = beside.spec_for(store, name)?;
-    let bring = Bring {
+    let bring = RestoreOptions {
         common: Common {
             tcp_established: false,
             tcp_close: true,
@@ -96,7 +96,7 @@ fn copy(
         },
         copy: true,
         whole: true,
-        ..Bring::default()
+        ..RestoreOptions::default()
     };
     let terminal = spec
         .config()

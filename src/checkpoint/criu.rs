@@ -148,6 +148,14 @@ pub struct Session {
     pub version: u32,
 }
 
+/// What criu says.
+pub enum Heard {
+    /// Something happens, and criu waits for a reply.
+    Event(Event),
+    /// What was asked for is done, or has failed.
+    Answer(Box<Response>),
+}
+
 /// Answers what criu tells; it may ask what is known of the images.
 pub type Answer<'a> = &'a mut dyn FnMut(Event, Option<&Following>) -> Result<()>;
 
@@ -420,7 +428,66 @@ impl Session {
         })
     }
 
-    /// Carries one request out; `on` answers what criu tells meanwhile, and its error is criu's
+    /// Asks for one thing; criu tells its events until [`Heard::Answer`].
+    ///
+    /// # Errors
+    /// criu has ended.
+    pub fn ask(&mut self, kind: Kind, options: Options) -> Result<()> {
+        let request = Request {
+            kind: kind as i32,
+            options: Some(options),
+            ..Request::default()
+        };
+        self.works = true;
+        self.send(&request)
+    }
+
+    /// What criu says next. An event waits for [`Self::reply`].
+    ///
+    /// # Errors
+    /// criu ended, in its own decisive words.
+    pub fn hear(&mut self, log: &Path) -> Result<Heard> {
+        let (answer, descriptor) = self
+            .receive()
+            .map_err(|error| self.failed(log, Some(error)))?;
+        if answer.kind() != Kind::Notify || !answer.success {
+            return Ok(Heard::Answer(Box::new(answer)));
+        }
+        let notice = answer.notify.unwrap_or_default();
+        let event = Event {
+            script: notice.script.unwrap_or_default(),
+            pid: notice.pid.unwrap_or(0),
+            descriptor,
+        };
+        crate::log::debug(|| format!("criu: {}", event.script));
+        Ok(Heard::Event(event))
+    }
+
+    /// Answers an event: criu goes on, or takes back what it has done.
+    ///
+    /// # Errors
+    /// criu has ended.
+    pub fn reply(&self, accepted: bool) -> Result<()> {
+        self.send(&Request {
+            kind: Kind::Notify as i32,
+            notify_success: Some(accepted),
+            ..Request::default()
+        })
+    }
+
+    /// The answer to what was asked for, if it says that it is done.
+    ///
+    /// # Errors
+    /// It is not, in criu's own decisive words.
+    pub fn done(&self, kind: Kind, answer: Response, log: &Path) -> Result<Response> {
+        if answer.success && answer.kind() == kind {
+            Ok(answer)
+        } else {
+            Err(self.failed(log, answer.message.map(Error::new)))
+        }
+    }
+
+    /// Executes one request; `on` answers what criu tells meanwhile, and its error is criu's
     /// failure. Where nothing is told, the images are followed.
     ///
     /// # Errors
@@ -433,50 +500,29 @@ impl Session {
         mut following: Option<&mut Following>,
         on: Answer,
     ) -> Result<Response> {
-        let request = Request {
-            kind: kind as i32,
-            options: Some(options),
-            ..Request::default()
-        };
-        self.works = true;
-        self.send(&request)?;
+        self.ask(kind, options)?;
         let mut refused = None;
         loop {
             if let Some(following) = &mut following {
                 self.wait_with(following)?;
             }
-            let (answer, descriptor) = match self.receive() {
-                Ok(pair) => pair,
-                Err(error) => return Err(refused.unwrap_or_else(|| self.failed(log, Some(error)))),
-            };
-            if answer.kind() == Kind::Notify && answer.success {
-                let notice = answer.notify.unwrap_or_default();
-                let event = Event {
-                    script: notice.script.unwrap_or_default(),
-                    pid: notice.pid.unwrap_or(0),
-                    descriptor,
-                };
-                crate::log::debug(|| format!("criu: {}", event.script));
-                let accepted = match on(event, following.as_deref()) {
-                    Ok(()) => true,
-                    Err(error) => {
+            match self.hear(log) {
+                Ok(Heard::Event(event)) => {
+                    let accepted = on(event, following.as_deref());
+                    let succeeded = accepted.is_ok();
+                    if let Err(error) = accepted {
                         refused.get_or_insert(error);
-                        false
                     }
-                };
-                let reply = Request {
-                    kind: Kind::Notify as i32,
-                    notify_success: Some(accepted),
-                    ..Request::default()
-                };
-                self.send(&reply)?;
-                continue;
+                    self.reply(succeeded)?;
+                }
+                Ok(Heard::Answer(answer)) => {
+                    return match refused {
+                        Some(error) => Err(error),
+                        None => self.done(kind, *answer, log),
+                    };
+                }
+                Err(error) => return Err(refused.unwrap_or(error)),
             }
-            return match refused {
-                Some(error) => Err(error),
-                None if answer.success && answer.kind() == kind => Ok(answer),
-                None => Err(self.failed(log, answer.message.map(Error::new))),
-            };
         }
     }
 

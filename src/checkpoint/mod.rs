@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod backend;
 pub mod cgroups;
 pub mod changes;
 pub mod clone;
@@ -15,10 +16,10 @@ pub mod dump;
 pub mod files;
 pub mod images;
 pub mod inventory;
-pub mod life;
 pub mod lock;
 pub mod log;
 pub mod network_lock;
+pub mod plan;
 pub mod restore;
 pub mod root;
 pub mod rpc;

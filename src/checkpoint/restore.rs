@@ -1,34 +1,28 @@
-//! `restore`: `outside` as for create, and CRIU in place of `inside`.
+//! `restore`: host steps as for create, and criu in the place of clone.
 
-use super::criu::{self, Session, World};
+use super::backend::{CriuBackend, Images};
+use super::criu;
 use super::images::{self, Beside};
-use super::inventory::{self, External};
-use super::life::{self, Life};
-use super::rpc::{self, CgroupMode, Kind};
-use super::tmpfs::StandIn;
-use crate::backend::undo::Unfinished;
-use crate::cgroups::group::Group;
-use crate::checkpoint::{
-    Common, Directories, NETWORK, cgroups, has_own_network, joined, network_lock, root, targets,
-};
-use crate::compile::{Compiled, Options};
-use crate::container::Container;
-use crate::container::create;
+use super::inventory;
+use super::plan;
+use super::rpc::{self, CgroupMode};
+use super::{Common, cgroups, has_own_network, root, targets};
+use crate::backend::namespaces::Target;
+use crate::backend::run;
+use crate::compile::{self, Compiled, Options};
+use crate::container::{Container, create};
 use crate::net::names;
-use crate::net::saved::{self, Identity};
+use crate::net::saved::Identity;
 use crate::spec::Spec;
 use crate::spec::config::{Mount, Namespace};
-use crate::state::Record;
-use crate::step::draft::Plan;
+use crate::step::draft::{Placed, Plan};
 use crate::step::host::HostStep;
 use crate::store::Store;
 use crate::sys::fd::Fd;
-use crate::sys::{file, process};
+use crate::sys::file;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
-use std::ffi::CString;
 use std::fs::Permissions;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -40,7 +34,7 @@ const ROOT: &str = "criu-root";
 
 /// What `restore` was asked.
 #[derive(Default)]
-pub struct Bring {
+pub struct RestoreOptions {
     /// What checkpoint is asked as well.
     pub common: Common,
     /// What create is asked: pid file, systemd, and the like.
@@ -71,64 +65,111 @@ impl Drop for MountPoint {
     }
 }
 
-/// Brings a container back from a directory of images; its processes run. Answers it and a descriptor
+/// A restore's config and plan, before anything is made.
+struct Planned {
+    compiled: Compiled,
+    beside: Beside,
+    /// What create would be asked.
+    create: Options,
+}
+
+impl Planned {
+    fn of(store: &Store, id: &str, spec: &Spec, options: &RestoreOptions) -> Result<Self> {
+        let beside = Beside::read(&options.common.images)?;
+        let identity = if options.copy {
+            Identity::New
+        } else {
+            Identity::Same
+        };
+        let network = beside.network.as_ref();
+        let network = network
+            .map(|saved| saved.setup(store, id, identity))
+            .transpose()?;
+        let spec = if network.is_some() {
+            wired(store, id, spec)?
+        } else {
+            spec.clone()
+        };
+        let whole = options.copy || options.whole;
+        let layers = beside.layers.as_ref();
+        let layers = layers
+            .map(|layers| root::placed(layers, &store.directory(id), whole))
+            .transpose()?;
+        let create = Options {
+            layers,
+            ..options.options.clone()
+        };
+        let compiled = Compiled {
+            network,
+            ..compile::compile(store, &spec, id, &create)?
+        };
+        Ok(Self {
+            compiled,
+            beside,
+            create,
+        })
+    }
+
+    /// A copy's host name, where the images have another's.
+    fn hostname(&self) -> Option<&str> {
+        let former = self.beside.spec.as_ref()?;
+        let uts = former.namespace(LinuxNamespaceType::Uts)?;
+        let former = former.config().hostname.as_ref();
+        let name = self.compiled.spec.config().hostname.as_ref()?;
+        (uts.path.is_none() && former.is_some_and(|former| former != name)).then_some(name)
+    }
+
+    /// The host steps, and how many slots they use.
+    fn steps(&self) -> (Vec<Placed<HostStep>>, u32) {
+        plan::restore(&plan::Request {
+            plan: &self.compiled.plan,
+            facts: &self.compiled.facts,
+            network: self.compiled.network.as_ref(),
+            hostname: self.hostname(),
+        })
+    }
+}
+
+/// The host steps by which a container would be restored, for `hull plan --restore`.
+///
+/// # Errors
+/// There are no images; what of [`restore`] is known before anything is made.
+pub fn preview(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    options: &RestoreOptions,
+) -> Result<Vec<Placed<HostStep>>> {
+    check_images(&options.common.images)?;
+    Ok(Planned::of(store, id, spec, options)?.steps().0)
+}
+
+/// Restores a container from a directory of images; its processes run. Answers it and a descriptor
 /// of its init, which is hull's child.
 ///
 /// # Errors
-/// No images, a foreign kernel, what criu says: nothing of the container is left then.
+/// There are no images; another kernel's; criu fails: nothing of the container is left then.
 pub fn restore(
     store: &Store,
     id: &str,
     spec: &Spec,
-    bring: &Bring,
+    options: &RestoreOptions,
     console: Option<Fd>,
 ) -> Result<(Container, Fd)> {
     super::needs_root("restore")?;
     crate::store::check_id(id)?;
-    check_images(&bring.common.images)?;
-    let program = criu::find(bring.common.criu.as_deref())?;
-    let beside = Beside::read(&bring.common.images)?;
-    let identity = if bring.copy {
-        Identity::New
-    } else {
-        Identity::Same
-    };
-    let setup = beside
-        .network
-        .as_ref()
-        .map(|saved| saved.setup(store, id, identity))
-        .transpose()?;
-    let spec = if setup.is_some() {
-        wired(store, id, spec)?
-    } else {
-        spec.clone()
-    };
-    let layers = beside
-        .layers
-        .as_ref()
-        .map(|layers| root::placed(layers, &store.directory(id), bring.copy || bring.whole))
-        .transpose()?;
-    let options = Options {
-        layers,
-        ..bring.options.clone()
-    };
-    let compiled = Compiled {
-        network: setup,
-        ..crate::compile::compile(store, &spec, id, &options)?
-    };
-    let former = beside.spec.as_ref().filter(|spec| {
-        spec.namespace(LinuxNamespaceType::Uts)
-            .is_some_and(|uts| uts.path.is_none())
-    });
-    let former = former.and_then(|spec| spec.config().hostname.as_ref());
+    check_images(&options.common.images)?;
+    let program = criu::find(options.common.criu.as_deref())?;
+    let planned = Planned::of(store, id, spec, options)?;
     let lock = store.make(id)?;
-    let result = bring_back(
+    let restore = Restore {
         store,
         id,
-        &compiled,
-        (bring, &beside),
-        (&program, console, &options, former),
-    );
+        options,
+        planned: &planned,
+        program: &program,
+    };
+    let result = restore.run(console);
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -246,200 +287,124 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
     Spec::check(config, spec.bundle().to_owned())
 }
 
-/// A new network namespace with the container's links and addresses; hull holds them until the
-/// container's first process does.
-fn network(
-    id: &str,
-    compiled: &Compiled,
-    directory: &Path,
-) -> Result<Option<crate::net::netlink::Namespace>> {
-    let Some(setup) = &compiled.network else {
-        return Ok(None);
-    };
-    names::prepare(directory, setup)?;
-    let namespace = crate::net::netlink::Namespace::new()?;
-    network_lock::packets(&namespace)?;
-    crate::net::attach::attach(setup, id, &namespace, process::getpid(), directory)?;
-    Ok(Some(namespace))
+/// What is restored, where and how.
+struct Restore<'a> {
+    store: &'a Store,
+    id: &'a str,
+    options: &'a RestoreOptions,
+    planned: &'a Planned,
+    program: &'a Path,
 }
 
-/// criu, the console, the root's layers, and the host name in the images.
-type Given<'a> = (&'a Path, Option<Fd>, &'a Options, Option<&'a String>);
-
-fn bring_back(
-    store: &Store,
-    id: &str,
-    compiled: &Compiled,
-    (bring, beside): (&Bring, &Beside),
-    (program, console, asked, former): Given,
-) -> Result<(Container, Fd)> {
-    let Compiled {
-        spec, facts, plan, ..
-    } = compiled;
-    let (directory, layers) = (store.directory(id), asked.layers.as_ref());
-    let mut record =
-        create::blank_record(id, spec, facts.clone(), (asked, crate::compile::stdio()));
-    let mut work = Unfinished::new(directory.clone());
-    let point = MountPoint::make(directory.join(ROOT))?;
-    let root = &point.0;
-    let directories = bring.common.directories(LOG)?;
-    record.outcomes.clone_from(&beside.outcomes);
-    let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
-    let mounts = root::prepare(
-        plan,
-        spec,
-        layers,
-        (&directory, root),
-        (&directories.images, bring.copy),
-    )?;
-    root::point_at(&mut externals, plan, &directory);
-    if layers.is_none() {
-        targets::prepare(&spec.rootfs(), plan, &externals);
+impl Restore<'_> {
+    fn run(&self, console: Option<Fd>) -> Result<(Container, Fd)> {
+        let Planned {
+            compiled,
+            beside,
+            create,
+        } = self.planned;
+        let Compiled {
+            spec, facts, plan, ..
+        } = compiled;
+        let directory = self.store.directory(self.id);
+        let facts = facts.clone();
+        let mut record = create::blank_record(self.id, spec, facts, create, compile::stdio());
+        record.outcomes.clone_from(&beside.outcomes);
+        let point = MountPoint::make(directory.join(ROOT))?;
+        let directories = self.options.common.directories(LOG)?;
+        let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
+        let layers = create.layers.as_ref();
+        let mounts = root::prepare(
+            plan,
+            spec,
+            layers,
+            (&directory, &point.0),
+            (&directories.images, self.options.copy),
+        )?;
+        root::point_at(&mut externals, plan, &directory);
+        if layers.is_none() {
+            targets::prepare(&spec.rootfs(), plan, &externals);
+        }
+        let _shown = Shown::to(spec, &directories.images)?;
+        if self.options.common.cgroups == Some(CgroupMode::Strict) {
+            refuse_existing_cgroups(plan)?;
+        }
+        keep_config(spec, &directory)?;
+        record.write(self.store)?;
+        let target = Target {
+            spec,
+            id: self.id,
+            directory: &directory,
+        };
+        let images = Images {
+            options: self.options,
+            beside,
+            directories: &directories,
+            program: self.program,
+            root: &point.0,
+            mounts: &mounts,
+            externals: &externals,
+        };
+        let mut backend = CriuBackend::new(target, self.store, compiled, images, record);
+        backend.console = console;
+        let (steps, slots) = self.planned.steps();
+        run::run(&steps, slots, &directory, &mut backend)?;
+        let CriuBackend { record, pidfd, .. } = backend;
+        let gone = || Error::new("criu did not say which process it restored");
+        let pidfd = pidfd.ok_or_else(gone)?;
+        let container = Container::made(record, self.store);
+        create::announce(&container, &pidfd, &self.options.options)
+            .inspect_err(|_| drop(container.take_down()))?;
+        Ok((container, pidfd))
     }
-    let namespaces = joined(facts)
-        .into_iter()
-        .map(|joined| Ok((joined.key, open(&joined.path)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let network = network(id, compiled, &directory)?;
-    let keys: Vec<(&str, i32)> = namespaces
-        .iter()
-        .map(|(key, held)| (*key, held.0))
-        .chain(network.iter().map(|own| (NETWORK, own.0.0)))
-        .collect();
-    let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
-    let Directories {
-        images,
-        work: scratch,
-        log,
-    } = &directories;
-    let _shown = Shown::to(spec, images)?;
-    if bring.common.cgroups == Some(CgroupMode::Strict) {
-        refuse_existing_cgroups(plan)?;
-    }
-    let stand_in = StandIn::of(&directory)?;
-    let tls = bring.common.may_use_tls(&spec.config().annotations);
-    let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
-        Session::start(
-            program,
-            &World {
-                images,
-                work: scratch,
-                inherit: &inherit,
-                stdio: true,
-                mounts: &mounts,
-                cgroup,
-                tasks,
-                stand_in: &stand_in,
-                tls,
-            },
-        )
-    })?;
-    stand_in.make()?;
-    // criu loads while hull reads the images; it is asked for nothing before they are found whole.
-    if !bring.common.auto_dedup {
-        beside.verify(images)?;
-    }
-    let mut options = options((bring, beside), &directories, compiled, root, &externals)?;
-    options.cg_root = cgroup_roots(session.pid)?;
-    options
-        .inherit_fd
-        .extend(
-            (criu::FIRST..)
-                .zip(&keys)
-                .map(|(descriptor, (key, _))| rpc::InheritFd {
-                    key: (*key).to_owned(),
-                    descriptor,
-                }),
-        );
-    let empty_network = network.is_none() && has_own_network(spec) && !images::hold_network(images);
-    if empty_network {
-        options.empty_ns = options
-            .empty_ns
-            .map(|kinds| kinds | libc::CLONE_NEWNET as u32);
-    }
-    session.greet()?;
-    leave_out(
-        &mut options,
-        &bring.common,
-        spec,
-        images,
-        (
-            session.version >= criu::SKIPS_LOCK && empty_network,
-            record.cgroup.is_some(),
-        ),
-    );
-    crate::log::debug(|| format!("criu: {options:?}"));
-    let mut life = Life {
-        store,
-        record,
-        spec,
-        plan,
-        console,
-        empty_network,
-        pid: 0,
-        pidfd: None,
-    };
-    let answer = session.execute(Kind::Restore, options, log, None, &mut |event, _| {
-        life.on(event)
-    })?;
-    let pid = answer
-        .restore
-        .map_or(life.record.pid, |restored| restored.pid);
-    drop(stand_in);
-    session.end(log).inspect_err(|_| kill(pid))?;
-    life.compare_privileges();
-    let Life { record, pidfd, .. } = life;
-    let pidfd = pidfd.ok_or_else(|| Error::new("criu did not say which process it restored"))?;
-    work.done();
-    drop(point);
-    let container = Container::made(record, store);
-    let settled = settle(&container, compiled, network.as_ref(), (&pidfd, former))
-        .and_then(|()| create::announce(&container, &pidfd, &bring.options));
-    settled.inspect_err(|_| drop(container.take_down()))?;
-    Ok((container, pidfd))
 }
 
-/// What is done once the processes run: the addresses are theirs, the neighbours learn of them, and
-/// a copy has a name of its own.
-fn settle(
-    container: &Container,
-    compiled: &Compiled,
-    network: Option<&crate::net::netlink::Namespace>,
-    (pidfd, former): (&Fd, Option<&String>),
-) -> Result<()> {
-    let Container { record, .. } = container;
-    let (directory, spec) = (container.directory(), &record.spec);
-    if let (Some(setup), Some(namespace)) = (&compiled.network, network) {
-        saved::adopt(&directory, &record.id, record.pid)?;
-        network_lock::release(namespace)?;
-        saved::announce(setup, &record.id, namespace)?;
+/// A container whose bundle is its own directory (an imported one, a copy) has its config there.
+fn keep_config(spec: &Spec, directory: &Path) -> Result<()> {
+    if spec.bundle() != directory {
+        return Ok(());
     }
-    if spec.bundle() == directory {
-        let path = directory.join("config.json");
-        let text = serde_json::to_vec_pretty(spec.config())
-            .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
-        std::fs::write(&path, text).on("write", path.display())?;
-    }
-    match &spec.config().hostname {
-        Some(name) if former.is_some_and(|former| former != name) => life::rename(pidfd, name),
-        _ => Ok(()),
-    }
+    let path = directory.join("config.json");
+    let text = serde_json::to_vec_pretty(spec.config())
+        .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+    std::fs::write(&path, text).on("write", path.display())
+}
+
+/// Whether criu may leave the container's network namespace empty, as the images hold nothing of
+/// it.
+pub(super) fn is_without_network(images: &Images, compiled: &Compiled) -> bool {
+    has_own_network(&compiled.spec) && !images::hold_network(&images.directories.images)
+}
+
+/// The descriptors that criu inherits, from [`criu::FIRST`] on.
+pub(super) fn inherited(keys: &[&str]) -> Vec<rpc::InheritFd> {
+    (criu::FIRST..)
+        .zip(keys)
+        .map(|(descriptor, key)| rpc::InheritFd {
+            key: (*key).to_owned(),
+            descriptor,
+        })
+        .collect()
+}
+
+/// What criu can be spared.
+pub(super) struct Spared {
+    /// It can be told not to hold packets back, and no link could bring one.
+    pub lock: bool,
+    /// It is born in the container's cgroup.
+    pub cgroups: bool,
 }
 
 /// What criu need not do, unless it was asked for: hold packets back where there is no link that
-/// could bring one, and move processes into the cgroup that they are born in.
-fn leave_out(
-    options: &mut rpc::Options,
-    common: &Common,
-    spec: &Spec,
-    images: &Path,
-    (lonely, in_cgroup): (bool, bool),
-) {
-    if lonely && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
+/// could options one, and move processes into the cgroup that they are born in.
+pub(super) fn leave_out(options: &mut rpc::Options, images: &Images, spec: &Spec, spared: &Spared) {
+    let common = &images.options.common;
+    let images = &images.directories.images;
+    if spared.lock && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
         options.network_lock = Some(rpc::NetworkLock::Skip as i32);
     }
     let own_namespace = spec.namespace(LinuxNamespaceType::Cgroup).is_some();
-    if in_cgroup
+    if spared.cgroups
         && !own_namespace
         && common.cgroups.is_none()
         && options.config_file.is_none()
@@ -447,20 +412,6 @@ fn leave_out(
     {
         options.manage_cgroups_mode = Some(CgroupMode::Ignore as i32);
     }
-}
-
-fn kill(pid: i32) {
-    if let Ok(pidfd) = process::pidfd_open(pid).map(Fd) {
-        let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
-    }
-}
-
-fn open(path: &str) -> Result<Fd> {
-    let name =
-        CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(Fd)
-        .on("open namespace", path)
 }
 
 /// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup
@@ -482,50 +433,8 @@ fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
     }
 }
 
-/// Makes the cgroup and starts criu in it: what criu makes is born there. systemd makes it around
-/// criu.
-fn start_in_cgroup(
-    store: &Store,
-    record: &mut Record,
-    plan: &Plan,
-    work: &mut Unfinished,
-    start: impl FnOnce(Option<i32>, &[i32]) -> Result<Session>,
-) -> Result<Session> {
-    let (mut cgroup, mut unit) = (None, None);
-    for placed in &plan.host {
-        match &placed.step {
-            HostStep::Cgroup { plan, .. } => cgroup = Some(plan),
-            HostStep::Unit { plan } => unit = Some(plan),
-            _ => {}
-        }
-    }
-    record.cgroup = cgroup.or(unit).map(|plan| plan.record());
-    record.write(store)?;
-    let Some(cgroup) = cgroup else {
-        let session = start(None, &[])?;
-        if let Some(plan) = unit {
-            let mut group = Group::start(plan, nix::unistd::Pid::from_raw(session.pid))?;
-            group.apply(plan)?;
-            record.cgroup = Some(group.record());
-            work.group = Some(group);
-        }
-        return Ok(session);
-    };
-    let mut group = Group::create(cgroup)?;
-    let applied = group.apply(cgroup);
-    record.cgroup = Some(group.record());
-    let tasks = group.join_fds();
-    let into = group.clone_fd().map(|fd| fd.as_raw_fd());
-    let session = applied.and(tasks).and_then(|tasks| {
-        let raw: Vec<i32> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
-        start(into, &raw)
-    });
-    work.group = Some(group);
-    session
-}
-
 /// Every controller's cgroup of criu is the container's.
-fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
+pub(super) fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
     let path = format!("/proc/{pid}/cgroup");
     let text = std::fs::read_to_string(&path).on("read", &path)?;
     let mut roots = Vec::new();
@@ -544,31 +453,34 @@ fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
     Ok(roots)
 }
 
-fn options(
-    (bring, beside): (&Bring, &Beside),
-    directories: &Directories,
-    compiled: &Compiled,
-    root: &Path,
-    externals: &[External],
-) -> Result<rpc::Options> {
+/// What criu is asked: the command's options, external mounts, namespaces to join, inherited files.
+pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Options> {
+    let Images {
+        options: asked,
+        beside,
+        directories,
+        root,
+        externals,
+        ..
+    } = images;
     let spec = &compiled.spec;
     let root = root.canonicalize().on("open", root.display())?;
     let mut options = rpc::Options {
         root: Some(root.to_string_lossy().into_owned()),
         evasive_devices: Some(true),
         rst_sibling: Some(true),
-        lsm_profile: bring.lsm_profile.clone(),
-        lsm_mount_context: bring.lsm_mount_context.clone(),
-        ..bring
+        lsm_profile: asked.lsm_profile.clone(),
+        lsm_mount_context: asked.lsm_mount_context.clone(),
+        ..asked
             .common
             .options(directories, &spec.config().annotations)
     };
-    if bring.common.cgroups == Some(CgroupMode::Strict) {
+    if asked.common.cgroups == Some(CgroupMode::Strict) {
         // All values, as with strict; that the cgroup is new is seen to.
         options.manage_cgroups_mode = Some(CgroupMode::Full as i32);
     }
     let rootfs = spec.rootfs();
-    for external in externals {
+    for external in *externals {
         let key = if external.key == inventory::NULL {
             external.key.clone()
         } else {
@@ -601,7 +513,7 @@ fn options(
     }
     // Pipes are the caller's new ones; all else that the container had is in the images or the
     // container.
-    for (number, name) in (0..).zip(images::descriptors(&bring.common.images)?) {
+    for (number, name) in (0..).zip(images::descriptors(&asked.common.images)?) {
         if name.starts_with("pipe:") && !options.inherit_fd.iter().any(|known| known.key == name) {
             options.inherit_fd.push(rpc::InheritFd {
                 key: name,

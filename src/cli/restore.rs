@@ -6,7 +6,7 @@ use super::create::connect_console;
 use crate::adhoc::keeper::Streams;
 use crate::checkpoint;
 use crate::checkpoint::images::Beside;
-use crate::checkpoint::restore::Bring;
+use crate::checkpoint::restore::RestoreOptions;
 use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::delete::delete;
@@ -22,7 +22,7 @@ pub struct Args {
     /// The container's id; with --import the saved one's unless another is given
     #[arg(value_name = "ID", required_unless_present = "import")]
     id: Option<String>,
-    /// Bring back what hull checkpoint --export saved in this file
+    /// RestoreOptions back what hull checkpoint --export saved in this file
     #[arg(long, value_name = "FILE", conflicts_with = "image_path")]
     import: Option<PathBuf>,
     /// The container's id, in place of the saved one
@@ -127,7 +127,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
         }
         _ => {}
     }
-    let bring = Bring {
+    let bring = RestoreOptions {
         common,
         options: Options {
             systemd_cgroup: global.systemd_cgroup,

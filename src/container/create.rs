@@ -1,25 +1,30 @@
 //! `create`: Spec and Facts to plan, the plan to the backend, the record to disk.
 
-use crate::backend;
-use crate::backend::{Job, Made};
+use crate::backend::Created;
+use crate::backend::namespaces::{Namespaces, Role, Target};
+use crate::backend::{self, run};
 use crate::cgroups;
-use crate::compile::Compiled;
-use crate::compile::Options;
-use crate::compile::compile;
-use crate::compile::socket_activation;
-use crate::compile::stdio;
+use crate::compile::{self, Compiled, Options};
 use crate::container::Container;
 use crate::facts::Facts;
+use crate::net::setup::Setup;
+use crate::settings::vm;
 use crate::spec::Spec;
-use crate::state;
-use crate::state::network_namespace;
-use crate::state::{Phase, Record, VERSION};
+use crate::state::{self, Phase, Record, VERSION, network_namespace};
 use crate::stdio::notify;
 use crate::store::Store;
 use crate::sys::fd::Fd;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::Path;
+
+/// What is created, where, and for whom.
+struct Request<'a> {
+    store: &'a Store,
+    id: &'a str,
+    options: &'a Options,
+    console: Option<Fd>,
+}
 
 /// Makes a container that waits for `start`. On an error nothing of it is left.
 ///
@@ -31,136 +36,186 @@ pub fn create(
     spec: &Spec,
     options: &Options,
     console: Option<Fd>,
-) -> Result<(Container, Made)> {
-    let terminal = spec
-        .config()
-        .process
-        .as_ref()
-        .is_some_and(|process| process.terminal);
-    match (terminal, &console) {
-        (true, None) => {
-            return Err(Error::new(
-                "cannot allocate tty if hull will detach without setting console socket",
-            ));
-        }
-        (false, Some(_)) => {
-            return Err(Error::new(
-                "cannot use console socket if hull will not detach or allocate tty",
-            ));
-        }
-        _ => {}
-    }
+) -> Result<(Container, Created)> {
+    check_console(spec, console.as_ref())?;
     crate::store::check_id(id)?;
-    if let Some(machine) = options.vm.for_spec(spec)? {
-        return create_machine(store, id, spec, (options, machine), console);
-    }
-    let compiled = compile(store, spec, id, options)?;
-    for warning in &compiled.plan.warnings {
-        crate::log::warn(warning);
-    }
-    compiled
-        .plan
-        .remarks
-        .iter()
-        .for_each(|remark| crate::log::remark(remark));
-    check_preserved(options.preserve_fds)?;
-    keep_from_hooks(options.preserve_fds + socket_activation().1);
-    let lock = store.make(id)?;
-    let result = match &compiled.network {
-        Some(setup) => crate::net::names::prepare(&store.directory(id), setup),
-        None => Ok(()),
-    };
-    let result = result.and_then(|()| {
-        if options.notify {
-            notify::make_directory(&store.directory(id))
-        } else {
-            Ok(())
-        }
-    });
-    let result = result.and_then(|()| make(store, id, compiled, options, console));
-    if result.is_err() {
-        if spec.namespace(LinuxNamespaceType::Mount).is_none() {
-            let _ = crate::rootfs::teardown::unmount_below(&spec.rootfs());
-        }
-        let _ = store.remove(id);
-    }
-    drop(lock);
-    result
-}
-
-/// The same in VM mode.
-fn create_machine(
-    store: &Store,
-    id: &str,
-    spec: &Spec,
-    (options, machine): (&Options, crate::settings::vm::Options),
-    console: Option<Fd>,
-) -> Result<(Container, Made)> {
-    if options.preserve_fds > 0 || socket_activation().1 > 0 {
-        return Err(Error::new(
-            "descriptors of the host (--preserve-fds, LISTEN_FDS) cannot cross into a virtual \
-                machine",
-        ));
-    }
-    let (spec, network) = options
-        .network
-        .apply(store, id, spec, &|other| network_namespace(store, other))?;
-    let spec = if options.notify {
-        notify::add_to_guest(&spec)
-    } else {
-        spec
-    };
-    keep_from_hooks(0);
-    let facts = Facts::probe(&spec)?;
-    let lock = store.make(id)?;
-    let directory = store.directory(id);
-    let mut record = blank_record(id, &spec, facts, (options, stdio()));
-    let mut write = |pid: i32, cgroup, outcomes, machine| {
-        record.vm = machine;
-        fill_record(&mut record, pid, cgroup, outcomes)?;
-        record.write(store)
-    };
-    let prepared = network.as_ref().map_or(Ok(()), |setup| {
-        crate::net::names::prepare(&directory, setup)
-    });
-    let mut job = crate::vm::backend::Job {
+    let request = Request {
         store,
         id,
-        directory: &directory,
-        spec: &spec,
         options,
-        network: network.as_ref(),
-        machine,
         console,
-        record: &mut write,
     };
-    let prepared = prepared.and_then(|()| {
-        if options.notify {
-            notify::make_directory(&directory)
-        } else {
-            Ok(())
-        }
-    });
-    let result = prepared
-        .and_then(|()| crate::vm::backend::execute(&mut job))
-        .and_then(|made| {
-            let container = Container {
-                record,
-                store: store.clone(),
-            };
-            match announce(&container, &made.child.pidfd, options) {
-                Ok(()) => Ok((container, made)),
-                Err(error) => {
-                    let _ = container.take_down();
-                    Err(error)
-                }
-            }
-        });
-    if result.is_err() {
-        let _ = store.remove(id);
+    match options.vm.for_spec(spec)? {
+        Some(vm) => request.create_vm(spec, vm),
+        None => request.create_namespaces(spec),
     }
-    drop(lock);
-    result
+}
+
+/// A terminal needs somebody who takes it, and a taker a terminal (runc's words).
+fn check_console(spec: &Spec, console: Option<&Fd>) -> Result<()> {
+    let process = spec.config().process.as_ref();
+    match (process.is_some_and(|process| process.terminal), console) {
+        (true, None) => Err(Error::new(
+            "cannot allocate tty if hull will detach without setting console socket",
+        )),
+        (false, Some(_)) => Err(Error::new(
+            "cannot use console socket if hull will not detach or allocate tty",
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Request<'_> {
+    /// With the namespace backend.
+    fn create_namespaces(self, spec: &Spec) -> Result<(Container, Created)> {
+        let Self {
+            store, id, options, ..
+        } = self;
+        let compiled = compile::compile(store, spec, id, options)?;
+        compiled.plan.tell();
+        check_preserved(options.preserve_fds)?;
+        keep_from_hooks(options.preserve_fds + compile::socket_activation().1);
+        let lock = store.make(id)?;
+        let prepared = self.prepare_directory(compiled.network.as_ref());
+        let result = prepared.and_then(|()| self.make(compiled));
+        if result.is_err() {
+            if spec.namespace(LinuxNamespaceType::Mount).is_none() {
+                let _ = crate::rootfs::teardown::unmount_below(&spec.rootfs());
+            }
+            let _ = store.remove(id);
+        }
+        drop(lock);
+        result
+    }
+
+    /// With the VM backend.
+    fn create_vm(self, spec: &Spec, vm: vm::Options) -> Result<(Container, Created)> {
+        let Self {
+            store, id, options, ..
+        } = self;
+        if options.preserve_fds > 0 || compile::socket_activation().1 > 0 {
+            return Err(Error::new(
+                "descriptors of the host (--preserve-fds, LISTEN_FDS) cannot cross into a virtual \
+                 machine",
+            ));
+        }
+        let of_container = |other: &str| network_namespace(store, other);
+        let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
+        let spec = if options.notify {
+            notify::add_to_guest(&spec)
+        } else {
+            spec
+        };
+        keep_from_hooks(0);
+        let facts = Facts::probe(&spec)?;
+        let lock = store.make(id)?;
+        let prepared = self.prepare_directory(network.as_ref());
+        let result = prepared.and_then(|()| self.make_vm(&spec, &facts, vm, network.as_ref()));
+        if result.is_err() {
+            let _ = store.remove(id);
+        }
+        drop(lock);
+        result
+    }
+
+    /// What the container's directory holds before anything is made: its hosts and resolv.conf, and
+    /// the directory of its notification socket.
+    fn prepare_directory(&self, network: Option<&Setup>) -> Result<()> {
+        let directory = self.store.directory(self.id);
+        if let Some(setup) = network {
+            crate::net::names::prepare(&directory, setup)?;
+        }
+        if self.options.notify {
+            notify::make_directory(&directory)?;
+        }
+        Ok(())
+    }
+
+    fn make(self, compiled: Compiled) -> Result<(Container, Created)> {
+        let Compiled {
+            spec,
+            facts,
+            plan,
+            network: _,
+            stdio,
+        } = compiled;
+        let directory = self.store.directory(self.id);
+        let mut record = blank_record(self.id, &spec, facts, self.options, stdio);
+        let mut write = |pid: i32, cgroup, outcomes| {
+            fill_record(&mut record, pid, cgroup, outcomes)?;
+            record.write(self.store)
+        };
+        let mut namespaces = Namespaces {
+            target: Target {
+                spec: &spec,
+                id: self.id,
+                directory: &directory,
+            },
+            plan: &plan,
+            console: self.console,
+            fresh_init: self.options.fresh_init,
+            role: Role::Create(&mut write),
+        };
+        let done = run::run(&plan.host, plan.slots, &directory, &mut namespaces)?;
+        backend::log_container_steps(&plan, &done.child);
+        let created = Created::of(done, plan)?;
+        let container = Container::made(record, self.store);
+        let resources = spec
+            .config()
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.as_ref());
+        if let (Some(resources), Ok(Some(group))) = (resources, container.group()) {
+            super::update::warn_of_kernel_memory(&group, resources);
+        }
+        announced(container, created, self.options)
+    }
+
+    fn make_vm(
+        self,
+        spec: &Spec,
+        facts: &Facts,
+        vm: vm::Options,
+        network: Option<&Setup>,
+    ) -> Result<(Container, Created)> {
+        let directory = self.store.directory(self.id);
+        let mut record = blank_record(self.id, spec, facts.clone(), self.options, compile::stdio());
+        let mut write = |pid: i32, cgroup, outcomes, vm| {
+            record.vm = vm;
+            fill_record(&mut record, pid, cgroup, outcomes)?;
+            record.write(self.store)
+        };
+        let created = crate::vm::backend::create(crate::vm::backend::Request {
+            target: Target {
+                spec,
+                id: self.id,
+                directory: &directory,
+            },
+            store: self.store,
+            options: self.options,
+            vm,
+            facts,
+            network,
+            console: self.console,
+            record: &mut write,
+        })?;
+        announced(Container::made(record, self.store), created, self.options)
+    }
+}
+
+/// A container that its caller cannot be told of is taken down.
+fn announced(
+    container: Container,
+    created: Created,
+    options: &Options,
+) -> Result<(Container, Created)> {
+    match announce(&container, &created.child.pidfd, options) {
+        Ok(()) => Ok((container, created)),
+        Err(error) => {
+            let _ = container.take_down();
+            Err(error)
+        }
+    }
 }
 
 /// What hull's caller left open beyond what the program shall have reaches nobody: hooks would
@@ -182,61 +237,13 @@ fn check_preserved(count: u32) -> Result<()> {
     Ok(())
 }
 
-fn make(
-    store: &Store,
-    id: &str,
-    compiled: Compiled,
-    options: &Options,
-    console: Option<Fd>,
-) -> Result<(Container, Made)> {
-    let Compiled {
-        spec,
-        facts,
-        plan,
-        network: _,
-        stdio,
-    } = compiled;
-    let directory = store.directory(id);
-    let mut record = blank_record(id, &spec, facts, (options, stdio));
-    let mut write = |pid: i32, cgroup, outcomes| {
-        fill_record(&mut record, pid, cgroup, outcomes)?;
-        record.write(store)
-    };
-    let mut job = Job {
-        spec: &spec,
-        id,
-        directory: &directory,
-        console,
-        fresh_init: options.fresh_init,
-        record: &mut write,
-    };
-    let made = backend::execute(plan, &mut job)?;
-    let container = Container {
-        record,
-        store: store.clone(),
-    };
-    if let (Some(resources), Ok(Some(group))) = (
-        spec.config()
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.resources.as_ref()),
-        container.group(),
-    ) {
-        super::update::warn_of_kernel_memory(&group, resources);
-    }
-    if let Err(error) = announce(&container, &made.child.pidfd, options) {
-        let _ = container.take_down();
-        return Err(error);
-    }
-    Ok((container, made))
-}
-
 /// The record of a container of which nothing is made yet.
 pub fn blank_record(
     id: &str,
     spec: &Spec,
     facts: Facts,
-    (options, stdio): (&Options, Vec<String>),
+    options: &Options,
+    stdio: Vec<String>,
 ) -> Record {
     Record {
         version: VERSION,

@@ -7,7 +7,7 @@
 //! ```
 
 use super::{Container, Status};
-use crate::backend::Made;
+use crate::backend::Created;
 use crate::spec::state::state_document;
 use crate::stdio::notify::Notify;
 use crate::step::report::FAULT_SIZE;
@@ -22,16 +22,16 @@ use std::time::Duration;
 ///
 /// # Errors
 /// It died while it waited; a hook failed; the socket cannot be made.
-pub fn begin(container: &Container, made: &Made) -> Result<Option<Notify>> {
+pub fn begin(container: &Container, made: &Created) -> Result<Option<Notify>> {
     let notify = container.notify()?;
     container.start_made(made).map(|()| notify)
 }
 
-/// Waits until the started program is there ([`Made::executed`]).
+/// Waits until the started program is there ([`Created::executed`]).
 ///
 /// # Errors
 /// A startContainer hook failed; its machine does not answer.
-pub fn executed(container: &Container, made: &Made) -> Result<()> {
+pub fn executed(container: &Container, made: &Created) -> Result<()> {
     if container.record.vm.is_some() && !container.wait_for_end_of(&made.child.sync)? {
         return Ok(());
     }
@@ -86,7 +86,7 @@ impl Container {
     ///
     /// # Errors
     /// It died while it waited; a hook failed.
-    fn start_made(&self, made: &Made) -> Result<()> {
+    fn start_made(&self, made: &Created) -> Result<()> {
         let fifo = self.directory().join(START_FIFO);
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
         crate::sys::file::write(made.start.0, b"0").on("start container", &self.record.id)?;

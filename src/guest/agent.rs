@@ -12,13 +12,14 @@ use crate::guest::{disks, network};
 use crate::stdio::foreground::receive_terminal;
 use crate::stdio::notify;
 use crate::stdio::notify::OF_GUEST;
+use crate::step::host::HostStep;
 use crate::sys::fd::Fd;
 use crate::sys::fd::socket_pair;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, socket};
 use crate::vm::channel::frame::{Frame, Kind, LONGEST};
 use crate::vm::channel::message::{
-    FromGuest, MACHINE, Outer, PROGRAM, Process, SHARE, Setup, Task, ToGuest,
+    FromGuest, MACHINE, PROGRAM, Process, SHARE, Setup, Task, ToGuest,
 };
 use crate::vm::channel::mux::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::{Context, Error, Result};
@@ -399,8 +400,8 @@ impl Agent {
             .ok_or_else(|| Error::new("a task without its script"))?;
         if let (PROGRAM, Some(plan)) = (
             number,
-            task.outer.iter().find_map(|step| match step {
-                Outer::Cgroup(plan, _) => Some(plan),
+            task.steps.iter().find_map(|placed| match &placed.step {
+                HostStep::Cgroup { plan, .. } => Some(plan),
                 _ => None,
             }),
         ) {

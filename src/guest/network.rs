@@ -4,9 +4,9 @@
 use crate::net::address::{self, Prefix};
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Namespace, Request, Socket};
+use crate::step::host::Interface;
 use crate::sys::fd::Fd;
 use crate::sys::netns;
-use crate::vm::channel::message::Interface;
 use crate::{Context, Error, Result};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};

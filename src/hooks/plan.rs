@@ -6,7 +6,7 @@ use crate::spec::config::{Hook, Hooks};
 use crate::spec::state::state_document;
 use crate::step::container::{Barrier, Step};
 use crate::step::draft::Draft;
-use crate::step::host::HostStep;
+use crate::step::host::{HookList, HostStep};
 
 /// What stands where a process id of up to ten digits will be written: JSON allows the spaces.
 const PLACE: &str = "\"pid\":         0";
@@ -43,8 +43,8 @@ fn step(draft: &Draft, hook: &Hook, status: &str) -> Step {
     }
 }
 
-/// The hooks of create: prestart and createRuntime outside, then createContainer inside, before the
-/// old root is left.
+/// The hooks of create: prestart and createRuntime are host steps, createContainer container
+/// steps, before the old root is left.
 pub fn create(draft: &mut Draft) -> Result<()> {
     let Some(hooks) = &draft.spec.config().hooks else {
         return Ok(());
@@ -59,31 +59,27 @@ pub fn create(draft: &mut Draft) -> Result<()> {
         poststop: _,
     } = hooks;
     if !prestart.is_empty() || !create_runtime.is_empty() {
-        draft.container(
-            Step::Barrier {
-                kind: Barrier::Hooks,
-            },
-            "[barrier]",
-        );
-        draft.host(HostStep::Barrier(Barrier::Hooks), "[barrier]");
-        for (list, hooks) in [("prestart", prestart), ("createRuntime", create_runtime)] {
-            for (index, hook) in hooks.iter().enumerate() {
-                draft.host(
-                    HostStep::Hook {
-                        list,
-                        index,
-                        hook: hook.clone(),
-                    },
-                    format!("hooks.{list}[{index}]"),
-                );
-            }
-        }
+        draft.barrier(Barrier::Hooks);
+        on_host(draft, HookList::Prestart, prestart);
+        on_host(draft, HookList::CreateRuntime, create_runtime);
+        draft.host(HostStep::HooksDone, "[barrier]");
     }
     for (index, hook) in create_container.iter().enumerate() {
         let step = step(draft, hook, "creating");
         draft.container(step, format!("hooks.createContainer[{index}]"));
     }
     Ok(())
+}
+
+/// Hooks that hull runs in its own namespaces.
+fn on_host(draft: &mut Draft, list: HookList, hooks: &[Hook]) {
+    for (index, hook) in hooks.iter().enumerate() {
+        let hook = hook.clone();
+        draft.host(
+            HostStep::Hook { list, index, hook },
+            format!("hooks.{}[{index}]", list.name()),
+        );
+    }
 }
 
 /// The startContainer hooks, in the container after `start`.

@@ -52,16 +52,14 @@ pub fn namespaces(draft: &Draft) -> Result<Namespaces> {
         .cgroup
         .as_ref()
         .is_some_and(|plan| matches!(plan.driver, cgroups::plan::Driver::Systemd { .. }));
-    let v1 = |plan: &cgroups::plan::Plan| {
-        plan.places
-            .iter()
-            .filter(|place| place.version == cgroups::tree::Version::V1)
-            .count() as u32
-    };
     let v1_cgroups = if by_systemd {
         0
     } else {
-        draft.request.cgroup.as_ref().map_or(0, v1)
+        draft
+            .request
+            .cgroup
+            .as_ref()
+            .map_or(0, cgroups::plan::Plan::v1_count)
     };
     let late =
         v1_cgroups > 0 || by_systemd || joined.iter().any(|(kind, ..)| *kind == Kind::User as u32);

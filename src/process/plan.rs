@@ -538,6 +538,9 @@ pub fn program(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             "linux.seccomp.listenerPath",
         );
     }
+    if draft.request.filter.is_some() && spec.config().process.is_some() {
+        draft.host(HostStep::Filtered, "[seccomp]");
+    }
     draft.container(Step::WaitStart {}, "[start]");
     crate::hooks::plan::start(draft);
     let Some(process) = &spec.config().process else {

@@ -9,11 +9,11 @@ use crate::facts::{Facts, Owner};
 use crate::security::seccomp::Filter;
 use crate::spec::Spec;
 use crate::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// A step with the part of the config that it comes from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Placed<S> {
     /// What is done.
     pub step: S,
@@ -55,7 +55,17 @@ impl Plan {
         Ok(())
     }
 
-    /// `inside` as bytes.
+    /// Warns of what is asked and not done, and logs what has no effect.
+    pub fn tell(&self) {
+        self.warnings
+            .iter()
+            .for_each(|warning| crate::log::warn(warning));
+        self.remarks
+            .iter()
+            .for_each(|remark| crate::log::remark(remark));
+    }
+
+    /// The container steps as bytes, for the child.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4096);
         self.container

@@ -1,8 +1,9 @@
-//! What the backend does on the host, as data.
+//! Host steps: what a backend does around the child, as data. In VM mode some are the host's and
+//! some the guest's; the vocabulary is one.
 
 use crate::cgroups;
 use crate::spec::config::{Hook, IdMapping, TimeOffset};
-use crate::step::container::{Barrier, slot};
+use crate::step::container::Barrier;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,6 +36,13 @@ pub enum Open {
     StartFifo,
     /// The socket that takes the terminal.
     ConsoleSocket,
+    /// A pidfd of the container's init, by which an exec joins its namespaces.
+    Init,
+    /// The `tasks` file (v1) of one of the cgroups that an exec enters.
+    CgroupTasks {
+        /// Its place among them.
+        index: usize,
+    },
 }
 
 /// The ids of a mapped mount.
@@ -72,8 +80,52 @@ pub enum MapWriter {
     Helper(PathBuf),
 }
 
-/// A step of `outside`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A network interface of a guest, found by its hardware address.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Six bytes in hexadecimal, joined by colons.
+    pub hardware: String,
+    /// Its name in the container.
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// Destination (`default`, or a prefix) and gateway.
+    pub routes: Vec<(String, Option<String>)>,
+}
+
+/// The hooks that hull runs in its own namespaces while it creates a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HookList {
+    /// `hooks.prestart`.
+    Prestart,
+    /// `hooks.createRuntime`.
+    CreateRuntime,
+}
+
+impl HookList {
+    /// The list's name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookList::Prestart => "prestart",
+            HookList::CreateRuntime => "createRuntime",
+        }
+    }
+
+    /// The status that these hooks find in the state document: what each list's hooks are known to
+    /// look for.
+    pub fn status(self) -> &'static str {
+        match self {
+            HookList::Prestart => "created",
+            HookList::CreateRuntime => "creating",
+        }
+    }
+}
+
+/// A host step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostStep {
     /// Fills a slot.
@@ -91,7 +143,15 @@ pub enum HostStep {
         /// The first slot.
         first: u32,
     },
-    /// Makes the child.
+    /// hull becomes undumpable: while its child joins the container's namespaces, no process of
+    /// the container may reach hull through its own `/proc` (CVE-2016-9962).
+    Undumpable,
+    /// Sets hull's own CPU affinity, which the child inherits (`execCPUAffinity.initial`).
+    Affinity {
+        /// The kernel's mask.
+        mask: Vec<u8>,
+    },
+    /// Makes the child: the container's process, a VM's monitor, or criu.
     Clone {
         /// `CLONE_NEW*`.
         flags: u64,
@@ -118,7 +178,8 @@ pub enum HostStep {
         /// Denies setgroups first, which an ordinary user must.
         deny_setgroups: bool,
     },
-    /// Puts the child into its cgroup, where it was not born there.
+    /// Puts the child into its cgroup, where it was not born there; an exec into the one where the
+    /// container's init is.
     JoinCgroup,
     /// Has systemd make the unit around the child, and sets its limits.
     Unit {
@@ -136,17 +197,21 @@ pub enum HostStep {
     },
     /// Puts the container on networks of hull's.
     Network(Box<crate::net::setup::Setup>),
+    /// Moves the guest's interfaces into the child's network namespace.
+    Interfaces(Vec<Interface>),
     /// Meets the child.
     Barrier(Barrier),
     /// Runs a hook in hull's own namespaces.
     Hook {
-        /// `prestart` or `createRuntime`.
-        list: &'static str,
+        /// Which list.
+        list: HookList,
         /// Its place in the list.
         index: usize,
         /// The hook.
         hook: Hook,
     },
+    /// Lets the child go on from [`Barrier::Hooks`].
+    HooksDone,
     /// Takes the seccomp listener and sends it to its agent.
     Listener {
         /// The agent's socket.
@@ -158,6 +223,15 @@ pub enum HostStep {
     Rlimit(crate::security::rlimits::Limit),
     /// Writes the container's record.
     Record,
+    /// The addresses that hull held during a restore are the container's: its packets pass again,
+    /// and neighbours learn of it.
+    AdoptNetwork,
+    /// Sets the host name of a restored copy, whose images have another's.
+    Hostname(String),
+    /// Waits until the child is past its seccomp filter.
+    Filtered,
+    /// Waits until the child has become its program.
+    Executed,
 }
 
 impl HostStep {
@@ -166,6 +240,8 @@ impl HostStep {
         match self {
             HostStep::Open { .. } => "Open",
             HostStep::Cgroup { .. } => "Cgroup",
+            HostStep::Undumpable => "Undumpable",
+            HostStep::Affinity { .. } => "Affinity",
             HostStep::Clone { .. } => "Clone",
             HostStep::OomScore { .. } => "OomScore",
             HostStep::IdMap { .. } => "IdMap",
@@ -173,14 +249,17 @@ impl HostStep {
             HostStep::Unit { .. } => "Unit",
             HostStep::NetDevice { .. } => "NetDevice",
             HostStep::Network(_) => "Network",
+            HostStep::Interfaces(_) => "Interfaces",
             HostStep::Barrier(_) => "Barrier",
             HostStep::Hook { .. } => "Hook",
+            HostStep::HooksDone => "HooksDone",
             HostStep::Listener { .. } => "Listener",
             HostStep::Rlimit(_) => "Rlimit",
             HostStep::Record => "Record",
+            HostStep::AdoptNetwork => "AdoptNetwork",
+            HostStep::Hostname(_) => "Hostname",
+            HostStep::Filtered => "Filtered",
+            HostStep::Executed => "Executed",
         }
     }
 }
-
-/// How many slots a plan uses at least: those with fixed meanings.
-pub const FIXED_SLOTS: u32 = slot::FIRST_FREE;

@@ -10,6 +10,17 @@ use std::path::Path;
 pub struct Fd(pub i32);
 
 impl Fd {
+    /// Another descriptor of the same open file, close-on-exec.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn try_clone(&self) -> Result<Self> {
+        use nix::fcntl::{FcntlArg, fcntl};
+        fcntl(super::socket::borrow(self.0), FcntlArg::F_DUPFD_CLOEXEC(3))
+            .map(Self)
+            .on("copy", "a descriptor")
+    }
+
     /// Gives the descriptor up to the caller.
     pub fn keep(self) -> i32 {
         let raw = self.0;
@@ -41,6 +52,14 @@ impl Drop for Fd {
             file::close(self.0);
         }
     }
+}
+
+/// Text for the kernel.
+///
+/// # Errors
+/// It contains a NUL byte.
+pub fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::new(format!("{text:?} contains a NUL byte")))
 }
 
 /// A path for the kernel.

@@ -1,28 +1,28 @@
-//! the VM backend's `outside`: the host's part of a container that lives in a machine of its own.
-//! The guest executes the rest.
+//! The VM backend: the host's half of a container that lives in a VM of its own. The guest executes
+//! the rest of the host steps, and the container steps.
 
-use crate::backend::Made;
-use crate::backend::undo::Unfinished;
+use crate::backend::Created;
+use crate::backend::barrier::{Met, Unmet};
+use crate::backend::namespaces::{Target, open_common};
+use crate::backend::run::{self, Backend, Birth, Made, Network};
 use crate::binfmt;
 use crate::cgroups;
-use crate::cgroups::group::Group;
 use crate::cgroups::plan::Driver;
 use crate::compile::Options;
 use crate::facts::Facts;
-use crate::hooks::host;
 use crate::namespaces::spawn::Child;
+use crate::net::netlink::Namespace;
+use crate::net::setup::Setup;
 use crate::settings::vm::Engine;
 use crate::settings::vm::RootFrom;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
-use crate::spec::state::state_document;
-use crate::state::Decided;
-use crate::state::VmRecord;
-use crate::state::network_namespace;
-use crate::step::draft::Plan;
-use crate::store::START_FIFO;
+use crate::state::{Decided, VmRecord, network_namespace};
+use crate::step::container::Barrier;
+use crate::step::draft::{Placed, Plan};
+use crate::step::host::{HookList, HostStep, Open};
 use crate::store::Store;
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, socket_pair};
 use crate::sys::page::Page;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{file, socket};
@@ -32,107 +32,188 @@ use crate::vm::channel::client;
 use crate::vm::channel::client::News;
 use crate::vm::engine::Accelerator;
 use crate::vm::monitor::boot::Job as Monitor;
-use crate::vm::rootless;
-use crate::vm::rootless::Own;
+use crate::vm::rootless::{self, Own};
 use crate::vm::translate;
 use crate::vm::translate::{Share, Translated};
 use crate::{Context, Error, Result};
-use std::os::fd::IntoRawFd;
-use std::path::Path;
 use std::time::Duration;
 
 /// How long a guest may take to stand before its program, in seconds: emulation on a busy machine
 /// is slow.
 const BOOT: u64 = 120;
 
-/// What is to be made.
-pub struct Job<'a> {
+/// What a container in a VM is made of.
+pub struct Request<'a> {
+    /// Whose steps they are; the config is the bundle's.
+    pub target: Target<'a>,
     /// The containers' store.
     pub store: &'a Store,
-    /// The container's id.
-    pub id: &'a str,
-    /// The container's directory.
-    pub directory: &'a Path,
-    /// The bundle's config.
-    pub spec: &'a Spec,
     /// What create was asked.
     pub options: &'a Options,
+    /// What was asked of the VM.
+    pub vm: crate::settings::vm::Options,
+    /// What the host can do.
+    pub facts: &'a Facts,
     /// The networks of hull's that it is put on.
-    pub network: Option<&'a crate::net::setup::Setup>,
-    /// What was asked of the machine.
-    pub machine: crate::settings::vm::Options,
+    pub network: Option<&'a Setup>,
     /// The socket that takes the terminal.
     pub console: Option<Fd>,
-    /// Writes the record: (pid, cgroup, outcomes, machine).
-    pub record: &'a mut dyn FnMut(
-        i32,
-        Option<cgroups::group::Record>,
-        Vec<Decided>,
-        Option<VmRecord>,
-    ) -> Result<()>,
+    /// Writes the record: process id (0 before there is one), cgroup, outcomes, the VM.
+    pub record: &'a mut Recorder<'a>,
 }
 
-/// Makes a container in VM mode; it waits for start.
+/// Writes the record of a container in a VM.
+pub type Recorder<'a> = dyn FnMut(i32, Option<cgroups::group::Record>, Vec<Decided>, Option<VmRecord>) -> Result<()>
+    + 'a;
+
+/// Makes a container in a VM; it waits for start.
 ///
 /// # Errors
-/// What cannot cross; the machine's; those of `inside`, in the namespace backend's words. Everything made
-/// is undone.
-pub fn execute(job: &mut Job) -> Result<Made> {
-    let host = Facts::probe(job.spec)?;
-    let (monitor, start, inside) = prepare(job)?;
-    let (accelerator, memory, memory_max, cpus) = (
-        monitor.accelerator,
-        monitor.memory,
-        monitor.memory_max,
-        monitor.cpus,
-    );
+/// What is not applicable in VM mode; the VM does not boot; a container step of the guest's failed.
+/// Everything made is undone.
+pub fn create(request: Request) -> Result<Created> {
+    let Prepared {
+        monitor,
+        plan,
+        steps,
+        slots,
+    } = prepare(&request)?;
+    let directory = request.target.directory;
     let release = monitor.kernel.release.clone();
-    let mut made = Unfinished::new(job.directory.to_owned());
-    let by_systemd = job.options.systemd_cgroup;
-    let plan = host_cgroup(job, &host, memory + monitor.plugged)?;
-    (job.record)(0, Some(plan.record()), Vec::new(), None)?;
-    let mut monitor = monitor;
-    if !by_systemd {
-        let mut group = Group::create(&plan)?;
-        group.apply(&plan)?;
-        monitor.tasks = group
-            .join_fds()?
-            .into_iter()
-            .map(|fd| Fd(fd.into_raw_fd()))
-            .collect();
-        made.group = Some(group);
-    }
-    let child = start_monitor(&made, monitor)?;
-    let pid = child.pid;
-    made.child = Some(child);
-    if by_systemd {
-        let mut group = Group::start(&plan, nix::unistd::Pid::from_raw(pid))?;
-        group.apply(&plan)?;
-        made.group = Some(group);
-    }
-    let (outcomes, facts) = attend(job, &made)?;
-    let record = VmRecord {
-        facts,
-        kernel: release,
-        accelerator: accelerator.name().to_owned(),
-        memory,
-        memory_max,
-        cpus,
+    let mut backend = VmBackend {
+        target: request.target,
+        console: request.console,
+        vm: VmRecord {
+            // Known when the guest has booted.
+            facts: request.facts.clone(),
+            kernel: release,
+            accelerator: monitor.accelerator.name().to_owned(),
+            memory: monitor.memory,
+            memory_max: monitor.memory_max,
+            cpus: monitor.cpus,
+        },
+        monitor: Some(monitor),
+        outcomes: Vec::new(),
+        record: request.record,
     };
-    (job.record)(
-        pid,
-        made.group.as_ref().map(Group::record),
-        outcomes,
-        Some(record),
-    )?;
-    let gone = || Error::new("the container's monitor is gone");
-    socket::send(monitor_of(&made)?.sync.0, b"r").map_err(|_| gone())?;
-    let child = made.done().ok_or_else(gone)?;
-    Ok(Made {
-        child,
-        start,
-        plan: inside,
-    })
+    let done = run::run(&steps, slots, directory, &mut backend)?;
+    Created::of(done, plan)
+}
+
+/// The VM in the place of a child on this kernel: clone makes its monitor, and the monitor's
+/// messages are the barriers.
+struct VmBackend<'a> {
+    target: Target<'a>,
+    console: Option<Fd>,
+    /// Until it is made.
+    monitor: Option<Monitor>,
+    /// What the guest's policies decided.
+    outcomes: Vec<Decided>,
+    vm: VmRecord,
+    record: &'a mut Recorder<'a>,
+}
+
+impl Backend for VmBackend<'_> {
+    fn open(&mut self, what: &Open) -> Result<Fd> {
+        match what {
+            Open::StartFifo => self.target.start_fifo(),
+            Open::ConsoleSocket => self.console.take().ok_or_else(|| {
+                Error::new("cannot allocate tty if hull will detach without setting console socket")
+            }),
+            other => open_common(other),
+        }
+    }
+
+    /// The monitor: born in the container's cgroup, hull's own child, as a container's init is.
+    fn clone(&mut self, birth: Birth) -> Result<Child> {
+        let monitor = self.monitor.take();
+        let monitor = monitor.ok_or_else(|| Error::new("the plan makes two monitors"))?;
+        let (sync, theirs) = socket_pair()?;
+        let page = Page::new().on("make", "the report page")?;
+        match process::clone(birth.flags, birth.cgroup).on("clone", "the container's monitor")? {
+            Cloned::Child => {
+                let monitor = monitor.with_slots(birth.slots);
+                // The maker's are not the monitor's: whoever waits for the start, or for the lock,
+                // waits for the last of them to close.
+                file::close_all_but(3, &mut monitor.descriptors(theirs.0));
+                vm::monitor::run(monitor, theirs, page)
+            }
+            Cloned::Parent { pid, pidfd } => Ok(Child {
+                pid,
+                pidfd: Fd(pidfd),
+                sync,
+                page,
+            }),
+        }
+    }
+
+    fn network(&mut self, network: Network, child: Option<&Child>) -> Result<()> {
+        let (Network::Attach(setup), Some(child)) = (network, child) else {
+            return Err(Error::new(
+                "a device of the host is not applicable in VM mode",
+            ));
+        };
+        let namespace = Namespace::of_process(child.pid)?;
+        let Target { id, directory, .. } = self.target;
+        crate::net::attach::attach(setup, id, &namespace, child.pid, directory)
+    }
+
+    fn hook(&mut self, list: HookList, index: usize, hook: &Hook, child: &Child) -> Result<()> {
+        self.target.hook(list, index, hook, child.pid)
+    }
+
+    fn record(&mut self, made: Made) -> Result<()> {
+        match made {
+            Made::Cgroup(cgroup) => (self.record)(0, Some(cgroup), Vec::new(), None),
+            Made::Process { child, cgroup } => {
+                let outcomes = std::mem::take(&mut self.outcomes);
+                (self.record)(child.pid, cgroup, outcomes, Some(self.vm.clone()))
+            }
+        }
+    }
+
+    fn child_failed(&mut self, _child: &Child) -> Error {
+        Error::new(
+            "the container's monitor ended before the container was made: its memory limit may be \
+             too low",
+        )
+    }
+
+    fn wait(&mut self, child: &Child, kind: Barrier) -> Met {
+        match (client::receive::<News>(&child.sync)?, kind) {
+            (Some((News::Placed, _)), Barrier::Hooks) => Ok(()),
+            (Some((News::Ready(outcomes, facts), _)), Barrier::Ready) => {
+                let facts = facts.ok_or_else(|| Error::new("the monitor names no facts"))?;
+                (self.outcomes, self.vm.facts) = (outcomes, *facts);
+                Ok(())
+            }
+            (Some((News::Failed(text, status), _)), _) => {
+                let error = Error::new(text);
+                Err(Unmet::Error(match status {
+                    Some(status) => error.with_status(status),
+                    None => error,
+                }))
+            }
+            (Some(_), _) => Err(Unmet::Error(Error::new(
+                "the container's monitor says what is not expected",
+            ))),
+            (None, _) => Err(Unmet::Child),
+        }
+    }
+
+    fn release(&mut self, child: &Child, kind: Barrier) -> Met {
+        let word = match kind {
+            Barrier::Placed => rootless::MAPPED,
+            _ => &[b'0' + kind as u8],
+        };
+        socket::send(child.sync.0, word).map_err(|_| Unmet::Child)
+    }
+}
+
+/// Where the root filesystem comes from, and whether an image of it is made.
+struct RootImage<'a> {
+    from: &'a RootFrom,
+    make: bool,
 }
 
 /// The guest's config, and what it will execute, by what every kernel of these years can. An
@@ -142,10 +223,10 @@ fn compile(
     spec: &Spec,
     id: &str,
     options: &Options,
-    (root, make): (&RootFrom, bool),
+    root: RootImage,
 ) -> Result<(Translated, Options, Plan)> {
     let mut translated = translate::translate(spec, options.layers.as_ref())?;
-    vm::boot::disk::root_from_image(&mut translated, root, spec, make.then_some(store))?;
+    vm::boot::disk::root_from_image(&mut translated, root.from, spec, root.make.then_some(store))?;
     translated.add_interpreter(binfmt::of_bundle(spec)?);
     let facts = translate::facts(&translated.spec, None);
     let create = Options {
@@ -162,7 +243,7 @@ fn compile(
         .and_then(|linux| linux.resources.as_ref());
     plan.warnings
         .extend(resources.map(translate::without_effect).unwrap_or_default());
-    vm::task::create(&plan, &[])?;
+    vm::plan::guest(&plan, &[])?;
     Ok((translated, create, plan))
 }
 
@@ -187,7 +268,7 @@ pub struct Preview {
 /// Looks, and makes nothing.
 ///
 /// # Errors
-/// As [`execute`], as far as they are known without a machine.
+/// As [`create`], as far as they are known without a VM.
 pub fn preview(
     store: &Store,
     spec: &Spec,
@@ -203,8 +284,13 @@ pub fn preview(
     } else {
         spec
     };
-    let spec = Own::of(&spec)?.map_or(spec, |(_, guests)| guests);
-    let (translated, _, plan) = compile(store, &spec, id, options, (&machine.root(), false))?;
+    let facts = Facts::probe(&spec)?;
+    let spec = Own::of(&spec, &facts)?.map_or(spec, |(_, guests)| guests);
+    let root = RootImage {
+        from: &machine.root(),
+        make: false,
+    };
+    let (translated, _, plan) = compile(store, &spec, id, options, root)?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
     let (memory, memory_max, cpus) = (
@@ -223,48 +309,59 @@ pub fn preview(
     })
 }
 
-/// All that can fail without a machine, before there is one.
-fn prepare(job: &mut Job) -> Result<(Monitor, Fd, Plan)> {
-    let machine = job.machine.clone();
-    let (own, spec) = Own::of(job.spec)?.unzip();
-    let (translated, create, plan) = compile(
-        job.store,
-        spec.as_ref().unwrap_or(job.spec),
-        job.id,
-        job.options,
-        (&machine.root(), true),
-    )?;
-    plan.warnings
-        .iter()
-        .for_each(|warning| crate::log::warn(warning));
-    plan.remarks
-        .iter()
-        .for_each(|remark| crate::log::remark(remark));
-    let kernel = kernel::find(machine.kernel.as_deref())?;
-    let initramfs = initramfs::find_or_make(job.store, &kernel)?;
-    let kernel = vm::boot::vmlinux::find_or_make(job.store, kernel)?;
-    let path = job.directory.join(START_FIFO);
-    let name = crate::sys::fd::c_path(&path)?;
-    file::mknodat(libc::AT_FDCWD, &name, libc::S_IFIFO | 0o600, 0).on("make", path.display())?;
-    let open = || {
-        file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
-            .map(Fd)
-            .on("open", path.display())
+/// What is ready before anything of the container is made.
+struct Prepared {
+    monitor: Monitor,
+    /// The guest's plan, for the words of a failure.
+    plan: Plan,
+    /// The host's steps.
+    steps: Vec<Placed<HostStep>>,
+    /// How many slots they use.
+    slots: u32,
+}
+
+/// All that can fail without a VM, before there is one.
+fn prepare(request: &Request) -> Result<Prepared> {
+    let Request {
+        target,
+        store,
+        options,
+        vm: asked,
+        ..
+    } = request;
+    let spec = target.spec;
+    let (own, guests) = Own::of(spec, request.facts)?.unzip();
+    let root = RootImage {
+        from: &asked.root(),
+        make: true,
     };
-    let start = open()?;
+    let guests = guests.as_ref().unwrap_or(spec);
+    let (translated, create, plan) = compile(store, guests, target.id, options, root)?;
+    plan.tell();
+    let (memory, plugged) = (asked.memory(spec), asked.plugged(spec));
+    let cgroup = host_cgroup(request, memory + plugged)?;
+    let (steps, slots) = vm::plan::host(vm::plan::HostRequest {
+        spec,
+        cgroup,
+        own: own.as_ref(),
+        network: request.network,
+    });
+    let kernel = kernel::find(asked.kernel.as_deref())?;
+    let initramfs = initramfs::find_or_make(store, &kernel)?;
+    let kernel = vm::boot::vmlinux::find_or_make(store, kernel)?;
     let monitor = Monitor {
-        id: job.id.to_owned(),
-        directory: job.directory.to_owned(),
-        store: job.store.clone(),
-        accelerator: accelerator(job.store, machine.engine.unwrap_or_default())?,
-        memory: machine.memory(job.spec),
-        memory_max: machine.memory_max(job.spec),
-        plugged: machine.plugged(job.spec),
-        cpus: machine.cpus(job.spec),
-        timeout: Duration::from_secs(machine.boot_timeout.unwrap_or(BOOT)),
+        id: target.id.to_owned(),
+        directory: target.directory.to_owned(),
+        store: (*store).clone(),
+        accelerator: accelerator(store, asked.engine.unwrap_or_default())?,
+        memory,
+        memory_max: asked.memory_max(spec),
+        plugged,
+        cpus: asked.cpus(spec),
+        timeout: Duration::from_secs(asked.boot_timeout.unwrap_or(BOOT)),
         spec: translated.spec,
         create,
-        options: machine,
+        options: asked.clone(),
         kernel,
         initramfs,
         shares: translated.shares,
@@ -277,15 +374,20 @@ fn prepare(job: &mut Job) -> Result<(Monitor, Fd, Plan)> {
         nodes: translated.nodes,
         interpreter: translated.interpreter,
         network: translated.network,
-        start: open()?,
+        start: Fd(-1),
         own,
         tasks: Vec::new(),
-        console: job.console.take(),
+        console: None,
         facts: None,
         interfaces: Vec::new(),
         sessions: 0,
     };
-    Ok((monitor, start, plan))
+    Ok(Prepared {
+        monitor,
+        plan,
+        steps,
+        slots,
+    })
 }
 
 /// KVM where it is asked for and can run a kernel, and where nothing is asked. Emulation for that
@@ -314,119 +416,28 @@ fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
     }
 }
 
-fn host_cgroup(job: &Job, host: &Facts, memory: u64) -> Result<cgroups::plan::Plan> {
-    let config = job.spec.config();
+/// The host's cgroup: it holds all the VM's processes, and limits what is the host's.
+fn host_cgroup(request: &Request, memory: u64) -> Result<cgroups::plan::Plan> {
+    let config = request.target.spec.config();
+    let facts = request.facts;
     let linux = config.linux.as_ref();
     let resources =
         translate::host_limits(linux.and_then(|linux| linux.resources.as_ref()), memory);
-    let driver = if job.options.systemd_cgroup {
+    let driver = if request.options.systemd_cgroup {
         Driver::Systemd {
-            user: host.euid != 0,
+            user: facts.euid != 0,
         }
     } else {
         Driver::Cgroupfs
     };
-    let request = cgroups::plan::Request {
-        id: job.id,
+    let asked = cgroups::plan::Request {
+        id: request.target.id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
         driver,
         resources: Some(&resources),
         device_rules: false,
         annotations: &config.annotations,
-        rootless: !host.privileged || host.in_user_namespace,
+        rootless: !facts.privileged || facts.in_user_namespace,
     };
-    cgroups::plan::plan(&request, &host.cgroups)
-}
-
-fn monitor_of(made: &Unfinished) -> Result<&Child> {
-    made.child
-        .as_ref()
-        .ok_or_else(|| Error::new("there is no monitor"))
-}
-
-/// The monitor: born in the container's cgroup, hull's own child, as a container's first process
-/// is.
-fn start_monitor(made: &Unfinished, monitor: Monitor) -> Result<Child> {
-    let (sync, theirs) = crate::sys::fd::socket_pair()?;
-    let page = Page::new().on("make", "the report page")?;
-    let cgroup = made
-        .group
-        .as_ref()
-        .and_then(Group::clone_fd)
-        .map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd));
-    let own = monitor.own.clone();
-    let kinds = if own.is_some() { rootless::KINDS } else { 0 };
-    match process::clone(kinds, cgroup).on("clone", "the container's monitor")? {
-        Cloned::Child => {
-            // The maker's are not the monitor's: whoever waits for the start, or for the lock,
-            // waits for the last of them to close.
-            file::close_all_but(3, &mut monitor.descriptors(theirs.0));
-            vm::monitor::run(monitor, theirs, page)
-        }
-        Cloned::Parent { pid, pidfd } => {
-            drop((theirs, monitor));
-            own.map_or(Ok(()), |own| own.grant(pid, sync.0))?;
-            Ok(Child {
-                pid,
-                pidfd: Fd(pidfd),
-                sync,
-                page,
-            })
-        }
-    }
-}
-
-/// Hears the monitor until the container is made. Its hooks of the host run when its namespaces
-/// there are, and before the machine: a hook may be what brings the network (Docker's is), which
-/// the machine then finds.
-fn attend(job: &Job, made: &Unfinished) -> Result<(Vec<Decided>, Facts)> {
-    let child = monitor_of(made)?;
-    loop {
-        match client::receive::<News>(&child.sync)? {
-            Some((News::Placed, _)) => {
-                if let Some(setup) = job.network {
-                    crate::net::attach::attach(
-                        setup,
-                        job.id,
-                        &crate::net::netlink::Namespace::of_process(child.pid)?,
-                        child.pid,
-                        job.directory,
-                    )?;
-                }
-                run_hooks(job, child.pid)?;
-                socket::send(child.sync.0, b"p").on("speak to", "the container's monitor")?;
-            }
-            Some((News::Ready(outcomes, facts), _)) => {
-                let facts = facts.ok_or_else(|| Error::new("the monitor names no facts"))?;
-                return Ok((outcomes, *facts));
-            }
-            Some((News::Failed(text, status), _)) => {
-                let error = Error::new(text);
-                return Err(status.map_or(error.clone(), |status| error.with_status(status)));
-            }
-            None => {
-                return Err(Error::new(
-                    "the container's monitor ended before the container was made: its memory \
-                        limit may be too low",
-                ));
-            }
-        }
-    }
-}
-
-fn run_hooks(job: &Job, pid: i32) -> Result<()> {
-    let Some(all) = &job.spec.config().hooks else {
-        return Ok(());
-    };
-    let lists: [(&str, &Vec<Hook>, &str); 2] = [
-        ("prestart", &all.prestart, "created"),
-        ("createRuntime", &all.create_runtime, "creating"),
-    ];
-    for (list, members, status) in lists {
-        for (index, hook) in members.iter().enumerate() {
-            let state = state_document(job.spec, job.id, status, Some(pid));
-            host::run(list, index, hook, &state, job.spec.bundle())?;
-        }
-    }
-    Ok(())
+    cgroups::plan::plan(&asked, &facts.cgroups)
 }

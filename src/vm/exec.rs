@@ -1,21 +1,27 @@
 //! `exec` in a VM: the plan is made on the host, the guest executes it, and a process of hull's on the
 //! host stands for the program.
 
+use crate::backend::barrier::{Met, Unmet};
+use crate::backend::run::{self, Backend, Birth};
 use crate::namespaces::spawn::Child;
-use crate::process::exec::ExecRequest;
+use crate::process::exec::{self, Entry, ExecRequest, Joins};
 use crate::security::rlimits;
+use crate::spec::Spec;
 use crate::spec::config::Process;
 use crate::state::{Record, VmRecord};
+use crate::step::container::{Barrier, slot};
+use crate::step::draft::Plan;
+use crate::step::host::Open;
 use crate::store::Store;
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, socket_pair};
 use crate::sys::file;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Cloned};
-use crate::vm::channel::client;
-use crate::vm::channel::client::News;
-use crate::vm::{proxy, task};
+use crate::vm::channel::client::{self, News};
+use crate::vm::{plan, proxy};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use std::path::PathBuf;
 
 /// Where the exec happens.
 pub struct Target<'a> {
@@ -32,31 +38,34 @@ pub struct Target<'a> {
 /// # Errors
 /// The VM does not answer; the program is missing; the guest's kernel refuses a step.
 pub fn exec(target: &Target, process: &Process, console: Option<Fd>) -> Result<Child> {
-    let Target { store, record, vm } = target;
-    // Only a container with a user namespace has a network namespace in the guest.
-    let user = record.spec.namespace(Kind::User).is_some();
-    let guest_kinds = |kind: Kind| {
-        kind == Kind::Uts
-            || (kind != Kind::Network || user) && record.spec.namespace(kind).is_some()
+    let plan = compile(target, process)?;
+    plan.tell();
+    let size = process.console_size.clone().unwrap_or_default();
+    let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
+    let mut backend = Proxied {
+        directory: target.store.directory(&target.record.id),
+        plan: &plan,
+        terminal: process.terminal,
+        size: (clamp(size.height), clamp(size.width)),
+        console,
     };
+    let steps = plan::host_exec(process.terminal);
+    let directory = backend.directory.clone();
+    let done = run::run(&steps, slot::FIRST_FREE, &directory, &mut backend)?;
+    Ok(done.child)
+}
+
+/// The plan of the guest's: its host steps are the guest's to execute.
+fn compile(target: &Target, process: &Process) -> Result<Plan> {
+    let Target { store, record, vm } = target;
     let spec = &record.spec;
     let request = ExecRequest {
-        user_namespace: user,
+        joins: joins(spec),
         may_set_groups: true,
-        keep_groups: spec
-            .config()
-            .annotations
-            .get("run.oci.keep_original_groups")
-            .is_some_and(|value| value == "1"),
         filter: crate::compile::filter(store, spec)?,
-        preserve_fds: 0,
-        cgroups: 0,
-        personality: spec
-            .config()
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.personality.clone()),
+        cgroups: Entry { v1: 0, v2: true },
         keyring: (!record.no_new_keyring).then(|| format!("_ses.{}", record.id)),
+        ..ExecRequest::of(spec)
     };
     let mut process = process.clone();
     // Labels of the host's security modules mean nothing to the guest's kernel.
@@ -64,74 +73,91 @@ pub fn exec(target: &Target, process: &Process, console: Option<Fd>) -> Result<C
     let mut facts = vm.facts.clone();
     let limits = rlimits::parse(&process.rlimits)?;
     facts.hard_limits = limits.iter().map(|limit| (limit.resource, 0)).collect();
-    let plan = crate::process::exec::exec(&process, &facts, &request)?;
-    for warning in &plan.warnings {
-        crate::log::warn(warning);
-    }
-    let kinds = [
-        Kind::Cgroup,
-        Kind::Ipc,
-        Kind::Mount,
-        Kind::Network,
-        Kind::Pid,
-        Kind::Time,
-        Kind::Uts,
-    ];
-    let mask = kinds
-        .into_iter()
-        .filter(|kind| guest_kinds(*kind))
-        .fold(0, |mask, kind| mask | kind as u32);
-    let outside = limits
-        .into_iter()
-        .filter(|limit| !crate::process::plan::sets_itself(limit, &facts, user))
-        .collect();
-    let task = task::exec(
-        &plan,
-        mask,
-        user,
-        process.oom_score_adj,
-        outside,
-        process.terminal,
-    );
-    let size = process.console_size.clone().unwrap_or_default();
-    let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
-    let job = proxy::Job {
-        directory: &store.directory(&record.id),
-        task,
-        plan: &plan,
-        console,
-        patience: client::patience()?,
-        size: (clamp(size.height), clamp(size.width)),
-    };
-    start(job)
+    exec::exec(&process, &facts, &request)
 }
 
-/// The exec's process, and its first word.
-fn start(job: proxy::Job) -> Result<Child> {
-    let (sync, theirs) = crate::sys::fd::socket_pair()?;
-    let page = Page::new().on("make", "the report page")?;
-    let child = match process::clone(0, None).on("clone", "the exec's process")? {
-        Cloned::Child => {
-            let console = job.console.as_ref().map_or(-1, |console| console.0);
-            file::close_all_but(3, &mut [theirs.0, console]);
-            proxy::run(job, &theirs)
-        }
-        Cloned::Parent { pid, pidfd } => Child {
-            pid,
-            pidfd: Fd(pidfd),
-            sync,
-            page,
-        },
-    };
-    drop(theirs);
-    let error = match client::receive::<News>(&child.sync)? {
-        Some((News::Ready(..), _)) => return Ok(child),
-        Some((News::Failed(text, status), _)) => status
-            .map_or(Error::new(text.clone()), |status| {
-                Error::new(text).with_status(status)
+/// What the guest's first user namespace owns is joined before the container's, and all of a
+/// container's is owned by its own.
+fn joins(spec: &Spec) -> Joins {
+    use Kind::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+    // Only a container with a user namespace has a network namespace in the guest.
+    let user = spec.namespace(User).is_some();
+    let has =
+        |kind: &Kind| *kind == Uts || (*kind != Network || user) && spec.namespace(*kind).is_some();
+    let mask = [Cgroup, Ipc, Mount, Network, Pid, Time, Uts]
+        .iter()
+        .filter(|kind| has(kind))
+        .fold(0, |mask, kind| mask | *kind as u32);
+    Joins {
+        outer: if user { 0 } else { mask },
+        user,
+        inner: if user { mask } else { 0 },
+    }
+}
+
+/// The host's half of an exec in a VM: the process that stands for the program.
+struct Proxied<'a> {
+    directory: PathBuf,
+    plan: &'a Plan,
+    terminal: bool,
+    /// Rows and columns.
+    size: (u16, u16),
+    console: Option<Fd>,
+}
+
+impl Backend for Proxied<'_> {
+    fn open(&mut self, what: &Open) -> Result<Fd> {
+        match what {
+            Open::ConsoleSocket => self.console.take().ok_or_else(|| {
+                Error::new("cannot allocate tty if hull will detach without setting console socket")
             }),
-        _ => Error::new("the exec's process ended before its program ran"),
-    };
-    let _ = process::wait(child.pidfd.0, false);
-    Err(error)
+            other => Err(Error::new(format!("an exec in a VM opens no {other:?}"))),
+        }
+    }
+
+    fn clone(&mut self, birth: Birth) -> Result<Child> {
+        let patience = client::patience()?;
+        let console = birth.slots.get(slot::CONSOLE as usize).copied();
+        let console = console.filter(|fd| *fd >= 0);
+        let (sync, theirs) = socket_pair()?;
+        let page = Page::new().on("make", "the report page")?;
+        match process::clone(birth.flags, birth.cgroup).on("clone", "the exec's process")? {
+            Cloned::Child => {
+                file::close_all_but(3, &mut [theirs.0, console.unwrap_or(-1)]);
+                let job = proxy::Job {
+                    directory: &self.directory,
+                    task: plan::guest_exec(self.plan, self.terminal),
+                    plan: self.plan,
+                    console: console.map(Fd),
+                    patience,
+                    size: self.size,
+                };
+                proxy::run(job, &theirs)
+            }
+            Cloned::Parent { pid, pidfd } => Ok(Child {
+                pid,
+                pidfd: Fd(pidfd),
+                sync,
+                page,
+            }),
+        }
+    }
+
+    fn child_failed(&mut self, _child: &Child) -> Error {
+        Error::new("the exec's process ended before its program ran")
+    }
+
+    fn wait(&mut self, child: &Child, _kind: Barrier) -> Met {
+        match client::receive::<News>(&child.sync)? {
+            Some((News::Ready(..), _)) => Ok(()),
+            Some((News::Failed(text, status), _)) => {
+                let error = Error::new(text);
+                Err(Unmet::Error(match status {
+                    Some(status) => error.with_status(status),
+                    None => error,
+                }))
+            }
+            _ => Err(Unmet::Child),
+        }
+    }
 }

@@ -8,9 +8,9 @@ use super::engine::Tap;
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Socket};
 use crate::net::shape;
+use crate::step::host::Interface;
 use crate::sys::fd::Fd;
 use crate::sys::netns;
-use crate::vm::channel::message::Interface;
 use crate::{Context, Error, Result};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{

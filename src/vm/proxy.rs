@@ -93,8 +93,12 @@ fn begin(job: Job, maker: &Fd) -> Result<Proxy> {
         Some(FromGuest::Failed(step, errno, detail, ended)) => {
             return Err(crate::backend::errors::failed_step(
                 job.plan,
-                (step, errno, detail),
-                ended.map(ended_as),
+                &crate::backend::errors::Failure {
+                    step,
+                    errno,
+                    detail,
+                    ended: ended.map(ended_as),
+                },
             ));
         }
         Some(FromGuest::Refused(why)) => return Err(Error::new(why)),

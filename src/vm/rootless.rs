@@ -5,18 +5,17 @@
 //! ids to themselves in it.
 
 use crate::facts::Facts;
-use crate::namespaces::idmap;
 use crate::namespaces::subid::Maps;
 use crate::spec::Spec;
 use crate::spec::config::IdMapping;
-use crate::step::host::MapWriter;
+use crate::step::host::{HostStep, MapWriter};
 use crate::sys::{ids, socket};
 use crate::{Context, Error, Result};
 
 /// `CLONE_NEW*` of the monitor.
 pub const KINDS: u64 = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u64;
 /// What the monitor hears when its maps are written.
-const MAPPED: &[u8] = b"i";
+pub const MAPPED: &[u8] = b"i";
 
 /// The ids of the user namespace, and who writes its maps.
 #[derive(Clone, Debug)]
@@ -31,7 +30,7 @@ impl Own {
     ///
     /// # Errors
     /// The ids that the config maps are not the user's.
-    pub fn of(spec: &Spec) -> Result<Option<(Self, Spec)>> {
+    pub fn of(spec: &Spec, facts: &Facts) -> Result<Option<(Self, Spec)>> {
         if nix::unistd::geteuid().is_root() {
             return Ok(None);
         }
@@ -52,7 +51,7 @@ impl Own {
                     the files",
             ));
         }
-        let facts = Facts::probe(&spec.with_mappings(maps.uid.clone(), maps.gid.clone()))?;
+        let facts = facts.clone().for_mappings();
         let writer = |uid, map: &[IdMapping], from: &str| {
             crate::namespaces::plan::map_writer(&facts, uid, map)
                 .map_err(|error| error.within(from))
@@ -72,19 +71,20 @@ impl Own {
         Ok(Some((Self { maps, writers }, guests)))
     }
 
-    /// Maps the monitor's ids, and tells it.
-    ///
-    /// # Errors
-    /// The kernel's; the helpers'.
-    pub fn grant(&self, pid: i32, monitor: i32) -> Result<()> {
-        for ((uid, map), (writer, deny_setgroups)) in
-            [(true, &self.maps.uid), (false, &self.maps.gid)]
-                .into_iter()
-                .zip(&self.writers)
-        {
-            idmap::write(pid, uid, map, writer, *deny_setgroups)?;
-        }
-        socket::send(monitor, MAPPED).on("speak to", "the container's monitor")
+    /// The host steps that map the monitor's ids.
+    pub fn steps(&self) -> Vec<HostStep> {
+        [(true, &self.maps.uid), (false, &self.maps.gid)]
+            .into_iter()
+            .zip(&self.writers)
+            .map(
+                |((uid, mappings), (writer, deny_setgroups))| HostStep::IdMap {
+                    uid,
+                    mappings: mappings.clone(),
+                    writer: writer.clone(),
+                    deny_setgroups: *deny_setgroups,
+                },
+            )
+            .collect()
     }
 
     /// The monitor becomes root of its user namespace.

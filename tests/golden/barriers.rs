@@ -8,7 +8,7 @@ use hull::step::draft::Plan;
 use hull::step::host::HostStep;
 use hull::step::world::Scratch;
 
-fn outside(plan: &Plan) -> Vec<Barrier> {
+fn of_host(plan: &Plan) -> Vec<Barrier> {
     plan.host
         .iter()
         .filter_map(|placed| {
@@ -21,7 +21,7 @@ fn outside(plan: &Plan) -> Vec<Barrier> {
         .collect()
 }
 
-fn inside(plan: &Plan) -> Vec<Barrier> {
+fn of_container(plan: &Plan) -> Vec<Barrier> {
     plan.container
         .iter()
         .filter_map(|placed| {
@@ -34,20 +34,24 @@ fn inside(plan: &Plan) -> Vec<Barrier> {
         .collect()
 }
 
-/// What must hold of every plan.
+/// What must hold of every plan: both sides meet at the same barriers, in order, and the last two are
+/// those that every child has.
+pub fn check_sides(plan: &Plan, name: &str) {
+    let (host, container) = (of_host(plan), of_container(plan));
+    assert_eq!(host, container, "{name}: the sides do not meet");
+    assert!(
+        host.ends_with(&[Barrier::Ready, Barrier::Recorded]),
+        "{name}: {host:?} ends otherwise"
+    );
+    assert!(
+        host.windows(2).all(|pair| (pair[0] as u8) < pair[1] as u8),
+        "{name}: {host:?} is out of order"
+    );
+}
+
+/// What must hold of every plan of create.
 pub fn check(plan: &Plan, name: &str) {
-    let (outside, inside) = (outside(plan), inside(plan));
-    assert_eq!(outside, inside, "{name}: the sides do not meet");
-    assert!(
-        outside.ends_with(&[Barrier::Ready, Barrier::Recorded]),
-        "{name}: {outside:?} ends otherwise"
-    );
-    assert!(
-        outside
-            .windows(2)
-            .all(|pair| (pair[0] as u8) < pair[1] as u8),
-        "{name}: {outside:?} is out of order"
-    );
+    check_sides(plan, name);
     let position = |wanted: &dyn Fn(&Step) -> bool| {
         plan.container
             .iter()

@@ -1,10 +1,11 @@
 //! The plans of real configs on made-up hosts, against files.
 
+use crate::barriers;
 use crate::cases::{self, Bundle, Case};
 use crate::hosts::{ALL, Host};
 use crate::text;
 use hull::compile::Options;
-use hull::process::exec::{ExecRequest, exec};
+use hull::process::exec::{Entry, ExecRequest, Joins, exec};
 use hull::spec::config::{Config, Process};
 use hull::step::layers::{Kept, Layers, Part};
 use std::collections::BTreeSet;
@@ -208,14 +209,22 @@ fn plans_of_exec() {
         let facts = host.facts(&Config::default());
         let user = host == Host::Nested;
         let request = ExecRequest {
-            user_namespace: user,
+            joins: Joins {
+                outer: if user { 0 } else { 0x2c02_0000 },
+                user,
+                inner: if user { 0x2c02_0000 } else { 0 },
+            },
             may_set_groups: true,
-            cgroups: if user { 0 } else { 8 },
+            cgroups: Entry {
+                v1: if user { 0 } else { 8 },
+                v2: true,
+            },
             keyring: Some("_ses.c1".into()),
             ..ExecRequest::default()
         };
         let plan = exec(&process, &facts, &request)
             .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        barriers::check_sides(&plan, &case.name);
         files.compare(
             &format!("{}.{}.exec.plan", case.name, host.name()),
             &text::of(&plan, &bundle.0),

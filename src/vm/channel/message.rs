@@ -7,20 +7,18 @@
 //!                                 ◀────  Hello(nonce, Guest)
 //! session 0: Setup                ────▶
 //!                                 ◀────  Done
-//! session n: Blob(inside), Spawn  ────▶
-//!                                 ◀────  Ready      (inside stands before its program; an exec's runs)
+//! session n: Blob(steps), Spawn   ────▶
+//!                                 ◀────  Ready      (the child stands before its program; an exec's runs)
 //! Start                           ────▶
 //!                                 ◀────  Started
 //! Signal, Resize …                ────▶
 //!                                 ◀────  Exited or Killed, after the last byte of its streams
 //! ```
 
-use crate::cgroups;
 use crate::cgroups::tree::Tree;
-use crate::security::rlimits::Limit;
-use crate::spec::config::{IdMapping, Resources};
-use crate::step::container::Barrier;
-use crate::step::host::{Open, Stage};
+use crate::spec::config::Resources;
+use crate::step::draft::Placed;
+use crate::step::host::{HostStep, Interface};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -103,65 +101,16 @@ pub const IMAGE: &str = "/run/hull/image";
 /// Where the guest has the root file system that is made of it.
 pub const OVERLAY: &str = "/run/hull/overlay";
 
-/// A network interface of the guest's, found by its hardware address.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Six bytes by colons.
-    pub hardware: String,
-    /// Its name in the container.
-    pub name: String,
-    /// Its largest packet, in bytes.
-    pub mtu: u32,
-    /// Addresses with their prefix lengths.
-    pub addresses: Vec<String>,
-    /// Destination (`default`) and gateway.
-    pub routes: Vec<(String, Option<String>)>,
-}
-
 /// Where the guest has the share.
 pub const SHARE: &str = "/run/hull/share";
-
-/// A step of the backend that the guest's side executes, in the plan's own terms.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Outer {
-    /// Fills a slot.
-    Open(u32, Open),
-    /// Fills a slot with a descriptor of the container's first process.
-    Program(u32),
-    /// Makes the cgroup.
-    Cgroup(Box<cgroups::plan::Plan>, u32),
-    /// Makes the child.
-    Clone {
-        /// `CLONE_NEW*`.
-        flags: u64,
-        /// By way of a stage.
-        stage: Option<Stage>,
-        /// Born in the cgroup.
-        into_cgroup: bool,
-    },
-    /// Into the container's cgroup: its own, or an exec into that of the first process.
-    JoinCgroup,
-    /// Writes oom_score_adj.
-    OomScore(i32),
-    /// Writes a map.
-    IdMap(bool, Vec<IdMapping>),
-    /// Moves the guest's interfaces into the child's network namespace.
-    Interfaces(Vec<Interface>),
-    /// Meets the child.
-    Barrier(Barrier),
-    /// The host's hooks have run, before the machine was there: the child goes on.
-    Hooks,
-    /// Sets a limit.
-    Rlimit(Limit),
-}
 
 /// A program to be made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
-    /// How many slots `inside` has.
+    /// How many slots the steps use.
     pub slots: u32,
-    /// What is done around it.
-    pub outer: Vec<Outer>,
+    /// The guest's host steps.
+    pub steps: Vec<Placed<HostStep>>,
     /// It waits for Start; an exec runs at once.
     pub waits: bool,
     /// It has a terminal.

@@ -5,8 +5,9 @@
 //! nothing of the host's, QEMU's own system call filter, and no descriptors but those named on its
 //! command line.
 
-use crate::backend;
-use crate::backend::Job;
+use crate::backend::Created;
+use crate::backend::namespaces::{Namespaces, Role, Target};
+use crate::backend::run;
 use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
 use crate::plan;
@@ -78,7 +79,7 @@ impl Machine {
         for (from, to) in [(null.0, 0), (words.0, 1), (words.0, 2)] {
             file::dup_to(from, to).on("set", "QEMU's stdio")?;
         }
-        let child = behind_the_wall(&boot, args, last);
+        let child = under_own_plan(&boot, args, last);
         for (number, held) in own.iter().enumerate() {
             file::dup_to(held.0, number as i32).on("set", "stdio")?;
         }
@@ -318,7 +319,7 @@ fn config(boot: &Boot, args: &[String], group: u32) -> Value {
     })
 }
 
-fn behind_the_wall(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
+fn under_own_plan(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
     let directory = boot.directory.join("machine");
     std::fs::create_dir_all(directory.join("rootfs")).on("make", directory.display())?;
     let group = std::fs::metadata("/dev/kvm")
@@ -340,17 +341,22 @@ fn behind_the_wall(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
         ..Request::default()
     };
     let plan = plan::plan(&spec, &facts, &request)?;
-    let mut nothing =
+    let mut unrecorded =
         |_: i32, _: Option<crate::cgroups::group::Record>, _: Vec<crate::state::Decided>| Ok(());
-    let mut job = Job {
-        spec: &spec,
-        id: boot.id,
-        directory: &directory,
+    let mut namespaces = Namespaces {
+        target: Target {
+            spec: &spec,
+            id: boot.id,
+            directory: &directory,
+        },
+        plan: &plan,
         console: None,
         fresh_init: false,
-        record: &mut nothing,
+        role: Role::Create(&mut unrecorded),
     };
-    let made = backend::execute(plan, &mut job).map_err(|error| error.within("machine monitor"))?;
+    let done = run::run(&plan.host, plan.slots, &directory, &mut namespaces)
+        .map_err(|error| error.within("QEMU"))?;
+    let made = Created::of(done, plan)?;
     file::write(made.start.0, b"0").on("start", "QEMU")?;
     Ok(made.child)
 }

@@ -5,6 +5,8 @@ use super::{Monitor, Stage};
 use crate::compile::Options as CreateOptions;
 use crate::settings::vm::Options;
 use crate::spec::Spec;
+use crate::step::container::slot;
+use crate::step::host::Interface;
 use crate::store::Store;
 use crate::sys::fd::Fd;
 use crate::sys::page::Page;
@@ -14,9 +16,10 @@ use crate::vm::boot::kernel::Kernel;
 use crate::vm::channel::client;
 use crate::vm::channel::client::News;
 use crate::vm::channel::frame::Kind;
-use crate::vm::channel::message::{Interface, Node, PROGRAM};
+use crate::vm::channel::message::{Node, PROGRAM};
 use crate::vm::channel::mux::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::vm::engine::{Accelerator, Boot, Machine, Tap};
+use crate::vm::plan::FIRST_CGROUP;
 use crate::vm::rootless::Own;
 use crate::vm::share;
 use crate::vm::stdio::{self, Ends, Stdio};
@@ -101,6 +104,17 @@ impl Job {
                     .map(|held| held.0),
             )
             .collect()
+    }
+
+    /// Takes over what the host's steps filled the slots with. (In the monitor's own process.)
+    pub fn with_slots(mut self, slots: &[i32]) -> Self {
+        let at = |number: u32| slots.get(number as usize).copied().unwrap_or(-1);
+        self.start = Fd(at(slot::START));
+        self.console = Some(at(slot::CONSOLE)).filter(|fd| *fd >= 0).map(Fd);
+        self.tasks = (FIRST_CGROUP..slots.len() as u32)
+            .map(|slot| Fd(at(slot)))
+            .collect();
+        self
     }
 
     /// A number for a session.

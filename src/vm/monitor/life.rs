@@ -1,18 +1,18 @@
 //! What the guest says, and what the monitor makes of it.
 
 use super::{Monitor, PATIENCE, Stage};
+use crate::backend::errors;
 use crate::plan;
-use crate::state::Decided;
 use crate::stdio::notify;
 use crate::step::container::Step;
-use crate::step::report::{Detail, Fault, Outcome};
+use crate::step::report::{Detail, Fault};
 use crate::sys::fd::Fd;
 use crate::sys::process::Ended;
 use crate::vm::channel::client::News;
 use crate::vm::channel::frame::{Frame, Kind};
 use crate::vm::channel::message::{DISKS, FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
 use crate::vm::channel::mux::{STDERR, STDIN, STDOUT, stream};
-use crate::vm::{share, task, translate};
+use crate::vm::{plan as vm_plan, share, translate};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
@@ -76,7 +76,7 @@ impl Monitor {
             &self.job.create,
         )?;
         let plan = plan::plan(&self.job.spec, &facts, &request)?;
-        let interfaces = if task::has_network(&plan) {
+        let interfaces = if vm_plan::has_network(&plan) {
             Vec::new()
         } else {
             self.job.interfaces.clone()
@@ -143,7 +143,7 @@ impl Monitor {
             .plan
             .as_ref()
             .ok_or_else(|| Error::new("there is no plan"))?;
-        let task = task::create(plan, &self.job.interfaces)?;
+        let task = vm_plan::guest(plan, &self.job.interfaces)?;
         self.channel.put(Kind::Blob, PROGRAM, &plan.encode());
         self.stage = Stage::Making;
         self.channel
@@ -167,7 +167,7 @@ impl Monitor {
                 let outcomes = self
                     .plan
                     .as_ref()
-                    .map(|plan| decided(plan, &codes))
+                    .map(|plan| errors::outcomes(plan, &codes))
                     .unwrap_or_default();
                 self.tell_maker(&News::Ready(outcomes, self.job.facts.clone().map(Box::new)))
             }
@@ -184,8 +184,12 @@ impl Monitor {
                     .ok_or_else(|| Error::new("there is no plan"))?;
                 Err(crate::backend::errors::failed_step(
                     plan,
-                    (step, errno, detail),
-                    ended.map(ended_as),
+                    &errors::Failure {
+                        step,
+                        errno,
+                        detail,
+                        ended: ended.map(ended_as),
+                    },
                 ))
             }
             FromGuest::Refused(why) => Err(Error::new(why)),
@@ -284,26 +288,6 @@ pub fn ended_as(code: i32) -> Ended {
     } else {
         Ended::Exited(code)
     }
-}
-
-/// What the policies decided, in words.
-fn decided(plan: &crate::step::draft::Plan, codes: &[u32]) -> Vec<Decided> {
-    codes
-        .iter()
-        .map(|code| {
-            let step = code >> 8;
-            let from = plan
-                .container
-                .get(step as usize)
-                .map(|placed| placed.from.to_string())
-                .unwrap_or_default();
-            Decided {
-                step,
-                from,
-                outcome: Outcome::name(*code).to_owned(),
-            }
-        })
-        .collect()
 }
 
 impl crate::vm::monitor::boot::Job {
