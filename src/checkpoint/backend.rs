@@ -2,12 +2,11 @@
 //! are the barriers of a restore.
 
 use super::criu::{self, Event, Heard, Session, World};
-use super::images::Beside;
-use super::inventory::{External, Mounts};
-use super::restore::{self, RestoreOptions};
+use super::inventory::Mounts;
+use super::request::{self, Images};
 use super::rpc::Kind;
 use super::tmpfs::StandIn;
-use super::{Directories, NETWORK, criu::Mounting, joined, network_lock};
+use super::{NETWORK, joined, network_lock};
 use crate::backend::barrier::{Met, Unmet};
 use crate::backend::namespaces::{Target, open_common};
 use crate::backend::run::{Backend, Birth, Made, Network};
@@ -29,25 +28,6 @@ use crate::sys::{Sys, process, socket};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::os::fd::AsRawFd;
-use std::path::Path;
-
-/// What a restore is made from.
-pub(super) struct Images<'a> {
-    /// What restore was asked.
-    pub options: &'a RestoreOptions,
-    /// hull's own part of the images.
-    pub beside: &'a Beside,
-    /// Where images, work files and log are.
-    pub directories: &'a Directories,
-    /// criu's program.
-    pub program: &'a Path,
-    /// Where the root is mounted for criu.
-    pub root: &'a Path,
-    /// Mounts for criu alone.
-    pub mounts: &'a [Mounting],
-    /// Mounts of the container that come from the host.
-    pub externals: &'a [External],
-}
 
 /// A restore.
 pub(super) struct CriuBackend<'a> {
@@ -148,25 +128,25 @@ impl<'a> CriuBackend<'a> {
         self.session()?.greet()?;
         let session = self.session.as_ref();
         let session = session.ok_or_else(|| Error::new("criu has not been started"))?;
-        let mut request = restore::request(&self.images, self.compiled)?;
-        request.cg_root = restore::cgroup_roots(session.pid)?;
-        request.inherit_fd.extend(restore::inherited(&keys));
-        self.empty_network = !network && restore::is_without_network(&self.images, self.compiled);
+        let mut asked = request::request(&self.images, self.compiled)?;
+        asked.cg_root = request::cgroup_roots(session.pid)?;
+        asked.inherit_fd.extend(request::inherited(&keys));
+        self.empty_network = !network && request::is_without_network(&self.images, self.compiled);
         if self.empty_network {
-            let kinds = request.empty_ns;
-            request.empty_ns = kinds.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
+            let kinds = asked.empty_ns;
+            asked.empty_ns = kinds.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
         }
-        restore::leave_out(
-            &mut request,
+        request::leave_out(
+            &mut asked,
             &self.images,
             &self.compiled.spec,
-            &restore::Spared {
+            &request::Spared {
                 lock: session.version >= criu::SKIPS_LOCK && self.empty_network,
                 cgroups: in_cgroup,
             },
         );
-        crate::log::debug(|| format!("criu: {request:?}"));
-        self.session()?.ask(Kind::Restore, request)
+        crate::log::debug(|| format!("criu: {asked:?}"));
+        self.session()?.ask(Kind::Restore, asked)
     }
 
     /// Hears criu until an event, which then waits for a reply; does what others ask for.

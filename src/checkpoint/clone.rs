@@ -4,7 +4,8 @@
 use super::images::Beside;
 use crate::adhoc::keeper::Streams;
 use crate::checkpoint::dump::{Dump, checkpoint};
-use crate::checkpoint::restore::{RestoreOptions, restore};
+use crate::checkpoint::request::RestoreOptions;
+use crate::checkpoint::restore::restore;
 use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::Container;

@@ -20,6 +20,7 @@ pub mod lock;
 pub mod log;
 pub mod network_lock;
 pub mod plan;
+pub mod request;
 pub mod restore;
 pub mod root;
 pub mod rpc;

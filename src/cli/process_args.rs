@@ -142,7 +142,7 @@ impl ProcessArgs {
     }
 }
 
-fn read(path: &Path) -> Result<Process> {
+pub fn read(path: &Path) -> Result<Process> {
     let text = std::fs::read(path).on("read", path.display())?;
     serde_json::from_slice(&text)
         .map_err(|error| Error::new(format!("read {}: {error}", path.display())))

@@ -6,7 +6,7 @@ use super::create::connect_console;
 use crate::adhoc::keeper::Streams;
 use crate::checkpoint;
 use crate::checkpoint::images::Beside;
-use crate::checkpoint::restore::RestoreOptions;
+use crate::checkpoint::request::RestoreOptions;
 use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::delete::delete;

@@ -46,7 +46,7 @@ impl Container {
             }
         }
         check(process)?;
-        let process = &self.completed(process);
+        let process = &exec::completed(process, &self.record.spec);
         if let Some(machine) = &self.record.vm {
             return self.exec_in_vm(machine, process, options, console);
         }
@@ -91,24 +91,6 @@ impl Container {
             vm,
         };
         vm::exec::exec(&target, process, console)
-    }
-
-    /// What a process file leaves out is the container's own: capabilities and limits (as runc has
-    /// it).
-    pub(super) fn completed(&self, process: &Process) -> Process {
-        let own = self
-            .record
-            .spec
-            .config()
-            .process
-            .clone()
-            .unwrap_or_default();
-        let mut process = process.clone();
-        process.capabilities = process.capabilities.or(own.capabilities);
-        if process.rlimits.is_empty() {
-            process.rlimits = own.rlimits;
-        }
-        process
     }
 
     fn exec_request(&self, options: &Options, entered: &Entered) -> Result<ExecRequest> {

@@ -91,6 +91,17 @@ impl ExecRequest {
     }
 }
 
+/// What a process file leaves out is the container's own: capabilities and limits (as runc has it).
+pub fn completed(process: &Process, spec: &Spec) -> Process {
+    let own = spec.config().process.clone().unwrap_or_default();
+    let mut process = process.clone();
+    process.capabilities = process.capabilities.or(own.capabilities);
+    if process.rlimits.is_empty() {
+        process.rlimits = own.rlimits;
+    }
+    process
+}
+
 /// The namespaces of a container, by its config and the Facts of its creation: those that are not
 /// hull's own.
 pub fn joins(spec: &Spec, facts: &Facts) -> Joins {

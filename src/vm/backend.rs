@@ -261,8 +261,10 @@ pub struct Preview {
     pub cpus: u32,
     /// What the guest would see of the host.
     pub shares: Vec<Share>,
-    /// What it would execute.
-    pub plan: Plan,
+    /// The host's steps.
+    pub host: Vec<Placed<HostStep>>,
+    /// The guest's: its host steps, and the container steps.
+    pub guest: Plan,
 }
 
 /// Looks, and makes nothing.
@@ -276,21 +278,21 @@ pub fn preview(
     options: &Options,
     machine: &crate::settings::vm::Options,
 ) -> Result<Preview> {
-    let (spec, _) = options
-        .network
-        .apply(store, id, spec, &|other| network_namespace(store, other))?;
+    let of_container = |other: &str| network_namespace(store, other);
+    let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
     let spec = if options.notify {
         crate::stdio::notify::add_to_guest(&spec)
     } else {
         spec
     };
     let facts = Facts::probe(&spec)?;
-    let spec = Own::of(&spec, &facts)?.map_or(spec, |(_, guests)| guests);
+    let (own, guests) = Own::of(&spec, &facts)?.unzip();
     let root = RootImage {
         from: &machine.root(),
         make: false,
     };
-    let (translated, _, plan) = compile(store, &spec, id, options, root)?;
+    let guests = guests.as_ref().unwrap_or(&spec);
+    let (translated, _, plan) = compile(store, guests, id, options, root)?;
     let kernel = kernel::find(machine.kernel.as_deref())?;
     let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
     let (memory, memory_max, cpus) = (
@@ -298,6 +300,23 @@ pub fn preview(
         machine.memory_max(&spec),
         machine.cpus(&spec),
     );
+    let cgroup = host_cgroup(&HostCgroup {
+        spec: &spec,
+        id,
+        options,
+        facts: &facts,
+        memory: memory + machine.plugged(&spec),
+    })?;
+    let (host, _) = vm::plan::host(vm::plan::HostRequest {
+        spec: &spec,
+        cgroup,
+        own: own.as_ref(),
+        network: network.as_ref(),
+    });
+    let guest = Plan {
+        host: vm::plan::guest(&plan, &[])?.steps,
+        ..plan
+    };
     Ok(Preview {
         kernel,
         accelerator,
@@ -305,7 +324,8 @@ pub fn preview(
         memory_max,
         cpus,
         shares: translated.shares,
-        plan,
+        host,
+        guest,
     })
 }
 
@@ -339,7 +359,13 @@ fn prepare(request: &Request) -> Result<Prepared> {
     let (translated, create, plan) = compile(store, guests, target.id, options, root)?;
     plan.tell();
     let (memory, plugged) = (asked.memory(spec), asked.plugged(spec));
-    let cgroup = host_cgroup(request, memory + plugged)?;
+    let cgroup = host_cgroup(&HostCgroup {
+        spec,
+        id: target.id,
+        options,
+        facts: request.facts,
+        memory: memory + plugged,
+    })?;
     let (steps, slots) = vm::plan::host(vm::plan::HostRequest {
         spec,
         cgroup,
@@ -416,14 +442,30 @@ fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
     }
 }
 
+/// What the host's cgroup of a VM is planned from.
+struct HostCgroup<'a> {
+    spec: &'a Spec,
+    id: &'a str,
+    options: &'a Options,
+    facts: &'a Facts,
+    /// What the guest's memory may come to, in bytes.
+    memory: u64,
+}
+
 /// The host's cgroup: it holds all the VM's processes, and limits what is the host's.
-fn host_cgroup(request: &Request, memory: u64) -> Result<cgroups::plan::Plan> {
-    let config = request.target.spec.config();
-    let facts = request.facts;
+fn host_cgroup(request: &HostCgroup) -> Result<cgroups::plan::Plan> {
+    let HostCgroup {
+        spec,
+        id,
+        options,
+        facts,
+        memory,
+    } = request;
+    let config = spec.config();
     let linux = config.linux.as_ref();
     let resources =
-        translate::host_limits(linux.and_then(|linux| linux.resources.as_ref()), memory);
-    let driver = if request.options.systemd_cgroup {
+        translate::host_limits(linux.and_then(|linux| linux.resources.as_ref()), *memory);
+    let driver = if options.systemd_cgroup {
         Driver::Systemd {
             user: facts.euid != 0,
         }
@@ -431,7 +473,7 @@ fn host_cgroup(request: &Request, memory: u64) -> Result<cgroups::plan::Plan> {
         Driver::Cgroupfs
     };
     let asked = cgroups::plan::Request {
-        id: request.target.id,
+        id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
         driver,
         resources: Some(&resources),

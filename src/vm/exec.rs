@@ -3,6 +3,7 @@
 
 use crate::backend::barrier::{Met, Unmet};
 use crate::backend::run::{self, Backend, Birth};
+use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
 use crate::process::exec::{self, Entry, ExecRequest, Joins};
 use crate::security::rlimits;
@@ -38,7 +39,14 @@ pub struct Target<'a> {
 /// # Errors
 /// The VM does not answer; the program is missing; the guest's kernel refuses a step.
 pub fn exec(target: &Target, process: &Process, console: Option<Fd>) -> Result<Child> {
-    let plan = compile(target, process)?;
+    let Target { store, record, vm } = target;
+    let keyring = (!record.no_new_keyring).then(|| format!("_ses.{}", record.id));
+    let request = ExecRequest {
+        filter: crate::compile::filter(store, &record.spec)?,
+        keyring,
+        ..request(&record.spec)
+    };
+    let plan = compile(&vm.facts, process, &request)?;
     plan.tell();
     let size = process.console_size.clone().unwrap_or_default();
     let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
@@ -55,25 +63,30 @@ pub fn exec(target: &Target, process: &Process, console: Option<Fd>) -> Result<C
     Ok(done.child)
 }
 
-/// The plan of the guest's: its host steps are the guest's to execute.
-fn compile(target: &Target, process: &Process) -> Result<Plan> {
-    let Target { store, record, vm } = target;
-    let spec = &record.spec;
-    let request = ExecRequest {
+/// What the config says of an exec in the guest.
+pub fn request(spec: &Spec) -> ExecRequest {
+    ExecRequest {
         joins: joins(spec),
         may_set_groups: true,
-        filter: crate::compile::filter(store, spec)?,
         cgroups: Entry { v1: 0, v2: true },
-        keyring: (!record.no_new_keyring).then(|| format!("_ses.{}", record.id)),
         ..ExecRequest::of(spec)
-    };
+    }
+}
+
+/// The guest's plan: its host steps are the guest's to execute.
+///
+/// # Errors
+/// What the process asks and the guest cannot do.
+pub fn compile(guest: &Facts, process: &Process, request: &ExecRequest) -> Result<Plan> {
     let mut process = process.clone();
     // Labels of the host's security modules mean nothing to the guest's kernel.
     (process.apparmor_profile, process.selinux_label) = (None, None);
-    let mut facts = vm.facts.clone();
     let limits = rlimits::parse(&process.rlimits)?;
-    facts.hard_limits = limits.iter().map(|limit| (limit.resource, 0)).collect();
-    exec::exec(&process, &facts, &request)
+    let facts = Facts {
+        hard_limits: limits.iter().map(|limit| (limit.resource, 0)).collect(),
+        ..guest.clone()
+    };
+    exec::exec(&process, &facts, request)
 }
 
 /// What the guest's first user namespace owns is joined before the container's, and all of a

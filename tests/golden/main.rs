@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)] // test code
 
+mod backends;
 mod barriers;
 mod cases;
 mod fields;

@@ -12,14 +12,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// Compares with the files, or writes them.
-struct Files {
+pub struct Files {
     update: bool,
     wrong: Vec<String>,
     seen: BTreeSet<String>,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             update: std::env::var_os("UPDATE_GOLDEN").is_some(),
             wrong: Vec::new(),
@@ -27,7 +27,7 @@ impl Files {
         }
     }
 
-    fn compare(&mut self, name: &str, is: &str) {
+    pub fn compare(&mut self, name: &str, is: &str) {
         let path = cases::plans().join(name);
         self.seen.insert(name.to_owned());
         let was = std::fs::read_to_string(&path).unwrap_or_default();
@@ -53,7 +53,7 @@ impl Files {
     }
 
     /// Fails with every difference. A file that nothing gives any more is one too.
-    fn finish(mut self, mine: impl Fn(&str) -> bool) {
+    pub fn finish(mut self, mine: impl Fn(&str) -> bool) {
         for entry in std::fs::read_dir(cases::plans()).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -118,7 +118,8 @@ fn plans_of_real_configs() {
         }
     }
     files.finish(|name| {
-        name.ends_with(".plan") && !name.ends_with(".exec.plan") && !name.ends_with(".layers.plan")
+        let others = [".exec.plan", ".layers.plan", ".vm.plan", ".restore.plan"];
+        name.ends_with(".plan") && !others.iter().any(|end| name.ends_with(end))
     });
 }
 
