@@ -114,8 +114,13 @@ def _run_box(name, test, runtime, suite, scratch):
     out, err = scratch / "stdout", scratch / "stderr"
     # To files, not pipes: a container left running holds them open.
     with open(out, "wb") as stdout, open(err, "wb") as stderr:
-        box = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True,
-                               env=dict(os.environ, **runtime.environment))
+        box = subprocess.Popen(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            env=dict(os.environ, **runtime.environment),
+        )
         limit = TIMEOUT_SECONDS * (PATIENCE if runtime.wall == "vm" else 1)
         _boxes.add(box)
         try:

@@ -29,7 +29,7 @@ def runtime(hull, suite):
     link.unlink(missing_ok=True)
     link.symlink_to(hull)
     config = folder / "config.toml"
-    config.write_text(f"[vm]\nkernel = \"{kernel()}\"\n", encoding="utf-8")
+    config.write_text(f'[vm]\nkernel = "{kernel()}"\n', encoding="utf-8")
     environment = {
         "HULL_CONFIG": str(config),
         "HULL_SUITE_MACHINES": str(kept),

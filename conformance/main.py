@@ -50,13 +50,24 @@ def arguments():
         "$HULL_CACHE/conformance. Each test's output is kept there, in logs/. The exit status is 0 "
         "if every result is as expected, 1 if not, 2 if the suite could not run.",
     )
-    parser.add_argument("--runtime", metavar="PATH", action="append",
-                        help="a runtime to judge (default: hull, as built for release)")
-    parser.add_argument("--with-crun", action="store_true",
-                        help="also show crun, in a view of this machine with cgroup v1 alone")
-    parser.add_argument("--wall", choices=["kernel", "vm"], action="append",
-                        help="behind which wall hull runs the containers (default: kernel); both "
-                        "may be given. In machines, by emulation, the suite takes most of an hour")
+    parser.add_argument(
+        "--runtime",
+        metavar="PATH",
+        action="append",
+        help="a runtime to judge (default: hull, as built for release)",
+    )
+    parser.add_argument(
+        "--with-crun",
+        action="store_true",
+        help="also show crun, in a view of this machine with cgroup v1 alone",
+    )
+    parser.add_argument(
+        "--wall",
+        choices=["kernel", "vm"],
+        action="append",
+        help="behind which wall hull runs the containers (default: kernel); both "
+        "may be given. In machines, by emulation, the suite takes most of an hour",
+    )
     parser.add_argument("--only", metavar="TEST", action="append", help="run this test only")
     parser.add_argument("--jobs", type=int, default=2, help="tests at a time (default: 2)")
     parser.add_argument("--write-docs", action="store_true", help="write docs/conformance.md")
@@ -106,8 +117,10 @@ def run_one(test, runtime, suite):
     output = execution.run(test, runtime, suite)
     log = suite / "logs" / runtime.name / f"{test}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(f"exit status: {output.status}\n--- stdout\n{output.stdout}"
-                   f"--- stderr\n{output.stderr}", encoding="utf-8")
+    log.write_text(
+        f"exit status: {output.status}\n--- stdout\n{output.stdout}--- stderr\n{output.stderr}",
+        encoding="utf-8",
+    )
     return judge.judge(test, output)
 
 
@@ -137,19 +150,25 @@ def main():
     expected = expectations()
     tests = sorted(program.name for program in (suite / "bin").iterdir())
     if set(tests) != set(expected):
-        sys.exit(f"conformance/run: expected.tsv and the suite differ: {set(tests) ^ set(expected)}")
+        sys.exit(
+            f"conformance/run: expected.tsv and the suite differ: {set(tests) ^ set(expected)}"
+        )
     if options.only:
         tests = [t for t in tests if t in options.only]
     verdicts = run_all(tests, peers + judged, suite, options.jobs)
     print(report.table(tests, peers + judged, verdicts, expected))
     if options.write_docs:
-        report.write_docs(CHECKOUT / "docs/conformance.md", tests, peers + judged, verdicts, expected)
+        report.write_docs(
+            CHECKOUT / "docs/conformance.md", tests, peers + judged, verdicts, expected
+        )
     differing = report.differences(tests, judged, verdicts, expected)
     report.print_differences(differing, verdicts, expected, suite)
     for test in tests:
         if verdicts["runc"][test].result != expected[test].runc:
-            print(f"note: runc's {test} is not as it was when expected.tsv was written:"
-                  f" {verdicts['runc'][test].result} {verdicts['runc'][test].detail}")
+            print(
+                f"note: runc's {test} is not as it was when expected.tsv was written:"
+                f" {verdicts['runc'][test].result} {verdicts['runc'][test].detail}"
+            )
     total = len(tests) * len(judged)
     print(f"{total - len(differing)} passed, {len(differing)} failed")
     return 1 if differing else 0

@@ -25,17 +25,23 @@ def table(tests, runtimes, verdicts, expected):
 
 def differences(tests, runtimes, verdicts, expected):
     """(runtime, test) of every result that is not the expected one."""
-    return [(r, t) for r in runtimes for t in tests
-            if verdicts[r.name][t].result != expected[t].result(r)]
+    return [
+        (r, t)
+        for r in runtimes
+        for t in tests
+        if verdicts[r.name][t].result != expected[t].result(r)
+    ]
 
 
 def print_differences(differing, verdicts, expected, suite):
     """Says of each unexpected result what it was and where its output is."""
     for runtime, test in differing:
         verdict = verdicts[runtime.name][test]
-        print(f"UNEXPECTED {runtime.name} {test}: {verdict.result},"
-              f" expected {expected[test].result(runtime)}"
-              f" ({suite}/logs/{runtime.name}/{test}.log)\n    {verdict.detail}")
+        print(
+            f"UNEXPECTED {runtime.name} {test}: {verdict.result},"
+            f" expected {expected[test].result(runtime)}"
+            f" ({suite}/logs/{runtime.name}/{test}.log)\n    {verdict.detail}"
+        )
 
 
 def write_docs(path, tests, runtimes, verdicts, expected):
@@ -50,7 +56,8 @@ def write_docs(path, tests, runtimes, verdicts, expected):
         "has an emulated machine; `n/a` is a test that says nothing of a machine, and fails there.",
         "",
         "Of {} tests pass: {}.".format(
-            len(tests), ", ".join(f"{name} {count}" for name, count in passing.items())),
+            len(tests), ", ".join(f"{name} {count}" for name, count in passing.items())
+        ),
         "",
         "| test | " + " | ".join(verdicts) + " | reason |",
         "|---|" + "---|" * len(verdicts) + "---|",

@@ -27,7 +27,9 @@ def make_rootfs(path, busybox, programs=()):
 def compile_c(source, folder):
     """Compiles one of the benches' own programs, apart from hull's build; returns the static binary's path."""
     path = os.path.join(folder, os.path.basename(source).removesuffix(".c"))
-    done = subprocess.run(["cc", "-O2", "-static", "-o", path, source], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["cc", "-O2", "-static", "-o", path, source], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise BenchError(f"compile {source}: {done.stderr.strip()}")
     return path
@@ -37,7 +39,9 @@ def default_spec(runc, folder):
     """What `runc spec` writes, without a terminal and with a cgroup namespace.
 
     On v1 machines runc leaves the cgroup namespace out and on v2 it has it; the other runtimes' defaults always do."""
-    done = subprocess.run([runc, "spec", "--bundle", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [runc, "spec", "--bundle", folder], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise BenchError(f"runc spec: {done.stderr.strip()}")
     path = os.path.join(folder, "config.json")

@@ -27,7 +27,9 @@ def enter_private_mounts():
     if os.geteuid() != 0:
         raise BenchError("the benches need root: they make namespaces, mounts and cgroups")
     os.environ["HULL_BENCH_MOUNTS"] = str(os.getpid())
-    os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+    os.execvp(
+        "unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
+    )
 
 
 def unmount(path):
@@ -83,8 +85,12 @@ class Scratch:
     def __init__(self, size="256m"):
         self.path = f"/tmp/{PREFIX}{os.getpid()}"
         os.mkdir(self.path, 0o755)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", PREFIX + "scratch", self.path],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", PREFIX + "scratch", self.path],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             os.rmdir(self.path)
             raise BenchError(f"mount tmpfs on {self.path}: {done.stderr.strip()}")
@@ -131,6 +137,7 @@ def end_on_signals():
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(signal.Signals(number).name)
+
     for number in numbers:
         signal.signal(number, end)
 

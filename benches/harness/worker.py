@@ -40,7 +40,9 @@ class Worker:
         The result has `seconds` (wall), `cpu` (s of user and system time of everything that was reaped), `status` (the
         first one that is not zero), and `error` (what stderr says when the status is not zero). A command that takes
         longer than `limit` seconds is killed and has status 124."""
-        self._channel.write(json.dumps({"steps": steps, "keep": keep_output, "limit": limit}) + "\n")
+        self._channel.write(
+            json.dumps({"steps": steps, "keep": keep_output, "limit": limit}) + "\n"
+        )
         self._channel.flush()
         line = self._channel.readline()
         if not line:
@@ -73,7 +75,12 @@ class Worker:
             try:
                 result = self._measure(request)
             except (OSError, ValueError) as error:
-                result = {"seconds": 0, "cpu": 0, "status": 1, "error": f"the bench itself: {error}"}
+                result = {
+                    "seconds": 0,
+                    "cpu": 0,
+                    "status": 1,
+                    "error": f"the bench itself: {error}",
+                }
             stream.write(json.dumps(result) + "\n")
             stream.flush()
 
@@ -86,15 +93,23 @@ class Worker:
         start = time.perf_counter()
         status = 0
         for verb, *words in request["steps"]:
-            status = (_run(words, actions, request["limit"]) if verb == "run"
-                      else _wait(words[0], request["limit"]))
+            status = (
+                _run(words, actions, request["limit"])
+                if verb == "run"
+                else _wait(words[0], request["limit"])
+            )
             if status != 0:
                 break
         seconds = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         _reap_orphans()
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return {"seconds": seconds, "cpu": cpu, "status": status, "error": self._last_error() if status else ""}
+        return {
+            "seconds": seconds,
+            "cpu": cpu,
+            "status": status,
+            "error": self._last_error() if status else "",
+        }
 
     def _redirections(self, keep_output):
         output = self.output if keep_output else "/dev/null"
@@ -143,8 +158,16 @@ def _reap_orphans():
 
 
 def _run(argv, actions, limit):
-    return _reap(os.posix_spawn(argv[0], argv, os.environ, file_actions=actions,
-                                setsigdef=[*TERMINAL_SIGNALS, signal.SIGPIPE]), limit)
+    return _reap(
+        os.posix_spawn(
+            argv[0],
+            argv,
+            os.environ,
+            file_actions=actions,
+            setsigdef=[*TERMINAL_SIGNALS, signal.SIGPIPE],
+        ),
+        limit,
+    )
 
 
 def _wait(pid_file, limit):

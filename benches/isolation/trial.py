@@ -77,8 +77,14 @@ class Cap:
             self._make(self.folders[0], settings, delegate=True)
             return
         self.folders = [f"{machine.CGROUPS}/{name}{parent}" for name in ("memory", "pids", "cpu")]
-        for folder, settings in zip(self.folders, ({"memory.limit_in_bytes": cap_memory()}, {"pids.max": CAP_PIDS},
-                                                   {"cpu.shares": 262144})):
+        for folder, settings in zip(
+            self.folders,
+            (
+                {"memory.limit_in_bytes": cap_memory()},
+                {"pids.max": CAP_PIDS},
+                {"cpu.shares": 262144},
+            ),
+        ):
             self._make(folder, settings)
 
     @staticmethod
@@ -114,12 +120,27 @@ class Runner:
         name = os.path.basename(runtime)
         self.prefix = []
         if name == "crun" and machine.is_hybrid():
-            self.prefix = ["unshare", "--mount", "sh", "-c", f'umount {machine.CGROUPS}/unified; exec "$@"', "sh"]
+            self.prefix = [
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                f'umount {machine.CGROUPS}/unified; exec "$@"',
+                "sh",
+            ]
 
     def _arguments(self, program, stress, start, data):
         options = self.options
-        return [program, stress, str(start), str(options.warm_ms), str(options.seconds * 1000), str(options.rate),
-                str(options.tolerance_ms), data]
+        return [
+            program,
+            stress,
+            str(start),
+            str(options.warm_ms),
+            str(options.seconds * 1000),
+            str(options.rate),
+            str(options.tolerance_ms),
+            data,
+        ]
 
     def _prepare_data(self):
         """A folder for each container, made and removed between the measured times."""
@@ -134,21 +155,55 @@ class Runner:
         name = f"{machine.PREFIX}{os.getpid()}-{self.serial}-{number}"
 
         def change(config):
-            config["mounts"].append({"destination": "/data", "type": "bind", "options": ["bind", "rw"],
-                                     "source": os.path.join(self.disk, str(number))})
+            config["mounts"].append(
+                {
+                    "destination": "/data",
+                    "type": "bind",
+                    "options": ["bind", "rw"],
+                    "source": os.path.join(self.disk, str(number)),
+                }
+            )
             if how == "limits":
                 config["linux"]["resources"].update(limits_for(self.disk))
+
         arguments = self._arguments("/bin/load", stress, start, "/data")
-        folder = bundle.write_bundle(self.scratch.folder("bundles", str(number)), self.spec, self.rootfs,
-                                     f"{self.cap.parent}/{number}", arguments, change)
-        return [*self.prefix, self.runtime, "--root", self.root, "run", "--bundle", folder, name], name
+        folder = bundle.write_bundle(
+            self.scratch.folder("bundles", str(number)),
+            self.spec,
+            self.rootfs,
+            f"{self.cap.parent}/{number}",
+            arguments,
+            change,
+        )
+        return [
+            *self.prefix,
+            self.runtime,
+            "--root",
+            self.root,
+            "run",
+            "--bundle",
+            folder,
+            name,
+        ], name
 
     def _uncontained(self, number, stress, start):
         """The same program in one cgroup with the other three; a pid namespace, so that all of it ends with it."""
-        joins = "".join(f'echo 0 >{folder}/cgroup.procs && ' for folder in self.cap.control_folders())
-        program = self._arguments(os.path.join(self.rootfs, "bin/load"), stress, start,
-                                  os.path.join(self.disk, str(number)))
-        return ["sh", "-c", joins + 'exec unshare --pid --fork --kill-child "$@"', "sh", *program], None
+        joins = "".join(
+            f"echo 0 >{folder}/cgroup.procs && " for folder in self.cap.control_folders()
+        )
+        program = self._arguments(
+            os.path.join(self.rootfs, "bin/load"),
+            stress,
+            start,
+            os.path.join(self.disk, str(number)),
+        )
+        return [
+            "sh",
+            "-c",
+            joins + 'exec unshare --pid --fork --kill-child "$@"',
+            "sh",
+            *program,
+        ], None
 
     def run(self, how, stress):
         """One trial; returns the answers, the last one the (perhaps) misbehaving container's."""
@@ -160,15 +215,25 @@ class Runner:
         try:
             for number in range(CONTAINERS):
                 own = stress if number == CONTAINERS - 1 else "none"
-                command, name = (self._uncontained(number, own, start) if how == "control"
-                                 else self._contained(number, how, own, start))
+                command, name = (
+                    self._uncontained(number, own, start)
+                    if how == "control"
+                    else self._contained(number, how, own, start)
+                )
                 # pylint: disable-next=consider-using-with
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                           stderr=subprocess.PIPE, text=True)
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
                 started.append((process, name))
             late = (time.monotonic_ns() - start) / 1e9
             if late > 0:
-                raise machine.BenchError(f"the containers took {LEAD_SECONDS + late:.1f} s to start")
+                raise machine.BenchError(
+                    f"the containers took {LEAD_SECONDS + late:.1f} s to start"
+                )
             return self._collect(started, start)
         finally:
             self._end(started)
@@ -191,8 +256,11 @@ class Runner:
     def _end(self, started):
         for process, name in started:
             if process.poll() is None and name:
-                subprocess.run([*self.prefix, self.runtime, "--root", self.root, "delete", "--force", name],
-                               capture_output=True, check=False)
+                subprocess.run(
+                    [*self.prefix, self.runtime, "--root", self.root, "delete", "--force", name],
+                    capture_output=True,
+                    check=False,
+                )
             if process.poll() is None:
                 process.kill()
             process.communicate()

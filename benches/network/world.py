@@ -10,6 +10,7 @@ import tempfile
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
 from harness import machine  # pylint: disable=wrong-import-position
+
 HULL = os.path.join(HERE, "../../target/x86_64-unknown-linux-gnu/release/hull")
 HOST, OUTSIDE = "198.51.100.1", "198.51.100.2"
 
@@ -18,7 +19,10 @@ def enter():
     """Starts the program again in network and mount namespaces of its own; a signal ends it by an exception, so that it cleans up."""
     if os.environ.get("HULL_BENCH_NETWORK") != "inside":
         os.environ["HULL_BENCH_NETWORK"] = "inside"
-        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+        os.execvp(
+            "unshare",
+            ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv],
+        )
     machine.end_on_signals()
     shell("mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up")
 
@@ -37,7 +41,10 @@ class World:
     """Use in a `with`: nothing is left afterwards."""
 
     def __init__(self, hull):
-        self.hull, self.scratch = os.path.realpath(hull), tempfile.mkdtemp(prefix="hull-bench-network-")
+        self.hull, self.scratch = (
+            os.path.realpath(hull),
+            tempfile.mkdtemp(prefix="hull-bench-network-"),
+        )
         if not os.path.exists(self.hull):
             raise SystemExit("hull is not built: cargo build --release, or name it with --hull")
         self.root, self.ids = os.path.join(self.scratch, "state"), []
@@ -49,9 +56,11 @@ class World:
         shutil.copy(shutil.which("busybox"), os.path.join(self.rootfs, "bin/busybox"))
         for name in ("sh", "sleep"):
             os.symlink("busybox", os.path.join(self.rootfs, "bin", name))
-        shell(f"ip netns add outside; ip link add up0 type veth peer name out0 netns outside; ip addr add {HOST}/24 dev up0; "
-              f"ip link set up0 up; ip -n outside addr add {OUTSIDE}/24 dev out0; ip -n outside link set out0 up; "
-              f"ip -n outside link set lo up; ip route add default via {OUTSIDE}")
+        shell(
+            f"ip netns add outside; ip link add up0 type veth peer name out0 netns outside; ip addr add {HOST}/24 dev up0; "
+            f"ip link set up0 up; ip -n outside addr add {OUTSIDE}/24 dev out0; ip -n outside link set out0 up; "
+            f"ip -n outside link set lo up; ip route add default via {OUTSIDE}"
+        )
         return self
 
     def __exit__(self, *_):
@@ -76,8 +85,25 @@ class World:
             json.dump(spec, file)
         self.ids.append(name)
         with open(os.path.join(self.scratch, "said"), "w+", encoding="utf8") as said:
-            done = subprocess.run([self.hull, "--root", self.root, "run", "-d", "-b", bundle, "--network", "default", *flags, name],
-                                  check=False, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            done = subprocess.run(
+                [
+                    self.hull,
+                    "--root",
+                    self.root,
+                    "run",
+                    "-d",
+                    "-b",
+                    bundle,
+                    "--network",
+                    "default",
+                    *flags,
+                    name,
+                ],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
             said.seek(0)
             if done.returncode:
                 raise SystemExit(f"hull run {name}: {said.read()}")
@@ -85,7 +111,9 @@ class World:
 
     def call(self, *args):
         """A command of hull's."""
-        return subprocess.run([self.hull, "--root", self.root, *args], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(
+            [self.hull, "--root", self.root, *args], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     def pid(self, name):
         """A container's first process."""

@@ -66,11 +66,18 @@ class Oci:
         self.held = f"hull-bench-{os.getpid()}-{name}-held"
         self.serial = 0
         self.bundles = {}
-        for role, args in (("true", [TRUE]), ("mounts", ["/bin/cat", "/proc/self/mountinfo"]),
-                           ("held", ["/bin/sleep", "100000"])):
+        for role, args in (
+            ("true", [TRUE]),
+            ("mounts", ["/bin/cat", "/proc/self/mountinfo"]),
+            ("held", ["/bin/sleep", "100000"]),
+        ):
             self.bundles[role] = bundle.write_bundle(
-                bench.scratch.folder("bundles", name, role), bench.spec, bench.rootfs,
-                f"{bench.cgroup}/{name}-{role}", args)
+                bench.scratch.folder("bundles", name, role),
+                bench.spec,
+                bench.rootfs,
+                f"{bench.cgroup}/{name}-{role}",
+                args,
+            )
 
     def _call(self, verb, *words):
         return ["run", self.path, "--root", self.root, verb, *words]
@@ -90,13 +97,23 @@ class Oci:
     def life_steps(self):
         """create, start, the program's own end, delete."""
         name = self._next_id()
-        return [self._call("create", "--bundle", self.bundles["true"], "--pid-file", self.pid_file, name),
-                self._call("start", name), ["wait", self.pid_file], self._call("delete", name)]
+        return [
+            self._call(
+                "create", "--bundle", self.bundles["true"], "--pid-file", self.pid_file, name
+            ),
+            self._call("start", name),
+            ["wait", self.pid_file],
+            self._call("delete", name),
+        ]
 
     def hold_steps(self):
         """Starts the container that `exec` enters."""
-        return [self._call("create", "--bundle", self.bundles["held"], "--pid-file", self.pid_file, self.held),
-                self._call("start", self.held)]
+        return [
+            self._call(
+                "create", "--bundle", self.bundles["held"], "--pid-file", self.pid_file, self.held
+            ),
+            self._call("start", self.held),
+        ]
 
     def held_pid(self):
         """The first process of the held container, as the host numbers it."""
@@ -121,11 +138,36 @@ class Bubblewrap:
 
     def __init__(self, bench, path):
         spec = bench.spec
-        self.head = [path, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
-                     "--unshare-cgroup", "--hostname", "bench", "--as-pid-1", "--die-with-parent", "--clearenv",
-                     "--setenv", "PATH", "/usr/bin:/bin", "--cap-drop", "ALL",
-                     "--ro-bind", bench.rootfs, "/", "--proc", "/proc", "--dev", "/dev",
-                     "--mqueue", "/dev/mqueue", "--ro-bind", "/sys", "/sys"]
+        self.head = [
+            path,
+            "--unshare-pid",
+            "--unshare-net",
+            "--unshare-ipc",
+            "--unshare-uts",
+            "--unshare-cgroup",
+            "--hostname",
+            "bench",
+            "--as-pid-1",
+            "--die-with-parent",
+            "--clearenv",
+            "--setenv",
+            "PATH",
+            "/usr/bin:/bin",
+            "--cap-drop",
+            "ALL",
+            "--ro-bind",
+            bench.rootfs,
+            "/",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--mqueue",
+            "/dev/mqueue",
+            "--ro-bind",
+            "/sys",
+            "/sys",
+        ]
         for masked in spec["linux"]["maskedPaths"]:
             if os.path.isdir(masked):
                 self.head += ["--tmpfs", masked, "--remount-ro", masked]
@@ -151,5 +193,19 @@ class Nsenter:
 
     def exec_steps(self, pid):
         """A program in all namespaces of a running process."""
-        return [["run", self.path, "--target", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
-                 "--", TRUE]]
+        return [
+            [
+                "run",
+                self.path,
+                "--target",
+                str(pid),
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--net",
+                "--pid",
+                "--cgroup",
+                "--",
+                TRUE,
+            ]
+        ]

@@ -63,8 +63,11 @@ class ExecTargets:
     def __init__(self, peers, floor, worker_of, seconds):
         self.worker_of, self.held, self.pids, self.failed = worker_of, [], {}, {}
         # pylint: disable-next=consider-using-with
-        self.floor_process = subprocess.Popen(floor.command("/bin/sleep", str(seconds)), stdin=subprocess.DEVNULL,
-                                              stdout=subprocess.DEVNULL)
+        self.floor_process = subprocess.Popen(
+            floor.command("/bin/sleep", str(seconds)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         self.floor_pid = self._child_of(self.floor_process.pid)
         for peer in peers:
             if not hasattr(peer, "hold_steps"):
@@ -109,7 +112,17 @@ def count_calls(worker, steps, strace, output):
         traced = []
         for number, (verb, *words) in enumerate(steps()):
             if verb == "run":
-                words = [strace, "-D", "-f", "-c", "-U", "calls,name", "-o", f"{output}.{number}", *words]
+                words = [
+                    strace,
+                    "-D",
+                    "-f",
+                    "-c",
+                    "-U",
+                    "calls,name",
+                    "-o",
+                    f"{output}.{number}",
+                    *words,
+                ]
                 traced.append(f"{output}.{number}")
             result = worker.perform([[verb, *words]])
             if result["status"] != 0:
@@ -147,7 +160,9 @@ def count_instructions(worker, steps, tools, output):
     command = steps()[0][1:]
     reason = "perf is not installed"
     if perf:
-        worker.perform([["run", perf, "stat", "-x", ",", "-e", "instructions:u", "-o", output, *command]])
+        worker.perform(
+            [["run", perf, "stat", "-x", ",", "-e", "instructions:u", "-o", output, *command]]
+        )
         with open(output, encoding="utf-8") as text:
             fields = next((line.split(",") for line in text if "instructions" in line), [""])
         if fields[0].isdigit():

@@ -45,9 +45,13 @@ class Buildah:
         self.context = self.at / "context"
         self.context.mkdir(parents=True)
         Path("/etc/containers/storage.conf").write_text(STORAGE.format(at=self.at))
-        Path("/etc/containers/policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        Path("/etc/containers/policy.json").write_text(
+            '{"default": [{"type": "insecureAcceptAnything"}]}'
+        )
         limits = 'default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]'
-        Path("/etc/containers/containers.conf").write_text(f"[containers]\n{limits}\n[engine]\ncgroup_manager = \"cgroupfs\"\n")
+        Path("/etc/containers/containers.conf").write_text(
+            f'[containers]\n{limits}\n[engine]\ncgroup_manager = "cgroupfs"\n'
+        )
         Path("/etc/containers/containers.conf.d").mkdir(exist_ok=True)
         Path("/etc/containers/containers.conf.d/hull.conf").write_text(packaged("containers.conf"))
         (self.context / "given").write_text("given content\n")
@@ -69,8 +73,24 @@ class Buildah:
     def build(self, text, *flags):
         """Build a Containerfile; the image is `built`."""
         (self.context / "Containerfile").write_text(text)
-        return self.buildah("build", "--runtime", self.s.path, "--isolation", "oci", "--cgroup-parent", f"/{self.s.tag}", "--network", "none",
-                            "--ulimit", "nofile=1000:1000", "--tag", "localhost/built:drill", *flags, self.context, timeout=200)
+        return self.buildah(
+            "build",
+            "--runtime",
+            self.s.path,
+            "--isolation",
+            "oci",
+            "--cgroup-parent",
+            f"/{self.s.tag}",
+            "--network",
+            "none",
+            "--ulimit",
+            "nofile=1000:1000",
+            "--tag",
+            "localhost/built:drill",
+            *flags,
+            self.context,
+            timeout=200,
+        )
 
     def read(self, name, path):
         """A file of an image."""
@@ -83,7 +103,18 @@ class Buildah:
     def run(self, container, *argv, **more):
         """`buildah run` in a working container: flags, then the command behind "--"."""
         at = argv.index("--")
-        return self.buildah("run", "--runtime", self.s.path, "--isolation", "oci", *argv[:at], container, "--", *argv[at + 1 :], **more)
+        return self.buildah(
+            "run",
+            "--runtime",
+            self.s.path,
+            "--isolation",
+            "oci",
+            *argv[:at],
+            container,
+            "--",
+            *argv[at + 1 :],
+            **more,
+        )
 
 
 def start(session):
@@ -98,7 +129,14 @@ def build(e):
     built = e.build(CONTAINERFILE, "--secret", f"id=drill,src={e.secret}", "--layers")
     expect(built.code == 0, built.seen())
     steps, user = e.read("localhost/built:drill", "steps"), e.read("localhost/built:drill", "user")
-    expect("hello kept" in steps and "exec form" in steps and "a secret" in steps and "uid=1000" in user, steps, user)
+    expect(
+        "hello kept" in steps
+        and "exec form" in steps
+        and "a secret" in steps
+        and "uid=1000" in user,
+        steps,
+        user,
+    )
     again = e.build(CONTAINERFILE, "--secret", f"id=drill,src={e.secret}", "--layers")
     expect(again.code == 0 and "Using cache" in again.out + again.err, again.seen())
     return [steps, user]
@@ -117,7 +155,16 @@ def build_fails(e):
 @drills("build: capabilities, build arguments, a named user, squash")
 def build_options(e):
     text = f"FROM {image.NAME}\nARG WHO\nUSER $WHO\nRUN /bin/show credentials >/tmp/c; /usr/bin/id >>/tmp/c\n"
-    built = e.build(text, "--build-arg", "WHO=1000:2000", "--cap-drop", "CHOWN", "--cap-add", "SYS_ADMIN", "--squash")
+    built = e.build(
+        text,
+        "--build-arg",
+        "WHO=1000:2000",
+        "--cap-drop",
+        "CHOWN",
+        "--cap-add",
+        "SYS_ADMIN",
+        "--squash",
+    )
     expect(built.code == 0, built.seen())
     return e.read("localhost/built:drill", "tmp/c")
 
@@ -136,9 +183,13 @@ def build_volumes(e):
 @drills("run in a working container: output, status, stdin, user, workingdir")
 def run(e):
     container = e.buildah("from", "--pull-never", image.NAME).ok().out.strip()
-    seen = [e.run(container, "--", "/bin/sh", "-c", "echo o; echo e >&2; exit 7").seen(),
-            e.run(container, "--user", "user", "--workingdir", "/tmp", "--", "/bin/sh", "-c", "id; pwd").seen(),
-            e.run(container, "--", "/usr/bin/md5sum", stdin="text\n" * 1000).seen()]
+    seen = [
+        e.run(container, "--", "/bin/sh", "-c", "echo o; echo e >&2; exit 7").seen(),
+        e.run(
+            container, "--user", "user", "--workingdir", "/tmp", "--", "/bin/sh", "-c", "id; pwd"
+        ).seen(),
+        e.run(container, "--", "/usr/bin/md5sum", stdin="text\n" * 1000).seen(),
+    ]
     wrong = e.run(container, "--", "/nowhere")
     seen.append([wrong.code, phrases(wrong.err)])
     e.buildah("rm", container).ok()
@@ -149,8 +200,21 @@ def run(e):
 @drills("run: a terminal")
 def terminal(e):
     container = e.buildah("from", "--pull-never", image.NAME).ok().out.strip()
-    argv = ["buildah", "run", "--runtime", e.s.path, "--isolation", "oci", "--tty", container, "--", "/bin/sh"]
-    status, shown = e.s.terminal(*argv, script=[(r"[#$] ", "test -t 0 && tty\n"), (r"dev/pts/\d|console", "exit 5\n")])
+    argv = [
+        "buildah",
+        "run",
+        "--runtime",
+        e.s.path,
+        "--isolation",
+        "oci",
+        "--tty",
+        container,
+        "--",
+        "/bin/sh",
+    ]
+    status, shown = e.s.terminal(
+        *argv, script=[(r"[#$] ", "test -t 0 && tty\n"), (r"dev/pts/\d|console", "exit 5\n")]
+    )
     e.buildah("rm", container).ok()
     return status
 
@@ -168,7 +232,9 @@ for aspect in image.ASPECTS:
 @drills("the runtime of README's lines is the one that runs")
 def configured(e):
     container = e.buildah("from", "--pull-never", image.NAME).ok().out.strip()
-    run = lambda: e.buildah("run", "--isolation", "oci", container, "--", "/bin/sh", "-c", "echo ran; exit 3")
+    run = lambda: e.buildah(
+        "run", "--isolation", "oci", container, "--", "/bin/sh", "-c", "echo ran; exit 3"
+    )
     ran = run()
     installed = Path(e.s.path)
     installed.rename("/usr/bin/away")

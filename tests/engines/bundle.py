@@ -17,7 +17,12 @@ READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trig
 MOUNTS = [
     ("/proc", "proc", "proc", []),
     ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-    ("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+    (
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+    ),
     ("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
     ("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),
@@ -27,18 +32,30 @@ MOUNTS = [
 def config(root, cgroup, args, terminal=False):
     """The config that an engine would write for a container of no particular wishes."""
     process = {
-        "terminal": terminal, "user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/",
-        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"], "noNewPrivileges": True,
+        "terminal": terminal,
+        "user": {"uid": 0, "gid": 0},
+        "args": args,
+        "cwd": "/",
+        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+        "noNewPrivileges": True,
         "capabilities": {kind: GRANTED for kind in ["bounding", "effective", "permitted"]},
     }
     linux = {
-        "cgroupsPath": cgroup, "maskedPaths": MASKED, "readonlyPaths": READONLY,
+        "cgroupsPath": cgroup,
+        "maskedPaths": MASKED,
+        "readonlyPaths": READONLY,
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "namespaces": [{"type": kind} for kind in ["pid", "network", "ipc", "uts", "mount"]],
     }
     mounts = [{"destination": d, "type": t, "source": s, "options": o} for d, t, s, o in MOUNTS]
-    return {"ociVersion": "1.0.2-dev", "process": process, "root": {"path": str(root)}, "hostname": "drill",
-            "mounts": mounts, "linux": linux}
+    return {
+        "ociVersion": "1.0.2-dev",
+        "process": process,
+        "root": {"path": str(root)},
+        "hostname": "drill",
+        "mounts": mounts,
+        "linux": linux,
+    }
 
 
 class Call:
@@ -110,23 +127,43 @@ class Runtime:
         verb = next((a for a in argv if a in ("create", "run", "exec")), "call")
         out, err = bundle / f"{verb}.out", bundle / f"{verb}.err"
         with open(out, "wb") as o, open(err, "wb") as e:
-            process = subprocess.Popen(whole, cwd=bundle, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=o,
-                                       stderr=e, pass_fds=fds, env={**self.s.environment, **(env or {})},
-                                       preexec_fn=ignore, restore_signals=False)
+            process = subprocess.Popen(
+                whole,
+                cwd=bundle,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=o,
+                stderr=e,
+                pass_fds=fds,
+                env={**self.s.environment, **(env or {})},
+                preexec_fn=ignore,
+                restore_signals=False,
+            )
             try:
                 process.communicate(stdin.encode() if stdin else None, timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 raise AssertionError(f"did not end: {whole}") from None
-        logged = log.read_text()[len(before):] if log.exists() else ""
-        self.s.note(f"  exit {process.returncode}; out {out.read_text()!r}; err {err.read_text()!r}; log {logged!r}")
+        logged = log.read_text()[len(before) :] if log.exists() else ""
+        self.s.note(
+            f"  exit {process.returncode}; out {out.read_text()!r}; err {err.read_text()!r}; log {logged!r}"
+        )
         return Call(process.returncode, out.read_text(), err.read_text(), logged)
 
     def create(self, bundle, *flags, style="containerd", **more):
         """`create` as containerd's shim and conmon call it."""
-        return self.call("create", "--bundle", bundle, "--pid-file", bundle / "init.pid", *flags, bundle.name, bundle=bundle,
-                         style=style, **more)
+        return self.call(
+            "create",
+            "--bundle",
+            bundle,
+            "--pid-file",
+            bundle / "init.pid",
+            *flags,
+            bundle.name,
+            bundle=bundle,
+            style=style,
+            **more,
+        )
 
     def running(self, name, *args, **more):
         """A bundle whose container runs; returns its folder."""
@@ -152,13 +189,33 @@ class Runtime:
 
     def exec(self, bundle, *args, flags=(), process=None, style="containerd", **more):
         """`exec` with a process file, detached, as containerd's shim and conmon call it; returns the call and its output."""
-        described = {**json.loads((bundle / "config.json").read_text())["process"], "args": list(args), **(process or {})}
+        described = {
+            **json.loads((bundle / "config.json").read_text())["process"],
+            "args": list(args),
+            **(process or {}),
+        }
         (bundle / "process.json").write_text(json.dumps(described))
         (bundle / "exec.pid").unlink(missing_ok=True)
         if style == "conmon":
-            argv = ["exec", "--pid-file", bundle / "exec.pid", "--process", bundle / "process.json", "--detach", *flags]
+            argv = [
+                "exec",
+                "--pid-file",
+                bundle / "exec.pid",
+                "--process",
+                bundle / "process.json",
+                "--detach",
+                *flags,
+            ]
         else:
-            argv = ["exec", "--process", bundle / "process.json", *flags, "--detach", "--pid-file", bundle / "exec.pid"]
+            argv = [
+                "exec",
+                "--process",
+                bundle / "process.json",
+                *flags,
+                "--detach",
+                "--pid-file",
+                bundle / "exec.pid",
+            ]
         return self.call(*argv, bundle.name, bundle=bundle, style=style, **more)
 
     def clean(self, bundle, style="containerd"):
@@ -171,8 +228,9 @@ class Runtime:
         """Delete what a failed drill has left."""
         for name in dict.fromkeys(self.made):
             for style in ["containerd", "conmon"]:
-                self.call("delete", "--force", name, bundle=self.s.scratch / "bundles" / name, style=style)
-
+                self.call(
+                    "delete", "--force", name, bundle=self.s.scratch / "bundles" / name, style=style
+                )
 
     def stop(self):
         """Nothing runs but containers, which the sandbox ends."""

@@ -6,7 +6,11 @@ from pathlib import Path
 from drill import Skip, expect
 
 # Counts in memory, and writes each number into a file: one that is brought back goes on, one that is started anew begins with 1.
-COUNTING = ["/bin/sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; /bin/sleep 0.1; done"]
+COUNTING = [
+    "/bin/sh",
+    "-c",
+    "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; /bin/sleep 0.1; done",
+]
 SPEAKING = [*COUNTING[:2], COUNTING[2].replace("; echo", "; echo $i; echo")]
 # Process 1 is an echo service of a single connection: it holds the connection itself.
 ECHO = ["/usr/bin/nc", "-l", "-p", "7777", "-e", "/bin/cat"]
@@ -20,7 +24,10 @@ def criu_works(session):
         raise Skip(why or "criu is not installed")
     check = session.run("criu", "check")
     if check.code != 0:
-        raise Skip(f"criu does not work here: {(check.err.splitlines() or ['?'])[0]}" + f" ({why})" * bool(why))
+        raise Skip(
+            f"criu does not work here: {(check.err.splitlines() or ['?'])[0]}"
+            + f" ({why})" * bool(why)
+        )
 
 
 class Client:

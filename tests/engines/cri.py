@@ -34,10 +34,22 @@ CONFIG = """[plugins."io.containerd.grpc.v1.cri"]
     runtime_type = "io.containerd.runc.v2"
 """
 NETWORK = {
-    "cniVersion": "0.4.0", "name": "drill", "plugins": [
-        {"type": "bridge", "bridge": "drill0", "isGateway": True, "ipMasq": False,
-         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.89.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-        {"type": "portmap", "capabilities": {"portMappings": True}}],
+    "cniVersion": "0.4.0",
+    "name": "drill",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "drill0",
+            "isGateway": True,
+            "ipMasq": False,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.89.7.0/24"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
 }
 
 
@@ -46,7 +58,9 @@ class Cri(Daemon):
 
     def __init__(self, session, version=2, config=CONFIG + packaged("containerd-v2.toml"), path=""):
         """`config` is the CRI service's configuration, the file of README's lines included."""
-        super().__init__(session, version, config.format(scratch=session.scratch, pause=PAUSE), path=path)
+        super().__init__(
+            session, version, config.format(scratch=session.scratch, pause=PAUSE), path=path
+        )
         self.handler = re.search(r"^handler: (.+)$", packaged("runtimeclass.yaml"), re.M).group(1)
         self.logs = session.scratch / "logs"
         for folder in ["cni", "logs"]:
@@ -77,17 +91,35 @@ class Cri(Daemon):
         name = f"pod{self.count}"
         context = {"namespace_options": namespaces or {}, **(security or {})}
         config = {
-            "metadata": {"name": name, "uid": name, "namespace": "drill"}, "log_directory": str(self.logs), "hostname": name,
-            "linux": {"cgroup_parent": f"/{self.s.tag}", "security_context": context, "sysctls": sysctls or {}}, **more}
-        return self.call("RunPodSandbox", config=config, runtime_handler=self.handler)["pod_sandbox_id"], config
+            "metadata": {"name": name, "uid": name, "namespace": "drill"},
+            "log_directory": str(self.logs),
+            "hostname": name,
+            "linux": {
+                "cgroup_parent": f"/{self.s.tag}",
+                "security_context": context,
+                "sysctls": sysctls or {},
+            },
+            **more,
+        }
+        return self.call("RunPodSandbox", config=config, runtime_handler=self.handler)[
+            "pod_sandbox_id"
+        ], config
 
     def create(self, pod, *command, name="main", security=None, resources=None, **more):
         """Create a container in a pod; returns its id. Its log is `<id of the pod>-<name>.log`."""
         sandbox, config = pod
         linux = {"resources": resources or {}, "security_context": security or {}}
-        container = {"metadata": {"name": name}, "image": {"image": image.NAME}, "command": list(command),
-                     "log_path": f"{config['metadata']['name']}-{name}.log", "linux": linux, **more}
-        return self.call("CreateContainer", pod_sandbox_id=sandbox, config=container, sandbox_config=config)["container_id"]
+        container = {
+            "metadata": {"name": name},
+            "image": {"image": image.NAME},
+            "command": list(command),
+            "log_path": f"{config['metadata']['name']}-{name}.log",
+            "linux": linux,
+            **more,
+        }
+        return self.call(
+            "CreateContainer", pod_sandbox_id=sandbox, config=container, sandbox_config=config
+        )["container_id"]
 
     def start(self, pod, *command, **more):
         """Create and start a container."""
@@ -101,11 +133,16 @@ class Cri(Daemon):
 
     def pid(self, container):
         """The id of a container's first process."""
-        return json.loads(self.call("ContainerStatus", container_id=container, verbose=True)["info"]["info"])["pid"]
+        return json.loads(
+            self.call("ContainerStatus", container_id=container, verbose=True)["info"]["info"]
+        )["pid"]
 
     def ended(self, container):
         """Wait for a container's end; returns its status."""
-        return self.s.until("its end", lambda: (lambda s: s if s["state"] == EXITED else None)(self.status(container)))
+        return self.s.until(
+            "its end",
+            lambda: (lambda s: s if s["state"] == EXITED else None)(self.status(container)),
+        )
 
     def log(self, pod, name="main"):
         """What a container printed: (stream, line) pairs of its log in the interface's format."""
@@ -117,10 +154,14 @@ class Cri(Daemon):
         made = pod or self.pod()
         container = self.start(made, *command, **more)
         status = self.ended(container)
-        printed = self.s.until("its log", lambda: self.log(made) or status["exit_code"] or [("", "")])
+        printed = self.s.until(
+            "its log", lambda: self.log(made) or status["exit_code"] or [("", "")]
+        )
         printed = printed if isinstance(printed, list) else self.log(made)
         self.call("RemoveContainer", container_id=container) if pod else self.remove_pod(made[0])
-        return status["exit_code"], [l for wanted in ("stderr", "stdout") for s, l in printed if s == wanted]
+        return status["exit_code"], [
+            l for wanted in ("stderr", "stdout") for s, l in printed if s == wanted
+        ]
 
     def exec(self, container, *command, timeout=60):
         """ExecSync: (exit status, stdout, stderr)."""
@@ -145,8 +186,18 @@ def begin(engine):
     image.archive(pause, PAUSE, config={"Cmd": ["/bin/pause"]})
     engine.up()
     for archive in [session.work / "busybox.tar", pause]:
-        session.run("ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "import", archive).ok()
-    engine.s.until("the images", lambda: session.run("ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "ls", "-q").out.count("drill") >= 2)
+        session.run(
+            "ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "import", archive
+        ).ok()
+    engine.s.until(
+        "the images",
+        lambda: (
+            session.run(
+                "ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "ls", "-q"
+            ).out.count("drill")
+            >= 2
+        ),
+    )
     return engine
 
 
@@ -173,15 +224,22 @@ def sandbox(e):
 
 @drills("an unknown handler is refused")
 def unknown_handler(e):
-    config = {"metadata": {"name": "x", "uid": "x", "namespace": "x"}, "linux": {"cgroup_parent": f"/{e.s.tag}"}}
-    return "no runtime" in refused(e.call, "RunPodSandbox", config=config, runtime_handler="nowhere")
+    config = {
+        "metadata": {"name": "x", "uid": "x", "namespace": "x"},
+        "linux": {"cgroup_parent": f"/{e.s.tag}"},
+    }
+    return "no runtime" in refused(
+        e.call, "RunPodSandbox", config=config, runtime_handler="nowhere"
+    )
 
 
 @drills("containers: output, exit status, reason")
 def containers(e):
     pod = e.pod()
     seen = []
-    for number, script in enumerate(["echo o; echo e >&2; exit 7", "exit 0", "exec /bin/sleep 100"]):
+    for number, script in enumerate(
+        ["echo o; echo e >&2; exit 7", "exit 0", "exec /bin/sleep 100"]
+    ):
         name = f"c{number}"
         container = e.start(pod, "/bin/sh", "-c", script, name=name)
         if number == 2:
@@ -191,7 +249,12 @@ def containers(e):
     e.s.until("the log", lambda: len(e.log(pod, "c0")) == 2)
     seen.append(sorted(e.log(pod, "c0")))
     e.remove_pod(pod[0])
-    expect(seen[0] == [7, "Error"] and seen[1] == [0, "Completed"] and seen[3] == [("stderr", "e"), ("stdout", "o")], seen)
+    expect(
+        seen[0] == [7, "Error"]
+        and seen[1] == [0, "Completed"]
+        and seen[3] == [("stderr", "e"), ("stdout", "o")],
+        seen,
+    )
     return seen
 
 
@@ -216,7 +279,10 @@ def wrong(e):
 def stop(e):
     pod = e.pod()
     seen = []
-    for name, command in [("caught", ["/bin/trap"]), ("killed", ["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do /bin/sleep 1; done"])]:
+    for name, command in [
+        ("caught", ["/bin/trap"]),
+        ("killed", ["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do /bin/sleep 1; done"]),
+    ]:
         container = e.start(pod, *command, name=name)
         e.s.until("readiness", lambda: e.log(pod, name))
         e.call("StopContainer", container_id=container, timeout=2 if name == "killed" else 30)
@@ -233,12 +299,18 @@ def stop(e):
 def exec_sync(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sleep", "1000")
-    seen = [e.exec(container, "/bin/sh", "-c", "echo o; echo e >&2; exit 5"), e.exec(container, "/bin/true")]
+    seen = [
+        e.exec(container, "/bin/sh", "-c", "echo o; echo e >&2; exit 5"),
+        e.exec(container, "/bin/true"),
+    ]
     for program in ["/nowhere", "nowhere", "/bin/not-executable"]:
         seen.append(phrases(refused(e.exec, container, program)))
     late = refused(e.exec, container, "/bin/sleep", "500", timeout=1)
     expect("exceeded" in late, late)
-    e.s.until("the end of what took too long", lambda: not [p for p in processes("/bin/sleep 500") if alive(p)])
+    e.s.until(
+        "the end of what took too long",
+        lambda: not [p for p in processes("/bin/sleep 500") if alive(p)],
+    )
     e.remove_pod(pod[0])
     expect(seen[0] == (5, "o\n", "e\n"), seen)
     return seen
@@ -248,7 +320,9 @@ def exec_sync(e):
 def exec_stream(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sleep", "1000")
-    url = e.call("Exec", container_id=container, cmd=["/bin/sh"], tty=True, stdin=True, stdout=True)["url"]
+    url = e.call(
+        "Exec", container_id=container, cmd=["/bin/sh"], tty=True, stdin=True, stdout=True
+    )["url"]
     stream = Stream(url)
     stream.send(4, json.dumps({"Width": 101, "Height": 37}).encode())
     stream.send(0, b"sleep 1; /bin/stty size; test -t 0 && echo termin''al\n")
@@ -267,7 +341,14 @@ def exec_stream(e):
 def exec_pipe(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sleep", "1000")
-    url = e.call("Exec", container_id=container, cmd=["/bin/sh", "-c", "read x; echo got $x; echo err >&2"], stdin=True, stdout=True, stderr=True)["url"]
+    url = e.call(
+        "Exec",
+        container_id=container,
+        cmd=["/bin/sh", "-c", "read x; echo got $x; echo err >&2"],
+        stdin=True,
+        stdout=True,
+        stderr=True,
+    )["url"]
     stream = Stream(url)
     stream.send(0, b"text\n")
     shown = stream.all()
@@ -281,7 +362,9 @@ def exec_pipe(e):
 def attach(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sh", stdin=True, stdin_once=False, tty=True)
-    stream = Stream(e.call("Attach", container_id=container, stdin=True, stdout=True, tty=True)["url"])
+    stream = Stream(
+        e.call("Attach", container_id=container, stdin=True, stdout=True, tty=True)["url"]
+    )
     stream.send(0, b"echo $((6*7))\n")
     shown = b""
     while b"\n42" not in shown.replace(b"\r", b""):
@@ -309,7 +392,10 @@ def forwarded(e, pod):
 def port_forward(e):
     pod = e.pod()
     container = e.start(pod, *SERVER)
-    e.s.until("the listener", lambda: ":1F90" in e.exec(container, "/bin/cat", "/proc/net/tcp", "/proc/net/tcp6")[1])
+    e.s.until(
+        "the listener",
+        lambda: ":1F90" in e.exec(container, "/bin/cat", "/proc/net/tcp", "/proc/net/tcp6")[1],
+    )
     forwarded(e, pod)
     e.remove_pod(pod[0])
     return None
@@ -331,7 +417,10 @@ def stats(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sh", "-c", "x=$(/usr/bin/seq 1 20000); /bin/sleep 1000")
     used = lambda: e.call("ContainerStats", container_id=container)["stats"]
-    found = e.s.until("cpu time", lambda: (lambda s: s if s["cpu"]["usage_core_nano_seconds"]["value"] > 0 else None)(used()))
+    found = e.s.until(
+        "cpu time",
+        lambda: (lambda s: s if s["cpu"]["usage_core_nano_seconds"]["value"] > 0 else None)(used()),
+    )
     listed = [s["attributes"]["id"] for s in e.call("ListContainerStats")["stats"]]
     e.remove_pod(pod[0])
     expect(found["memory"]["working_set_bytes"]["value"] > 0 and container in listed, found, listed)
@@ -341,12 +430,26 @@ def stats(e):
 @drills("a pod's shared process namespace: stopping one container ends all of its processes only")
 def shared_pids(e):
     pod = e.pod(namespaces={"pid": POD})
-    both = [e.start(pod, "/bin/sh", "-c", f"/bin/sleep {n} & exec /bin/sleep {n}", name=name,
-                    security={"namespace_options": {"pid": POD}}) for name, n in [("a", 601), ("b", 602)]]
+    both = [
+        e.start(
+            pod,
+            "/bin/sh",
+            "-c",
+            f"/bin/sleep {n} & exec /bin/sleep {n}",
+            name=name,
+            security={"namespace_options": {"pid": POD}},
+        )
+        for name, n in [("a", 601), ("b", 602)]
+    ]
     seen = e.exec(both[0], "/bin/sh", "-c", "/bin/cat /proc/1/cmdline | /usr/bin/tr '\\0' ' '")[1]
-    e.s.until("all four", lambda: len(processes("/bin/sleep 601")) >= 2 and len(processes("/bin/sleep 602")) >= 2)
+    e.s.until(
+        "all four",
+        lambda: len(processes("/bin/sleep 601")) >= 2 and len(processes("/bin/sleep 602")) >= 2,
+    )
     e.call("StopContainer", container_id=both[0], timeout=0)
-    e.s.until("the end of both of a", lambda: not [p for p in processes("/bin/sleep 601") if alive(p)])
+    e.s.until(
+        "the end of both of a", lambda: not [p for p in processes("/bin/sleep 601") if alive(p)]
+    )
     expect(len([p for p in processes("/bin/sleep 602") if alive(p)]) >= 2, "b suffered")
     e.remove_pod(pod[0])
     expect("pause" in seen, seen)
@@ -357,16 +460,27 @@ def shared_pids(e):
 def pid_modes(e):
     seen = {}
     pod = e.pod(namespaces={"pid": CONTAINER})
-    own = e.start(pod, "/bin/sleep", "701", name="own", security={"namespace_options": {"pid": CONTAINER}})
+    own = e.start(
+        pod, "/bin/sleep", "701", name="own", security={"namespace_options": {"pid": CONTAINER}}
+    )
     seen["own"] = e.exec(own, "/bin/cat", "/proc/1/cmdline")[1]
-    target = e.start(pod, "/bin/sleep", "702", name="target", security={"namespace_options": {"pid": TARGET, "target_id": own}})
+    target = e.start(
+        pod,
+        "/bin/sleep",
+        "702",
+        name="target",
+        security={"namespace_options": {"pid": TARGET, "target_id": own}},
+    )
     seen["target"] = e.exec(target, "/bin/cat", "/proc/1/cmdline")[1]
     e.remove_pod(pod[0])
     pod = e.pod(namespaces={"pid": NODE})
     node = e.start(pod, "/bin/sleep", "703", security={"namespace_options": {"pid": NODE}})
     seen["node"] = "sandbox.py" in e.exec(node, "/bin/cat", "/proc/1/cmdline")[1]
     e.remove_pod(pod[0])
-    e.s.until("the end", lambda: not [p for n in (701, 702, 703) for p in processes(f"/bin/sleep {n}") if alive(p)])
+    e.s.until(
+        "the end",
+        lambda: not [p for n in (701, 702, 703) for p in processes(f"/bin/sleep {n}") if alive(p)],
+    )
     expect("701" in seen["own"] and "701" in seen["target"] and seen["node"], seen)
     return seen
 
@@ -374,7 +488,15 @@ def pid_modes(e):
 @drills("the node's network")
 def host_network(e):
     pod = e.pod(namespaces={"network": NODE}, hostname="")
-    code, out = e.once("/sbin/ip", "-o", "link", "show", "drill0", pod=pod, security={"namespace_options": {"network": NODE}})
+    code, out = e.once(
+        "/sbin/ip",
+        "-o",
+        "link",
+        "show",
+        "drill0",
+        pod=pod,
+        security={"namespace_options": {"network": NODE}},
+    )
     e.remove_pod(pod[0])
     expect(code == 0, out)
     return code
@@ -386,9 +508,20 @@ def seccomp(e):
     rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
     seen = []
-    for wanted in [{"profile_type": 0}, {"profile_type": 1}, {"profile_type": 2, "localhost_ref": str(profile)}]:
+    for wanted in [
+        {"profile_type": 0},
+        {"profile_type": 1},
+        {"profile_type": 2, "localhost_ref": str(profile)},
+    ]:
         script = "/bin/grep Seccomp: /proc/self/status; /bin/mkdir /tmp/x && echo made; /usr/bin/unshare -m /bin/true && echo unshared"
-        seen.append(e.once("/bin/sh", "-c", script, security={"seccomp": wanted, "capabilities": {"add_capabilities": ["SYS_ADMIN"]}})[1])
+        seen.append(
+            e.once(
+                "/bin/sh",
+                "-c",
+                script,
+                security={"seccomp": wanted, "capabilities": {"add_capabilities": ["SYS_ADMIN"]}},
+            )[1]
+        )
     expect("made" in seen[0] and "made" in seen[1] and "made" not in seen[2], seen)
     return seen
 
@@ -396,8 +529,11 @@ def seccomp(e):
 @drills("capabilities added and dropped; privileged")
 def capabilities(e):
     seen = []
-    for wanted in [{"capabilities": {"add_capabilities": ["NET_ADMIN"], "drop_capabilities": ["CHOWN"]}},
-                   {"capabilities": {"drop_capabilities": ["ALL"]}}, {"no_new_privs": True}]:
+    for wanted in [
+        {"capabilities": {"add_capabilities": ["NET_ADMIN"], "drop_capabilities": ["CHOWN"]}},
+        {"capabilities": {"drop_capabilities": ["ALL"]}},
+        {"no_new_privs": True},
+    ]:
         seen.append(e.once("/bin/show", "credentials", security=wanted)[1])
     pod = e.pod(security={"privileged": True})
     try:
@@ -411,23 +547,36 @@ def capabilities(e):
 @drills("users and groups by number and by name")
 def users(e):
     seen = []
-    for wanted in [{"run_as_user": {"value": 1000}}, {"run_as_username": "user"}, {"supplemental_groups": [2000, 3000]},
-                   {"run_as_user": {"value": 1000}, "run_as_group": {"value": 2000}}]:
+    for wanted in [
+        {"run_as_user": {"value": 1000}},
+        {"run_as_username": "user"},
+        {"supplemental_groups": [2000, 3000]},
+        {"run_as_user": {"value": 1000}, "run_as_group": {"value": 2000}},
+    ]:
         seen.append(e.once("/usr/bin/id", security=wanted)[1])
     return seen
 
 
 @drills("masked and read-only paths, read-only root")
 def masked(e):
-    lists = {"masked_paths": ["/proc/kcore", "/proc/keys", "/nowhere"], "readonly_paths": ["/proc/sys", "/nowhere"]}
+    lists = {
+        "masked_paths": ["/proc/kcore", "/proc/keys", "/nowhere"],
+        "readonly_paths": ["/proc/sys", "/nowhere"],
+    }
     script = "/bin/show masked; echo x >/proc/sys/kernel/domainname; touch /x; touch /tmp/x"
-    return [e.once("/bin/sh", "-c", script, security=lists)[1], e.once("/bin/sh", "-c", script, security={"readonly_rootfs": True})[1]]
+    return [
+        e.once("/bin/sh", "-c", script, security=lists)[1],
+        e.once("/bin/sh", "-c", script, security={"readonly_rootfs": True})[1],
+    ]
 
 
 @drills("sysctls, host name and resolver of the pod")
 def sysctls(e):
     dns = {"servers": ["192.0.2.1"], "searches": ["drill.test"], "options": ["ndots:2"]}
-    pod = e.pod(sysctls={"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}, dns_config=dns)
+    pod = e.pod(
+        sysctls={"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"},
+        dns_config=dns,
+    )
     script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced /etc/resolv.conf; echo $(/bin/hostname | /bin/sed 's/[0-9]//g')"
     seen = e.once("/bin/sh", "-c", script, pod=pod)
     e.remove_pod(pod[0])
@@ -442,7 +591,9 @@ def mounts(e):
     e.s.run("mount", "--bind", host, host).ok()
     e.s.run("mount", "--make-shared", host).ok()
     pod = e.pod(security={"privileged": True})
-    paths = [{"container_path": f"/v{n}", "host_path": str(host), "propagation": n} for n in (0, 1, 2)]
+    paths = [
+        {"container_path": f"/v{n}", "host_path": str(host), "propagation": n} for n in (0, 1, 2)
+    ]
     paths.append({"container_path": "/ro", "host_path": str(host), "readonly": True})
     try:
         container = e.start(pod, "/bin/sleep", "1000", mounts=paths, security={"privileged": True})
@@ -453,8 +604,13 @@ def mounts(e):
     inner = host / "inner"
     inner.mkdir(exist_ok=True)
     e.s.run("mount", "-t", "tmpfs", "marker", inner).ok()
-    seen = [e.exec(container, "/bin/grep", "-c", "/inner ", "/proc/self/mountinfo")[1], e.exec(container, "touch", "/ro/x")[0]]
-    shown = e.exec(container, "/bin/grep", "-E", " /(v[0-9]|ro)", "/proc/self/mountinfo")[1].splitlines()
+    seen = [
+        e.exec(container, "/bin/grep", "-c", "/inner ", "/proc/self/mountinfo")[1],
+        e.exec(container, "touch", "/ro/x")[0],
+    ]
+    shown = e.exec(container, "/bin/grep", "-E", " /(v[0-9]|ro)", "/proc/self/mountinfo")[
+        1
+    ].splitlines()
     # whether a private volume stays private under a shared root is not compared: runc 1.1 leaves it so, runc 1.3 and crun share all
     seen.append(sorted([l.split()[4], l.split()[5], "master" in l] for l in shown))
     e.remove_pod(pod[0])
@@ -467,7 +623,12 @@ def mounts(e):
 @drills("a device of the node")
 def device(e):
     wanted = [{"container_path": "/dev/drill", "host_path": "/dev/fuse", "permissions": "rw"}]
-    code, out = e.once("/bin/sh", "-c", "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened", devices=wanted)
+    code, out = e.once(
+        "/bin/sh",
+        "-c",
+        "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened",
+        devices=wanted,
+    )
     expect("opened" in out, out)
     return out
 
@@ -475,17 +636,49 @@ def device(e):
 @drills("resources: limits, their update, out of memory")
 def resources(e):
     pod = e.pod()
-    container = e.start(pod, "/bin/sleep", "1000", resources={"memory_limit_in_bytes": 64 << 20, "cpu_quota": 20000, "cpu_period": 100000, "cpu_shares": 512})
-    read = lambda c, file: Path(f"/sys/fs/cgroup/{c}/{e.s.tag}/{container}/{file}").read_text().strip()
-    files = [("memory", "memory.limit_in_bytes"), ("cpu", "cpu.cfs_quota_us"), ("cpu", "cpu.shares")]
+    container = e.start(
+        pod,
+        "/bin/sleep",
+        "1000",
+        resources={
+            "memory_limit_in_bytes": 64 << 20,
+            "cpu_quota": 20000,
+            "cpu_period": 100000,
+            "cpu_shares": 512,
+        },
+    )
+    read = lambda c, file: (
+        Path(f"/sys/fs/cgroup/{c}/{e.s.tag}/{container}/{file}").read_text().strip()
+    )
+    files = [
+        ("memory", "memory.limit_in_bytes"),
+        ("cpu", "cpu.cfs_quota_us"),
+        ("cpu", "cpu.shares"),
+    ]
     seen = [[read(*f) for f in files]]
-    e.call("UpdateContainerResources", container_id=container, linux={"memory_limit_in_bytes": 96 << 20, "cpu_quota": 30000, "cpu_shares": 256})
+    e.call(
+        "UpdateContainerResources",
+        container_id=container,
+        linux={"memory_limit_in_bytes": 96 << 20, "cpu_quota": 30000, "cpu_shares": 256},
+    )
     seen.append([read(*f) for f in files])
-    oom = e.start(pod, "/usr/bin/tail", "-c", "200m", "/dev/zero", name="oom", resources={"memory_limit_in_bytes": 16 << 20})
+    oom = e.start(
+        pod,
+        "/usr/bin/tail",
+        "-c",
+        "200m",
+        "/dev/zero",
+        name="oom",
+        resources={"memory_limit_in_bytes": 16 << 20},
+    )
     ended = e.ended(oom)
     seen.append([ended["exit_code"], ended["reason"]])
     e.remove_pod(pod[0])
-    expect(seen == [[str(64 << 20), "20000", "512"], [str(96 << 20), "30000", "256"], [137, "OOMKilled"]], seen)
+    expect(
+        seen
+        == [[str(64 << 20), "20000", "512"], [str(96 << 20), "30000", "256"], [137, "OOMKilled"]],
+        seen,
+    )
     return seen
 
 
@@ -503,7 +696,14 @@ for aspect in image.ASPECTS:
 def user_namespace(e):
     mapping = [{"host_id": 100000, "container_id": 0, "length": 65536}]
     pod = e.pod(namespaces={"userns_options": {"mode": POD, "uids": mapping, "gids": mapping}})
-    container = e.start(pod, "/bin/sleep", "1000", security={"namespace_options": {"userns_options": {"mode": POD, "uids": mapping, "gids": mapping}}})
+    container = e.start(
+        pod,
+        "/bin/sleep",
+        "1000",
+        security={
+            "namespace_options": {"userns_options": {"mode": POD, "uids": mapping, "gids": mapping}}
+        },
+    )
     mapped = e.exec(container, "/bin/cat", "/proc/self/uid_map")[1].split()
     e.remove_pod(pod[0])
     if mapped[1] != "100000":
@@ -531,7 +731,10 @@ def restarted(e):
 
 @drills("nothing is left at the end")
 def nothing_left(e):
-    expect(not e.call("ListPodSandbox")["items"] and not e.call("ListContainers")["containers"], "pods left")
+    expect(
+        not e.call("ListPodSandbox")["items"] and not e.call("ListContainers")["containers"],
+        "pods left",
+    )
     e.s.state_roots_empty("/run/containerd/runc/k8s.io")
     e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
     left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag)]

@@ -10,7 +10,10 @@ from session import packaged
 
 # From 1.2 on, runc lets go of the flags of a bind mount's source (the noexec of the pod's /dev/shm) and makes the root private; hull
 # does as runc 1.1 and crun do, so this is not compared.
-drills = Drills(Drill(d.name, d.function, d.compared and d.name != "seen inside: mounts", d.lacking) for d in cri.drills)
+drills = Drills(
+    Drill(d.name, d.function, d.compared and d.name != "seen inside: mounts", d.lacking)
+    for d in cri.drills
+)
 
 CONFIG = """[plugins.'io.containerd.grpc.v1.cri']
   stream_server_address = "127.0.0.1"
@@ -33,4 +36,6 @@ def start(session):
     """A running containerd 2 with its CRI service and both images."""
     if not (session.newer / "versions").exists():
         raise Skip("containerd 2 could not be fetched")
-    return begin(Cri(session, 3, CONFIG + packaged("containerd-v3.toml"), session.newer / "root/usr/bin"))
+    return begin(
+        Cri(session, 3, CONFIG + packaged("containerd-v3.toml"), session.newer / "root/usr/bin")
+    )

@@ -79,7 +79,10 @@ VOLATILE = [
     (re.compile(r"\b[0-9a-f]{64}\b"), "ID"),
     (re.compile(r"\b[0-9a-f]{12}\b"), "ID"),
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "UUID"),
-    (re.compile(r"\b(pipe|socket|anon_inode|net|mnt|pid|ipc|uts|user|cgroup|time):\[[0-9]+\]"), r"\1:[N]"),
+    (
+        re.compile(r"\b(pipe|socket|anon_inode|net|mnt|pid|ipc|uts|user|cgroup|time):\[[0-9]+\]"),
+        r"\1:[N]",
+    ),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?[+-]\d\d:?\d\d( \w+)?|Z)?"), "TIME"),
 ]
 
@@ -90,7 +93,9 @@ def normalised(value, runtime, path, tag):
         value = value.replace(tag, "TAG")
         for pattern, instead in VOLATILE:
             value = pattern.sub(instead, value)
-        return re.sub(rf"\b({re.escape(runtime)}|hull)\b", "RUNTIME", value.replace(path, "RUNTIME"))
+        return re.sub(
+            rf"\b({re.escape(runtime)}|hull)\b", "RUNTIME", value.replace(path, "RUNTIME")
+        )
     if isinstance(value, dict):
         return {k: normalised(v, runtime, path, tag) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -107,11 +112,16 @@ def difference(ours, reference, where=""):
                 return found
         return None
     if isinstance(ours, list) and isinstance(reference, list) and len(ours) == len(reference):
-        found = [difference(mine, theirs, f"{where}[{at}]") for at, (mine, theirs) in enumerate(zip(ours, reference))]
+        found = [
+            difference(mine, theirs, f"{where}[{at}]")
+            for at, (mine, theirs) in enumerate(zip(ours, reference))
+        ]
         return " ; ".join(f for f in found if f) or None
     if isinstance(ours, str) and isinstance(reference, str) and "\n" in ours + reference:
         mine, theirs = ours.splitlines(), reference.splitlines()
-        only = [f"+{l}" for l in mine if l not in theirs] + [f"-{l}" for l in theirs if l not in mine]
+        only = [f"+{l}" for l in mine if l not in theirs] + [
+            f"-{l}" for l in theirs if l not in mine
+        ]
         if not only and mine != theirs:
             only = ["order of lines"]
         return f"{where}: {' | '.join(only)}" if only else None

@@ -37,7 +37,17 @@ masked) for f in kcore keys timer_list sched_debug latency_stats acpi scsi sys/k
 place) echo "$(/bin/pwd) $(/bin/cat /proc/self/oom_score_adj) $(umask)"; /usr/bin/tr '\0' ' ' </proc/1/cmdline; echo ;;
 esac
 """
-ASPECTS = ["credentials", "mounts", "devices", "limits", "environment", "cgroup", "namespaces", "masked", "place"]
+ASPECTS = [
+    "credentials",
+    "mounts",
+    "devices",
+    "limits",
+    "environment",
+    "cgroup",
+    "namespaces",
+    "masked",
+    "place",
+]
 
 # Process 1 of a pod: it waits, reaps and obeys SIGTERM.
 PAUSE = "#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do /bin/sleep 1000 & wait $!; done\n"
@@ -53,7 +63,9 @@ def entries():
     yield "home/user", 0o755, 1000, "d", ""
     with open(BUSYBOX, "rb") as program:
         yield "bin/busybox", 0o755, 0, "f", program.read()
-    applets = subprocess.run([BUSYBOX, "--list-full"], check=True, capture_output=True, text=True).stdout.split()
+    applets = subprocess.run(
+        [BUSYBOX, "--list-full"], check=True, capture_output=True, text=True
+    ).stdout.split()
     for applet in applets:
         if applet != "bin/busybox":
             yield applet, 0o777, 0, "l", BUSYBOX
@@ -98,7 +110,11 @@ def archive(path, name=NAME, layers=None, config=None):
         return {"digest": f"sha256:{digest}", "size": len(data)}
 
     stored = [blob(data) for data in (layers or [layer()])]
-    run = {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "IMAGE=drill"], "Cmd": ["/bin/sh"], "WorkingDir": "/"}
+    run = {
+        "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "IMAGE=drill"],
+        "Cmd": ["/bin/sh"],
+        "WorkingDir": "/",
+    }
     image = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
         "os": "linux",
@@ -109,12 +125,22 @@ def archive(path, name=NAME, layers=None, config=None):
     oci = "application/vnd.oci.image."
     configured = {"mediaType": oci + "config.v1+json", **blob(json.dumps(image).encode())}
     tars = [{"mediaType": oci + "layer.v1.tar", **l} for l in stored]
-    manifest = {"schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": configured, "layers": tars}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": oci + "manifest.v1+json",
+        "config": configured,
+        "layers": tars,
+    }
     described = {"mediaType": oci + "manifest.v1+json", **blob(json.dumps(manifest).encode())}
     tag = name.rsplit(":", 1)[1]
-    described["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag}
+    described["annotations"] = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": tag,
+    }
     place = lambda d: "blobs/" + d["digest"].replace(":", "/")
-    saved = [{"Config": place(configured), "RepoTags": [name], "Layers": [place(l) for l in stored]}]
+    saved = [
+        {"Config": place(configured), "RepoTags": [name], "Layers": [place(l) for l in stored]}
+    ]
     files = {
         "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
         "index.json": json.dumps({"schemaVersion": 2, "manifests": [described]}).encode(),

@@ -12,10 +12,17 @@ USER = 64321  # not one that a machine is likely to have
 
 # What Podman itself refuses an ordinary user on cgroup v1, or what needs root's privileges.
 REFUSED = [
-    "run: --memory --pids-limit --cpus --cpuset-cpus", "run: out of memory", "pause and unpause; exec in a paused container",
-    "update", "stats", "nothing is left at the end", "run: --privileged",
+    "run: --memory --pids-limit --cpus --cpuset-cpus",
+    "run: out of memory",
+    "pause and unpause; exec in a paused container",
+    "update",
+    "stats",
+    "nothing is left at the end",
+    "run: --privileged",
 ]
-drills = Drills(d for d in podman.drills if d.name not in REFUSED and not d.name.startswith("checkpoint "))
+drills = Drills(
+    d for d in podman.drills if d.name not in REFUSED and not d.name.startswith("checkpoint ")
+)
 
 
 class Rootless(podman.Podman):
@@ -43,8 +50,21 @@ class Rootless(podman.Podman):
             session.run("mount", "--bind", copy, f"/dev/{name}").ok()
 
     def command(self, *argv):
-        inner = ["env", f"HOME={self.home}", f"XDG_RUNTIME_DIR={self.runtime}", "podman", *map(str, argv)]
-        return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all", *inner]
+        inner = [
+            "env",
+            f"HOME={self.home}",
+            f"XDG_RUNTIME_DIR={self.runtime}",
+            "podman",
+            *map(str, argv),
+        ]
+        return [
+            "setpriv",
+            f"--reuid={USER}",
+            f"--regid={USER}",
+            "--clear-groups",
+            "--inh-caps=-all",
+            *inner,
+        ]
 
     def podman(self, *argv, **more):
         return super().podman(*argv, cwd=self.home, **more)
@@ -69,7 +89,14 @@ def mapped(e):
 
 @drills("run: --userns keep-id")
 def keep_id(e):
-    ran = e.run("--userns", "keep-id", "--", "/bin/sh", "-c", "/usr/bin/id; /bin/stat -c %u:%g /proc/self; touch /tmp/x && echo written")
+    ran = e.run(
+        "--userns",
+        "keep-id",
+        "--",
+        "/bin/sh",
+        "-c",
+        "/usr/bin/id; /bin/stat -c %u:%g /proc/self; touch /tmp/x && echo written",
+    )
     expect(ran.code == 0 and f"uid={USER}" in ran.out, ran.seen())
     return ran.out
 
@@ -78,7 +105,14 @@ def keep_id(e):
 def userns_modes(e):
     seen = []
     for mode in ["nomap", "host"]:
-        ran = e.run("--userns", mode, "--", "/bin/sh", "-c", "/bin/cat /proc/self/uid_map | wc -l; /usr/bin/id -u")
+        ran = e.run(
+            "--userns",
+            mode,
+            "--",
+            "/bin/sh",
+            "-c",
+            "/bin/cat /proc/self/uid_map | wc -l; /usr/bin/id -u",
+        )
         seen.append([ran.code, ran.out])
     return seen
 
@@ -89,7 +123,14 @@ def unshare(e):
     shared.mkdir(exist_ok=True)
     os.chown(shared, USER, USER)
     e.run("--volume", f"{shared}:/shared", "--user", "1000:1000", "--", "/bin/sh", "-c", "id").ok()
-    e.run("--volume", f"{shared}:/shared", "--", "/bin/sh", "-c", "/bin/touch /shared/x; /bin/chown 5:6 /shared/x").ok()
+    e.run(
+        "--volume",
+        f"{shared}:/shared",
+        "--",
+        "/bin/sh",
+        "-c",
+        "/bin/touch /shared/x; /bin/chown 5:6 /shared/x",
+    ).ok()
     outside = os.stat(shared / "x").st_uid
     inside = e.podman("unshare", "stat", "-c", "%u:%g", str(shared / "x")).ok().out
     shutil.rmtree(shared)

@@ -33,7 +33,9 @@ def default_signals():
     """
     rt_sigaction = {"x86_64": 13, "aarch64": 134}[os.uname().machine]
     for number in range(1, 65):
-        ctypes.CDLL(None).syscall(rt_sigaction, number, bytes(32), None, 8)  # a struct of zeros: SIG_DFL
+        ctypes.CDLL(None).syscall(
+            rt_sigaction, number, bytes(32), None, 8
+        )  # a struct of zeros: SIG_DFL
     signal.signal(signal.SIGINT, signal.default_int_handler)  # these two are as Python has them
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
@@ -61,11 +63,20 @@ def isolate(work, path, criu, v1_only):
         os.makedirs(folder)
     mount("--bind", work, WORK)
     for at in OVERLAID:
-        upper, scratch = (f"/run/overlays/{at[1:].replace('/', '-')}-{part}" for part in ("upper", "work"))
+        upper, scratch = (
+            f"/run/overlays/{at[1:].replace('/', '-')}-{part}" for part in ("upper", "work")
+        )
         os.makedirs(upper)
         os.makedirs(scratch)
         os.chmod(upper, os.stat(at).st_mode & 0o7777)
-        mount("-t", "overlay", "-o", f"lowerdir={at},upperdir={upper},workdir={scratch}", "overlay", at)
+        mount(
+            "-t",
+            "overlay",
+            "-o",
+            f"lowerdir={at},upperdir={upper},workdir={scratch}",
+            "overlay",
+            at,
+        )
     install(path, INSTALLED)
     if os.path.exists(criu):
         install(os.path.realpath(criu), CRIU)
@@ -98,19 +109,42 @@ def perform(drill, engine, session):
     try:
         seen = drill.function(engine)
         seen = normalised(json.loads(json.dumps(seen)), session.runtime, session.path, session.tag)
-        return {"status": "pass", "seen": seen, "compared": drill.compared, "transcript": list(session.transcript)}
+        return {
+            "status": "pass",
+            "seen": seen,
+            "compared": drill.compared,
+            "transcript": list(session.transcript),
+        }
     except Skip as skip:
         return {"status": "skip", "why": str(skip)}
     except Exception as error:
         # where the drills lie is nothing for a page
-        said = str(error) if isinstance(error, AssertionError) else traceback.format_exc(limit=-3).replace(f"{HERE}/", "")
-        return {"status": "fail", "why": said or repr(error), "lacking": drill.lacking, "transcript": list(session.transcript)}
+        said = (
+            str(error)
+            if isinstance(error, AssertionError)
+            else traceback.format_exc(limit=-3).replace(f"{HERE}/", "")
+        )
+        return {
+            "status": "fail",
+            "why": said or repr(error),
+            "lacking": drill.lacking,
+            "transcript": list(session.transcript),
+        }
 
 
 def work(options):
     """Start the engine, run its drills, stop it. Writes the results after each drill, so that a hang loses one only."""
     module = importlib.import_module(options.engine.replace("-", "_"))
-    session = Session(options.engine, options.runtime, INSTALLED, WORK, options.tag, options.newer, options.criu, options.kernel)
+    session = Session(
+        options.engine,
+        options.runtime,
+        INSTALLED,
+        WORK,
+        options.tag,
+        options.newer,
+        options.criu,
+        options.kernel,
+    )
     results = {}
 
     def record(name, result):
@@ -124,7 +158,10 @@ def work(options):
         record("the engine starts", {"status": "skip", "why": str(skip)})
         return
     except Exception:
-        record("the engine starts", {"status": "fail", "why": traceback.format_exc(), "transcript": session.transcript})
+        record(
+            "the engine starts",
+            {"status": "fail", "why": traceback.format_exc(), "transcript": session.transcript},
+        )
         return
     record("the engine starts", {"status": "pass", "seen": None, "compared": False})
     for drill in module.drills:

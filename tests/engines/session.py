@@ -16,8 +16,13 @@ from drill import expect
 # A dialogue with a shell on a terminal of 24 rows and 80 columns: its size, its resizing, and 9 as its exit status. The
 # first resizing may come before a client listens for it.
 RESIZING = [
-    (r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"24 80\s", None), (r"dev/pts/\d", (51, 133)), (r"[#$] ", "sleep 1; echo awa''ke\n"),
-    (r"awake", (50, 132)), (r"[#$] ", 'until test "$(/bin/stty size)" = "50 132"; do sleep 0.2; done; echo resi""zed\n'), (r"resized", "exit 9\n"),
+    (r"[#$] ", "test -t 0 && /bin/stty size; tty\n"),
+    (r"24 80\s", None),
+    (r"dev/pts/\d", (51, 133)),
+    (r"[#$] ", "sleep 1; echo awa''ke\n"),
+    (r"awake", (50, 132)),
+    (r"[#$] ", 'until test "$(/bin/stty size)" = "50 132"; do sleep 0.2; done; echo resi""zed\n'),
+    (r"resized", "exit 9\n"),
 ]
 
 
@@ -57,7 +62,12 @@ class Session:
         self.newer, self.criu, self.kernel = Path(newer), Path(criu), Path(kernel)
         self.scratch = Path("/run/t")
         self.transcript = []
-        self.environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/run/t/home", "LANG": "C", "TERM": "xterm"}
+        self.environment = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/run/t/home",
+            "LANG": "C",
+            "TERM": "xterm",
+        }
         (self.scratch / "home").mkdir(parents=True, exist_ok=True)
 
     def note(self, line):
@@ -71,20 +81,36 @@ class Session:
         popen.setdefault("cwd", self.scratch)  # conmon leaves a file `oom` where it was started
         self.note("$ " + " ".join(argv))
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=timeout,
-                                  env={**self.environment, **(env or {})}, **fed, **popen)
+            done = subprocess.run(
+                argv,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                env={**self.environment, **(env or {})},
+                **fed,
+                **popen,
+            )
         except subprocess.TimeoutExpired as expired:
             self.note(f"  did not end in {timeout} s: {expired.stdout!r} {expired.stderr!r}")
             raise AssertionError(f"did not end: {' '.join(argv)}") from None
-        self.note(f"  exit {done.returncode}; out {done.stdout[-2000:]!r}; err {done.stderr[-2000:]!r}")
+        self.note(
+            f"  exit {done.returncode}; out {done.stdout[-2000:]!r}; err {done.stderr[-2000:]!r}"
+        )
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def start(self, *argv, log, env=None, **popen):
         """Start a daemon or a background command, its output in the file `log` of the work folder."""
         self.note("$ " + " ".join(str(a) for a in argv) + " &")
         with open(self.work / log, "ab") as out:
-            return subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                    env={**self.environment, **(env or {})}, **popen)
+            return subprocess.Popen(
+                [str(a) for a in argv],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**self.environment, **(env or {})},
+                **popen,
+            )
 
     def terminal(self, *argv, script, size=(24, 80), timeout=60, env=None):
         """Run a command on a terminal of its own and hold the dialogue `script`.
@@ -138,7 +164,7 @@ class Session:
         """All cgroups whose path contains `name`, in all hierarchies; a path ends with a slash here."""
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
         roots = [m[1] for m in mounts if m[2] in ("cgroup", "cgroup2")]
-        return [at for root in roots for at, _, _ in os.walk(root) if name in at[len(root):] + "/"]
+        return [at for root in roots for at, _, _ in os.walk(root) if name in at[len(root) :] + "/"]
 
 
 def resize(fd, size):
@@ -184,7 +210,9 @@ def processes(named):
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if named in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+            if named in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(
+                errors="replace"
+            ):
                 found.append(int(entry.name))
         except (FileNotFoundError, ProcessLookupError):
             pass

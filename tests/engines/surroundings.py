@@ -27,7 +27,12 @@ def dialogue(r, fd, flags=""):
 
 @drills("create with a terminal: its descriptor comes over the console socket")
 def console(r):
-    b = r.bundle("console", ["/bin/sh"], terminal=True, change=lambda c: c["process"].update(consoleSize={"height": 33, "width": 111}))
+    b = r.bundle(
+        "console",
+        ["/bin/sh"],
+        terminal=True,
+        change=lambda c: c["process"].update(consoleSize={"height": 33, "width": 111}),
+    )
     listening = ConsoleSocket(b)
     r.create(b, "--console-socket", listening.path).ok()
     fd, name = listening.terminal()
@@ -58,7 +63,13 @@ for style, flags in [("containerd", []), ("conmon", ["--tty"])]:
         r.create(b, style=style).ok()
         r.call("start", "xt", bundle=b, style=style).ok()
         listening = ConsoleSocket(b)
-        r.exec(b, "/bin/sh", flags=[*flags, "--console-socket", listening.path], process={"terminal": True}, style=style).ok()
+        r.exec(
+            b,
+            "/bin/sh",
+            flags=[*flags, "--console-socket", listening.path],
+            process={"terminal": True},
+            style=style,
+        ).ok()
         fd, name = listening.terminal()
         expect((b / "exec.pid").exists(), "no pid file")
         seen = dialogue(r, fd)
@@ -100,9 +111,19 @@ def preserved(r):
                 b = r.bundle("kept")
                 r.create(b, style="conmon").ok()
                 r.call("start", "kept", bundle=b, style="conmon").ok()
-                r.exec(b, "/bin/sh", "-c", "/bin/cat <&3 >/tmp/from-3", flags=["--preserve-fds", "1"], fds=(3,), style="conmon").ok()
+                r.exec(
+                    b,
+                    "/bin/sh",
+                    "-c",
+                    "/bin/cat <&3 >/tmp/from-3",
+                    flags=["--preserve-fds", "1"],
+                    fds=(3,),
+                    style="conmon",
+                ).ok()
             got = r.rootfs / "tmp/from-3"
-            seen.append(r.s.until("content", lambda: got.exists() and '"ociVersion"' in got.read_text()))
+            seen.append(
+                r.s.until("content", lambda: got.exists() and '"ociVersion"' in got.read_text())
+            )
         finally:
             os.close(3)
             os.close(20)
@@ -116,7 +137,9 @@ def signals(r):
     b = r.bundle("signals", ["/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"])
     ignored = [signal.SIGPIPE, signal.SIGQUIT]
     ran = r.call("run", "--bundle", b, "signals", bundle=b, inherited=ignored).ok()
-    expect("SigIgn:\t0000000000000000" in ran.out and "SigBlk:\t0000000000000000" in ran.out, ran.out)
+    expect(
+        "SigIgn:\t0000000000000000" in ran.out and "SigBlk:\t0000000000000000" in ran.out, ran.out
+    )
     b = r.running("sigexec")
     r.exec(b, "/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status", inherited=ignored).ok()
     r.s.until("output", lambda: "SigIgn:\t0000000000000000" in (b / "exec.out").read_text())
@@ -126,7 +149,13 @@ def signals(r):
 @drills("environment: the daemon's and conmon's own variables stay out")
 def environment(r):
     b = r.bundle("env", ["/usr/bin/env"])
-    noise = {"TTRPC_ADDRESS": "/x", "GOMAXPROCS": "2", "_OCI_SYNCPIPE": "9", "_OCI_STARTPIPE": "8", "NOISE": "1"}
+    noise = {
+        "TTRPC_ADDRESS": "/x",
+        "GOMAXPROCS": "2",
+        "_OCI_SYNCPIPE": "9",
+        "_OCI_STARTPIPE": "8",
+        "NOISE": "1",
+    }
     ran = r.call("run", "--bundle", b, "env", bundle=b, env=noise).ok()
     expect(not [n for n in noise if n in ran.out], ran.out)
     return sorted(ran.out.splitlines())
@@ -134,14 +163,30 @@ def environment(r):
 
 @drills("run: LISTEN_FDS as systemd passes them")
 def listen(r):
-    b = r.bundle("listen", ["/bin/sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; /bin/ls /proc/self/fd | /usr/bin/wc -l"])
+    b = r.bundle(
+        "listen",
+        ["/bin/sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; /bin/ls /proc/self/fd | /usr/bin/wc -l"],
+    )
     source = os.open(b / "config.json", os.O_RDONLY)
     os.dup2(source, 20)
     os.close(source)
     os.dup2(20, 3, inheritable=True)
     try:
         script = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-        ran = r.s.run("sh", "-c", script, "-", r.s.path, "--root", r.root, "run", "--bundle", b, "listen", pass_fds=(3,)).ok()
+        ran = r.s.run(
+            "sh",
+            "-c",
+            script,
+            "-",
+            r.s.path,
+            "--root",
+            r.root,
+            "run",
+            "--bundle",
+            b,
+            "listen",
+            pass_fds=(3,),
+        ).ok()
     finally:
         os.close(3)
         os.close(20)
@@ -154,12 +199,31 @@ def listen(r):
 def notify(r):
     b = r.bundle("notify", ["/bin/sh", "-c", "echo $NOTIFY_SOCKET >/tmp/notify; /bin/sleep 1000"])
     (r.rootfs / "tmp/notify").unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs,
+    ):
         ours.bind(str(b / "notify.sock"))
         ours.settimeout(30)
-        runner = r.s.start(r.s.path, "--root", r.root, "run", "--bundle", b, "--pid-file", b / "run.pid", "notify",
-                           log="notify.log", env={"NOTIFY_SOCKET": str(b / "notify.sock")})
-        at = r.s.until("its start", lambda: (r.rootfs / "tmp/notify").exists() and (r.rootfs / "tmp/notify").read_text().strip())
+        runner = r.s.start(
+            r.s.path,
+            "--root",
+            r.root,
+            "run",
+            "--bundle",
+            b,
+            "--pid-file",
+            b / "run.pid",
+            "notify",
+            log="notify.log",
+            env={"NOTIFY_SOCKET": str(b / "notify.sock")},
+        )
+        at = r.s.until(
+            "its start",
+            lambda: (
+                (r.rootfs / "tmp/notify").exists() and (r.rootfs / "tmp/notify").read_text().strip()
+            ),
+        )
         pid = (b / "run.pid").read_text()
         theirs.connect(f"/proc/{pid}/root{at}")  # as the container's own process would
         theirs.send(b"READY=1\n")
@@ -173,16 +237,40 @@ def notify(r):
 
 def command(r, name, *flags):
     """The arguments of `run` for a bundle, as a person types them."""
-    return [r.s.path, "--root", str(r.root), "run", *flags, "--bundle", str(r.s.scratch / "bundles" / name), name]
+    return [
+        r.s.path,
+        "--root",
+        str(r.root),
+        "run",
+        *flags,
+        "--bundle",
+        str(r.s.scratch / "bundles" / name),
+        name,
+    ]
 
 
 @drills("run: a terminal, its size, its resizing, its settings afterwards")
 def run_terminal(r):
     b = r.bundle("term", ["/bin/sh"], terminal=True)
-    shell = ["sh", "-c", 'before=$(stty -g); "$@"; status=$?; test "$before" = "$(stty -g)" && echo restored; exit $status', "-"]
-    status, shown = r.s.terminal(*shell, *command(r, "term"), size=(31, 97), script=[
-        (r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"31 97", (52, 133)), (r"dev/pts/\d", None), (r"[#$] ", "sleep 1; /bin/stty size\n"),
-        (r"52 133", "exit 9\n"), (r"restored", None)])
+    shell = [
+        "sh",
+        "-c",
+        'before=$(stty -g); "$@"; status=$?; test "$before" = "$(stty -g)" && echo restored; exit $status',
+        "-",
+    ]
+    status, shown = r.s.terminal(
+        *shell,
+        *command(r, "term"),
+        size=(31, 97),
+        script=[
+            (r"[#$] ", "test -t 0 && /bin/stty size; tty\n"),
+            (r"31 97", (52, 133)),
+            (r"dev/pts/\d", None),
+            (r"[#$] ", "sleep 1; /bin/stty size\n"),
+            (r"52 133", "exit 9\n"),
+            (r"restored", None),
+        ],
+    )
     r.clean(b)
     expect(status == 9, status, shown)
 
@@ -204,9 +292,19 @@ def run_signals(r):
 @drills("run: every signal that can be caught is passed on, by its number")
 def run_all_signals(r):
     names = ["HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "CONT", "WINCH"]
-    numbers = [*(int(getattr(signal, "SIG" + n)) for n in names), 40]  # a real-time one; Go's programs keep 32 to 34 for themselves
+    numbers = [
+        *(int(getattr(signal, "SIG" + n)) for n in names),
+        40,
+    ]  # a real-time one; Go's programs keep 32 to 34 for themselves
     traps = " ".join(f"trap 'echo got {n}' {n};" for n in numbers)
-    b = r.bundle("signalled", ["/bin/sh", "-c", f"{traps} trap 'exit 44' TERM; echo ready; while :; do /bin/sleep 0.05; done"])
+    b = r.bundle(
+        "signalled",
+        [
+            "/bin/sh",
+            "-c",
+            f"{traps} trap 'exit 44' TERM; echo ready; while :; do /bin/sleep 0.05; done",
+        ],
+    )
     log = r.s.work / "signalled.log"
     log.unlink(missing_ok=True)
     runner = r.s.start(*command(r, "signalled"), log="signalled.log")
@@ -225,7 +323,9 @@ def run_all_signals(r):
 @drills("run --detach: the runtime ends, the container stays, its pid file is right")
 def run_detach(r):
     b = r.bundle("detached")
-    done = r.call("run", "--detach", "--bundle", b, "--pid-file", b / "run.pid", "detached", bundle=b).ok()
+    done = r.call(
+        "run", "--detach", "--bundle", b, "--pid-file", b / "run.pid", "detached", bundle=b
+    ).ok()
     pid = int((b / "run.pid").read_text())
     running = alive(pid)
     parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -238,13 +338,20 @@ def run_detach(r):
 @drills("run: orphans of the container leave no zombies")
 def run_zombies(r):
     script = "for i in 1 2 3 4 5; do (/bin/sleep 0.1 &); done; /bin/sleep 1; echo ready; exec /bin/sleep 1000"
-    b = r.bundle("zombies", ["/bin/sh", "-c", script], change=lambda c: c["linux"].update(
-        namespaces=[n for n in c["linux"]["namespaces"] if n["type"] != "pid"]))
+    b = r.bundle(
+        "zombies",
+        ["/bin/sh", "-c", script],
+        change=lambda c: c["linux"].update(
+            namespaces=[n for n in c["linux"]["namespaces"] if n["type"] != "pid"]
+        ),
+    )
     log = r.s.work / "zombies.log"
     log.unlink(missing_ok=True)
     runner = r.s.start(*command(r, "zombies"), log="zombies.log")
     r.s.until("readiness", lambda: "ready" in log.read_text())
-    dead = lambda: [p for p in Path("/proc").glob("[0-9]*") if parent_and_state(p) == (runner.pid, "Z")]
+    dead = lambda: [
+        p for p in Path("/proc").glob("[0-9]*") if parent_and_state(p) == (runner.pid, "Z")
+    ]
     left = dead()
     r.call("kill", "--all", "zombies", "9", bundle=b)
     status = runner.wait(30)
@@ -291,12 +398,18 @@ except ChildProcessError:
 """
 
 
-@drills("a subreaper that calls create, or run --detach, adopts the container's process and nothing else")
+@drills(
+    "a subreaper that calls create, or run --detach, adopts the container's process and nothing else"
+)
 def subreaper(r):
     seen = []
     for verb in ["create", "run"]:
         b = r.bundle("adopted", ["/bin/sh", "-c", "/bin/sleep 0.3; exit 23"])
-        seen.append(r.s.run("/usr/bin/python3", "-c", SHIM, r.s.path, b, "adopted", verb, r.root, cwd=b).ok().out)
+        seen.append(
+            r.s.run("/usr/bin/python3", "-c", SHIM, r.s.path, b, "adopted", verb, r.root, cwd=b)
+            .ok()
+            .out
+        )
         r.clean(b)
     expect(seen == ["True 23\nno other child\n"] * 2, seen)
     return seen
@@ -304,13 +417,27 @@ def subreaper(r):
 
 @drills("create and exec with stdin, stdout and stderr closed")
 def create_closed(r):
-    b = r.bundle("shut", ["/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut; exec /bin/sleep 1000"])
+    b = r.bundle(
+        "shut", ["/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut; exec /bin/sleep 1000"]
+    )
     inner = r.rootfs / "tmp/shut-exec"
     for left in (r.rootfs / "tmp/shut", inner):
         left.unlink(missing_ok=True)
     closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "-", r.s.path, "--root", str(r.root)]
-    seen = [r.s.run(*closed, "create", "--bundle", b, "shut").code, r.call("start", "shut", bundle=b).code]
-    seen.append(r.s.run(*closed, "exec", "shut", "/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut-exec; exit 5").code)
+    seen = [
+        r.s.run(*closed, "create", "--bundle", b, "shut").code,
+        r.call("start", "shut", bundle=b).code,
+    ]
+    seen.append(
+        r.s.run(
+            *closed,
+            "exec",
+            "shut",
+            "/bin/sh",
+            "-c",
+            "/bin/ls -l /proc/self/fd >/tmp/shut-exec; exit 5",
+        ).code
+    )
     r.s.until("both listings", lambda: (r.rootfs / "tmp/shut").exists() and inner.exists())
     r.clean(b)
     expect(seen == [0, 0, 5], seen)
@@ -322,7 +449,13 @@ def run_nonblocking_stdin(r):
     b = r.bundle("late", ["/usr/bin/md5sum"])
     theirs, ours = os.pipe()
     os.set_blocking(theirs, False)
-    runner = subprocess.Popen(command(r, "late"), stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=r.s.environment)
+    runner = subprocess.Popen(
+        command(r, "late"),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=r.s.environment,
+    )
     os.close(theirs)
     r.s.until("its start", lambda: "running" in r.call("list", bundle=b).out)
     time.sleep(0.3)
@@ -340,7 +473,13 @@ def run_nonblocking(r):
     b = r.bundle("slow", ["/usr/bin/seq", "1", "100000"])
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
-    runner = subprocess.Popen(command(r, "slow"), stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, env=r.s.environment)
+    runner = subprocess.Popen(
+        command(r, "slow"),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=r.s.environment,
+    )
     os.close(theirs)
     time.sleep(0.5)
     with os.fdopen(ours) as reader:
@@ -352,24 +491,43 @@ def run_nonblocking(r):
     expect(status == 0 and lines == 100000, status, lines, said)
 
 
-@drills("a pod with a user namespace: its namespaces joined by path, as the CRI of containerd 2 does")
+@drills(
+    "a pod with a user namespace: its namespaces joined by path, as the CRI of containerd 2 does"
+)
 def joined(r):
     mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+
     def pod(c):
         c["linux"]["namespaces"].append({"type": "user"})
         c["linux"].update(uidMappings=mapping, gidMappings=mapping)
+
     os.chmod(r.s.scratch / "bundles", 0o755) if (r.s.scratch / "bundles").exists() else None
     a = r.running("pod", "/bin/pause", change=pod)
     pid = (a / "init.pid").read_text()
+
     def member(c):
-        c["linux"]["namespaces"] = [{"type": k, "path": f"/proc/{pid}/ns/{f}"} for k, f in
-                                    [("user", "user"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("pid", "pid")]] + [{"type": "mount"}]
+        c["linux"]["namespaces"] = [
+            {"type": k, "path": f"/proc/{pid}/ns/{f}"}
+            for k, f in [
+                ("user", "user"),
+                ("network", "net"),
+                ("ipc", "ipc"),
+                ("uts", "uts"),
+                ("pid", "pid"),
+            ]
+        ] + [{"type": "mount"}]
         c["linux"].update(uidMappings=mapping, gidMappings=mapping)
         c.pop("hostname")
-    script = ("/bin/cat /proc/self/uid_map; for n in user net ipc uts pid; do readlink /proc/self/ns/$n; done;"
-              "/bin/cat /proc/1/cmdline | /usr/bin/tr '\\0' ' '; echo; /bin/show credentials; echo end; exec /bin/sleep 1000")
+
+    script = (
+        "/bin/cat /proc/self/uid_map; for n in user net ipc uts pid; do readlink /proc/self/ns/$n; done;"
+        "/bin/cat /proc/1/cmdline | /usr/bin/tr '\\0' ' '; echo; /bin/show credentials; echo end; exec /bin/sleep 1000"
+    )
     b = r.running("member", "/bin/sh", "-c", script, change=member)
-    out = r.s.until("its output", lambda: (lambda t: t if "end\n" in t else None)((b / "create.out").read_text()))
+    out = r.s.until(
+        "its output",
+        lambda: (lambda t: t if "end\n" in t else None)((b / "create.out").read_text()),
+    )
     here = [os.readlink(f"/proc/{pid}/ns/{n}") for n in ["user", "net", "ipc", "uts", "pid"]]
     ran = r.exec(b, "/bin/sh", "-c", "readlink /proc/self/ns/user").ok()
     inner = r.s.until("exec's output", lambda: (b / "exec.out").read_text())
@@ -378,5 +536,10 @@ def joined(r):
     expect(alive(int(pid)), "the pod died with its member")
     r.clean(b)
     r.clean(a)
-    expect(out.splitlines()[1:6] == here and inner.strip() == here[0] and "pause" in out, out, here, inner)
+    expect(
+        out.splitlines()[1:6] == here and inner.strip() == here[0] and "pause" in out,
+        out,
+        here,
+        inner,
+    )
     return ran.err, [l for l in out.splitlines() if l not in here]

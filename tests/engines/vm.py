@@ -22,6 +22,7 @@ NAME = "/usr/bin/hull-vm"
 OWN_PIDS = {"pid": cri.CONTAINER}  # what a kubelet asks for, of the pod and of each container
 OWN = {"namespace_options": OWN_PIDS}
 
+
 class Ctr(Containerd):
     """ctr, at the daemon of another."""
 
@@ -44,7 +45,9 @@ class Walls:
         self.ctr = Ctr(self.cri)
         self.ctr.ctr("image", "import", session.work / "busybox.tar").ok()
         self.podman = podman.Podman(session)
-        Path("/etc/containers/containers.conf.d/hull.conf").write_text(packaged("containers.conf").replace('runtime = "hull"', 'runtime = "hull-vm"'))
+        Path("/etc/containers/containers.conf.d/hull.conf").write_text(
+            packaged("containers.conf").replace('runtime = "hull"', 'runtime = "hull-vm"')
+        )
         podman.prepare(self.podman)
         self.docker = docker.Docker(session)
         self.docker.daemon = None  # it is started by the drill that needs it
@@ -62,8 +65,8 @@ class Walls:
         """Give the sandbox a kernel in /boot, its modules beside it, as hull looks for it."""
         if not self.s.kernel.exists():
             raise Skip("no kernel for a machine can be had")
-        image_file, = self.s.kernel.glob("boot/vmlinuz-*")
-        modules, = self.s.kernel.glob("lib/modules/*")
+        (image_file,) = self.s.kernel.glob("boot/vmlinuz-*")
+        (modules,) = self.s.kernel.glob("lib/modules/*")
         boot = self.s.scratch / "boot"
         (boot / "modules" / modules.name).mkdir(parents=True)
         self.s.run("mount", "--bind", modules, boot / "modules" / modules.name).ok()
@@ -114,8 +117,23 @@ def ctr_task(e):
     seen = [ran.seen(), e.ctr.exec("x", "/usr/bin/md5sum", stdin="some text\n" * 5000).ok().out]
     missing = e.ctr.exec("x", "nowhere")
     seen.append([missing.code, phrases(missing.err)])
-    argv = ["ctr", "--address", e.ctr.socket, "--namespace", e.s.tag, "task", "exec", "--exec-id", "t", "--tty", "x", "/bin/sh"]
-    status, shown = e.s.terminal(*argv, script=[(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")])
+    argv = [
+        "ctr",
+        "--address",
+        e.ctr.socket,
+        "--namespace",
+        e.s.tag,
+        "task",
+        "exec",
+        "--exec-id",
+        "t",
+        "--tty",
+        "x",
+        "/bin/sh",
+    ]
+    status, shown = e.s.terminal(
+        *argv, script=[(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")]
+    )
     e.ctr.ctr("task", "pause", "x").ok()
     paused = e.ctr.task("x")
     e.ctr.ctr("task", "resume", "x").ok()
@@ -130,28 +148,53 @@ def ctr_task(e):
     return [*seen, status, ended]
 
 
-@drills("a CRI pod: output, the pod's names and address, its ports reached and forwarded, exec, statistics")
+@drills(
+    "a CRI pod: output, the pod's names and address, its ports reached and forwarded, exec, statistics"
+)
 def cri_pod(e):
-    pod = e.cri.pod(namespaces=OWN_PIDS, port_mappings=[{"container_port": 8080, "host_port": 18080}])
+    pod = e.cri.pod(
+        namespaces=OWN_PIDS, port_mappings=[{"container_port": 8080, "host_port": 18080}]
+    )
     script = "uname -r; hostname; echo said >&2; stat -f -c %T /dev/shm; exec " + " ".join(SERVER)
     container = e.cri.start(pod, "/bin/sh", "-c", script, security=OWN)
     address = e.cri.call("PodSandboxStatus", pod_sandbox_id=pod[0])["status"]["network"]["ip"]
     e.s.until("the pod's answer", lambda: answers((address, 8080)), timeout=60)
-    e.s.until("its published port", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18080)))
+    e.s.until(
+        "its published port", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18080))
+    )
     cri.forwarded(e.cri, pod)
     printed = [line for stream, line in e.cri.log(pod) if stream == "stdout"]
     own_kernel(e, printed[0])
-    ran = e.cri.exec(container, "/bin/sh", "-c", f"/sbin/ip -o -4 address show eth0; /sbin/ip route; echo e >&2; exit 5")
-    expect(ran[0] == 5 and f" {address}/24 " in ran[1] and "default via 10.89.7.1 dev eth0" in ran[1] and ran[2] == "e\n", ran)
-    out = e.cri.exec(container, "/bin/sh", "-c", "/usr/bin/wget -q -O - http://127.0.0.1:8080/group")[1]
+    ran = e.cri.exec(
+        container,
+        "/bin/sh",
+        "-c",
+        f"/sbin/ip -o -4 address show eth0; /sbin/ip route; echo e >&2; exit 5",
+    )
+    expect(
+        ran[0] == 5
+        and f" {address}/24 " in ran[1]
+        and "default via 10.89.7.1 dev eth0" in ran[1]
+        and ran[2] == "e\n",
+        ran,
+    )
+    out = e.cri.exec(
+        container, "/bin/sh", "-c", "/usr/bin/wget -q -O - http://127.0.0.1:8080/group"
+    )[1]
     stats = e.cri.call("ContainerStats", container_id=container)["stats"]
     expect(stats["memory"]["working_set_bytes"]["value"] > 0, stats)
     e.cri.remove_pod(pod[0])
-    expect(printed[1] == pod[1]["hostname"] and printed[2] == "tmpfs" and "extra:x:2000" in out, printed, out)
+    expect(
+        printed[1] == pod[1]["hostname"] and printed[2] == "tmpfs" and "extra:x:2000" in out,
+        printed,
+        out,
+    )
     return None
 
 
-@drills("a CRI pod: stopped in its grace period; a container started again; another beside it has no network to share")
+@drills(
+    "a CRI pod: stopped in its grace period; a container started again; another beside it has no network to share"
+)
 def cri_again(e):
     pod = e.cri.pod(namespaces=OWN_PIDS)
     first = e.cri.start(pod, "/bin/trap", name="first", security=OWN)
@@ -184,39 +227,122 @@ def podman_run(e):
     outside = e.podman.at / "outside"
     outside.mkdir(exist_ok=True)
     os.chmod(outside, 0o777)
-    ran = e.podman.run("--hostname", "drill", "--name", "inside", "--network", "none", "--memory", "96m", "--cap-drop", "CHOWN", "--user", "1000:2000", "--group-add", "3000",
-                       "--ulimit", "nofile=1000:2000", "--ulimit", "nproc=3000:3000", "-v", f"{outside}:/ro:ro", "-v", f"{outside}:/rw:rw", "--tmpfs", "/t", "--init",
-                       "--", "/bin/sh", "-c", LOOK, timeout=180)
+    ran = e.podman.run(
+        "--hostname",
+        "drill",
+        "--name",
+        "inside",
+        "--network",
+        "none",
+        "--memory",
+        "96m",
+        "--cap-drop",
+        "CHOWN",
+        "--user",
+        "1000:2000",
+        "--group-add",
+        "3000",
+        "--ulimit",
+        "nofile=1000:2000",
+        "--ulimit",
+        "nproc=3000:3000",
+        "-v",
+        f"{outside}:/ro:ro",
+        "-v",
+        f"{outside}:/rw:rw",
+        "--tmpfs",
+        "/t",
+        "--init",
+        "--",
+        "/bin/sh",
+        "-c",
+        LOOK,
+        timeout=180,
+    )
     expect(ran.code == 7, ran.seen())
     release, *lines = ran.out.splitlines()
     own_kernel(e, release)
     files = ["/etc/hosts", "/etc/hostname", "/run/.containerenv"]
-    expect(ran.err.endswith("err\n") and lines[:5] == ["drill", *files, "tmpfs"] and (outside / "x").read_text() == "w\n", ran.seen())
-    return [ran.code, [line for line in lines if line != "core"], ran.err]  # a link to /proc/kcore, which not every kernel has
+    expect(
+        ran.err.endswith("err\n")
+        and lines[:5] == ["drill", *files, "tmpfs"]
+        and (outside / "x").read_text() == "w\n",
+        ran.seen(),
+    )
+    return [
+        ran.code,
+        [line for line in lines if line != "core"],
+        ran.err,
+    ]  # a link to /proc/kcore, which not every kernel has
 
 
 @drills("podman run -d: exec, a published port, logs, stop, its exit status; nothing is left")
 def podman_life(e):
     script = "echo said; " + " ".join(SERVER[:1] + SERVER[2:]) + "; exec /bin/trap"
-    pid = e.podman.launch("web", "--publish", "127.0.0.1:18083:8080", "--", "/bin/sh", "-c", script, timeout=180)
+    pid = e.podman.launch(
+        "web", "--publish", "127.0.0.1:18083:8080", "--", "/bin/sh", "-c", script, timeout=180
+    )
     e.s.until("an answer", lambda: answers(("127.0.0.1", 18083)), timeout=60)
-    cases = [["web", "/bin/sh", "-c", "echo o; echo e >&2; exit 5"], ["web", "/nowhere"], ["--user", "user", "--workdir", "/tmp", "web", "/bin/sh", "-c", "id; pwd"]]
+    cases = [
+        ["web", "/bin/sh", "-c", "echo o; echo e >&2; exit 5"],
+        ["web", "/nowhere"],
+        ["--user", "user", "--workdir", "/tmp", "web", "/bin/sh", "-c", "id; pwd"],
+    ]
     ran = [e.podman.podman("exec", *case) for case in cases]
     e.s.until("readiness", lambda: "ready" in e.podman.podman("logs", "web").out)
     e.podman.podman("stop", "--time", "60", "web", timeout=120).ok()
     code = e.podman.inspect("web")["State"]["ExitCode"]
     logs = e.podman.podman("logs", "web").out
     e.podman.remove("web")
-    expect(ran[0].seen() == {"code": 5, "out": "o\n", "err": "e\n"} and ran[1].code == 127 and code == 42 and not alive(pid), [r.seen() for r in ran], code)
+    expect(
+        ran[0].seen() == {"code": 5, "out": "o\n", "err": "e\n"}
+        and ran[1].code == 127
+        and code == 42
+        and not alive(pid),
+        [r.seen() for r in ran],
+        code,
+    )
     return [[[r.code, r.out, phrases(r.err)] for r in ran], logs, code]
 
 
-@drills("a pod of Podman's: its infra container behind the shared kernel, its container in a machine")
+@drills(
+    "a pod of Podman's: its infra container behind the shared kernel, its container in a machine"
+)
 def podman_pod(e):
     # Podman marks no infra container as one.
-    made = e.podman.podman("--runtime", "hull", "pod", "create", "--name", "pod", *e.podman.parent, "--share", "net,ipc,uts", "--hostname", "podhost").ok()
-    e.podman.podman("run", "--detach", "--pod", "pod", "--name", "one", image.NAME, "/bin/sh", "-c", "uname -r; hostname; exec /bin/sleep 1000", timeout=180).ok()
-    release, name = e.s.until("its output", lambda: (lambda t: t.split() if t.count("\n") == 2 else None)(e.podman.podman("logs", "one").out), timeout=60)
+    made = e.podman.podman(
+        "--runtime",
+        "hull",
+        "pod",
+        "create",
+        "--name",
+        "pod",
+        *e.podman.parent,
+        "--share",
+        "net,ipc,uts",
+        "--hostname",
+        "podhost",
+    ).ok()
+    e.podman.podman(
+        "run",
+        "--detach",
+        "--pod",
+        "pod",
+        "--name",
+        "one",
+        image.NAME,
+        "/bin/sh",
+        "-c",
+        "uname -r; hostname; exec /bin/sleep 1000",
+        timeout=180,
+    ).ok()
+    release, name = e.s.until(
+        "its output",
+        lambda: (lambda t: t.split() if t.count("\n") == 2 else None)(
+            e.podman.podman("logs", "one").out
+        ),
+        timeout=60,
+    )
     own_kernel(e, release)
     e.pods.append(made.out.strip())
     e.podman.podman("pod", "rm", "--force", "--time", "0", "pod", timeout=120).ok()
@@ -224,24 +350,58 @@ def podman_pod(e):
     return None
 
 
-@drills("docker run: output, exit status, an address from its hook, a published port, exec, stop; nothing is left")
+@drills(
+    "docker run: output, exit status, an address from its hook, a published port, exec, stop; nothing is left"
+)
 def docker_run(e):
     e.dockerd()
     d, machine = e.docker, ("--runtime", "hull-vm")
-    ran = d.run(*machine, "--", "/bin/sh", "-c", "uname -r; /sbin/ip -o -4 address show eth0; echo e >&2; exit 7", timeout=180)
+    ran = d.run(
+        *machine,
+        "--",
+        "/bin/sh",
+        "-c",
+        "uname -r; /sbin/ip -o -4 address show eth0; echo e >&2; exit 7",
+        timeout=180,
+    )
     release, shown = ran.out.splitlines()
     own_kernel(e, release)
     expect(ran.code == 7 and ran.err == "e\n" and " 172.17.0." in shown, ran.seen())
-    pid = d.launch("web", *machine, "--publish", "127.0.0.1:18084:8080", "--", "/bin/sh", "-c", "echo said; " + " ".join(SERVER[:1] + SERVER[2:]) + "; exec /bin/trap", timeout=180)
+    pid = d.launch(
+        "web",
+        *machine,
+        "--publish",
+        "127.0.0.1:18084:8080",
+        "--",
+        "/bin/sh",
+        "-c",
+        "echo said; " + " ".join(SERVER[:1] + SERVER[2:]) + "; exec /bin/trap",
+        timeout=180,
+    )
     address = d.inspect("web")["NetworkSettings"]["IPAddress"]
-    e.s.until("an answer", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18084)), timeout=60)
-    inside = d.docker("exec", "web", "/bin/sh", "-c", "/sbin/ip -o -4 address show eth0; cat /etc/hosts; exit 5")
-    expect(inside.code == 5 and f" {address}/" in inside.out and inside.out.count(address) == 2, inside.seen(), address)
+    e.s.until(
+        "an answer", lambda: answers((address, 8080)) and answers(("127.0.0.1", 18084)), timeout=60
+    )
+    inside = d.docker(
+        "exec", "web", "/bin/sh", "-c", "/sbin/ip -o -4 address show eth0; cat /etc/hosts; exit 5"
+    )
+    expect(
+        inside.code == 5 and f" {address}/" in inside.out and inside.out.count(address) == 2,
+        inside.seen(),
+        address,
+    )
     e.s.until("readiness", lambda: "ready" in d.docker("logs", "web").out)
     d.docker("stop", "--time", "60", "web", timeout=120).ok()
     code, logs = d.inspect("web")["State"]["ExitCode"], d.docker("logs", "web").out
     d.docker("rm", "web").ok()
-    expect(code == 42 and logs.startswith("said\n") and not alive(pid) and not d.docker("ps", "--all", "--quiet").out, code, logs)
+    expect(
+        code == 42
+        and logs.startswith("said\n")
+        and not alive(pid)
+        and not d.docker("ps", "--all", "--quiet").out,
+        code,
+        logs,
+    )
     return [ran.code, code]
 
 
@@ -249,7 +409,9 @@ def docker_run(e):
 def refusals(e):
     seen = []
     for flags in [["--network", "host"], ["-v", "/dev/zero:/dev/z"], ["--pid", "container:other"]]:
-        e.podman.launch("other", "--runtime", "/usr/sbin/runc", "--", "/bin/sleep", "1000") if flags[-1].endswith("other") else None
+        e.podman.launch(
+            "other", "--runtime", "/usr/sbin/runc", "--", "/bin/sleep", "1000"
+        ) if flags[-1].endswith("other") else None
         ran = e.podman.run(*flags, "--", "/bin/true", timeout=180)
         seen.append([ran.code, ran.err])
     e.podman.clear()
@@ -260,10 +422,19 @@ def refusals(e):
 @drills("nothing is left at the end")
 def nothing_left(e):
     expect(not e.podman.podman("ps", "--all", "--quiet").ok().out, "containers left")
-    e.s.state_roots_empty(e.ctr.roots / e.s.tag, "/run/containerd/runc/k8s.io", "/run/hull", "/run/runc")
-    e.s.until("the machines' end", lambda: not [p for p in processes("qemu-system") + processes("hull-vm") if alive(p)])
+    e.s.state_roots_empty(
+        e.ctr.roots / e.s.tag, "/run/containerd/runc/k8s.io", "/run/hull", "/run/runc"
+    )
+    e.s.until(
+        "the machines' end",
+        lambda: not [p for p in processes("qemu-system") + processes("hull-vm") if alive(p)],
+    )
     e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
     # conmon's own cgroup and the pods' are Podman's to remove
-    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag) and "conmon" not in c and Path(c).name not in e.pods]
+    left = [
+        c
+        for c in e.s.cgroups(f"/{e.s.tag}/")
+        if not c.endswith(e.s.tag) and "conmon" not in c and Path(c).name not in e.pods
+    ]
     expect(not left, "cgroups left:", left[:5])
     return None

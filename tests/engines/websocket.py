@@ -18,8 +18,15 @@ class Stream:
         where = urlsplit(url)
         self.socket = socket.create_connection((where.hostname, where.port), timeout)
         key = base64.b64encode(os.urandom(16)).decode()
-        head = [f"GET {where.path}?{where.query} HTTP/1.1", f"Host: {where.netloc}", "Upgrade: websocket", "Connection: Upgrade",
-                f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Protocol: {protocol}"]
+        head = [
+            f"GET {where.path}?{where.query} HTTP/1.1",
+            f"Host: {where.netloc}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Protocol: {protocol}",
+        ]
         self.socket.sendall("\r\n".join(head + ["", ""]).encode())
         self.buffer = b""
         answer = self.until(b"\r\n\r\n")
@@ -51,8 +58,14 @@ class Stream:
     def send(self, channel, data):
         """Send to a channel. A client's frames are masked."""
         data, mask = bytes([channel]) + data, os.urandom(4)
-        size = struct.pack(">B", 128 | len(data)) if len(data) < 126 else struct.pack(">BH", 128 | 126, len(data))
-        self.socket.sendall(b"\x82" + size + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(data)))
+        size = (
+            struct.pack(">B", 128 | len(data))
+            if len(data) < 126
+            else struct.pack(">BH", 128 | 126, len(data))
+        )
+        self.socket.sendall(
+            b"\x82" + size + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(data))
+        )
 
     def receive(self):
         """The next (channel, data); None when the other side closes."""
@@ -61,7 +74,9 @@ class Stream:
                 first, second = self.take(2)
                 size = second & 127
                 if size > 125:
-                    size = struct.unpack(">H" if size == 126 else ">Q", self.take(2 if size == 126 else 8))[0]
+                    size = struct.unpack(
+                        ">H" if size == 126 else ">Q", self.take(2 if size == 126 else 8)
+                    )[0]
                 data = self.take(size)
             except EOFError:
                 return None

@@ -4,6 +4,7 @@
 An emulated machine needs seconds to unpack its own kernel; QEMU starts an ELF image directly (PVH). Where the packed payload lies is in
 the boot header: `setup_sects`, `payload_offset` and `payload_length` of the kernel's Documentation/arch/x86/boot.rst.
 """
+
 import struct
 import subprocess
 import sys
@@ -26,14 +27,16 @@ def main() -> None:
     sectors = data[0x1F1] or 4
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = (sectors + 1) * SECTOR + offset
-    payload = data[start:start + length]
+    payload = data[start : start + length]
     for magic, command in UNPACKERS.items():
         if payload.startswith(magic):
             break
     else:
         sys.exit(f"{image}: packed in a way that is not known ({payload[:4].hex()})")
     # What follows the stream is the unpacked length: the unpackers complain of it after all is written.
-    result = subprocess.run(command, input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    result = subprocess.run(
+        command, input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
     if not result.stdout.startswith(b"\x7fELF"):
         sys.exit(f"{image}: no ELF image inside")
     with open(output, "wb") as file:

@@ -19,7 +19,10 @@ FRAME = re.compile(r"^(?:\[[^]]*\] )?\s+(?:\? )?([A-Za-z_][\w.]*)\+0x")
 
 def sizes(control):
     """The lengths of what the machine writes."""
-    return [os.stat(control / name).st_size if (control / name).exists() else 0 for name in ("output", "console")]
+    return [
+        os.stat(control / name).st_size if (control / name).exists() else 0
+        for name in ("output", "console")
+    ]
 
 
 def alive(pid):
@@ -66,7 +69,9 @@ def main():
             seen, since = now, time.monotonic()
         if time.monotonic() - since < limit:
             continue
-        print(f"hull-vm: the machine was silent for {limit:.0f} s; its programs were at:", flush=True)
+        print(
+            f"hull-vm: the machine was silent for {limit:.0f} s; its programs were at:", flush=True
+        )
         told = (control / "console").stat().st_size
         try:
             interrupt(control)
