@@ -17,8 +17,9 @@ PATIENCE = 5
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime under test. `view` is the cgroup tree it is shown (see box); `wall` is kernel or vm,
-    and `environment` what it is told by variables."""
+    """A runtime under test. `view` is the cgroup tree it is shown (see box); `wall` is kernel or
+    vm, and `environment` what it is told by variables.
+    """
 
     name: str
     path: str

@@ -22,8 +22,9 @@ HULL = CHECKOUT / "target/x86_64-unknown-linux-gnu/release/hull"
 
 @dataclass(frozen=True)
 class Expectation:
-    """A line of expected.tsv: what hull and Debian's runc should come to, and why. In a machine it is
-    the same where `vm` is empty; `n/a` is a test that says nothing of one, and fails."""
+    """A line of expected.tsv: what hull and Debian's runc should come to, and why. In a machine it
+    is the same where `vm` is empty; `n/a` is a test that says nothing of one, and fails.
+    """
 
     test: str
     hull: str

@@ -18,9 +18,11 @@ def table(tests, runtimes, verdicts, expected):
     """The table as aligned text: test | a column a runtime | reason."""
     rows = [["test", *verdicts, "reason"]]
     rows += [[t, *cells(t, runtimes, verdicts, expected)] for t in tests]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[-1] = 0
-    return "\n".join(" | ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def differences(tests, runtimes, verdicts, expected):

@@ -25,7 +25,9 @@ def make_rootfs(path, busybox, programs=()):
 
 
 def compile_c(source, folder):
-    """Compiles one of the benches' own programs, apart from hull's build; returns the static binary's path."""
+    """Compiles one of the benches' own programs, apart from hull's build; returns the static
+    binary's path.
+    """
     path = os.path.join(folder, os.path.basename(source).removesuffix(".c"))
     done = subprocess.run(
         ["cc", "-O2", "-static", "-o", path, source], capture_output=True, text=True, check=False
@@ -38,7 +40,9 @@ def compile_c(source, folder):
 def default_spec(runc, folder):
     """What `runc spec` writes, without a terminal and with a cgroup namespace.
 
-    On v1 machines runc leaves the cgroup namespace out and on v2 it has it; the other runtimes' defaults always do."""
+    On v1 machines runc leaves the cgroup namespace out and on v2 it has it; the other runtimes'
+    defaults always do.
+    """
     done = subprocess.run(
         [runc, "spec", "--bundle", folder], capture_output=True, text=True, check=False
     )
@@ -56,7 +60,9 @@ def default_spec(runc, folder):
 
 
 def write_bundle(folder, spec, rootfs, cgroup, args, change=None):
-    """Writes `folder`/config.json: the spec with its root, cgroup and program; `change` may alter the rest."""
+    """Writes `folder`/config.json: the spec with its root, cgroup and program; `change` may alter
+    the rest.
+    """
     os.makedirs(folder, exist_ok=True)
     config = copy.deepcopy(spec)
     config["root"]["path"] = rootfs

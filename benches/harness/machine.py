@@ -1,5 +1,8 @@
-"""A private view of the machine that leaves nothing behind: mount namespace, scratch folder, cgroups, quiet."""
+"""A private view of the machine that leaves nothing behind: mount namespace, scratch folder,
+cgroups, quiet.
+"""
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -21,7 +24,9 @@ class BenchError(Exception):
 
 
 def enter_private_mounts():
-    """Starts this program again in a mount namespace of its own, once; mounts made from here on end with it."""
+    """Starts this program again in a mount namespace of its own, once; mounts made from here on end
+    with it.
+    """
     if os.environ.get("HULL_BENCH_MOUNTS") == str(os.getpid()):
         return
     if os.geteuid() != 0:
@@ -44,11 +49,11 @@ def prctl(option, value):
 
 
 def raise_priority(nice):
-    """Asks for a better place in the queue than the machine's other work; returns what was obtained."""
-    try:
+    """Asks for a better place in the queue than the machine's other work; returns what was
+    obtained.
+    """
+    with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
-    except PermissionError:
-        pass
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
@@ -130,7 +135,9 @@ def is_pure_v2():
 
 
 def end_on_signals():
-    """Lets the first SIGINT, SIGTERM or SIGHUP end the program by an exception, so that clean-up runs undisturbed."""
+    """Lets the first SIGINT, SIGTERM or SIGHUP end the program by an exception, so that clean-up
+    runs undisturbed.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(number, _frame):
@@ -159,14 +166,14 @@ def _remove_cgroup(path):
 
 
 def _kill(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def remove_cgroups():
-    """Removes this run's cgroups, and those of earlier runs whose process is gone (killed before they could)."""
+    """Removes this run's cgroups, and those of earlier runs whose process is gone (killed before
+    they could).
+    """
     for folder in hierarchies():
         for name in os.listdir(folder):
             owner = name.removeprefix(PREFIX)
@@ -177,7 +184,9 @@ def remove_cgroups():
 
 
 def remove_stale_folders():
-    """Removes the folders of runs that were killed: scratch (empty outside its mount namespace) and disk."""
+    """Removes the folders of runs that were killed: scratch (empty outside its mount namespace) and
+    disk.
+    """
     for parent in ("/tmp", "/var/tmp"):
         for name in os.listdir(parent):
             owner = name.removeprefix(PREFIX)
@@ -186,7 +195,9 @@ def remove_stale_folders():
 
 
 def _busy_kernel_workers():
-    """Kernel threads that take down network namespaces or cgroups at this moment (a `+` marks running work)."""
+    """Kernel threads that take down network namespaces or cgroups at this moment (a `+` marks
+    running work).
+    """
     busy = []
     for pid in os.listdir("/proc"):
         if not pid.isdigit():
@@ -202,7 +213,9 @@ def _busy_kernel_workers():
 
 
 def settle(limit=3.0):
-    """Waits until the kernel has taken down what the last container left; returns whether it did within `limit` s."""
+    """Waits until the kernel has taken down what the last container left; returns whether it did
+    within `limit` s.
+    """
     end = time.monotonic() + limit
     quiet = 0
     while time.monotonic() < end:

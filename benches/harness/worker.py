@@ -1,4 +1,6 @@
-"""Runs and times commands from a small process of its own, in a mount namespace with the wanted view of cgroups."""
+"""Runs and times commands from a small process of its own, in a mount namespace with the wanted
+view of cgroups.
+"""
 
 import json
 import os
@@ -13,12 +15,15 @@ from . import machine
 # A command that takes longer than this hangs, unless it is known to be slow.
 COMMAND_LIMIT_SECONDS = 60
 
-# Meant for the bench, which cleans up and then ends the timing processes; what they start gets the default back.
+# Meant for the bench, which cleans up and then ends the timing processes; what they start gets the
+# default back.
 TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Worker:
-    """A forked process that carries out steps. `without_v2` hides the v2 tree of a hybrid machine from it."""
+    """A forked process that carries out steps. `without_v2` hides the v2 tree of a hybrid machine
+    from it.
+    """
 
     def __init__(self, scratch, without_v2=False):
         ours, theirs = socket.socketpair()
@@ -35,11 +40,14 @@ class Worker:
         self._channel = ours.makefile("rw")
 
     def perform(self, steps, keep_output=False, limit=COMMAND_LIMIT_SECONDS):
-        """Carries out steps, each `["run", argv...]` or `["wait", pid file]`; returns the measured result.
+        """Carries out steps, each `["run", argv...]` or `["wait", pid file]`; returns the measured
+        result.
 
-        The result has `seconds` (wall), `cpu` (s of user and system time of everything that was reaped), `status` (the
-        first one that is not zero), and `error` (what stderr says when the status is not zero). A command that takes
-        longer than `limit` seconds is killed and has status 124."""
+        The result has `seconds` (wall), `cpu` (s of user and system time of everything that was
+        reaped), `status` (the first one that is not zero), and `error` (what stderr says when the
+        status is not zero). A command that takes longer than `limit` seconds is killed and has
+        status 124.
+        """
         self._channel.write(
             json.dumps({"steps": steps, "keep": keep_output, "limit": limit}) + "\n"
         )
@@ -50,7 +58,9 @@ class Worker:
         return json.loads(line)
 
     def close(self):
-        """Ends the process. It is told to: other workers hold copies of the channel, so it would see no end of file."""
+        """Ends the process. It is told to: other workers hold copies of the channel, so it would
+        see no end of file.
+        """
         try:
             self._channel.write("null\n")
             self._channel.close()
@@ -62,7 +72,8 @@ class Worker:
         for number in TERMINAL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         machine.prctl(machine.PR_SET_PDEATHSIG, signal.SIGKILL)
-        # Containers are left to this process when `create` ends, so their end can be waited for without polling.
+        # Containers are left to this process when `create` ends, so their end can be waited for
+        # without polling.
         machine.prctl(machine.PR_SET_CHILD_SUBREAPER, 1)
         signal.signal(signal.SIGALRM, _give_up)
         if without_v2:
@@ -171,8 +182,10 @@ def _run(argv, actions, limit):
 
 
 def _wait(pid_file, limit):
-    """Waits for the container's first process. It is this process's child after `create` has ended, unless the runtime
-    leaves a process of its own between the two; then its end is seen, and its status is not."""
+    """Waits for the container's first process. It is this process's child after `create` has ended,
+    unless the runtime leaves a process of its own between the two; then its end is seen, and its
+    status is not.
+    """
     with open(pid_file, encoding="ascii") as text:
         pid = int(text.read())
     try:

@@ -1,8 +1,10 @@
 """The rows of the study that this bench repeats.
 
-"Quantifying the Performance Isolation Properties of Virtualization Systems", ExpCS 2007, table 1, as its authors publish
-it with the Isolation Benchmark Suite (Clarkson University, cs644, isolation/results.html). Loss of good answers of
-SPECweb 2005 in percent: (three well-behaved guests, the misbehaving guest). None: did not report."""
+"Quantifying the Performance Isolation Properties of Virtualization Systems", ExpCS 2007, table 1,
+as its authors publish it with the Isolation Benchmark Suite (Clarkson University, cs644,
+isolation/results.html). Loss of good answers of SPECweb 2005 in percent: (three well-behaved
+guests, the misbehaving guest). None: did not report.
+"""
 
 STRESSES = ("memory", "fork", "cpu", "disk", "network send", "network receive")
 

@@ -1,4 +1,6 @@
-"""One trial: four containers begin at the same instant, one of them perhaps with a stress beside its server."""
+"""One trial: four containers begin at the same instant, one of them perhaps with a stress beside
+its server.
+"""
 
 import os
 import shutil
@@ -8,9 +10,11 @@ import time
 from harness import bundle, machine
 
 CONTAINERS = 4
-# Seconds from a trial's preparation to its start: enough for the slowest runtime to make four containers.
+# Seconds from a trial's preparation to its start: enough for the slowest runtime to make four
+# containers.
 LEAD_SECONDS = 1.2
-# Seconds that the containers get to end after the measured time; one that has not by then did not report.
+# Seconds that the containers get to end after the measured time; one that has not by then did not
+# report.
 GRACE_SECONDS = 8.0
 MIB = 1 << 20
 # What a careful person gives each container: these are the bench's "limits".
@@ -46,7 +50,9 @@ def cap_memory():
 
 
 def disk_of(folder):
-    """(major, minor) of the whole disk below a folder; None where there is none (overlay, tmpfs, btrfs)."""
+    """(major, minor) of the whole disk below a folder; None where there is none (overlay, tmpfs,
+    btrfs).
+    """
     device = os.stat(folder).st_dev
     node = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
     if not os.path.exists(node):
@@ -67,7 +73,9 @@ def limits_for(folder):
 
 
 class Cap:
-    """The cgroups around the containers: a cap on memory and processes, and priority over the machine's other work."""
+    """The cgroups around the containers: a cap on memory and processes, and priority over the
+    machine's other work.
+    """
 
     def __init__(self, parent):
         self.parent = parent
@@ -76,16 +84,14 @@ class Cap:
             settings = {"memory.max": cap_memory(), "pids.max": CAP_PIDS, "cpu.weight": 10000}
             self._make(self.folders[0], settings, delegate=True)
             return
-        self.folders = [f"{machine.CGROUPS}/{name}{parent}" for name in ("memory", "pids", "cpu")]
-        for folder, settings in zip(
-            self.folders,
-            (
-                {"memory.limit_in_bytes": cap_memory()},
-                {"pids.max": CAP_PIDS},
-                {"cpu.shares": 262144},
-            ),
-        ):
-            self._make(folder, settings)
+        settings = {
+            "memory": {"memory.limit_in_bytes": cap_memory()},
+            "pids": {"pids.max": CAP_PIDS},
+            "cpu": {"cpu.shares": 262144},
+        }
+        self.folders = [f"{machine.CGROUPS}/{name}{parent}" for name in settings]
+        for folder, files in zip(self.folders, settings.values(), strict=True):
+            self._make(folder, files)
 
     @staticmethod
     def _make(folder, settings, delegate=False):
@@ -111,7 +117,9 @@ def _write(path, text):
 
 
 class Runner:
-    """Starts trials with one runtime. `how` is `limits`, `none` (no limits), or `control` (no containers at all)."""
+    """Starts trials with one runtime. `how` is `limits`, `none` (no limits), or `control` (no
+    containers at all).
+    """
 
     def __init__(self, runtime, spec, rootfs, scratch, disk, cap, options):
         self.runtime, self.spec, self.rootfs, self.scratch = runtime, spec, rootfs, scratch
@@ -187,7 +195,9 @@ class Runner:
         ], name
 
     def _uncontained(self, number, stress, start):
-        """The same program in one cgroup with the other three; a pid namespace, so that all of it ends with it."""
+        """The same program in one cgroup with the other three; a pid namespace, so that all of it
+        ends with it.
+        """
         joins = "".join(
             f"echo 0 >{folder}/cgroup.procs && " for folder in self.cap.control_folders()
         )

@@ -1,4 +1,6 @@
-"""Namespaces of a bench's own: a "host" that hull runs in, an "outside" behind a link, and hull's containers."""
+"""Namespaces of a bench's own: a "host" that hull runs in, an "outside" behind a link, and hull's
+containers.
+"""
 
 import json
 import os
@@ -16,7 +18,9 @@ HOST, OUTSIDE = "198.51.100.1", "198.51.100.2"
 
 
 def enter():
-    """Starts the program again in network and mount namespaces of its own; a signal ends it by an exception, so that it cleans up."""
+    """Starts the program again in network and mount namespaces of its own; a signal ends it by an
+    exception, so that it cleans up.
+    """
     if os.environ.get("HULL_BENCH_NETWORK") != "inside":
         os.environ["HULL_BENCH_NETWORK"] = "inside"
         os.execvp(

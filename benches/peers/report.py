@@ -8,7 +8,9 @@ def _milliseconds(value):
 
 
 def row(sample, base, calls):
-    """The figures of one peer in one scenario; `base` is the floor's samples, or None where the scenario has none."""
+    """The figures of one peer in one scenario; `base` is the floor's samples, or None where the
+    scenario has none.
+    """
     good = sample.good()
     entry = {
         "peer": sample.peer.name,

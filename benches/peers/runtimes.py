@@ -15,7 +15,9 @@ class Bench:
 
 
 class Host:
-    """No container at all: the cost of starting and reaping the same program, in every other row too."""
+    """No container at all: the cost of starting and reaping the same program, in every other row
+    too.
+    """
 
     name, without_v2, mounts_comparable = "process", False, False
 
@@ -130,9 +132,12 @@ class Oci:
 
 
 class Bubblewrap:
-    """bwrap with the options that come nearest to the default spec; it has no create, no exec and no cgroups.
+    """bwrap with the options that come nearest to the default spec; it has no create, no exec and
+    no cgroups.
 
-    Its own /proc covers what the spec's read-only paths cover; a fresh sysfs it cannot mount, so the host's is bound."""
+    Its own /proc covers what the spec's read-only paths cover; a fresh sysfs it cannot mount, so
+    the host's is bound.
+    """
 
     name, without_v2, mounts_comparable = "bubblewrap", False, True
 
@@ -184,7 +189,9 @@ class Bubblewrap:
 
 
 class Nsenter:
-    """util-linux's nsenter into the floor's container: the least that a program can do to enter by namespaces."""
+    """util-linux's nsenter into the floor's container: the least that a program can do to enter by
+    namespaces.
+    """
 
     name, without_v2, mounts_comparable = "nsenter", False, False
 

@@ -7,9 +7,11 @@ import time
 
 from harness import machine
 
-# strace counts what a run happens to do; a signal or a retry adds a few. The least of three is the run's own need.
+# strace counts what a run happens to do; a signal or a retry adds a few. The least of three is the
+# run's own need.
 COUNT_REPEATS = 3
-# Stepping costs some 30 microseconds an instruction on a virtual machine: a few millions are all that is worth it.
+# Stepping costs some 30 microseconds an instruction on a virtual machine: a few millions are all
+# that is worth it.
 STEPPING_LIMIT_SECONDS = 150
 
 
@@ -33,7 +35,9 @@ class Samples:
 
 
 def measure(peers, steps_of, worker_of, rounds, title):
-    """One warm-up and then `rounds` rounds: A B C, B C A, C A B, ...; the kernel settles before each run."""
+    """One warm-up and then `rounds` rounds: A B C, B C A, C A B, ...; the kernel settles before
+    each run.
+    """
     samples = [Samples(peer) for peer in peers]
     for peer in peers:
         machine.settle()
@@ -56,9 +60,12 @@ def progress(text):
 
 
 class ExecTargets:
-    """Running containers for the exec scenario: one of each runtime, and one of the floor's for the peers without.
+    """Running containers for the exec scenario: one of each runtime, and one of the floor's for the
+    peers without.
 
-    The floor's ends by itself after `seconds`, so that it cannot outlive a bench that was killed for long."""
+    The floor's ends by itself after `seconds`, so that it cannot outlive a bench that was killed
+    for long.
+    """
 
     def __init__(self, peers, floor, worker_of, seconds):
         self.worker_of, self.held, self.pids, self.failed = worker_of, [], {}, {}
@@ -82,7 +89,9 @@ class ExecTargets:
 
     @staticmethod
     def _child_of(pid):
-        """The container's first process, once it has become the program (its namespaces are complete then)."""
+        """The container's first process, once it has become the program (its namespaces are
+        complete then).
+        """
         for _ in range(400):
             with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as text:
                 children = text.read().split()
@@ -102,9 +111,11 @@ class ExecTargets:
 
 
 def count_calls(worker, steps, strace, output):
-    """System calls of all processes of a run, by `strace -c -f`: (total, [(calls, name), ...]) or None if it fails.
+    """System calls of all processes of a run, by `strace -c -f`: (total, [(calls, name), ...]) or
+    None if it fails.
 
-    The tracer is detached (`-D`): the container outlives `create`, and the tracer stays with it."""
+    The tracer is detached (`-D`): the container outlives `create`, and the tracer stays with it.
+    """
     best = None
     for _ in range(COUNT_REPEATS):
         machine.settle()
@@ -154,8 +165,9 @@ def _read_counts(path, counts):
 
 
 def count_instructions(worker, steps, tools, output):
-    """User instructions of a run: the processor's own count by `perf stat`, or else those that instructions/count.c
-    steps through. Returns the count, or None, and how it was found or why not."""
+    """User instructions of a run: the processor's own count by `perf stat`, or else those that
+    instructions/count.c steps through. Returns the count, or None, and how it was found or why not.
+    """
     perf, stepper = tools
     command = steps()[0][1:]
     reason = "perf is not installed"

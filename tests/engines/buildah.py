@@ -1,6 +1,7 @@
-"""buildah: a Containerfile of many steps, and working containers, with the runtime under test behind RUN."""
+"""buildah: a Containerfile of many steps, and working containers, with the runtime under test
+behind RUN.
+"""
 
-import json
 from pathlib import Path
 
 import image
@@ -212,7 +213,7 @@ def terminal(e):
         "--",
         "/bin/sh",
     ]
-    status, shown = e.s.terminal(
+    status, _ = e.s.terminal(
         *argv, script=[(r"[#$] ", "test -t 0 && tty\n"), (r"dev/pts/\d|console", "exit 5\n")]
     )
     e.buildah("rm", container).ok()
@@ -226,15 +227,18 @@ for aspect in image.ASPECTS:
         container = e.buildah("from", "--pull-never", image.NAME).ok().out.strip()
         ran = e.run(container, "--hostname", "drill", "--", "/bin/show", aspect).ok().out
         e.buildah("rm", container).ok()
-        return [l for l in ran.splitlines() if aspect != "cgroup" or "buildah-" not in l]
+        return [line for line in ran.splitlines() if aspect != "cgroup" or "buildah-" not in line]
 
 
 @drills("the runtime of README's lines is the one that runs")
 def configured(e):
     container = e.buildah("from", "--pull-never", image.NAME).ok().out.strip()
-    run = lambda: e.buildah(
-        "run", "--isolation", "oci", container, "--", "/bin/sh", "-c", "echo ran; exit 3"
-    )
+
+    def run():
+        return e.buildah(
+            "run", "--isolation", "oci", container, "--", "/bin/sh", "-c", "echo ran; exit 3"
+        )
+
     ran = run()
     installed = Path(e.s.path)
     installed.rename("/usr/bin/away")

@@ -1,11 +1,13 @@
-"""OCI bundles, and calls of a runtime with the very arguments that engines use. No engine is involved."""
+"""OCI bundles, and calls of a runtime with the very arguments that engines use. No engine is
+involved.
+"""
 
+import array
 import json
 import os
 import signal
 import socket
 import subprocess
-import array
 from pathlib import Path
 
 import image
@@ -38,7 +40,7 @@ def config(root, cgroup, args, terminal=False):
         "cwd": "/",
         "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
         "noNewPrivileges": True,
-        "capabilities": {kind: GRANTED for kind in ["bounding", "effective", "permitted"]},
+        "capabilities": dict.fromkeys(["bounding", "effective", "permitted"], GRANTED),
     }
     linux = {
         "cgroupsPath": cgroup,
@@ -111,8 +113,9 @@ class Runtime:
     def call(self, *argv, bundle, style="containerd", stdin=None, env=None, fds=(), inherited=()):
         """Call the runtime as an engine of that style does, from the bundle's folder.
 
-        Output goes to files of the bundle, one a verb, as a container holds on to those of its `create`. `fds` are
-        passed on with their numbers; `inherited` are signals that arrive ignored.
+        Output goes to files of the bundle, one a verb, as a container holds on to those of its
+        `create`. `fds` are passed on with their numbers; `inherited` are signals that arrive
+        ignored.
         """
         log = bundle / ("oci-log" if style == "conmon" else "log.json")
         front = {
@@ -123,7 +126,10 @@ class Runtime:
         whole = [self.s.path, *map(str, front), *map(str, argv)]
         self.s.note("$ " + " ".join(whole))
         before = log.read_text() if log.exists() else ""
-        ignore = lambda: [signal.signal(number, signal.SIG_IGN) for number in inherited]
+
+        def ignore():
+            return [signal.signal(number, signal.SIG_IGN) for number in inherited]
+
         verb = next((a for a in argv if a in ("create", "run", "exec")), "call")
         out, err = bundle / f"{verb}.out", bundle / f"{verb}.err"
         with open(out, "wb") as o, open(err, "wb") as e:
@@ -188,7 +194,9 @@ class Runtime:
         self.s.until(f"{bundle.name} {wanted}", lambda: self.status(bundle) == wanted)
 
     def exec(self, bundle, *args, flags=(), process=None, style="containerd", **more):
-        """`exec` with a process file, detached, as containerd's shim and conmon call it; returns the call and its output."""
+        """`exec` with a process file, detached, as containerd's shim and conmon call it; returns
+        the call and its output.
+        """
         described = {
             **json.loads((bundle / "config.json").read_text())["process"],
             "args": list(args),

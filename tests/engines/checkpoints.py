@@ -1,11 +1,14 @@
-"""What the drills of checkpoints share: a criu that works here, a program that counts, a client whose bytes are checked."""
+"""What the drills of checkpoints share: a criu that works here, a program that counts, a client
+whose bytes are checked.
+"""
 
 import socket
 from pathlib import Path
 
 from drill import Skip, expect
 
-# Counts in memory, and writes each number into a file: one that is brought back goes on, one that is started anew begins with 1.
+# Counts in memory, and writes each number into a file: one that is brought back goes on, one that
+# is started anew begins with 1.
 COUNTING = [
     "/bin/sh",
     "-c",
@@ -31,7 +34,9 @@ def criu_works(session):
 
 
 class Client:
-    """A connection to ECHO; what is sent must come back, byte by byte, whatever happened to the far side in between."""
+    """A connection to ECHO; what is sent must come back, byte by byte, whatever happened to the far
+    side in between.
+    """
 
     def __init__(self, session, address):
         self.session, self.sent, self.got = session, b"", b""

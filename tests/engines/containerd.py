@@ -55,7 +55,9 @@ class Containerd(Daemon):
         return self.task(name)[0]
 
     def delete(self, name):
-        """Delete a stopped task; returns the exit status of its process, which ctr only tells in words."""
+        """Delete a stopped task; returns the exit status of its process, which ctr only tells in
+        words.
+        """
         said = self.ctr("task", "delete", name).ok().err
         told = re.search(r"exit with non-zero exit code (\d+)", said)
         return int(told.group(1)) if told else 0
@@ -472,7 +474,10 @@ def pause(e):
     pid = e.launch("p", "/bin/sh", "-c", "while :; do /bin/date +%N >/tmp/now; done")
     e.ctr("task", "pause", "p").ok()
     expect(e.task("p")[1] == "PAUSED", e.task("p"))
-    ticks = lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+
+    def ticks():
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+
     frozen = ticks()
     refused = e.exec("p", "/bin/true")
     expect(ticks() == frozen, "it ran while paused")
@@ -653,24 +658,33 @@ def many(e, count, width):
     """Start `count` containers, `width` at a time; all must run at once, and all be gone after."""
     names = [f"many{i}" for i in range(count)]
     argv = ["ctr", "--address", str(e.socket), "--namespace", e.s.tag]
-    call = lambda *a: subprocess.run(
-        [*argv, *map(str, a)], capture_output=True, text=True, timeout=300, env=e.s.environment
-    )
-    run = lambda n: call("run", "--detach", *e.options(), image.NAME, n, "/bin/sleep", "10000")
-    failed = lambda done: [d.stderr for d in done if d.returncode != 0][:3]
+
+    def call(*a):
+        return subprocess.run(
+            [*argv, *map(str, a)], capture_output=True, text=True, timeout=300, env=e.s.environment
+        )
+
+    def run(n):
+        return call("run", "--detach", *e.options(), image.NAME, n, "/bin/sleep", "10000")
+
+    def failed(done):
+        return [d.stderr for d in done if d.returncode != 0][:3]
+
     with ThreadPoolExecutor(width) as pool:
         expect(
             not failed(list(pool.map(run, names))), "run:", failed(list(pool.map(run, names[:1])))
         )
-        listed = [l.split() for l in e.ctr("task", "ls").ok().out.splitlines()]
-        running = [l[0] for l in listed if l[0].startswith("many") and l[2] == "RUNNING"]
+        listed = [line.split() for line in e.ctr("task", "ls").ok().out.splitlines()]
+        running = [
+            line[0] for line in listed if line[0].startswith("many") and line[2] == "RUNNING"
+        ]
         expect(len(running) == count, len(running), "of", count, "run")
-        pids = [int(l[1]) for l in listed if l[0].startswith("many")]
+        pids = [int(line[1]) for line in listed if line[0].startswith("many")]
         killed = list(pool.map(lambda n: call("task", "delete", "--force", n), names))
         list(pool.map(lambda n: call("container", "delete", n), names))
     e.s.until("their end", lambda: not [p for p in pids if alive(p)])
     expect(
-        not [l for l in e.ctr("task", "ls").ok().out.splitlines() if l.startswith("many")],
+        not [line for line in e.ctr("task", "ls").ok().out.splitlines() if line.startswith("many")],
         "tasks left",
         failed(killed),
     )

@@ -1,4 +1,5 @@
-"""The contract between engines and a runtime, phrase by phrase: command lines, log records, error wording, streams.
+"""The contract between engines and a runtime, phrase by phrase: command lines, log records, error
+wording, streams.
 
 No engine runs here. Each drill uses the arguments that containerd's shim, conmon or buildah use.
 """
@@ -33,8 +34,8 @@ def version(r):
     said = r.call("--version", bundle=r.bundle("version"), style="buildah").ok()
     lines = said.out.splitlines()
     expect(re.fullmatch(r"\S+ version \S+", lines[0]), lines)
-    expect(any(re.fullmatch(r"commit: \S+", l) for l in lines), lines)
-    expect(any(re.fullmatch(r"spec: 1\.\d+\.\d+\S*", l) for l in lines), lines)
+    expect(any(re.fullmatch(r"commit: \S+", line) for line in lines), lines)
+    expect(any(re.fullmatch(r"spec: 1\.\d+\.\d+\S*", line) for line in lines), lines)
     expect(said.err == "", said.err)
 
 
@@ -124,7 +125,7 @@ def log_debug(r):
         bundle=b,
         style="buildah",
     )
-    records = [json.loads(l) for l in (b / "log.json").read_text().splitlines()]
+    records = [json.loads(line) for line in (b / "log.json").read_text().splitlines()]
     levels = [x["level"] for x in records]
     expect(made.code and "debug" in levels and levels[-1] == "error", levels)
 
@@ -294,9 +295,10 @@ def kill_forms(r):
         r.await_status(b, "stopped")
         r.clean(b)
     b = r.running("forms", "/bin/sh", "-c", "/bin/sleep 55 & /bin/sleep 55 & wait")
-    count = lambda: len(
-        json.loads(r.call("ps", "--format", "json", "forms", bundle=b).ok().out) or []
-    )
+
+    def count():
+        return len(json.loads(r.call("ps", "--format", "json", "forms", bundle=b).ok().out) or [])
+
     r.s.until("three processes", lambda: count() == 3)
     seen.append(r.call("kill", "--all", "forms", "9", bundle=b).code)
     r.s.until("their end", lambda: count() == 0)
@@ -602,9 +604,10 @@ def buildah(r):
     b = r.bundle("buildah", ["/bin/sh", "-c", "exit 4"])
     r.create(b, style="buildah").ok()
     r.call("start", "buildah", bundle=b, style="buildah").ok()
-    status = lambda: json.loads(r.call("state", "buildah", bundle=b, style="buildah").ok().out)[
-        "status"
-    ]
+
+    def status():
+        return json.loads(r.call("state", "buildah", bundle=b, style="buildah").ok().out)["status"]
+
     r.s.until("its end", lambda: status() == "stopped")
     r.call("delete", "buildah", bundle=b, style="buildah").ok()
     again = r.call("state", "buildah", bundle=b, style="buildah")

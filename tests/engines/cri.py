@@ -1,7 +1,9 @@
-"""Kubernetes' container runtime interface: containerd's CRI service, with a runtime handler named `hull`.
+"""Kubernetes' container runtime interface: containerd's CRI service, with a runtime handler named
+`hull`.
 
-The handler is what README's RuntimeClass names, and it is set up by README's lines; its BinaryName is the runtime under
-test. containerd's default handler stays runc, so that what passes here passes by the handler.
+The handler is what README's RuntimeClass names, and it is set up by README's lines; its BinaryName
+is the runtime under test. containerd's default handler stays runc, so that what passes here passes
+by the handler.
 """
 
 import json
@@ -56,8 +58,9 @@ NETWORK = {
 class Cri(Daemon):
     """A containerd with its CRI service, and the pods made in it."""
 
-    def __init__(self, session, version=2, config=CONFIG + packaged("containerd-v2.toml"), path=""):
+    def __init__(self, session, version=2, config=None, path=""):
         """`config` is the CRI service's configuration, the file of README's lines included."""
+        config = config or CONFIG + packaged("containerd-v2.toml")
         super().__init__(
             session, version, config.format(scratch=session.scratch, pause=PAUSE), path=path
         )
@@ -150,7 +153,9 @@ class Cri(Daemon):
         return [(line.split(" ", 3)[1], line.split(" ", 3)[3]) for line in lines]
 
     def once(self, *command, pod=None, **more):
-        """Run a container to its end in a pod of its own; returns its exit status and its log, stderr's lines first."""
+        """Run a container to its end in a pod of its own; returns its exit status and its log,
+        stderr's lines first.
+        """
         made = pod or self.pod()
         container = self.start(made, *command, **more)
         status = self.ended(container)
@@ -160,7 +165,7 @@ class Cri(Daemon):
         printed = printed if isinstance(printed, list) else self.log(made)
         self.call("RemoveContainer", container_id=container) if pod else self.remove_pod(made[0])
         return status["exit_code"], [
-            l for wanted in ("stderr", "stdout") for s, l in printed if s == wanted
+            line for wanted in ("stderr", "stdout") for s, line in printed if s == wanted
         ]
 
     def exec(self, container, *command, timeout=60):
@@ -216,7 +221,7 @@ def sandbox(e):
     status = e.call("PodSandboxStatus", pod_sandbox_id=pod[0])["status"]
     expect(status["state"] == 0 and status["network"]["ip"].startswith("10.89.7."), status)
     expect(status["runtime_handler"] == "hull", status)
-    shown = processes(f"--root /run/containerd/runc/k8s.io") + processes(pod[0])
+    shown = processes("--root /run/containerd/runc/k8s.io") + processes(pod[0])
     expect(shown, "no shim")
     e.remove_pod(pod[0])
     return None
@@ -416,7 +421,10 @@ def reach(e):
 def stats(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sh", "-c", "x=$(/usr/bin/seq 1 20000); /bin/sleep 1000")
-    used = lambda: e.call("ContainerStats", container_id=container)["stats"]
+
+    def used():
+        return e.call("ContainerStats", container_id=container)["stats"]
+
     found = e.s.until(
         "cpu time",
         lambda: (lambda s: s if s["cpu"]["usage_core_nano_seconds"]["value"] > 0 else None)(used()),
@@ -611,8 +619,9 @@ def mounts(e):
     shown = e.exec(container, "/bin/grep", "-E", " /(v[0-9]|ro)", "/proc/self/mountinfo")[
         1
     ].splitlines()
-    # whether a private volume stays private under a shared root is not compared: runc 1.1 leaves it so, runc 1.3 and crun share all
-    seen.append(sorted([l.split()[4], l.split()[5], "master" in l] for l in shown))
+    # whether a private volume stays private under a shared root is not compared: runc 1.1 leaves it
+    # so, runc 1.3 and crun share all
+    seen.append(sorted([line.split()[4], line.split()[5], "master" in line] for line in shown))
     e.remove_pod(pod[0])
     for at in [inner, host]:
         e.s.run("umount", "--lazy", at)
@@ -623,7 +632,7 @@ def mounts(e):
 @drills("a device of the node")
 def device(e):
     wanted = [{"container_path": "/dev/drill", "host_path": "/dev/fuse", "permissions": "rw"}]
-    code, out = e.once(
+    _, out = e.once(
         "/bin/sh",
         "-c",
         "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened",
@@ -647,9 +656,10 @@ def resources(e):
             "cpu_shares": 512,
         },
     )
-    read = lambda c, file: (
-        Path(f"/sys/fs/cgroup/{c}/{e.s.tag}/{container}/{file}").read_text().strip()
-    )
+
+    def read(c, file):
+        return Path(f"/sys/fs/cgroup/{c}/{e.s.tag}/{container}/{file}").read_text().strip()
+
     files = [
         ("memory", "memory.limit_in_bytes"),
         ("cpu", "cpu.cfs_quota_us"),

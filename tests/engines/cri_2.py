@@ -1,4 +1,5 @@
-"""containerd 2's CRI service, set up by README's lines for form 3 of its configuration: the drills of `cri`, user namespaces included.
+"""containerd 2's CRI service, set up by README's lines for form 3 of its configuration: the drills
+of `cri`, user namespaces included.
 
 It comes from Debian unstable, as does the runc that it is compared with: see `newer`.
 """
@@ -8,8 +9,8 @@ from cri import Cri, begin
 from drill import Drill, Drills, Skip
 from session import packaged
 
-# From 1.2 on, runc lets go of the flags of a bind mount's source (the noexec of the pod's /dev/shm) and makes the root private; hull
-# does as runc 1.1 and crun do, so this is not compared.
+# From 1.2 on, runc lets go of the flags of a bind mount's source (the noexec of the pod's /dev/shm)
+# and makes the root private; hull does as runc 1.1 and crun do, so this is not compared.
 drills = Drills(
     Drill(d.name, d.function, d.compared and d.name != "seen inside: mounts", d.lacking)
     for d in cri.drills

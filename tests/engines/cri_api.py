@@ -1,7 +1,8 @@
-"""The part of the Kubernetes container runtime interface, runtime.v1, that the drills speak, over gRPC.
+"""The part of the Kubernetes container runtime interface, runtime.v1, that the drills speak, over
+gRPC.
 
-Debian has gRPC for Python but neither crictl nor generated messages: the messages used here are tables of field
-numbers, and protobuf's wire format is four functions.
+Debian has gRPC for Python but neither crictl nor generated messages: the messages used here are
+tables of field numbers, and protobuf's wire format is four functions.
 """
 
 import os
@@ -10,8 +11,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 
-# message: {field: (number, kind)}; the kind is int, str, bytes or a message's name; a list of one kind is repeated;
-# dict is map<string, string>.
+# message: {field: (number, kind)}; the kind is int, str, bytes or a message's name; a list of one
+# kind is repeated; dict is map<string, string>.
 MESSAGES = {
     "Int64": {"value": (1, int)},
     "Metadata": {"name": (1, str), "uid": (2, str), "namespace": (3, str), "attempt": (4, int)},
@@ -251,9 +252,12 @@ def pieces(data):
 
 def decode(fields, data):
     """A message as a dictionary; absent fields have their default, unknown ones are left out."""
-    default = lambda k: (
-        [] if isinstance(k, list) else {} if k is dict else k() if isinstance(k, type) else {}
-    )
+
+    def default(k):
+        return (
+            [] if isinstance(k, list) else {} if k is dict else k() if isinstance(k, type) else {}
+        )
+
     out = {name: default(kind) for name, (_, kind) in fields.items()}
     names = {number: (name, kind) for name, (number, kind) in fields.items()}
     for number, value in pieces(data):
@@ -280,7 +284,9 @@ class Refused(Exception):
 
 
 class Service:
-    """The runtime service behind a socket: `service("Version")`, `service("StopContainer", container_id=…)`."""
+    """The runtime service behind a socket: `service("Version")`, `service("StopContainer",
+    container_id=…)`.
+    """
 
     def __init__(self, socket, note):
         self.channel = grpc.insecure_channel(f"unix://{socket}")

@@ -19,7 +19,9 @@ class Daemon:
     def __init__(
         self, session, version, config="", disabled=("io.containerd.internal.v1.opt",), path=""
     ):
-        """`config` is what follows the common head, in the form of `version`; `path` a folder of newer programs."""
+        """`config` is what follows the common head, in the form of `version`; `path` a folder of
+        newer programs.
+        """
         self.s = session
         self.socket = session.scratch / "c.sock"
         self.environment = {"PATH": f"{path}:{session.environment['PATH']}"} if path else {}

@@ -1,4 +1,6 @@
-"""Docker: dockerd with the runtime under test as its default runtime by README's lines, and Debian's client."""
+"""Docker: dockerd with the runtime under test as its default runtime by README's lines, and
+Debian's client.
+"""
 
 import json
 import signal
@@ -74,7 +76,9 @@ class Docker:
         return self.docker("run", "--rm", *argv[:at], image.NAME, *argv[at + 1 :], **more)
 
     def launch(self, name, *argv, **more):
-        """A container in the background: flags, then the command behind "--"; returns the id of its process."""
+        """A container in the background: flags, then the command behind "--"; returns the id of its
+        process.
+        """
         at = argv.index("--")
         self.docker(
             "run", "--detach", "--name", name, *argv[:at], image.NAME, *argv[at + 1 :], **more
@@ -422,7 +426,10 @@ def health(e):
         "/bin/sleep",
         "1000",
     )
-    status = lambda: e.inspect("well")["State"]["Health"]
+
+    def status():
+        return e.inspect("well")["State"]["Health"]
+
     e.s.until("unhealthy", lambda: status()["Status"] == "unhealthy")
     e.docker("exec", "well", "/bin/touch", "/tmp/well").ok()
     e.s.until("healthy", lambda: status()["Status"] == "healthy")
@@ -466,8 +473,11 @@ def exec_status(e):
         [r.seen() for r in ran],
     )
     expect(all(r.code in (126, 127) for r in ran[1:4]), [r.seen() for r in ran[1:4]])
+
     # the text of a refused exec comes on stdout
-    told = lambda r: phrases(r.out + r.err) if r.code in (125, 126, 127) else r.out
+    def told(r):
+        return phrases(r.out + r.err) if r.code in (125, 126, 127) else r.out
+
     return [[r.code, told(r)] for r in [*ran, paused, stopped]]
 
 
@@ -485,7 +495,7 @@ def exec_terminal(e):
 @drills("run -it: a terminal, detached by keys, attached again")
 def run_terminal(e):
     argv = [CLIENT, "--host", e.host]
-    status, shown = e.s.terminal(
+    status, _ = e.s.terminal(
         *argv,
         "run",
         "-it",

@@ -1,8 +1,9 @@
 """Drills: small named operations on an engine, and how two runs of one are compared.
 
-A drill is a function of an engine. It asserts what must hold with any runtime (`expect`), and returns an observation,
-any JSON value, which must be the same with runc and with the runtime under test once volatile parts (ids, pids, paths)
-are replaced. `Skip` ends a drill that this machine cannot do, with its reason.
+A drill is a function of an engine. It asserts what must hold with any runtime (`expect`), and
+returns an observation, any JSON value, which must be the same with runc and with the runtime under
+test once volatile parts (ids, pids, paths) are replaced. `Skip` ends a drill that this machine
+cannot do, with its reason.
 """
 
 import re
@@ -28,8 +29,8 @@ class Drills(list):
     def __call__(self, name, compared=True, lacking=()):
         """Declare the decorated function as the drill `name`.
 
-        `compared=False` is for observations that may differ between runtimes; the assertions still count. `lacking` names
-        runtimes that are known not to do this.
+        `compared=False` is for observations that may differ between runtimes; the assertions still
+        count. `lacking` names runtimes that are known not to do this.
         """
 
         def add(function):
@@ -45,7 +46,8 @@ def expect(condition, *said):
         raise AssertionError(" ".join(str(s) for s in said))
 
 
-# What engines and their users look for in a runtime's error; the rest of a message is the runtime's own.
+# What engines and their users look for in a runtime's error; the rest of a message is the runtime's
+# own.
 PHRASES = [
     "no such file or directory",
     "executable file not found in $path",
@@ -88,7 +90,9 @@ VOLATILE = [
 
 
 def normalised(value, runtime, path, tag):
-    """`value` with ids, inode numbers, times, the run's tag and the runtime's names replaced, so that two runs compare."""
+    """`value` with ids, inode numbers, times, the run's tag and the runtime's names replaced, so
+    that two runs compare.
+    """
     if isinstance(value, str):
         value = value.replace(tag, "TAG")
         for pattern, instead in VOLATILE:
@@ -114,13 +118,13 @@ def difference(ours, reference, where=""):
     if isinstance(ours, list) and isinstance(reference, list) and len(ours) == len(reference):
         found = [
             difference(mine, theirs, f"{where}[{at}]")
-            for at, (mine, theirs) in enumerate(zip(ours, reference))
+            for at, (mine, theirs) in enumerate(zip(ours, reference, strict=True))
         ]
         return " ; ".join(f for f in found if f) or None
     if isinstance(ours, str) and isinstance(reference, str) and "\n" in ours + reference:
         mine, theirs = ours.splitlines(), reference.splitlines()
-        only = [f"+{l}" for l in mine if l not in theirs] + [
-            f"-{l}" for l in theirs if l not in mine
+        only = [f"+{line}" for line in mine if line not in theirs] + [
+            f"-{line}" for line in theirs if line not in mine
         ]
         if not only and mine != theirs:
             only = ["order of lines"]

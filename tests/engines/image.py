@@ -1,7 +1,7 @@
 """Images made by hand from busybox-static: no registry, no network.
 
-One tar archive serves every engine: it is an OCI image layout (containerd, Podman, buildah, skopeo) and at the same
-time a `docker save` archive (Docker 20.10 reads nothing else).
+One tar archive serves every engine: it is an OCI image layout (containerd, Podman, buildah, skopeo)
+and at the same time a `docker save` archive (Docker 20.10 reads nothing else).
 """
 
 import hashlib
@@ -17,9 +17,10 @@ NAME = "docker.io/library/busybox:drill"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n"
 GROUP = "root:x:0:\ndaemon:x:1:\nuser:x:1000:\nextra:x:2000:user\n"
 
-# Prints one aspect of the process's world, for comparison between runtimes. Programs are named by their full path,
-# as busybox's shell would otherwise run them without an exec. Mounts are sorted, as their order tells when they were
-# made and not how they stack; the folder of the v1 hierarchies is left writable by runc where the config says "ro".
+# Prints one aspect of the process's world, for comparison between runtimes. Programs are named by
+# their full path, as busybox's shell would otherwise run them without an exec. Mounts are sorted,
+# as their order tells when they were made and not how they stack; the folder of the v1 hierarchies
+# is left writable by runc where the config says "ro".
 SHOW = r"""#!/bin/sh
 case $1 in
 credentials) /bin/grep -E '^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp|SigBlk|SigIgn|Umask):' /proc/self/status ;;
@@ -57,7 +58,22 @@ TRAP = "#!/bin/sh\ntrap 'echo caught; exit 42' TERM\necho ready\nwhile :; do /bi
 
 def entries():
     """The root filesystem as (name, mode, uid, kind, content) tuples; the kind is d, l or f."""
-    for name in "bin dev etc home proc root run sbin sys usr usr/bin usr/sbin var mnt".split():
+    for name in [
+        "bin",
+        "dev",
+        "etc",
+        "home",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "usr",
+        "usr/bin",
+        "usr/sbin",
+        "var",
+        "mnt",
+    ]:
         yield name, 0o755, 0, "d", ""
     yield "tmp", 0o1777, 0, "d", ""
     yield "home/user", 0o755, 1000, "d", ""
@@ -119,12 +135,12 @@ def archive(path, name=NAME, layers=None, config=None):
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
         "os": "linux",
         "config": {**run, **(config or {})},
-        "rootfs": {"type": "layers", "diff_ids": [l["digest"] for l in stored]},
+        "rootfs": {"type": "layers", "diff_ids": [one["digest"] for one in stored]},
         "history": [{"created_by": "drill"} for _ in stored],
     }
     oci = "application/vnd.oci.image."
     configured = {"mediaType": oci + "config.v1+json", **blob(json.dumps(image).encode())}
-    tars = [{"mediaType": oci + "layer.v1.tar", **l} for l in stored]
+    tars = [{"mediaType": oci + "layer.v1.tar", **one} for one in stored]
     manifest = {
         "schemaVersion": 2,
         "mediaType": oci + "manifest.v1+json",
@@ -137,9 +153,12 @@ def archive(path, name=NAME, layers=None, config=None):
         "io.containerd.image.name": name,
         "org.opencontainers.image.ref.name": tag,
     }
-    place = lambda d: "blobs/" + d["digest"].replace(":", "/")
+
+    def place(d):
+        return "blobs/" + d["digest"].replace(":", "/")
+
     saved = [
-        {"Config": place(configured), "RepoTags": [name], "Layers": [place(l) for l in stored]}
+        {"Config": place(configured), "RepoTags": [name], "Layers": [place(one) for one in stored]}
     ]
     files = {
         "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',

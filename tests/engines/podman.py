@@ -81,7 +81,9 @@ class Podman:
         )
 
     def launch(self, name, *argv, **more):
-        """A container in the background: flags, then the command behind "--"; returns the id of its process."""
+        """A container in the background: flags, then the command behind "--"; returns the id of its
+        process.
+        """
         at = argv.index("--")
         self.podman(
             "run",
@@ -107,7 +109,9 @@ class Podman:
     def cgroup(self, name, controller, file):
         """A file of a container's cgroup, found by its process."""
         lines = Path(f"/proc/{self.inspect(name)['State']['Pid']}/cgroup").read_text().splitlines()
-        path = [l.split(":", 2)[2] for l in lines if controller in l.split(":")[1].split(",")][0]
+        path = next(
+            line.split(":", 2)[2] for line in lines if controller in line.split(":")[1].split(",")
+        )
         return Path(f"/sys/fs/cgroup/{controller}{path}/{file}").read_text().strip()
 
 
@@ -496,13 +500,16 @@ def generate_systemd(e):
     e.s.note(unit)
     cid = e.at / "unit.cid"
     cid.unlink(missing_ok=True)
-    words = lambda name: (
-        commands[name]
-        .replace("\\\n", " ")
-        .replace("%t/%n.ctr-id", str(cid))
-        .replace("%t/%N.ctr-id", str(cid))
-        .split()
-    )
+
+    def words(name):
+        return (
+            commands[name]
+            .replace("\\\n", " ")
+            .replace("%t/%n.ctr-id", str(cid))
+            .replace("%t/%N.ctr-id", str(cid))
+            .split()
+        )
+
     path = e.at / "notify.sock"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
@@ -704,9 +711,13 @@ def pods(e):
     ]
     links = [e.podman("exec", n, "/bin/readlink", "/proc/self/ns/net").ok().out for n in names]
     e.podman("pod", "stop", "--time", "0", "pod").ok()
-    ended = lambda n: (
-        e.inspect(n)["State"]["Status"] in ("stopped", "exited")
-    )  # whichever Podman's clean-up has reached
+
+    def ended(n):
+        return e.inspect(n)["State"]["Status"] in (
+            "stopped",
+            "exited",
+        )  # whichever Podman's clean-up has reached
+
     expect(all(ended(n) for n in names), "not stopped")
     e.podman("pod", "start", "pod").ok()
     seen.append([e.inspect(n)["State"]["Status"] for n in names])
@@ -814,7 +825,7 @@ def checkpoint(e):
         (folder / "inventory.img").exists(),
         (Path(stopped["StaticDir"]) / "restore.log").exists(),
     )
-    numbers = [int(l) for l in e.podman("logs", "cp").out.split()]
+    numbers = [int(line) for line in e.podman("logs", "cp").out.split()]
     e.podman("stop", "--time", "0", "cp").ok()
     code = e.inspect("cp")["State"]["ExitCode"]
     e.remove("cp")
@@ -865,7 +876,8 @@ def established(e):
         saved = e.at / "cp.tar.gz"
         e.podman("container", "checkpoint", "--tcp-established", "--export", saved, "cp").ok()
         expect(not alive(pid), "it lives on")
-        # The client is silent meanwhile: Podman sets the network up before it calls the runtime, and what comes then is reset by the kernel.
+        # The client is silent meanwhile: Podman sets the network up before it calls the runtime,
+        # and what comes then is reset by the kernel.
         e.remove("cp")
         e.podman("container", "restore", "--tcp-established", "--import", saved).ok()
         client.send(b"after\n" * 100000)

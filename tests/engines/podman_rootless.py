@@ -1,4 +1,6 @@
-"""Podman of an ordinary user: id maps by newuidmap, its network by slirp4netns, no cgroups of its own on v1."""
+"""Podman of an ordinary user: id maps by newuidmap, its network by slirp4netns, no cgroups of its
+own on v1.
+"""
 
 import os
 import shutil

@@ -19,7 +19,9 @@ class Row:
 
 
 def cell(result, reference):
-    """Judge one result against runc's. A drill that passes with another outcome than runc's `differs`."""
+    """Judge one result against runc's. A drill that passes with another outcome than runc's
+    `differs`.
+    """
     if result is None:
         return "absent", "the drill was not reached", []
     status, transcript = result["status"], result.get("transcript", [])
@@ -58,9 +60,10 @@ def table(verdict):
     """The table as text."""
     runtimes, rows = verdict
     wide = max([len(r.name) for r in rows] + [9])
-    line = lambda engine, name, cells: (
-        f"{engine:16} {name:{wide}} " + " ".join(f"{c:8}" for c in cells)
-    )
+
+    def line(engine, name, cells):
+        return f"{engine:16} {name:{wide}} " + " ".join(f"{c:8}" for c in cells)
+
     out = [line("engine", "operation", runtimes)]
     out += [line(r.engine, r.name, [MARK[r.mark(n)] for n in runtimes]) for r in rows]
     return "\n".join(out)
@@ -86,7 +89,9 @@ def subject(verdict):
 
 
 def outcome(verdict, row):
-    """passed, failed or skipped for the runtime under test: it may fail only what its peers fail too."""
+    """passed, failed or skipped for the runtime under test: it may fail only what its peers fail
+    too.
+    """
     tested = subject(verdict)
     mark = row.mark(tested)
     if mark == "pass":

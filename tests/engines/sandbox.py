@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """Process 1 of a sandbox: one engine with one runtime, all its drills, the results as JSON.
 
-`run` starts it with `unshare` in new mount, network, pid, uts and ipc namespaces. /etc, /var/lib, /tmp, /var/tmp,
-/usr/bin and /usr/sbin get a throw-away overlay, /run is an empty tmpfs. Whatever the engine does to links, mounts, processes and files is
-gone when this process ends; only cgroups outlive it, and `run` removes those.
+`run` starts it with `unshare` in new mount, network, pid, uts and ipc namespaces. /etc, /var/lib,
+/tmp, /var/tmp, /usr/bin and /usr/sbin get a throw-away overlay, /run is an empty tmpfs. Whatever
+the engine does to links, mounts, processes and files is gone when this process ends; only cgroups
+outlive it, and `run` removes those.
 """
 
 import argparse
@@ -28,8 +29,8 @@ CRIU = "/usr/sbin/criu"  # Debian's criu 3.17 does not start on kernels whose vD
 
 
 def default_signals():
-    """No signal is ignored from here on: Go's programs, runc among them, hand on an ignored 32 or 33, which C's library keeps for itself
-    and Python cannot reset.
+    """No signal is ignored from here on: Go's programs, runc among them, hand on an ignored 32 or
+    33, which C's library keeps for itself and Python cannot reset.
     """
     rt_sigaction = {"x86_64": 13, "aarch64": 134}[os.uname().machine]
     for number in range(1, 65):
@@ -54,9 +55,11 @@ def install(program, at):
 
 
 def isolate(work, path, criu, v1_only):
-    """Make this mount and network namespace the drills' own; the folder `work` stays shared with the driver.
+    """Make this mount and network namespace the drills' own; the folder `work` stays shared with
+    the driver.
 
-    The runtime under test, at `path`, is installed under hull's name, and the criu that was fetched, if any, in the place of the system's.
+    The runtime under test, at `path`, is installed under hull's name, and the criu that was
+    fetched, if any, in the place of the system's.
     """
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     for folder in ["/run/lock", "/run/t", "/run/netns", "/run/overlays", WORK]:
@@ -87,7 +90,9 @@ def isolate(work, path, criu, v1_only):
 
 
 def show_v1_only():
-    """Mount the v1 hierarchies on a new /sys/fs/cgroup, without the v2 tree: Debian's crun refuses a hybrid one."""
+    """Mount the v1 hierarchies on a new /sys/fs/cgroup, without the v2 tree: Debian's crun refuses
+    a hybrid one.
+    """
     with open("/proc/mounts") as mounts:
         found = [line.split()[1:3] for line in mounts]
     kept = [at for at, kind in found if kind == "cgroup"]
@@ -104,7 +109,9 @@ def show_v1_only():
 
 
 def perform(drill, engine, session):
-    """Run one drill; the result is a dictionary with `status`, and `seen`, `why`, `transcript` as they apply."""
+    """Run one drill; the result is a dictionary with `status`, and `seen`, `why`, `transcript` as
+    they apply.
+    """
     session.transcript.clear()
     try:
         seen = drill.function(engine)
@@ -133,7 +140,9 @@ def perform(drill, engine, session):
 
 
 def work(options):
-    """Start the engine, run its drills, stop it. Writes the results after each drill, so that a hang loses one only."""
+    """Start the engine, run its drills, stop it. Writes the results after each drill, so that a
+    hang loses one only.
+    """
     module = importlib.import_module(options.engine.replace("-", "_"))
     session = Session(
         options.engine,

@@ -1,4 +1,6 @@
-"""What a drill may use: commands with a transcript, daemons, terminals, cgroups, waiting for something to be true."""
+"""What a drill may use: commands with a transcript, daemons, terminals, cgroups, waiting for
+something to be true.
+"""
 
 import json
 import os
@@ -12,9 +14,8 @@ from pathlib import Path
 
 from drill import expect
 
-
-# A dialogue with a shell on a terminal of 24 rows and 80 columns: its size, its resizing, and 9 as its exit status. The
-# first resizing may come before a client listens for it.
+# A dialogue with a shell on a terminal of 24 rows and 80 columns: its size, its resizing, and 9 as
+# its exit status. The first resizing may come before a client listens for it.
 RESIZING = [
     (r"[#$] ", "test -t 0 && /bin/stty size; tty\n"),
     (r"24 80\s", None),
@@ -51,9 +52,11 @@ def packaged(name):
 
 
 class Session:
-    """One engine with one runtime in a sandbox of its own. `path` is where the runtime is installed, under hull's name.
+    """One engine with one runtime in a sandbox of its own. `path` is where the runtime is
+    installed, under hull's name.
 
-    `newer` and `criu` are folders of programs fetched beside the system's, `kernel` one of an unpacked kernel package.
+    `newer` and `criu` are folders of programs fetched beside the system's, `kernel` one of an
+    unpacked kernel package.
     """
 
     def __init__(self, engine, runtime, path, work, tag, newer, criu, kernel):
@@ -115,8 +118,9 @@ class Session:
     def terminal(self, *argv, script, size=(24, 80), timeout=60, env=None):
         """Run a command on a terminal of its own and hold the dialogue `script`.
 
-        The script is a list of (expected regular expression, answer); an answer is text to type, a (rows, columns)
-        pair to resize the terminal to, or None. Returns the exit status and all that was printed.
+        The script is a list of (expected regular expression, answer); an answer is text to type, a
+        (rows, columns) pair to resize the terminal to, or None. Returns the exit status and all
+        that was printed.
         """
         argv = [str(a) for a in argv]
         self.note("$ " + " ".join(argv) + "  (terminal)")
@@ -126,7 +130,7 @@ class Session:
             os.execvpe(argv[0], argv, {**self.environment, **(env or {})})
         shown, mark, end = "", 0, time.monotonic() + timeout
         try:
-            for pattern, answer in script + [(None, None)]:
+            for pattern, answer in [*script, (None, None)]:
                 while pattern is None or not re.search(pattern, shown[mark:]):
                     data = read_some(fd, end)
                     if data is None and pattern is None:
@@ -146,7 +150,9 @@ class Session:
         return status, shown.replace("\r", "")
 
     def until(self, what, condition, timeout=30):
-        """Wait until `condition()` is true, and return its value; the drill fails when it stays false."""
+        """Wait until `condition()` is true, and return its value; the drill fails when it stays
+        false.
+        """
         end = time.monotonic() + timeout
         while True:
             value = condition()
@@ -156,12 +162,16 @@ class Session:
             time.sleep(0.05)
 
     def state_roots_empty(self, *roots):
-        """No container is left in the runtime's state folders `roots`; no identifier begins with the @ of a cache."""
+        """No container is left in the runtime's state folders `roots`; no identifier begins with
+        the @ of a cache.
+        """
         left = [str(p) for root in roots for p in Path(root).glob("[!@]*") if p.is_dir()]
         expect(not left, "state left behind:", left)
 
     def cgroups(self, name):
-        """All cgroups whose path contains `name`, in all hierarchies; a path ends with a slash here."""
+        """All cgroups whose path contains `name`, in all hierarchies; a path ends with a slash
+        here.
+        """
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
         roots = [m[1] for m in mounts if m[2] in ("cgroup", "cgroup2")]
         return [at for root in roots for at, _, _ in os.walk(root) if name in at[len(root) :] + "/"]
@@ -169,7 +179,9 @@ class Session:
 
 def resize(fd, size):
     """Set a terminal's window size, (rows, columns)."""
-    import fcntl, struct, termios
+    import fcntl
+    import struct
+    import termios
 
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
 
@@ -186,7 +198,9 @@ def read_some(fd, end):
 
 
 def wait_for(pid, end):
-    """A child's exit status in the shell's counting; a child that does not end is killed and fails the drill."""
+    """A child's exit status in the shell's counting; a child that does not end is killed and fails
+    the drill.
+    """
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

@@ -1,4 +1,6 @@
-"""What surrounds a container's process when an engine calls the runtime: terminals, descriptors, signals, stdio, systemd."""
+"""What surrounds a container's process when an engine calls the runtime: terminals, descriptors,
+signals, stdio, systemd.
+"""
 
 import os
 import re
@@ -317,7 +319,10 @@ def run_all_signals(r):
     status = runner.wait(30)
     r.clean(b)
     expect(status == 44, status)
-    return [status, [l for l in log.read_text().splitlines() if l != f"got {int(signal.SIGWINCH)}"]]
+    return [
+        status,
+        [line for line in log.read_text().splitlines() if line != f"got {int(signal.SIGWINCH)}"],
+    ]
 
 
 @drills("run --detach: the runtime ends, the container stays, its pid file is right")
@@ -349,9 +354,10 @@ def run_zombies(r):
     log.unlink(missing_ok=True)
     runner = r.s.start(*command(r, "zombies"), log="zombies.log")
     r.s.until("readiness", lambda: "ready" in log.read_text())
-    dead = lambda: [
-        p for p in Path("/proc").glob("[0-9]*") if parent_and_state(p) == (runner.pid, "Z")
-    ]
+
+    def dead():
+        return [p for p in Path("/proc").glob("[0-9]*") if parent_and_state(p) == (runner.pid, "Z")]
+
     left = dead()
     r.call("kill", "--all", "zombies", "9", bundle=b)
     status = runner.wait(30)
@@ -380,7 +386,8 @@ def run_closed(r):
     return status
 
 
-# What a container's shim is: a subreaper that calls create and start, and then waits for the container's process itself.
+# What a container's shim is: a subreaper that calls create and start, and then waits for the
+# container's process itself.
 SHIM = """import ctypes, os, subprocess, sys
 PR_SET_CHILD_SUBREAPER = 36
 assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
@@ -542,4 +549,4 @@ def joined(r):
         here,
         inner,
     )
-    return ran.err, [l for l in out.splitlines() if l not in here]
+    return ran.err, [line for line in out.splitlines() if line not in here]

@@ -1,7 +1,9 @@
-"""The second wall under engines: `ctr run`, a CRI pod, `podman run` and `docker run`, each container in a virtual machine of its own, emulated.
+"""The second wall under engines: `ctr run`, a CRI pod, `podman run` and `docker run`, each
+container in a virtual machine of its own, emulated.
 
-What chooses the wall is the runtime's name, as in README: engines name a program and no options. The runtime it is compared with has
-its one wall under that name, so what differs by right (a kernel of its own) is asserted and not compared.
+What chooses the wall is the runtime's name, as in README: engines name a program and no options.
+The runtime it is compared with has its one wall under that name, so what differs by right (a kernel
+of its own) is asserted and not compared.
 """
 
 import json
@@ -96,7 +98,9 @@ def start(session):
 
 
 def own_kernel(e, release):
-    """The kernel that a container saw is the machine's where there is one, and this host's where not."""
+    """The kernel that a container saw is the machine's where there is one, and this host's where
+    not.
+    """
     expect((release.strip() == os.uname().release) != e.own, "kernel", release)
 
 
@@ -169,7 +173,7 @@ def cri_pod(e):
         container,
         "/bin/sh",
         "-c",
-        f"/sbin/ip -o -4 address show eth0; /sbin/ip route; echo e >&2; exit 5",
+        "/sbin/ip -o -4 address show eth0; /sbin/ip route; echo e >&2; exit 5",
     )
     expect(
         ran[0] == 5

@@ -1,7 +1,8 @@
-"""A small websocket client for the streams of the container runtime interface: exec, attach and port-forward.
+"""A small websocket client for the streams of the container runtime interface: exec, attach and
+port-forward.
 
-Every message is binary, and its first byte is the channel: 0 stdin, 1 stdout, 2 stderr, 3 the final status, 4 the
-terminal's size; with port-forward, 0 data and 1 errors.
+Every message is binary, and its first byte is the channel: 0 stdin, 1 stdout, 2 stderr, 3 the final
+status, 4 the terminal's size; with port-forward, 0 data and 1 errors.
 """
 
 import base64
@@ -27,7 +28,7 @@ class Stream:
             "Sec-WebSocket-Version: 13",
             f"Sec-WebSocket-Protocol: {protocol}",
         ]
-        self.socket.sendall("\r\n".join(head + ["", ""]).encode())
+        self.socket.sendall("\r\n".join([*head, "", ""]).encode())
         self.buffer = b""
         answer = self.until(b"\r\n\r\n")
         if b" 101 " not in answer.split(b"\r\n")[0]:

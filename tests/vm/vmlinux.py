@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """vmlinux.py BZIMAGE OUTPUT: takes the kernel proper out of a bzImage.
 
-An emulated machine needs seconds to unpack its own kernel; QEMU starts an ELF image directly (PVH). Where the packed payload lies is in
-the boot header: `setup_sects`, `payload_offset` and `payload_length` of the kernel's Documentation/arch/x86/boot.rst.
+An emulated machine needs seconds to unpack its own kernel; QEMU starts an ELF image directly (PVH).
+Where the packed payload lies is in the boot header: `setup_sects`, `payload_offset` and
+`payload_length` of the kernel's Documentation/arch/x86/boot.rst.
 """
 
 import struct
@@ -28,12 +29,11 @@ def main() -> None:
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = (sectors + 1) * SECTOR + offset
     payload = data[start : start + length]
-    for magic, command in UNPACKERS.items():
-        if payload.startswith(magic):
-            break
-    else:
+    command = next((c for magic, c in UNPACKERS.items() if payload.startswith(magic)), None)
+    if command is None:
         sys.exit(f"{image}: packed in a way that is not known ({payload[:4].hex()})")
-    # What follows the stream is the unpacked length: the unpackers complain of it after all is written.
+    # What follows the stream is the unpacked length: the unpackers complain of it after all is
+    # written.
     result = subprocess.run(
         command, input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
-"""tests/vm/watch.py PID CONTROL SECONDS: ends a test machine, QEMU under `timeout` as PID, that neither its output nor its console has heard of for SECONDS.
+"""tests/vm/watch.py PID CONTROL SECONDS: ends a test machine, QEMU under `timeout` as PID, that
+neither its output nor its console has heard of for SECONDS.
 
-The machine is asked by a non-maskable interrupt, which its kernel answers with a panic that says where every processor and every task
-stands (`unknown_nmi_panic`, `panic_print`; admin-guide/kernel-parameters). What programs were at is then printed, a line for each.
+The machine is asked by a non-maskable interrupt, which its kernel answers with a panic that says
+where every processor and every task stands (`unknown_nmi_panic`, `panic_print`;
+admin-guide/kernel-parameters). What programs were at is then printed, a line for each.
 """
 
 import os
@@ -34,7 +36,9 @@ def alive(pid):
 
 
 def tasks(console):
-    """Each program of a kernel's task list as one line: its name, state, pid and innermost functions. Threads of the kernel's are left out."""
+    """Each program of a kernel's task list as one line: its name, state, pid and innermost
+    functions. Threads of the kernel's are left out.
+    """
     found, frames = [], None
     for line in console.splitlines():
         if task := TASK.search(line):
