@@ -24,7 +24,7 @@ drills: ## run the drills of containerd, CRI, Docker, Podman and buildah: minute
 
 test-vm: ## run the integration suite and OCI runtime-tools on the VM backend: hours
 	tests/vm-backend
-	conformance/run --wall vm --jobs 1 --runtime target/x86_64-unknown-linux-gnu/debug/hull
+	conformance/run --backend vm --jobs 1 --runtime target/x86_64-unknown-linux-gnu/debug/hull
 
 fmt: ## format Rust and Python
 	cargo fmt

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import execution
 import judge
-import machines
 import report
+
+import vm
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHECKOUT = HERE.parent
@@ -22,8 +23,9 @@ HULL = CHECKOUT / "target/x86_64-unknown-linux-gnu/release/hull"
 
 @dataclass(frozen=True)
 class Expectation:
-    """A line of expected.tsv: what hull and Debian's runc should come to, and why. In a machine it
-    is the same where `vm` is empty; `n/a` is a test that says nothing of one, and fails.
+    """A line of expected.tsv: the results that hull and Debian's runc should have, and why. With
+    the VM backend it is the same where `vm` is empty; `n/a` is a test that is not applicable in VM
+    mode, and fails.
     """
 
     test: str
@@ -34,11 +36,12 @@ class Expectation:
     vm_reason: str
 
     def result(self, runtime):
-        """What a runtime should come to: pass or fail."""
+        """The result that a runtime should have: pass or fail."""
         if runtime.name == "runc":
             return self.runc
-        in_machine = "fail" if self.vm == "n/a" else self.vm or self.hull
-        return in_machine if runtime.wall == "vm" else self.hull
+        if runtime.backend == "vm":
+            return "fail" if self.vm == "n/a" else self.vm or self.hull
+        return self.hull
 
 
 def arguments():
@@ -60,14 +63,14 @@ def arguments():
     parser.add_argument(
         "--with-crun",
         action="store_true",
-        help="also show crun, in a view of this machine with cgroup v1 alone",
+        help="also show crun, in a view of this host with cgroup v1 alone",
     )
     parser.add_argument(
-        "--wall",
-        choices=["kernel", "vm"],
+        "--backend",
+        choices=["namespaces", "vm"],
         action="append",
-        help="behind which wall hull runs the containers (default: kernel); both "
-        "may be given. In machines, by emulation, the suite takes most of an hour",
+        help="the backend with which hull runs the containers (default: namespaces); both may be "
+        "given. In VMs, by emulation, the suite takes most of an hour",
     )
     parser.add_argument("--only", metavar="TEST", action="append", help="run this test only")
     parser.add_argument("--jobs", type=int, default=2, help="tests at a time (default: 2)")
@@ -88,7 +91,7 @@ def columns(options, suite):
     if options.with_crun:
         peers.append(execution.Runtime("crun", "/usr/bin/crun", "v1"))
     judged = []
-    walls = options.wall or ["kernel"]
+    backends = options.backend or ["namespaces"]
     for given in options.runtime or [HULL]:
         path = pathlib.Path(given).resolve()
         if not os.access(path, os.X_OK):
@@ -96,16 +99,16 @@ def columns(options, suite):
         name = path.name
         # A second runc is a column of its own.
         name = f"{name}'" if name in [r.name for r in peers + judged] else name
-        if "kernel" in walls:
+        if "namespaces" in backends:
             view = "v1" if path.name == "crun" else "hybrid"
             judged.append(execution.Runtime(name, str(path), view))
-        if "vm" in walls:
-            judged.append(machines.runtime(path, suite))
+        if "vm" in backends:
+            judged.append(vm.runtime(path, suite))
     return peers, judged
 
 
 def build_suite():
-    """Builds the suite where that was not done, and returns its folder."""
+    """Builds the suite where that was not done, and returns its directory."""
     cache = pathlib.Path(os.environ.get("HULL_CACHE") or CHECKOUT / ".cache").resolve()
     suite = cache / "conformance"
     if subprocess.run([HERE / "build", suite], check=False).returncode != 0:
@@ -156,19 +159,20 @@ def main():
         )
     if options.only:
         tests = [t for t in tests if t in options.only]
-    verdicts = run_all(tests, peers + judged, suite, options.jobs)
-    print(report.table(tests, peers + judged, verdicts, expected))
+    runtimes = peers + judged
+    verdicts = run_all(tests, runtimes, suite, options.jobs)
+    results = report.Results(tests, runtimes, verdicts, expected)
+    print(report.table(results))
     if options.write_docs:
-        report.write_docs(
-            CHECKOUT / "docs/conformance.md", tests, peers + judged, verdicts, expected
-        )
-    differing = report.differences(tests, judged, verdicts, expected)
-    report.print_differences(differing, verdicts, expected, suite)
+        report.write_docs(CHECKOUT / "docs/conformance.md", results)
+    differing = results.differences(judged)
+    report.print_differences(results, differing, suite)
     for test in tests:
-        if verdicts["runc"][test].result != expected[test].runc:
+        verdict = verdicts["runc"][test]
+        if verdict.result != expected[test].runc:
             print(
                 f"note: runc's {test} is not as it was when expected.tsv was written:"
-                f" {verdicts['runc'][test].result} {verdicts['runc'][test].detail}"
+                f" {verdict.result} {verdict.detail}"
             )
     total = len(tests) * len(judged)
     print(f"{total - len(differing)} passed, {len(differing)} failed")
