@@ -1,4 +1,4 @@
-"""A private view of the machine that leaves nothing behind: mount namespace, scratch folder,
+"""A private view of the host that leaves nothing behind: mount namespace, scratch directory,
 cgroups, quiet.
 """
 
@@ -20,7 +20,7 @@ PREFIX = "hull-bench-"
 
 
 class BenchError(Exception):
-    """A sentence for the person at the terminal."""
+    """A sentence for the user at the terminal."""
 
 
 def enter_private_mounts():
@@ -49,16 +49,14 @@ def prctl(option, value):
 
 
 def raise_priority(nice):
-    """Asks for a better place in the queue than the machine's other work; returns what was
-    obtained.
-    """
+    """Asks for a higher priority than the host's other work has; returns what was obtained."""
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def find_program(name, given=None):
-    """The absolute path of a program, or None. A path that was given and is not there is an error."""
+    """The absolute path of a program, or None. A given path without a program is an error."""
     if given:
         if not os.access(given, os.X_OK):
             raise BenchError(f"{name}: {given} is not an executable file")
@@ -70,8 +68,8 @@ def find_hull(root, given=None):
     """hull's release binary in the working tree, or the one given, or None."""
     if given:
         return find_program("hull", given)
-    for folder in ("target/x86_64-unknown-linux-gnu/release", "target/release"):
-        path = os.path.join(root, folder, "hull")
+    for directory in ("target/x86_64-unknown-linux-gnu/release", "target/release"):
+        path = os.path.join(root, directory, "hull")
         if os.access(path, os.X_OK):
             return path
     return None
@@ -100,8 +98,8 @@ class Scratch:
             os.rmdir(self.path)
             raise BenchError(f"mount tmpfs on {self.path}: {done.stderr.strip()}")
 
-    def folder(self, *names):
-        """A folder below the scratch, made if it is missing."""
+    def directory(self, *names):
+        """A directory in the scratch, made if it is missing."""
         path = os.path.join(self.path, *names)
         os.makedirs(path, exist_ok=True)
         return path
@@ -118,19 +116,19 @@ def cgroup_parent():
 
 
 def hierarchies():
-    """The folders of all mounted cgroup hierarchies."""
+    """The mount points of all cgroup hierarchies."""
     with open("/proc/self/mountinfo", encoding="utf-8") as lines:
         fields = [line.split(" - ") for line in lines]
     return [left.split()[4] for left, right in fields if right.split()[0] in ("cgroup", "cgroup2")]
 
 
 def is_hybrid():
-    """Whether the machine has v1 hierarchies and a v2 tree."""
+    """Whether the host has v1 hierarchies and a v2 tree."""
     return not is_pure_v2() and os.path.ismount(os.path.join(CGROUPS, "unified"))
 
 
 def is_pure_v2():
-    """Whether the machine has the v2 tree alone."""
+    """Whether the host has the v2 tree alone."""
     return os.path.exists(os.path.join(CGROUPS, "cgroup.controllers"))
 
 
@@ -171,21 +169,19 @@ def _kill(pid):
 
 
 def remove_cgroups():
-    """Removes this run's cgroups, and those of earlier runs whose process is gone (killed before
-    they could).
-    """
-    for folder in hierarchies():
-        for name in os.listdir(folder):
+    """Removes this run's cgroups, and those of earlier runs that were killed."""
+    for hierarchy in hierarchies():
+        for name in os.listdir(hierarchy):
             owner = name.removeprefix(PREFIX)
             if name == owner or not owner.isdigit():
                 continue
             if int(owner) == os.getpid() or not os.path.exists(f"/proc/{owner}"):
-                _remove_cgroup(os.path.join(folder, name))
+                _remove_cgroup(os.path.join(hierarchy, name))
 
 
-def remove_stale_folders():
-    """Removes the folders of runs that were killed: scratch (empty outside its mount namespace) and
-    disk.
+def remove_stale_directories():
+    """Removes the directories of runs that were killed: scratch (empty in all but the run's own
+    mount namespace) and disk.
     """
     for parent in ("/tmp", "/var/tmp"):
         for name in os.listdir(parent):

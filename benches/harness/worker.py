@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 
-from . import machine
+from . import host
 
 # A command that takes longer than this hangs, unless it is known to be slow.
 COMMAND_LIMIT_SECONDS = 60
@@ -21,8 +21,8 @@ TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Worker:
-    """A forked process that carries out steps. `without_v2` hides the v2 tree of a hybrid machine
-    from it.
+    """A forked process that executes steps. `without_v2` hides the v2 tree of a hybrid host from
+    it.
     """
 
     def __init__(self, scratch, without_v2=False):
@@ -40,10 +40,10 @@ class Worker:
         self._channel = ours.makefile("rw")
 
     def perform(self, steps, keep_output=False, limit=COMMAND_LIMIT_SECONDS):
-        """Carries out steps, each `["run", argv...]` or `["wait", pid file]`; returns the measured
+        """Executes steps, each `["run", argv...]` or `["wait", pid file]`; returns the measured
         result.
 
-        The result has `seconds` (wall), `cpu` (s of user and system time of everything that was
+        The result has `seconds` (elapsed), `cpu` (s of user and system time of everything that was
         reaped), `status` (the first one that is not zero), and `error` (what stderr says when the
         status is not zero). A command that takes longer than `limit` seconds is killed and has
         status 124.
@@ -54,7 +54,7 @@ class Worker:
         self._channel.flush()
         line = self._channel.readline()
         if not line:
-            raise machine.BenchError("the timing process has died")
+            raise host.BenchError("the timing process has died")
         return json.loads(line)
 
     def close(self):
@@ -71,10 +71,10 @@ class Worker:
     def _serve(self, channel, without_v2):
         for number in TERMINAL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        machine.prctl(machine.PR_SET_PDEATHSIG, signal.SIGKILL)
+        host.prctl(host.PR_SET_PDEATHSIG, signal.SIGKILL)
         # Containers are left to this process when `create` ends, so their end can be waited for
         # without polling.
-        machine.prctl(machine.PR_SET_CHILD_SUBREAPER, 1)
+        host.prctl(host.PR_SET_CHILD_SUBREAPER, 1)
         signal.signal(signal.SIGALRM, _give_up)
         if without_v2:
             _hide_v2()
@@ -206,6 +206,6 @@ def _await_stranger(pid, limit):
 
 def _hide_v2():
     """A view with v1 hierarchies only, for a runtime that refuses hybrid trees."""
-    if machine.LIBC.unshare(0x00020000) != 0:
-        raise machine.BenchError("unshare the mount namespace of the timing process")
-    machine.unmount(os.path.join(machine.CGROUPS, "unified"))
+    if host.LIBC.unshare(0x00020000) != 0:
+        raise host.BenchError("unshare the mount namespace of the timing process")
+    host.unmount(os.path.join(host.CGROUPS, "unified"))

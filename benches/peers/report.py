@@ -1,4 +1,4 @@
-"""The table that people read and the document that programs read."""
+"""The table for readers and the document for programs."""
 
 from harness import intervals
 
@@ -48,8 +48,9 @@ def table(title, rows):
             cpu = f"{entry['cpu_times_floor']:7.2f}"
         calls = entry.get("system_calls", "-")
         lines.append(
-            f"  {entry['peer']:14}  {_milliseconds(entry['median_s'])}  {_milliseconds(entry['min_s'])}  "
-            f"{ratio}  {span}  {_milliseconds(entry['cpu_median_s'])}  {cpu}  {calls:>6}  "
+            f"  {entry['peer']:14}  {_milliseconds(entry['median_s'])}  "
+            f"{_milliseconds(entry['min_s'])}  {ratio}  {span}  "
+            f"{_milliseconds(entry['cpu_median_s'])}  {cpu}  {calls:>6}  "
             f"{entry['failed']} of {entry['failed'] + entry['runs']}"
         )
         lines += [f"  {'':14}  {error}" for error in entry["errors"][:1]]
@@ -57,8 +58,8 @@ def table(title, rows):
 
 
 def mounts_lines(found, base):
-    """How far each container's mounts differ from the floor's: what a ratio to the floor is worth."""
-    lines = ["mounts inside, against the floor's"]
+    """How far each container's mounts differ from the floor's, to judge the ratios by."""
+    lines = ["mounts in the container, against the floor's"]
     for name, mounts in found.items():
         if mounts is None:
             lines.append(f"  {name:14}  does not run")

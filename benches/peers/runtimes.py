@@ -63,7 +63,7 @@ class Oci:
 
     def __init__(self, bench, name, path, without_v2=False):
         self.name, self.path, self.without_v2 = name, path, without_v2
-        self.root = bench.scratch.folder("state", name)
+        self.root = bench.scratch.directory("state", name)
         self.pid_file = os.path.join(self.root, "..", f"{name}.pid")
         self.held = f"hull-bench-{os.getpid()}-{name}-held"
         self.serial = 0
@@ -74,7 +74,7 @@ class Oci:
             ("held", ["/bin/sleep", "100000"]),
         ):
             self.bundles[role] = bundle.write_bundle(
-                bench.scratch.folder("bundles", name, role),
+                bench.scratch.directory("bundles", name, role),
                 bench.spec,
                 bench.rootfs,
                 f"{bench.cgroup}/{name}-{role}",
@@ -109,7 +109,7 @@ class Oci:
         ]
 
     def hold_steps(self):
-        """Starts the container that `exec` enters."""
+        """Starts the container in which `exec` runs."""
         return [
             self._call(
                 "create", "--bundle", self.bundles["held"], "--pid-file", self.pid_file, self.held

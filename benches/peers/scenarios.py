@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 
-from harness import machine
+from harness import host
 
 # strace counts what a run happens to do; a signal or a retry adds a few. The least of three is the
 # run's own need.
 COUNT_REPEATS = 3
-# Stepping costs some 30 microseconds an instruction on a virtual machine: a few millions are all
-# that is worth it.
+# Stepping costs some 30 microseconds an instruction on a virtual CPU: a few millions are all that
+# is worth it.
 STEPPING_LIMIT_SECONDS = 150
 
 
@@ -40,20 +40,20 @@ def measure(peers, steps_of, worker_of, rounds, title):
     """
     samples = [Samples(peer) for peer in peers]
     for peer in peers:
-        machine.settle()
+        host.settle()
         worker_of(peer).perform(steps_of(peer))
     for number in range(rounds):
         progress(f"{title}: round {number + 1} of {rounds}")
         for place in range(len(samples)):
             sample = samples[(place + number) % len(samples)]
-            machine.settle()
+            host.settle()
             sample.add(worker_of(sample.peer).perform(steps_of(sample.peer)))
     progress("")
     return samples
 
 
 def progress(text):
-    """One line that overwrites itself, only where a person watches."""
+    """One line that overwrites itself, only on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
@@ -69,7 +69,6 @@ class ExecTargets:
 
     def __init__(self, peers, floor, worker_of, seconds):
         self.worker_of, self.held, self.pids, self.failed = worker_of, [], {}, {}
-        # pylint: disable-next=consider-using-with
         self.floor_process = subprocess.Popen(
             floor.command("/bin/sleep", str(seconds)),
             stdin=subprocess.DEVNULL,
@@ -97,8 +96,8 @@ class ExecTargets:
                 children = text.read().split()
             if children and os.readlink(f"/proc/{children[0]}/exe").endswith("busybox"):
                 return int(children[0])
-            machine.settle(0.02)
-        raise machine.BenchError("the floor's container did not start")
+            host.settle(0.02)
+        raise host.BenchError("the floor's container did not start")
 
     def close(self):
         """Ends all of them."""
@@ -118,7 +117,7 @@ def count_calls(worker, steps, strace, output):
     """
     best = None
     for _ in range(COUNT_REPEATS):
-        machine.settle()
+        host.settle()
         counts = {}
         traced = []
         for number, (verb, *words) in enumerate(steps()):
@@ -153,7 +152,7 @@ def _await_counts(path):
         if os.path.exists(path) and os.path.getsize(path):
             return
         time.sleep(0.02)
-    raise machine.BenchError(f"strace wrote no counts to {path}")
+    raise host.BenchError(f"strace wrote no counts to {path}")
 
 
 def _read_counts(path, counts):
@@ -165,7 +164,7 @@ def _read_counts(path, counts):
 
 
 def count_instructions(worker, steps, tools, output):
-    """User instructions of a run: the processor's own count by `perf stat`, or else those that
+    """User instructions of a run: the CPU's own count by `perf stat`, or else those that
     instructions/count.c steps through. Returns the count, or None, and how it was found or why not.
     """
     perf, stepper = tools
@@ -190,7 +189,7 @@ def count_instructions(worker, steps, tools, output):
 
 
 def mounts_of(worker, steps):
-    """(path, type, ro or rw) of every mount inside a container, or None if it does not run."""
+    """(path, type, ro or rw) of every mount in a container, or None if it does not run."""
     result = worker.perform(steps, keep_output=True)
     if result["status"] != 0:
         return None
