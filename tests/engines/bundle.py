@@ -101,17 +101,17 @@ class Runtime:
 
     def bundle(self, name, args=("/bin/sleep", "1000"), terminal=False, change=None):
         """Write the bundle `name`; `change` edits its config before."""
-        folder = self.s.scratch / "bundles" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        directory = self.s.scratch / "bundles" / name
+        directory.mkdir(parents=True, exist_ok=True)
         spec = config(self.rootfs, f"/{self.s.tag}/{name}", list(args), terminal)
         if change:
             change(spec)
-        (folder / "config.json").write_text(json.dumps(spec))
+        (directory / "config.json").write_text(json.dumps(spec))
         self.made.append(name)
-        return folder
+        return directory
 
     def call(self, *argv, bundle, style="containerd", stdin=None, env=None, fds=(), inherited=()):
-        """Call the runtime as an engine of that style does, from the bundle's folder.
+        """Call the runtime as an engine of that style does, from the bundle's directory.
 
         Output goes to files of the bundle, one a verb, as a container holds on to those of its
         `create`. `fds` are passed on with their numbers; `inherited` are signals that arrive
@@ -151,35 +151,24 @@ class Runtime:
                 process.wait()
                 raise AssertionError(f"did not end: {whole}") from None
         logged = log.read_text()[len(before) :] if log.exists() else ""
-        self.s.note(
-            f"  exit {process.returncode}; out {out.read_text()!r}; err {err.read_text()!r}; log {logged!r}"
-        )
-        return Call(process.returncode, out.read_text(), err.read_text(), logged)
+        ended = Call(process.returncode, out.read_text(), err.read_text(), logged)
+        self.s.note(f"  exit {ended.code}; out {ended.out!r}; err {ended.err!r}; log {ended.log!r}")
+        return ended
 
     def create(self, bundle, *flags, style="containerd", **more):
         """`create` as containerd's shim and conmon call it."""
-        return self.call(
-            "create",
-            "--bundle",
-            bundle,
-            "--pid-file",
-            bundle / "init.pid",
-            *flags,
-            bundle.name,
-            bundle=bundle,
-            style=style,
-            **more,
-        )
+        files = ["--bundle", bundle, "--pid-file", bundle / "init.pid"]
+        return self.call("create", *files, *flags, bundle.name, bundle=bundle, style=style, **more)
 
     def running(self, name, *args, **more):
-        """A bundle whose container runs; returns its folder."""
+        """A bundle whose container runs; returns its directory."""
         bundle = self.bundle(name, *([args] if args else []), **more)
         self.create(bundle).ok()
         self.call("start", name, bundle=bundle).ok()
         return bundle
 
     def stopped(self, name):
-        """A bundle whose container has stopped; returns its folder."""
+        """A bundle whose container has stopped; returns its directory."""
         bundle = self.running(name)
         self.call("kill", name, "9", bundle=bundle).ok()
         self.await_status(bundle, "stopped")
@@ -204,27 +193,13 @@ class Runtime:
         }
         (bundle / "process.json").write_text(json.dumps(described))
         (bundle / "exec.pid").unlink(missing_ok=True)
+        pid_file = ["--pid-file", bundle / "exec.pid"]
+        process_file = ["--process", bundle / "process.json"]
         if style == "conmon":
-            argv = [
-                "exec",
-                "--pid-file",
-                bundle / "exec.pid",
-                "--process",
-                bundle / "process.json",
-                "--detach",
-                *flags,
-            ]
+            argv = [*pid_file, *process_file, "--detach", *flags]
         else:
-            argv = [
-                "exec",
-                "--process",
-                bundle / "process.json",
-                *flags,
-                "--detach",
-                "--pid-file",
-                bundle / "exec.pid",
-            ]
-        return self.call(*argv, bundle.name, bundle=bundle, style=style, **more)
+            argv = [*process_file, *flags, "--detach", *pid_file]
+        return self.call("exec", *argv, bundle.name, bundle=bundle, style=style, **more)
 
     def clean(self, bundle, style="containerd"):
         """Delete a container whatever its state, and see that nothing is left."""
@@ -247,8 +222,8 @@ class Runtime:
 class ConsoleSocket:
     """The socket on which an engine receives a container's terminal."""
 
-    def __init__(self, folder):
-        self.path = str(Path(folder) / "tty.sock")
+    def __init__(self, directory):
+        self.path = str(Path(directory) / "tty.sock")
         Path(self.path).unlink(missing_ok=True)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)
@@ -256,7 +231,7 @@ class ConsoleSocket:
         self.listener.settimeout(30)
 
     def terminal(self):
-        """The file descriptor of the pseudo-terminal's master side, and the name that came with it."""
+        """The descriptor of the pseudo-terminal's master side, and the name that came with it."""
         connection, _ = self.listener.accept()
         fds = array.array("i")
         name, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4 * fds.itemsize))

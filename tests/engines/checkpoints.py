@@ -1,5 +1,5 @@
-"""What the drills of checkpoints share: a criu that works here, a program that counts, a client
-whose bytes are checked.
+"""What the checkpoint drills share: a criu that works here, a program that counts, a client whose
+bytes are checked.
 """
 
 import socket
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from drill import Skip, expect
 
-# Counts in memory, and writes each number into a file: one that is brought back goes on, one that
-# is started anew begins with 1.
+# Counts in memory, and writes each number into a file: a restored container goes on, one that is
+# started anew begins with 1.
 COUNTING = [
     "/bin/sh",
     "-c",
@@ -21,21 +21,19 @@ ECHO = ["/usr/bin/nc", "-l", "-p", "7777", "-e", "/bin/cat"]
 
 def criu_works(session):
     """Skip the drill where there is no criu that fits the kernel, with the reason."""
-    missing = session.criu / "why"
+    missing = session.fetched.criu / "why"
     why = missing.read_text() if missing.exists() else ""
     if not Path("/usr/sbin/criu").exists():
         raise Skip(why or "criu is not installed")
     check = session.run("criu", "check")
     if check.code != 0:
-        raise Skip(
-            f"criu does not work here: {(check.err.splitlines() or ['?'])[0]}"
-            + f" ({why})" * bool(why)
-        )
+        first = (check.err.splitlines() or ["?"])[0]
+        raise Skip(f"criu does not work here: {first}" + f" ({why})" * bool(why))
 
 
 class Client:
-    """A connection to ECHO; what is sent must come back, byte by byte, whatever happened to the far
-    side in between.
+    """A connection to ECHO; what is sent must come back, byte by byte, whatever happened to the
+    container in between.
     """
 
     def __init__(self, session, address):

@@ -10,7 +10,7 @@ import checkpoints
 import image
 from daemon import Daemon
 from drill import Drills, expect, phrases
-from session import RESIZING, alive, load, processes
+from session import RESIZING, alive, living, load, parent, processes, stat_of
 
 drills = Drills()
 
@@ -26,8 +26,8 @@ class Containerd(Daemon):
         self.program = session.path
 
     def ctr(self, *argv, **more):
-        """Run a ctr command. The containerd namespace is the parent cgroup of all containers here."""
-        return self.s.run("ctr", "--address", self.socket, "--namespace", self.s.tag, *argv, **more)
+        """Run a ctr command. containerd's namespace is the parent cgroup of all containers here."""
+        return self.s.run(*self.client(self.s.tag, *argv), **more)
 
     def options(self):
         """The flags of `ctr run` that choose the runtime."""
@@ -66,6 +66,14 @@ class Containerd(Daemon):
         """A process in a running container."""
         return self.ctr("task", "exec", "--exec-id", "e", *flags, name, *argv, **more)
 
+    def exec_terminal(self, name):
+        """A shell on a terminal in a running container, which ends with 6: the exit status and all
+        that was printed.
+        """
+        argv = ["task", "exec", "--exec-id", "t", "--tty", name, "/bin/sh"]
+        script = [(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")]
+        return self.s.terminal(*self.client(self.s.tag, *argv), script=script)
+
     def await_status(self, name, status):
         """Wait for a task's status."""
         self.s.until(f"{name} {status}", lambda: (self.task(name) or (0, ""))[1] == status)
@@ -91,9 +99,7 @@ class Containerd(Daemon):
         expect(not list(self.roots.glob(f"*/{name}")), "state left:", list(self.roots.glob("*/*")))
         left = self.s.cgroups(f"/{self.s.tag}/{name}/")
         expect(not left, "cgroups left:", left)
-        self.s.until(
-            "the shim's end", lambda: not [p for p in processes(f"-id {name} ") if alive(p)]
-        )
+        self.s.gone("the shim", f"-id {name} ")
 
 
 def start(session):
@@ -174,18 +180,18 @@ def run_user(e):
 
 for aspect in image.ASPECTS:
 
-    @drills(f"seen inside: {aspect}")
-    def seen_inside(e, aspect=aspect):
+    @drills(f"seen in the container: {aspect}")
+    def seen_in_container(e, aspect=aspect):
         return e.run("inside", "/bin/show", aspect).ok().out
 
 
-@drills("seen inside: descriptors")
+@drills("seen in the container: descriptors")
 def seen_descriptors(e):
     listing = e.run("fds", "/bin/ls", "-l", "/proc/self/fd").ok().out
     return sorted(line.split()[-3:] for line in listing.splitlines() if "->" in line)
 
 
-@drills("seen inside: with the default seccomp profile")
+@drills("seen in the container: with the default seccomp profile")
 def seen_seccomp(e):
     ran = e.run(
         "sec",
@@ -212,23 +218,26 @@ def run_privileged(e):
 
 @drills("run: read-only root, bind mounts, tmpfs")
 def run_mounts(e):
-    outside = e.s.scratch / "outside"
-    outside.mkdir(exist_ok=True)
-    (outside / "file").write_text("content\n")
+    volume = e.s.scratch / "volume"
+    volume.mkdir(exist_ok=True)
+    (volume / "file").write_text("content\n")
     flags = [
         "--read-only",
         "--mount",
-        f"type=bind,src={outside},dst=/in/ro,options=rbind:ro",
+        f"type=bind,src={volume},dst=/in/ro,options=rbind:ro",
         "--mount",
-        f"type=bind,src={outside},dst=/in/rw,options=rbind:rw",
+        f"type=bind,src={volume},dst=/in/rw,options=rbind:rw",
         "--mount",
-        f"type=bind,src={outside}/file,dst=/in/file,options=bind:ro",
+        f"type=bind,src={volume}/file,dst=/in/file,options=bind:ro",
         "--mount",
         "type=tmpfs,dst=/fresh,options=size=1m:noexec",
     ]
-    script = "touch /x; touch /in/ro/y; touch /in/rw/z && echo written; cat /in/file; stat -f -c %T /fresh; /bin/show mounts"
+    script = (
+        "touch /x; touch /in/ro/y; touch /in/rw/z && echo written; cat /in/file; "
+        "stat -f -c %T /fresh; /bin/show mounts"
+    )
     ran = e.run("mounts", "/bin/sh", "-c", script, flags=flags)
-    expect((outside / "z").exists(), ran.seen())
+    expect((volume / "z").exists(), ran.seen())
     return [ran.out, ran.err]
 
 
@@ -267,14 +276,12 @@ def run_limits(e):
 
 @drills("run: out of memory ends with 137 and the event")
 def run_oom(e):
-    events = e.s.start(
-        "ctr", "--address", e.socket, "--namespace", e.s.tag, "events", log="oom-events.log"
-    )
+    events = e.s.start(*e.client(e.s.tag, "events"), log="oom-events.log")
     log = e.s.work / "oom-events.log"
 
     def event():
-        # the listener may not listen yet, and the shim may see the end before the event
-        # /dev/zero's reader keeps all in one buffer: tail -c allocates what it is told to keep.
+        # The listener may not listen yet, and the shim may see the end before the event. tail -c
+        # allocates what it is told to keep.
         ran = e.run(
             "oom", "/usr/bin/tail", "-c", "200m", "/dev/zero", flags=["--memory-limit", "16777216"]
         )
@@ -327,7 +334,7 @@ def run_userns(e):
     return ran.out
 
 
-@drills("run: a plain folder as root filesystem")
+@drills("run: a plain directory as root filesystem")
 def run_rootfs(e):
     root = e.s.scratch / "plain"
     image.unpack(root)
@@ -341,20 +348,8 @@ def run_rootfs(e):
 
 @drills("run: a terminal, its size, its resizing")
 def run_terminal(e):
-    argv = [
-        "ctr",
-        "--address",
-        e.socket,
-        "--namespace",
-        e.s.tag,
-        "run",
-        "--rm",
-        "--tty",
-        *e.options(),
-        image.NAME,
-        "term",
-    ]
-    status, shown = e.s.terminal(*argv, "/bin/sh", script=RESIZING)
+    argv = ["run", "--rm", "--tty", *e.options(), image.NAME, "term", "/bin/sh"]
+    status, shown = e.s.terminal(*e.client(e.s.tag, *argv), script=RESIZING)
     expect(status == 9, status, shown)
     return status
 
@@ -418,7 +413,7 @@ def exec_wrong(e):
 
 
 @drills("exec: sees what the first process sees")
-def exec_inside(e):
+def exec_sees(e):
     e.launch("xi", "/bin/sleep", "100")
     seen = {a: e.exec("xi", "/bin/show", a).ok().out for a in image.ASPECTS}
     e.remove("xi")
@@ -428,22 +423,7 @@ def exec_inside(e):
 @drills("exec: a terminal")
 def exec_terminal(e):
     e.launch("xt", "/bin/sleep", "100")
-    argv = [
-        "ctr",
-        "--address",
-        e.socket,
-        "--namespace",
-        e.s.tag,
-        "task",
-        "exec",
-        "--exec-id",
-        "t",
-        "--tty",
-        "xt",
-        "/bin/sh",
-    ]
-    script = [(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")]
-    status, shown = e.s.terminal(*argv, script=script)
+    status, shown = e.exec_terminal("xt")
     e.remove("xt")
     expect(status == 6, status, shown)
     return status
@@ -455,17 +435,11 @@ def exec_detached(e):
     e.exec("xd", "/bin/sh", "-c", "/bin/sleep 77 & exit 0", flags=["--detach"]).ok()
     listed = e.ctr("task", "ps", "xd").ok().out.splitlines()
     expect(listed[0].split()[0] == "PID" and len(listed) >= 2, listed)
-    orphan = e.s.until("the orphan", lambda: [p for p in processes("/bin/sleep 77") if alive(p)])
-    parent = int(Path(f"/proc/{orphan[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    e.s.until(
-        "adoption",
-        lambda: (
-            int(Path(f"/proc/{orphan[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
-            == e.pid("xd")
-        ),
-    )
+    orphan = e.s.until("the orphan", lambda: living("/bin/sleep 77"))
+    first = parent(orphan[0])
+    e.s.until("adoption", lambda: parent(orphan[0]) == e.pid("xd"))
     e.remove("xd")
-    expect(not alive(orphan[0]), "kill --all left the orphan; its parent was", parent)
+    expect(not alive(orphan[0]), "kill --all left the orphan; its parent was", first)
     return None
 
 
@@ -476,7 +450,7 @@ def pause(e):
     expect(e.task("p")[1] == "PAUSED", e.task("p"))
 
     def ticks():
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+        return stat_of(pid)[11:15]
 
     frozen = ticks()
     refused = e.exec("p", "/bin/true")
@@ -532,9 +506,7 @@ def kill_all(e):
     e.exec("ka", "/bin/sleep", "88", flags=["--detach"]).ok()
     pids = e.s.until(
         "three",
-        lambda: (
-            [p for p in processes("/bin/sleep 88") if alive(p)][2:] and processes("/bin/sleep 88")
-        ),
+        lambda: living("/bin/sleep 88")[2:] and processes("/bin/sleep 88"),
     )
     e.ctr("task", "kill", "--all", "--signal", "KILL", "ka").ok()
     e.await_status("ka", "STOPPED")
@@ -563,7 +535,7 @@ def shim_killed(e):
     e.s.run("kill", "-KILL", str(shims[0])).ok()
     e.s.until(
         "the container's end",
-        lambda: not alive(pid) and not [p for p in processes("/bin/sleep 99") if alive(p)],
+        lambda: not alive(pid) and not living("/bin/sleep 99"),
     )
     e.s.until("no task", lambda: (e.task("shim") or (0, "STOPPED"))[1] in ("STOPPED", "UNKNOWN"))
     e.s.until("no cgroup", lambda: not e.s.cgroups(f"/{e.s.tag}/shim/"))
@@ -604,7 +576,7 @@ def counted(e, name):
     return int(e.exec(name, "/bin/cat", "/tmp/count").out.strip() or 0)
 
 
-@drills("checkpoint: into a folder, the container runs on or ends; its images are whole")
+@drills("checkpoint: into a directory, the container runs on or ends; its images are whole")
 def checkpoint(e):
     checkpoints.criu_works(e.s)
     pid = e.launch("cp", *checkpoints.COUNTING)
@@ -612,16 +584,8 @@ def checkpoint(e):
     seen = []
     for flags in [[], ["--exit"]]:
         images = e.s.scratch / f"cp-images{len(seen)}"
-        e.ctr(
-            "task",
-            "checkpoint",
-            *flags,
-            "--image-path",
-            images,
-            "--work-path",
-            e.s.scratch / "cp-work",
-            "cp",
-        ).ok()
+        paths = ["--image-path", images, "--work-path", e.s.scratch / "cp-work"]
+        e.ctr("task", "checkpoint", *flags, *paths, "cp").ok()
         names = {p.name.split("-")[0].split(".")[0] for p in images.iterdir()}
         seen.append([alive(pid), {"inventory", "pstree", "core", "pages", "descriptors"} <= names])
     e.await_status("cp", "STOPPED")
@@ -657,11 +621,14 @@ def restore(e):
 def many(e, count, width):
     """Start `count` containers, `width` at a time; all must run at once, and all be gone after."""
     names = [f"many{i}" for i in range(count)]
-    argv = ["ctr", "--address", str(e.socket), "--namespace", e.s.tag]
 
-    def call(*a):
+    def call(*argv):
         return subprocess.run(
-            [*argv, *map(str, a)], capture_output=True, text=True, timeout=300, env=e.s.environment
+            e.client(e.s.tag, *argv),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=e.s.environment,
         )
 
     def run(n):
@@ -707,7 +674,6 @@ def two_hundred(e):
 def nothing_left(e):
     e.s.state_roots_empty(e.roots / e.s.tag)
     expect(not e.ctr("container", "ls", "--quiet").ok().out, "containers left")
-    e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
-    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag)]
-    expect(not left, "cgroups left:", left[:5])
+    e.s.gone("the shims", "containerd-shim")
+    e.s.no_cgroups_left()
     return None

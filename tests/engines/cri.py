@@ -15,7 +15,7 @@ import image
 from cri_api import Refused, Service
 from daemon import Daemon
 from drill import Drills, Skip, expect, phrases
-from session import alive, answers, packaged, processes
+from session import alive, answers, living, packaged, processes
 from websocket import Stream
 
 drills = Drills()
@@ -66,8 +66,8 @@ class Cri(Daemon):
         )
         self.handler = re.search(r"^handler: (.+)$", packaged("runtimeclass.yaml"), re.M).group(1)
         self.logs = session.scratch / "logs"
-        for folder in ["cni", "logs"]:
-            (session.scratch / folder).mkdir(mode=0o711)
+        for directory in ["cni", "logs"]:
+            (session.scratch / directory).mkdir(mode=0o711)
         (session.scratch / "cni/10-drill.conflist").write_text(json.dumps(NETWORK))
         self.call, self.count = None, 0
 
@@ -163,7 +163,10 @@ class Cri(Daemon):
             "its log", lambda: self.log(made) or status["exit_code"] or [("", "")]
         )
         printed = printed if isinstance(printed, list) else self.log(made)
-        self.call("RemoveContainer", container_id=container) if pod else self.remove_pod(made[0])
+        if pod:
+            self.call("RemoveContainer", container_id=container)
+        else:
+            self.remove_pod(made[0])
         return status["exit_code"], [
             line for wanted in ("stderr", "stdout") for s, line in printed if s == wanted
         ]
@@ -188,21 +191,15 @@ def begin(engine):
     """Start the daemon and give it both images."""
     session = engine.s
     pause = session.scratch / "pause.tar"
-    image.archive(pause, PAUSE, config={"Cmd": ["/bin/pause"]})
+    image.pause_archive(pause, PAUSE)
     engine.up()
+
+    def ctr(*argv):
+        return session.run(*engine.client("k8s.io", "image", *argv))
+
     for archive in [session.work / "busybox.tar", pause]:
-        session.run(
-            "ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "import", archive
-        ).ok()
-    engine.s.until(
-        "the images",
-        lambda: (
-            session.run(
-                "ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "ls", "-q"
-            ).out.count("drill")
-            >= 2
-        ),
-    )
+        ctr("import", archive).ok()
+    session.until("the images", lambda: ctr("ls", "-q").out.count("drill") >= 2)
     return engine
 
 
@@ -312,10 +309,7 @@ def exec_sync(e):
         seen.append(phrases(refused(e.exec, container, program)))
     late = refused(e.exec, container, "/bin/sleep", "500", timeout=1)
     expect("exceeded" in late, late)
-    e.s.until(
-        "the end of what took too long",
-        lambda: not [p for p in processes("/bin/sleep 500") if alive(p)],
-    )
+    e.s.gone("the late program", "/bin/sleep 500")
     e.remove_pod(pod[0])
     expect(seen[0] == (5, "o\n", "e\n"), seen)
     return seen
@@ -455,10 +449,8 @@ def shared_pids(e):
         lambda: len(processes("/bin/sleep 601")) >= 2 and len(processes("/bin/sleep 602")) >= 2,
     )
     e.call("StopContainer", container_id=both[0], timeout=0)
-    e.s.until(
-        "the end of both of a", lambda: not [p for p in processes("/bin/sleep 601") if alive(p)]
-    )
-    expect(len([p for p in processes("/bin/sleep 602") if alive(p)]) >= 2, "b suffered")
+    e.s.gone("a", "/bin/sleep 601")
+    expect(len(living("/bin/sleep 602")) >= 2, "b suffered")
     e.remove_pod(pod[0])
     expect("pause" in seen, seen)
     return seen
@@ -485,10 +477,8 @@ def pid_modes(e):
     node = e.start(pod, "/bin/sleep", "703", security={"namespace_options": {"pid": NODE}})
     seen["node"] = "sandbox.py" in e.exec(node, "/bin/cat", "/proc/1/cmdline")[1]
     e.remove_pod(pod[0])
-    e.s.until(
-        "the end",
-        lambda: not [p for n in (701, 702, 703) for p in processes(f"/bin/sleep {n}") if alive(p)],
-    )
+    for number in (701, 702, 703):
+        e.s.gone("the program", f"/bin/sleep {number}")
     expect("701" in seen["own"] and "701" in seen["target"] and seen["node"], seen)
     return seen
 
@@ -512,24 +502,19 @@ def host_network(e):
 
 @drills("seccomp: the runtime's default, none, a profile of the node")
 def seccomp(e):
-    profile = e.s.scratch / "profile.json"
-    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
-    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    script = (
+        "/bin/grep Seccomp: /proc/self/status; /bin/mkdir /tmp/x && echo made; "
+        "/usr/bin/unshare -m /bin/true && echo unshared"
+    )
+    added = {"add_capabilities": ["SYS_ADMIN"]}
     seen = []
-    for wanted in [
+    for profile in [
         {"profile_type": 0},
         {"profile_type": 1},
-        {"profile_type": 2, "localhost_ref": str(profile)},
+        {"profile_type": 2, "localhost_ref": str(e.s.seccomp_profile())},
     ]:
-        script = "/bin/grep Seccomp: /proc/self/status; /bin/mkdir /tmp/x && echo made; /usr/bin/unshare -m /bin/true && echo unshared"
-        seen.append(
-            e.once(
-                "/bin/sh",
-                "-c",
-                script,
-                security={"seccomp": wanted, "capabilities": {"add_capabilities": ["SYS_ADMIN"]}},
-            )[1]
-        )
+        security = {"seccomp": profile, "capabilities": added}
+        seen.append(e.once("/bin/sh", "-c", script, security=security)[1])
     expect("made" in seen[0] and "made" in seen[1] and "made" not in seen[2], seen)
     return seen
 
@@ -546,7 +531,7 @@ def capabilities(e):
     pod = e.pod(security={"privileged": True})
     try:
         seen.append(e.once("/bin/show", "masked", pod=pod, security={"privileged": True})[1])
-    except Refused as error:  # this machine may lack a capability that privileged asks for
+    except Refused as error:  # this host may lack a capability that privileged asks for
         seen.append(phrases(str(error)))
     e.remove_pod(pod[0])
     return seen
@@ -585,7 +570,10 @@ def sysctls(e):
         sysctls={"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"},
         dns_config=dns,
     )
-    script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced /etc/resolv.conf; echo $(/bin/hostname | /bin/sed 's/[0-9]//g')"
+    script = (
+        "cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start kernel/shm_rmid_forced; "
+        "cat /etc/resolv.conf; echo $(/bin/hostname | /bin/sed 's/[0-9]//g')"
+    )
     seen = e.once("/bin/sh", "-c", script, pod=pod)
     e.remove_pod(pod[0])
     expect(seen[1][:2] == ["80", "1"], seen)
@@ -645,57 +633,32 @@ def device(e):
 @drills("resources: limits, their update, out of memory")
 def resources(e):
     pod = e.pod()
-    container = e.start(
-        pod,
-        "/bin/sleep",
-        "1000",
-        resources={
-            "memory_limit_in_bytes": 64 << 20,
-            "cpu_quota": 20000,
-            "cpu_period": 100000,
-            "cpu_shares": 512,
-        },
-    )
+    limits = {"memory_limit_in_bytes": 64 << 20, "cpu_quota": 20000, "cpu_shares": 512}
+    container = e.start(pod, "/bin/sleep", "1000", resources={**limits, "cpu_period": 100000})
 
-    def read(c, file):
-        return Path(f"/sys/fs/cgroup/{c}/{e.s.tag}/{container}/{file}").read_text().strip()
+    def shown():
+        files = ["memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "cpu/cpu.shares"]
+        paths = [file.replace("/", f"/{e.s.tag}/{container}/") for file in files]
+        return [Path("/sys/fs/cgroup", path).read_text().strip() for path in paths]
 
-    files = [
-        ("memory", "memory.limit_in_bytes"),
-        ("cpu", "cpu.cfs_quota_us"),
-        ("cpu", "cpu.shares"),
-    ]
-    seen = [[read(*f) for f in files]]
-    e.call(
-        "UpdateContainerResources",
-        container_id=container,
-        linux={"memory_limit_in_bytes": 96 << 20, "cpu_quota": 30000, "cpu_shares": 256},
-    )
-    seen.append([read(*f) for f in files])
-    oom = e.start(
-        pod,
-        "/usr/bin/tail",
-        "-c",
-        "200m",
-        "/dev/zero",
-        name="oom",
-        resources={"memory_limit_in_bytes": 16 << 20},
-    )
+    seen = [shown()]
+    changed = {"memory_limit_in_bytes": 96 << 20, "cpu_quota": 30000, "cpu_shares": 256}
+    e.call("UpdateContainerResources", container_id=container, linux=changed)
+    seen.append(shown())
+    hungry = ["/usr/bin/tail", "-c", "200m", "/dev/zero"]
+    oom = e.start(pod, *hungry, name="oom", resources={"memory_limit_in_bytes": 16 << 20})
     ended = e.ended(oom)
     seen.append([ended["exit_code"], ended["reason"]])
     e.remove_pod(pod[0])
-    expect(
-        seen
-        == [[str(64 << 20), "20000", "512"], [str(96 << 20), "30000", "256"], [137, "OOMKilled"]],
-        seen,
-    )
+    before, after = [str(64 << 20), "20000", "512"], [str(96 << 20), "30000", "256"]
+    expect(seen == [before, after, [137, "OOMKilled"]], seen)
     return seen
 
 
 for aspect in image.ASPECTS:
 
-    @drills(f"seen inside: {aspect}")
-    def seen_inside(e, aspect=aspect):
+    @drills(f"seen in the container: {aspect}")
+    def seen_in_container(e, aspect=aspect):
         pod = e.pod(hostname="drill")
         code, out = e.once("/bin/show", aspect, pod=pod)
         e.remove_pod(pod[0])
@@ -746,8 +709,7 @@ def nothing_left(e):
         "pods left",
     )
     e.s.state_roots_empty("/run/containerd/runc/k8s.io")
-    e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
-    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag)]
-    expect(not left, "cgroups left:", left[:5])
+    e.s.gone("the shims", "containerd-shim")
+    e.s.no_cgroups_left()
     expect(not list(Path("/run/netns").glob("cni-*")), "network namespaces left")
     return None

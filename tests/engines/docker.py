@@ -4,12 +4,13 @@ Debian's client.
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import checkpoints
 import image
 from drill import Drills, expect, phrases
-from session import RESIZING, alive, answers, load, packaged, processes
+from session import RESIZING, alive, answers, living, load, packaged, split_command
 
 drills = Drills()
 CLIENT = "/usr/bin/docker"  # Debian's; another one may come first in PATH
@@ -72,17 +73,15 @@ class Docker:
 
     def run(self, *argv, **more):
         """`docker run --rm`, in the foreground: flags, then the command behind "--"."""
-        at = argv.index("--")
-        return self.docker("run", "--rm", *argv[:at], image.NAME, *argv[at + 1 :], **more)
+        flags, command = split_command(argv)
+        return self.docker("run", "--rm", *flags, image.NAME, *command, **more)
 
     def launch(self, name, *argv, **more):
         """A container in the background: flags, then the command behind "--"; returns the id of its
         process.
         """
-        at = argv.index("--")
-        self.docker(
-            "run", "--detach", "--name", name, *argv[:at], image.NAME, *argv[at + 1 :], **more
-        ).ok()
+        flags, command = split_command(argv)
+        self.docker("run", "--detach", "--name", name, *flags, image.NAME, *command, **more).ok()
         return self.inspect(name)["State"]["Pid"]
 
     def inspect(self, name):
@@ -91,11 +90,8 @@ class Docker:
 
     def cgroup(self, name, controller, file):
         """A file of a container's cgroup."""
-        return (
-            Path(f"/sys/fs/cgroup/{controller}/{self.s.tag}/{self.inspect(name)['Id']}/{file}")
-            .read_text()
-            .strip()
-        )
+        cgroup = Path("/sys/fs/cgroup", controller, self.s.tag, self.inspect(name)["Id"])
+        return (cgroup / file).read_text().strip()
 
     def remove(self, *names):
         """Remove containers by force."""
@@ -171,12 +167,12 @@ def run_refused(e):
 
 for aspect in image.ASPECTS:
 
-    @drills(f"seen inside: {aspect}")
-    def seen_inside(e, aspect=aspect):
+    @drills(f"seen in the container: {aspect}")
+    def seen_in_container(e, aspect=aspect):
         return e.run("--hostname", "drill", "--", "/bin/show", aspect).ok().out
 
 
-@drills("seen inside: descriptors")
+@drills("seen in the container: descriptors")
 def seen_descriptors(e):
     listing = e.run("--", "/bin/ls", "-l", "/proc/self/fd").ok().out
     return sorted(line.split()[-3:] for line in listing.splitlines() if "->" in line)
@@ -184,20 +180,23 @@ def seen_descriptors(e):
 
 @drills("run: --read-only --tmpfs -v")
 def run_mounts(e):
-    outside = e.s.scratch / "outside"
-    outside.mkdir(exist_ok=True)
-    (outside / "file").write_text("content\n")
-    script = "touch /x; touch /ro/y; touch /rw/z && echo written; cat /file; touch /t/x && echo fresh; touch /vol/x && echo volume; /bin/show mounts"
+    volume = e.s.scratch / "volume"
+    volume.mkdir(exist_ok=True)
+    (volume / "file").write_text("content\n")
+    script = (
+        "touch /x; touch /ro/y; touch /rw/z && echo written; cat /file; "
+        "touch /t/x && echo fresh; touch /vol/x && echo volume; /bin/show mounts"
+    )
     ran = e.run(
         "--read-only",
         "--tmpfs",
         "/t:size=1m,noexec",
         "-v",
-        f"{outside}:/ro:ro",
+        f"{volume}:/ro:ro",
         "-v",
-        f"{outside}:/rw",
+        f"{volume}:/rw",
         "-v",
-        f"{outside}/file:/file:ro",
+        f"{volume}/file:/file:ro",
         "-v",
         "/vol",
         "--",
@@ -205,15 +204,13 @@ def run_mounts(e):
         "-c",
         script,
     ).ok()
-    expect((outside / "z").exists() and not (outside / "y").exists(), ran.seen())
+    expect((volume / "z").exists() and not (volume / "y").exists(), ran.seen())
     return [ran.out, ran.err]
 
 
 @drills("run: --cap-drop --cap-add --security-opt")
 def run_security(e):
-    profile = e.s.scratch / "profile.json"
-    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
-    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    profile = e.s.seccomp_profile()
     cases = [
         ["--cap-drop", "ALL"],
         ["--cap-drop", "CHOWN", "--cap-add", "NET_ADMIN"],
@@ -297,7 +294,10 @@ def run_oom(e):
 
 @drills("run: --device, and devices that are not allowed")
 def run_device(e):
-    script = "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened; /bin/mknod /tmp/f c 1 11 && : </tmp/f && echo allowed"
+    script = (
+        "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened; "
+        "/bin/mknod /tmp/f c 1 11 && : </tmp/f && echo allowed"
+    )
     ran = e.run("--device", "/dev/fuse:/dev/drill:rw", "--", "/bin/sh", "-c", script)
     expect("opened" in ran.out and "allowed" not in ran.out, ran.seen())
     return [ran.code, ran.out, phrases(ran.err)]
@@ -316,7 +316,7 @@ def run_init(e):
 
 
 @drills(
-    "run and exec: --privileged, or a refusal for want of a capability of the machine",
+    "run and exec: --privileged, or a refusal where the host lacks a capability",
     compared=False,
 )
 def run_privileged(e):
@@ -357,13 +357,7 @@ def run_namespaces(e):
         ["--ipc", "host"],
         ["--cgroupns", "private"],
     ]:
-        ran = e.run(
-            *flags,
-            "--",
-            "/bin/sh",
-            "-c",
-            "/sbin/ip -o link | /usr/bin/wc -l; /usr/bin/tr '\\0' ' ' </proc/1/cmdline | /usr/bin/cut -c1-20",
-        )
+        ran = e.run(*flags, "--", "/bin/sh", "-c", image.LINKS_AND_INIT)
         seen[" ".join(flags)] = [ran.code, ran.out, phrases(ran.err)]
     e.remove("other")
     expect(
@@ -622,13 +616,19 @@ def files(e):
     return seen
 
 
+DOCKERFILE = f"""FROM {image.NAME}
+RUN /bin/sh -c 'id > /who; echo built > /built'
+USER user
+RUN id > /tmp/user
+CMD ["/bin/cat", "/who", "/built", "/tmp/user"]
+"""
+
+
 @drills("build of a Containerfile with RUN, USER, HEALTHCHECK")
 def build(e):
     context = e.s.scratch / "context"
     context.mkdir(exist_ok=True)
-    (context / "Dockerfile").write_text(
-        f'FROM {image.NAME}\nRUN /bin/sh -c \'id > /who; echo built > /built\'\nUSER user\nRUN id > /tmp/user\nCMD ["/bin/cat", "/who", "/built", "/tmp/user"]\n'
-    )
+    (context / "Dockerfile").write_text(DOCKERFILE)
     built = e.docker("build", "--tag", "built:drill", context, env={"DOCKER_BUILDKIT": "0"})
     expect(built.code == 0, built.seen())
     failing = context / "failing"
@@ -654,7 +654,7 @@ def userns(e):
 def restarted(e):
     pid = e.launch("live", "--", "/bin/trap")
     e.s.until("readiness", lambda: "ready" in e.docker("logs", "live").out)
-    containerd = [p for p in processes("containerd --config") if alive(p)]
+    containerd = living("containerd --config")
     e.daemon.send_signal(signal.SIGKILL)
     e.daemon.wait()
     for p in containerd:
@@ -674,8 +674,6 @@ def restarted(e):
 
 @drills("20 containers, 5 at a time")
 def many(e):
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(5) as pool:
         pids = list(
             pool.map(lambda i: e.launch(f"many{i}", "--", "/bin/sleep", "10000"), range(20))
@@ -717,7 +715,6 @@ def nothing_left(e):
     left = e.docker("ps", "--all", "--no-trunc").ok().out.splitlines()[1:]
     expect(not left, "containers left:", left)
     e.s.state_roots_empty(*(e.s.scratch / "docker-exec").glob("runtime-*/moby"))
-    e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
-    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag)]
-    expect(not left, "cgroups left:", left[:5])
+    e.s.gone("the shims", "containerd-shim")
+    e.s.no_cgroups_left()
     return None

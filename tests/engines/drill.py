@@ -2,7 +2,7 @@
 
 A drill is a function of an engine. It asserts what must hold with any runtime (`expect`), and
 returns an observation, any JSON value, which must be the same with runc and with the runtime under
-test once volatile parts (ids, pids, paths) are replaced. `Skip` ends a drill that this machine
+test once volatile parts (ids, pids, paths) are replaced. `Skip` ends a drill that this host
 cannot do, with its reason.
 """
 
@@ -10,7 +10,7 @@ import re
 
 
 class Skip(Exception):
-    """This machine cannot do the drill; the text says why."""
+    """This host cannot do the drill; the text says why."""
 
 
 class Drill:

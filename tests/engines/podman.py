@@ -1,6 +1,5 @@
 """Podman, with root. Its drills also serve rootless Podman, see podman_rootless.py."""
 
-import json
 import os
 import re
 import socket
@@ -9,7 +8,17 @@ from pathlib import Path
 import checkpoints
 import image
 from drill import Drills, expect, phrases
-from session import RESIZING, alive, answers, load, packaged, processes
+from session import (
+    RESIZING,
+    alive,
+    answers,
+    descriptor_three,
+    load,
+    notify_socket,
+    packaged,
+    split_command,
+    until_ready,
+)
 
 drills = Drills()
 PAUSE = "localhost/pause:drill"
@@ -35,6 +44,18 @@ rootless_storage_path = "{at}/storage"
 """
 
 
+def configure(at, containers):
+    """Write the configuration that Podman and buildah share: `containers` is that of containers,
+    and storage lies in the directory `at`. README's lines choose the runtime.
+    """
+    etc = Path("/etc/containers")
+    (etc / "containers.conf").write_text(containers)
+    (etc / "containers.conf.d").mkdir(exist_ok=True)
+    (etc / "containers.conf.d/hull.conf").write_text(packaged("containers.conf"))
+    (etc / "storage.conf").write_text(STORAGE.format(at=at))
+    (etc / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+
+
 class Podman:
     """Podman, its configuration, and the containers made by it."""
 
@@ -44,13 +65,7 @@ class Podman:
         self.s = session
         self.at = session.scratch / "podman"
         self.at.mkdir(exist_ok=True)
-        Path("/etc/containers/containers.conf").write_text(CONTAINERS.format(pause=PAUSE))
-        Path("/etc/containers/containers.conf.d").mkdir(exist_ok=True)
-        Path("/etc/containers/containers.conf.d/hull.conf").write_text(packaged("containers.conf"))
-        Path("/etc/containers/storage.conf").write_text(STORAGE.format(at=self.at))
-        Path("/etc/containers/policy.json").write_text(
-            '{"default": [{"type": "insecureAcceptAnything"}]}'
-        )
+        configure(self.at, CONTAINERS.format(pause=PAUSE))
         Path("/etc/subuid").write_text("containers:200000:1000000\ndriller:100000:65536\n")
         Path("/etc/subgid").write_text("containers:200000:1000000\ndriller:100000:65536\n")
         self.kube = []
@@ -75,27 +90,16 @@ class Podman:
 
     def run(self, *argv, **more):
         """`podman run --rm` in the foreground: flags, then the command behind "--"."""
-        at = argv.index("--")
-        return self.podman(
-            "run", "--rm", *self.parent, *argv[:at], image.NAME, *argv[at + 1 :], **more
-        )
+        flags, command = split_command(argv)
+        return self.podman("run", "--rm", *self.parent, *flags, image.NAME, *command, **more)
 
     def launch(self, name, *argv, **more):
         """A container in the background: flags, then the command behind "--"; returns the id of its
         process.
         """
-        at = argv.index("--")
-        self.podman(
-            "run",
-            "--detach",
-            "--name",
-            name,
-            *self.parent,
-            *argv[:at],
-            image.NAME,
-            *argv[at + 1 :],
-            **more,
-        ).ok()
+        flags, command = split_command(argv)
+        flags = ["--detach", "--name", name, *self.parent, *flags]
+        self.podman("run", *flags, image.NAME, *command, **more).ok()
         return self.inspect(name)["State"]["Pid"]
 
     def inspect(self, name):
@@ -125,7 +129,7 @@ def start(session):
 def prepare(engine):
     """Load both images."""
     pause = engine.s.scratch / "pause.tar"
-    image.archive(pause, PAUSE, config={"Cmd": ["/bin/pause"]})
+    image.pause_archive(pause, PAUSE)
     os.chmod(engine.s.work, 0o755)
     for archive in [engine.s.work / "busybox.tar", pause]:
         engine.podman("load", "--quiet", "--input", archive, timeout=120).ok()
@@ -186,12 +190,12 @@ def run_refused(e):
 
 for aspect in image.ASPECTS:
 
-    @drills(f"seen inside: {aspect}")
-    def seen_inside(e, aspect=aspect):
-        return e.run("--hostname", "drill", "--name", "inside", "--", "/bin/show", aspect).ok().out
+    @drills(f"seen in the container: {aspect}")
+    def seen_in_container(e, aspect=aspect):
+        return e.run("--hostname", "drill", "--name", "seen", "--", "/bin/show", aspect).ok().out
 
 
-@drills("seen inside: descriptors")
+@drills("seen in the container: descriptors")
 def seen_descriptors(e):
     listing = e.run("--", "/bin/ls", "-l", "/proc/self/fd").ok().out
     return sorted(line.split()[-3:] for line in listing.splitlines() if "->" in line)
@@ -199,11 +203,14 @@ def seen_descriptors(e):
 
 @drills("run: --read-only --tmpfs -v, a volume, tmpcopyup")
 def run_mounts(e):
-    outside = e.at / "outside"
-    outside.mkdir(exist_ok=True, mode=0o777)
-    os.chmod(outside, 0o777)
-    (outside / "file").write_text("content\n")
-    script = "touch /x; touch /ro/y; touch /rw/z && echo written; cat /file; touch /t/x && echo fresh; ls /etc/copied | wc -l; /bin/show mounts"
+    volume = e.at / "volume"
+    volume.mkdir(exist_ok=True, mode=0o777)
+    os.chmod(volume, 0o777)
+    (volume / "file").write_text("content\n")
+    script = (
+        "touch /x; touch /ro/y; touch /rw/z && echo written; cat /file; "
+        "touch /t/x && echo fresh; ls /etc/copied | wc -l; /bin/show mounts; ls /home"
+    )
     ran = e.run(
         "--read-only",
         "--tmpfs",
@@ -211,30 +218,28 @@ def run_mounts(e):
         "--tmpfs",
         "/home:tmpcopyup",
         "-v",
-        f"{outside}:/ro:ro",
+        f"{volume}:/ro:ro",
         "-v",
-        f"{outside}:/rw",
+        f"{volume}:/rw",
         "-v",
-        f"{outside}/file:/file:ro",
+        f"{volume}/file:/file:ro",
         "-v",
         "/vol",
         "--",
         "/bin/sh",
         "-c",
-        script + "; ls /home",
+        script,
     ).ok()
     expect(
-        (outside / "z").exists() and not (outside / "y").exists() and ran.out.endswith("user\n"),
+        (volume / "z").exists() and not (volume / "y").exists() and ran.out.endswith("user\n"),
         ran.seen(),
     )
-    return [ran.out.replace(str(outside), ""), ran.err]
+    return [ran.out.replace(str(volume), ""), ran.err]
 
 
 @drills("run: --cap-drop --cap-add --security-opt --user --group-add --umask")
 def run_security(e):
-    profile = e.at / "profile.json"
-    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
-    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    profile = e.s.seccomp_profile()
     cases = [
         ["--cap-drop", "ALL"],
         ["--cap-drop", "CHOWN", "--cap-add", "NET_ADMIN"],
@@ -355,13 +360,7 @@ def run_namespaces(e):
         ["--ipc", "host"],
         ["--cgroupns", "private"],
     ]:
-        ran = e.run(
-            *flags,
-            "--",
-            "/bin/sh",
-            "-c",
-            "/sbin/ip -o link | /usr/bin/wc -l; /usr/bin/tr '\\0' ' ' </proc/1/cmdline | /usr/bin/cut -c1-20",
-        )
+        ran = e.run(*flags, "--", "/bin/sh", "-c", image.LINKS_AND_INIT)
         seen[" ".join(flags)] = [ran.code, ran.out, phrases(ran.err)]
     e.remove("other")
     return seen
@@ -400,54 +399,25 @@ def uidmap(e):
 def preserve_fds(e):
     source = e.at / "preserved"
     source.write_text("through three\n")
-    opened = os.open(source, os.O_RDONLY)
-    os.dup2(opened, 20)
-    os.close(opened)
-    os.dup2(20, 3, inheritable=True)
-    try:
-        first = e.run("--preserve-fds", "1", "--", "/bin/sh", "-c", "/bin/cat <&3", pass_fds=(3,))
+    read = ["/bin/sh", "-c", "/bin/cat <&3"]
+    with descriptor_three(source):
+        first = e.run("--preserve-fds", "1", "--", *read, pass_fds=(3,))
         os.lseek(3, 0, os.SEEK_SET)
         e.launch("kept", "--", "/bin/sleep", "1000")
-        second = e.podman(
-            "exec", "--preserve-fds", "1", "kept", "/bin/sh", "-c", "/bin/cat <&3", pass_fds=(3,)
-        )
-    finally:
-        os.close(3)
-        os.close(20)
+        second = e.podman("exec", "--preserve-fds", "1", "kept", *read, pass_fds=(3,))
     e.remove("kept")
     expect(first.out == second.out == "through three\n", first.seen(), second.seen())
     return None
 
 
-def notified(e, mode, *command):
-    """Start a detached container with NOTIFY_SOCKET set; returns all that came over the socket."""
-    path = e.at / "notify.sock"
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
-        ours.bind(str(path))
-        os.chmod(path, 0o777)
-        ours.settimeout(20)
-        e.launch("notify", f"--sdnotify={mode}", "--", *command, env={"NOTIFY_SOCKET": str(path)})
-        inside = e.podman(
-            "exec",
-            "notify",
-            "/bin/sh",
-            "-c",
-            "/usr/bin/env | /bin/grep -c NOTIFY_SOCKET; ls -l $NOTIFY_SOCKET | cut -c1",
-        ).out
-        got = b""
-        try:
-            while b"READY=1" not in got:
-                got += ours.recv(4096) + b"\n"
-        except TimeoutError:
-            pass
-    e.remove("notify")
-    return got.decode(), inside
-
-
 @drills("run: --sdnotify conmon, ignore")
 def sdnotify(e):
-    got, _ = notified(e, "conmon", "/bin/sleep", "1000")
+    path = e.at / "notify.sock"
+    with notify_socket(path) as ours:
+        environment = {"NOTIFY_SOCKET": str(path)}
+        e.launch("notify", "--sdnotify=conmon", "--", "/bin/sleep", "1000", env=environment)
+        got = until_ready(ours)
+    e.remove("notify")
     expect("MAINPID=" in got and "READY=1" in got, got)
     return sorted({line.split("=")[0] for line in got.split()})
 
@@ -455,37 +425,24 @@ def sdnotify(e):
 @drills("run: --sdnotify container: the socket reaches the container")
 def sdnotify_container(e):
     path = e.at / "notify.sock"
-    path.unlink(missing_ok=True)
+    flags = ["--rm", *e.parent, "--sdnotify=container", "--name", "notify"]
+    script = "echo $NOTIFY_SOCKET >/tmp/where; exec /bin/sleep 1000"
+    argv = e.command("run", *flags, image.NAME, "/bin/sh", "-c", script)
+
+    def where():
+        return e.podman("exec", "notify", "/bin/cat", "/tmp/where").out.strip()
+
     with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours,
+        notify_socket(path) as ours,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs,
     ):
-        ours.bind(str(path))
-        os.chmod(path, 0o777)
-        ours.settimeout(20)
-        argv = e.command(
-            "run",
-            "--rm",
-            *e.parent,
-            "--sdnotify=container",
-            "--name",
-            "notify",
-            image.NAME,
-            "/bin/sh",
-            "-c",
-            "echo $NOTIFY_SOCKET >/tmp/where; exec /bin/sleep 1000",
-        )
         runner = e.s.start(*argv, log="sdnotify.log", env={"NOTIFY_SOCKET": str(path)})
-        at = e.s.until(
-            "the container",
-            lambda: e.podman("exec", "notify", "/bin/cat", "/tmp/where").out.strip(),
-        )
+        at = e.s.until("the container", where)
         pid = e.inspect("notify")["State"]["Pid"]
         theirs.connect(f"/proc/{pid}/root{at}")  # as the container's own process would
         theirs.send(b"READY=1\n")
-        got = ""
-        while "READY=1" not in got:
-            got += ours.recv(4096).decode() + "\n"
+        got = until_ready(ours)
+        expect("READY=1" in got, got)
         e.remove("notify")
         runner.wait(30)
     return bool(at)
@@ -511,17 +468,11 @@ def generate_systemd(e):
         )
 
     path = e.at / "notify.sock"
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
-        ours.bind(str(path))
-        os.chmod(path, 0o777)
-        ours.settimeout(20)
+    with notify_socket(path) as ours:
         e.podman(*words("ExecStart")[1:], env={"NOTIFY_SOCKET": str(path)}).ok()
-        got = ""
-        while "READY=1" not in got:
-            got += ours.recv(4096).decode() + "\n"
+        got = until_ready(ours)
     pid = e.inspect("unit")["State"]["Pid"]
-    expect(alive(pid) and "MAINPID=" in got, got)
+    expect(alive(pid) and "MAINPID=" in got and "READY=1" in got, got)
     stopped = e.podman("stop", "--time", "0", "--ignore", "--cidfile", cid).code
     e.podman(*words("ExecStopPost")[1:])
     expect(not alive(pid), "it lives on")
@@ -713,10 +664,8 @@ def pods(e):
     e.podman("pod", "stop", "--time", "0", "pod").ok()
 
     def ended(n):
-        return e.inspect(n)["State"]["Status"] in (
-            "stopped",
-            "exited",
-        )  # whichever Podman's clean-up has reached
+        # whichever Podman's clean-up has reached
+        return e.inspect(n)["State"]["Status"] in ("stopped", "exited")
 
     expect(all(ended(n) for n in names), "not stopped")
     e.podman("pod", "start", "pod").ok()
@@ -736,7 +685,10 @@ spec:
     image: {image.NAME}
     command: ["/bin/sh", "-c", "echo $GREETING; exec /bin/sleep 1000"]
     env: [{{name: GREETING, value: hello}}]
-    securityContext: {{runAsUser: 1000, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+    securityContext:
+      runAsUser: 1000
+      readOnlyRootFilesystem: true
+      capabilities: {{drop: [ALL]}}
   - name: side
     image: {image.NAME}
     command: ["/bin/sleep", "1000"]
@@ -789,14 +741,15 @@ def counted(e, name):
 
 
 def goes_on(e, name, least):
-    """A container that was brought back counts on from `least` or more."""
+    """A restored container counts on from `least` or more."""
     at = counted(e, name)
     expect(at >= least, "it began anew:", at, least)
     e.s.until("it to count on", lambda: counted(e, name) > at + 3)
 
 
 @drills(
-    "checkpoint and restore: in place, leaving it running, the images kept by --keep; what it says goes on to the log"
+    "checkpoint and restore: in place, leaving it running, the images kept by --keep; "
+    "its output still reaches the log"
 )
 def checkpoint(e):
     checkpoints.criu_works(e.s)
@@ -807,23 +760,20 @@ def checkpoint(e):
     goes_on(e, "cp", 4)
     e.podman("container", "checkpoint", "--keep", "cp").ok()
     stopped = e.inspect("cp")
-    folder = Path(
-        stopped["State"]["CheckpointPath"]
-        if stopped["State"].get("CheckpointPath")
-        else stopped["StaticDir"] + "/checkpoint"
-    )
+    static = Path(stopped["StaticDir"])
+    images = Path(stopped["State"].get("CheckpointPath") or static / "checkpoint")
     dumped = (
         stopped["State"]["Status"],
         not alive(pid),
-        (folder / "inventory.img").exists(),
-        (Path(stopped["StaticDir"]) / "dump.log").exists(),
+        (images / "inventory.img").exists(),
+        (static / "dump.log").exists(),
     )
     e.podman("container", "restore", "--keep", "cp").ok()
     goes_on(e, "cp", 4)
     restored = e.inspect("cp")["State"]
     kept = (
-        (folder / "inventory.img").exists(),
-        (Path(stopped["StaticDir"]) / "restore.log").exists(),
+        (images / "inventory.img").exists(),
+        (static / "restore.log").exists(),
     )
     numbers = [int(line) for line in e.podman("logs", "cp").out.split()]
     e.podman("stop", "--time", "0", "cp").ok()
@@ -860,7 +810,8 @@ def exported(e):
 
 
 @drills(
-    "checkpoint and restore with --tcp-established: a client's connection goes on, its bytes are whole; refused without"
+    "checkpoint and restore with --tcp-established: a client's connection goes on, its bytes are "
+    "whole; refused without"
 )
 def established(e):
     checkpoints.criu_works(e.s)
@@ -895,12 +846,7 @@ def established(e):
 def nothing_left(e):
     expect(not e.podman("ps", "--all", "--quiet").ok().out, "containers left")
     e.s.state_roots_empty("/run/runc", "/run/crun", "/run/hull")
-    e.s.until("conmon's end", lambda: not [p for p in processes("/usr/bin/conmon") if alive(p)])
+    e.s.gone("conmon", "/usr/bin/conmon")
     # conmon's own cgroup and the pods' are Podman's to remove
-    left = [
-        c
-        for c in e.s.cgroups(f"/{e.s.tag}/")
-        if Path(c).name.startswith("libpod-") and "conmon" not in c
-    ]
-    expect(not left, "cgroups left:", left[:5])
+    e.s.no_cgroups_left(keep=lambda at: not Path(at).name.startswith("libpod-") or "conmon" in at)
     return None

@@ -10,7 +10,7 @@ import podman
 from drill import Drills, expect
 from session import alive
 
-USER = 64321  # not one that a machine is likely to have
+USER = 64321  # not one that a host is likely to have
 
 # What Podman itself refuses an ordinary user on cgroup v1, or what needs root's privileges.
 REFUSED = [
@@ -28,7 +28,7 @@ drills = Drills(
 
 
 class Rootless(podman.Podman):
-    """Podman as the user `driller`, with a home and a runtime folder."""
+    """Podman as the user `driller`, with a home and a runtime directory."""
 
     rootless = True
 
@@ -38,9 +38,9 @@ class Rootless(podman.Podman):
             passwd.write(f"driller:x:{USER}:{USER}::/run/t/user:/bin/sh\n")
             group.write(f"driller:x:{USER}:\n")
         self.home, self.runtime = session.scratch / "user", Path(f"/run/user/{USER}")
-        for folder in [self.home, self.runtime, self.at]:
-            folder.mkdir(parents=True, exist_ok=True)
-            os.chown(folder, USER, USER)
+        for directory in [self.home, self.runtime, self.at]:
+            directory.mkdir(parents=True, exist_ok=True)
+            os.chown(directory, USER, USER)
         os.chmod(self.runtime, 0o700)
         self.parent = []
         self.kube = ["--network", "slirp4netns"]
@@ -133,11 +133,11 @@ def unshare(e):
         "-c",
         "/bin/touch /shared/x; /bin/chown 5:6 /shared/x",
     ).ok()
-    outside = os.stat(shared / "x").st_uid
-    inside = e.podman("unshare", "stat", "-c", "%u:%g", str(shared / "x")).ok().out
+    on_host = os.stat(shared / "x").st_uid
+    mapped_back = e.podman("unshare", "stat", "-c", "%u:%g", str(shared / "x")).ok().out
     shutil.rmtree(shared)
-    expect(outside >= 100000 and inside == "5:6\n", outside, inside)
-    return inside
+    expect(on_host >= 100000 and mapped_back == "5:6\n", on_host, mapped_back)
+    return mapped_back
 
 
 @drills("nothing of a rootless container is left")

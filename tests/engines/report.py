@@ -122,7 +122,7 @@ def summary(verdict):
 
 
 REMARKS = {
-    "vm": "hull behind its second wall, each container in a virtual machine (QEMU, emulated); the others behind their one."
+    "vm": "hull's VM backend, each container in a VM (QEMU, emulated); the others have one backend."
 }
 
 
@@ -132,8 +132,9 @@ def page(verdict, versions):
     out = [
         "# hull under container engines",
         "",
-        "Written by `tests/engines/run --full --write-docs`. Every drill runs with runc and with the others beside it; `differs` means that the",
-        "drill's own assertions hold, and what it observed is not what it observed with runc.",
+        "Written by `tests/engines/run --full --write-docs`. Every drill runs with runc and with",
+        "the others beside it; `differs` means that the drill's own assertions hold, and what it",
+        "observed is not what it observed with runc.",
         "",
         "Versions (Debian): " + ", ".join(f"{n} {v}" for n, v in sorted(versions.items())) + ".",
         "",

@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from drill import Skip, normalised
-from session import Session
+from session import Fetched, Session
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 WORK = "/run/work"
@@ -29,15 +30,15 @@ CRIU = "/usr/sbin/criu"  # Debian's criu 3.17 does not start on kernels whose vD
 
 
 def default_signals():
-    """No signal is ignored from here on: Go's programs, runc among them, hand on an ignored 32 or
-    33, which C's library keeps for itself and Python cannot reset.
+    """Reset every signal to its default: Go's programs, runc among them, hand on an ignored 32 or
+    33, which the C library keeps for itself and Python cannot reset.
     """
     rt_sigaction = {"x86_64": 13, "aarch64": 134}[os.uname().machine]
     for number in range(1, 65):
-        ctypes.CDLL(None).syscall(
-            rt_sigaction, number, bytes(32), None, 8
-        )  # a struct of zeros: SIG_DFL
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # these two are as Python has them
+        # a struct of zeros: SIG_DFL
+        ctypes.CDLL(None).syscall(rt_sigaction, number, bytes(32), None, 8)
+    # these two are as Python has them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
@@ -55,15 +56,15 @@ def install(program, at):
 
 
 def isolate(work, path, criu, v1_only):
-    """Make this mount and network namespace the drills' own; the folder `work` stays shared with
-    the driver.
+    """Make this mount and network namespace the drills' own; the directory `work` stays shared
+    with the driver.
 
     The runtime under test, at `path`, is installed under hull's name, and the criu that was
     fetched, if any, in the place of the system's.
     """
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    for folder in ["/run/lock", "/run/t", "/run/netns", "/run/overlays", WORK]:
-        os.makedirs(folder)
+    for directory in ["/run/lock", "/run/t", "/run/netns", "/run/overlays", WORK]:
+        os.makedirs(directory)
     mount("--bind", work, WORK)
     for at in OVERLAID:
         upper, scratch = (
@@ -72,14 +73,8 @@ def isolate(work, path, criu, v1_only):
         os.makedirs(upper)
         os.makedirs(scratch)
         os.chmod(upper, os.stat(at).st_mode & 0o7777)
-        mount(
-            "-t",
-            "overlay",
-            "-o",
-            f"lowerdir={at},upperdir={upper},workdir={scratch}",
-            "overlay",
-            at,
-        )
+        layers = f"lowerdir={at},upperdir={upper},workdir={scratch}"
+        mount("-t", "overlay", "-o", layers, "overlay", at)
     install(path, INSTALLED)
     if os.path.exists(criu):
         install(os.path.realpath(criu), CRIU)
@@ -125,7 +120,7 @@ def perform(drill, engine, session):
     except Skip as skip:
         return {"status": "skip", "why": str(skip)}
     except Exception as error:
-        # where the drills lie is nothing for a page
+        # a page does not show where the drills lie
         said = (
             str(error)
             if isinstance(error, AssertionError)
@@ -144,16 +139,8 @@ def work(options):
     hang loses one only.
     """
     module = importlib.import_module(options.engine.replace("-", "_"))
-    session = Session(
-        options.engine,
-        options.runtime,
-        INSTALLED,
-        WORK,
-        options.tag,
-        options.newer,
-        options.criu,
-        options.kernel,
-    )
+    fetched = Fetched(options.newer, options.criu, options.kernel)
+    session = Session(options.engine, options.runtime, INSTALLED, WORK, options.tag, fetched)
     results = {}
 
     def record(name, result):
@@ -187,13 +174,15 @@ def work(options):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ["engine", "runtime", "path", "work", "tag", "only", "newer", "criu", "kernel"]:
+    for name in ["engine", "runtime", "path", "work", "tag", "only"]:
         parser.add_argument("--" + name)
+    for name in ["newer", "criu", "kernel"]:
+        parser.add_argument("--" + name, type=Path)
     parser.add_argument("--names", type=json.loads, default=[])
     parser.add_argument("--v1-only", action="store_true")
     options = parser.parse_args()
     default_signals()
-    isolate(options.work, options.path, f"{options.criu}/criu", options.v1_only)
+    isolate(options.work, options.path, options.criu / "criu", options.v1_only)
     worker = os.fork()
     if worker == 0:
         os.setsid()
