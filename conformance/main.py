@@ -74,7 +74,9 @@ def arguments():
     )
     parser.add_argument("--only", metavar="TEST", action="append", help="run this test only")
     parser.add_argument("--jobs", type=int, default=2, help="tests at a time (default: 2)")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/conformance.md")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="write docs/results/conformance.md"
+    )
     return parser.parse_args()
 
 
@@ -164,7 +166,7 @@ def main():
     results = report.Results(tests, runtimes, verdicts, expected)
     print(report.table(results))
     if options.write_docs:
-        report.write_docs(CHECKOUT / "docs/conformance.md", results)
+        report.write_docs(CHECKOUT / "docs/results/conformance.md", results)
     differing = results.differences(judged)
     report.print_differences(results, differing, suite)
     for test in tests:

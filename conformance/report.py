@@ -1,13 +1,13 @@
-"""The table, on the terminal and in docs/conformance.md."""
+"""The table, on the terminal and in docs/results/conformance.md."""
 
 from dataclasses import dataclass
 
-PAGE = """# Conformance
+PAGE = """# OCI runtime-tools: results
 
-The validation suite of OCI runtime-tools, run by `conformance/run --backend namespaces --backend vm
---write-docs`, which wrote this page. `conformance/NOTES.md` explains what the tests that others
-fail ask for. `hull-vm` is hull's VM backend ([vm.md](vm.md)), where each container has an emulated
-VM; `n/a` is a test that is not applicable in VM mode, and fails there.
+Written by `conformance/run --backend namespaces --backend vm --write-docs`;
+[conformance.md](../conformance.md) explains the suite. `hull-vm` is hull's VM backend
+([vm.md](../vm.md)), by emulation; `n/a` is a test that is not applicable in VM mode, and fails
+there.
 
 Of {total} tests pass: {passing}.
 

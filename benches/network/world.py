@@ -1,4 +1,4 @@
-"""Network namespaces of a bench's own: one in which hull runs, `outside` behind a link, and those
+"""Network namespaces of a bench's own: one in which hull runs, `external` behind a link, and those
 of hull's containers.
 """
 
@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(HERE, ".."))
 from harness import host
 
 HULL = os.path.join(HERE, "../../target/x86_64-unknown-linux-gnu/release/hull")
-HOST, OUTSIDE = "198.51.100.1", "198.51.100.2"
+HOST, EXTERNAL = "198.51.100.1", "198.51.100.2"
 
 
 def enter():
@@ -59,10 +59,10 @@ class World:
         for name in ("sh", "sleep"):
             os.symlink("busybox", os.path.join(self.rootfs, "bin", name))
         shell(
-            "ip netns add outside; ip link add up0 type veth peer name out0 netns outside; "
+            "ip netns add external; ip link add up0 type veth peer name out0 netns external; "
             f"ip addr add {HOST}/24 dev up0; ip link set up0 up; "
-            f"ip -n outside addr add {OUTSIDE}/24 dev out0; ip -n outside link set out0 up; "
-            f"ip -n outside link set lo up; ip route add default via {OUTSIDE}"
+            f"ip -n external addr add {EXTERNAL}/24 dev out0; ip -n external link set out0 up; "
+            f"ip -n external link set lo up; ip route add default via {EXTERNAL}"
         )
         return self
 

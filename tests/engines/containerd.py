@@ -182,7 +182,7 @@ for aspect in image.ASPECTS:
 
     @drills(f"seen in the container: {aspect}")
     def seen_in_container(e, aspect=aspect):
-        return e.run("inside", "/bin/show", aspect).ok().out
+        return e.run("seen", "/bin/show", aspect).ok().out
 
 
 @drills("seen in the container: descriptors")

@@ -127,14 +127,15 @@ REMARKS = {
 
 
 def page(verdict, versions):
-    """docs/engines.md."""
+    """docs/results/engines.md."""
     runtimes, rows = verdict
     out = [
-        "# hull under container engines",
+        "# Engine drills: results",
         "",
-        "Written by `tests/engines/run --full --write-docs`. Every drill runs with runc and with",
-        "the others beside it; `differs` means that the drill's own assertions hold, and what it",
-        "observed is not what it observed with runc.",
+        "Written by `tests/engines/run --full --write-docs`; [engines.md](../engines.md) is about",
+        "hull under engines. Each drill runs with runc and with the other runtimes beside it.",
+        "`differs` means that the drill's assertions hold, but what it observed is not what it",
+        "observed with runc.",
         "",
         "Versions (Debian): " + ", ".join(f"{n} {v}" for n, v in sorted(versions.items())) + ".",
         "",

@@ -38,7 +38,7 @@ def main():
         command, input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )
     if not result.stdout.startswith(b"\x7fELF"):
-        sys.exit(f"{image}: no ELF image inside")
+        sys.exit(f"{image}: it holds no ELF image")
     with open(output, "wb") as file:
         file.write(result.stdout)
 
