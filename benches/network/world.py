@@ -11,7 +11,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
-from harness import host
+from harness import bundle, host
 
 HULL = os.path.join(HERE, "../../target/x86_64-unknown-linux-gnu/release/hull")
 HOST, EXTERNAL = "198.51.100.1", "198.51.100.2"
@@ -53,11 +53,7 @@ class World:
         self.rootfs = os.path.join(self.scratch, "rootfs")
 
     def __enter__(self):
-        for directory in ("bin", "proc", "sys", "dev", "etc", "tmp"):
-            os.makedirs(os.path.join(self.rootfs, directory))
-        shutil.copy(shutil.which("busybox"), os.path.join(self.rootfs, "bin/busybox"))
-        for name in ("sh", "sleep"):
-            os.symlink("busybox", os.path.join(self.rootfs, "bin", name))
+        bundle.make_rootfs(self.rootfs, host.find_program("busybox"))
         shell(
             "ip netns add external; ip link add up0 type veth peer name out0 netns external; "
             f"ip addr add {HOST}/24 dev up0; ip link set up0 up; "
@@ -73,11 +69,11 @@ class World:
 
     def start(self, name, flags=(), args=("sleep", "1000"), resources=None):
         """Starts a container; returns its process id and its IPv4 address."""
-        bundle = os.path.join(self.scratch, name)
-        os.makedirs(bundle, exist_ok=True)
-        self._configure(bundle, name, args, resources or {})
+        directory = os.path.join(self.scratch, name)
+        os.makedirs(directory, exist_ok=True)
+        self._configure(directory, name, args, resources or {})
         self.ids.append(name)
-        command = [self.hull, "--root", self.root, "run", "-d", "-b", bundle]
+        command = [self.hull, "--root", self.root, "run", "-d", "-b", directory]
         with open(os.path.join(self.scratch, "said"), "w+", encoding="utf8") as said:
             done = subprocess.run(
                 [*command, "--network", "default", *flags, name],
@@ -91,11 +87,11 @@ class World:
                 raise SystemExit(f"hull run {name}: {said.read()}")
         return self.pid(name), self.address(name)
 
-    def _configure(self, bundle, name, args, resources):
+    def _configure(self, directory, name, args, resources):
         """Writes or changes the config of a container."""
-        path = os.path.join(bundle, "config.json")
+        path = os.path.join(directory, "config.json")
         if not os.path.exists(path):
-            subprocess.run([self.hull, "spec"], cwd=bundle, check=True)
+            subprocess.run([self.hull, "spec"], cwd=directory, check=True)
         with open(path, encoding="utf8") as file:
             spec = json.load(file)
         spec["process"].update(terminal=False, args=list(args))
