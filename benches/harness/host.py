@@ -1,5 +1,8 @@
-"""A private view of the machine that leaves nothing behind: mount namespace, scratch folder, cgroups, quiet."""
+"""A private view of the host that leaves nothing behind: mount namespace, scratch directory,
+cgroups, quiet.
+"""
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -17,17 +20,21 @@ PREFIX = "hull-bench-"
 
 
 class BenchError(Exception):
-    """A sentence for the person at the terminal."""
+    """A sentence for the user at the terminal."""
 
 
 def enter_private_mounts():
-    """Starts this program again in a mount namespace of its own, once; mounts made from here on end with it."""
+    """Starts this program again in a mount namespace of its own, once; mounts made from here on end
+    with it.
+    """
     if os.environ.get("HULL_BENCH_MOUNTS") == str(os.getpid()):
         return
     if os.geteuid() != 0:
         raise BenchError("the benches need root: they make namespaces, mounts and cgroups")
     os.environ["HULL_BENCH_MOUNTS"] = str(os.getpid())
-    os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+    os.execvp(
+        "unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
+    )
 
 
 def unmount(path):
@@ -42,16 +49,14 @@ def prctl(option, value):
 
 
 def raise_priority(nice):
-    """Asks for a better place in the queue than the machine's other work; returns what was obtained."""
-    try:
+    """Asks for a higher priority than the host's other work has; returns what was obtained."""
+    with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
-    except PermissionError:
-        pass
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def find_program(name, given=None):
-    """The absolute path of a program, or None. A path that was given and is not there is an error."""
+    """The absolute path of a program, or None. A given path without a program is an error."""
     if given:
         if not os.access(given, os.X_OK):
             raise BenchError(f"{name}: {given} is not an executable file")
@@ -63,8 +68,8 @@ def find_hull(root, given=None):
     """hull's release binary in the working tree, or the one given, or None."""
     if given:
         return find_program("hull", given)
-    for folder in ("target/x86_64-unknown-linux-gnu/release", "target/release"):
-        path = os.path.join(root, folder, "hull")
+    for directory in ("target/x86_64-unknown-linux-gnu/release", "target/release"):
+        path = os.path.join(root, directory, "hull")
         if os.access(path, os.X_OK):
             return path
     return None
@@ -83,14 +88,18 @@ class Scratch:
     def __init__(self, size="256m"):
         self.path = f"/tmp/{PREFIX}{os.getpid()}"
         os.mkdir(self.path, 0o755)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", PREFIX + "scratch", self.path],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", PREFIX + "scratch", self.path],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             os.rmdir(self.path)
             raise BenchError(f"mount tmpfs on {self.path}: {done.stderr.strip()}")
 
-    def folder(self, *names):
-        """A folder below the scratch, made if it is missing."""
+    def directory(self, *names):
+        """A directory in the scratch, made if it is missing."""
         path = os.path.join(self.path, *names)
         os.makedirs(path, exist_ok=True)
         return path
@@ -107,30 +116,33 @@ def cgroup_parent():
 
 
 def hierarchies():
-    """The folders of all mounted cgroup hierarchies."""
+    """The mount points of all cgroup hierarchies."""
     with open("/proc/self/mountinfo", encoding="utf-8") as lines:
         fields = [line.split(" - ") for line in lines]
     return [left.split()[4] for left, right in fields if right.split()[0] in ("cgroup", "cgroup2")]
 
 
 def is_hybrid():
-    """Whether the machine has v1 hierarchies and a v2 tree."""
+    """Whether the host has v1 hierarchies and a v2 tree."""
     return not is_pure_v2() and os.path.ismount(os.path.join(CGROUPS, "unified"))
 
 
 def is_pure_v2():
-    """Whether the machine has the v2 tree alone."""
+    """Whether the host has the v2 tree alone."""
     return os.path.exists(os.path.join(CGROUPS, "cgroup.controllers"))
 
 
 def end_on_signals():
-    """Lets the first SIGINT, SIGTERM or SIGHUP end the program by an exception, so that clean-up runs undisturbed."""
+    """Lets the first SIGINT, SIGTERM or SIGHUP end the program by an exception, so that clean-up
+    runs undisturbed.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(number, _frame):
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(signal.Signals(number).name)
+
     for number in numbers:
         signal.signal(number, end)
 
@@ -152,25 +164,25 @@ def _remove_cgroup(path):
 
 
 def _kill(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def remove_cgroups():
-    """Removes this run's cgroups, and those of earlier runs whose process is gone (killed before they could)."""
-    for folder in hierarchies():
-        for name in os.listdir(folder):
+    """Removes this run's cgroups, and those of earlier runs that were killed."""
+    for hierarchy in hierarchies():
+        for name in os.listdir(hierarchy):
             owner = name.removeprefix(PREFIX)
             if name == owner or not owner.isdigit():
                 continue
             if int(owner) == os.getpid() or not os.path.exists(f"/proc/{owner}"):
-                _remove_cgroup(os.path.join(folder, name))
+                _remove_cgroup(os.path.join(hierarchy, name))
 
 
-def remove_stale_folders():
-    """Removes the folders of runs that were killed: scratch (empty outside its mount namespace) and disk."""
+def remove_stale_directories():
+    """Removes the directories of runs that were killed: scratch (empty in all but the run's own
+    mount namespace) and disk.
+    """
     for parent in ("/tmp", "/var/tmp"):
         for name in os.listdir(parent):
             owner = name.removeprefix(PREFIX)
@@ -179,7 +191,9 @@ def remove_stale_folders():
 
 
 def _busy_kernel_workers():
-    """Kernel threads that take down network namespaces or cgroups at this moment (a `+` marks running work)."""
+    """Kernel threads that take down network namespaces or cgroups at this moment (a `+` marks
+    running work).
+    """
     busy = []
     for pid in os.listdir("/proc"):
         if not pid.isdigit():
@@ -195,7 +209,9 @@ def _busy_kernel_workers():
 
 
 def settle(limit=3.0):
-    """Waits until the kernel has taken down what the last container left; returns whether it did within `limit` s."""
+    """Waits until the kernel has taken down what the last container left; returns whether it did
+    within `limit` s.
+    """
     end = time.monotonic() + limit
     quiet = 0
     while time.monotonic() < end:
