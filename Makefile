@@ -1,7 +1,7 @@
 # hull: `make demo` runs the main job on a fresh machine, `make test` passes the tests. Both install what they need (Debian, as root).
 BUILD = gcc libc6-dev libseccomp-dev pkg-config
 
-.PHONY: build demo deb test test-vm drills lint bench clean
+.PHONY: build demo deb test test-vm drills lint audit bench clean
 build:
 	scripts/packages $(BUILD)
 	cargo build --release
@@ -29,6 +29,10 @@ lint:
 	cargo fmt --check
 	scripts/packages $(BUILD)
 	cargo clippy --all-targets -- -D warnings
+	scripts/deny
+
+audit: ## check the dependencies for known vulnerabilities, by RustSec's database on github.com
+	scripts/deny advisories
 
 bench: build
 	benches/run
