@@ -1,7 +1,7 @@
 # What these targets need, they install (Debian, as root). `make help` lists them.
 BUILD = gcc libc6-dev libseccomp-dev pkg-config
 
-.PHONY: build help demo deb test test-vm drills fmt lint bench clean
+.PHONY: build help demo deb test test-vm drills fmt lint audit bench clean
 
 build: ## build hull for release: target/x86_64-unknown-linux-gnu/release/hull
 	scripts/packages $(BUILD)
@@ -31,8 +31,12 @@ fmt: ## format Rust and Python
 	scripts/ruff check --quiet --select I --fix
 	scripts/ruff format --quiet
 
-lint: ## check the format of Rust and Python, clippy, ruff, shellcheck
+lint: ## check the format of Rust and Python, clippy, ruff, shellcheck, dependencies
 	scripts/lint
+	scripts/deny
+
+audit: ## check the dependencies for known vulnerabilities (RustSec's database)
+	scripts/deny advisories
 
 bench: build ## measure hull beside runc, crun and bubblewrap
 	benches/run
