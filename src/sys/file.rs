@@ -137,25 +137,6 @@ pub fn start_writeback(raw: i32) -> Sys<()> {
     .map(drop)
 }
 
-/// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole
-/// to one read that has room for it.
-///
-/// # Errors
-/// The kernel's.
-pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
-    let held = crate::sys::fd::Fd(openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
-    let mut bytes = vec![0; 8192];
-    let mut filled = 0;
-    loop {
-        filled += read(held.0, &mut bytes[filled..])?;
-        if filled < bytes.len() {
-            bytes.truncate(filled);
-            return Ok(bytes);
-        }
-        bytes.resize(filled * 2, 0);
-    }
-}
-
 /// A file of some kilobytes, whole, without asking for its size before.
 ///
 /// # Errors

@@ -11,14 +11,17 @@ pub mod event;
 pub mod fd;
 pub mod file;
 pub mod ids;
-pub mod kernel;
 pub mod kvm;
 pub mod mount;
+pub mod mountinfo;
+pub mod namespace;
 pub mod netns;
 pub mod page;
 pub mod process;
 pub mod procfs;
+pub mod replace;
 pub mod resolve;
+pub mod search;
 pub mod seccomp;
 pub mod socket;
 

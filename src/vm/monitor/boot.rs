@@ -348,12 +348,9 @@ fn enter_network(network: &Network) -> Result<()> {
             process::unshare(libc::CLONE_NEWNET as u64).on("make", "a network namespace")
         }
         Network::Path(path) => {
-            let name = std::ffi::CString::new(path.as_str())
-                .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-            let held = file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-                .map(Fd)
-                .on("open namespace", path)?;
-            process::setns(held.0, libc::CLONE_NEWNET as u64).on("join the network namespace", path)
+            let namespace = crate::sys::namespace::open(path)?;
+            process::setns(namespace.0, libc::CLONE_NEWNET as u64)
+                .on("join the network namespace", path)
         }
     }
 }
