@@ -187,7 +187,7 @@ mod tests {
         assert!(kind.contains("line 3: invalid type"), "{kind}");
         let size = said("[vm]\nmemory = '1x'\n");
         assert!(
-            size.contains("line 2") && size.contains("is no unit"),
+            size.contains("line 2") && size.contains("not a size"),
             "{size}"
         );
         let engine = said("[vm]\nengine = 'xen'\n");

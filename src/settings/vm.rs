@@ -34,28 +34,14 @@ pub enum Engine {
     Qemu,
 }
 
-/// A number of bytes with a letter, such as `512m`, for a guest's memory.
+/// A size of a guest's memory in bytes, such as `512m` ([`crate::spec::size::parse`]).
 ///
 /// # Errors
-/// It is none, or less than a guest can run with.
-pub fn memory_size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = text.split_at(
-        text.find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len()),
-    );
-    let shift = match unit.to_ascii_lowercase().trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        _ => return Err(format!("{unit:?} is no unit: k, m or g")),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a number is wanted, such as 512m".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
+/// It is not a size, or is less than a guest can run with (64 MiB).
+pub fn memory_size(text: &str) -> Result<u64> {
+    let bytes = crate::spec::size::parse(text)?;
     if bytes < 64 << 20 {
-        Err("a guest needs 64m at least".to_owned())
+        Err(Error::new("a guest needs 64m at least"))
     } else {
         Ok(bytes)
     }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod default;
 pub mod mount_options;
 pub mod names;
+pub mod size;
 pub mod state;
 pub mod validate;
 
