@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::error::Kind;
 use crate::sys::file;
 use crate::sys::replace::{Lasting, replace};
 use crate::{Context, Error, Result};
@@ -103,7 +104,8 @@ impl Store {
             other => other,
         };
         match made {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::of_kind(
+                Kind::ContainerExists,
                 format!("container with given ID already exists: {id}"),
             )),
             other => other.on("make", directory.display()),
@@ -188,7 +190,10 @@ impl Store {
 
 fn missing(id: &str, error: &std::io::Error) -> Error {
     match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(format!("container does not exist: {id}")),
+        std::io::ErrorKind::NotFound => Error::of_kind(
+            Kind::NoSuchContainer,
+            format!("container does not exist: {id}"),
+        ),
         _ => Error::io("open container", id, error),
     }
 }

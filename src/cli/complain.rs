@@ -1,6 +1,8 @@
 //! Errors as people read them: coloured on a terminal only, and with what can be done about it.
 
+use crate::error::Kind;
 use crate::{Error, log};
+use nix::errno::Errno;
 use std::io::IsTerminal;
 
 /// Whether stderr shows colours (<https://no-color.org>).
@@ -11,39 +13,22 @@ fn colours() -> bool {
         && set("TERM").is_some_and(|term| term != "dumb")
 }
 
-/// What a person can do about an error. Only on a terminal: programs that read stderr know the
+/// What the caller can do about an error. Only on a terminal: programs that read stderr know the
 /// sentence alone.
-fn hint(message: &str) -> Option<&'static str> {
-    const HINTS: [(&str, &str); 6] = [
-        (
-            "container does not exist",
-            "hull list shows the containers there are",
-        ),
-        (
-            "container with given ID already exists",
-            "hull delete removes it; or choose another name",
-        ),
-        (
-            "cannot delete container",
-            "hull delete --force ends it first",
-        ),
-        (
-            "executable file not found in $PATH",
-            "the program is looked for inside the container",
-        ),
-        (
-            "JSON specification file",
+fn hint(error: &Error) -> Option<&'static str> {
+    match error.kind() {
+        Kind::NoSuchContainer => Some("hull list shows the containers there are"),
+        Kind::ContainerExists => Some("hull delete removes it; or choose another name"),
+        Kind::NotStopped => Some("hull delete --force ends it first"),
+        Kind::ProgramNotFound => Some("the program is looked for inside the container"),
+        Kind::NoConfig => Some(
             "--bundle names another directory; hull run --rootfs DIR -- COMMAND needs no bundle",
         ),
-        (
-            "no space left on device",
-            "hull list shows containers that can be deleted",
-        ),
-    ];
-    HINTS
-        .iter()
-        .find(|(part, _)| message.contains(part))
-        .map(|(_, hint)| *hint)
+        _ if error.errno() == Some(Errno::ENOSPC) => {
+            Some("hull list shows containers that can be deleted")
+        }
+        _ => None,
+    }
 }
 
 /// An error goes to stderr for people, and to the log for engines, which read its last line.
@@ -55,7 +40,7 @@ pub fn complain(error: &Error) {
     } else {
         eprintln!("hull: {message}");
     }
-    if let Some(hint) = hint(&message).filter(|_| std::io::stderr().is_terminal()) {
+    if let Some(hint) = hint(error).filter(|_| std::io::stderr().is_terminal()) {
         if colours() {
             eprintln!("\x1b[1mhint:\x1b[0m {hint}")
         } else {
