@@ -1,9 +1,9 @@
-//! Errors as people read them: coloured on a terminal only, and with what can be done about it.
+//! Errors on stderr: coloured on a terminal only, and there with what can be done about it.
 
 use crate::error::Kind;
 use crate::{Error, log};
 use nix::errno::Errno;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 /// Whether stderr shows colours (<https://no-color.org>).
 fn colours() -> bool {
@@ -31,20 +31,23 @@ fn hint(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// An error goes to stderr for people, and to the log for engines, which read its last line.
+/// Reports an error: on stderr, and in the log, of which engines read the last line.
 pub fn complain(error: &Error) {
     let message = error.to_string();
     log::error(&message);
-    if colours() {
-        eprintln!("\x1b[1;31mhull:\x1b[0m {message}");
+    let (alarm, strong, plain) = if colours() {
+        ("\x1b[1;31m", "\x1b[1m", "\x1b[0m")
     } else {
-        eprintln!("hull: {message}");
-    }
+        ("", "", "")
+    };
+    say(&format!("{alarm}hull:{plain} {message}"));
     if let Some(hint) = hint(error).filter(|_| std::io::stderr().is_terminal()) {
-        if colours() {
-            eprintln!("\x1b[1mhint:\x1b[0m {hint}")
-        } else {
-            eprintln!("hint: {hint}")
-        }
+        say(&format!("{strong}hint:{plain} {hint}"));
     }
+}
+
+/// Writes a line to stderr by one write(2), so that lines of several processes are not mixed.
+/// `eprintln!` would panic where stderr's reader is gone.
+pub fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -293,7 +293,7 @@ fn command() -> u8 {
             let _ = error.print();
             if lacks_value(&error) {
                 // By these words engines find out whether a runtime knows an option.
-                eprintln!("flag needs an argument");
+                complain::say("flag needs an argument");
             }
             let status = if for_people && error.exit_code() != 0 {
                 125
