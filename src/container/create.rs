@@ -90,7 +90,7 @@ impl Request<'_> {
     }
 
     /// With the VM backend.
-    fn create_vm(self, spec: &Spec, vm: vm::Options) -> Result<(Container, Created)> {
+    fn create_vm(self, spec: &Spec, vm: vm::VmOptions) -> Result<(Container, Created)> {
         let Self {
             store, id, options, ..
         } = self;
@@ -176,7 +176,7 @@ impl Request<'_> {
         self,
         spec: &Spec,
         facts: &Facts,
-        vm: vm::Options,
+        vm: vm::VmOptions,
         network: Option<&Setup>,
     ) -> Result<(Container, Created)> {
         let directory = self.store.directory(self.id);

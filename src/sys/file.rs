@@ -1,6 +1,6 @@
 //! Files: openat2 and its resolve flags, nodes, directories, the memory file, descriptors.
 
-use super::{Sys, call, fd};
+use super::{Sys, call, raw_fd};
 use nix::errno::Errno;
 use std::ffi::CStr;
 
@@ -44,7 +44,7 @@ pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sy
             size_of::<OpenHow>()
         ) {
             Err(Errno::EAGAIN | Errno::EINTR) if left > 0 => left -= 1,
-            other => return other.map(fd),
+            other => return other.map(raw_fd),
         }
     }
 }
@@ -64,7 +64,7 @@ pub fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Sys<i32> {
             mode
         )
     })
-    .map(fd)
+    .map(raw_fd)
 }
 
 /// close(2); errors have no use.
@@ -381,7 +381,7 @@ pub fn write(raw: i32, bytes: &[u8]) -> Sys<usize> {
 /// # Errors
 /// EBADF.
 pub fn status_flags(raw: i32) -> Sys<i32> {
-    call!(libc::SYS_fcntl, raw, libc::F_GETFL).map(fd)
+    call!(libc::SYS_fcntl, raw, libc::F_GETFL).map(raw_fd)
 }
 
 /// dup3(2) without flags: the copy survives execve.
@@ -422,7 +422,7 @@ pub fn memfd(name: &CStr, flags: u32) -> Sys<i32> {
         name.as_ptr(),
         flags | libc::MFD_CLOEXEC
     )
-    .map(fd)
+    .map(raw_fd)
 }
 
 /// fcntl(2) `F_ADD_SEALS`.

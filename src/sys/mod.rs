@@ -43,8 +43,8 @@ macro_rules! call {
 }
 pub(crate) use call;
 
-/// A raw descriptor from a call that makes one.
-pub(crate) fn fd(value: libc::c_long) -> i32 {
+/// The descriptor, or the process id, that a call answers.
+pub(crate) fn raw_fd(value: libc::c_long) -> i32 {
     i32::try_from(value).unwrap_or(-1)
 }
 

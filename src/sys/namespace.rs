@@ -1,7 +1,7 @@
 //! Namespaces as nsfs files: opening one, and what the kernel says of it (ioctl_ns(2)).
 
 use super::fd::{Fd, c_path};
-use super::{Sys, call, fd, file};
+use super::{Sys, call, file, raw_fd};
 use crate::{Context, Result};
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Fd> {
 /// # Errors
 /// EPERM: the owner lies outside the caller's own user namespace.
 pub fn owner(namespace: i32) -> Sys<i32> {
-    call!(libc::SYS_ioctl, namespace, NS_GET_USERNS).map(fd)
+    call!(libc::SYS_ioctl, namespace, NS_GET_USERNS).map(raw_fd)
 }
 
 /// `NS_GET_NSTYPE`: the kind of a namespace, as its `CLONE_NEW*`.

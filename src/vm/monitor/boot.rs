@@ -3,7 +3,7 @@
 use super::forward::Forward;
 use super::{Monitor, Stage};
 use crate::compile::Options as CreateOptions;
-use crate::settings::vm::Options;
+use crate::settings::vm::VmOptions;
 use crate::spec::Spec;
 use crate::step::container::slot;
 use crate::step::host::Interface;
@@ -44,7 +44,7 @@ pub struct Job {
     /// What create was asked.
     pub create: CreateOptions,
     /// What was asked of the machine.
-    pub options: Options,
+    pub options: VmOptions,
     /// How it runs.
     pub accelerator: Accelerator,
     /// The kernel.
