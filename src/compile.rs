@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::cgroups::{self, plan::Driver};
+use crate::cgroups::{self, request::Driver};
 use crate::facts::Facts;
 use crate::namespaces::subid::Maps;
 use crate::plan;
@@ -40,7 +40,7 @@ pub struct Options {
     /// Networks of hull's, and the namespace.
     pub network: crate::net::setup::Asked,
     /// the VM backend.
-    pub vm: crate::settings::vm::Options,
+    pub vm: crate::settings::vm::VmOptions,
 }
 
 impl Options {
@@ -137,7 +137,7 @@ pub fn request(
     } else {
         Driver::Cgroupfs
     };
-    let asked = cgroups::plan::Request {
+    let asked = cgroups::request::CgroupRequest {
         id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
         driver,

@@ -185,8 +185,7 @@ impl Job<'_> {
             .and_then(|notify| executed(&container, &made).map(|()| notify));
         let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
-        println!("{}", self.ask.id);
-        Ok(0)
+        crate::stdio::output::print_line(&self.ask.id).map(|()| 0)
     }
 
     /// The container's directory is a bundle too: `hull plan` shows how the container was made.

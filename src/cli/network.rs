@@ -6,6 +6,7 @@ use crate::container::Container;
 use crate::net::netlink::Namespace;
 use crate::net::network::{Driver, Network, Networks};
 use crate::net::{self, manage};
+use crate::stdio::output::{print, print_line};
 use crate::{Error, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
@@ -155,14 +156,14 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     match &args.verb {
         Verb::Create(create) => {
             let network = manage::create(&networks, &wish(create)?)?;
-            println!("{}", network.name);
+            print_line(network.name)?;
         }
         Verb::List { quiet } => list(&networks, *quiet)?,
         Verb::Inspect { name } => inspect(&networks, name)?,
         Verb::Remove { names } => {
             for name in names {
                 manage::remove(&networks, name)?;
-                println!("{name}");
+                print_line(name)?;
             }
         }
         Verb::Capture {
@@ -203,8 +204,7 @@ fn wish(create: &Create) -> Result<manage::Wish> {
 fn list(networks: &Networks, quiet: bool) -> Result<()> {
     net::enforce::recover(networks)?;
     if quiet {
-        networks.names()?.iter().for_each(|name| println!("{name}"));
-        return Ok(());
+        return networks.names()?.iter().try_for_each(print_line);
     }
     let mut table = Table::new(&["NAME", "DRIVER", "SUBNETS", "DEVICE", "CONTAINERS"]);
     for network in networks.all()? {
@@ -222,8 +222,7 @@ fn list(networks: &Networks, quiet: bool) -> Result<()> {
             count.to_string(),
         ]);
     }
-    print!("{table}");
-    Ok(())
+    print(table)
 }
 
 fn driver(network: &Network) -> &'static str {
@@ -250,8 +249,7 @@ fn inspect(networks: &Networks, name: &str) -> Result<()> {
     let mut document = serde_json::to_value(&network)
         .map_err(|error| Error::new(format!("print network {name}: {error}")))?;
     document["containers"] = json!(endpoints);
-    println!("{}", super::state::pretty(&document)?);
-    Ok(())
+    print_line(super::state::pretty(&document)?)
 }
 
 fn capture(global: &Global, id: &str, interface: &str, file: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use super::create::has_pid_namespace;
 use super::{Container, Status};
+use crate::error::Kind;
 use crate::spec::state::state_document;
 use crate::store::Store;
 use crate::sys::process;
@@ -17,7 +18,7 @@ use std::time::Duration;
 /// It does not exist (unless forced), or runs; what could not be removed.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     let lock = match store.lock(id) {
-        Err(error) if force && error.errno().is_none() => return forced_missing(id, error),
+        Err(error) if force && error.kind() == Kind::NoSuchContainer => return Ok(()),
         other => other?,
     };
     let container = match Container::open(store, id) {
@@ -32,20 +33,18 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         Status::Stopped | Status::Created => {}
         _ if force => {}
         status => {
-            return Err(Error::new(format!(
-                "cannot delete container {id} that is not stopped: {}",
-                status.word()
-            )));
+            return Err(Error::of_kind(
+                Kind::NotStopped,
+                format!(
+                    "cannot delete container {id} that is not stopped: {}",
+                    status.word()
+                ),
+            ));
         }
     }
     let result = container.take_down();
     drop(lock);
     result
-}
-
-/// A container that is not there is what a forced delete wants; a malformed id is still an error.
-fn forced_missing(id: &str, error: Error) -> Result<()> {
-    crate::store::check_id(id).map_err(|_| error)
 }
 
 impl Container {

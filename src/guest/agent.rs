@@ -13,8 +13,7 @@ use crate::stdio::foreground::receive_terminal;
 use crate::stdio::notify;
 use crate::stdio::notify::OF_GUEST;
 use crate::step::host::HostStep;
-use crate::sys::fd::Fd;
-use crate::sys::fd::socket_pair;
+use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, socket};
 use crate::vm::channel::frame::{Frame, Kind, LONGEST};
@@ -325,11 +324,14 @@ impl Agent {
         socket::loopback_up().on("bring up", "lo")?;
         if let Some(tag) = &setup.share {
             std::fs::create_dir_all(SHARE).on("make", SHARE)?;
-            let c = |text: &str| {
-                std::ffi::CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"))
-            };
-            crate::sys::mount::mount(&c(tag)?, &c(SHARE)?, c"virtiofs", 0, c"")
-                .on("mount share", tag)?;
+            crate::sys::mount::mount(
+                &c_string(tag.as_str())?,
+                &c_string(SHARE)?,
+                c"virtiofs",
+                0,
+                c"",
+            )
+            .on("mount share", tag)?;
         }
         setup.interfaces.iter().try_for_each(network::set_up)?;
         disks::make_nodes(&setup.nodes)?;

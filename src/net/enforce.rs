@@ -138,7 +138,7 @@ pub fn recover(networks: &Networks) -> Result<()> {
 /// # Errors
 /// As of [`enforce`].
 pub fn recover_if_touched(networks: &Networks) -> Result<()> {
-    let applied = crate::sys::fd::c_path(&networks.directory().join("applied"))?;
+    let applied = crate::sys::fd::c_path(networks.directory().join("applied"))?;
     if crate::sys::file::stat(&applied).is_err()
         || foreign::known(networks, Questions::new()?.generation()).is_some()
     {

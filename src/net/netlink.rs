@@ -2,7 +2,7 @@
 //! acknowledged.
 
 use crate::sys::fd::Fd;
-use crate::sys::{file, netns};
+use crate::sys::netns;
 use crate::{Context, Error, Result};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -12,7 +12,6 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
-use std::ffi::CString;
 
 /// A network namespace, by its open file.
 pub struct Namespace(pub Fd);
@@ -56,12 +55,7 @@ impl Namespace {
     /// # Errors
     /// The kernel's.
     pub fn at(path: &str) -> Result<Self> {
-        let name = CString::new(path)
-            .map_err(|_| Error::new("network namespace path contains a NUL byte"))?;
-        file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-            .map(Fd)
-            .on("open network namespace", path)
-            .map(Self)
+        crate::sys::namespace::open(path).map(Self)
     }
 }
 

@@ -10,11 +10,11 @@ use super::address::Prefix;
 use super::endpoint::Endpoint;
 use super::shape::Rate;
 use crate::store::Store;
+use crate::sys::replace::{Lasting, replace};
 use crate::{Context, Error, Result};
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -180,7 +180,7 @@ impl Networks {
     pub fn write(&self, _guard: &Guard, network: &Network) -> Result<()> {
         let directory = self.directory.join(&network.name);
         std::fs::create_dir_all(directory.join("endpoints")).on("make", directory.display())?;
-        replace(&directory.join("network.json"), network, true)
+        write(&directory.join("network.json"), network, Lasting::PowerCut)
     }
 
     /// Forgets a network.
@@ -239,10 +239,10 @@ impl Networks {
     /// # Errors
     /// A full disk, and the like.
     pub fn put(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<()> {
-        replace(
+        write(
             &self.endpoint_path(&endpoint.network, &endpoint.id),
             endpoint,
-            false,
+            Lasting::Process,
         )
     }
 
@@ -307,21 +307,12 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) => Err(Error::io("read", path.display(), &error)),
         Ok(text) => serde_json::from_slice(&text)
             .map(Some)
-            .map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
+            .on("read", path.display()),
     }
 }
 
-/// `lasting` is what outlives a power cut: its text is on the disk before its name is.
-fn replace<T: Serialize>(path: &Path, value: &T, lasting: bool) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    // `~` is in no container's id.
-    temporary.push("~");
-    let text = serde_json::to_vec(value)
-        .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(&text)?;
-        if lasting { file.sync_all() } else { Ok(()) }
-    });
-    written.on("write", Path::new(&temporary).display())?;
-    std::fs::rename(&temporary, path).on("replace", path.display())
+/// The temporary file ends in `~`, which is in no container's id.
+fn write<T: Serialize>(path: &Path, value: &T, lasting: Lasting) -> Result<()> {
+    let text = serde_json::to_vec(value).on("write", path.display())?;
+    replace(path, &text, 0o666, lasting)
 }

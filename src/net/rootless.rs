@@ -10,6 +10,7 @@ use super::setup::Setup;
 use super::trace;
 use crate::sys::fd::Fd;
 use crate::sys::process;
+use crate::sys::search::in_path;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -45,15 +46,9 @@ impl Carrier {
 /// # Errors
 /// Neither is.
 pub fn find() -> Result<Carrier> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    let find = |name: &str| {
-        std::env::split_paths(&path)
-            .map(|directory| directory.join(name))
-            .find(|path| path.is_file())
-    };
-    find("pasta")
+    in_path("pasta")
         .map(Carrier::Pasta)
-        .or_else(|| find("slirp4netns").map(Carrier::Slirp4netns))
+        .or_else(|| in_path("slirp4netns").map(Carrier::Slirp4netns))
         .ok_or_else(|| {
             Error::new(
                 "an ordinary user's network needs pasta (package passt) or slirp4netns, and \

@@ -79,7 +79,7 @@ fn bits(text: &str) -> Option<u64> {
 }
 
 fn bytes(text: &str) -> Option<u32> {
-    let count = scaled(text, &[("", 1), ("k", 1024), ("m", 1 << 20)])?;
+    let count = crate::spec::size::parse(text).ok()?;
     u32::try_from(count).ok().filter(|count| *count >= 2048)
 }
 

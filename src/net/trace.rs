@@ -9,6 +9,7 @@ use super::rootless::{self, Carrier};
 use super::setup::Setup;
 use crate::sys::fd::c_path;
 use crate::sys::mount;
+use crate::sys::replace::{Lasting, replace};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -57,8 +58,7 @@ pub fn read(directory: &Path) -> Result<Trace> {
     match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Trace::default()),
         Err(error) => Err(Error::io("read", path.display(), &error)),
-        Ok(text) => serde_json::from_slice(&text)
-            .map_err(|error| Error::new(format!("read {}: {error}", path.display()))),
+        Ok(text) => serde_json::from_slice(&text).on("read", path.display()),
     }
 }
 
@@ -69,11 +69,9 @@ pub fn read(directory: &Path) -> Result<Trace> {
 pub fn change(directory: &Path, edit: impl FnOnce(&mut Trace)) -> Result<()> {
     let mut trace = read(directory)?;
     edit(&mut trace);
-    let (path, temporary) = (directory.join(FILE), directory.join("network.json.new"));
-    let text = serde_json::to_vec(&trace)
-        .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
-    std::fs::write(&temporary, text).on("write", temporary.display())?;
-    std::fs::rename(&temporary, &path).on("replace", path.display())
+    let path = directory.join(FILE);
+    let text = serde_json::to_vec(&trace).on("write", path.display())?;
+    replace(&path, &text, 0o666, Lasting::Process)
 }
 
 /// Keeps a network namespace alive beyond its processes: bound on a file of the container's directory.

@@ -4,4 +4,5 @@
 
 pub mod foreground;
 pub mod notify;
+pub mod output;
 pub mod streams;
