@@ -4,7 +4,8 @@ use crate::cli::Global;
 use crate::cli::table::Table;
 use crate::container::Container;
 use crate::net::netlink::Namespace;
-use crate::net::network::{Driver, Network, Networks};
+use crate::net::network::{Driver, Network};
+use crate::net::store::NetworkStore;
 use crate::net::{self, manage};
 use crate::stdio::output::{print, print_line};
 use crate::{Error, Result};
@@ -152,7 +153,7 @@ enum DriverName {
 
 /// Carries the command out.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
-    let networks = Networks::of(&global.store());
+    let networks = NetworkStore::of(&global.store());
     match &args.verb {
         Verb::Create(create) => {
             let network = manage::create(&networks, &wish(create)?)?;
@@ -201,7 +202,7 @@ fn wish(create: &Create) -> Result<manage::Wish> {
     })
 }
 
-fn list(networks: &Networks, quiet: bool) -> Result<()> {
+fn list(networks: &NetworkStore, quiet: bool) -> Result<()> {
     net::enforce::recover(networks)?;
     if quiet {
         return networks.names()?.iter().try_for_each(print_line);
@@ -232,7 +233,7 @@ fn driver(network: &Network) -> &'static str {
     }
 }
 
-fn inspect(networks: &Networks, name: &str) -> Result<()> {
+fn inspect(networks: &NetworkStore, name: &str) -> Result<()> {
     let network = networks.get(name)?;
     net::enforce::recover(networks)?;
     let endpoints: Vec<_> = networks

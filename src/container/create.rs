@@ -124,7 +124,7 @@ impl Request<'_> {
     fn prepare_directory(&self, network: Option<&Setup>) -> Result<()> {
         let directory = self.store.directory(self.id);
         if let Some(setup) = network {
-            crate::net::names::prepare(&directory, setup)?;
+            setup.prepare_files(&directory)?;
         }
         if self.options.notify {
             notify::make_directory(&directory)?;

@@ -8,13 +8,14 @@
 //! An address belongs to a process that lives from the moment it is written down; what a killed
 //! hull wrote is taken back by the next one.
 
-use super::endpoint::{self, Endpoint, Holder};
-use super::firewall::Populated;
+use super::endpoint::{self, Endpoint, Holder, Populated};
 use super::link::{self, Pair, mac_of, parse_mac};
 use super::netlink::{Link, Namespace, Request, Socket};
-use super::network::{Driver, Guard, Network, Networks};
+use super::network::{Driver, Network};
 use super::setup::{Attachment, Setup};
-use super::{address, enforce, names, shape, subnets, trace};
+use super::store::{Guard, NetworkStore};
+use super::survey::{drop_ifb, ifb_name, survey};
+use super::{address, enforce, names, record, rootless, shape, subnets};
 use crate::{Context, Error, Result};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -24,7 +25,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// An address or port that is taken; a network that is full or collides; the kernel's. What was
-/// made is taken back by [`crate::net::trace::release`].
+/// made is taken back by [`super::release::release`].
 pub fn attach(
     setup: &Setup,
     id: &str,
@@ -33,7 +34,11 @@ pub fn attach(
     directory: &Path,
 ) -> Result<()> {
     if let Some(carrier) = &setup.carrier {
-        return super::rootless::attach(carrier, setup, pid, directory);
+        record::change(directory, |record| {
+            record.carrier = Some(carrier.clone());
+            record.setup = Some(setup.clone());
+        })?;
+        return rootless::attach(carrier, &setup.ports, pid, directory);
     }
     let mut here = Socket::here()?;
     let taken = take(setup, id, pid, directory, &mut here)?;
@@ -64,10 +69,6 @@ pub fn attach(
     enforce::enforce(&setup.networks, &guard, &mut here, &changed)
 }
 
-fn ifb_name(networks: &Networks, endpoint: &Endpoint) -> String {
-    endpoint::host_link(networks.directory(), &endpoint.network, &endpoint.id, 'i')
-}
-
 /// Takes the addresses and sees to the bridges.
 fn take(
     setup: &Setup,
@@ -84,10 +85,10 @@ fn take(
         .iter()
         .map(|one| one.network.name.clone())
         .collect();
-    trace::change(directory, |trace| {
-        trace.networks = Some(networks.clone());
-        trace.attached = attached;
-        trace.setup = Some(setup.clone());
+    record::change(directory, |record| {
+        record.networks = Some(networks.clone());
+        record.attached = attached;
+        record.setup = Some(setup.clone());
     })?;
     let links = here.links()?;
     let there = survey(networks, &guard, here, &links)?;
@@ -130,46 +131,6 @@ fn take(
     Ok(taken)
 }
 
-/// All networks with those who are on them; who is gone is forgotten.
-///
-/// # Errors
-/// A record that cannot be read.
-pub fn survey(
-    networks: &Networks,
-    guard: &Guard,
-    here: &mut Socket,
-    links: &[Link],
-) -> Result<Vec<Populated>> {
-    let names = endpoint::link_names(links);
-    let boot_id = crate::sys::procfs::boot_id();
-    let mut all = Vec::new();
-    for network in networks.all()? {
-        networks.sweep(guard, &network.name)?;
-        let (endpoints, gone): (Vec<_>, Vec<_>) = networks
-            .endpoints(&network.name)?
-            .into_iter()
-            .partition(|one| one.lives(&boot_id, &names));
-        for endpoint in gone {
-            networks.give_up(guard, &network.name, &endpoint.id)?;
-            drop_ifb(networks, here, &endpoint)?;
-        }
-        all.push(Populated { network, endpoints });
-    }
-    Ok(all)
-}
-
-/// The device that shaped what a container sent does not go with its namespace.
-fn drop_ifb(networks: &Networks, here: &mut Socket, endpoint: &Endpoint) -> Result<()> {
-    let name = ifb_name(networks, endpoint);
-    match here.link(&name)? {
-        Some(link) => here.execute(&[link::remove(
-            link.index,
-            format!("remove network device {name}"),
-        )]),
-        None => Ok(()),
-    }
-}
-
 /// A port that a process of the host listens on, or another container has, is not taken away from
 /// it.
 fn check_ports(ports: &[super::ports::Port], there: &[Populated]) -> Result<()> {
@@ -199,13 +160,13 @@ fn check_ports(ports: &[super::ports::Port], there: &[Populated]) -> Result<()> 
 
 /// Sees to it that a network is there: its record, its bridge, the bridge's addresses.
 fn stand(
-    networks: &Networks,
+    networks: &NetworkStore,
     guard: &Guard,
     here: &mut Socket,
     attachment: &Attachment,
     empty: bool,
 ) -> Result<Network> {
-    let mut network = record(networks, guard, here, attachment, empty)?;
+    let mut network = network_record(networks, guard, here, attachment, empty)?;
     if network.driver == Driver::Macvlan {
         return Ok(network);
     }
@@ -254,8 +215,8 @@ fn clear(here: &mut Socket, bridge: Option<&Link>) -> Result<()> {
 /// A network's record: as it is, or made by now. A restored container needs the subnets that it
 /// had: a network that is not there is made with them, and one that hull chose for itself and
 /// nobody is on takes them over.
-fn record(
-    networks: &Networks,
+fn network_record(
+    networks: &NetworkStore,
     guard: &Guard,
     here: &mut Socket,
     attachment: &Attachment,
@@ -410,7 +371,7 @@ fn wire(
 ///
 /// # Errors
 /// The kernel's.
-pub fn unplug(networks: &Networks, attached: &[String], id: &str) -> Result<()> {
+pub fn unplug(networks: &NetworkStore, attached: &[String], id: &str) -> Result<()> {
     let mut here = Socket::here()?;
     for name in attached {
         for endpoint in networks
@@ -434,7 +395,7 @@ pub fn unplug(networks: &Networks, attached: &[String], id: &str) -> Result<()> 
 ///
 /// # Errors
 /// All that failed is tried; the first is answered.
-pub fn detach(networks: &Networks, attached: &[String], id: &str) -> Result<()> {
+pub fn detach(networks: &NetworkStore, attached: &[String], id: &str) -> Result<()> {
     let guard = networks.lock()?;
     let mut here = Socket::here()?;
     for name in attached {

@@ -2,7 +2,7 @@
 //! at the end.
 
 use super::netlink::{Link, Namespace, Socket};
-use super::trace::{self, Moved};
+use super::record::{self, MovedDevice};
 use super::{address, link};
 use crate::{Context, Error, Result};
 use std::path::Path;
@@ -32,15 +32,15 @@ pub fn move_device(host: &str, name: &str, namespace: &Namespace, directory: &Pa
             "move network device {host} into the container as {name}: file exists"
         )));
     }
-    trace::pin(directory, namespace)?;
-    let moved = Moved {
+    record::pin(directory, namespace)?;
+    let moved = MovedDevice {
         host: host.to_owned(),
         name: name.to_owned(),
         kind: device.kind.clone(),
         up: device.up,
         addresses,
     };
-    trace::change(directory, |trace| trace.devices.push(moved.clone()))?;
+    record::change(directory, |record| record.devices.push(moved.clone()))?;
     let what = format!("move network device {host} into the container as {name}");
     if device.up {
         // A device that is up keeps its name (kernels before 6.1).
@@ -75,7 +75,7 @@ pub fn move_device(host: &str, name: &str, namespace: &Namespace, directory: &Pa
 }
 
 /// Brings a device that did not move to the state it was in.
-fn revive(here: &mut Socket, device: &Link, moved: &Moved) -> Result<()> {
+fn revive(here: &mut Socket, device: &Link, moved: &MovedDevice) -> Result<()> {
     let mut requests = Vec::new();
     if moved.up {
         requests.push(link::set_up(
@@ -100,7 +100,7 @@ fn revive(here: &mut Socket, device: &Link, moved: &Moved) -> Result<()> {
 /// # Errors
 /// The kernel's; the name is taken on the host by now: then the device comes back under the name
 /// that it had in the container.
-pub fn give_back(moved: &Moved, pinned: &Namespace) -> Result<()> {
+pub fn give_back(moved: &MovedDevice, pinned: &Namespace) -> Result<()> {
     let mut here = Socket::here()?;
     let mut inside = Socket::inside(pinned)?;
     let mut found = None;

@@ -96,6 +96,32 @@ impl Endpoint {
     }
 }
 
+/// One network with who is on it.
+#[derive(Clone)]
+pub struct Populated {
+    /// The network.
+    pub network: Network,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Populated {
+    /// The same with some of its containers alone.
+    #[must_use]
+    pub fn with(&self, which: impl Fn(&str) -> bool) -> Self {
+        let endpoints = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| which(&endpoint.id))
+            .cloned()
+            .collect();
+        Self {
+            network: self.network.clone(),
+            endpoints,
+        }
+    }
+}
+
 /// The names of all links, to ask which endpoints are there.
 pub fn link_names(links: &[Link]) -> HashSet<String> {
     links.iter().map(|link| link.name.clone()).collect()

@@ -1,21 +1,21 @@
 //! Makes the kernel's rules what the records say: hull's tables, foreign forward chains, kernel
 //! settings, hosts files.
 
-use super::firewall::{self, Element, Populated};
-use super::foreign::Known;
+use super::endpoint::Populated;
+use super::firewall::{self, Element};
+use super::forward_chains::{self, Known};
 use super::netlink::Socket;
-use super::network::{Driver, Guard, Networks};
+use super::network::Driver;
 use super::nfnetlink::Questions;
-use super::{foreign, link, names};
-use crate::net::attach::survey;
+use super::store::{Guard, NetworkStore};
+use super::survey::survey;
+use super::{link, names, nft};
 use crate::{Context, Error, Result};
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// hull's table: the default directory's has the plain name, and no other store's hull touches it.
-pub fn table(networks: &Networks) -> String {
+pub fn table(networks: &NetworkStore) -> String {
     match networks.directory() == Path::new("/var/lib/hull/networks") {
         true => "hull".to_owned(),
         false => format!(
@@ -31,7 +31,7 @@ pub fn table(networks: &Networks) -> String {
 /// # Errors
 /// nft is not installed or refuses; what it did is not what was asked.
 pub fn enforce(
-    networks: &Networks,
+    networks: &NetworkStore,
     guard: &Guard,
     here: &mut Socket,
     changed: &BTreeSet<String>,
@@ -57,13 +57,18 @@ pub fn enforce(
 /// hull's tables, and what others' chains need. Containers that come are added to what is there,
 /// where hull knows what that is: a transaction that deletes something makes nft's end wait until
 /// the kernel has freed it (nft_rcv_nl_event), for tens of milliseconds.
-fn rules(networks: &Networks, guard: &Guard, all: &[Populated], bridges: &[String]) -> Result<()> {
+fn rules(
+    networks: &NetworkStore,
+    guard: &Guard,
+    all: &[Populated],
+    bridges: &[String],
+) -> Result<()> {
     let table = table(networks);
     let (before, lacking) = {
         let questions = Questions::new()?;
         (questions.generation(), questions.lacks(&table))
     };
-    let known = foreign::known(networks, before);
+    let known = forward_chains::known(networks, before);
     let whole = firewall::definition(&table, all);
     // What is there holds these containers and nothing else.
     let there = known.as_ref().filter(|known| {
@@ -84,7 +89,7 @@ fn rules(networks: &Networks, guard: &Guard, all: &[Populated], bridges: &[Strin
     if !text.is_empty() {
         read_back(
             &table,
-            &nft(guard, &text)?,
+            &nft::apply(guard, &text)?,
             &firewall::published(all, |id| lacking || is_new(id)),
         )?;
         transactions += 1;
@@ -95,12 +100,12 @@ fn rules(networks: &Networks, guard: &Guard, all: &[Populated], bridges: &[Strin
         .map(|endpoint| endpoint.id.clone())
         .collect();
     let (accepted, more) =
-        foreign::sync(guard, &table, bridges, known.map(|known| known.accepted))?;
+        forward_chains::sync(guard, &table, bridges, known.map(|known| known.accepted))?;
     transactions += u32::from(more);
     // The number is not asked again: had somebody come between, it would be another, and so the
     // next hull looks.
     match before {
-        Some(before) => foreign::remember(
+        Some(before) => forward_chains::remember(
             networks,
             &Known::new(
                 before.wrapping_add(transactions),
@@ -122,7 +127,7 @@ fn active(all: &[Populated]) -> impl Iterator<Item = &Populated> {
 ///
 /// # Errors
 /// As of [`enforce`].
-pub fn recover(networks: &Networks) -> Result<()> {
+pub fn recover(networks: &NetworkStore) -> Result<()> {
     if !networks.directory().exists() {
         return Ok(());
     }
@@ -137,69 +142,14 @@ pub fn recover(networks: &Networks) -> Result<()> {
 ///
 /// # Errors
 /// As of [`enforce`].
-pub fn recover_if_touched(networks: &Networks) -> Result<()> {
+pub fn recover_if_touched(networks: &NetworkStore) -> Result<()> {
     let applied = crate::sys::fd::c_path(networks.directory().join("applied"))?;
     if crate::sys::file::stat(&applied).is_err()
-        || foreign::known(networks, Questions::new()?.generation()).is_some()
+        || forward_chains::known(networks, Questions::new()?.generation()).is_some()
     {
         return Ok(());
     }
     recover(networks)
-}
-
-/// Runs nft on a text; answers what the kernel says it did.
-///
-/// # Errors
-/// nft's own words.
-pub fn nft(guard: &Guard, text: &str) -> Result<String> {
-    guard.share(|| run(&["--echo", "--file", "-"], text))?
-}
-
-/// Gives nft a script, in hull's own network namespace.
-///
-/// # Errors
-/// nft's own words.
-pub fn nft_script(text: &str) -> Result<()> {
-    run(&["-f", "-"], text).map(drop)
-}
-
-/// Asks nft for JSON.
-///
-/// # Errors
-/// nft's own words.
-pub fn nft_list(what: &[&str]) -> Result<serde_json::Value> {
-    let said = run(&[&["--json", "--handle"], what].concat(), "")?;
-    serde_json::from_str(&said).map_err(|error| Error::new(format!("read what nft lists: {error}")))
-}
-
-fn run(args: &[&str], input: &str) -> Result<String> {
-    let mut command = Command::new("nft");
-    command
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .current_dir("/");
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(
-            "networks of hull's own need the program nft \
-            (package nftables), which is not installed",
-        ),
-        _ => Error::io("run", "nft", &error),
-    })?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A refusal closes the pipe; nft's own words say why.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().on("run", "nft")?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(format!(
-        "nft refuses the rules: {}",
-        said.lines().next().unwrap_or_default().trim()
-    )))
 }
 
 /// Every published port must be among the kernel's own notifications: nft has answered success to

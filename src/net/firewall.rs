@@ -7,37 +7,11 @@
 //! `addr . port`.
 
 use super::address::Prefix;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Populated};
 use super::network::{Driver, Network};
 use super::ports::Port;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
-
-/// One network with who is on it.
-#[derive(Clone)]
-pub struct Populated {
-    /// The network.
-    pub network: Network,
-    /// Its endpoints.
-    pub endpoints: Vec<Endpoint>,
-}
-
-impl Populated {
-    /// The same with some of its containers alone.
-    #[must_use]
-    pub fn with(&self, which: impl Fn(&str) -> bool) -> Self {
-        let endpoints = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| which(&endpoint.id))
-            .cloned()
-            .collect();
-        Self {
-            network: self.network.clone(),
-            endpoints,
-        }
-    }
-}
 
 /// An element of one of the maps of published ports, in nft's own words.
 pub type Element = (&'static str, String);

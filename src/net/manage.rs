@@ -2,10 +2,11 @@
 
 use super::address::Prefix;
 use super::netlink::Socket;
-use super::network::{Driver, Network, Networks, Subnet, check_name};
+use super::network::{Driver, Network, Subnet, check_name};
 use super::shape::Rate;
+use super::store::NetworkStore;
+use super::survey::survey;
 use super::{link, subnets};
-use crate::net::attach::survey;
 use crate::{Error, Result};
 use std::net::IpAddr;
 
@@ -35,7 +36,7 @@ pub struct Wish {
 ///
 /// # Errors
 /// The name is taken; a subnet collides, is too small, or missing where it must be given.
-pub fn create(networks: &Networks, wish: &Wish) -> Result<Network> {
+pub fn create(networks: &NetworkStore, wish: &Wish) -> Result<Network> {
     check_name(&wish.name)?;
     let guard = networks.lock()?;
     if networks.find(&wish.name)?.is_some() {
@@ -57,7 +58,7 @@ pub fn create(networks: &Networks, wish: &Wish) -> Result<Network> {
     Ok(network)
 }
 
-fn choose(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<Vec<Subnet>> {
+fn choose(networks: &NetworkStore, wish: &Wish, here: &mut Socket) -> Result<Vec<Subnet>> {
     let occupied = match wish.driver {
         Driver::Bridge => subnets::occupied(here, None)?,
         // The card's own network is what a macvlan is on.
@@ -112,7 +113,7 @@ fn choose(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<Vec<Sub
     }
 }
 
-fn device(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<String> {
+fn device(networks: &NetworkStore, wish: &Wish, here: &mut Socket) -> Result<String> {
     match (wish.driver, &wish.parent) {
         (Driver::Bridge, None) => Ok(subnets::bridge_name(networks, &wish.name, &here.links()?)),
         (Driver::Bridge, Some(_)) => Err(Error::new("--parent is for driver macvlan")),
@@ -138,7 +139,7 @@ fn device(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<String>
 ///
 /// # Errors
 /// It does not exist; containers are on it.
-pub fn remove(networks: &Networks, name: &str) -> Result<()> {
+pub fn remove(networks: &NetworkStore, name: &str) -> Result<()> {
     let network = networks.get(name)?;
     let guard = networks.lock()?;
     let mut here = Socket::here()?;

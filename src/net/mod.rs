@@ -2,7 +2,7 @@
 //!
 //! Everything in a container's network namespace is done through a socket that was opened there
 //! ([`netlink::Socket::inside`]); hull itself joins nothing. What was made is written to the
-//! container's directory before it is made ([`trace::Trace`]), so that whatever a killed hull leaves
+//! container's directory before it is made ([`record::NetworkRecord`]), so that whatever a killed hull leaves
 //! can be taken back by `delete`.
 //!
 //! A container that is restored, perhaps on another host, gets its networks again by
@@ -16,18 +16,22 @@ pub mod device;
 pub mod endpoint;
 pub mod enforce;
 pub mod firewall;
-pub mod foreign;
+pub mod forward_chains;
 pub mod link;
 pub mod manage;
 pub mod names;
 pub mod netlink;
 pub mod network;
 pub mod nfnetlink;
+pub mod nft;
 pub mod ports;
+pub mod record;
+pub mod release;
 pub mod request;
 pub mod rootless;
 pub mod saved;
 pub mod setup;
 pub mod shape;
+pub mod store;
 pub mod subnets;
-pub mod trace;
+pub mod survey;

@@ -5,7 +5,6 @@
 //! container's own name servers stay what they are.
 
 use super::endpoint::Endpoint;
-use super::setup::Setup;
 use crate::sys::file;
 use crate::{Context, Result};
 use std::collections::BTreeSet;
@@ -29,13 +28,15 @@ pub fn resolv_path(directory: &Path) -> PathBuf {
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn prepare(directory: &Path, setup: &Setup) -> Result<()> {
+pub fn prepare(
+    directory: &Path,
+    lines: &[(String, IpAddr)],
+    dns: &[IpAddr],
+    search: &[String],
+) -> Result<()> {
     let (hosts, resolv) = (hosts_path(directory), resolv_path(directory));
-    make(&hosts, &hosts_text(&[], &[], &setup.hosts))?;
-    make(
-        &resolv,
-        &resolv_text(&host_resolv(), &setup.dns, &setup.search),
-    )
+    make(&hosts, &hosts_text(&[], &[], lines))?;
+    make(&resolv, &resolv_text(&host_resolv(), dns, search))
 }
 
 /// Everybody in the container may read them, whatever hull's own file mode mask.

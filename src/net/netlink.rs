@@ -33,23 +33,6 @@ impl Namespace {
         Self::at("/proc/self/ns/net")
     }
 
-    /// A new one, with its loopback up; hull itself does not join it. It ends with its last process
-    /// and open file.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn new() -> Result<Self> {
-        let made = netns::new_namespace().on("make", "a network namespace")?;
-        let namespace = Self(Fd(std::os::fd::IntoRawFd::into_raw_fd(made)));
-        let up = super::link::set_up(
-            1,
-            true,
-            "bring up the loopback of a network namespace".to_owned(),
-        );
-        Socket::inside(&namespace)?.execute(&[up])?;
-        Ok(namespace)
-    }
-
     /// The one at a path.
     ///
     /// # Errors

@@ -6,8 +6,6 @@
 //! of one is ended by [`end`].
 
 use super::ports::{Port, Protocol};
-use super::setup::Setup;
-use super::trace;
 use crate::sys::fd::Fd;
 use crate::sys::process;
 use crate::sys::search::in_path;
@@ -61,14 +59,10 @@ pub fn find() -> Result<Carrier> {
 ///
 /// # Errors
 /// The program's own words.
-pub fn attach(carrier: &Carrier, setup: &Setup, pid: i32, directory: &Path) -> Result<()> {
-    trace::change(directory, |trace| {
-        trace.carrier = Some(carrier.clone());
-        trace.setup = Some(setup.clone());
-    })?;
+pub fn attach(carrier: &Carrier, ports: &[Port], pid: i32, directory: &Path) -> Result<()> {
     match carrier {
-        Carrier::Pasta(program) => pasta(program, &setup.ports, pid, directory),
-        Carrier::Slirp4netns(program) => slirp4netns(program, &setup.ports, pid, directory),
+        Carrier::Pasta(program) => pasta(program, ports, pid, directory),
+        Carrier::Slirp4netns(program) => slirp4netns(program, ports, pid, directory),
     }
 }
 

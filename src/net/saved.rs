@@ -6,8 +6,8 @@
 //! ```text
 //! saving      saved = Saved::of(directory)                      while the container is there; nothing where hull wired no network
 //! restoring   setup = saved.setup(store, id, identity)       refused here: what cannot be at this host
-//!             names::prepare(directory, &setup)                 hosts and resolv.conf, before they are bound
-//!             namespace = Namespace::new()                   its loopback is up; the restored processes join it
+//!             setup.prepare_files(directory)                    hosts and resolv.conf, before they are bound
+//!             namespace = new_namespace()                    its loopback is up; the restored processes join it
 //!             attach(&setup, id, &namespace, holder, directory) holder: a process that lives until `adopt`, such as hull's own
 //!             ... the processes are restored ...
 //!             adopt(directory, id, init)                        from now on the addresses are held by init
@@ -20,15 +20,17 @@ use super::address::{Prefix, number};
 use super::endpoint::{Endpoint, Holder, host_link};
 use super::link::{Mac, mac_of, mac_text, parse_mac};
 use super::netlink::{Namespace, Socket};
-use super::network::{Driver, Networks};
+use super::network::Driver;
 use super::setup::{Attachment, Setup};
-use super::{rootless, subnets, trace};
+use super::store::NetworkStore;
+use super::{link, record, rootless, subnets};
 use crate::store::Store;
+use crate::sys::fd::Fd;
 use crate::sys::{netns, socket};
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::Path;
 
 /// A container's networks, as they were made.
@@ -56,8 +58,8 @@ impl Saved {
     /// # Errors
     /// Its records cannot be read.
     pub fn of(directory: &Path) -> Result<Option<Self>> {
-        let trace = trace::read(directory)?;
-        let (Some(mut setup), Some(id)) = (trace.setup, directory.file_name()) else {
+        let record = record::read(directory)?;
+        let (Some(mut setup), Some(id)) = (record.setup, directory.file_name()) else {
             return Ok(None);
         };
         let id = id.to_string_lossy().into_owned();
@@ -87,7 +89,7 @@ impl Saved {
     /// An ordinary user's carrier is not installed here; the card of a macvlan is not there.
     pub fn setup(&self, store: &Store, id: &str, identity: Identity) -> Result<Setup> {
         let mut setup = self.setup.clone();
-        setup.networks = Networks::of(store);
+        setup.networks = NetworkStore::of(store);
         if setup.carrier.is_some() {
             setup.carrier = Some(rootless::find()?);
         }
@@ -117,7 +119,7 @@ impl Saved {
 /// One network of a saved container, here.
 fn place(
     attachment: &mut Attachment,
-    networks: &Networks,
+    networks: &NetworkStore,
     id: &str,
     identity: Identity,
 ) -> Result<()> {
@@ -148,19 +150,36 @@ fn place(
     Ok(())
 }
 
+/// A new network namespace, with its loopback up; hull itself does not join it. It ends with its last
+/// process and open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn new_namespace() -> Result<Namespace> {
+    let made = netns::new_namespace().on("make", "a network namespace")?;
+    let namespace = Namespace(Fd(made.into_raw_fd()));
+    let up = link::set_up(
+        1,
+        true,
+        "bring up the loopback of a network namespace".to_owned(),
+    );
+    Socket::inside(&namespace)?.execute(&[up])?;
+    Ok(namespace)
+}
+
 /// The addresses that were taken for a container are held by this process from now on: its first
 /// one.
 ///
 /// # Errors
 /// The process is gone; a record that cannot be written.
 pub fn adopt(directory: &Path, id: &str, pid: i32) -> Result<()> {
-    let trace = trace::read(directory)?;
-    let Some(networks) = &trace.networks else {
+    let record = record::read(directory)?;
+    let Some(networks) = &record.networks else {
         return Ok(());
     };
     let holder = Holder::of(pid)?;
     let guard = networks.lock()?;
-    for name in &trace.attached {
+    for name in &record.attached {
         for endpoint in networks
             .endpoints(name)?
             .into_iter()

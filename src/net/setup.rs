@@ -3,11 +3,12 @@
 use super::endpoint::host_link;
 use super::link::{mac_of, mac_text};
 use super::names;
-use super::network::{DEFAULT, Driver, Network, Networks};
+use super::network::{DEFAULT, Driver, Network};
 use super::ports::Port;
 use super::request::{self, Attach, Choice, Options, Request};
 use super::rootless::{self, Carrier};
 use super::shape::Rate;
+use super::store::NetworkStore;
 use super::subnets;
 use crate::spec::Spec;
 use crate::spec::config::{Linux, Mount, Namespace};
@@ -16,7 +17,7 @@ use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One network that the container is on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ pub struct Attachment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// The networks' directory.
-    pub networks: Networks,
+    pub networks: NetworkStore,
     /// In the order of `eth0`, `eth1`; the first has the default route.
     pub attachments: Vec<Attachment>,
     /// The program that carries an ordinary user's packets, in place of networks of hull's.
@@ -68,6 +69,14 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Makes the container's `/etc/hosts` and `/etc/resolv.conf` in its directory.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn prepare_files(&self, directory: &Path) -> Result<()> {
+        names::prepare(directory, &self.hosts, &self.dns, &self.search)
+    }
+
     /// What it does to the container and the host, a line each.
     pub fn in_words(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -166,7 +175,7 @@ impl Asked {
                     .iter()
                     .any(|one| one.network.driver == Driver::Bridge)
         }) {
-            setup.opened = super::foreign::opened()?;
+            setup.opened = super::forward_chains::opened()?;
         }
         Ok((spec, setup))
     }
@@ -261,7 +270,7 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
     let Choice::Networks(list) = &request.choice else {
         return Err(Error::new("no network was asked for"));
     };
-    let networks = Networks::of(store);
+    let networks = NetworkStore::of(store);
     let carrier = if may_wire()? {
         None
     } else {

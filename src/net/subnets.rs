@@ -3,7 +3,8 @@
 use super::address::{self, Prefix};
 use super::link;
 use super::netlink::Socket;
-use super::network::{DEFAULT, Driver, Network, Networks, Subnet};
+use super::network::{DEFAULT, Driver, Network, Subnet};
+use super::store::NetworkStore;
 use crate::{Context, Error, Result};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,7 +26,7 @@ pub fn occupied(here: &mut Socket, but: Option<u32>) -> Result<Vec<Prefix>> {
 ///
 /// # Errors
 /// All are taken.
-pub fn choose(networks: &Networks, occupied: &[Prefix], ipv6: bool) -> Result<Vec<Subnet>> {
+pub fn choose(networks: &NetworkStore, occupied: &[Prefix], ipv6: bool) -> Result<Vec<Subnet>> {
     let mut taken = occupied.to_vec();
     taken.extend(
         networks
@@ -131,7 +132,7 @@ pub fn check(subnet: &Subnet, occupied: &[Prefix], others: &[Network]) -> Result
 
 /// A bridge's name for a network: readable where it fits and is free, and otherwise one that the
 /// directory and the name give.
-pub fn bridge_name(networks: &Networks, name: &str, links: &[super::netlink::Link]) -> String {
+pub fn bridge_name(networks: &NetworkStore, name: &str, links: &[super::netlink::Link]) -> String {
     let readable = format!("hull-{name}");
     if readable.len() < libc::IFNAMSIZ && !links.iter().any(|link| link.name == readable) {
         return readable;
@@ -144,7 +145,11 @@ pub fn bridge_name(networks: &Networks, name: &str, links: &[super::netlink::Lin
 
 /// The device of a network that comes from another directory, or another host: the card for macvlan,
 /// and otherwise a bridge's name here.
-pub fn link_of(networks: &Networks, network: &Network, links: &[super::netlink::Link]) -> String {
+pub fn link_of(
+    networks: &NetworkStore,
+    network: &Network,
+    links: &[super::netlink::Link],
+) -> String {
     match network.driver {
         Driver::Bridge => bridge_name(networks, &network.name, links),
         Driver::Macvlan => network.link.clone(),
@@ -155,7 +160,7 @@ pub fn link_of(networks: &Networks, network: &Network, links: &[super::netlink::
 ///
 /// # Errors
 /// No subnet is free.
-pub fn default_network(networks: &Networks) -> Result<Network> {
+pub fn default_network(networks: &NetworkStore) -> Result<Network> {
     let mut here = Socket::here()?;
     let occupied = occupied(&mut here, None)?;
     let links = here.links()?;

@@ -3,7 +3,6 @@
 use crate::net_world::{HOST, World, eventually, ip, links, reaches, rules, start, within};
 use crate::support::{fixture, leaks, until};
 use hull::net;
-use hull::net::names;
 use hull::net::netlink::Namespace;
 use hull::net::saved::{self, Identity, Saved};
 use hull::net::setup::Setup;
@@ -37,9 +36,9 @@ impl Restored {
         let folder = state.join(id);
         std::fs::create_dir_all(&folder).unwrap();
         let setup = saved.setup(&Store::new(state.to_owned()), id, identity)?;
-        names::prepare(&folder, &setup)?;
+        setup.prepare_files(&folder)?;
         let restored = Self {
-            namespace: Namespace::new()?,
+            namespace: saved::new_namespace()?,
             folder,
             setup,
         };
@@ -71,7 +70,7 @@ impl Restored {
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        undisturbed(|| net::trace::release(&self.folder)).expect("it cannot be released");
+        undisturbed(|| net::release::release(&self.folder)).expect("it cannot be released");
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
 }

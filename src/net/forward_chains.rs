@@ -7,8 +7,8 @@
 //! drops count whatever others accept. Chains of the legacy iptables, which nft cannot see, are not
 //! touched.
 
-use super::enforce::{nft, nft_list};
-use super::network::{Guard, Networks};
+use super::nft;
+use super::store::{Guard, NetworkStore};
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// A chain, by family, table and name.
 type Chain = (String, String, String);
 
-fn memory(networks: &Networks) -> PathBuf {
+fn memory(networks: &NetworkStore) -> PathBuf {
     networks.directory().join("known")
 }
 
@@ -62,7 +62,7 @@ impl Known {
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn remember(networks: &Networks, known: &Known) -> Result<()> {
+pub fn remember(networks: &NetworkStore, known: &Known) -> Result<()> {
     let path = memory(networks);
     let text = serde_json::to_vec(known)
         .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
@@ -70,7 +70,7 @@ pub fn remember(networks: &Networks, known: &Known) -> Result<()> {
 }
 
 /// What hull knows, if it still holds: in this boot, and at this number of the firewall's state.
-pub fn known(networks: &Networks, generation: Option<u32>) -> Option<Known> {
+pub fn known(networks: &NetworkStore, generation: Option<u32>) -> Option<Known> {
     let text = std::fs::read(memory(networks)).ok()?;
     let known: Known = serde_json::from_slice(&text).ok()?;
     (Some(known.generation) == generation && known.boot == crate::sys::procfs::boot_id())
@@ -94,10 +94,10 @@ pub fn sync(
             Ok((accepted, false))
         }
         _ => {
-            let ruleset = nft_list(&["list", "ruleset"])?;
+            let ruleset = nft::list(&["list", "ruleset"])?;
             let text = changes(&ruleset, table, bridges)?;
             if !text.is_empty() {
-                nft(guard, &text)?;
+                nft::apply(guard, &text)?;
             }
             let (chains, rules) = parts(&ruleset)?;
             let nobody = targets(&chains, &rules).is_empty();
@@ -180,7 +180,7 @@ fn targets(chains: &[&Value], rules: &[&Value]) -> BTreeSet<Chain> {
 /// # Errors
 /// nft is not installed, or refuses.
 pub fn opened() -> Result<Vec<String>> {
-    let ruleset = nft_list(&["list", "ruleset"])?;
+    let ruleset = nft::list(&["list", "ruleset"])?;
     let (chains, rules) = parts(&ruleset)?;
     Ok(targets(&chains, &rules)
         .into_iter()

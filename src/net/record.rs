@@ -1,23 +1,20 @@
 //! What was made of the network for one container, in its directory, written before it is made.
 
 use super::address::Prefix;
-use super::attach;
-use super::device;
 use super::netlink::Namespace;
-use super::network::Networks;
-use super::rootless::{self, Carrier};
+use super::rootless::Carrier;
 use super::setup::Setup;
+use super::store::NetworkStore;
 use crate::sys::fd::c_path;
 use crate::sys::mount;
 use crate::sys::replace::{Lasting, replace};
 use crate::{Context, Error, Result};
-use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// A device of the host that was moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moved {
+pub struct MovedDevice {
     /// Its name on the host.
     pub host: String,
     /// Its name in the container.
@@ -33,11 +30,11 @@ pub struct Moved {
 /// All that must be taken back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Trace {
+pub struct NetworkRecord {
     /// Devices of the host in the container.
-    pub devices: Vec<Moved>,
+    pub devices: Vec<MovedDevice>,
     /// The directory of the networks that it is on.
-    pub networks: Option<Networks>,
+    pub networks: Option<NetworkStore>,
     /// Carries an ordinary user's packets.
     pub carrier: Option<Carrier>,
     /// Their names.
@@ -47,16 +44,17 @@ pub struct Trace {
 }
 
 const FILE: &str = "network.json";
-const PIN: &str = "netns";
+/// The file on which a network namespace is pinned.
+pub const PIN: &str = "netns";
 
 /// Reads a container's trace; an empty one where there is none.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn read(directory: &Path) -> Result<Trace> {
+pub fn read(directory: &Path) -> Result<NetworkRecord> {
     let path = directory.join(FILE);
     match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Trace::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(NetworkRecord::default()),
         Err(error) => Err(Error::io("read", path.display(), &error)),
         Ok(text) => serde_json::from_slice(&text).on("read", path.display()),
     }
@@ -66,7 +64,7 @@ pub fn read(directory: &Path) -> Result<Trace> {
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn change(directory: &Path, edit: impl FnOnce(&mut Trace)) -> Result<()> {
+pub fn change(directory: &Path, edit: impl FnOnce(&mut NetworkRecord)) -> Result<()> {
     let mut trace = read(directory)?;
     edit(&mut trace);
     let path = directory.join(FILE);
@@ -90,69 +88,8 @@ pub fn pin(directory: &Path, namespace: &Namespace) -> Result<()> {
 }
 
 /// An nsfs file has a link count of one and a device of its own: another than its directory's.
-fn is_pinned(path: &Path) -> bool {
+pub fn is_pinned(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::metadata(path).map(|data| data.dev()).ok();
     device(path).is_some() && device(path) != path.parent().and_then(device)
-}
-
-/// Removes the links of a container whose processes are gone, while its network namespace is held
-/// open.
-///
-/// # Errors
-/// The kernel's.
-pub fn unplug(directory: &Path) -> Result<()> {
-    let trace = read(directory)?;
-    match (&trace.networks, directory.file_name()) {
-        (Some(networks), Some(id)) if trace.carrier.is_none() => {
-            attach::unplug(networks, &trace.attached, &id.to_string_lossy())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Takes back everything that was made of the network for a container whose processes are gone.
-/// What fails is collected, and it goes on.
-///
-/// # Errors
-/// All that failed, in one sentence.
-pub fn release(directory: &Path) -> Result<()> {
-    let trace = read(directory)?;
-    let path = directory.join(PIN);
-    let mut failed = Vec::new();
-    if is_pinned(&path) {
-        match Namespace::at(&path.to_string_lossy()) {
-            Ok(pinned) => failed.extend(
-                trace
-                    .devices
-                    .iter()
-                    .filter_map(|moved| device::give_back(moved, &pinned).err()),
-            ),
-            Err(error) => failed.push(error),
-        }
-        match mount::umount(&c_path(&path)?, libc::MNT_DETACH) {
-            Ok(()) | Err(Errno::EINVAL) => {}
-            Err(errno) => failed.push(Error::sys(
-                "release the network namespace on",
-                path.display(),
-                errno,
-            )),
-        }
-    }
-    if let Some(carrier) = &trace.carrier {
-        failed.extend(rootless::end(carrier, directory).err());
-    }
-    if let (Some(networks), Some(id)) = (&trace.networks, directory.file_name()) {
-        failed.extend(attach::detach(networks, &trace.attached, &id.to_string_lossy()).err());
-    }
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(Error::new(
-            failed
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("; "),
-        )),
-    }
 }
