@@ -177,7 +177,6 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
 }
 
 fn wish(create: &Create) -> Result<manage::Wish> {
-    let read = |text: &String| text.parse().map_err(Error::new);
     let address = |text: &String| {
         text.parse()
             .map_err(|_| Error::new(format!("--gateway {text}: not an address")))
@@ -188,7 +187,11 @@ fn wish(create: &Create) -> Result<manage::Wish> {
             DriverName::Bridge => Driver::Bridge,
             DriverName::Macvlan => Driver::Macvlan,
         },
-        subnets: create.subnet.iter().map(read).collect::<Result<_>>()?,
+        subnets: create
+            .subnet
+            .iter()
+            .map(|text| net::address::parse_prefix(text))
+            .collect::<Result<_>>()?,
         gateways: create.gateway.iter().map(address).collect::<Result<_>>()?,
         parent: create.parent.clone(),
         internal: create.internal,

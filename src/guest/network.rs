@@ -1,7 +1,7 @@
 //! The guest's network interfaces: found by their hardware addresses, named, addressed, brought up
 //! and given their routes.
 
-use crate::net::address::{self, Prefix};
+use crate::net::address;
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Namespace, Request, Socket};
 use crate::step::host::Interface;
@@ -82,7 +82,7 @@ fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {
     }
     requests.push(named(&device, interface));
     for text in &interface.addresses {
-        let prefix: Prefix = text.parse().map_err(Error::new)?;
+        let prefix = address::parse_prefix(text)?;
         requests.push(address::add(
             device.index,
             prefix,
@@ -142,18 +142,18 @@ fn named(device: &Link, interface: &Interface) -> Request {
 }
 
 fn route(index: u32, destination: &str, gateway: Option<&str>) -> Result<Request> {
-    let prefix: Prefix = destination.parse().map_err(Error::new)?;
+    let prefix = address::parse_prefix(destination)?;
     let of = |address: IpAddr| match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),
     };
     let mut message = RouteMessage::default();
-    message.header.address_family = if prefix.address.is_ipv4() {
+    message.header.address_family = if prefix.addr().is_ipv4() {
         AddressFamily::Inet
     } else {
         AddressFamily::Inet6
     };
-    message.header.destination_prefix_length = prefix.length;
+    message.header.destination_prefix_length = prefix.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Boot;
     message.header.kind = RouteType::Unicast;
@@ -163,10 +163,10 @@ fn route(index: u32, destination: &str, gateway: Option<&str>) -> Result<Request
         RouteScope::Link
     };
     message.attributes.push(RouteAttribute::Oif(index));
-    if prefix.length > 0 {
+    if prefix.prefix_len() > 0 {
         message
             .attributes
-            .push(RouteAttribute::Destination(of(prefix.address)));
+            .push(RouteAttribute::Destination(of(prefix.addr())));
     }
     if let Some(gateway) = gateway {
         let gateway: IpAddr = gateway

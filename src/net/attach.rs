@@ -17,6 +17,7 @@ use super::store::{Guard, NetworkStore};
 use super::survey::{drop_ifb, ifb_name, survey};
 use super::{address, enforce, names, record, rootless, shape, subnets};
 use crate::{Context, Error, Result};
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -181,7 +182,12 @@ fn stand(
     let collides = |network: &Network| {
         occupied
             .iter()
-            .find(|route| network.subnets.iter().any(|s| s.prefix.overlaps(route)))
+            .find(|route| {
+                network
+                    .subnets
+                    .iter()
+                    .any(|s| address::overlap(&s.prefix, route))
+            })
             .copied()
     };
     if let Some(route) = collides(&network) {
@@ -276,10 +282,7 @@ fn bridge(here: &mut Socket, network: &Network, index: Option<u32>) -> Result<()
     };
     let mut requests = vec![link::set_up(index, true, format!("bring up bridge {name}"))];
     for subnet in &network.subnets {
-        let prefix = address::Prefix {
-            address: subnet.gateway,
-            length: subnet.prefix.length,
-        };
+        let prefix = subnet.with_length(subnet.gateway);
         requests.push(address::add(
             index,
             prefix,
@@ -341,8 +344,7 @@ fn wire(
     let device = inside
         .link(name)?
         .ok_or_else(|| Error::new(format!("network device {name} is gone from the container")))?;
-    let what =
-        |prefix: &address::Prefix| format!("give the container's {name} the address {prefix}");
+    let what = |prefix: &IpNet| format!("give the container's {name} the address {prefix}");
     let mut requests: Vec<Request> = endpoint
         .addresses
         .iter()

@@ -5,6 +5,7 @@ use super::netlink::{Link, Namespace, Socket};
 use super::record::{self, MovedDevice};
 use super::{address, link};
 use crate::{Context, Error, Result};
+use ipnet::IpNet;
 use std::path::Path;
 
 /// Moves a device of hull's network namespace into another, under a new name, with its lasting
@@ -59,8 +60,7 @@ pub fn move_device(host: &str, name: &str, namespace: &Namespace, directory: &Pa
     let device = inside
         .link(name)?
         .ok_or_else(|| Error::new(format!("network device {name} is gone from the container")))?;
-    let what =
-        |address: &address::Prefix| format!("give network device {name} the address {address}");
+    let what = |address: &IpNet| format!("give network device {name} the address {address}");
     let mut requests: Vec<_> = moved
         .addresses
         .iter()

@@ -1,16 +1,17 @@
 //! A container on a network: its address, given out without a daemon, and whether it is still
 //! there.
 
-use super::address::{self, Prefix};
+use super::address::nth;
 use super::link;
 use super::netlink::Link;
 use super::network::{Network, Subnet};
 use super::ports::Port;
 use super::shape::Rate;
 use crate::{Error, Result};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 /// A process that cannot be mistaken for another: of this boot, with this start time.
@@ -64,7 +65,7 @@ pub struct Endpoint {
     /// The link's hardware address.
     pub mac: String,
     /// At most one of each family, with the network's prefix length.
-    pub addresses: Vec<Prefix>,
+    pub addresses: Vec<IpNet>,
     /// Published ports.
     pub ports: Vec<Port>,
     /// The names by which its neighbours find it.
@@ -87,12 +88,20 @@ impl Endpoint {
                 && links.contains(&self.host))
     }
 
-    /// Its address of a family.
-    pub fn address(&self, v4: bool) -> Option<IpAddr> {
-        self.addresses
-            .iter()
-            .map(|prefix| prefix.address)
-            .find(|address| address.is_ipv4() == v4)
+    /// The container's IPv4 address.
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpNet::V4(v4) => Some(v4.addr()),
+            IpNet::V6(_) => None,
+        })
+    }
+
+    /// The container's IPv6 address.
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpNet::V4(_) => None,
+            IpNet::V6(v6) => Some(v6.addr()),
+        })
     }
 }
 
@@ -145,16 +154,16 @@ pub fn choose(
     others: &[Endpoint],
     id: &str,
     fixed: &[IpAddr],
-) -> Result<Vec<Prefix>> {
+) -> Result<Vec<IpNet>> {
     let taken: HashSet<IpAddr> = others
         .iter()
-        .flat_map(|other| other.addresses.iter().map(|prefix| prefix.address))
+        .flat_map(|other| other.addresses.iter().map(IpNet::addr))
         .collect();
     for address in fixed {
         let inside = network
             .subnets
             .iter()
-            .any(|subnet| subnet.prefix.contains(*address));
+            .any(|subnet| subnet.prefix.contains(address));
         if !inside {
             return Err(Error::new(format!(
                 "address {address} is not in network {}",
@@ -165,7 +174,7 @@ pub fn choose(
     let one = |subnet: &Subnet| {
         let fixed = fixed
             .iter()
-            .find(|address| subnet.prefix.contains(**address));
+            .find(|address| subnet.prefix.contains(*address));
         let address = match fixed {
             Some(address) => check_fixed(network, subnet, &taken, *address)?,
             None => free(subnet, &taken, id).ok_or_else(|| {
@@ -175,10 +184,7 @@ pub fn choose(
                 ))
             })?,
         };
-        Ok(Prefix {
-            address,
-            length: subnet.prefix.length,
-        })
+        Ok(subnet.with_length(address))
     };
     network.subnets.iter().map(one).collect()
 }
@@ -189,9 +195,8 @@ fn check_fixed(
     taken: &HashSet<IpAddr>,
     address: IpAddr,
 ) -> Result<IpAddr> {
-    let number = address::number(address);
-    let edge = number == subnet.prefix.network().number()
-        || (address.is_ipv4() && number == subnet.prefix.last());
+    let edge = address == subnet.prefix.network()
+        || (address.is_ipv4() && address == subnet.prefix.broadcast());
     if address == subnet.gateway || edge {
         return Err(Error::new(format!(
             "address {address} is not a container's in network {}",
@@ -208,18 +213,19 @@ fn check_fixed(
 }
 
 fn free(subnet: &Subnet, taken: &HashSet<IpAddr>, id: &str) -> Option<IpAddr> {
-    let first = subnet.prefix.network().number() + 1;
-    // The last address of an IPv4 network is its broadcast address. 64 thousand are enough of an
-    // IPv6 one.
-    let last = if subnet.prefix.address.is_ipv4() {
-        subnet.prefix.last().checked_sub(1)?
-    } else {
-        subnet.prefix.last().min(first + 0xfffe)
+    let prefix = subnet.prefix;
+    let size = 1_u128
+        .checked_shl((prefix.max_prefix_len() - prefix.prefix_len()).into())
+        .unwrap_or(u128::MAX);
+    // Without the network's own address and, in IPv4, the last one, which is the broadcast address.
+    // 65,535 addresses of an IPv6 network are enough.
+    let count = match prefix {
+        IpNet::V4(_) => size.checked_sub(2)?,
+        IpNet::V6(_) => (size - 1).min(0xffff),
     };
-    let count = last.checked_sub(first)? + 1;
-    let start = u128::from(link::hash(id)) % count;
+    let start = u128::from(link::hash(id)).checked_rem(count)?;
     (0..count)
-        .map(|step| subnet.prefix.with(first + (start + step) % count))
+        .map(|step| nth(&prefix, 1 + (start + step) % count))
         .find(|address| *address != subnet.gateway && !taken.contains(address))
 }
 
@@ -261,7 +267,7 @@ mod tests {
         let all: HashSet<_> = others.iter().flat_map(|e| &e.addresses).collect();
         assert_eq!(all.len(), 13);
         assert!(all.iter().all(|p| {
-            !["192.0.2.0", "192.0.2.1", "192.0.2.15"].contains(&p.address.to_string().as_str())
+            !["192.0.2.0", "192.0.2.1", "192.0.2.15"].contains(&p.addr().to_string().as_str())
         }));
         assert_eq!(
             choose(&network, &others, "x", &[]).unwrap_err().to_string(),

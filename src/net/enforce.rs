@@ -181,7 +181,7 @@ fn settings(all: &[Populated]) -> Result<()> {
             one.network
                 .subnets
                 .iter()
-                .any(|subnet| subnet.prefix.address.is_ipv4() == v4)
+                .any(|subnet| subnet.is_ipv4() == v4)
         })
     };
     if has(true) {

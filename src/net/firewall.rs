@@ -6,10 +6,10 @@
 //! known tables is added. nft's text is used and not its JSON, which cannot declare the maps to
 //! `addr . port`.
 
-use super::address::Prefix;
 use super::endpoint::{Endpoint, Populated};
 use super::network::{Driver, Network};
 use super::ports::Port;
+use ipnet::IpNet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -25,20 +25,28 @@ pub fn published(networks: &[Populated], which: impl Fn(&str) -> bool) -> Vec<El
         .filter(|endpoint| which(&endpoint.id))
     {
         for port in &endpoint.ports {
-            for v4 in [true, false] {
-                if let Some(address) = endpoint
-                    .address(v4)
-                    .filter(|_| port.ip.is_none_or(|ip| ip.is_ipv4() == v4))
-                {
-                    list.extend(elements(port, address));
-                }
-            }
+            list.extend(elements(port, endpoint));
         }
     }
     list
 }
 
-fn elements(port: &Port, address: IpAddr) -> impl Iterator<Item = Element> + use<> {
+/// The elements of one published port: of each family that the container has an address of and that
+/// the host's address, if one was given, is of.
+fn elements(port: &Port, endpoint: &Endpoint) -> Vec<Element> {
+    let addresses = [
+        endpoint.ipv4().map(IpAddr::V4),
+        endpoint.ipv6().map(IpAddr::V6),
+    ];
+    addresses
+        .into_iter()
+        .flatten()
+        .filter(|address| port.ip.is_none_or(|ip| ip.is_ipv4() == address.is_ipv4()))
+        .flat_map(|address| elements_to(port, address))
+        .collect()
+}
+
+fn elements_to(port: &Port, address: IpAddr) -> impl Iterator<Item = Element> + use<> {
     let (ip, protocol) = (port.ip, port.protocol.word());
     port.pairs()
         .map(move |(host, container)| match (ip, address) {
@@ -277,11 +285,10 @@ const HEAD: &str = "  chain martians { type filter hook prerouting priority raw;
     ip6 saddr ::1 oifname @bridges masquerade
 ";
 
-fn word(prefix: &Prefix) -> &'static str {
-    if prefix.address.is_ipv4() {
-        "ip"
-    } else {
-        "ip6"
+fn word(prefix: &IpNet) -> &'static str {
+    match prefix {
+        IpNet::V4(_) => "ip",
+        IpNet::V6(_) => "ip6",
     }
 }
 
@@ -362,16 +369,16 @@ impl Allowed {
         let host = format!("\"{}\"", endpoint.host);
         let local = super::link::parse_mac(&endpoint.mac)
             .ok()
-            .map(|mac| IpAddr::V6(link_local(&mac)));
-        let own: Vec<IpAddr> = local.into_iter().chain(endpoint.address(false)).collect();
+            .map(|mac| link_local(&mac));
+        let own: Vec<Ipv6Addr> = local.into_iter().chain(endpoint.ipv6()).collect();
         let numbers: Vec<String> = own
             .iter()
-            .map(|address| format!("{:#034x}", super::address::number(*address)))
+            .map(|address| format!("{:#034x}", u128::from(*address)))
             .collect();
         Self {
             macs: vec![format!("{host} . {}", endpoint.mac)],
             v4: endpoint
-                .address(true)
+                .ipv4()
                 .map(|address| format!("{host} . {address}"))
                 .into_iter()
                 .collect(),
@@ -427,21 +434,8 @@ mod tests {
         let list: Vec<String> = endpoint
             .ports
             .iter()
-            .flat_map(|port| {
-                [true, false]
-                    .into_iter()
-                    .flat_map(|v4| {
-                        let address = endpoint
-                            .address(v4)
-                            .filter(|_| port.ip.is_none_or(|ip| ip.is_ipv4() == v4));
-                        address
-                            .into_iter()
-                            .flat_map(|address| elements(port, address))
-                            .collect::<Vec<_>>()
-                    })
-                    .map(|(map, element)| format!("{map} {element}"))
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|port| elements(port, &endpoint))
+            .map(|(map, element)| format!("{map} {element}"))
             .collect();
         assert_eq!(
             list,

@@ -1,6 +1,5 @@
 //! Making and removing networks.
 
-use super::address::Prefix;
 use super::netlink::Socket;
 use super::network::{Driver, Network, Subnet, check_name};
 use super::shape::Rate;
@@ -8,6 +7,7 @@ use super::store::NetworkStore;
 use super::survey::survey;
 use super::{link, subnets};
 use crate::{Error, Result};
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// What was asked.
@@ -17,7 +17,7 @@ pub struct Wish {
     /// How containers are attached.
     pub driver: Driver,
     /// At most one of each family; none means that hull chooses.
-    pub subnets: Vec<Prefix>,
+    pub subnets: Vec<IpNet>,
     /// Each in one of the subnets.
     pub gateways: Vec<IpAddr>,
     /// The host's card, for macvlan.
@@ -79,7 +79,7 @@ fn choose(networks: &NetworkStore, wish: &Wish, here: &mut Socket) -> Result<Vec
     for prefix in &wish.subnets {
         if list
             .iter()
-            .any(|subnet| subnet.prefix.address.is_ipv4() == prefix.address.is_ipv4())
+            .any(|subnet| subnet.is_ipv4() == prefix.addr().is_ipv4())
         {
             return Err(Error::new(format!(
                 "subnet {prefix}: there is another of the same family"
@@ -89,7 +89,7 @@ fn choose(networks: &NetworkStore, wish: &Wish, here: &mut Socket) -> Result<Vec
         if let Some(gateway) = wish
             .gateways
             .iter()
-            .find(|gateway| gateway.is_ipv4() == prefix.address.is_ipv4())
+            .find(|gateway| gateway.is_ipv4() == prefix.addr().is_ipv4())
         {
             subnet.gateway = *gateway;
         }

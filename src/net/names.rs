@@ -136,7 +136,7 @@ pub fn refresh(all: &[Endpoint], changed: &BTreeSet<String>) -> Result<()> {
             endpoint
                 .addresses
                 .iter()
-                .map(|prefix| (prefix.address, endpoint.names.clone()))
+                .map(|prefix| (prefix.addr(), endpoint.names.clone()))
                 .collect::<Vec<_>>()
         };
         let own: Vec<_> = mine.iter().flat_map(|e| lines(e)).collect();

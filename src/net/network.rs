@@ -1,8 +1,8 @@
 //! A network as it was asked for.
 
-use super::address::Prefix;
 use super::shape::Rate;
 use crate::{Error, Result};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -20,9 +20,21 @@ pub enum Driver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
     /// The network.
-    pub prefix: Prefix,
+    pub prefix: IpNet,
     /// Where everything else is reached; the bridge's own address.
     pub gateway: IpAddr,
+}
+
+impl Subnet {
+    /// An address of the subnet with the subnet's prefix length.
+    pub fn with_length(&self, address: IpAddr) -> IpNet {
+        IpNet::new_assert(address, self.prefix.prefix_len())
+    }
+
+    /// Whether these are IPv4 addresses.
+    pub fn is_ipv4(&self) -> bool {
+        self.gateway.is_ipv4()
+    }
 }
 
 /// A network.

@@ -1,6 +1,5 @@
 //! What was made of the network for one container, in its directory, written before it is made.
 
-use super::address::Prefix;
 use super::netlink::Namespace;
 use super::rootless::Carrier;
 use super::setup::Setup;
@@ -9,6 +8,7 @@ use crate::sys::fd::c_path;
 use crate::sys::mount;
 use crate::sys::replace::{Lasting, replace};
 use crate::{Context, Error, Result};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub struct MovedDevice {
     /// It was up.
     pub up: bool,
     /// The addresses it had.
-    pub addresses: Vec<Prefix>,
+    pub addresses: Vec<IpNet>,
 }
 
 /// All that must be taken back.

@@ -16,7 +16,6 @@
 //! ```
 //! The file that is saved is this structure as JSON; a newer hull reads an older one's.
 
-use super::address::{Prefix, number};
 use super::endpoint::{Endpoint, Holder, host_link};
 use super::link::{Mac, mac_of, mac_text, parse_mac};
 use super::netlink::{Namespace, Socket};
@@ -28,6 +27,7 @@ use crate::store::Store;
 use crate::sys::fd::Fd;
 use crate::sys::{netns, socket};
 use crate::{Context, Error, Result};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -73,11 +73,7 @@ impl Saved {
                 .into_iter()
                 .find(|endpoint| endpoint.id == id)
             {
-                attachment.fixed = endpoint
-                    .addresses
-                    .iter()
-                    .map(|prefix| prefix.address)
-                    .collect();
+                attachment.fixed = endpoint.addresses.iter().map(IpNet::addr).collect();
             }
         }
         Ok(Some(Self { setup, id }))
@@ -225,7 +221,7 @@ pub fn announce(setup: &Setup, id: &str, namespace: &Namespace) -> Result<()> {
         netns::bind_packet(packets.as_raw_fd(), device.index)
             .on("send over network device", name)?;
         let mac = parse_mac(&endpoint.mac).map_err(Error::new)?;
-        for Prefix { address, .. } in endpoint.addresses {
+        for address in endpoint.addresses.iter().map(IpNet::addr) {
             socket::send(packets.as_raw_fd(), &announcement(address, mac))
                 .on("announce address", address)?;
         }
@@ -258,7 +254,7 @@ fn announcement(address: IpAddr, mac: Mac) -> Vec<u8> {
             message.extend(ip.octets());
             message.extend([2, 1]);
             message.extend(mac);
-            let sum = checksum(number(address), &message);
+            let sum = checksum(ip.into(), &message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
             frame.extend(message);
         }

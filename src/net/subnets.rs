@@ -1,32 +1,36 @@
 //! Subnets that collide with nothing on the host.
 
-use super::address::{self, Prefix};
+use super::address::{self, nth, overlap};
 use super::link;
 use super::netlink::Socket;
 use super::network::{DEFAULT, Driver, Network, Subnet};
 use super::store::NetworkStore;
 use crate::{Context, Error, Result};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The networks that the host has routes to, but for those over one link.
 ///
 /// # Errors
 /// The kernel's.
-pub fn occupied(here: &mut Socket, but: Option<u32>) -> Result<Vec<Prefix>> {
+pub fn occupied(here: &mut Socket, but: Option<u32>) -> Result<Vec<IpNet>> {
     Ok(address::routes(here)?
         .into_iter()
-        .filter(|(_, link)| link.is_none() || *link != but)
-        .map(|(prefix, _)| prefix)
+        .filter(|route| route.link.is_none() || route.link != but)
+        .map(|route| route.destination)
         .collect())
 }
+
+/// Where IPv4 subnets are taken from.
+const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 15);
 
 /// Chooses an IPv4 /24 out of 10.90.0.0/15 and, by a random prefix (RFC 4193, 3.2), an IPv6 /64,
 /// that neither a route of the host nor another network has.
 ///
 /// # Errors
 /// All are taken.
-pub fn choose(networks: &NetworkStore, occupied: &[Prefix], ipv6: bool) -> Result<Vec<Subnet>> {
+pub fn choose(networks: &NetworkStore, occupied: &[IpNet], ipv6: bool) -> Result<Vec<Subnet>> {
     let mut taken = occupied.to_vec();
     taken.extend(
         networks
@@ -34,12 +38,9 @@ pub fn choose(networks: &NetworkStore, occupied: &[Prefix], ipv6: bool) -> Resul
             .iter()
             .flat_map(|network| network.subnets.iter().map(|subnet| subnet.prefix)),
     );
-    let free = |prefix: &Prefix| !taken.iter().any(|other| other.overlaps(prefix));
-    let candidates = (0..512_u32).map(|n| Prefix {
-        address: Ipv4Addr::from(0x0a5a_0000 + (n << 8)).into(),
-        length: 24,
-    });
-    let v4 = candidates.into_iter().find(free).ok_or_else(|| {
+    let free = |prefix: &IpNet| !taken.iter().any(|other| overlap(other, prefix));
+    let mut candidates = POOL.subnets(24).into_iter().flatten().map(IpNet::V4);
+    let v4 = candidates.find(free).ok_or_else(|| {
         Error::new("choose a subnet: all of 10.90.0.0/15 collide with routes of this host")
     })?;
     let mut list = vec![with_gateway(v4)];
@@ -51,10 +52,7 @@ pub fn choose(networks: &NetworkStore, occupied: &[Prefix], ipv6: bool) -> Resul
         let mut bytes = [0_u8; 16];
         bytes[0] = 0xfd;
         bytes[1..6].copy_from_slice(&random);
-        let v6 = Prefix {
-            address: Ipv6Addr::from(bytes).into(),
-            length: 64,
-        };
+        let v6 = IpNet::V6(Ipv6Net::new_assert(bytes.into(), 64));
         if free(&v6) {
             list.push(with_gateway(v6));
         }
@@ -63,11 +61,10 @@ pub fn choose(networks: &NetworkStore, occupied: &[Prefix], ipv6: bool) -> Resul
 }
 
 /// A subnet whose gateway is its first address.
-pub fn with_gateway(prefix: Prefix) -> Subnet {
-    let prefix = prefix.network();
+pub fn with_gateway(prefix: IpNet) -> Subnet {
     Subnet {
-        prefix,
-        gateway: prefix.with(prefix.number() + 1),
+        prefix: prefix.trunc(),
+        gateway: nth(&prefix, 1),
     }
 }
 
@@ -75,43 +72,35 @@ pub fn with_gateway(prefix: Prefix) -> Subnet {
 ///
 /// # Errors
 /// A sentence.
-pub fn check(subnet: &Subnet, occupied: &[Prefix], others: &[Network]) -> Result<()> {
+pub fn check(subnet: &Subnet, occupied: &[IpNet], others: &[Network]) -> Result<()> {
     let prefix = subnet.prefix;
-    let room = prefix.bits() - prefix.length;
-    let (loopback, multicast): (Prefix, Prefix) = match prefix.address {
-        IpAddr::V4(_) => (
-            Prefix {
-                address: Ipv4Addr::LOCALHOST.into(),
-                length: 8,
-            },
-            Prefix {
-                address: Ipv4Addr::new(224, 0, 0, 0).into(),
-                length: 4,
-            },
+    let room = prefix.max_prefix_len() - prefix.prefix_len();
+    let (loopback, multicast): (IpNet, IpNet) = match prefix {
+        IpNet::V4(_) => (
+            Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8).into(),
+            Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4).into(),
         ),
-        IpAddr::V6(_) => (
-            Prefix {
-                address: Ipv6Addr::LOCALHOST.into(),
-                length: 128,
-            },
-            Prefix {
-                address: Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(),
-                length: 8,
-            },
+        IpNet::V6(_) => (
+            Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+            Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).into(),
         ),
     };
-    if room < 2 || prefix.length < 8 || prefix.overlaps(&loopback) || prefix.overlaps(&multicast) {
+    if room < 2
+        || prefix.prefix_len() < 8
+        || overlap(&prefix, &loopback)
+        || overlap(&prefix, &multicast)
+    {
         return Err(Error::new(format!(
             "subnet {prefix} is no place for containers"
         )));
     }
-    if !prefix.contains(subnet.gateway) {
+    if !prefix.contains(&subnet.gateway) {
         return Err(Error::new(format!(
             "gateway {} is not in subnet {prefix}",
             subnet.gateway
         )));
     }
-    if let Some(route) = occupied.iter().find(|route| route.overlaps(&prefix)) {
+    if let Some(route) = occupied.iter().find(|route| overlap(route, &prefix)) {
         return Err(Error::new(format!(
             "subnet {prefix} collides with the host's route to {route}"
         )));
@@ -120,7 +109,7 @@ pub fn check(subnet: &Subnet, occupied: &[Prefix], others: &[Network]) -> Result
         other
             .subnets
             .iter()
-            .any(|subnet| subnet.prefix.overlaps(&prefix))
+            .any(|subnet| overlap(&subnet.prefix, &prefix))
     }) {
         Some(other) => Err(Error::new(format!(
             "subnet {prefix} collides with network {}",
