@@ -776,7 +776,7 @@ fn the_plan_shows_the_network() {
         .success()
         .stdout;
     let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
-    let step = plan["outside"]
+    let step = plan["host"]
         .as_array()
         .unwrap()
         .iter()
