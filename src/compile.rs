@@ -38,7 +38,7 @@ pub struct Options {
     /// The caller has a notification socket, and the container gets one too.
     pub notify: bool,
     /// Networks of hull's, and the namespace.
-    pub network: crate::net::setup::Asked,
+    pub network: crate::net::setup::NetworkOptions,
     /// the VM backend.
     pub vm: crate::settings::vm::VmOptions,
 }

@@ -36,7 +36,7 @@ pub struct Wiring {
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
     /// How fast the container may receive, and send after a colon, as 50mbit:10mbit
-    #[arg(long, value_name = "RATE[:UP]")]
+    #[arg(long, value_name = "DOWN[:UP]")]
     net_rate: Option<String>,
     /// Bytes that may pass at once after silence, as 64k
     #[arg(long, value_name = "BYTES")]
@@ -49,8 +49,8 @@ pub struct Wiring {
 
 impl Wiring {
     /// The options for the library.
-    pub fn asked(&self) -> net::setup::Asked {
-        let options = net::request::Options {
+    pub fn asked(&self) -> net::setup::NetworkOptions {
+        let flags = net::request::NetworkFlags {
             network: self.network.clone(),
             publish: self.publish.clone(),
             dns: self.dns.clone(),
@@ -60,8 +60,8 @@ impl Wiring {
             rate: self.net_rate.clone(),
             burst: self.net_burst.clone(),
         };
-        net::setup::Asked {
-            options,
+        net::setup::NetworkOptions {
+            flags,
             annotations: self.network_annotations,
             preview: false,
         }
@@ -138,7 +138,7 @@ struct Create {
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
     mtu: u32,
     /// How fast each container may receive, and send after a colon
-    #[arg(long, value_name = "RATE[:UP]")]
+    #[arg(long, value_name = "DOWN[:UP]")]
     net_rate: Option<String>,
     /// Bytes that may pass at once after silence
     #[arg(long, value_name = "BYTES", requires = "net_rate")]
@@ -156,7 +156,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let networks = NetworkStore::of(&global.store());
     match &args.verb {
         Verb::Create(create) => {
-            let network = manage::create(&networks, &wish(create)?)?;
+            let network = manage::create(&networks, &new_network(create)?)?;
             print_line(network.name)?;
         }
         Verb::List { quiet } => list(&networks, *quiet)?,
@@ -176,12 +176,12 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-fn wish(create: &Create) -> Result<manage::Wish> {
+fn new_network(create: &Create) -> Result<manage::NewNetwork> {
     let address = |text: &String| {
         text.parse()
             .map_err(|_| Error::new(format!("--gateway {text}: not an address")))
     };
-    Ok(manage::Wish {
+    Ok(manage::NewNetwork {
         name: create.name.clone(),
         driver: match create.driver {
             DriverName::Bridge => Driver::Bridge,

@@ -25,7 +25,7 @@ use std::time::Duration;
 /// # Errors
 /// It does not come; the kernel refuses a value.
 pub fn set_up(interface: &Interface) -> Result<()> {
-    set_up_in(&mut Socket::here()?, interface)
+    set_up_in(&mut Socket::open()?, interface)
 }
 
 /// Moves one interface into a network namespace, and sets it up there.
@@ -33,7 +33,7 @@ pub fn set_up(interface: &Interface) -> Result<()> {
 /// # Errors
 /// It does not come; the kernel refuses a value.
 pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
-    let mut here = Socket::here()?;
+    let mut here = Socket::open()?;
     let device = find(&mut here, &interface.hardware)?;
     here.execute(&[link::move_to(
         device.index,
@@ -41,7 +41,7 @@ pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
         &namespace.0,
         format!("move {} into the container", interface.name),
     )])?;
-    set_up_in(&mut Socket::inside(namespace)?, interface)
+    set_up_in(&mut Socket::open_in(namespace)?, interface)
 }
 
 /// Begins a connection in the network namespace of a process, given by its pidfd.

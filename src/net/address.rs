@@ -34,8 +34,8 @@ pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// The address at this distance from the network's own address. The distance is less than the number
-/// of the network's addresses.
+/// The address at this distance from the network's own address. The distance is less than the
+/// number of the network's addresses.
 pub fn nth(network: &IpNet, distance: u128) -> IpAddr {
     match network {
         IpNet::V4(v4) => IpAddr::V4((u32::from(v4.network()).wrapping_add(distance as u32)).into()),
@@ -51,9 +51,9 @@ fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-/// Adds an address to the link with this index. An IPv6 address is usable at once, without duplicate
-/// address detection (RFC 4862, 5.4): hull's store of networks already gives each address to one
-/// container only, and the detection would delay the program by a second.
+/// Adds an address to the link with this index. An IPv6 address is usable at once, without
+/// duplicate address detection (RFC 4862, 5.4): hull's store of networks already gives each address
+/// to one container only, and the detection would delay the program by a second.
 pub fn add(index: u32, address: IpNet, what: String) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = family(address.addr());

@@ -1,4 +1,4 @@
-//! A network as it was asked for.
+//! The record of a network: what `hull network create` was given.
 
 use super::shape::Rate;
 use crate::{Error, Result};
@@ -6,22 +6,22 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// How containers are attached.
+/// How containers are attached to a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
-    /// A bridge of hull's own, with the host as the gateway.
+    /// A veth pair to a bridge that hull makes; the host is the gateway.
     Bridge,
-    /// Addresses on the real network of one of the host's cards.
+    /// A macvlan on one of the host's network devices: the container is on that device's network.
     Macvlan,
 }
 
-/// Addresses to give out.
+/// A range of addresses that hull assigns to containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
-    /// The network.
+    /// The network address and prefix length, without host bits.
     pub prefix: IpNet,
-    /// Where everything else is reached; the bridge's own address.
+    /// The containers' default gateway; on a bridge network the address of the bridge.
     pub gateway: IpAddr,
 }
 
@@ -37,38 +37,40 @@ impl Subnet {
     }
 }
 
-/// A network.
+/// A network that containers can be attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Its name.
+    /// The name of the network and of its directory in the store.
     pub name: String,
-    /// How containers are attached.
+    /// The kind of link that containers get.
     pub driver: Driver,
-    /// At most one of each family.
+    /// At most one IPv4 and one IPv6 subnet.
     pub subnets: Vec<Subnet>,
-    /// The bridge; for macvlan the host's card.
+    /// The name of the bridge, or for macvlan of the host's network device.
     pub link: String,
-    /// No way out and none in but from the host.
+    /// `--internal`: the containers reach each other and the host, and nothing else.
     pub internal: bool,
-    /// Its containers do not reach each other.
+    /// `--isolated`: the containers do not reach each other.
     pub isolated: bool,
-    /// Bytes of the longest packet.
+    /// Length of the longest packet, in bytes.
     pub mtu: u32,
-    /// Shaping of each container, unless it brings its own.
+    /// The limits of each container that has no `--net-rate` of its own.
     #[serde(default)]
     pub rate: Option<Rate>,
-    /// The subnets were chosen by hull, and may be moved where they collide.
+    /// hull chose the subnets, and may choose others when a route of the host collides with them
+    /// and no container is on the network.
     #[serde(default)]
     pub chosen: bool,
 }
 
-/// The name of the network that makes itself.
+/// The name of the network that hull creates when a container first asks for it.
 pub const DEFAULT: &str = "default";
 
-/// Checks a network's name: it is a directory's name, and not an option's word.
+/// Checks a network's name: it must be usable as a file name, and differ from the words that
+/// `--network` gives another meaning and from the files beside the networks' directories.
 ///
 /// # Errors
-/// A sentence.
+/// The name is too long, has other characters or is one of those words.
 pub fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     let reserved = [

@@ -5,29 +5,31 @@ use crate::{Context, Error, Result};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// Runs nft on a text; answers what the kernel says it did.
+/// Commits a script as one transaction, under the lock of the networks; returns what the kernel
+/// notified (`--echo`).
 ///
 /// # Errors
-/// nft's own words.
+/// nft is not installed, or refuses the script: then the first line of its message.
 pub fn apply(guard: &Guard, text: &str) -> Result<String> {
     guard.share(|| run(&["--echo", "--file", "-"], text))?
 }
 
-/// Gives nft a script, in hull's own network namespace.
+/// Commits a script as one transaction, in the network namespace that hull runs in.
 ///
 /// # Errors
-/// nft's own words.
+/// As of [`apply`].
 pub fn script(text: &str) -> Result<()> {
     run(&["-f", "-"], text).map(drop)
 }
 
-/// Asks nft for JSON.
+/// Runs an nft command that lists something; returns its JSON.
 ///
 /// # Errors
-/// nft's own words.
+/// As of [`apply`]; the JSON cannot be parsed.
 pub fn list(what: &[&str]) -> Result<serde_json::Value> {
     let said = run(&[&["--json", "--handle"], what].concat(), "")?;
-    serde_json::from_str(&said).map_err(|error| Error::new(format!("read what nft lists: {error}")))
+    serde_json::from_str(&said)
+        .map_err(|error| Error::new(format!("parse the output of nft: {error}")))
 }
 
 fn run(args: &[&str], input: &str) -> Result<String> {
@@ -40,13 +42,12 @@ fn run(args: &[&str], input: &str) -> Result<String> {
         .current_dir("/");
     let mut child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::new(
-            "networks of hull's own need the program nft \
-            (package nftables), which is not installed",
+            "hull's networks need the program nft (package nftables), which is not installed",
         ),
         _ => Error::io("run", "nft", &error),
     })?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A refusal closes the pipe; nft's own words say why.
+        // nft closes the pipe when it refuses the script, and says why on stderr.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().on("run", "nft")?;

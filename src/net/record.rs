@@ -1,7 +1,8 @@
-//! What was made of the network for one container, in its directory, written before it is made.
+//! What hull makes of the network for one container: a file in the container's directory, written
+//! before hull makes anything, so that `delete` can remove what a killed hull left.
 
 use super::netlink::Namespace;
-use super::rootless::Carrier;
+use super::rootless;
 use super::setup::Setup;
 use super::store::NetworkStore;
 use crate::sys::fd::c_path;
@@ -12,45 +13,46 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// A device of the host that was moved.
+/// A network device of the host that was moved into the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MovedDevice {
-    /// Its name on the host.
+    /// The name on the host.
     pub host: String,
-    /// Its name in the container.
+    /// The name in the container.
     pub name: String,
-    /// What it is made of, such as `veth`; empty for a card.
+    /// The kind (IFLA_INFO_KIND), such as `veth`; empty for a physical device.
     pub kind: String,
-    /// It was up.
+    /// Whether the device was up.
     pub up: bool,
-    /// The addresses it had.
+    /// The permanent global addresses that the device had.
     pub addresses: Vec<IpNet>,
 }
 
-/// All that must be taken back.
+/// What [`super::release::release`] must remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkRecord {
-    /// Devices of the host in the container.
+    /// Devices of the host that were moved into the container.
     pub devices: Vec<MovedDevice>,
-    /// The directory of the networks that it is on.
+    /// The store of the networks that the container is attached to.
     pub networks: Option<NetworkStore>,
-    /// Carries an ordinary user's packets.
-    pub carrier: Option<Carrier>,
-    /// Their names.
+    /// The program that forwards the packets of an unprivileged user's container.
+    #[serde(rename = "carrier")]
+    pub rootless: Option<rootless::Program>,
+    /// The names of the networks that the container is attached to.
     pub attached: Vec<String>,
-    /// All that it was given, for whoever saves it.
+    /// The whole network setup, for a checkpoint.
     pub setup: Option<Setup>,
 }
 
 const FILE: &str = "network.json";
-/// The file on which a network namespace is pinned.
+/// The name of the file that the network namespace is bound on.
 pub const PIN: &str = "netns";
 
-/// Reads a container's trace; an empty one where there is none.
+/// Reads a container's network record; an empty one where there is none.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read or parsed.
 pub fn read(directory: &Path) -> Result<NetworkRecord> {
     let path = directory.join(FILE);
     match std::fs::read(&path) {
@@ -60,22 +62,23 @@ pub fn read(directory: &Path) -> Result<NetworkRecord> {
     }
 }
 
-/// Changes a container's trace; replaced by rename.
+/// Changes a container's network record: reads it, edits it and replaces the file by rename.
 ///
 /// # Errors
-/// A full disk, and the like.
+/// As of [`read`]; the file cannot be written or renamed.
 pub fn change(directory: &Path, edit: impl FnOnce(&mut NetworkRecord)) -> Result<()> {
-    let mut trace = read(directory)?;
-    edit(&mut trace);
+    let mut record = read(directory)?;
+    edit(&mut record);
     let path = directory.join(FILE);
-    let text = serde_json::to_vec(&trace).on("write", path.display())?;
+    let text = serde_json::to_vec(&record).on("write", path.display())?;
     replace(&path, &text, 0o666, Lasting::Process)
 }
 
-/// Keeps a network namespace alive beyond its processes: bound on a file of the container's directory.
+/// Keeps a network namespace alive after its last process, by a bind mount on a file of the
+/// container's directory.
 ///
 /// # Errors
-/// The kernel's.
+/// The file cannot be made; mount(2) with MS_BIND fails.
 pub fn pin(directory: &Path, namespace: &Namespace) -> Result<()> {
     let path = directory.join(PIN);
     if is_pinned(&path) {
@@ -87,7 +90,8 @@ pub fn pin(directory: &Path, namespace: &Namespace) -> Result<()> {
         .on("pin the network namespace on", path.display())
 }
 
-/// An nsfs file has a link count of one and a device of its own: another than its directory's.
+/// Whether a namespace is bound on the file: it then has the device number of nsfs, which differs
+/// from that of its directory.
 pub fn is_pinned(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::metadata(path).map(|data| data.dev()).ok();

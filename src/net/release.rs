@@ -1,4 +1,4 @@
-//! Takes back what hull made of the network for a container.
+//! Removes what hull made of the network for a container.
 
 use super::netlink::Namespace;
 use super::record::{self, PIN, is_pinned};
@@ -9,34 +9,34 @@ use crate::{Error, Result};
 use nix::errno::Errno;
 use std::path::Path;
 
-/// Removes the links of a container whose processes are gone, while its network namespace is held
-/// open.
+/// Removes the links of a container whose processes have ended, while something keeps its network
+/// namespace alive.
 ///
 /// # Errors
-/// The kernel's.
+/// As of [`record::read`] and [`attach::unplug`].
 pub fn unplug(directory: &Path) -> Result<()> {
-    let trace = record::read(directory)?;
-    match (&trace.networks, directory.file_name()) {
-        (Some(networks), Some(id)) if trace.carrier.is_none() => {
-            attach::unplug(networks, &trace.attached, &id.to_string_lossy())
+    let record = record::read(directory)?;
+    match (&record.networks, directory.file_name()) {
+        (Some(networks), Some(id)) if record.rootless.is_none() => {
+            attach::unplug(networks, &record.attached, &id.to_string_lossy())
         }
         _ => Ok(()),
     }
 }
 
-/// Takes back everything that was made of the network for a container whose processes are gone.
-/// What fails is collected, and it goes on.
+/// Removes everything that hull made of the network for a container whose processes have ended, and
+/// gives moved devices back to the host. It goes on after an error.
 ///
 /// # Errors
-/// All that failed, in one sentence.
+/// All errors, in one message.
 pub fn release(directory: &Path) -> Result<()> {
-    let trace = record::read(directory)?;
+    let record = record::read(directory)?;
     let path = directory.join(PIN);
     let mut failed = Vec::new();
     if is_pinned(&path) {
         match Namespace::at(&path.to_string_lossy()) {
             Ok(pinned) => failed.extend(
-                trace
+                record
                     .devices
                     .iter()
                     .filter_map(|moved| device::give_back(moved, &pinned).err()),
@@ -52,11 +52,11 @@ pub fn release(directory: &Path) -> Result<()> {
             )),
         }
     }
-    if let Some(carrier) = &trace.carrier {
-        failed.extend(rootless::end(carrier, directory).err());
+    if let Some(program) = &record.rootless {
+        failed.extend(rootless::stop(program, directory).err());
     }
-    if let (Some(networks), Some(id)) = (&trace.networks, directory.file_name()) {
-        failed.extend(attach::detach(networks, &trace.attached, &id.to_string_lossy()).err());
+    if let (Some(networks), Some(id)) = (&record.networks, directory.file_name()) {
+        failed.extend(attach::detach(networks, &record.attached, &id.to_string_lossy()).err());
     }
     match failed.is_empty() {
         true => Ok(()),

@@ -1,9 +1,10 @@
-//! The directory of networks: one writer at a time, replaced by rename.
+//! The networks and their endpoints on disk. One hull at a time writes, and each file is replaced
+//! by rename.
 //!
 //! ```text
-//! DIR/lock                         held by whoever changes anything below
+//! DIR/lock                         locked by the hull that changes anything below
 //! DIR/NAME/network.json            [`Network`]
-//! DIR/NAME/endpoints/ID            [`Endpoint`], one for each container on it
+//! DIR/NAME/endpoints/ID            [`Endpoint`] of the container ID
 //! ```
 
 use super::endpoint::Endpoint;
@@ -16,28 +17,29 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// The directory of networks.
+/// The directory of networks that belongs to a store of containers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkStore {
     #[serde(alias = "folder")]
     directory: PathBuf,
 }
 
-/// The right to change networks and endpoints; released when dropped.
+/// The lock of the network store: who has it may change networks, endpoints and rules. Dropping it
+/// unlocks.
 pub struct Guard {
     file: Flock<File>,
 }
 
 impl Guard {
-    /// Runs a program that changes the kernel's tables, and lets it share the lock: should hull be
-    /// killed meanwhile, the next hull waits until that program, which lives on, has ended too.
-    /// Otherwise it could commit what is no longer wanted after all was taken back.
+    /// Runs a program that changes the kernel's tables and inherits the lock. If hull is killed
+    /// meanwhile, the program lives on, and the next hull waits for its end; otherwise the program
+    /// could commit rules after that hull has removed them.
     ///
     /// # Errors
-    /// The kernel's.
+    /// fcntl(2) F_SETFD fails.
     pub fn share<T>(&self, run: impl FnOnce() -> T) -> Result<T> {
         let set = |flags: FdFlag| {
-            fcntl(&*self.file, FcntlArg::F_SETFD(flags)).on("share", "the lock of networks")
+            fcntl(&*self.file, FcntlArg::F_SETFD(flags)).on("share", "the lock of the networks")
         };
         set(FdFlag::empty())?;
         let result = run();
@@ -47,26 +49,25 @@ impl Guard {
 }
 
 impl NetworkStore {
-    /// The networks that belong to a store of containers. Those of the default store outlast a
-    /// reboot.
+    /// The networks of a store of containers. Those of the default store survive a reboot.
     pub fn of(store: &Store) -> Self {
         let directory = match store.root() == Path::new("/run/hull") {
             true => PathBuf::from("/var/lib/hull/networks"),
-            // `@` is in no container's id.
+            // No container's id contains `@`.
             false => store.root().join("@networks"),
         };
         Self { directory }
     }
 
-    /// The directory.
+    /// The path of the directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Takes the lock.
+    /// Waits for the lock and takes it; makes the directory where it is missing.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory or the lock file cannot be made; flock(2) fails.
     pub fn lock(&self) -> Result<Guard> {
         std::fs::create_dir_all(&self.directory).on("make", self.directory.display())?;
         let path = self.directory.join("lock");
@@ -85,7 +86,7 @@ impl NetworkStore {
         }
     }
 
-    /// All names, sorted.
+    /// The names of all networks, sorted.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -98,47 +99,47 @@ impl NetworkStore {
         Ok(names)
     }
 
-    /// Reads a network; none where there is no such one.
+    /// Reads a network; `None` where it does not exist.
     ///
     /// # Errors
-    /// A record that cannot be read.
+    /// The name is invalid; its record cannot be read or parsed.
     pub fn find(&self, name: &str) -> Result<Option<Network>> {
         check_name(name)?;
         read(&self.directory.join(name).join("network.json"))
     }
 
-    /// Reads a network.
+    /// Reads a network that must exist.
     ///
     /// # Errors
-    /// There is no such one.
+    /// It does not exist; as of [`NetworkStore::find`].
     pub fn get(&self, name: &str) -> Result<Network> {
         self.find(name)?
             .ok_or_else(|| Error::new(format!("network {name} does not exist")))
     }
 
-    /// All networks.
+    /// Reads all networks, sorted by name.
     ///
     /// # Errors
-    /// A record that cannot be read.
+    /// As of [`NetworkStore::names`] and [`NetworkStore::get`].
     pub fn all(&self) -> Result<Vec<Network>> {
         self.names()?.iter().map(|name| self.get(name)).collect()
     }
 
-    /// Writes a network.
+    /// Writes a network's record, and syncs it to the disk.
     ///
     /// # Errors
-    /// A full disk, and the like.
-    pub fn write(&self, _guard: &Guard, network: &Network) -> Result<()> {
+    /// The directory or the file cannot be written.
+    pub fn write_network(&self, _guard: &Guard, network: &Network) -> Result<()> {
         let directory = self.directory.join(&network.name);
         std::fs::create_dir_all(directory.join("endpoints")).on("make", directory.display())?;
         write(&directory.join("network.json"), network, Lasting::PowerCut)
     }
 
-    /// Forgets a network.
+    /// Removes a network's directory with its endpoints.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn forget(&self, _guard: &Guard, name: &str) -> Result<()> {
+    /// The directory cannot be removed.
+    pub fn remove_network(&self, _guard: &Guard, name: &str) -> Result<()> {
         let directory = self.directory.join(name);
         std::fs::remove_dir_all(&directory).on("remove", directory.display())
     }
@@ -147,10 +148,10 @@ impl NetworkStore {
         self.directory.join(network).join("endpoints").join(id)
     }
 
-    /// The endpoints of a network, sorted by container.
+    /// Reads the endpoints of a network, sorted by the id of the container.
     ///
     /// # Errors
-    /// A record that cannot be read.
+    /// The directory or a record cannot be read, or a record not be parsed.
     pub fn endpoints(&self, network: &str) -> Result<Vec<Endpoint>> {
         let directory = self.directory.join(network).join("endpoints");
         let mut names: Vec<_> = entries(&directory)?
@@ -161,8 +162,8 @@ impl NetworkStore {
         let mut list = Vec::with_capacity(names.len());
         for name in names {
             let path = directory.join(name);
-            // Empty is what a power cut leaves of a file whose name reached the disk before its
-            // text; whoever wrote it is gone.
+            // After a power cut a file can be empty, because its name reached the disk before its
+            // text. The container that it belonged to has ended with the boot.
             if std::fs::metadata(&path).is_ok_and(|data| data.len() > 0) {
                 list.extend(read(&path)?);
             }
@@ -170,11 +171,12 @@ impl NetworkStore {
         Ok(list)
     }
 
-    /// Removes what a killed hull, or a power cut, left half written among a network's endpoints.
+    /// Removes the files that a killed hull or a power cut left half written among a network's
+    /// endpoints.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn sweep(&self, _guard: &Guard, network: &str) -> Result<()> {
+    /// The directory cannot be read, or a file not be removed.
+    pub fn remove_partial_files(&self, _guard: &Guard, network: &str) -> Result<()> {
         let directory = self.directory.join(network).join("endpoints");
         for name in entries(&directory)? {
             let path = directory.join(&name);
@@ -185,11 +187,11 @@ impl NetworkStore {
         Ok(())
     }
 
-    /// Writes an endpoint.
+    /// Writes an endpoint's record, which reserves its addresses. It is not synced: a power cut
+    /// ends the container too.
     ///
     /// # Errors
-    /// A full disk, and the like.
-    pub fn put(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<()> {
+    pub fn write_endpoint(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<()> {
         write(
             &self.endpoint_path(&endpoint.network, &endpoint.id),
             endpoint,
@@ -197,11 +199,11 @@ impl NetworkStore {
         )
     }
 
-    /// Forgets an endpoint; its addresses are free.
+    /// Removes an endpoint's record, if it exists: its addresses are free then.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn give_up(&self, _guard: &Guard, network: &str, id: &str) -> Result<()> {
+    /// unlink(2) fails for another reason than ENOENT.
+    pub fn remove_endpoint(&self, _guard: &Guard, network: &str, id: &str) -> Result<()> {
         let path = self.endpoint_path(network, id);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

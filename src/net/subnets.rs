@@ -1,4 +1,5 @@
-//! Subnets that collide with nothing on the host.
+//! Subnets of networks: hull chooses them, or checks given ones, so that they collide neither with
+//! a route of the host nor with another network.
 
 use super::address::{self, nth, overlap};
 use super::link;
@@ -10,26 +11,28 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The networks that the host has routes to, but for those over one link.
+/// The networks that the host has routes to, without the routes over the link with the index
+/// `except`.
 ///
 /// # Errors
-/// The kernel's.
-pub fn occupied(here: &mut Socket, but: Option<u32>) -> Result<Vec<IpNet>> {
-    Ok(address::routes(here)?
+/// As of [`address::routes`].
+pub fn occupied(host: &mut Socket, except: Option<u32>) -> Result<Vec<IpNet>> {
+    Ok(address::routes(host)?
         .into_iter()
-        .filter(|route| route.link.is_none() || route.link != but)
+        .filter(|route| route.link.is_none() || route.link != except)
         .map(|route| route.destination)
         .collect())
 }
 
-/// Where IPv4 subnets are taken from.
+/// The range that IPv4 subnets are chosen from.
 const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 15);
 
-/// Chooses an IPv4 /24 out of 10.90.0.0/15 and, by a random prefix (RFC 4193, 3.2), an IPv6 /64,
-/// that neither a route of the host nor another network has.
+/// Chooses an IPv4 /24 from 10.90.0.0/15 and, with `ipv6`, an IPv6 /64 with a random global id (RFC
+/// 4193, 3.2), which collide neither with a route of the host (`occupied`) nor with another
+/// network.
 ///
 /// # Errors
-/// All are taken.
+/// Every IPv4 subnet collides; a record or /dev/urandom cannot be read.
 pub fn choose(networks: &NetworkStore, occupied: &[IpNet], ipv6: bool) -> Result<Vec<Subnet>> {
     let mut taken = occupied.to_vec();
     taken.extend(
@@ -41,7 +44,9 @@ pub fn choose(networks: &NetworkStore, occupied: &[IpNet], ipv6: bool) -> Result
     let free = |prefix: &IpNet| !taken.iter().any(|other| overlap(other, prefix));
     let mut candidates = POOL.subnets(24).into_iter().flatten().map(IpNet::V4);
     let v4 = candidates.find(free).ok_or_else(|| {
-        Error::new("choose a subnet: all of 10.90.0.0/15 collide with routes of this host")
+        Error::new(
+            "choose a subnet: every /24 of 10.90.0.0/15 collides with a route or another network",
+        )
     })?;
     let mut list = vec![with_gateway(v4)];
     if ipv6 {
@@ -60,7 +65,7 @@ pub fn choose(networks: &NetworkStore, occupied: &[IpNet], ipv6: bool) -> Result
     Ok(list)
 }
 
-/// A subnet whose gateway is its first address.
+/// The subnet of a prefix, with its first address as the gateway.
 pub fn with_gateway(prefix: IpNet) -> Subnet {
     Subnet {
         prefix: prefix.trunc(),
@@ -68,10 +73,11 @@ pub fn with_gateway(prefix: IpNet) -> Subnet {
     }
 }
 
-/// Refuses a subnet that is no place for containers, or that something else has.
+/// Checks a given subnet. `occupied` are the routes of the host, `others` the other networks.
 ///
 /// # Errors
-/// A sentence.
+/// The subnet has fewer than four addresses, is larger than a /8, or is a loopback or multicast
+/// network; the gateway is not in it; it collides with a route or another network.
 pub fn check(subnet: &Subnet, occupied: &[IpNet], others: &[Network]) -> Result<()> {
     let prefix = subnet.prefix;
     let room = prefix.max_prefix_len() - prefix.prefix_len();
@@ -91,7 +97,7 @@ pub fn check(subnet: &Subnet, occupied: &[IpNet], others: &[Network]) -> Result<
         || overlap(&prefix, &multicast)
     {
         return Err(Error::new(format!(
-            "subnet {prefix} is no place for containers"
+            "subnet {prefix} cannot be used for containers"
         )));
     }
     if !prefix.contains(&subnet.gateway) {
@@ -119,8 +125,8 @@ pub fn check(subnet: &Subnet, occupied: &[IpNet], others: &[Network]) -> Result<
     }
 }
 
-/// A bridge's name for a network: readable where it fits and is free, and otherwise one that the
-/// directory and the name give.
+/// The name of a network's bridge: `hull-NAME` where the kernel takes that length and no link has
+/// the name, and otherwise a hash of the store's path and the network's name.
 pub fn bridge_name(networks: &NetworkStore, name: &str, links: &[super::netlink::Link]) -> String {
     let readable = format!("hull-{name}");
     if readable.len() < libc::IFNAMSIZ && !links.iter().any(|link| link.name == readable) {
@@ -132,8 +138,8 @@ pub fn bridge_name(networks: &NetworkStore, name: &str, links: &[super::netlink:
     )
 }
 
-/// The device of a network that comes from another directory, or another host: the card for macvlan,
-/// and otherwise a bridge's name here.
+/// The device on this host of a network that comes from another store or another host: for macvlan
+/// the same host device, and otherwise a bridge.
 pub fn link_of(
     networks: &NetworkStore,
     network: &Network,
@@ -145,14 +151,14 @@ pub fn link_of(
     }
 }
 
-/// The network that makes itself, as it would be made now.
+/// The network `default` as hull would create it now.
 ///
 /// # Errors
-/// No subnet is free.
+/// As of [`choose`]; a netlink request fails.
 pub fn default_network(networks: &NetworkStore) -> Result<Network> {
-    let mut here = Socket::here()?;
-    let occupied = occupied(&mut here, None)?;
-    let links = here.links()?;
+    let mut host = Socket::open()?;
+    let occupied = occupied(&mut host, None)?;
+    let links = host.links()?;
     Ok(Network {
         name: DEFAULT.to_owned(),
         driver: Driver::Bridge,

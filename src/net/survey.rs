@@ -1,4 +1,4 @@
-//! All networks with the containers that are on them.
+//! Reads which containers are on which network, and frees the addresses of those that have ended.
 
 use super::endpoint::{self, Endpoint, Populated};
 use super::link;
@@ -6,44 +6,44 @@ use super::netlink::{Link, Socket};
 use super::store::{Guard, NetworkStore};
 use crate::Result;
 
-/// All networks with those who are on them; who is gone is forgotten.
+/// Reads all networks with their endpoints, and removes the endpoints of containers that no longer
+/// exist. `links` are the host's links.
 ///
 /// # Errors
-/// A record that cannot be read.
+/// A record cannot be read, or an outdated one not removed; RTM_DELLINK fails.
 pub fn survey(
     networks: &NetworkStore,
     guard: &Guard,
-    here: &mut Socket,
+    host: &mut Socket,
     links: &[Link],
 ) -> Result<Vec<Populated>> {
     let names = endpoint::link_names(links);
     let boot_id = crate::sys::procfs::boot_id();
     let mut all = Vec::new();
     for network in networks.all()? {
-        networks.sweep(guard, &network.name)?;
-        let (endpoints, gone): (Vec<_>, Vec<_>) = networks
+        networks.remove_partial_files(guard, &network.name)?;
+        let (endpoints, outdated): (Vec<_>, Vec<_>) = networks
             .endpoints(&network.name)?
             .into_iter()
-            .partition(|one| one.lives(&boot_id, &names));
-        for endpoint in gone {
-            networks.give_up(guard, &network.name, &endpoint.id)?;
-            drop_ifb(networks, here, &endpoint)?;
+            .partition(|one| one.is_alive(&boot_id, &names));
+        for endpoint in outdated {
+            networks.remove_endpoint(guard, &network.name, &endpoint.id)?;
+            remove_ifb(networks, host, &endpoint)?;
         }
         all.push(Populated { network, endpoints });
     }
     Ok(all)
 }
 
-/// Name of the ifb device that shapes what a container sends.
-pub fn ifb_name(networks: &NetworkStore, endpoint: &Endpoint) -> String {
-    endpoint::host_link(networks.directory(), &endpoint.network, &endpoint.id, 'i')
-}
-
-/// The device that shaped what a container sent does not go with its namespace.
-pub fn drop_ifb(networks: &NetworkStore, here: &mut Socket, endpoint: &Endpoint) -> Result<()> {
-    let name = ifb_name(networks, endpoint);
-    match here.link(&name)? {
-        Some(link) => here.execute(&[link::remove(
+/// Removes the ifb device of an endpoint: it is in hull's network namespace, and so does not go
+/// with the container's.
+///
+/// # Errors
+/// RTM_DELLINK fails.
+pub fn remove_ifb(networks: &NetworkStore, host: &mut Socket, endpoint: &Endpoint) -> Result<()> {
+    let name = endpoint::ifb_name(networks.directory(), &endpoint.network, &endpoint.id);
+    match host.link(&name)? {
+        Some(link) => host.execute(&[link::remove(
             link.index,
             format!("remove network device {name}"),
         )]),
