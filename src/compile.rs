@@ -78,7 +78,7 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
         .network
         .apply(store, id, spec, &|other| network_namespace(store, other))?;
     let spec = if options.notify {
-        notify::add_to(&spec, &store.directory(id))?
+        notify::add_mount(&spec, &store.directory(id))?
     } else {
         spec
     };

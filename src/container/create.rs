@@ -103,7 +103,7 @@ impl Request<'_> {
         let of_container = |other: &str| network_namespace(store, other);
         let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
         let spec = if options.notify {
-            notify::add_to_guest(&spec)
+            notify::add_guest_mount(&spec)
         } else {
             spec
         };

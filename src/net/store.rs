@@ -191,6 +191,7 @@ impl NetworkStore {
     /// ends the container too.
     ///
     /// # Errors
+    /// The file cannot be written.
     pub fn write_endpoint(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<()> {
         write(
             &self.endpoint_path(&endpoint.network, &endpoint.id),
