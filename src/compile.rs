@@ -38,7 +38,7 @@ pub struct Options {
     /// The caller has a notification socket, and the container gets one too.
     pub notify: bool,
     /// Networks of hull's, and the namespace.
-    pub network: crate::net::setup::Asked,
+    pub network: crate::net::setup::NetworkOptions,
     /// the VM backend.
     pub vm: crate::settings::vm::VmOptions,
 }
@@ -78,7 +78,7 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
         .network
         .apply(store, id, spec, &|other| network_namespace(store, other))?;
     let spec = if options.notify {
-        notify::add_to(&spec, &store.directory(id))?
+        notify::add_mount(&spec, &store.directory(id))?
     } else {
         spec
     };

@@ -90,7 +90,7 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     if !ends {
         return Ok(());
     }
-    let unplugged = crate::net::trace::unplug(&container.directory());
+    let unplugged = crate::net::release::unplug(&container.directory());
     drop(namespace);
     let ended = container.take_down();
     drop(lock);

@@ -200,7 +200,7 @@ impl Command {
             self,
             Create(_) | Exec(_) | List(_) | Ps(_) | Run(_) | Start(_) | Stats(_)
         ) && let Err(error) = crate::net::enforce::recover_if_touched(
-            &crate::net::network::Networks::of(&global.store()),
+            &crate::net::store::NetworkStore::of(&global.store()),
         ) {
             log::warn(&format!("networks: {error}"));
         }

@@ -62,7 +62,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let options = Options {
         systemd_cgroup: global.systemd_cgroup,
         layers: recorded_layers(&args.bundle)?,
-        network: crate::net::setup::Asked {
+        network: crate::net::setup::NetworkOptions {
             preview: true,
             ..args.network.asked()
         },

@@ -103,7 +103,7 @@ impl Request<'_> {
         let of_container = |other: &str| network_namespace(store, other);
         let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
         let spec = if options.notify {
-            notify::add_to_guest(&spec)
+            notify::add_guest_mount(&spec)
         } else {
             spec
         };
@@ -124,7 +124,7 @@ impl Request<'_> {
     fn prepare_directory(&self, network: Option<&Setup>) -> Result<()> {
         let directory = self.store.directory(self.id);
         if let Some(setup) = network {
-            crate::net::names::prepare(&directory, setup)?;
+            setup.prepare_files(&directory)?;
         }
         if self.options.notify {
             notify::make_directory(&directory)?;

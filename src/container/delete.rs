@@ -24,7 +24,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     let container = match Container::open(store, id) {
         // A directory without a record: hull died before it wrote one.
         Err(_) if force && !store.directory(id).join("state.json").exists() => {
-            return crate::net::trace::release(&store.directory(id))
+            return crate::net::release::release(&store.directory(id))
                 .and_then(|()| store.remove(id));
         }
         other => other?,
@@ -103,7 +103,7 @@ impl Container {
         }
         // With a network there is more in the directory than the record.
         if !self.store.remove_bare(&self.record.id) {
-            note(crate::net::trace::release(&self.directory()));
+            note(crate::net::release::release(&self.directory()));
             note(self.store.remove(&self.record.id));
         }
         self.poststop();

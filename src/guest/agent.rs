@@ -11,7 +11,7 @@ use crate::guest::{describe, mount_on};
 use crate::guest::{disks, network};
 use crate::stdio::foreground::receive_terminal;
 use crate::stdio::notify;
-use crate::stdio::notify::OF_GUEST;
+use crate::stdio::notify::GUEST_DIRECTORY;
 use crate::step::host::HostStep;
 use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::process::{self, Cloned};
@@ -233,7 +233,7 @@ impl Agent {
             ToGuest::Setup(setup) => self.set_up(&setup).map(|()| Some(FromGuest::Done)),
             ToGuest::Spawn(task) => self.spawn(number, *task).map(|()| None),
             ToGuest::Start => {
-                self.notify = notify::listen(Path::new(OF_GUEST))?;
+                self.notify = notify::listen(Path::new(GUEST_DIRECTORY))?;
                 self.notify
                     .as_ref()
                     .map_or(Ok(()), |socket| socket.set_nonblocking(true))
@@ -337,7 +337,7 @@ impl Agent {
         disks::make_nodes(&setup.nodes)?;
         disks::set_up(&setup.disks, &mut self.modules)?;
         if setup.notify {
-            std::fs::create_dir_all(OF_GUEST).on("make", OF_GUEST)?;
+            std::fs::create_dir_all(GUEST_DIRECTORY).on("make", GUEST_DIRECTORY)?;
         }
         if let Some(line) = &setup.interpreter {
             let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
@@ -538,7 +538,7 @@ impl Agent {
         // As many as the socket keeps (net.unix.max_dgram_qlen): a program that goes on talking
         // holds nobody up.
         for _ in 0..16 {
-            let Some(Ok(said)) = self.notify.as_ref().map(notify::ready) else {
+            let Some(Ok(said)) = self.notify.as_ref().map(notify::receive_ready) else {
                 break;
             };
             if let Some(line) = said {

@@ -1,5 +1,5 @@
-//! What a command answers on standard output. A reader that has closed it (`hull list | head -1`) is
-//! an error of a kind of its own, for which the command line ends quietly.
+//! What a command prints on standard output. If its reader has closed it (`hull list | head -1`),
+//! the error is [`Kind::OutputClosed`], for which the command line exits without a message.
 
 use crate::error::Kind;
 use crate::{Error, Result};
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 /// Writes a text to standard output.
 ///
 /// # Errors
-/// write(2) fails: the disk is full; [`Kind::OutputClosed`] where the reader is gone.
+/// write(2) fails, for instance with ENOSPC; [`Kind::OutputClosed`] where it fails with EPIPE.
 pub fn print(text: impl fmt::Display) -> Result<()> {
     let mut out = io::stdout().lock();
     write!(out, "{text}")
@@ -17,10 +17,10 @@ pub fn print(text: impl fmt::Display) -> Result<()> {
         .map_err(|error| failed(&error))
 }
 
-/// Writes a text and a line end to standard output.
+/// Writes a text and a newline to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As of [`print`].
 pub fn print_line(text: impl fmt::Display) -> Result<()> {
     print(format_args!("{text}\n"))
 }

@@ -280,7 +280,7 @@ pub fn preview(
     let of_container = |other: &str| network_namespace(store, other);
     let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
     let spec = if options.notify {
-        crate::stdio::notify::add_to_guest(&spec)
+        crate::stdio::notify::add_guest_mount(&spec)
     } else {
         spec
     };

@@ -3,9 +3,8 @@
 use crate::net_world::{HOST, World, eventually, ip, links, reaches, rules, start, within};
 use crate::support::{fixture, leaks, until};
 use hull::net;
-use hull::net::names;
 use hull::net::netlink::Namespace;
-use hull::net::saved::{self, Identity, Saved};
+use hull::net::saved::{self, Identity, SavedNetworks};
 use hull::net::setup::Setup;
 use hull::store::Store;
 use std::io::Write;
@@ -33,13 +32,18 @@ struct Restored {
 }
 
 impl Restored {
-    fn new(saved: &Saved, state: &Path, id: &str, identity: Identity) -> hull::Result<Self> {
+    fn new(
+        saved: &SavedNetworks,
+        state: &Path,
+        id: &str,
+        identity: Identity,
+    ) -> hull::Result<Self> {
         let folder = state.join(id);
         std::fs::create_dir_all(&folder).unwrap();
         let setup = saved.setup(&Store::new(state.to_owned()), id, identity)?;
-        names::prepare(&folder, &setup)?;
+        setup.prepare_files(&folder)?;
         let restored = Self {
-            namespace: Namespace::new()?,
+            namespace: saved::new_namespace()?,
             folder,
             setup,
         };
@@ -71,17 +75,17 @@ impl Restored {
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        undisturbed(|| net::trace::release(&self.folder)).expect("it cannot be released");
+        undisturbed(|| net::release::release(&self.folder)).expect("it cannot be released");
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
 }
 
-fn saved(w: &World, id: &str) -> Saved {
-    let saved = Saved::of(&w.state().join(id))
+fn saved(w: &World, id: &str) -> SavedNetworks {
+    let saved = SavedNetworks::of(&w.state().join(id))
         .unwrap()
         .expect("it has no network");
     let text = serde_json::to_string(&saved).unwrap();
-    assert_eq!(serde_json::from_str::<Saved>(&text).unwrap(), saved);
+    assert_eq!(serde_json::from_str::<SavedNetworks>(&text).unwrap(), saved);
     saved
 }
 
@@ -180,7 +184,7 @@ fn a_clone_has_a_network_of_its_own() {
     let again = Restored::new(&saved, w.state(), "again", Identity::Same);
     assert_has!(
         again.err().expect("two have one address").to_string(),
-        "the port is container"
+        "publishes the port already"
     );
     let clone = Restored::new(&saved, w.state(), "clone", Identity::New).unwrap();
     let addresses = w.addresses("default", "clone");
@@ -235,6 +239,6 @@ fn a_network_is_made_again_where_it_is_missing() {
     let refused = Restored::new(&saved, &other, "moved", Identity::Same);
     assert_has!(
         refused.err().expect("it has other addresses").to_string(),
-        "has other subnets here"
+        "has other subnets on this host"
     );
 }
