@@ -8,31 +8,51 @@ use hull::plan::{Plan, plan};
 use hull::spec::Spec;
 use hull::spec::config::Config;
 use hull::state::Store;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A config that an engine wrote.
 pub struct Case {
     /// The file's name without its end.
     pub name: String,
-    /// Its text.
+    /// Its text, with its seccomp profile in it.
     pub text: String,
 }
 
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// Where the plans are kept.
+/// The directory of the plans.
 pub fn plans() -> PathBuf {
-    folder().join("plans")
+    directory().join("plans")
 }
 
-fn files(ends: &str) -> Vec<Case> {
+/// Many configs have the same seccomp profile: each profile is one file, and `linux.seccomp` of a
+/// config names that file.
+fn profile_name(config: &Value) -> Option<&str> {
+    config.pointer("/linux/seccomp")?.as_str()
+}
+
+/// The text of a config, in which the profile stands for its name.
+fn with_profile(text: String) -> String {
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let Some(name) = profile_name(&config) else {
+        return text;
+    };
+    let profile = std::fs::read(directory().join("configs").join(name)).unwrap();
+    config["linux"]["seccomp"] = serde_json::from_slice(&profile).unwrap();
+    config.to_string()
+}
+
+/// The files of `configs` as they are there, by name.
+fn raw_files(suffix: &str) -> Vec<Case> {
     let mut cases = Vec::new();
-    for entry in std::fs::read_dir(folder().join("configs")).unwrap() {
+    for entry in std::fs::read_dir(directory().join("configs")).unwrap() {
         let path = entry.unwrap().path();
         let file = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if let Some(name) = file.strip_suffix(ends).filter(|name| !name.contains('.')) {
+        if let Some(name) = file.strip_suffix(suffix).filter(|name| !name.contains('.')) {
             cases.push(Case {
                 name: name.to_owned(),
                 text: std::fs::read_to_string(&path).unwrap(),
@@ -46,12 +66,16 @@ fn files(ends: &str) -> Vec<Case> {
 
 /// Every captured bundle's config.
 pub fn configs() -> Vec<Case> {
-    files(".json")
+    let mut cases = raw_files(".json");
+    for case in &mut cases {
+        case.text = with_profile(std::mem::take(&mut case.text));
+    }
+    cases
 }
 
 /// Every captured process of an exec.
 pub fn processes() -> Vec<Case> {
-    files(".process.json")
+    raw_files(".process.json")
 }
 
 /// A bundle's folder for one test, removed with it.
@@ -124,4 +148,34 @@ impl Case {
         )?;
         Ok((spec, facts, plan))
     }
+}
+
+#[test]
+fn each_seccomp_profile_is_one_file_that_a_config_names() {
+    let mut named = BTreeSet::new();
+    for case in raw_files(".json") {
+        let config: Value = serde_json::from_str(&case.text).unwrap();
+        if let Some(profile) = config.pointer("/linux/seccomp") {
+            let name = profile.as_str().unwrap_or_else(|| {
+                panic!(
+                    "{}.json has a profile of its own; put it into configs/seccomp",
+                    case.name
+                )
+            });
+            named.insert(name.to_owned());
+        }
+    }
+    let mut contents = BTreeSet::new();
+    let mut files = BTreeSet::new();
+    for entry in std::fs::read_dir(directory().join("configs/seccomp")).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap();
+        files.insert(format!("seccomp/{file}"));
+        let profile: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert!(
+            contents.insert(profile.to_string()),
+            "{file}: another file has the same profile"
+        );
+    }
+    assert_eq!(files, named);
 }
