@@ -1,9 +1,8 @@
-//! The configs, and the bundle that they are checked in.
+//! The configs of `configs/`, and a bundle for them.
 
 use crate::hosts::Host;
 use hull::Result;
 use hull::container::create::{Options, request};
-use hull::facts::Facts;
 use hull::plan::{Plan, plan};
 use hull::spec::Spec;
 use hull::spec::config::Config;
@@ -78,18 +77,18 @@ pub fn processes() -> Vec<Case> {
     raw_files(".process.json")
 }
 
-/// A bundle's folder for one test, removed with it.
+/// The directory of a bundle for one test. Dropping it removes the directory.
 pub struct Bundle(pub PathBuf);
 
 impl Bundle {
-    /// A folder with an empty root file system.
+    /// A directory with an empty root file system.
     pub fn new(test: &str) -> Self {
         let path = std::env::temp_dir().join(format!("hull-golden-{test}-{}", std::process::id()));
         std::fs::create_dir_all(path.join("rootfs")).unwrap();
         Self(path.canonicalize().unwrap())
     }
 
-    /// Where compiled filters are kept meanwhile.
+    /// The state directory, for compiled seccomp filters.
     pub fn store(&self) -> Store {
         Store::new(self.0.join("state"))
     }
@@ -102,8 +101,8 @@ impl Drop for Bundle {
 }
 
 impl Case {
-    /// The config as the bundle has it: the root is there, and an id that the writer of a rootless
-    /// default config mapped as its own is the host's.
+    /// The config for the bundle: with its root, and in a rootless default config with the user's
+    /// id on the host in the place of that of its writer.
     pub fn config(&self, host: Host) -> Config {
         let mut config: Config = serde_json::from_str(&self.text)
             .unwrap_or_else(|error| panic!("{}: {error}", self.name));
@@ -127,26 +126,17 @@ impl Case {
         config
     }
 
-    /// The config compiled for a host.
-    pub fn compile(&self, host: Host, bundle: &Bundle) -> Result<(Spec, Facts, Plan)> {
+    /// The plan for a host.
+    pub fn compile(&self, host: Host, bundle: &Bundle) -> Result<Plan> {
         self.compile_with(host, bundle, &Options::default())
     }
 
-    /// The same with options of the command.
-    pub fn compile_with(
-        &self,
-        host: Host,
-        bundle: &Bundle,
-        options: &Options,
-    ) -> Result<(Spec, Facts, Plan)> {
+    /// The plan for a host, with options of the command.
+    pub fn compile_with(&self, host: Host, bundle: &Bundle, options: &Options) -> Result<Plan> {
         let spec = Spec::check(self.config(host), bundle.0.clone())?;
         let facts = host.facts(spec.config());
-        let plan = plan(
-            &spec,
-            &facts,
-            &request(&bundle.store(), &spec, &facts, "c1", options)?,
-        )?;
-        Ok((spec, facts, plan))
+        let request = request(&bundle.store(), &spec, &facts, "c1", options)?;
+        plan(&spec, &facts, &request)
     }
 }
 

@@ -1,11 +1,11 @@
-//! The text form of a plan: one line a step, every field, the same on every machine.
+//! The text form of a plan in its file: one line per step, with every field.
 
 use hull::plan::{Plan, as_json};
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
 
-/// A plan as the files have it: filters as length and hash, the bundle's folder as `BUNDLE`.
+/// The text of a plan: with lengths and hashes of filters, and `BUNDLE` for the bundle's directory.
 pub fn of(plan: &Plan, bundle: &Path) -> String {
     let json = as_json(plan);
     let mut out = String::new();
@@ -34,8 +34,7 @@ pub fn of(plan: &Plan, bundle: &Path) -> String {
     out.replace(bundle.to_str().unwrap(), "BUNDLE")
 }
 
-/// Byte strings become text where they are text, and length and hash where they are not. Empty and
-/// false fields are left out.
+/// Turns byte strings into text, or into their length and hash, and removes empty and false fields.
 fn shorten(value: &mut Value) {
     match value {
         Value::Object(map) => {
