@@ -115,10 +115,9 @@ fn cve_2019_5736_exec_of_proc_self_exe() {
     }
     // The attack also opens the shell's own program: a copy, or it would overwrite the suite's
     // busybox.
-    let own = b.rootfs().join("bin/busybox");
-    fs::remove_file(&own).unwrap();
-    fs::copy(fixture::suite_scratch().join("busybox"), &own).unwrap();
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o555)).unwrap();
+    let busybox = b.rootfs().join("bin/busybox");
+    fixture::make_private(&busybox);
+    fs::set_permissions(&busybox, fs::Permissions::from_mode(0o555)).unwrap();
     let c = b.started();
     for _ in 0..30 {
         c.exec(&["/proc/self/exe", "--help"]);

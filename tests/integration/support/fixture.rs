@@ -113,6 +113,13 @@ pub fn give_to(root: &Path, uid: u32, gid: u32) {
     chown(root, Some(uid), Some(gid)).unwrap();
 }
 
+/// Replaces a file that root filesystems share by hard links (busybox and the probe) by a copy.
+pub fn make_private(path: &Path) {
+    let copy = path.with_extension("copy");
+    fs::copy(path, &copy).unwrap();
+    fs::rename(copy, path).unwrap();
+}
+
 /// Writes an executable file.
 pub fn write_executable(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
