@@ -47,6 +47,7 @@ echo "[network]"; cat /proc/net/dev | cut -d: -f1; cat /proc/sys/net/ipv4/ip_for
 /// same.
 #[track_caller]
 fn same_both_ways(b: &mut Bundle) {
+    only_hull!("runc has no --fresh-init");
     b.writable();
     b.args(&["/bin/sh", "-c", PROBE]);
     let cloned = seen(b, false);
@@ -191,6 +192,7 @@ fn fresh_init_of_an_ordinary_user() {
 /// The new process gets no descriptor of hull's own, and init closes the others: the caller's
 /// descriptors of `--preserve-fds` pass through both.
 fn fresh_init_passes_preserved_descriptors_on() {
+    only_hull!("runc has no --fresh-init");
     let b = Bundle::sh("cd /proc/self/fd; echo *; cat <&3");
     b.write();
     fs::write(b.dir.join("given"), "words\n").unwrap();
@@ -219,6 +221,7 @@ fn fresh_init_passes_preserved_descriptors_on() {
 
 /// The new process shares the page of the error report, although it is no clone.
 fn fresh_init_says_why_it_failed() {
+    only_hull!("runc has no --fresh-init");
     let mut b = Bundle::new();
     b.args(&["/no/such/program"]);
     let (_, cloned) = b.try_create(&[]);
