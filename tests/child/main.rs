@@ -1,18 +1,18 @@
-//! The cloned child never allocates: hull itself under an allocator that ends any clone which uses
-//! it.
+//! The cloned child never allocates: tests of hull under an allocator that ends every child which
+//! uses it.
 //!
-//! This program, called `hull-trapped`, is hull's command line with the allocator of [`trap`]. The
-//! suite's own tests of what happens between clone and execve (hooks, terminals, filters with a
-//! listener, copied-up mounts, user namespaces, exec, a joining stage) drive it in hull's place: a
-//! child that allocates ends with status 99 before its program begins, and the test fails.
+//! Under the name `hull-trapped`, this program is hull's command line with the allocator of
+//! [`trap`]. The tests of the integration suite for what happens between clone and execve (hooks,
+//! terminals, user namespaces, exec), and those of [`trapped`], run it in the place of hull: a
+//! child that allocates exits with status 99 before its program begins, and the test fails.
 //!
-//! The whole suite runs under it by `HULL_RUNTIME`: `cargo test --test child -- --install DIR` puts
-//! the program into a folder.
+//! The whole integration suite can run with it by `HULL_RUNTIME`: `cargo test --test child --
+//! --install DIR` puts the program into a directory.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../integration/support/mod.rs"]
 #[macro_use]
-#[allow(dead_code)] // the other suite uses the rest
+#[allow(dead_code)] // the integration suite uses the rest
 mod support;
 
 #[path = "../integration/exec.rs"]
@@ -45,12 +45,12 @@ fn main() -> ExitCode {
             .and_then(|name| name.to_str()),
         args.next().as_deref(),
     ) {
-        // The second is how a fresh init is called.
+        // `hull` is the name of a fresh init.
         (Some(NAME | "hull"), _) => ExitCode::from(hull::cli::main()),
         (_, Some("--prove")) => trapped::prove(),
         (_, Some("--install")) => {
             install(&PathBuf::from(
-                args.next().expect("--install needs a folder"),
+                args.next().expect("--install needs a directory"),
             ));
             ExitCode::SUCCESS
         }
@@ -65,26 +65,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn install(folder: &Path) -> PathBuf {
+fn install(dir: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    let program = folder.join(NAME);
-    std::fs::create_dir_all(folder).unwrap();
+    let program = dir.join(NAME);
+    std::fs::create_dir_all(dir).unwrap();
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    for path in [folder, &program] {
+    for path in [dir, &program] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     program
 }
 
-/// Starts this program again, with the trapped hull as the runtime that the tests drive.
+/// Starts this program again, with the trapped hull as the runtime of the tests.
 fn again_with_the_trap() -> ExitCode {
-    let folder = std::env::temp_dir().join(format!("hull-trap-{}", std::process::id()));
-    let program = install(&folder);
+    let dir = std::env::temp_dir().join(format!("hull-trap-{}", std::process::id()));
+    let program = install(&dir);
     let status = Command::new(std::env::current_exe().unwrap())
         .args(std::env::args_os().skip(1))
         .env("HULL_RUNTIME", program)
         .status();
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,

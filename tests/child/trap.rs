@@ -1,20 +1,20 @@
-//! An allocator that ends the process when a clone of it allocates: between clone and execve there
-//! may be none, since another thread may have held the allocator's lock when the clone was made,
-//! and nobody is left to let it go (a peer hangs for this).
+//! An allocator that ends a child which allocates. Between clone and execve a child must not
+//! allocate: another thread may have held the allocator's lock at the clone, and the child has no
+//! thread that would unlock it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The exit status of a clone that allocated. A signal would not do: the first process of a pid
+/// The exit status of a child that allocated. A signal would not do: the first process of a pid
 /// namespace ignores it.
 pub const CAUGHT: i32 = 99;
 
 const WORDS: &[u8] = b"trap: the cloned child used the allocator before execve\n";
 
-/// The process that may allocate: the one that did so first.
+/// The process that may allocate: the first one that does.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
-/// The system's allocator behind the trap.
+/// The system's allocator with the trap.
 pub struct Trap;
 
 fn check() {
@@ -28,7 +28,7 @@ fn check() {
     }
 }
 
-// SAFETY: every call is handed on to the system's allocator as it came.
+// SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Trap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check();

@@ -1,4 +1,4 @@
-//! Containers of every kind of step, made by the trapped hull.
+//! Containers with every kind of container step, made by the trapped hull.
 
 use crate::support::{Bundle, Container};
 use crate::trap::CAUGHT;
@@ -17,7 +17,7 @@ tests![
     program_that_is_missing,
 ];
 
-/// Clones a child that allocates, and gives its status.
+/// Clones a child that allocates; its exit status.
 pub fn prove() -> ExitCode {
     let pidfd = match clone(0, None).unwrap() {
         Cloned::Child => {
@@ -32,7 +32,7 @@ pub fn prove() -> ExitCode {
     }
 }
 
-/// Otherwise none of the others would show anything.
+/// Without it, the other tests would prove nothing.
 fn the_trap_catches_an_allocation() {
     let out = Command::new(std::env::current_exe().unwrap())
         .arg("--prove")
@@ -59,12 +59,12 @@ fn hooks_in_the_container() {
             json!({ "path": "/bin/sh", "args": ["sh", "-c", "cat > /dev/null"], "timeout": 20 }),
         );
     }
-    let inside = json!({ "path": "/bin/sh", "args": ["sh", "-c", "cat > /tmp/seen"], "env": ["PATH=/bin"], "timeout": 20 });
+    let start = json!({ "path": "/bin/sh", "args": ["sh", "-c", "cat > /tmp/seen"], "env": ["PATH=/bin"], "timeout": 20 });
     b.push(
         "/hooks/createContainer",
         json!({ "path": "/bin/sh", "args": ["sh", "-c", "cat > /dev/null"] }),
     );
-    b.push("/hooks/startContainer", inside);
+    b.push("/hooks/startContainer", start);
     assert_has!(b.run().success().stdout, "\"status\":\"created\"");
 }
 
@@ -76,7 +76,7 @@ fn copied_up_tmpfs() {
     assert_has!(out, "here");
 }
 
-/// The filter needs a capability that is given up after it.
+/// To load the filter, init needs a capability that it drops after that.
 fn filter_without_no_new_privileges() {
     let mut b = Bundle::sh("mkdir /tmp/x; grep CapEff /proc/self/status");
     b.set("/process/noNewPrivileges", json!(false));
@@ -121,7 +121,7 @@ fn user_namespace_with_all_of_it() {
     assert_has!(b.run().success().stdout, "1000");
 }
 
-/// Through a stage: it joins and unshares before it clones the child.
+/// An intermediate process joins and unshares namespaces before it clones the child.
 fn joined_namespaces_and_a_new_time_namespace() {
     let first = Bundle::sleeper();
     let c: Container = first.started();
@@ -153,7 +153,7 @@ fn joined_namespaces_and_a_new_time_namespace() {
     assert_eq!(out, "/tmp\n1000\n");
 }
 
-/// The child fails on its own: the words come from its page.
+/// The child itself fails, and reports the error by its shared page.
 fn program_that_is_missing() {
     let mut b = Bundle::new();
     b.args(&["/no/such/program"]);

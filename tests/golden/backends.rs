@@ -52,7 +52,7 @@ fn plans_of_vms() {
     let bundle = Bundle::new("vms");
     let mut files = Files::new();
     for case in chosen() {
-        let (_, _, create) = case.compile(Host::RootHybrid, &bundle).unwrap();
+        let create = case.compile(Host::RootHybrid, &bundle).unwrap();
         let cgroup = create.host.iter().find_map(|placed| match &placed.step {
             HostStep::Cgroup { plan, .. } => Some((**plan).clone()),
             _ => None,
@@ -96,12 +96,12 @@ fn plans_of_restores() {
     let bundle = Bundle::new("restores");
     let mut files = Files::new();
     for case in chosen() {
-        let (_, facts, _) = case.compile(Host::RootHybrid, &bundle).unwrap();
+        let facts = Host::RootHybrid.facts(&case.config(Host::RootHybrid));
         let case_with_hooks = Case {
             name: case.name.clone(),
             text: serde_json::to_string(&with_hooks(&case)).unwrap(),
         };
-        let (_, _, plan) = case_with_hooks.compile(Host::RootHybrid, &bundle).unwrap();
+        let plan = case_with_hooks.compile(Host::RootHybrid, &bundle).unwrap();
         let (steps, _) = restore::restore(&restore::Request {
             plan: &plan,
             facts: &facts,

@@ -1,5 +1,5 @@
-//! Both scripts hold the same barriers in the same order: otherwise one side would wait for the
-//! other for ever.
+//! Host steps and container steps have the same barriers in the same order: otherwise one side
+//! would wait for the other without end. And other rules that hold for every plan.
 
 use crate::cases::{self, Bundle};
 use crate::hosts::ALL;
@@ -69,9 +69,9 @@ pub fn check(plan: &Plan, name: &str) {
     }
     assert!(
         position(&|step| matches!(step, Step::WaitStart {})) > last_barrier,
-        "{name}: start is waited for before the last barrier"
+        "{name}: the wait for start comes before the last barrier"
     );
-    // A container without a process is made all the same (runtime.md, Start): its start is its end.
+    // A container without a process can be made too (runtime.md, Start): its start ends it.
     let program = position(&|step| matches!(step, Step::Program { .. } | Step::Exec { .. }));
     let last = plan.container.last().map(|placed| &placed.step);
     assert!(
@@ -80,10 +80,10 @@ pub fn check(plan: &Plan, name: &str) {
     );
     slots(plan, name);
     Scratch::for_script(&plan.encode())
-        .unwrap_or_else(|_| panic!("{name}: the script cannot be read back"));
+        .unwrap_or_else(|_| panic!("{name}: the encoded steps cannot be decoded"));
 }
 
-/// Each slot that a step uses is filled by the wall before, and none twice.
+/// Asserts that the host steps fill each slot that a container step uses, and none twice.
 fn slots(plan: &Plan, name: &str) {
     let mut filled = vec![0; plan.slots as usize];
     for placed in &plan.host {
@@ -119,6 +119,7 @@ fn slots(plan: &Plan, name: &str) {
     }
 }
 
+/// The number of cgroup files that the container's process enters.
 fn tasks(plan: &Plan) -> usize {
     let enrolled = plan.container.iter().find_map(|placed| {
         if let Step::Enroll { count, .. } = placed.step {
@@ -131,13 +132,13 @@ fn tasks(plan: &Plan) -> usize {
 }
 
 #[test]
-fn the_same_on_both_sides() {
+fn host_and_container_steps_have_the_same_barriers() {
     let bundle = Bundle::new("barriers");
     let (mut plans, mut refused) = (0, 0);
     for case in cases::configs() {
         for host in ALL {
             match case.compile(host, &bundle) {
-                Ok((_, _, plan)) => {
+                Ok(plan) => {
                     check(&plan, &format!("{} as {}", case.name, host.name()));
                     plans += 1;
                 }
@@ -146,8 +147,8 @@ fn the_same_on_both_sides() {
         }
     }
     println!(
-        "{plans} plans checked; {refused} pairs of config and host are refused \
-            (tests/golden/plans/refusals.txt says why)"
+        "{plans} plans checked; {refused} pairs of config and host are errors \
+            (tests/golden/plans/refusals.txt has them)"
     );
     assert!(plans > refused);
 }

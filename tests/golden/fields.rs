@@ -1,9 +1,9 @@
-//! hull's own config types know every field that the crate `oci-spec` knows, under the same name,
-//! and keep its value; and those fields of runtime-spec 1.3.0 that the crate lacks.
+//! hull's own config types have every field of the crate `oci-spec`, under the same name, and keep
+//! its value; and those fields of runtime-spec 1.3.0 that the crate lacks.
 //!
-//! The fields are found by asking the types: serde's derived code tells a deserializer the names of
-//! a struct's fields, so [`Asker`] gives each field some value of its kind and notes its path. A
-//! field that a newer crate brings is found without a change here.
+//! serde's derived code tells a deserializer the names of a struct's fields: the deserializer here
+//! gives each field a value of its type and notes its path. So the test finds the fields of a newer
+//! crate without a change.
 
 use hull::spec::config::Config;
 use oci_spec::runtime::Spec;
@@ -13,8 +13,8 @@ use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqA
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// Gives every field a value.
-struct Asker<'a> {
+/// A deserializer that gives every field a value.
+struct Filler<'a> {
     path: String,
     found: &'a mut BTreeSet<String>,
 }
@@ -43,7 +43,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let path = format!("{}/{}", self.path, self.current);
         self.found.insert(path.clone());
-        seed.deserialize(Asker {
+        seed.deserialize(Filler {
             path,
             found: self.found,
         })
@@ -51,7 +51,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 }
 
 /// A list of one.
-struct Once<'a>(Option<Asker<'a>>);
+struct Once<'a>(Option<Filler<'a>>);
 
 impl<'de> SeqAccess<'de> for Once<'_> {
     type Error = Error;
@@ -61,7 +61,7 @@ impl<'de> SeqAccess<'de> for Once<'_> {
     ) -> Result<Option<T::Value>, Error> {
         self.0
             .take()
-            .map(|asker| seed.deserialize(asker))
+            .map(|filler| seed.deserialize(filler))
             .transpose()
     }
 }
@@ -74,7 +74,7 @@ macro_rules! plain {
     )* };
 }
 
-impl<'de> Deserializer<'de> for Asker<'_> {
+impl<'de> Deserializer<'de> for Filler<'_> {
     type Error = Error;
     plain!(
         deserialize_bool visit_bool true, deserialize_i8 visit_i8 1, deserialize_i16 visit_i16 1, deserialize_i32 visit_i32 1,
@@ -82,7 +82,7 @@ impl<'de> Deserializer<'de> for Asker<'_> {
         deserialize_u64 visit_u64 1, deserialize_f32 visit_f32 1.0, deserialize_f64 visit_f64 1.0, deserialize_char visit_char 'x'
     );
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        // The crate looks into some strings.
+        // The crate parses some strings.
         visitor.visit_borrowed_str(match self.path.as_str() {
             path if path.starts_with("/process/capabilities") => "CAP_KILL",
             path if path.starts_with("/process/execCPUAffinity") => "0",
@@ -139,7 +139,7 @@ impl<'de> Deserializer<'de> for Asker<'_> {
         match is_foreign(&self.path) {
             true => visitor.visit_borrowed_str("x"),
             false => Err(serde::de::Error::custom(format!(
-                "{}: a type that does not say what it is",
+                "{}: a type that asks for any value",
                 self.path
             ))),
         }
@@ -147,10 +147,10 @@ impl<'de> Deserializer<'de> for Asker<'_> {
     serde::forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any }
 }
 
-/// A value with every field, and the paths of the fields.
+/// A value with every field of a type, and the paths of the fields.
 fn everything<T: for<'de> Deserialize<'de>>() -> (T, BTreeSet<String>) {
     let mut found = BTreeSet::new();
-    let value = T::deserialize(Asker {
+    let value = T::deserialize(Filler {
         path: String::new(),
         found: &mut found,
     })
@@ -158,7 +158,7 @@ fn everything<T: for<'de> Deserialize<'de>>() -> (T, BTreeSet<String>) {
     (value, found)
 }
 
-/// A document in which every field that hull knows has a value.
+/// A document in which every field of hull's types has a value.
 pub fn full_document() -> Value {
     serde_json::to_value(everything::<Config>().0).unwrap()
 }
@@ -196,7 +196,7 @@ fn every_field_of_the_crate_is_known() {
     );
 }
 
-/// What the crate's types write, hull reads without loss.
+/// hull reads what the crate's types write without loss.
 #[test]
 fn what_the_crate_writes_is_kept() {
     let written = serde_json::to_value(everything::<Spec>().0).unwrap();
@@ -222,7 +222,7 @@ fn compare(path: &str, written: &Value, kept: &Value, lost: &mut Vec<String>) {
     }
 }
 
-/// runtime-spec 1.3.0 by the names of its text; the crate may not have them yet.
+/// Fields of runtime-spec 1.3.0, by the names of its text; the crate may not have them yet.
 #[test]
 fn fields_of_1_3() {
     let hulls = everything::<Config>().1;

@@ -1,4 +1,4 @@
-//! Hosts and users as plain data: what `Facts::probe` would find there.
+//! Made-up hosts and users: the Facts that `Facts::probe` would find there.
 
 use hull::cgroups::tree::{Hierarchy, Tree, Version};
 use hull::facts::{Facts, IdHelpers, JoinedNamespace, Owner};
@@ -8,15 +8,15 @@ use oci_spec::runtime::LinuxNamespaceType;
 /// A kind of host and user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// root, v1 controllers beside a v2 tree with hugetlb.
+    /// root on a host with v1 hierarchies, and a v2 tree with hugetlb only.
     RootHybrid,
-    /// root, v2 alone.
+    /// root on a host with cgroup v2 only.
     RootUnified,
     /// An ordinary user with newuidmap and newgidmap.
     UserHelped,
     /// An ordinary user without them.
     UserAlone,
-    /// root in a user namespace, as rootless engines call the runtime.
+    /// root of a user namespace, as which rootless engines call the runtime.
     Nested,
 }
 
@@ -33,7 +33,7 @@ pub const ALL: [Host; 5] = [
 const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
 
 impl Host {
-    /// In file names.
+    /// The host's name in file names.
     pub fn name(self) -> &'static str {
         match self {
             Host::RootHybrid => "root-hybrid",
@@ -44,7 +44,7 @@ impl Host {
         }
     }
 
-    /// The user's id: the one that rootless default configs map is replaced by it.
+    /// The user's id, for rootless default configs.
     pub fn id(self) -> u32 {
         match self {
             Host::UserHelped | Host::UserAlone => 1000,
@@ -52,7 +52,7 @@ impl Host {
         }
     }
 
-    /// The Facts of a config there.
+    /// The Facts for a config on this host.
     pub fn facts(self, config: &Config) -> Facts {
         let root = Facts {
             hard_limits: [
@@ -162,7 +162,7 @@ fn hybrid() -> Tree {
     }
 }
 
-/// Where a user namespace is joined too, it is taken to own the others, as a pod's does.
+/// The namespaces that the config joins. A joined user namespace owns the others, as in a pod.
 fn joined(config: &Config) -> Vec<JoinedNamespace> {
     let Some(linux) = &config.linux else {
         return Vec::new();

@@ -1,9 +1,13 @@
-//! The frame, proven without a kernel: real engines' configs and made-up hosts give plans, which
-//! are compared with files.
+//! Golden tests of the planner, which need no kernel: the tests plan configs of real engines for
+//! made-up hosts, and compare the plans with files.
 //!
-//! A plan changes only together with its file: `UPDATE_GOLDEN=1 cargo test --test golden` writes
-//! them anew, and the difference is what the change did. The hosts are data ([`hosts`]), so the
-//! same files come out everywhere.
+//! - [`plans`] compares plans and errors with the files in `plans/`;
+//! - [`barriers`] checks what must hold for every plan, of host and container steps alike;
+//! - [`mutated`] plans configs with changed, missing and doubled fields;
+//! - [`fields`] compares hull's config types with those of the crate `oci-spec`.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test golden` writes the files again: their difference shows what a
+//! change of the code does. The hosts are data ([`hosts`]), so every host gives the same files.
 
 #![allow(clippy::unwrap_used)] // test code
 

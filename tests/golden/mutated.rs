@@ -1,5 +1,5 @@
-//! Bad input: configs changed in every way are a plan or a clear sentence, never a panic, and never
-//! a script that init cannot read.
+//! Bad input: for every changed config the planner returns a plan or a clear error, and never
+//! panics; and init can decode the steps of every plan.
 
 use crate::barriers;
 use crate::cases::{self, Bundle};
@@ -23,7 +23,8 @@ impl Random {
     }
 }
 
-/// Values of every type, at the ends of their ranges, and strings that mean something somewhere.
+/// Values of every type, at the limits of their ranges, and strings that have a meaning in some
+/// fields.
 fn wrong_values() -> Vec<Value> {
     let deep = (0..100).fold(json!(1), |value, _| json!([value]));
     let strings = [
@@ -72,6 +73,7 @@ fn wrong_values() -> Vec<Value> {
         .collect()
 }
 
+/// The JSON pointers of all values in a document.
 fn pointers(value: &Value, path: &str, out: &mut Vec<String>) {
     out.push(path.to_owned());
     match value {
@@ -82,7 +84,7 @@ fn pointers(value: &Value, path: &str, out: &mut Vec<String>) {
                 out,
             )
         }),
-        // The third of a list is like the first two.
+        // Further items of a list are like the first two.
         Value::Array(items) => items
             .iter()
             .take(2)
@@ -92,7 +94,7 @@ fn pointers(value: &Value, path: &str, out: &mut Vec<String>) {
     }
 }
 
-/// Takes a key or an item out, or has it twice.
+/// Removes a key or an item, or doubles an item.
 fn restructure(document: &mut Value, pointer: &str, twice: bool) {
     let Some((parent, last)) = pointer.rsplit_once('/') else {
         return;
@@ -113,13 +115,13 @@ fn restructure(document: &mut Value, pointer: &str, twice: bool) {
     }
 }
 
-/// Counts what came of the documents.
+/// The results for the documents.
 #[derive(Default)]
 struct Outcomes {
     planned: usize,
     refused: usize,
     wrong: Vec<String>,
-    /// Why the last document was refused.
+    /// The error of the last document.
     last: String,
 }
 
@@ -149,7 +151,7 @@ impl Outcomes {
                     || words.len() > 6000
                 {
                     self.wrong.push(format!(
-                        "{what}: no clear sentence: {:?}",
+                        "{what}: not a clear error: {:?}",
                         words.chars().take(300).collect::<String>()
                     ));
                 }
@@ -181,14 +183,14 @@ impl Outcomes {
         );
         assert!(
             self.planned > 50 && self.refused > 50,
-            "{} planned and {} refused: the changes do not reach both",
+            "{} planned and {} refused: the changes should lead to both",
             self.planned,
             self.refused
         );
     }
 }
 
-/// The filter is compiled for each document: three rules say as much as four hundred.
+/// Keeps three rules of the seccomp filter, which is compiled for each document.
 fn shorten_filter(document: &mut Value) {
     if let Some(Value::Array(rules)) = document.pointer_mut("/linux/seccomp/syscalls") {
         rules.truncate(3);
@@ -198,7 +200,7 @@ fn shorten_filter(document: &mut Value) {
     }
 }
 
-/// A document that hull plans, with as many sections as may stand together.
+/// A document with as many sections as one plan can have.
 fn rich_document() -> Value {
     let mut rich: Value = serde_json::from_str(
         &cases::configs()
@@ -249,7 +251,7 @@ fn rich_document() -> Value {
     rich
 }
 
-/// Every field of a rich document with every wrong value, taken out, and twice.
+/// Every field of a rich document with every wrong value, removed, and doubled.
 #[test]
 fn every_field_with_every_value() {
     let bundle = Bundle::new("values");
@@ -287,7 +289,7 @@ fn every_field_with_every_value() {
         for twice in [false, true] {
             let mut document = rich.clone();
             restructure(&mut document, pointer, twice);
-            let change = if twice { "twice" } else { "taken out" };
+            let change = if twice { "doubled" } else { "removed" };
             outcomes.take(
                 &bundle,
                 document.to_string().as_bytes(),
@@ -299,7 +301,7 @@ fn every_field_with_every_value() {
     outcomes.finish();
 }
 
-/// Fields of one real config take values from others', so that what is right alone contradicts the
+/// Fields of one real config get values of others: each value is valid, but may contradict the
 /// rest.
 #[test]
 fn real_configs_mixed() {
@@ -341,7 +343,8 @@ fn real_configs_mixed() {
     outcomes.finish();
 }
 
-/// The text itself: cut, bytes changed, nested beyond reason, numbers beyond any type, keys twice.
+/// Changes of the text itself: truncated, with changed bytes, deeply nested, with numbers beyond
+/// any type.
 #[test]
 fn text_that_is_hardly_json() {
     let bundle = Bundle::new("text");

@@ -1,4 +1,4 @@
-//! The plans of real configs on made-up hosts, against files.
+//! Compares the plans of real configs on made-up hosts with the files in `plans/`.
 
 use crate::barriers;
 use crate::cases::{self, Bundle, Case};
@@ -61,22 +61,21 @@ impl Files {
                 if self.update {
                     std::fs::remove_file(&path).unwrap();
                 } else {
-                    self.wrong
-                        .push(format!("{name}: no config gives this plan"));
+                    self.wrong.push(format!("{name}: no config has this plan"));
                 }
             }
         }
         let count = self.wrong.len();
         assert!(
             count == 0,
-            "{count} plans are not as their files; UPDATE_GOLDEN=1 writes them anew\n{}",
+            "{count} plans differ from their files; UPDATE_GOLDEN=1 writes the files again\n{}",
             self.wrong.join("\n")
         );
     }
 }
 
-/// The hosts whose plan of a config is kept: where its engine would run it. Elsewhere it is only
-/// checked for its barriers.
+/// The hosts for which a config's plan has a file: those on which the engine would run it. (For the
+/// others, `barriers` checks the plan.)
 fn hosts(case: &Case) -> Vec<Host> {
     let config: Config = case.config(Host::RootHybrid);
     let has_user = config
@@ -111,7 +110,7 @@ fn plans_of_real_configs() {
     for case in cases::configs() {
         for host in hosts(&case) {
             let text = match case.compile(host, &bundle) {
-                Ok((_, _, plan)) => text::of(&plan, &bundle.0),
+                Ok(plan) => text::of(&plan, &bundle.0),
                 Err(error) => format!("error: {error}\n"),
             };
             files.compare(&format!("{}.{}.plan", case.name, host.name()), &text);
@@ -123,8 +122,8 @@ fn plans_of_real_configs() {
     });
 }
 
-/// A root put together of layers: root's one overlay on `/`, and an ordinary user's, one a folder,
-/// beside what is bound and linked.
+/// A root filesystem of layers: that of root is one overlay on `/`; that of an ordinary user has an
+/// overlay per directory, binds and links.
 #[test]
 fn plans_of_layered_roots() {
     let bundle = Bundle::new("layers");
@@ -170,7 +169,7 @@ fn plans_of_layered_roots() {
             layers: Some(layers),
             ..Options::default()
         };
-        let (_, _, plan) = case.compile_with(host, &bundle, &options).unwrap();
+        let plan = case.compile_with(host, &bundle, &options).unwrap();
         files.compare(
             &format!("{name}.{}.layers.plan", host.name()),
             &text::of(&plan, &bundle.0),
@@ -179,7 +178,7 @@ fn plans_of_layered_roots() {
     files.finish(|name| name.ends_with(".layers.plan"));
 }
 
-/// What is refused, and in which words: one file for all pairs of config and host.
+/// The errors of all pairs of config and host, in one file.
 #[test]
 fn refusals() {
     let bundle = Bundle::new("refusals");

@@ -1,4 +1,4 @@
-//! The text form of a plan: one line a step, every field, the same on every machine.
+//! The text form of a plan in its file: one line per step, with every field.
 
 use hull::plan::print::{Side, as_json, host_as_json};
 use hull::step::draft::{Placed, Plan};

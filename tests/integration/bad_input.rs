@@ -1,8 +1,9 @@
-//! What is wrong from the beginning: always one clear sentence, the right exit status, and nothing
-//! left.
+//! Errors in the bundle, in `config.json`, in arguments and on the disk: one error message, the
+//! right exit status, and nothing left behind.
 
 use crate::support::users::private_mounts;
 use crate::support::{Bundle, fixture, runtime};
+use nix::mount::MsFlags;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -10,7 +11,7 @@ tests![
     missing_bundle,
     bundle_without_config,
     unreadable_config,
-    config_that_is_a_folder,
+    config_that_is_a_directory,
     empty_config,
     wrong_json_names_line_and_column,
     deeply_nested_config,
@@ -18,7 +19,7 @@ tests![
     wrong_types_everywhere,
     unknown_fields_are_ignored,
     missing_version,
-    foreign_versions,
+    supported_and_unsupported_versions,
     missing_root,
     missing_process,
     missing_linux_section,
@@ -30,7 +31,7 @@ tests![
     superfluous_arguments,
     program_that_is_missing,
     program_that_is_not_executable,
-    program_that_is_a_folder,
+    program_that_is_a_directory,
     contradictory_namespaces,
     mappings_that_overlap,
     mapping_without_the_process_user,
@@ -47,7 +48,8 @@ tests![
     console_size_and_terminal_of_wrong_type,
 ];
 
-/// Runs it, wants a failure with status 1, and nothing left of it.
+/// Asserts that `run` fails with status 1 and one error message, and leaves no record and no
+/// cgroup; the error.
 #[track_caller]
 fn fails(b: &Bundle) -> String {
     let out = b.run();
@@ -61,15 +63,15 @@ fn fails(b: &Bundle) -> String {
         .count();
     assert!(
         lines <= 1 || !runtime::drives_hull(),
-        "one sentence is enough:\n{error}"
+        "more than one line:\n{error}"
     );
     assert_has!(b.call(&["state", &b.id]).failure(), "does not exist");
-    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is gone");
+    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is left");
     error
 }
 
-/// How many containers have a folder in the state directory: hull's own caches begin with an `@`.
-fn folders_in(b: &Bundle) -> usize {
+/// The number of containers in the state directory: the names of hull's own caches begin with `@`.
+fn containers_of(b: &Bundle) -> usize {
     let entries = fs::read_dir(&b.runtime.state)
         .into_iter()
         .flatten()
@@ -79,7 +81,7 @@ fn folders_in(b: &Bundle) -> usize {
         .count()
 }
 
-/// The same for a configuration given as text.
+/// Asserts that `run` fails with status 1 for a configuration that is given as text; the error.
 #[track_caller]
 fn text_fails(text: &str) -> String {
     let b = Bundle::new();
@@ -122,7 +124,7 @@ fn unreadable_config() {
     );
 }
 
-fn config_that_is_a_folder() {
+fn config_that_is_a_directory() {
     let b = Bundle::new();
     fs::create_dir(b.dir.join("config.json")).unwrap();
     assert_has!(
@@ -135,14 +137,14 @@ fn config_that_is_a_folder() {
 fn empty_config() {
     text_fails("");
     text_fails("{}");
-    only_hull!("runc 1.1.5 falls over null and a list");
+    only_hull!("runc 1.1.5 panics with null and a list");
     text_fails("null");
     text_fails("[]");
 }
 
 fn wrong_json_names_line_and_column() {
     let error = text_fails("{\n  \"ociVersion\": \"1.0.2\",\n  \"process\": }\n");
-    only_hull!("runc 1.1.5 tells neither line nor column");
+    only_hull!("runc 1.1.5 names neither line nor column");
     assert_has!(error, "line 3");
     assert_has!(error, "column 14");
 }
@@ -165,12 +167,12 @@ fn huge_config() {
     assert_eq!(b.output_of("hostname"), "box");
 }
 
-/// Every value of the default configuration in turn, as each of the types that it is not.
+/// Every value of the default configuration in turn, with a wrong type.
 fn wrong_types_everywhere() {
     let b = Bundle::new();
     let mut paths = vec![];
     walk(&b.spec, String::new(), &mut paths);
-    // Half of them with each other type: enough for every field, and not too many processes.
+    // One wrong type for each value: all of them would be too many processes.
     for (n, path) in paths.iter().enumerate() {
         let kind = kind_of(b.spec.pointer(path).unwrap());
         let wrong = [
@@ -241,13 +243,13 @@ fn unknown_fields_are_ignored() {
 }
 
 fn missing_version() {
-    only_hull!("runc 1.1.5 does not look at it");
+    only_hull!("runc 1.1.5 does not check the version");
     let mut b = Bundle::new();
     b.remove("/ociVersion");
     assert_has!(fails(&b), "ociversion");
 }
 
-fn foreign_versions() {
+fn supported_and_unsupported_versions() {
     for good in [
         "1.0.0",
         "1.0.2-dev",
@@ -264,7 +266,7 @@ fn foreign_versions() {
             "{good}"
         );
     }
-    only_hull!("runc 1.1.5 does not look at it");
+    only_hull!("runc 1.1.5 does not check the version");
     for bad in ["2.0.0", "0.9.0", "one", ""] {
         let mut b = Bundle::new();
         b.set("/ociVersion", json!(bad));
@@ -287,7 +289,7 @@ fn missing_process() {
 fn missing_linux_section() {
     let mut b = Bundle::new();
     b.remove("/linux");
-    // Without it there is no new mount namespace, and no root can be set up.
+    // Without it there is no mount namespace in which to set the root up.
     fails(&b);
 }
 
@@ -327,7 +329,7 @@ fn bad_ids() {
         assert_ne!(out.status, 0, "{id:?}");
         out.failure();
     }
-    assert_eq!(folders_in(&b), 0);
+    assert_eq!(containers_of(&b), 0);
 }
 
 fn longest_id() {
@@ -343,7 +345,7 @@ fn longest_id() {
     assert_eq!(
         b.run().success().stdout,
         "here\n",
-        "every character that runc allows"
+        "an id with every kind of character that runc allows"
     );
 }
 
@@ -391,7 +393,7 @@ fn program_that_is_not_executable() {
     assert_has!(fails(&b), "exec: \"/etc/passwd\": permission denied");
 }
 
-fn program_that_is_a_folder() {
+fn program_that_is_a_directory() {
     let mut b = Bundle::new();
     b.args(&["/etc"]);
     let error = fails(&b);
@@ -440,16 +442,18 @@ fn exec_with_a_bad_process() {
     }
     c.exec_with(&["--process", "/no/such/file"], &[]).failure();
     assert_ne!(c.exec(&[]).status, 0, "no program at all");
-    c.exec_with(&["--cwd", "/no/such/folder/in/a/read-only/root"], &["true"])
-        .failure();
+    c.exec_with(
+        &["--cwd", "/no/such/directory/in/a/read-only/root"],
+        &["true"],
+    )
+    .failure();
 }
 
 fn exec_with_a_bad_user() {
     let b = Bundle::sleeper();
     let c = b.started();
-    // runc lets a number of 33 bits overflow into root's, and passes over what follows the second
-    // colon.
-    let theirs = [
+    // runc lets a number of 33 bits overflow to 0, and ignores the text after a second colon.
+    let stricter = [
         "4294967296",
         "4294967295",
         "1:4294967296",
@@ -458,7 +462,7 @@ fn exec_with_a_bad_user() {
         "0x1",
     ];
     let more = if runtime::drives_hull() {
-        &theirs[..]
+        &stricter[..]
     } else {
         &[]
     };
@@ -484,8 +488,8 @@ fn kill_with_a_bad_signal() {
     assert_eq!(c.status(), "running");
 }
 
-/// The specification wants an absolute path; runc makes one of it and warns, and engines' old
-/// configurations count on that.
+/// The specification demands an absolute path; runc makes the path absolute and warns, and old
+/// configurations of engines rely on that.
 fn destination_that_is_relative() {
     let mut b = Bundle::new();
     b.mount("mnt", "tmpfs", "tmpfs", &[]);
@@ -498,36 +502,29 @@ fn mount_below_a_file() {
     assert_has!(fails(&b), "not a directory");
 }
 
-/// A tmpfs of a few pages, and all of them taken.
-fn full_folder() -> std::path::PathBuf {
+/// A tmpfs of a few pages, all of which are used.
+fn full_directory() -> std::path::PathBuf {
     private_mounts();
     let dir = fixture::new_dir("full");
-    nix::mount::mount(
-        Some("tmpfs"),
-        &dir,
-        Some("tmpfs"),
-        nix::mount::MsFlags::empty(),
-        Some("size=16k"),
-    )
-    .unwrap();
+    fixture::mount_tmpfs(&dir, MsFlags::empty(), Some("size=16k"));
     fs::create_dir(dir.join("state")).unwrap();
     fs::write(dir.join("filler"), vec![0; 1 << 20]).unwrap_err();
     dir
 }
 
 fn full_disk_at_the_state() {
-    let dir = full_folder();
+    let dir = full_directory();
     let mut b = Bundle::sleeper();
     b.runtime.state = dir.join("state");
     let error = fails(&b);
     if runtime::drives_hull() {
         assert_has!(error, "no space left on device");
     }
-    assert_eq!(folders_in(&b), 0);
+    assert_eq!(containers_of(&b), 0);
 }
 
 fn full_disk_at_the_pid_file() {
-    let dir = full_folder();
+    let dir = full_directory();
     let b = Bundle::sleeper();
     assert_has!(
         b.try_create(&["--pid-file", dir.join("pid").to_str().unwrap()])
@@ -541,14 +538,7 @@ fn full_disk_at_the_pid_file() {
 fn read_only_state_directory() {
     private_mounts();
     let dir = fixture::new_dir("read-only");
-    nix::mount::mount(
-        Some("tmpfs"),
-        &dir,
-        Some("tmpfs"),
-        nix::mount::MsFlags::MS_RDONLY,
-        None::<&str>,
-    )
-    .unwrap();
+    fixture::mount_tmpfs(&dir, MsFlags::MS_RDONLY, None);
     let mut b = Bundle::sleeper();
     b.runtime.state = dir;
     assert_has!(fails(&b), "read-only file system");
@@ -556,15 +546,15 @@ fn read_only_state_directory() {
 
 fn corrupt_state_is_an_error() {
     let b = Bundle::sleeper();
-    let folder = b.runtime.state.join("broken");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("state.json"), "{ not json").unwrap();
+    let broken = b.runtime.state.join("broken");
+    fs::create_dir_all(&broken).unwrap();
+    fs::write(broken.join("state.json"), "{ not json").unwrap();
     b.call(&["state", "broken"]).failure();
     let c = b.started();
-    // One broken record must not hide the others.
+    // A broken record must not hide the others.
     assert_has!(b.call(&["list", "--quiet"]).stdout, b.id);
     drop(c);
-    fs::remove_dir_all(folder).unwrap();
+    fs::remove_dir_all(broken).unwrap();
 }
 
 fn failed_create_leaves_the_id_free() {

@@ -1,5 +1,4 @@
-//! `process.capabilities`: the five sets, for the first process, for `exec`, and through the
-//! program's start.
+//! `process.capabilities`: the five sets of the first process and of `exec`, after execve.
 
 use crate::support::{Bundle, Container};
 use serde_json::json;
@@ -8,11 +7,11 @@ tests![
     five_sets,
     five_sets_of_an_ordinary_id,
     inheritable_is_empty_by_default,
-    inheritable_is_what_was_asked,
+    inheritable_is_what_the_config_has,
     no_capabilities_at_all,
     capabilities_left_out_are_none,
-    unknown_capability_is_warned_of_and_passed_over,
-    capability_that_the_machine_lacks,
+    unknown_capability_is_a_warning,
+    capability_that_the_host_lacks_is_a_warning,
     ambient_needs_permitted_and_inheritable,
     exec_has_the_containers_capabilities,
     exec_with_capabilities_of_its_own,
@@ -57,8 +56,8 @@ fn five_sets() {
         "bounding": ["CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT"], "permitted": ["CAP_KILL", "CAP_NET_BIND_SERVICE"],
         "effective": ["CAP_KILL"], "inheritable": ["CAP_NET_BIND_SERVICE"], "ambient": []
     }));
-    // Root's execve raises permitted and effective to inheritable and bounding, but not under
-    // no_new_privs.
+    // The execve of root adds the inheritable and bounding sets to permitted and effective, but not
+    // under no_new_privs.
     b.start_and_check([BIND, KILL | BIND, KILL | BIND, KILL | BIND | CHROOT, 0]);
     b.set("/process/noNewPrivileges", json!(false));
     b.start_and_check([
@@ -99,7 +98,7 @@ fn inheritable_is_empty_by_default() {
     );
 }
 
-fn inheritable_is_what_was_asked() {
+fn inheritable_is_what_the_config_has() {
     let mut b = Bundle::new();
     b.set("/process/capabilities/inheritable", json!(["CAP_KILL"]));
     assert_eq!(of(&mut b)[0], KILL);
@@ -117,7 +116,7 @@ fn capabilities_left_out_are_none() {
     assert_eq!(of(&mut b), [0; 5]);
 }
 
-fn unknown_capability_is_warned_of_and_passed_over() {
+fn unknown_capability_is_a_warning() {
     let mut b = Bundle::sh(STATUS);
     b.push("/process/capabilities/bounding", json!("CAP_NO_SUCH_THING"));
     b.push(
@@ -129,12 +128,11 @@ fn unknown_capability_is_warned_of_and_passed_over() {
     assert_eq!(sets(&out.stdout)[3], KILL | BIND | AUDIT);
 }
 
-/// `CAP_SYS_RESOURCE` is missing from the bounding set of some machines: what cannot be had is
-/// passed over, with a warning.
-fn capability_that_the_machine_lacks() {
+/// The bounding set of some hosts lacks `CAP_SYS_RESOURCE`: hull leaves it out, with a warning.
+fn capability_that_the_host_lacks_is_a_warning() {
     let own = sets(&std::fs::read_to_string("/proc/self/status").unwrap())[3];
     if own & 1 << 24 != 0 {
-        skip!("this machine has CAP_SYS_RESOURCE");
+        skip!("this host has CAP_SYS_RESOURCE");
     }
     only_hull!("runc 1.1.5 fails where the specification asks for a warning");
     let mut b = Bundle::new();
@@ -178,7 +176,7 @@ fn exec_with_capabilities_of_its_own() {
     assert_eq!(
         sets(&c.exec_process(&process).success().stdout)[3],
         given,
-        "without a word of its own, the container's"
+        "without capabilities of its own, it has the container's"
     );
 }
 

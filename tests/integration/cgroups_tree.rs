@@ -1,32 +1,30 @@
-//! Where in the tree a container's processes are: exec, nested runtimes, delegated trees, and what
-//! the kernel's rules of v2 forbid.
+//! The cgroup tree around a container: `exec --cgroup`, runtimes in containers, the rules of v2 on
+//! inner cgroups, and trees delegated to ordinary users, also by systemd.
 
-use crate::resources::limited;
+use crate::support::backend::is_vm;
 use crate::support::cgroups::{self, Version, by_version, counter};
-use crate::support::runtime::Output;
-use crate::support::wall::is_vm;
-use crate::support::{Bundle, spec, until, users};
+use crate::support::runtime::{self, Output};
+use crate::support::{Bundle, fixture, leaks, spec, until, users};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 tests![
-    exec_goes_where_init_is,
+    exec_joins_the_cgroup_of_init,
     exec_into_a_sub_cgroup,
     exec_into_a_sub_cgroup_of_one_controller,
     nested_runtime_with_a_cgroup_namespace,
     nested_runtime_without_a_cgroup_namespace,
     limit_below_a_cgroup_with_processes_is_an_error,
     limit_below_a_threaded_cgroup_is_an_error,
-    ordinary_user_without_rights_stays_where_it_is,
+    ordinary_user_without_rights_stays_in_the_callers_cgroup,
     ordinary_user_in_a_delegated_tree_has_limits,
     ordinary_user_by_systemd_has_limits,
     ordinary_user_by_systemd_may_not_have_what_is_not_delegated,
-    apparmor_profile_confines,
 ];
 
-/// The pid 1 of a container, moved into a cgroup below its own as systemd in a container does; that
-/// one gives controllers away then.
+/// Moves the first process of a container into a cgroup below its own, as systemd in a container
+/// does, and enables controllers for it.
 fn move_down(b: &Bundle, pid: i32) {
     let dir = b.cgroup_dir("pids");
     fs::create_dir(dir.join("init")).unwrap();
@@ -34,11 +32,11 @@ fn move_down(b: &Bundle, pid: i32) {
     fs::write(dir.join("cgroup.subtree_control"), "+pids +memory").unwrap();
 }
 
-fn exec_goes_where_init_is() {
+fn exec_joins_the_cgroup_of_init() {
     if cgroups::version("pids") == Version::V1 {
         skip!("v1 has processes in inner cgroups");
     }
-    // A guest's tree is in the guest: there the first process moves itself.
+    // In VM mode the tree is the guest's: there the first process moves itself.
     let down = "d=/sys/fs/cgroup/hull; mkdir $d/init && echo $$ >$d/init/cgroup.procs && echo \
         '+pids +memory' >$d/cgroup.subtree_control; echo $? >/tmp/moved";
     let mut b = Bundle::sh(&if is_vm() {
@@ -65,17 +63,17 @@ fn exec_goes_where_init_is() {
             .success()
             .stdout
     };
-    assert_eq!(of("self"), format!("0::{}/init\n", b.cgroup_inside()));
+    assert_eq!(of("self"), format!("0::{}/init\n", b.cgroup_in_container()));
     assert_eq!(of("1"), of("self"));
 }
 
 fn exec_into_a_sub_cgroup() {
-    only_hull!("runc 1.1.5 has another word for it");
+    only_hull!("runc 1.1.5 has another option");
     let b = Bundle::sleeper();
     let c = b.started();
-    for d in crate::support::leaks::cgroups(b.cgroup.rsplit('/').next().unwrap()) {
+    for d in leaks::cgroups(b.cgroup.rsplit('/').next().unwrap()) {
         fs::create_dir(d.join("below")).unwrap();
-        // v1's cpusets begin empty, and take nobody.
+        // A new cpuset of v1 is empty, and no process can enter it.
         for file in ["cpuset.cpus", "cpuset.mems"]
             .iter()
             .filter(|_| cgroups::version("cpuset") == Version::V1)
@@ -104,7 +102,7 @@ fn exec_into_a_sub_cgroup() {
 }
 
 fn exec_into_a_sub_cgroup_of_one_controller() {
-    only_hull!("runc 1.1.5 has another word for it");
+    only_hull!("runc 1.1.5 has another option");
     if cgroups::version("pids") == Version::V2 {
         skip!("v2 has one tree for all");
     }
@@ -119,7 +117,7 @@ fn exec_into_a_sub_cgroup_of_one_controller() {
     assert_has!(lines, &format!(":cpu:{}\n", b.cgroup)[..]);
 }
 
-/// The container may write to the cgroups that it sees.
+/// Lets the container write to the cgroups that it sees.
 fn writable_tree(b: &mut Bundle) {
     for m in b.spec["mounts"].as_array_mut().unwrap() {
         if m["destination"] == "/sys/fs/cgroup" {
@@ -128,9 +126,9 @@ fn writable_tree(b: &mut Bundle) {
     }
 }
 
-/// A container in which a runtime may work: every capability that the suite has, the tree writable,
-/// nothing masked.
-fn host_of_runtimes() -> Bundle {
+/// A container in which a runtime can make containers: every capability that the suite has, a
+/// writable cgroup tree, and no masked paths.
+fn container_for_runtimes() -> Bundle {
     let mut b = Bundle::new();
     b.add_caps(&[
         "CAP_SYS_ADMIN",
@@ -166,12 +164,12 @@ fn host_of_runtimes() -> Bundle {
     b
 }
 
-/// Runs a script in the outer container, with an inner bundle at /mnt that has a limit.
+/// Runs a script in the outer container, which has an inner bundle with a limit at /mnt.
 fn nested(with_namespace: bool, limit: Value, script: &str) -> (Bundle, Output) {
-    let mut inner = limited(limit);
+    let mut inner = Bundle::limited(&limit);
     inner.remove("/linux/cgroupsPath");
     inner.write();
-    let mut b = host_of_runtimes();
+    let mut b = container_for_runtimes();
     if with_namespace {
         b.push("/linux/namespaces", json!({ "type": "cgroup" }));
     }
@@ -205,8 +203,8 @@ fn nested_runtime_with_a_cgroup_namespace() {
     if cgroups::version("memory") == Version::V1 {
         return;
     }
-    // A cgroup with processes gives no memory to others; the error says so, and what helps is what
-    // people do: to move down.
+    // A cgroup with processes cannot delegate the memory controller: hull says so. The usual remedy
+    // is to move the processes into a cgroup below.
     let limit = json!({ "memory": { "limit": 64 << 20 } });
     let (_, out) = nested(true, limit.clone(), "hull run -d -b /mnt inner");
     assert_has!(out.failure(), "this cgroup has processes of its own");
@@ -222,12 +220,12 @@ fn nested_runtime_with_a_cgroup_namespace() {
     );
 }
 
-/// v1: below the outer container's own cgroup, which is what it sees. v2: beside it, for the whole
-/// tree is seen.
+/// v1: below the outer container's own cgroup, which is all that the container sees. v2: beside it,
+/// since the container sees the whole tree.
 fn nested_runtime_without_a_cgroup_namespace() {
     only_hull!("the inner runtime is hull");
     if cgroups::by_systemd() {
-        skip!("beside it is systemd's");
+        skip!("systemd owns the cgroups beside it");
     }
     let name = format!("hull-test-{}-inner", std::process::id());
     let script = format!(
@@ -251,7 +249,7 @@ struct Own(PathBuf);
 impl Own {
     fn new(controllers: &str) -> Self {
         if !cgroups::is_pure_v2() || cgroups::by_systemd() {
-            skip!("this machine has no v2 tree of one's own");
+            skip!("this host has no v2 tree in which the test may make cgroups");
         }
         let (_, root) = cgroups::hierarchy("memory").expect("a memory controller");
         fs::write(root.join("cgroup.subtree_control"), controllers).unwrap();
@@ -267,20 +265,19 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        // The test itself may be in there.
+        // The test itself may be in the cgroup.
         fs::write(self.0.parent().unwrap().join("cgroup.procs"), "0").ok();
-        for d in crate::support::leaks::cgroups(&self.0.file_name().unwrap().display().to_string())
-        {
+        for d in leaks::cgroups(&self.0.file_name().unwrap().display().to_string()) {
             fs::remove_dir(d).ok();
         }
     }
 }
 
 fn limit_below_a_cgroup_with_processes_is_an_error() {
-    only_hull!("runc 1.1.5 words it otherwise");
+    only_hull!("runc 1.1.5 has another error message");
     let own = Own::new("+memory +pids");
     fs::write(own.0.join("cgroup.procs"), "0").unwrap();
-    let mut b = limited(json!({ "memory": { "limit": 64 << 20 } }));
+    let mut b = Bundle::limited(&json!({ "memory": { "limit": 64 << 20 } }));
     b.set("/linux/cgroupsPath", json!(own.path("container")));
     let error = b.try_create(&[]).1.failure();
     assert_has!(
@@ -288,17 +285,17 @@ fn limit_below_a_cgroup_with_processes_is_an_error() {
         "cannot set memory limit: this cgroup has processes of its own, and on v2 an inner cgroup \
             may not"
     );
-    // Without a limit none is needed.
+    // Without a limit no controller is needed.
     b.remove("/linux/resources");
     drop(b.started());
 }
 
 fn limit_below_a_threaded_cgroup_is_an_error() {
-    only_hull!("runc 1.1.5 words it otherwise");
+    only_hull!("runc 1.1.5 has another error message");
     let own = Own::new("+memory +pids");
     fs::create_dir(own.0.join("threads")).unwrap();
     fs::write(own.0.join("threads/cgroup.type"), "threaded").unwrap();
-    let mut b = limited(json!({ "memory": { "limit": 64 << 20 } }));
+    let mut b = Bundle::limited(&json!({ "memory": { "limit": 64 << 20 } }));
     b.set("/linux/cgroupsPath", json!(own.path("container")));
     let error = b.try_create(&[]).1.failure();
     assert!(
@@ -315,10 +312,10 @@ fn ordinary(limits: Value) -> Bundle {
     b
 }
 
-fn ordinary_user_without_rights_stays_where_it_is() {
-    only_hull!("runc 1.1.5 words it otherwise");
+fn ordinary_user_without_rights_stays_in_the_callers_cgroup() {
+    only_hull!("runc 1.1.5 has another error message");
     if cgroups::by_systemd() {
-        skip!("nothing of it is systemd's");
+        skip!("this test does not use systemd");
     }
     let error = ordinary(json!({ "pids": { "limit": 20 } }))
         .try_create(&[])
@@ -341,7 +338,8 @@ fn ordinary_user_without_rights_stays_where_it_is() {
     assert_has!(b.output_of("cat /proc/self/cgroup"), line);
 }
 
-/// What a service manager does for a user: a cgroup whose files to make children are the user's.
+/// A cgroup that is delegated as a service manager does it: the user owns the files that one needs
+/// to make children.
 fn ordinary_user_in_a_delegated_tree_has_limits() {
     let own = Own::new("+memory +pids +cpu");
     for name in [
@@ -372,7 +370,7 @@ fn ordinary_user_in_a_delegated_tree_has_limits() {
     );
     let c = b.started();
     let dir = own.0.join(&b.id);
-    assert_acts(&b, &dir);
+    assert_enforced(&b, &dir);
     until("a throttled period", || {
         c.exec(&[
             "/bin/sh",
@@ -389,8 +387,9 @@ fn ordinary_user_in_a_delegated_tree_has_limits() {
     assert!(!dir.exists());
 }
 
-/// The limits of pids (9) and memory (32 MiB) are there, act, and can be updated.
-fn assert_acts(b: &Bundle, dir: &Path) {
+/// Asserts that the limits of pids (9) and memory (32 MiB) are set and enforced, and can be
+/// updated.
+fn assert_enforced(b: &Bundle, dir: &Path) {
     let read = |name: &str| {
         fs::read_to_string(dir.join(name))
             .unwrap_or_else(|e| panic!("{}/{name}: {e}", dir.display()))
@@ -415,17 +414,17 @@ fn assert_acts(b: &Bundle, dir: &Path) {
     b.call(&["resume", &b.id]).success();
 }
 
-/// The user that the test machine has an account for.
+/// The user that has an account in the test VM.
 const USER: u32 = 1000;
 
-/// A bundle for the user's own systemd.
-fn by_users_systemd(limits: Value) -> Bundle {
+/// A bundle for the systemd instance of that user.
+fn by_systemd_of_the_user(limits: Value) -> Bundle {
     if !cgroups::by_systemd() || !Path::new("/run/systemd/system").exists() {
         skip!("systemd is not the first process here");
     }
     let mut command = std::process::Command::new("systemctl");
     command.args(["start", "user@1000.service"]);
-    crate::support::runtime::finish(command, crate::support::runtime::LIMIT).success();
+    runtime::finish(command, runtime::LIMIT).success();
     let mut b = Bundle::new();
     spec::make_rootless(&mut b.spec, USER, USER);
     b.runtime.user = Some(USER);
@@ -450,68 +449,30 @@ fn by_users_systemd(limits: Value) -> Bundle {
             "/linux/cgroupsPath",
             json!(format!("user.slice:{prefix}:{number}")),
         );
-    crate::support::fixture::give_to(&b.dir, USER, USER);
+    fixture::give_to(&b.dir, USER, USER);
     b.cgroup = format!("/user.slice/user-{USER}.slice/user@{USER}.service/user.slice/{name}.scope");
     b
 }
 
 fn ordinary_user_by_systemd_has_limits() {
-    let b = by_users_systemd(json!({ "pids": { "limit": 9 }, "memory": { "limit": 32 << 20 } }));
+    let b =
+        by_systemd_of_the_user(json!({ "pids": { "limit": 9 }, "memory": { "limit": 32 << 20 } }));
     let c = b.started();
     let dir = b.cgroup_dir("pids");
     assert_has!(c.proc_file("cgroup"), &format!("0::{}\n", b.cgroup)[..]);
-    assert_acts(&b, &dir);
+    assert_enforced(&b, &dir);
     drop(c);
     until("the scope's end", || !dir.exists());
 }
 
 fn ordinary_user_by_systemd_may_not_have_what_is_not_delegated() {
-    let b = by_users_systemd(json!({ "cpu": { "cpus": "0" } }));
+    let b = by_systemd_of_the_user(json!({ "cpu": { "cpus": "0" } }));
     let given = fs::read_to_string(
         "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.controllers",
     )
     .unwrap();
     if given.contains("cpuset") {
-        skip!("this systemd gives cpuset to its users");
+        skip!("this systemd delegates cpuset to its users");
     }
     assert_has!(b.try_create(&[]).1.failure(), "cannot set cpuset limit");
-}
-
-/// A profile of the test's own that forbids one file.
-fn apparmor_profile_confines() {
-    let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|text| text.trim() == "Y");
-    if !on || !Path::new("/sys/kernel/security/apparmor").exists() {
-        skip!("AppArmor is off here");
-    }
-    let name = format!("hull-test-{}", std::process::id());
-    let file = crate::support::fixture::new_dir("profile").join("profile");
-    fs::write(
-        &file,
-        format!(
-            "profile {name} flags=(attach_disconnected) {{\n  file,\n  \
-        signal,\n  unix,\n  deny /etc/passwd r,\n}}\n"
-        ),
-    )
-    .unwrap();
-    let parser = |flag: &str| {
-        let mut command = std::process::Command::new("apparmor_parser");
-        command.args([flag, file.to_str().unwrap()]);
-        crate::support::runtime::finish(command, crate::support::runtime::LIMIT)
-    };
-    parser("-a").success();
-    let mut b = Bundle::sleeper();
-    b.set("/process/apparmorProfile", json!(name));
-    let c = b.started();
-    assert_eq!(c.proc_file("attr/current"), format!("{name} (enforce)\n"));
-    let out = c.exec(&["cat", "/etc/passwd"]);
-    assert_has!(out.stderr, "Permission denied");
-    c.exec(&["cat", "/etc/group"]).success();
-    drop(c);
-    parser("-R").success();
-    b.set(
-        "/process/apparmorProfile",
-        json!("hull-test-no-such-profile"),
-    );
-    assert_has!(b.run().failure(), "apparmor");
 }

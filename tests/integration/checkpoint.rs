@@ -1,10 +1,11 @@
-//! Checkpoint and restore: what comes back, and what stays where it was.
+//! `checkpoint` and `restore`: the life of a container over both, its standard streams, the images,
+//! the exchange of images with runc, and errors of the arguments.
 
-use crate::checkpoint_world::{
-    Saved, bundle, count, counter, guard, passed, started, succeeds, with_runc,
-};
 use crate::support::cgroups::{self, Version};
-use crate::support::{Bundle, fixture, runtime, until};
+use crate::support::checkpoint::{
+    Checkpoint, bundle, count, counter, passed, started, succeeds, with_runc,
+};
+use crate::support::{Bundle, Container, fixture, runtime, until};
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,42 +13,40 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 tests![
-    a_counter_goes_on_where_it_was,
-    a_restored_container_is_saved_again,
+    a_counter_continues_after_restore,
+    a_restored_container_is_checkpointed_again,
     leave_running_leaves_it_running,
-    a_folder_of_images_is_used_again,
-    a_paused_container_is_saved,
-    images_are_roots_alone,
-    output_to_a_file_goes_on_to_the_new_callers_file,
-    a_log_that_was_replaced_is_no_obstacle,
-    input_from_a_file_goes_on_where_it_was,
-    pipes_are_the_new_callers,
+    a_directory_of_images_is_used_again,
+    a_paused_container_is_checkpointed,
+    images_are_readable_by_root_only,
+    output_continues_in_the_restoring_callers_file,
+    a_replaced_log_file_does_not_prevent_restore,
+    input_from_a_file_continues_at_its_offset,
+    pipes_are_the_restoring_callers,
     runc_restores_hulls_images,
     hull_restores_runcs_images,
     restore_in_the_foreground_gives_the_exit_status,
-    a_container_that_does_not_run_is_refused,
-    folders_without_images_are_refused,
+    a_container_that_is_not_running_is_refused,
+    directories_without_images_are_refused,
     a_missing_criu_is_named,
-    a_program_that_is_no_criu_is_named,
+    a_program_that_is_not_criu_is_named,
 ];
 
-fn a_counter_goes_on_where_it_was() {
+fn a_counter_continues_after_restore() {
     let b = counter();
     let c = started(&b);
     let before = passed(&b, 3);
     let pid_file = fixture::new_dir("pid").join("pid");
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     let stopped = count(&b);
     assert!(stopped >= before);
     assert!(
         c.call(&["state"]).failure().contains("does not exist"),
-        "with the checkpoint the container ends"
+        "the checkpoint ends the container"
     );
     assert!(!b.cgroup_dir("freezer").exists(), "its cgroup is gone");
-    saved
-        .restore(&b, &["--pid-file", pid_file.to_str().unwrap()])
-        .success();
+    checkpoint.restored(&b, &["--pid-file", pid_file.to_str().unwrap()]);
     assert_eq!(c.status(), "running");
     assert_eq!(runtime::text(&pid_file), c.pid().to_string());
     let after = passed(&b, stopped);
@@ -62,7 +61,7 @@ fn a_counter_goes_on_where_it_was() {
             .trim(),
         "/bin/"
     );
-    // It is in its cgroup, with the device rules.
+    // The processes are in the container's cgroup, with the device rules.
     assert!(
         b.cgroup_file("freezer", "cgroup.procs")
             .lines()
@@ -76,12 +75,12 @@ fn a_counter_goes_on_where_it_was() {
     }
 }
 
-fn a_restored_container_is_saved_again() {
+fn a_restored_container_is_checkpointed_again() {
     let b = counter();
     let _c = started(&b);
     let mut seen = passed(&b, 0);
     for _ in 0..3 {
-        Saved::round(&b, &[], &[]);
+        Checkpoint::round(&b, &[], &[]);
         seen = passed(&b, seen);
     }
 }
@@ -90,66 +89,66 @@ fn leave_running_leaves_it_running() {
     let b = counter();
     let c = started(&b);
     let (pid, before) = (c.pid(), passed(&b, 1));
-    let saved = Saved::new();
-    saved.dumped(&b, &["--leave-running"]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--leave-running"]);
     assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
     let last = passed(&b, before + 2);
     c.call(&["delete", "--force"]).success();
-    // What was saved is older than where it came to.
-    saved.restore(&b, &[]).success();
+    // The images are older than the number that the counter reached.
+    checkpoint.restored(&b, &[]);
     passed(&b, last);
 }
 
-fn a_folder_of_images_is_used_again() {
+fn a_directory_of_images_is_used_again() {
     let b = counter();
     let c = started(&b);
-    let saved = Saved::new();
+    let checkpoint = Checkpoint::new();
     let mut last = passed(&b, 1);
     for _ in 0..4 {
-        saved.dumped(&b, &["--leave-running"]);
+        checkpoint.dumped(&b, &["--leave-running"]);
         last = passed(&b, last + 2);
     }
-    saved.dumped(&b, &[]);
+    checkpoint.dumped(&b, &[]);
     assert!(c.call(&["state"]).failure().contains("does not exist"));
-    // The images are those of the last dump, and whole.
-    saved.restore(&b, &[]).success();
+    // The images are those of the last dump, and complete.
+    checkpoint.restored(&b, &[]);
     assert!(passed(&b, last) > last);
 }
 
-fn a_paused_container_is_saved() {
+fn a_paused_container_is_checkpointed() {
     let b = counter();
     let c = started(&b);
     let before = passed(&b, 1);
     c.call(&["pause"]).success();
-    let saved = Saved::new();
-    saved.dumped(&b, &["--leave-running"]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--leave-running"]);
     assert_eq!(c.status(), "paused");
     c.call(&["resume"]).success();
     passed(&b, before);
 }
 
-fn images_are_roots_alone() {
+fn images_are_readable_by_root_only() {
     let b = counter();
     let _c = started(&b);
     passed(&b, 0);
-    let saved = Saved::new();
-    saved.dumped(&b, &["--leave-running"]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--leave-running"]);
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&saved.images), 0o700);
+    assert_eq!(mode(&checkpoint.images), 0o700);
     let mut seen = 0;
-    for entry in fs::read_dir(&saved.images).unwrap().flatten() {
+    for entry in fs::read_dir(&checkpoint.images).unwrap().flatten() {
         assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
         seen += 1;
     }
     assert!(seen > 10, "{seen} images");
     let names: Vec<String> =
-        serde_json::from_str(&runtime::text(saved.images.join("descriptors.json"))).unwrap();
+        serde_json::from_str(&runtime::text(checkpoint.images.join("descriptors.json"))).unwrap();
     assert_eq!(names.len(), 3);
-    assert!(!saved.log("dump.log").is_empty());
+    assert!(!checkpoint.log("dump.log").is_empty());
 }
 
-fn output_to_a_file_goes_on_to_the_new_callers_file() {
-    only_hull!("runc cannot save a file of the host");
+fn output_continues_in_the_restoring_callers_file() {
+    only_hull!("runc cannot checkpoint a file of the host");
     let b = bundle("i=0; while true; do i=$((i+1)); echo line $i; sleep 0.1; done");
     let dir = fixture::new_dir("files");
     let run = |args: &[&str], name: &str| {
@@ -173,10 +172,10 @@ fn output_to_a_file_goes_on_to_the_new_callers_file() {
     b.write();
     let bundle = b.dir.to_str().unwrap();
     run(&["run", "--detach", "--bundle", bundle, &b.id], "first");
-    let _c = guard(&b);
+    let _c = Container::new(&b);
     until("some lines", || lines("first").len() > 3);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     let last = *lines("first").last().unwrap();
     run(
         &[
@@ -185,7 +184,7 @@ fn output_to_a_file_goes_on_to_the_new_callers_file() {
             "--bundle",
             bundle,
             "--image-path",
-            saved.images.to_str().unwrap(),
+            checkpoint.images.to_str().unwrap(),
             &b.id,
         ],
         "second",
@@ -195,10 +194,10 @@ fn output_to_a_file_goes_on_to_the_new_callers_file() {
     assert_eq!(lines("first").last(), Some(&last));
 }
 
-/// `hull run --detach >log`: written in place, not appended; cut off, removed or another kind of
-/// thing by the time of the restore.
-fn a_log_that_was_replaced_is_no_obstacle() {
-    only_hull!("runc cannot save a file of the host");
+/// `hull run --detach >log`: the program writes at an offset and does not append. By the time of
+/// the restore the log is truncated, removed, or no file any more.
+fn a_replaced_log_file_does_not_prevent_restore() {
+    only_hull!("runc cannot checkpoint a file of the host");
     let b = bundle(
         "i=0; while true; do i=$((i+1)); echo line $i; echo $i >/tmp/new; mv /tmp/new /tmp/count; \
             sleep 0.1; done",
@@ -215,29 +214,29 @@ fn a_log_that_was_replaced_is_no_obstacle() {
         assert!(succeeds(command), "{}", runtime::text(&log));
     };
     to_log(&["run", "--detach", "--bundle", bundle, &b.id]);
-    let _c = guard(&b);
+    let _c = Container::new(&b);
     until("some lines", || runtime::text(&log).lines().count() > 3);
     let first = |text: String| {
         text.split_once(['\n'])
             .map(|(line, _)| line.to_owned())
             .unwrap_or_default()
     };
-    for how in ["cut off", "removed while it ran", "replaced by no file"] {
-        let saved = Saved::new();
-        if how == "removed while it ran" {
+    for how in ["truncated", "removed", "not a file"] {
+        let checkpoint = Checkpoint::new();
+        if how == "removed" {
             fs::remove_file(&log).unwrap();
         }
-        saved.dumped(&b, &[]);
+        checkpoint.dumped(&b, &[]);
         let last = count(&b);
         let images = [
             "--image-path",
-            saved.images.to_str().unwrap(),
+            checkpoint.images.to_str().unwrap(),
             "--work-path",
-            saved.work.to_str().unwrap(),
+            checkpoint.work.to_str().unwrap(),
             &b.id,
         ];
         let args = [&["restore", "--detach", "--bundle", bundle], &images[..]].concat();
-        if how == "replaced by no file" {
+        if how == "not a file" {
             b.call(&args).success();
         } else {
             to_log(&args);
@@ -254,8 +253,8 @@ fn a_log_that_was_replaced_is_no_obstacle() {
     }
 }
 
-fn input_from_a_file_goes_on_where_it_was() {
-    only_hull!("runc cannot save a file of the host");
+fn input_from_a_file_continues_at_its_offset() {
+    only_hull!("runc cannot checkpoint a file of the host");
     let b = bundle(
         "while read line; do echo $line >/tmp/seen; until [ -e /tmp/go-$line ]; do sleep 0.1; \
             done; done; echo end >/tmp/seen",
@@ -277,11 +276,11 @@ fn input_from_a_file_goes_on_where_it_was() {
     let seen = || runtime::text(b.rootfs().join("tmp/seen"));
     let go = |line: &str| fs::write(b.rootfs().join(format!("tmp/go-{line}")), "").unwrap();
     reading(&["run", "--detach", "--bundle", bundle, &b.id]);
-    let _c = guard(&b);
+    let _c = Container::new(&b);
     go("1");
     until("the second line", || seen() == "2\n");
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     fs::write(&input, "1\n2\nthree\nfour\n").unwrap();
     reading(&[
         "restore",
@@ -289,7 +288,7 @@ fn input_from_a_file_goes_on_where_it_was() {
         "--bundle",
         bundle,
         "--image-path",
-        saved.images.to_str().unwrap(),
+        checkpoint.images.to_str().unwrap(),
         &b.id,
     ]);
     go("2");
@@ -299,10 +298,10 @@ fn input_from_a_file_goes_on_where_it_was() {
     until("the end", || seen() == "end\n");
 }
 
-fn pipes_are_the_new_callers() {
+fn pipes_are_the_restoring_callers() {
     let b = bundle("i=0; while read line; do i=$((i+1)); echo $i $line; done");
     b.write();
-    let (bundle, saved) = (b.dir.to_str().unwrap(), Saved::new());
+    let (bundle, checkpoint) = (b.dir.to_str().unwrap(), Checkpoint::new());
     let talk = |args: &[&str], said: &str| {
         let mut command = b.runtime.command(args);
         let (theirs_in, mut to) = std::io::pipe().unwrap();
@@ -318,10 +317,10 @@ fn pipes_are_the_new_callers() {
         from.read_line(&mut line).unwrap();
         (line, to, from)
     };
-    let _c = guard(&b);
+    let _c = Container::new(&b);
     let (line, to, from) = talk(&["run", "--detach", "--bundle", bundle, &b.id], "one\n");
     assert_eq!(line, "1 one\n");
-    saved.dumped(&b, &[]);
+    checkpoint.dumped(&b, &[]);
     drop((to, from));
     let (line, ..) = talk(
         &[
@@ -330,7 +329,7 @@ fn pipes_are_the_new_callers() {
             "--bundle",
             bundle,
             "--image-path",
-            saved.images.to_str().unwrap(),
+            checkpoint.images.to_str().unwrap(),
             &b.id,
         ],
         "two\n",
@@ -343,17 +342,11 @@ fn runc_restores_hulls_images() {
     let runc = with_runc(&b);
     let _c = started(&b);
     passed(&b, 1);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     let stopped = count(&b);
-    let _r = guard(&runc);
-    let out = saved.restore(&runc, &[]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
+    let _r = Container::new(&runc);
+    checkpoint.restored(&runc, &[]);
     passed(&b, stopped);
 }
 
@@ -362,18 +355,12 @@ fn hull_restores_runcs_images() {
     let runc = with_runc(&b);
     let r = started(&runc);
     passed(&b, 1);
-    let saved = Saved::new();
-    saved.dumped(&runc, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&runc, &[]);
     drop(r);
     let stopped = count(&b);
-    let c = guard(&b);
-    let out = saved.restore(&b, &[]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
+    let c = Container::new(&b);
+    checkpoint.restored(&b, &[]);
     passed(&b, stopped);
     assert_eq!(c.status(), "running");
 }
@@ -381,10 +368,10 @@ fn hull_restores_runcs_images() {
 fn restore_in_the_foreground_gives_the_exit_status() {
     let b = bundle("until [ -e /tmp/go ]; do sleep 0.1; done; exit 7");
     let _c = started(&b);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     fs::write(b.rootfs().join("tmp/go"), "").unwrap();
-    let (images, bundle) = (saved.images.to_str().unwrap(), b.dir.to_str().unwrap());
+    let (images, bundle) = (checkpoint.images.to_str().unwrap(), b.dir.to_str().unwrap());
     let out = b.call(&["restore", "--bundle", bundle, "--image-path", images, &b.id]);
     assert_eq!(out.status, 7, "{}", out.stderr);
     assert!(
@@ -394,39 +381,39 @@ fn restore_in_the_foreground_gives_the_exit_status() {
     );
 }
 
-fn a_container_that_does_not_run_is_refused() {
+fn a_container_that_is_not_running_is_refused() {
     let b = counter();
-    let saved = Saved::new();
+    let checkpoint = Checkpoint::new();
     assert!(
-        saved
-            .checkpoint(&b, &[])
+        checkpoint
+            .dump(&b, &[])
             .failure()
             .contains("does not exist")
     );
     let c = b.create();
     assert!(
-        saved
-            .checkpoint(&b, &[])
+        checkpoint
+            .dump(&b, &[])
             .failure()
             .contains("cannot be checkpointed in created state")
     );
     c.kill("KILL").success();
     c.wait_for("stopped");
     assert!(
-        saved
-            .checkpoint(&b, &[])
+        checkpoint
+            .dump(&b, &[])
             .failure()
             .contains("cannot be checkpointed in stopped state")
     );
 }
 
-fn folders_without_images_are_refused() {
+fn directories_without_images_are_refused() {
     let b = counter();
-    let saved = Saved::new();
-    let said = saved.restore(&b, &[]).failure();
+    let checkpoint = Checkpoint::new();
+    let said = checkpoint.restore(&b, &[]).failure();
     assert_has!(said, "no images to restore from");
-    fs::create_dir(&saved.images).unwrap();
-    assert_has!(saved.restore(&b, &[]).failure(), "inventory.img");
+    fs::create_dir(&checkpoint.images).unwrap();
+    assert_has!(checkpoint.restore(&b, &[]).failure(), "inventory.img");
     assert!(
         b.call(&["state", &b.id])
             .failure()
@@ -436,11 +423,11 @@ fn folders_without_images_are_refused() {
 }
 
 fn a_missing_criu_is_named() {
-    only_hull!("runc words it otherwise");
+    only_hull!("runc has another error message");
     let mut b = Bundle::sleeper();
     b.runtime.global = vec!["--criu".into(), "/nowhere/criu".into()];
     let c = started(&b);
-    let said = Saved::new().checkpoint(&b, &[]).failure();
+    let said = Checkpoint::new().dump(&b, &[]).failure();
     assert_has!(said, "/nowhere/criu is not there");
     assert_has!(said, "--criu path");
     assert_eq!(c.status(), "running");
@@ -455,15 +442,15 @@ fn a_missing_criu_is_named() {
     );
 }
 
-fn a_program_that_is_no_criu_is_named() {
-    only_hull!("runc words it otherwise");
+fn a_program_that_is_not_criu_is_named() {
+    only_hull!("runc has another error message");
     let mut b = Bundle::sleeper();
     let fake = fixture::new_dir("criu").join("criu");
     fixture::write_executable(&fake, "#!/bin/sh\necho this is no criu >&2\nexit 3\n");
     b.runtime.global = vec!["--criu".into(), fake.to_str().unwrap().into()];
     b.set("/process/args", json!(["sleep", "1000"]));
     let c = started(&b);
-    let said = Saved::new().checkpoint(&b, &[]).failure();
+    let said = Checkpoint::new().dump(&b, &[]).failure();
     assert_has!(said, "criu cannot be run");
     assert_has!(said, "this is no criu");
     assert_eq!(c.status(), "running");

@@ -1,6 +1,7 @@
-//! A checkpoint in one file, and copies of a running container.
+//! `checkpoint --export` and `restore --import`: a checkpoint of an adhoc container in one file;
+//! and `clone`: copies of a running container.
 
-use crate::checkpoint_world::criu;
+use crate::support::checkpoint::criu;
 use crate::support::runtime::Output;
 use crate::support::{Bundle, fixture, runtime, until};
 use std::fs;
@@ -8,19 +9,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 tests![
-    a_file_holds_the_program_and_what_it_changed,
-    a_bad_file_starts_nothing,
-    copies_run_beside_their_source,
-    a_writable_volume_is_not_shared_unasked,
+    a_file_holds_the_process_and_its_changes,
+    a_damaged_file_starts_nothing,
+    clones_run_beside_their_source,
+    a_writable_volume_is_shared_on_request_only,
 ];
 
-/// A folder and containers on it, made as a person makes them.
-struct People {
+/// Adhoc containers (`run --rootfs`) on the root filesystem of a bundle: the source, and three ids
+/// for restored containers and clones.
+struct Adhoc {
     bundle: Bundle,
     ids: Vec<String>,
 }
 
-impl People {
+impl Adhoc {
     fn new() -> Self {
         let mut bundle = Bundle::new();
         bundle.runtime.global = vec!["--criu".into(), criu().to_str().unwrap().into()];
@@ -58,7 +60,8 @@ impl People {
             .success();
     }
 
-    fn says(&self, id: &str, script: &str) -> String {
+    /// The output of a script that `exec` runs.
+    fn output_of(&self, id: &str, script: &str) -> String {
         self.call(&["exec", id, "/bin/sh", "-c", script])
             .success()
             .stdout
@@ -69,8 +72,9 @@ impl People {
     #[track_caller]
     fn passed(&self, id: &str, number: u64) -> u64 {
         let mut now = 0;
-        until("the counter to go on", || {
-            now = self.says(id, "cat /tmp/count || true").parse().unwrap_or(0);
+        until("the counter to continue", || {
+            let text = self.output_of(id, "cat /tmp/count || true");
+            now = text.parse().unwrap_or(0);
             now > number
         });
         now
@@ -85,7 +89,7 @@ impl People {
     }
 }
 
-impl Drop for People {
+impl Drop for Adhoc {
     fn drop(&mut self) {
         for id in &self.ids {
             self.call(&["delete", "--force", id]);
@@ -97,15 +101,15 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn a_file_holds_the_program_and_what_it_changed() {
+fn a_file_holds_the_process_and_its_changes() {
     only_hull!("one file is hull's own");
-    let p = People::new();
-    p.run(&[]);
-    let before = p.passed(&p.ids[0], 2);
-    let file = p.file();
-    p.call(&["checkpoint", "--export", text(&file), &p.ids[0]])
+    let a = Adhoc::new();
+    a.run(&[]);
+    let before = a.passed(&a.ids[0], 2);
+    let file = a.file();
+    a.call(&["checkpoint", "--export", text(&file), &a.ids[0]])
         .success();
-    assert!(!p.exists(&p.ids[0]));
+    assert!(!a.exists(&a.ids[0]));
     assert_eq!(
         fs::metadata(&file).unwrap().permissions().mode() & 0o777,
         0o600
@@ -113,45 +117,45 @@ fn a_file_holds_the_program_and_what_it_changed() {
     assert_eq!(
         fs::read_dir(file.parent().unwrap()).unwrap().count(),
         1,
-        "nothing half-written beside it"
+        "a temporary file is left"
     );
-    p.call(&["restore", "--detach", "--import", text(&file)])
+    a.call(&["restore", "--detach", "--import", text(&file)])
         .success();
-    let then = p.passed(&p.ids[0], before);
+    let then = a.passed(&a.ids[0], before);
     assert_eq!(
-        p.says(&p.ids[0], "cat /etc/new/file; ls /etc | tr '\\n' ' '"),
+        a.output_of(&a.ids[0], "cat /etc/new/file; ls /etc | tr '\\n' ' '"),
         "kept\ngroup machine-id new passwd"
     );
     assert!(
-        p.bundle.rootfs().join("etc/unwanted").exists(),
-        "the folder below is untouched"
+        a.bundle.rootfs().join("etc/unwanted").exists(),
+        "the lower directory has changed"
     );
     until("its output in a log", || {
-        p.call(&["logs", &p.ids[0]])
+        a.call(&["logs", &a.ids[0]])
             .success()
             .stdout
             .lines()
             .any(|line| line.parse().is_ok_and(|n: u64| n > then))
     });
-    // Once more, from the restored one, under another name.
-    p.call(&["checkpoint", "--export", text(&file), &p.ids[0]])
+    // A checkpoint of the restored container, restored under another name.
+    a.call(&["checkpoint", "--export", text(&file), &a.ids[0]])
         .success();
-    p.call(&[
+    a.call(&[
         "restore",
         "--detach",
         "--import",
         text(&file),
         "--name",
-        &p.ids[1],
+        &a.ids[1],
     ])
     .success();
-    p.passed(&p.ids[1], then);
+    a.passed(&a.ids[1], then);
     assert_eq!(
-        p.says(&p.ids[1], "hostname; cat /etc/new/file"),
-        format!("{}\nkept", p.ids[1])
+        a.output_of(&a.ids[1], "hostname; cat /etc/new/file"),
+        format!("{}\nkept", a.ids[1])
     );
-    p.call(&["delete", "--force", &p.ids[1]]).success();
-    let left: Vec<_> = fs::read_dir(p.bundle.runtime.state.join("@images"))
+    a.call(&["delete", "--force", &a.ids[1]]).success();
+    let left: Vec<_> = fs::read_dir(a.bundle.runtime.state.join("@images"))
         .unwrap()
         .flatten()
         .map(|entry| entry.path())
@@ -159,29 +163,29 @@ fn a_file_holds_the_program_and_what_it_changed() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-fn a_bad_file_starts_nothing() {
+fn a_damaged_file_starts_nothing() {
     only_hull!("one file is hull's own");
-    let p = People::new();
-    p.run(&[]);
-    let file = p.file();
-    p.call(&[
+    let a = Adhoc::new();
+    a.run(&[]);
+    let file = a.file();
+    a.call(&[
         "checkpoint",
         "--leave-running",
         "--export",
         text(&file),
-        &p.ids[0],
+        &a.ids[0],
     ])
     .success();
-    p.call(&["delete", "--force", &p.ids[0]]).success();
+    a.call(&["delete", "--force", &a.ids[0]]).success();
     let good = fs::read(&file).unwrap();
     let refused = |bytes: &[u8], words: &str| {
         fs::write(&file, bytes).unwrap();
         assert_has!(
-            p.call(&["restore", "--detach", "--import", text(&file)])
+            a.call(&["restore", "--detach", "--import", text(&file)])
                 .failure(),
             words
         );
-        assert!(!p.exists(&p.ids[0]));
+        assert!(!a.exists(&a.ids[0]));
     };
     refused(&good[..good.len() - 7], "cut off");
     refused(&good[..30], "no checkpoint");
@@ -191,39 +195,39 @@ fn a_bad_file_starts_nothing() {
     refused(&[b'x'; 1000], "no checkpoint");
     refused(b"", "no checkpoint");
     fs::write(&file, &good).unwrap();
-    p.call(&["restore", "--detach", "--import", text(&file)])
+    a.call(&["restore", "--detach", "--import", text(&file)])
         .success();
-    p.passed(&p.ids[0], 0);
+    a.passed(&a.ids[0], 0);
 }
 
-fn copies_run_beside_their_source() {
+fn clones_run_beside_their_source() {
     only_hull!("clone is hull's own");
-    let p = People::new();
-    p.run(&[]);
-    let before = p.passed(&p.ids[0], 2);
-    let pid = runtime::text(p.bundle.runtime.state.join(&p.ids[0]).join("state.json"));
-    let out = p
+    let a = Adhoc::new();
+    a.run(&[]);
+    let before = a.passed(&a.ids[0], 2);
+    let pid = runtime::text(a.bundle.runtime.state.join(&a.ids[0]).join("state.json"));
+    let out = a
         .call(&[
             "clone",
             "--count",
             "2",
-            &p.ids[0],
-            &format!("{}-c", p.ids[0]),
+            &a.ids[0],
+            &format!("{}-c", a.ids[0]),
         ])
         .success();
     assert_eq!(
         out.stdout.lines().collect::<Vec<_>>(),
-        [&p.ids[2], &p.ids[3]]
+        [&a.ids[2], &a.ids[3]]
     );
     assert_eq!(
-        runtime::text(p.bundle.runtime.state.join(&p.ids[0]).join("state.json")),
+        runtime::text(a.bundle.runtime.state.join(&a.ids[0]).join("state.json")),
         pid,
-        "the source is as it was"
+        "the source's record has changed"
     );
-    let mut machines = vec![];
-    for id in [&p.ids[0], &p.ids[2], &p.ids[3]] {
-        p.passed(id, before);
-        let said = p.says(
+    let mut machine_ids = vec![];
+    for id in [&a.ids[0], &a.ids[2], &a.ids[3]] {
+        a.passed(id, before);
+        let said = a.output_of(
             id,
             "hostname; cat /etc/new/file /etc/machine-id; ls /etc/unwanted 2>&1 | grep -c No",
         );
@@ -234,31 +238,31 @@ fn copies_run_beside_their_source() {
             "{said}"
         );
         assert_eq!(lines[2].len(), 32);
-        machines.push(lines[2].to_owned());
+        machine_ids.push(lines[2].to_owned());
     }
-    assert_eq!(machines[0], "0123456789abcdef0123456789abcdef");
-    machines.dedup();
-    assert_eq!(machines.len(), 3);
-    // What one changes the others do not see.
-    p.says(&p.ids[2], "echo other >/etc/new/file");
-    assert_eq!(p.says(&p.ids[0], "cat /etc/new/file"), "kept");
+    assert_eq!(machine_ids[0], "0123456789abcdef0123456789abcdef");
+    machine_ids.dedup();
+    assert_eq!(machine_ids.len(), 3);
+    // A clone's changes do not reach the others.
+    a.output_of(&a.ids[2], "echo other >/etc/new/file");
+    assert_eq!(a.output_of(&a.ids[0], "cat /etc/new/file"), "kept");
     assert_has!(
-        p.call(&["clone", &p.ids[0], &p.ids[2]]).failure(),
+        a.call(&["clone", &a.ids[0], &a.ids[2]]).failure(),
         "already exists"
     );
 }
 
-fn a_writable_volume_is_not_shared_unasked() {
+fn a_writable_volume_is_shared_on_request_only() {
     only_hull!("clone is hull's own");
-    let p = People::new();
+    let a = Adhoc::new();
     let data = fixture::new_dir("data");
-    p.run(&["-v", &format!("{}:/data", data.display())]);
-    p.passed(&p.ids[0], 0);
-    let said = p.call(&["clone", &p.ids[0], &p.ids[1]]).failure();
+    a.run(&["-v", &format!("{}:/data", data.display())]);
+    a.passed(&a.ids[0], 0);
+    let said = a.call(&["clone", &a.ids[0], &a.ids[1]]).failure();
     assert_has!(said, "writable volume /data");
-    assert!(!p.exists(&p.ids[1]));
-    p.call(&["clone", "--share-volumes", &p.ids[0], &p.ids[1]])
+    assert!(!a.exists(&a.ids[1]));
+    a.call(&["clone", "--share-volumes", &a.ids[0], &a.ids[1]])
         .success();
-    p.says(&p.ids[1], "echo from the copy >/data/file");
+    a.output_of(&a.ids[1], "echo from the copy >/data/file");
     assert_eq!(runtime::text(data.join("file")), "from the copy\n");
 }

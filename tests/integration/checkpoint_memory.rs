@@ -1,7 +1,8 @@
-//! Memory that is saved in rounds, goes to a page server, or comes back when it is used. Pages
-//! whose content is known are compared one by one afterwards.
+//! The memory of a checkpoint: pre-dumps, a page server, and lazy pages. After each restore the
+//! tests compare every page with its known content.
 
-use crate::checkpoint_world::{Saved, another, ask, own_network, started, with_criu};
+use crate::support::checkpoint::{Checkpoint, another, ask, started, with_criu};
+use crate::support::network::own_network;
 use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,11 +12,11 @@ use std::process::{Child, Command, Stdio};
 
 tests![
     a_chain_of_pre_dumps_is_restored,
-    a_chain_is_exported_whole,
-    a_chain_without_its_parent_is_not_restored,
+    a_chain_of_pre_dumps_is_exported,
+    a_chain_without_its_parent_is_refused,
     auto_dedup_keeps_each_page_once,
     pages_go_to_a_page_server,
-    lazy_pages_come_when_they_are_used,
+    lazy_pages_are_fetched_on_use,
 ];
 
 /// The program's pages, of 4 KiB.
@@ -24,13 +25,15 @@ const PAGES: u64 = 1024;
 /// Their size.
 const MEMORY: u64 = PAGES * 4096;
 
-/// A container with memory of known content, all of which is written once and an eighth for ever.
-fn remembers() -> Bundle {
+/// A container with memory of known content: its program writes to every page once, and keeps
+/// writing to an eighth of them.
+fn with_pages() -> Bundle {
     let mut b = with_criu(Bundle::new());
     b.args(&["/bin/probe", "--probe", "pages", &PAGES.to_string()]);
     b
 }
 
+/// Starts it and waits until it has written to every page.
 fn filled(b: &Bundle) -> Container<'_> {
     let c = started(b);
     until("the memory to be full", || {
@@ -39,7 +42,7 @@ fn filled(b: &Bundle) -> Container<'_> {
     c
 }
 
-/// How many writes there were; every page holds what was written last.
+/// Asserts that every page holds what was written last; the number of writes.
 #[track_caller]
 fn intact(b: &Bundle) -> u64 {
     let answer = ask(b, "pages");
@@ -50,9 +53,9 @@ fn intact(b: &Bundle) -> u64 {
     answer["writes"].parse().unwrap()
 }
 
-/// Skips where the kernel does not tell which pages were written (CONFIG_MEM_SOFT_DIRTY): after the
-/// bits are cleared (`clear_refs`), bit 55 of a page's entry in `pagemap` must come with a write,
-/// and not before (Documentation/admin-guide/mm/soft-dirty.rst).
+/// Skips the test where the kernel does not track written pages (CONFIG_MEM_SOFT_DIRTY): after a
+/// write to `clear_refs`, the next write to a page, and nothing else, must set bit 55 of its entry
+/// in `pagemap` (Documentation/admin-guide/mm/soft-dirty.rst).
 fn needs_tracking() {
     let mut memory = vec![1_u8; 3 * 4096];
     let page = (memory.as_ptr() as u64).div_ceil(4096);
@@ -72,9 +75,10 @@ fn needs_tracking() {
     }
 }
 
-/// The bytes of memory in a folder of images: as long as they are, and as the disk holds them.
-fn saved_memory(folder: &Path) -> (u64, u64) {
-    let all = fs::read_dir(folder)
+/// The bytes of memory in a directory of images: the length of the files, and their blocks on the
+/// disk.
+fn dumped_memory(directory: &Path) -> (u64, u64) {
+    let all = fs::read_dir(directory)
         .unwrap()
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("pages-"));
@@ -84,18 +88,10 @@ fn saved_memory(folder: &Path) -> (u64, u64) {
         })
 }
 
-/// The folder of images beside another's.
-fn beside(saved: &Saved, name: &str) -> Saved {
-    Saved {
-        images: saved.images.with_file_name(name),
-        work: saved.work.with_file_name(format!("{name}-work")),
-    }
-}
-
 /// A dump on top of two pre-dumps.
-fn chain(b: &Bundle, c: &Container) -> [Saved; 3] {
+fn chain(b: &Bundle, c: &Container) -> [Checkpoint; 3] {
     let [first, second] = pre_dumps(b, c);
-    let last = beside(&first, "last");
+    let last = first.beside("last");
     last.dumped(b, &["--parent-path", "../second"]);
     assert!(
         c.call(&["state"]).failure().contains("does not exist"),
@@ -105,9 +101,9 @@ fn chain(b: &Bundle, c: &Container) -> [Saved; 3] {
 }
 
 /// Two pre-dumps, the second on top of the first.
-fn pre_dumps(b: &Bundle, c: &Container) -> [Saved; 2] {
-    let first = Saved::new();
-    let second = beside(&first, "second");
+fn pre_dumps(b: &Bundle, c: &Container) -> [Checkpoint; 2] {
+    let first = Checkpoint::new();
+    let second = first.beside("second");
     first.dumped(b, &["--pre-dump"]);
     assert_eq!(c.status(), "running");
     let mut writes = intact(b);
@@ -123,40 +119,34 @@ fn pre_dumps(b: &Bundle, c: &Container) -> [Saved; 2] {
 
 fn a_chain_of_pre_dumps_is_restored() {
     needs_tracking();
-    let b = remembers();
+    let b = with_pages();
     let c = filled(&b);
     let before = intact(&b);
     let [first, second, last] = chain(&b, &c);
     assert!(
-        saved_memory(&first.images).0 >= MEMORY,
+        dumped_memory(&first.images).0 >= MEMORY,
         "{:?}",
-        saved_memory(&first.images)
+        dumped_memory(&first.images)
     );
-    // Only what was written to meanwhile: an eighth of it.
-    for folder in [&second.images, &last.images] {
-        let bytes = saved_memory(folder).0;
+    // Only the pages that were written to meanwhile: an eighth of them.
+    for directory in [&second.images, &last.images] {
+        let bytes = dumped_memory(directory).0;
         assert!(
             bytes > 0 && bytes < MEMORY / 2,
             "{}: {bytes}",
-            folder.display()
+            directory.display()
         );
-        assert!(folder.join("parent").is_symlink());
+        assert!(directory.join("parent").is_symlink());
     }
-    let out = last.restore(&b, &[]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        last.log("restore.log")
-    );
+    last.restored(&b, &[]);
     assert!(intact(&b) > before);
     assert_eq!(c.status(), "running");
 }
 
-fn a_chain_is_exported_whole() {
+fn a_chain_of_pre_dumps_is_exported() {
     needs_tracking();
     only_hull!("--export and --import");
-    let b = remembers();
+    let b = with_pages();
     let c = filled(&b);
     let before = intact(&b);
     let file = fixture::new_dir("exported").join("chain.hull");
@@ -170,8 +160,8 @@ fn a_chain_is_exported_whole() {
         &b.id,
     ])
     .success();
-    for folder in [first, second] {
-        fs::remove_dir_all(folder.images).unwrap();
+    for checkpoint in [first, second] {
+        fs::remove_dir_all(checkpoint.images).unwrap();
     }
     b.call(&[
         "restore",
@@ -187,9 +177,9 @@ fn a_chain_is_exported_whole() {
     assert_eq!(c.status(), "running");
 }
 
-fn a_chain_without_its_parent_is_not_restored() {
+fn a_chain_without_its_parent_is_refused() {
     needs_tracking();
-    let b = remembers();
+    let b = with_pages();
     let c = filled(&b);
     let [first, _, last] = chain(&b, &c);
     let away = first.images.with_file_name("away");
@@ -197,50 +187,47 @@ fn a_chain_without_its_parent_is_not_restored() {
     let said = last.restore(&b, &[]).failure();
     assert_has!(said, "criu");
     assert!(c.call(&["state"]).failure().contains("does not exist"));
-    assert!(!b.cgroup_dir("freezer").exists(), "nothing is left of it");
+    assert!(!b.cgroup_dir("freezer").exists(), "the cgroup is left");
     fs::rename(away, &first.images).unwrap();
-    last.restore(&b, &[]).success();
+    last.restored(&b, &[]);
     intact(&b);
 }
 
 fn auto_dedup_keeps_each_page_once() {
     needs_tracking();
-    let b = remembers();
+    let b = with_pages();
     let _c = filled(&b);
-    let first = Saved::new();
+    let first = Checkpoint::new();
     first.dumped(&b, &["--pre-dump"]);
-    let before = saved_memory(&first.images);
+    let before = dumped_memory(&first.images);
     let mut writes = intact(&b);
     until("writes", || {
         std::mem::replace(&mut writes, intact(&b)) < writes
     });
-    let last = beside(&first, "last");
+    let last = first.beside("last");
     last.dumped(&b, &["--parent-path", "../images", "--auto-dedup"]);
-    // What the second has anew is cut out of the first, whose file stays as long as it was.
-    let after = saved_memory(&first.images);
+    // criu punches holes for pages that the second dump has anew: the first file keeps its length.
+    let after = dumped_memory(&first.images);
     assert!(
         after.0 == before.0 && after.1 < before.1,
         "{before:?}, {after:?}"
     );
-    let out = last.restore(&b, &["--auto-dedup"]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        last.log("restore.log")
-    );
+    last.restored(&b, &["--auto-dedup"]);
     intact(&b);
-    // And what is back in memory is in no file any more.
-    let (first, last) = (saved_memory(&first.images).1, saved_memory(&last.images).1);
+    // After the restore the pages are in memory, and no file has them any more.
+    let (first, last) = (
+        dumped_memory(&first.images).1,
+        dumped_memory(&last.images).1,
+    );
     assert!(first < after.1 / 4 && last < MEMORY / 8, "{first}, {last}");
 }
 
-/// One of criu's servers.
+/// A server of criu's: a page server or the daemon of lazy pages.
 struct Server(Child);
 
 impl Server {
     fn start(args: &[&str]) -> Self {
-        let mut command = Command::new(crate::checkpoint_world::criu());
+        let mut command = Command::new(crate::support::checkpoint::criu());
         command
             .args(args)
             .stdin(Stdio::null())
@@ -249,15 +236,12 @@ impl Server {
         Self(leaks::spawn(&mut command).unwrap())
     }
 
-    /// Its end, which must be a good one.
+    /// Waits for its end, with status 0.
     #[track_caller]
     fn ends(&mut self, log: &Path) {
         let in_time = harness::wait_within(&mut self.0, runtime::LIMIT);
         let status = self.0.wait().unwrap();
-        leaks::OWN
-            .lock()
-            .unwrap()
-            .remove(&self.0.id().cast_signed());
+        leaks::forget(&self.0);
         assert!(
             in_time && status.success(),
             "{status}\n{}",
@@ -270,17 +254,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
-        leaks::OWN
-            .lock()
-            .unwrap()
-            .remove(&self.0.id().cast_signed());
+        leaks::forget(&self.0);
     }
 }
 
 const PORT: &str = "27277";
 
-/// Whether somebody listens at the port, asked without connecting: the servers serve one client.
-/// (proc_net: state 0A is LISTEN.)
+/// Whether a server listens at the port. It must not be asked by connecting, since it serves one
+/// client. (State 0A of /proc/net/tcp is LISTEN.)
 fn listening() -> bool {
     let port = format!(":{:04X} ", PORT.parse::<u16>().unwrap());
     ["tcp", "tcp6"].iter().any(|name| {
@@ -292,10 +273,10 @@ fn listening() -> bool {
 }
 
 fn pages_go_to_a_page_server() {
-    let b = remembers();
+    let b = with_pages();
     own_network();
     let c = filled(&b);
-    let (pages, saved) = (fixture::new_dir("pages"), Saved::new());
+    let (pages, checkpoint) = (fixture::new_dir("pages"), Checkpoint::new());
     let log = pages.join("server.log");
     let mut server = Server::start(&[
         "page-server",
@@ -309,54 +290,48 @@ fn pages_go_to_a_page_server() {
         log.to_str().unwrap(),
     ]);
     until("the page server", listening);
-    saved.dumped(&b, &["--page-server", &format!("127.0.0.1:{PORT}")]);
+    checkpoint.dumped(&b, &["--page-server", &format!("127.0.0.1:{PORT}")]);
     server.ends(&log);
     drop(c);
     assert_eq!(
-        saved_memory(&saved.images).0,
+        dumped_memory(&checkpoint.images).0,
         0,
-        "no page is where the other images are"
+        "the other images have pages"
     );
-    assert!(saved_memory(&pages).0 >= MEMORY);
+    assert!(dumped_memory(&pages).0 >= MEMORY);
     for entry in fs::read_dir(&pages)
         .unwrap()
         .flatten()
         .filter(|entry| entry.path().extension().is_some_and(|e| e == "img"))
     {
-        fs::copy(entry.path(), saved.images.join(entry.file_name())).unwrap();
+        fs::copy(entry.path(), checkpoint.images.join(entry.file_name())).unwrap();
     }
     let _c = Container::new(&b);
-    let out = saved.restore(&b, &[]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
+    checkpoint.restored(&b, &[]);
     intact(&b);
 }
 
-/// As runc's users do it: the dump waits with the pages, `criu lazy-pages` fetches them, and the
+/// As users of runc do it: the dump keeps the pages, `criu lazy-pages` fetches them, and the
 /// restored container runs before it has them.
-fn lazy_pages_come_when_they_are_used() {
+fn lazy_pages_are_fetched_on_use() {
     let all = runtime::text("/proc/self/status");
     let bounding = all
         .lines()
         .find_map(|line| line.strip_prefix("CapBnd:"))
         .unwrap();
-    // CAP_SYS_RESOURCE: criu's pipes are longer than others may have.
+    // criu makes pipes that are longer than the limit for others.
     if u64::from_str_radix(bounding.trim(), 16).unwrap() >> 24 & 1 == 0 {
-        skip!("criu's pages need CAP_SYS_RESOURCE here");
+        skip!("criu's lazy pages need CAP_SYS_RESOURCE");
     }
-    let b = remembers();
+    let b = with_pages();
     own_network();
     let _c = filled(&b);
     let before = intact(&b);
-    let saved = Saved::new();
+    let checkpoint = Checkpoint::new();
     let (mut ready, status) = std::io::pipe().unwrap();
     rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::empty()).unwrap();
     let number = std::os::fd::AsRawFd::as_raw_fd(&status).to_string();
-    let mut dump = saved.begun(
+    let dump = checkpoint.spawn_dump(
         &b,
         &[
             "--lazy-pages",
@@ -370,11 +345,14 @@ fn lazy_pages_come_when_they_are_used() {
     let mut said = [1; 8];
     assert!(
         harness::readable_within(&ready, runtime::LIMIT),
-        "--status-fd says nothing"
+        "nothing was written to --status-fd"
     );
     let count = ready.read(&mut said).unwrap();
-    assert_eq!(said[..count], [0], "{}", saved.log("dump.log"));
-    let (images, work) = (saved.images.to_str().unwrap(), saved.work.to_str().unwrap());
+    assert_eq!(said[..count], [0], "{}", checkpoint.log("dump.log"));
+    let (images, work) = (
+        checkpoint.images.to_str().unwrap(),
+        checkpoint.work.to_str().unwrap(),
+    );
     let mut server = Server::start(&[
         "lazy-pages",
         "--page-server",
@@ -391,35 +369,29 @@ fn lazy_pages_come_when_they_are_used() {
         "lazy.log",
     ]);
     until("the daemon's socket", || {
-        saved.work.join("lazy-pages.socket").exists()
+        checkpoint.work.join("lazy-pages.socket").exists()
     });
     let other = another(&b);
     let c = Container::new(&other);
-    let out = saved.restore(&other, &["--lazy-pages"]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
+    checkpoint.restored(&other, &["--lazy-pages"]);
     assert!(intact(&other) > before);
-    server.ends(&saved.work.join("lazy.log"));
-    assert!(
-        dump.wait().unwrap().success(),
-        "the source ends when its pages are all away"
+    server.ends(&checkpoint.work.join("lazy.log"));
+    assert_eq!(
+        runtime::wait(dump, runtime::LIMIT),
+        0,
+        "the dump ends when it has sent all pages"
     );
-    leaks::OWN.lock().unwrap().remove(&dump.id().cast_signed());
     assert_eq!(c.status(), "running");
     assert!(
         b.call(&["state", &b.id])
             .failure()
             .contains("does not exist")
     );
-    // They came over the wire: no image holds them.
+    // The pages came over the network: no image has them.
     assert!(
-        saved_memory(&saved.images).0 < MEMORY,
+        dumped_memory(&checkpoint.images).0 < MEMORY,
         "{:?}",
-        saved_memory(&saved.images)
+        dumped_memory(&checkpoint.images)
     );
-    assert_has!(saved.log("lazy.log"), "transferred");
+    assert_has!(checkpoint.log("lazy.log"), "transferred");
 }

@@ -1,7 +1,8 @@
-//! hull's own networks over a checkpoint: the address, the ports, and connections that were open.
+//! Checkpoint and restore of a container on hull's own networks: its addresses, published ports,
+//! names, and open TCP connections.
 
-use crate::checkpoint_world::{Saved, criu, guard, same, started_with, version};
-use crate::net_world::{World, eventually, host_reaches, rules};
+use crate::support::checkpoint::{Checkpoint, criu, started_with, version};
+use crate::support::network::{World, eventually, host_reaches, rules};
 use crate::support::{Bundle, Container, until};
 use serde_json::json;
 use std::io::{Read, Write};
@@ -9,11 +10,11 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 tests![
-    a_connection_goes_on_over_a_restore,
-    a_connection_is_closed_when_asked,
-    an_open_connection_is_refused_in_words,
-    address_ports_and_names_come_back,
-    a_copy_has_an_address_of_its_own,
+    a_connection_survives_restore,
+    a_connection_is_closed_by_tcp_close,
+    an_open_connection_is_refused,
+    address_ports_and_names_are_restored,
+    a_clone_has_an_address_of_its_own,
 ];
 
 fn echo(w: &World) -> Bundle {
@@ -39,7 +40,7 @@ fn serve<'a>(w: &World, b: &'a Bundle) -> (Container<'a>, TcpStream) {
     (c, stream)
 }
 
-/// Sends and gets the same back, byte for byte.
+/// Sends bytes and receives the same bytes.
 #[track_caller]
 fn talk(stream: &mut TcpStream, number: u8) {
     let sent: Vec<u8> = (0..3000_u32).map(|n| (n % 251) as u8 ^ number).collect();
@@ -49,60 +50,60 @@ fn talk(stream: &mut TcpStream, number: u8) {
     assert_eq!(back, sent);
 }
 
-fn a_connection_goes_on_over_a_restore() {
+fn a_connection_survives_restore() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = echo(&w);
     let (c, mut stream) = serve(&w, &b);
     talk(&mut stream, 1);
     for number in 2..4 {
-        let saved = Saved::new();
-        saved.dumped(&b, &["--tcp-established"]);
-        // Sent while nobody is there.
+        let checkpoint = Checkpoint::new();
+        checkpoint.dumped(&b, &["--tcp-established"]);
+        // Sent while the container does not exist.
         stream.write_all(b"meanwhile").unwrap();
-        saved.restore(&b, &["--tcp-established"]).success();
+        checkpoint.restored(&b, &["--tcp-established"]);
         let mut back = [0; 9];
         stream.read_exact(&mut back).unwrap();
         assert_eq!(&back, b"meanwhile");
         talk(&mut stream, number);
     }
-    // A failed checkpoint too leaves nothing that holds packets back.
-    let bad = Saved {
+    // A failed checkpoint leaves no rule that drops packets.
+    let bad = Checkpoint {
         images: "/proc/hull".into(),
-        ..Saved::new()
+        ..Checkpoint::new()
     };
-    bad.checkpoint(&b, &["--tcp-established"]).failure();
+    bad.dump(&b, &["--tcp-established"]).failure();
     talk(&mut stream, 9);
     assert!(!rules().contains("CRIU"), "{}", rules());
     assert_eq!(c.status(), "running");
 }
 
-fn a_connection_is_closed_when_asked() {
+fn a_connection_is_closed_by_tcp_close() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = echo(&w);
     let (_c, mut stream) = serve(&w, &b);
     talk(&mut stream, 1);
-    let saved = Saved::new();
-    saved.dumped(&b, &["--tcp-close"]);
-    saved.restore(&b, &["--tcp-close"]).success();
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--tcp-close"]);
+    checkpoint.restored(&b, &["--tcp-close"]);
     let address = w.addresses("default", &b.id)[0].clone();
-    // The old one is dead at the next byte, and new ones are served.
+    // The old connection is reset at the next byte; the server accepts new ones.
     let ends = (0..50).any(|_| {
         std::thread::sleep(Duration::from_millis(100));
         stream.write_all(b"x").is_err() || matches!(stream.take_error(), Ok(Some(_)))
     });
-    assert!(ends, "the old connection is open");
+    assert!(ends, "the old connection is still open");
     talk(&mut TcpStream::connect((address.as_str(), 7)).unwrap(), 3);
 }
 
-fn an_open_connection_is_refused_in_words() {
+fn an_open_connection_is_refused() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = echo(&w);
     let (c, mut stream) = serve(&w, &b);
     talk(&mut stream, 1);
-    let said = Saved::new().checkpoint(&b, &[]).failure();
+    let said = Checkpoint::new().dump(&b, &[]).failure();
     for part in ["tcp", "--tcp-close", "dump.log", &version()] {
         assert_has!(said, part);
     }
@@ -110,7 +111,7 @@ fn an_open_connection_is_refused_in_words() {
     talk(&mut stream, 2);
 }
 
-fn address_ports_and_names_come_back() {
+fn address_ports_and_names_are_restored() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let mut b = w.server();
@@ -127,15 +128,15 @@ fn address_ports_and_names_come_back() {
     };
     let (before, hosts) = (link(), c.exec(&["cat", "/etc/hosts"]).success().stdout);
     eventually("the port", || host_reaches("198.51.100.1", 8080));
-    let saved = Saved::new();
-    saved.dumped(&b, &["--tcp-close"]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--tcp-close"]);
     assert!(
         w.inspect("default")["containers"]
             .as_array()
             .unwrap()
             .is_empty()
     );
-    saved.restore(&b, &["--tcp-close"]).success();
+    checkpoint.restored(&b, &["--tcp-close"]);
     assert_eq!(
         (link(), c.exec(&["cat", "/etc/hosts"]).success().stdout),
         (before, hosts)
@@ -146,17 +147,17 @@ fn address_ports_and_names_come_back() {
     );
 }
 
-/// A client talks to the source before, meanwhile and after, and another to the copy.
-fn a_copy_has_an_address_of_its_own() {
+/// A client talks to the source before and after, and another one to the clone.
+fn a_clone_has_an_address_of_its_own() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = echo(&w);
     let (c, mut stream) = serve(&w, &b);
     talk(&mut stream, 1);
-    let mut copy = same(&b);
+    let mut copy = b.clone();
     copy.id.push_str("-copy");
     copy.cgroup.push_str("-copy");
-    let copied = guard(&copy);
+    let copied = Container::new(&copy);
     b.call(&["clone", "--share-volumes", &b.id, &copy.id])
         .success();
     talk(&mut stream, 2);

@@ -1,9 +1,10 @@
-//! The options of checkpoint and restore, one by one: what fails without one, and what is there
-//! again with it.
+//! Options of `checkpoint` and `restore`, one by one: without an option the command fails, with it
+//! the state is restored.
 
-use crate::checkpoint_world::{
-    Double, Saved, another, count, counter, own_network, passed, same, started, with_criu,
+use crate::support::checkpoint::{
+    Checkpoint, Double, another, count, counter, passed, started, with_criu,
 };
+use crate::support::network::own_network;
 use crate::support::{Bundle, Container, cgroups, fixture, harness, runtime, until};
 use serde_json::json;
 use std::fs::{self, File};
@@ -11,17 +12,17 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 tests![
-    every_mode_of_cgroups_brings_it_back,
-    strict_wants_no_cgroup_there,
-    file_locks_are_held_again,
-    an_external_socket_is_connected_again,
-    an_lsm_profile_comes_back_or_is_replaced,
-    what_no_kernel_here_has_reaches_criu,
+    every_mode_of_cgroups_restores,
+    strict_mode_refuses_an_existing_cgroup,
+    file_locks_are_restored,
+    an_external_socket_is_restored,
+    an_lsm_profile_is_restored_or_replaced,
+    lsm_mount_context_and_shell_job_reach_criu,
 ];
 
-/// The limits are the config's again, and the processes in the container's own cgroup, whatever
-/// criu does about cgroups.
-fn every_mode_of_cgroups_brings_it_back() {
+/// In each mode of criu's, the limits are those of the config, and the processes are in the
+/// container's own cgroup.
+fn every_mode_of_cgroups_restores() {
     for mode in ["soft", "full", "strict", "ignore"] {
         if mode == "ignore" && !runtime::drives_hull() {
             continue;
@@ -31,7 +32,7 @@ fn every_mode_of_cgroups_brings_it_back() {
         let c = started(&b);
         let before = passed(&b, 1);
         let flags = ["--manage-cgroups-mode", mode];
-        Saved::round(&b, &flags, &flags);
+        Checkpoint::round(&b, &flags, &flags);
         passed(&b, before);
         assert_eq!(b.cgroup_file("pids", "pids.max"), "77", "{mode}");
         assert!(
@@ -45,31 +46,34 @@ fn every_mode_of_cgroups_brings_it_back() {
     }
 }
 
-fn strict_wants_no_cgroup_there() {
-    only_hull!("runc 1.1.5 passes over the mode at restore");
+fn strict_mode_refuses_an_existing_cgroup() {
+    only_hull!("runc 1.1.5 ignores the mode at restore");
     if cgroups::by_systemd() {
         skip!("systemd makes a new scope");
     }
     let b = counter();
     let c = started(&b);
     passed(&b, 1);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     let stopped = count(&b);
     fs::create_dir(b.cgroup_dir("pids")).unwrap();
     assert_has!(
-        saved
+        checkpoint
             .restore(&b, &["--manage-cgroups-mode", "strict"])
             .failure(),
         "is there already"
     );
-    assert!(b.cgroup_dir("pids").exists(), "it is not hull's to remove");
-    saved.restore(&b, &[]).success();
+    assert!(
+        b.cgroup_dir("pids").exists(),
+        "hull removed a cgroup that it had not made"
+    );
+    checkpoint.restored(&b, &[]);
     passed(&b, stopped);
     drop(c);
 }
 
-fn file_locks_are_held_again() {
+fn file_locks_are_restored() {
     let mut b = with_criu(Bundle::new());
     b.args(&["/bin/probe", "--probe", "lock", "/tmp/file"]);
     let c = started(&b);
@@ -81,45 +85,35 @@ fn file_locks_are_held_again() {
         Err(error) => panic!("{error}"),
     };
     assert!(!is_free());
-    let said = Saved::new().checkpoint(&b, &[]).failure();
+    let said = Checkpoint::new().dump(&b, &[]).failure();
     assert!(
         !runtime::drives_hull() || said.contains("--file-locks"),
         "{said}"
     );
     assert_eq!(c.status(), "running");
-    let saved = Saved::new();
-    saved.dumped(&b, &["--file-locks"]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--file-locks"]);
     until("the lock's end", is_free);
-    let out = saved.restore(&b, &["--file-locks"]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
+    checkpoint.restored(&b, &["--file-locks"]);
     assert!(!is_free(), "the restored program holds its lock");
     drop(c);
     assert!(is_free());
 }
 
-fn an_external_socket_is_connected_again() {
+fn an_external_socket_is_restored() {
     own_network();
     let mut b = with_criu(Bundle::new());
-    let folder = fixture::new_dir("sockets");
-    let socket = UnixDatagram::bind(folder.join("socket")).unwrap();
-    // criu connects to the name that the socket was bound by, so it is the same inside.
-    b.mount(
-        folder.to_str().unwrap(),
-        "bind",
-        folder.to_str().unwrap(),
-        &["bind"],
-    )
-    .without_namespace("network");
+    let directory = fixture::new_dir("sockets");
+    let path = directory.to_str().unwrap();
+    let socket = UnixDatagram::bind(directory.join("socket")).unwrap();
+    // criu connects to the path by which the socket was bound: the container has the same path.
+    b.mount(path, "bind", path, &["bind"])
+        .without_namespace("network");
     b.args(&[
         "/bin/probe",
         "--probe",
         "send",
-        folder.join("socket").to_str().unwrap(),
+        directory.join("socket").to_str().unwrap(),
     ]);
     let c = started(&b);
     let next = || {
@@ -134,14 +128,14 @@ fn an_external_socket_is_connected_again() {
             .unwrap()
     };
     next();
-    let said = Saved::new().checkpoint(&b, &[]).failure();
+    let said = Checkpoint::new().dump(&b, &[]).failure();
     assert!(
         !runtime::drives_hull() || said.contains("--ext-unix-sk"),
         "{said}"
     );
     assert_eq!(c.status(), "running");
-    let saved = Saved::new();
-    saved.dumped(&b, &["--ext-unix-sk"]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--ext-unix-sk"]);
     socket.set_nonblocking(true).unwrap();
     let mut last = 0;
     let mut bytes = [0; 32];
@@ -149,18 +143,11 @@ fn an_external_socket_is_connected_again() {
         last = String::from_utf8_lossy(&bytes[..count]).parse().unwrap();
     }
     socket.set_nonblocking(false).unwrap();
-    let out = saved.restore(&b, &["--ext-unix-sk"]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
+    checkpoint.restored(&b, &["--ext-unix-sk"]);
     assert_eq!(next(), last + 1);
 }
 
-/// Loads two profiles of the test's own, and gives their names; the test is skipped where AppArmor
-/// is off.
+/// Loads two AppArmor profiles of the test's own; skips the test where AppArmor is off.
 fn profiles() -> [Profile; 2] {
     let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|text| text.trim() == "Y");
@@ -204,7 +191,7 @@ impl Drop for Profile {
     }
 }
 
-fn an_lsm_profile_comes_back_or_is_replaced() {
+fn an_lsm_profile_is_restored_or_replaced() {
     let [first, second] = profiles();
     let mut b = counter();
     b.set("/process/apparmorProfile", json!(first.0));
@@ -212,10 +199,10 @@ fn an_lsm_profile_comes_back_or_is_replaced() {
     let before = passed(&b, 1);
     let confined = |c: &Container| c.proc_file("attr/current").trim().to_owned();
     assert_eq!(confined(&c), format!("{} (enforce)", first.0));
-    Saved::round(&b, &[], &[]);
+    Checkpoint::round(&b, &[], &[]);
     let before = passed(&b, before);
     assert_eq!(confined(&c), format!("{} (enforce)", first.0));
-    Saved::round(
+    Checkpoint::round(
         &b,
         &[],
         &["--lsm-profile", &format!("apparmor:{}", second.0)],
@@ -224,35 +211,33 @@ fn an_lsm_profile_comes_back_or_is_replaced() {
     assert_eq!(confined(&c), format!("{} (enforce)", second.0));
 }
 
-/// No kernel here has SELinux with a policy, and no container's program is on its caller's terminal
-/// (each begins a session of its own): that those options are told to criu is shown by a double
-/// that writes the request down. Fields 63 and 7 of the options (rpc.proto).
-fn what_no_kernel_here_has_reaches_criu() {
-    only_hull!("the double speaks hull's side of the protocol");
+/// The test hosts have no SELinux policy, and no program of a container is on its caller's terminal
+/// (each has a session of its own): a double of criu records the request. The options are fields 63
+/// and 7 (rpc.proto).
+fn lsm_mount_context_and_shell_job_reach_criu() {
+    only_hull!("it tests hull's requests");
     let b = counter();
     let _c = started(&b);
     passed(&b, 1);
-    let saved = Saved::new();
-    saved.dumped(&b, &["--leave-running"]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &["--leave-running"]);
     let mut other = another(&b);
     let double = Double::of(&mut other);
-    let asked = |number: u64| double.option(number);
+    let option = |number: u64| double.option(number);
     let context = "system_u:object_r:container_file_t:s0:c1,c2";
-    saved
+    checkpoint
         .restore(&other, &["--lsm-mount-context", context])
         .failure();
     assert_eq!(
-        (asked(63).as_deref(), asked(7).as_deref()),
+        (option(63).as_deref(), option(7).as_deref()),
         (Some(context.as_bytes()), Some(&[0][..]))
     );
-    saved.restore(&other, &["--shell-job"]).failure();
-    assert_eq!((asked(63), asked(7).as_deref()), (None, Some(&[1][..])));
-    let mut dumping = same(&b);
+    checkpoint.restore(&other, &["--shell-job"]).failure();
+    assert_eq!((option(63), option(7).as_deref()), (None, Some(&[1][..])));
+    let mut dumping = b.clone();
     dumping.runtime.global = other.runtime.global;
-    Saved::new()
-        .checkpoint(&dumping, &["--shell-job"])
-        .failure();
-    assert_eq!(asked(7).as_deref(), Some(&[1][..]));
+    Checkpoint::new().dump(&dumping, &["--shell-job"]).failure();
+    assert_eq!(option(7).as_deref(), Some(&[1][..]));
     let count = count(&b);
     passed(&b, count);
 }

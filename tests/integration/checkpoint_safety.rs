@@ -1,11 +1,14 @@
-//! Whatever fails, the source is as it was: running, thawed, its network unlocked; and nothing of a
-//! failed restore is left.
+//! Failures of `checkpoint` and `restore`: after a failed checkpoint the source runs, thawed and
+//! with its network unlocked; after a failed restore nothing is left. And what hull requests of
+//! criu agrees with the plan.
 
-use crate::checkpoint_world::{
-    Double, Saved, bundle, counter, criu, fields, guard, passed, same, started, succeeds,
-};
 use crate::support::cgroups::by_version;
-use crate::support::{Bundle, fixture, runtime, until, users};
+use crate::support::checkpoint::{
+    Checkpoint, Double, bundle, count, counter, criu, fields, passed, started, succeeds,
+};
+use crate::support::plan::{self, CONTAINER_STEPS, HOST_STEPS};
+use crate::support::{Bundle, Container, fixture, runtime, until, users};
+use nix::mount::MsFlags;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -13,14 +16,14 @@ use std::process::Command;
 
 tests![
     a_full_disk_leaves_the_source_running,
-    an_image_that_cannot_be_saved_leaves_the_source_running,
-    the_death_of_hull_leaves_the_source_running,
-    a_refusing_criu_leaves_the_source_running,
-    a_criu_that_is_killed_leaves_no_lock,
+    a_failed_fsync_leaves_the_source_running,
+    a_sigkill_of_hull_leaves_the_source_running,
+    a_failing_criu_leaves_the_source_running,
+    a_sigkill_of_criu_leaves_no_network_lock,
     each_damaged_image_is_named,
     external_mounts_come_from_the_plan,
     external_namespaces_and_files_come_from_the_plan,
-    tracking_memory_needs_the_kernel,
+    pre_dump_needs_soft_dirty_tracking,
     a_failed_restore_leaves_nothing,
 ];
 
@@ -29,13 +32,14 @@ fn thawed(b: &Bundle) -> bool {
         == by_version("freezer", "THAWED", "0")
 }
 
-/// The source runs on, in a thawed cgroup, and nothing in its network namespace holds packets back.
+/// Asserts that the source still runs, in a thawed cgroup, and that no rule in its network
+/// namespace drops packets.
 #[track_caller]
-fn is_as_it_was(b: &Bundle, pid: i32) {
-    let c = std::mem::ManuallyDrop::new(guard(b));
+fn still_runs(b: &Bundle, pid: i32) {
+    let c = std::mem::ManuallyDrop::new(Container::new(b));
     assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
     assert!(thawed(b));
-    passed(b, crate::checkpoint_world::count(b));
+    passed(b, count(b));
     for tool in [
         &["nft", "list", "ruleset"][..],
         &["iptables-save"],
@@ -58,33 +62,26 @@ fn a_full_disk_leaves_the_source_running() {
     let c = started(&b);
     passed(&b, 1);
     let full = fixture::new_dir("full");
-    nix::mount::mount(
-        Some("none"),
-        &full,
-        Some("tmpfs"),
-        nix::mount::MsFlags::empty(),
-        Some("size=40k"),
-    )
-    .unwrap();
-    let saved = Saved {
+    fixture::mount_tmpfs(&full, MsFlags::empty(), Some("size=40k"));
+    let checkpoint = Checkpoint {
         images: full.join("images"),
-        ..Saved::new()
+        ..Checkpoint::new()
     };
-    let said = saved.checkpoint(&b, &[]).failure();
-    is_as_it_was(&b, c.pid());
+    let said = checkpoint.dump(&b, &[]).failure();
+    still_runs(&b, c.pid());
     nix::mount::umount(&full).unwrap();
     assert_has!(said, "no space left");
 }
 
-/// hull under strace, which has one of its calls fail or end it. Gives whether the checkpoint
-/// succeeded.
-fn injected(b: &Bundle, saved: &Saved, what: &[&str]) -> bool {
+/// `checkpoint` under strace, which lets one of hull's calls fail or kills hull at it; whether the
+/// checkpoint succeeded.
+fn injected(b: &Bundle, checkpoint: &Checkpoint, what: &[&str]) -> bool {
     let plain = b.runtime.command(&[
         "checkpoint",
         "--image-path",
-        saved.images.to_str().unwrap(),
+        checkpoint.images.to_str().unwrap(),
         "--work-path",
-        saved.work.to_str().unwrap(),
+        checkpoint.work.to_str().unwrap(),
         &b.id,
     ]);
     let mut command = Command::new("strace");
@@ -97,63 +94,63 @@ fn injected(b: &Bundle, saved: &Saved, what: &[&str]) -> bool {
     succeeds(command)
 }
 
-fn an_image_that_cannot_be_saved_leaves_the_source_running() {
-    only_hull!("runc does not wait for the disk");
+fn a_failed_fsync_leaves_the_source_running() {
+    only_hull!("runc does not call fsync");
     let b = counter();
     let c = started(&b);
     passed(&b, 1);
-    // At an image, and at the folder.
-    let saved = Saved::new();
+    // At an image, and at the directory.
+    let checkpoint = Checkpoint::new();
     assert!(!injected(
         &b,
-        &saved,
+        &checkpoint,
         &["-e", "inject=fsync:error=EIO:when=2"]
     ));
-    is_as_it_was(&b, c.pid());
-    let saved = Saved::new();
+    still_runs(&b, c.pid());
+    let checkpoint = Checkpoint::new();
     assert!(!injected(
         &b,
-        &saved,
+        &checkpoint,
         &[
             "-e",
             "inject=fsync:error=EIO",
             "-P",
-            saved.images.to_str().unwrap()
+            checkpoint.images.to_str().unwrap()
         ]
     ));
-    is_as_it_was(&b, c.pid());
-    let saved = Saved::new();
+    still_runs(&b, c.pid());
+    let checkpoint = Checkpoint::new();
     assert!(
-        injected(&b, &saved, &["-e", "inject=fsync:error=EIO:when=5000"]),
-        "without a fault it is saved"
+        injected(&b, &checkpoint, &["-e", "inject=fsync:error=EIO:when=5000"]),
+        "the checkpoint fails without a fault too"
     );
-    saved.restore(&b, &[]).success();
+    checkpoint.restored(&b, &[]);
 }
 
-fn the_death_of_hull_leaves_the_source_running() {
-    only_hull!("runc does not wait for the disk");
+fn a_sigkill_of_hull_leaves_the_source_running() {
+    only_hull!("runc does not call fsync");
     let b = counter();
     let c = started(&b);
     passed(&b, 1);
     for _ in 0..3 {
-        // criu waits for its answer to post-dump at that time.
+        // criu then waits for the answer to its post-dump notification.
         assert!(!injected(
             &b,
-            &Saved::new(),
+            &Checkpoint::new(),
             &["-e", "inject=fsync:signal=KILL:when=1"]
         ));
         until("criu to give up", || {
             thawed(&b) && c.status_line("TracerPid") == "0"
         });
-        is_as_it_was(&b, c.pid());
+        still_runs(&b, c.pid());
     }
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
-    saved.restore(&b, &[]).success();
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
+    checkpoint.restored(&b, &[]);
 }
 
-fn a_refusing_criu_leaves_the_source_running() {
-    only_hull!("runc words it otherwise");
+fn a_failing_criu_leaves_the_source_running() {
+    only_hull!("runc has another error message");
     let b = bundle(
         "i=0; exec 3</proc/self/ns/net; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new \
             /tmp/count; sleep 0.1; done",
@@ -162,7 +159,7 @@ fn a_refusing_criu_leaves_the_source_running() {
     passed(&b, 1);
     let mut other = b.runtime.clone();
     let wrapper = fixture::new_dir("criu").join("criu");
-    // One that dies in the middle of its work.
+    // A criu that is killed in the middle of its work.
     fixture::write_executable(
         &wrapper,
         &format!(
@@ -172,22 +169,22 @@ fn a_refusing_criu_leaves_the_source_running() {
         ),
     );
     other.global = vec!["--criu".into(), wrapper.to_str().unwrap().into()];
-    let saved = Saved::new();
+    let checkpoint = Checkpoint::new();
     let said = other
         .call(&[
             "checkpoint",
             "--image-path",
-            saved.images.to_str().unwrap(),
+            checkpoint.images.to_str().unwrap(),
             &b.id,
         ])
         .failure();
     assert_has!(said, "criu");
-    is_as_it_was(&b, c.pid());
+    still_runs(&b, c.pid());
 }
 
-/// criu ends when it has tar save a tmpfs: after it locked the network, and after its code was
-/// inside the processes.
-fn a_criu_that_is_killed_leaves_no_lock() {
+/// SIGKILL reaches criu when it runs tar for a tmpfs: it has locked the network by then, and its
+/// code is in the processes.
+fn a_sigkill_of_criu_leaves_no_network_lock() {
     only_hull!("runc leaves the lock, and the container frozen");
     let mut b = bundle(
         "dd if=/dev/zero bs=1M count=2 2>/dev/null | tr '\\0' x >/large/big; i=0; while true; do \
@@ -196,29 +193,29 @@ fn a_criu_that_is_killed_leaves_no_lock() {
     b.mount("/large", "tmpfs", "tmpfs", &[]);
     let c = started(&b);
     passed(&b, 1);
-    let folder = fixture::new_dir("path");
-    let locks = folder.join("locks");
+    let directory = fixture::new_dir("path");
+    let locks = directory.join("locks");
     let list = "{ nft list tables; iptables-save; ip6tables-save; } 2>/dev/null | grep CRIU";
     let script = format!(
         "#!/bin/sh\nnsenter --net=/proc/{}/ns/net sh -c '{list}' >{}\nkill -9 $PPID\n",
         c.pid(),
         locks.display()
     );
-    fixture::write_executable(&folder.join("tar"), &script);
+    fixture::write_executable(&directory.join("tar"), &script);
     let mut other = b.runtime.clone();
     other.env.push((
         "PATH".into(),
-        format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()),
+        format!("{}:{}", directory.display(), std::env::var("PATH").unwrap()),
     ));
     for method in ["iptables", "nftables"] {
-        let saved = Saved::new();
+        let checkpoint = Checkpoint::new();
         let said = other
             .call(&[
                 "checkpoint",
                 "--network-lock",
                 method,
                 "--image-path",
-                saved.images.to_str().unwrap(),
+                checkpoint.images.to_str().unwrap(),
                 &b.id,
             ])
             .failure();
@@ -229,21 +226,21 @@ fn a_criu_that_is_killed_leaves_no_lock() {
             runtime::text(&locks)
         );
         fs::remove_file(&locks).unwrap();
-        is_as_it_was(&b, c.pid());
+        still_runs(&b, c.pid());
     }
-    Saved::round(&b, &[], &[]);
-    passed(&b, crate::checkpoint_world::count(&b));
+    Checkpoint::round(&b, &[], &[]);
+    passed(&b, count(&b));
 }
 
 fn each_damaged_image_is_named() {
-    only_hull!("runc passes the images on unseen");
+    only_hull!("runc does not check the images");
     let b = counter();
     let c = started(&b);
     passed(&b, 1);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     drop(c);
-    let images: Vec<_> = fs::read_dir(&saved.images)
+    let images: Vec<_> = fs::read_dir(&checkpoint.images)
         .unwrap()
         .flatten()
         .map(|entry| entry.path())
@@ -265,14 +262,14 @@ fn each_damaged_image_is_named() {
             if good.is_empty() {
                 continue;
             }
-            let said = saved.restore(&b, &[]).failure();
+            let said = checkpoint.restore(&b, &[]).failure();
             assert_has!(said, name);
             assert_has!(said, words);
-            // hull's one sentence, and nothing of criu's, which has done nothing yet.
+            // hull's own error message only: criu has done nothing yet.
             assert_eq!(said.lines().count(), 1, "{said}");
         }
         fs::remove_file(image).unwrap();
-        let said = saved.restore(&b, &[]).failure();
+        let said = checkpoint.restore(&b, &[]).failure();
         assert!(
             said.contains(name) && said.contains("missing") || said.contains("no images"),
             "{said}"
@@ -284,34 +281,22 @@ fn each_damaged_image_is_named() {
             .failure()
             .contains("does not exist")
     );
-    let _c = guard(&b);
-    saved.restore(&b, &[]).success();
+    let _c = Container::new(&b);
+    checkpoint.restored(&b, &[]);
 }
 
-/// The plan that hull makes of a bundle: the steps of one side.
-fn steps(b: &Bundle, side: &str) -> Vec<Value> {
-    let plan = b
-        .call(&["plan", "--format", "json", b.dir.to_str().unwrap()])
-        .success()
-        .stdout;
-    serde_json::from_str::<Value>(&plan).unwrap()[side]
-        .as_array()
-        .unwrap()
-        .clone()
-}
-
-/// The test's own program stands for criu and writes the request down: each external mount in it is
-/// one of the plan's steps, with the plan's target, and all that the plan binds are there. Gives
-/// the mount points.
+/// Asserts that each external mount in the request to criu is one of the plan's steps, with the
+/// plan's target, and that each bind of the plan is in the request. Returns the mount points.
 fn mounts_are_the_plans(mut b: Bundle) -> Vec<String> {
     let double = Double::of(&mut b);
     let c = started(&b);
-    let said = Saved::new().checkpoint(&b, &[]).failure();
+    let said = Checkpoint::new().dump(&b, &[]).failure();
     assert_has!(said, "criu");
     assert_eq!(c.status(), "running");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut points = vec![];
-    let steps = steps(&b, "container");
+    let plan = plan::of(&b, &[]);
+    let steps = plan::steps(&plan, CONTAINER_STEPS);
     let target = |step: &Value| {
         step["fields"]["target"]
             .as_str()
@@ -323,7 +308,7 @@ fn mounts_are_the_plans(mut b: Bundle) -> Vec<String> {
         step["step"] == json!("Bind")
             || step["step"] == json!("Node") && step["fields"]["bind"] == json!(true)
     };
-    for mount in double.asked(23).1 {
+    for mount in double.request(23).1 {
         let parts = fields(&mount);
         let (point, key) = (text(parts[0].1), text(parts[1].1));
         let step = steps.iter().find(|step| {
@@ -341,14 +326,14 @@ fn mounts_are_the_plans(mut b: Bundle) -> Vec<String> {
     for bind in steps.iter().filter(is_bind) {
         assert!(
             points.contains(&target(bind)),
-            "{bind} is in the plan and was not given to criu: {points:?}"
+            "{bind} is in the plan and not in the request to criu: {points:?}"
         );
     }
     points
 }
 
 fn external_mounts_come_from_the_plan() {
-    only_hull!("the plan is hull's own");
+    only_hull!("only hull has plans");
     let mut b = bundle("sleep 1000");
     let data = fixture::new_dir("data");
     b.mount("/data", "bind", data.to_str().unwrap(), &["bind"]);
@@ -359,7 +344,7 @@ fn external_mounts_come_from_the_plan() {
         has("/data") && has("/deep/er") && has("/proc/keys"),
         "{points:?}"
     );
-    // The root of a user namespace makes no device nodes: they are bound.
+    // In a user namespace, hull binds the device nodes.
     let mut b = Bundle::with_user_namespace();
     b.args(&["sleep", "1000"]);
     let points = mounts_are_the_plans(b);
@@ -369,17 +354,17 @@ fn external_mounts_come_from_the_plan() {
     );
 }
 
-/// The same of namespaces that are joined, and of files that are the caller's: keys are of what the
-/// plan opens and of what init was given.
+/// The namespaces that the container joins, and the files of the caller: the keys are those of the
+/// namespaces that the plan opens and of the files that init was given.
 fn external_namespaces_and_files_come_from_the_plan() {
-    only_hull!("the plan is hull's own");
+    only_hull!("only hull has plans");
     let mut b = bundle("sleep 1000");
     let holder = users::Holder::new(&["--net", "--pid", "--fork", "--kill-child"]);
     b.join("network", holder.path("net"))
         .join("pid", holder.path("pid_for_children"));
     let double = Double::of(&mut b);
     b.write();
-    let c = guard(&b);
+    let c = Container::new(&b);
     let mut command = b.runtime.command(&[
         "run",
         "--detach",
@@ -393,7 +378,7 @@ fn external_namespaces_and_files_come_from_the_plan() {
     assert!(succeeds(command));
     let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
     let mut expected = vec![];
-    for step in steps(&b, "host") {
+    for step in plan::steps(&plan::of(&b, &[]), HOST_STEPS) {
         let Some(path) = step["fields"]["what"]["namespace"]["path"].as_str() else {
             continue;
         };
@@ -415,9 +400,9 @@ fn external_namespaces_and_files_come_from_the_plan() {
         .parse::<u64>()
         .unwrap();
     expected.push(format!("file[{mount:x}:{:x}]", inode(&output)));
-    Saved::new().checkpoint(&b, &[]).failure();
+    Checkpoint::new().dump(&b, &[]).failure();
     let mut given: Vec<String> = double
-        .asked(37)
+        .request(37)
         .1
         .into_iter()
         .map(|key| String::from_utf8(key).unwrap())
@@ -427,24 +412,21 @@ fn external_namespaces_and_files_come_from_the_plan() {
     assert_eq!(given, expected);
 }
 
-fn tracking_memory_needs_the_kernel() {
+fn pre_dump_needs_soft_dirty_tracking() {
     let b = counter();
     let c = started(&b);
     let before = passed(&b, 1);
-    let saved = Saved::new();
-    let out = saved.checkpoint(&b, &["--pre-dump"]);
+    let checkpoint = Checkpoint::new();
+    let out = checkpoint.dump(&b, &["--pre-dump"]);
     assert_eq!(c.status(), "running");
     if out.status != 0 {
         assert_has!(out.stderr, "CONFIG_MEM_SOFT_DIRTY");
         passed(&b, before);
         return;
     }
-    let last = Saved {
-        images: saved.images.with_file_name("last"),
-        work: saved.work.clone(),
-    };
+    let last = checkpoint.beside("last");
     last.dumped(&b, &["--parent-path", "../images"]);
-    last.restore(&b, &[]).success();
+    last.restored(&b, &[]);
     passed(&b, before);
 }
 
@@ -452,15 +434,15 @@ fn a_failed_restore_leaves_nothing() {
     let b = counter();
     let c = started(&b);
     passed(&b, 1);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     drop(c);
     let hooked = {
-        let mut other = same(&b);
+        let mut other = b.clone();
         other.push("/hooks/prestart", json!({ "path": "/bin/false" }));
         other
     };
-    let said = saved.restore(&hooked, &[]).failure();
+    let said = checkpoint.restore(&hooked, &[]).failure();
     assert_has!(said, "hook");
     assert!(
         b.call(&["state", &b.id])
@@ -468,6 +450,6 @@ fn a_failed_restore_leaves_nothing() {
             .contains("does not exist")
     );
     assert!(!b.cgroup_dir("freezer").exists() && !Path::new(&b.runtime.state).join(&b.id).exists());
-    let _c = guard(&b);
-    saved.restore(&b, &[]).success();
+    let _c = Container::new(&b);
+    checkpoint.restored(&b, &[]);
 }

@@ -1,17 +1,18 @@
-//! What tmpfs mounts hold, over a checkpoint.
+//! The contents of tmpfs mounts in a checkpoint: every kind of file is restored, and runc reads
+//! hull's images of them as hull reads runc's.
 
-use crate::checkpoint_world::{Saved, bundle, guard, started, with_runc};
-use crate::support::{Bundle, runtime, until};
+use crate::support::checkpoint::{Checkpoint, bundle, started, with_runc};
+use crate::support::{Bundle, Container, runtime, until};
 use serde_json::json;
 use std::fs;
 
 tests![
-    what_is_in_memory_comes_back,
-    a_true_tars_images_are_brought_back
+    tmpfs_contents_are_restored,
+    images_of_tar_are_exchanged_with_runc
 ];
 
-/// Fills two of them: one with a bit of all that there is, the other with what is large and what
-/// has several names.
+/// Fills two tmpfs mounts: one with a file of each kind, the other with a large file and a file
+/// with several names.
 const FILL: &str = "umask 022; cd /small; mkdir -p dir/below empty; echo text >dir/file; chown \
     12:34 dir/file; chmod 4750 dir/file; \
     ln -s ../nowhere dir/link; mkfifo -m 620 fifo; touch -d '2001-02-03 04:05:06' \
@@ -19,7 +20,7 @@ const FILL: &str = "umask 022; cd /small; mkdir -p dir/below empty; echo text >d
     cd /large; dd if=/dev/zero bs=1M count=3 2>/dev/null | tr '\\0' x >big; echo two >one; ln one \
     two; : >/tmp/filled; while true; do sleep 1; done";
 
-/// All of both, and the devices, as `stat` has it, with the sums of the files' contents.
+/// Lists both, and the devices, with `stat` and the checksums of the files.
 const LIST: &str = "{ find /small /large ! -type s; find /dev -maxdepth 1 ! -type d; } | sort \
     >/tmp/list; while read f; do stat -c '%N %f %u %g %t %T %h %Y' $f; done </tmp/list; find \
     /small /large -type f -exec md5sum {} + | sort";
@@ -37,10 +38,10 @@ fn filled() -> Bundle {
     b
 }
 
-/// Whether an image's data are stored in gzip's frame, and not compressed: by the first block's
-/// kind (RFC 1951, 3.2.3).
-fn stored(saved: &Saved) -> Vec<bool> {
-    let images = fs::read_dir(&saved.images)
+/// Of each image of a tmpfs, whether its gzip stream holds the data uncompressed: by the type of
+/// the first block (RFC 1951, 3.2.3).
+fn stored(checkpoint: &Checkpoint) -> Vec<bool> {
+    let images = fs::read_dir(&checkpoint.images)
         .unwrap()
         .flatten()
         .filter(|entry| {
@@ -56,7 +57,7 @@ fn stored(saved: &Saved) -> Vec<bool> {
     all
 }
 
-fn what_is_in_memory_comes_back() {
+fn tmpfs_contents_are_restored() {
     let b = filled();
     let c = started(&b);
     until("the files", || b.rootfs().join("tmp/filled").exists());
@@ -72,38 +73,38 @@ fn what_is_in_memory_comes_back() {
         assert!(before.contains(part), "{part} in\n{before}");
     }
     for _ in 0..2 {
-        let saved = Saved::round(&b, &[], &[]);
+        let checkpoint = Checkpoint::round(&b, &[], &[]);
         assert_eq!(list(), before);
         if runtime::drives_hull() {
-            let stored = stored(&saved);
+            let stored = stored(&checkpoint);
             assert_eq!(
                 stored.iter().filter(|stored| !**stored).count(),
                 1,
-                "the large one alone is the true tar's: {stored:?}"
+                "tar has written the large one only: {stored:?}"
             );
         }
     }
     assert!(!b.runtime.state.join(&b.id).join("criu-path").exists());
 }
 
-/// runc's images are by tar and gzip; and hull's are for them.
-fn a_true_tars_images_are_brought_back() {
+/// tar and gzip write the images of runc's criu; they must be able to read hull's.
+fn images_of_tar_are_exchanged_with_runc() {
     let b = filled();
     let runc = with_runc(&b);
     let c = started(&runc);
     until("the files", || b.rootfs().join("tmp/filled").exists());
     let before = c.exec(&["sh", "-c", LIST]).success().stdout;
-    let saved = Saved::new();
-    saved.dumped(&runc, &[]);
-    assert!(!stored(&saved).contains(&true));
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&runc, &[]);
+    assert!(!stored(&checkpoint).contains(&true));
     drop(c);
-    let c = guard(&b);
-    saved.restore(&b, &[]).success();
+    let c = Container::new(&b);
+    checkpoint.restored(&b, &[]);
     assert_eq!(c.exec(&["sh", "-c", LIST]).success().stdout, before);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     drop(c);
-    let c = guard(&runc);
-    saved.restore(&runc, &[]).success();
+    let c = Container::new(&runc);
+    checkpoint.restored(&runc, &[]);
     assert_eq!(c.exec(&["sh", "-c", LIST]).success().stdout, before);
 }

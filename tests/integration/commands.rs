@@ -1,7 +1,7 @@
-//! The commands that tell: list, ps, state, spec, features, version, help; and the log that engines
-//! read.
+//! Commands that report (`list`, `ps`, `spec`, `features`, `--version`, `--help`), global options,
+//! and the log that engines read.
 
-use crate::support::wall::is_vm;
+use crate::support::backend::is_vm;
 use crate::support::{Bundle, fixture, runtime, until};
 use serde_json::Value;
 use std::fs;
@@ -137,7 +137,7 @@ fn ps_as_table_and_json() {
     let text = b.cgroup_file("pids", "cgroup.procs");
     let mut expected: Vec<i32> = text.lines().map(|l| l.parse().unwrap()).collect();
     expected.sort_unstable();
-    // The guest's numbers there, and here those that its container sees.
+    // In VM mode, ps prints pids of the guest, and the cgroup file has those of the container.
     assert!(
         if is_vm() {
             pids.len() == expected.len()
@@ -167,8 +167,7 @@ fn spec_in(b: &Bundle, flags: &[&str]) -> runtime::Output {
     runtime::finish(c, runtime::LIMIT)
 }
 
-/// Sets up what the default configuration asks for and a test has not: a terminal, and a cgroup of
-/// the test's own.
+/// Reads the configuration that `spec` wrote, and switches its terminal off.
 fn read_spec(b: &mut Bundle) {
     b.spec = serde_json::from_str(&fs::read_to_string(b.dir.join("config.json")).unwrap()).unwrap();
     assert_eq!(b.spec["process"]["terminal"], true);
@@ -232,7 +231,7 @@ fn features_is_a_document() {
             .unwrap_or_else(|| panic!("{path} is missing"));
         assert!(list.iter().any(|v| v == item), "{item} is not in {path}");
     };
-    // runc's word, by which engines know that containers can be saved.
+    // The annotation of runc by which engines know that checkpoints are supported.
     assert_eq!(
         f["annotations"]["org.opencontainers.runc.checkpoint.enabled"],
         "true"
@@ -272,11 +271,11 @@ fn features_is_a_document() {
         has("/linux/namespaces", "time");
         has("/mountOptions", "idmap");
         assert_eq!(f["linux"]["mountExtensions"]["idmap"]["enabled"], true);
-        assert!(!text.contains("null"), "a part that is unknown is left out");
+        assert!(!text.contains("null"), "unknown parts must be left out");
     }
 }
 
-/// A failing command with the log's flags; gives the log's text.
+/// Runs a failing command with the flags of the log; the text of the log.
 fn logged(b: &Bundle, format: &[&str]) -> String {
     let log = fixture::new_dir("log").join("log");
     let args = [
@@ -297,7 +296,7 @@ fn log_in_json_has_one_object_with_the_error() {
     assert_eq!(object["level"], "error");
     assert_has!(object["msg"].as_str().unwrap(), "container does not exist");
     assert!(object["time"].as_str().unwrap().contains('T'));
-    // The same for a failure inside the container.
+    // The same for a failure in the container's init.
     let mut b = Bundle::new();
     b.args(&["/no/such/program"]);
     b.write();
@@ -372,7 +371,7 @@ fn without_log_the_error_is_on_standard_error() {
 fn log_that_cannot_be_opened_is_an_error() {
     assert_has!(
         Bundle::new()
-            .call(&["--log", "/no/such/folder/log", "list"])
+            .call(&["--log", "/no/such/directory/log", "list"])
             .failure(),
         "no such file or directory"
     );
@@ -430,7 +429,7 @@ fn root_is_made_where_it_is_missing() {
     assert_eq!(
         std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o077 & !0o011,
         0,
-        "others may not look into it"
+        "the mode of the state directory lets others read it"
     );
     fs::remove_dir_all(b.dir.join("state")).unwrap();
 }

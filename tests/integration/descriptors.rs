@@ -1,7 +1,7 @@
-//! What the program inherits: descriptors, the session keyring; and what is told by files and
-//! variables beside them.
+//! What the program inherits of its caller: descriptors, the standard streams and the session
+//! keyring, and nothing else; and the files and sockets by which the caller gets the pid.
 
-use crate::support::wall::is_vm;
+use crate::support::backend::is_vm;
 use crate::support::{Bundle, Container, fixture, runtime};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ tests![
     program_sees_three_descriptors,
     exec_sees_three_descriptors,
     stray_descriptors_do_not_reach_the_program,
-    what_lives_on_without_execve_lets_go,
+    processes_of_hull_that_live_on_close_inherited_descriptors,
     preserved_descriptors_reach_the_program,
     exec_preserves_descriptors,
     preserving_a_closed_descriptor_is_an_error,
@@ -22,11 +22,11 @@ tests![
     no_new_keyring_keeps_the_callers,
     working_directory_in_a_descriptor_is_refused,
     exec_working_directory_in_a_descriptor_is_refused,
-    pid_file_in_a_missing_folder_is_an_error,
+    pid_file_in_a_missing_directory_is_an_error,
     pidfd_socket_gets_the_pidfd,
 ];
 
-/// Runs a command of the runtime by way of a shell that sets descriptors up.
+/// Runs a command of the runtime through a shell that opens descriptors first.
 fn through_shell(b: &Bundle, set_up: &str, args: &[&str]) -> runtime::Output {
     let plain = b.runtime.command(args);
     let mut c = Command::new("bash");
@@ -45,7 +45,7 @@ fn run_through_shell(b: &Bundle, set_up: &str, flags: &[&str]) -> runtime::Outpu
     through_shell(b, set_up, &args)
 }
 
-/// The open descriptors of a process, as the host sees them.
+/// The open descriptors of a process of the host.
 fn open_in(pid: impl std::fmt::Display) -> Vec<u32> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let mut all: Vec<u32> = entries
@@ -61,7 +61,7 @@ fn wait_for_sleep(pid: impl std::fmt::Display) {
     });
 }
 
-/// The open descriptors of an exec's program, which ends up as `sleep 999`.
+/// The open descriptors of the program of an exec, which is `sleep 999`.
 fn open_in_exec(b: &Bundle, set_up: &str) -> Vec<u32> {
     let pid = exec_through_shell(b, set_up, &[], &["sleep", "999"]);
     if !is_vm() {
@@ -82,7 +82,7 @@ fn open_in_exec(b: &Bundle, set_up: &str) -> Vec<u32> {
     all
 }
 
-/// `create` by way of a shell, and `start`; the program ends up as `sleep`.
+/// `create` through a shell, and `start`; returns when the program is `sleep`.
 fn started_through_shell<'a>(b: &'a Bundle, set_up: &str, flags: &[&str]) -> Container<'a> {
     b.write();
     let args = [
@@ -100,7 +100,7 @@ fn started_through_shell<'a>(b: &'a Bundle, set_up: &str, flags: &[&str]) -> Con
     c
 }
 
-/// `exec --detach` by way of a shell; gives the pid.
+/// `exec --detach` through a shell; the pid.
 fn exec_through_shell(b: &Bundle, set_up: &str, flags: &[&str], program: &[&str]) -> String {
     let file = fixture::new_dir("pid").join("pid");
     let args = [
@@ -140,7 +140,8 @@ fn stray_descriptors_do_not_reach_the_program() {
     assert_eq!(open_in_exec(&b, STRAY), [0, 1, 2]);
 }
 
-/// A file that hull inherits of its caller, and whatever lives on without execve(2) must not.
+/// A file that hull inherits of its caller. Processes of hull that live on without execve(2) must
+/// close it.
 pub struct Stray {
     _file: File,
 }
@@ -148,15 +149,15 @@ pub struct Stray {
 impl Stray {
     const PATH: &str = "/etc/group";
 
-    /// Opened, and handed to every program that is started from here on.
+    /// Opens the file. Every program that the test starts from now on inherits it.
     pub fn new() -> Self {
         let file = File::open(Self::PATH).unwrap();
         rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
         Self { _file: file }
     }
 
-    /// What a process has that it should not: the stray file, or a container's folder, whose
-    /// descriptor is its lock.
+    /// What a process has open that it should not: the stray file, or a directory of a container's
+    /// state, whose descriptor is the lock of the container.
     fn found_in(pid: impl std::fmt::Display, state: &Path) -> Vec<PathBuf> {
         let targets = open_in(&pid)
             .into_iter()
@@ -168,21 +169,21 @@ impl Stray {
             .collect()
     }
 
-    /// A process that hull left behind has let go of all that.
+    /// Asserts that a process of hull has neither.
     pub fn is_not_in(&self, pid: impl std::fmt::Display, state: &Path) {
         assert_eq!(
             Self::found_in(&pid, state),
             [] as [PathBuf; 0],
-            "held by {pid}: {}",
+            "open in {pid}: {}",
             runtime::text(format!("/proc/{pid}/comm")).trim()
         );
     }
 }
 
-/// The program-less container's first process, and the keeper of a log. (The second wall's own are
-/// looked at in `vm`.)
-fn what_lives_on_without_execve_lets_go() {
-    only_hull!("another runtime's processes");
+/// The first process of a container without a program, and the keeper of a log. (`vm_lifecycle`
+/// tests those of the VM backend.)
+fn processes_of_hull_that_live_on_close_inherited_descriptors() {
+    only_hull!("runc has no such processes");
     let stray = Stray::new();
     let mut b = Bundle::new();
     b.remove("/process");
@@ -190,7 +191,7 @@ fn what_lives_on_without_execve_lets_go() {
     out.success();
     let c = c.unwrap();
     stray.is_not_in(c.pid(), &b.runtime.state);
-    // The start's fifo and the maker's socket are all that it has besides.
+    // It also has the fifo of start and a socket to the process that made it.
     assert_eq!(
         open_in(c.pid())
             .iter()
@@ -215,14 +216,14 @@ fn what_lives_on_without_execve_lets_go() {
     ];
     b.runtime.call(&flags).success();
     let lock = b.runtime.state.join(&id).join("log.lock");
-    // It lets go right after its start.
-    runtime::until("the keeper to let go", || {
+    // The keeper closes them right after its start.
+    runtime::until("the keeper to close them", || {
         holder_of(&lock).is_some_and(|keeper| Stray::found_in(keeper, &b.runtime.state).is_empty())
     });
     b.runtime.call(&["delete", "--force", &id]).success();
 }
 
-/// Which process has a file open.
+/// The process that has a file open.
 fn holder_of(path: &Path) -> Option<u32> {
     let path = path.canonicalize().ok()?;
     let numbers = fs::read_dir("/proc")
@@ -240,8 +241,8 @@ fn holder_of(path: &Path) -> Option<u32> {
     })
 }
 
-/// Two files to be handed on, as descriptors 3 and 4, with others beyond them; and a program that
-/// reads them.
+/// A shell command that opens two files as descriptors 3 and 4, and others beyond them; and a
+/// program that reads these two.
 fn two_files() -> (String, String) {
     let dir = fixture::new_dir("preserved");
     fs::write(dir.join("three"), "third\n").unwrap();
@@ -338,7 +339,7 @@ fn closed_standard_streams_are_survived() {
         let target = line.rsplit(" -> ").next().unwrap();
         assert!(
             ["/dev/null", "/mnt/seen"].contains(&target) || target.starts_with("pipe:"),
-            "a stream became something of the runtime's:\n{seen}"
+            "a stream is a file of the runtime's:\n{seen}"
         );
     }
 }
@@ -369,9 +370,10 @@ fn no_new_keyring_keeps_the_callers() {
     assert!(!text.contains(&b.id), "{text}");
 }
 
-/// A working directory in a descriptor is refused, and shows nothing of the host's.
+/// Asserts that a working directory in a descriptor is refused, and that nothing of the host was
+/// read.
 #[track_caller]
-fn led_nowhere(n: i32, out: &runtime::Output) {
+fn refused(n: i32, out: &runtime::Output) {
     assert_ne!(
         out.status, 0,
         "descriptor {n}: {}{}",
@@ -383,13 +385,13 @@ fn led_nowhere(n: i32, out: &runtime::Output) {
     );
 }
 
-/// CVE-2024-21626: a leaked descriptor of a host's folder as the working directory.
+/// CVE-2024-21626: a leaked descriptor of a directory of the host as the working directory.
 fn working_directory_in_a_descriptor_is_refused() {
     for n in (3..=12).chain([63]) {
         let mut b = Bundle::sh("cat etc/shadow ../../../../etc/shadow; pwd");
         b.set("/process/cwd", format!("/proc/self/fd/{n}").into());
         let out = run_through_shell(&b, STRAY, &[]);
-        led_nowhere(n, &out);
+        refused(n, &out);
     }
 }
 
@@ -411,13 +413,13 @@ fn exec_working_directory_in_a_descriptor_is_refused() {
                 "cat etc/shadow ../../../etc/shadow",
             ],
         );
-        led_nowhere(n, &out);
+        refused(n, &out);
     }
 }
 
-fn pid_file_in_a_missing_folder_is_an_error() {
+fn pid_file_in_a_missing_directory_is_an_error() {
     let b = Bundle::sleeper();
-    b.try_create(&["--pid-file", "/no/such/folder/pid"])
+    b.try_create(&["--pid-file", "/no/such/directory/pid"])
         .1
         .failure();
     assert_has!(b.call(&["state", &b.id]).failure(), "does not exist");
@@ -429,7 +431,7 @@ fn pidfd_socket_gets_the_pidfd() {
     let b = Bundle::sleeper();
     let (c, out) = b.try_create(&["--pidfd-socket", socket.path.to_str().unwrap()]);
     out.success();
-    let (_, fds, _) = socket.receive();
+    let fds = socket.receive().fds;
     let info = fs::read_to_string(format!(
         "/proc/self/fdinfo/{}",
         std::os::fd::AsRawFd::as_raw_fd(&fds[0])

@@ -1,4 +1,5 @@
-//! `linux.devices`, the default devices, and who may use which.
+//! `linux.devices` and the default devices, and the device rules of the cgroup (which
+//! `resources_enforced` tests too).
 
 use crate::support::cgroups::{self, Version};
 use crate::support::{Bundle, fixture};
@@ -11,7 +12,7 @@ tests![
     standard_links_are_there,
     further_devices_are_made,
     fifo_device_is_made,
-    device_in_a_new_folder,
+    device_in_a_new_directory,
     device_without_a_mode_has_a_default,
     device_of_an_unknown_type_is_an_error,
     device_outside_of_dev_is_made,
@@ -22,8 +23,8 @@ tests![
     mknod_of_a_device_needs_a_rule,
     device_rules_are_the_cgroups,
     console_exists_with_a_terminal_only,
-    device_over_a_symlink_stays_inside,
-    an_empty_file_in_a_nodes_place_is_covered,
+    device_over_a_symlink_stays_in_the_root,
+    an_empty_file_at_a_devices_path_is_covered,
 ];
 
 fn default_devices_are_there() {
@@ -82,7 +83,7 @@ fn fifo_device_is_made() {
     assert_eq!(b.output_of("stat -c '%F %a' /dev/pipe"), "fifo 620");
 }
 
-fn device_in_a_new_folder() {
+fn device_in_a_new_directory() {
     let mut b = Bundle::new();
     b.push("/linux/devices", json!({ "path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666 }));
     assert_eq!(b.output_of("stat -c '%t:%T %a' /dev/net/tun"), "a:c8 666");
@@ -183,7 +184,7 @@ fn device_rules_are_the_cgroups() {
     );
     let _c = b.started();
     if cgroups::version("devices") == Version::V2 {
-        skip!("v2 has no list to read: what the rules do is seen by the tests around this one");
+        skip!("v2 has no list to read: the other tests here show what the rules do");
     }
     let list = b.cgroup_file("devices", "devices.list");
     for rule in [
@@ -206,35 +207,35 @@ fn console_exists_with_a_terminal_only() {
     );
 }
 
-fn device_over_a_symlink_stays_inside() {
-    let outside = fixture::new_dir("outside");
+fn device_over_a_symlink_stays_in_the_root() {
+    let hosts = fixture::new_dir("hosts");
     let mut b = Bundle::new();
     b.writable();
-    symlink(&outside, b.rootfs().join("var/link")).unwrap();
+    symlink(&hosts, b.rootfs().join("var/link")).unwrap();
     b.push(
         "/linux/devices",
         json!({ "path": "/var/link/null", "type": "c", "major": 1, "minor": 3 }),
     );
     b.args(&["true"]);
     b.run();
-    assert_eq!(std::fs::read_dir(outside).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(hosts).unwrap().count(), 0);
 }
 
-/// What nodes were bound on where mknod was refused is an empty file when the same root is used by
-/// root.
-fn an_empty_file_in_a_nodes_place_is_covered() {
+/// Where mknod was refused, hull made an empty file and bound the device node on it. root uses the
+/// same root filesystem afterwards.
+fn an_empty_file_at_a_devices_path_is_covered() {
     let mut b = Bundle::new();
     b.writable();
     let mounts = b.spec["mounts"].as_array_mut().unwrap();
     mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
-    let folder = b.rootfs().join("dev");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("null"), "").unwrap();
+    let dev = b.rootfs().join("dev");
+    std::fs::create_dir_all(&dev).unwrap();
+    std::fs::write(dev.join("null"), "").unwrap();
     assert_eq!(
         b.output_of("stat -c '%F %t:%T' /dev/null").trim(),
         "character special file 1:3"
     );
-    std::fs::remove_file(folder.join("zero")).unwrap();
-    std::fs::write(folder.join("zero"), "somebody's").unwrap();
+    std::fs::remove_file(dev.join("zero")).unwrap();
+    std::fs::write(dev.join("zero"), "not empty").unwrap();
     assert_has!(b.run().failure(), "file exists");
 }

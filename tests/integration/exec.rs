@@ -1,8 +1,9 @@
-//! `exec`: a further process in a container.
+//! `exec`: a further process in a container, its exit status, its properties and its namespaces.
+//! (Its capabilities, descriptors, terminal and cgroup are tested with those subjects.)
 
+use crate::support::backend::is_vm;
 use crate::support::users::version;
-use crate::support::wall::is_vm;
-use crate::support::{Bundle, fixture, until};
+use crate::support::{Bundle, fixture, harness, leaks, runtime, until};
 use serde_json::json;
 use std::fs;
 
@@ -88,12 +89,12 @@ fn exec_detached_writes_the_pid_file() {
     until("the program", runs);
     if !is_vm() {
         assert_eq!(
-            crate::support::runtime::text(format!("/proc/{pid}/cmdline")),
+            runtime::text(format!("/proc/{pid}/cmdline")),
             "sleep\x00999\0"
         );
         assert!(c.processes().contains(&pid));
     }
-    // Whatever process it is: it stands for the program.
+    // In VM mode this is the process that stands for the program on the host.
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(pid).unwrap(),
         rustix::process::Signal::TERM,
@@ -191,11 +192,11 @@ fn exec_in_a_paused_container_needs_ignore_paused() {
         "-c",
         "exit 5",
     ]);
-    let mut child = crate::support::leaks::spawn(&mut command).unwrap();
+    let mut child = leaks::spawn(&mut command).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(100));
     c.call(&["resume"]).success();
     assert!(
-        crate::support::harness::wait_within(&mut child, crate::support::runtime::LIMIT),
+        harness::wait_within(&mut child, runtime::LIMIT),
         "exec hangs after resume"
     );
     assert_eq!(child.wait().unwrap().code(), Some(5));

@@ -1,44 +1,37 @@
-//! A bundle of another architecture, behind either wall.
+//! A bundle for another architecture (`foreign`): binfmt_misc in the namespace backend, the guest's
+//! own kernel in the VM backend.
 
-use crate::support::machine::Machine;
-use crate::support::{Bundle, fixture, leaks, users};
+use crate::support::vm::Vm;
+use crate::support::{Bundle, fixture, leaks, runtime, users};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 tests![
     an_annotated_bundle_runs_on_the_shared_kernel,
-    what_a_foreign_bundle_needs_is_said,
+    errors_tell_what_a_foreign_bundle_needs,
     the_plan_shows_the_interpreter,
-    a_foreign_bundle_runs_in_a_machine,
+    a_foreign_bundle_runs_in_a_vm,
 ];
 
 const ANNOTATION: &str = "org.opencontainers.image.architecture";
 
-/// Debian's busybox for arm64; skips the test where it, or what runs it, cannot be had.
+/// Debian's busybox for arm64; skips the test where it or QEMU's interpreter is not available.
 fn busybox() -> PathBuf {
     if !Path::new("/usr/bin/qemu-aarch64-static").exists() {
         skip!("qemu-user-static is not installed");
     }
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/busybox-of"));
-    command
-        .arg("arm64")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let output = leaks::spawn(&mut command)
-        .unwrap()
-        .wait_with_output()
-        .unwrap();
+    let output = leaks::output(command.arg("arm64")).unwrap();
     if !output.status.success() {
         skip!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// Every program of the bundle is that busybox, another than the suite's.
+/// Replaces the bundle's busybox, and so every program of its root, by that one.
 fn make_foreign(bundle: &mut Bundle, busybox: &Path) {
     let own = bundle.rootfs().join("bin/busybox");
     fs::remove_file(&own).unwrap();
@@ -53,18 +46,18 @@ fn annotated(busybox: &Path) -> Bundle {
     bundle
 }
 
-/// What the host's own binfmt_misc has, entry by entry.
-fn registered() -> BTreeMap<String, String> {
-    let place = fixture::new_dir("registry");
+/// The entries of the host's own binfmt_misc.
+fn host_entries() -> BTreeMap<String, String> {
+    let dir = fixture::new_dir("binfmt_misc");
     rustix::mount::mount(
         "binfmt_misc",
-        &place,
+        &dir,
         "binfmt_misc",
         rustix::mount::MountFlags::RDONLY,
         None,
     )
     .unwrap();
-    let entries = fs::read_dir(&place).unwrap().flatten();
+    let entries = fs::read_dir(&dir).unwrap().flatten();
     let all = entries
         .map(|entry| {
             (
@@ -73,49 +66,50 @@ fn registered() -> BTreeMap<String, String> {
             )
         })
         .collect();
-    rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH).unwrap();
+    rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).unwrap();
     all
 }
 
-fn skip_without_registries() {
+/// Skips the test where the kernel has no binfmt_misc of a user namespace (Linux 6.7).
+fn needs_binfmt_misc_of_user_namespaces() {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = text
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|part| part.parse::<u32>().ok());
     if (numbers.next().unwrap(), numbers.next().unwrap()) < (6, 7)
-        || !crate::support::runtime::text("/proc/filesystems").contains("binfmt_misc")
+        || !runtime::text("/proc/filesystems").contains("binfmt_misc")
     {
         skip!("this kernel has no binfmt_misc for user namespaces");
     }
 }
 
 fn an_annotated_bundle_runs_on_the_shared_kernel() {
-    only_hull!("runc leaves it to the host");
-    skip_without_registries();
+    only_hull!("runc leaves binfmt_misc to the host");
+    needs_binfmt_misc_of_user_namespaces();
     let busybox = busybox();
     users::private_mounts();
-    let before = registered();
+    let before = host_entries();
     let mut b = annotated(&busybox);
     b.add_user_namespace();
     assert_eq!(b.run().success().stdout, "aarch64\n");
-    // While it lives, for what exec adds, and as an argument's first word is the program's own.
+    // exec uses the interpreter too, and the program sees its own name as the first argument.
     b.args(&["sleep", "1000"]);
     let c = b.started();
     assert_eq!(c.exec(&["uname", "-m"]).success().stdout, "aarch64\n");
     assert_eq!(c.exec(&["sh", "-c", "echo $0; exit 3"]).status, 3);
-    assert_eq!(registered(), before, "the host's binfmt_misc is as it was");
+    assert_eq!(host_entries(), before, "the host's binfmt_misc has changed");
     drop(c);
-    assert_eq!(registered(), before);
+    assert_eq!(host_entries(), before);
 }
 
-fn what_a_foreign_bundle_needs_is_said() {
-    only_hull!("runc leaves it to the host");
-    skip_without_registries();
+fn errors_tell_what_a_foreign_bundle_needs() {
+    only_hull!("runc leaves binfmt_misc to the host");
+    needs_binfmt_misc_of_user_namespaces();
     let busybox = busybox();
     let b = annotated(&busybox);
-    let said = b.run().failure();
-    assert_has!(said, "is for aarch64");
-    assert_has!(said, "user namespace");
+    let error = b.run().failure();
+    assert_has!(error, "is for aarch64");
+    assert_has!(error, "user namespace");
     let mut b = annotated(&busybox);
     b.add_user_namespace();
     b.spec["mounts"]
@@ -123,15 +117,15 @@ fn what_a_foreign_bundle_needs_is_said() {
         .unwrap()
         .retain(|mount| mount["destination"] != "/proc");
     assert_has!(b.run().failure(), "mount of proc");
-    // Nobody says what it is for.
+    // Without the annotation.
     let mut b = Bundle::new();
     make_foreign(&mut b, &busybox);
     assert_has!(b.run().failure(), "exec format error");
-    // It says so and is not: its program's header counts.
+    // With the annotation on a native bundle: the header of the program decides.
     let mut b = Bundle::sh("uname -m");
     b.set("/annotations", json!({ ANNOTATION: "arm64" }));
     assert_eq!(b.run().success().stdout.trim(), std::env::consts::ARCH);
-    // One that nothing here runs.
+    // An architecture for which no interpreter is installed.
     let mut b = Bundle::new();
     let mut header = vec![0_u8; 64];
     header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
@@ -147,8 +141,8 @@ fn what_a_foreign_bundle_needs_is_said() {
 }
 
 fn the_plan_shows_the_interpreter() {
-    only_hull!("a plan");
-    skip_without_registries();
+    only_hull!("only hull has plans");
+    needs_binfmt_misc_of_user_namespaces();
     let mut b = annotated(&busybox());
     b.add_user_namespace();
     b.write();
@@ -157,14 +151,13 @@ fn the_plan_shows_the_interpreter() {
     assert_has!(plan, "hull-aarch64");
 }
 
-fn a_foreign_bundle_runs_in_a_machine() {
-    only_hull!("the second wall");
+fn a_foreign_bundle_runs_in_a_vm() {
+    only_hull!("the VM backend");
     let busybox = busybox();
-    let mut machine = Machine::of(Bundle::new);
-    make_foreign(&mut machine.bundle, &busybox);
-    machine
-        .bundle
+    let mut vm = Vm::of(Bundle::new);
+    make_foreign(&mut vm.bundle, &busybox);
+    vm.bundle
         .push("/linux/namespaces", json!({ "type": "user" }));
-    machine.bundle.map_ids();
-    assert_eq!(machine.run().success().stdout, "aarch64\n");
+    vm.bundle.map_ids();
+    assert_eq!(vm.run().success().stdout, "aarch64\n");
 }

@@ -1,5 +1,6 @@
-//! `inside` is bytes and slots: a fresh process that reads them makes the same container as the
-//! cloned child does. The wall with a kernel of its own is such a process.
+//! `--fresh-init`: the container steps are bytes and a table of slots, so that a new process which
+//! reads them makes the same container as the cloned child. The guest's hull in the VM backend is
+//! such a process.
 
 use crate::support::console::FdSocket;
 use crate::support::{Bundle, fixture, runtime};
@@ -18,8 +19,8 @@ tests![
     fresh_init_says_why_it_failed,
 ];
 
-/// All that the first process can tell of itself and its world, without the numbers that differ
-/// from run to run.
+/// Writes all that the first process can know of itself and its environment to a file, without the
+/// numbers that differ from run to run.
 const PROBE: &str = r#"
 {
 echo "[status]"; grep -vE '^(State|Vm|Rss|Hugetlb|voluntary|nonvoluntary|SigQ)' /proc/1/status
@@ -42,9 +43,11 @@ echo "[network]"; cat /proc/net/dev | cut -d: -f1; cat /proc/sys/net/ipv4/ip_for
 } > /tmp/seen 2>&1
 "#;
 
-/// The same bundle twice; what was seen must be the same, and not empty.
+/// Runs the bundle with a cloned child and with a new process, and asserts that the output is the
+/// same.
 #[track_caller]
 fn same_both_ways(b: &mut Bundle) {
+    only_hull!("runc has no --fresh-init");
     b.writable();
     b.args(&["/bin/sh", "-c", PROBE]);
     let cloned = seen(b, false);
@@ -86,10 +89,10 @@ fn seen(b: &Bundle, fresh: bool) -> String {
     c.start();
     c.wait_for("stopped");
     drop(terminal);
-    let pid = fs::read_to_string(b.rootfs().join("tmp/seen")).unwrap();
+    let seen = fs::read_to_string(b.rootfs().join("tmp/seen")).unwrap();
     notes[1..]
         .iter()
-        .fold(pid, |all, path| all + &runtime::text(path))
+        .fold(seen, |all, path| all + &runtime::text(path))
 }
 
 fn fresh_init_makes_the_default_container() {
@@ -109,17 +112,17 @@ fn fresh_init_with_a_terminal() {
     same_both_ways(&mut b);
 }
 
-/// What hooks are given is compared too: arguments, environment, state and descriptors.
+/// The test compares the arguments, environment, state and descriptors of hooks too.
 fn fresh_init_with_hooks() {
     let mut b = Bundle::new();
-    let tell = "echo \"[hook $0]\"; env | sort; cd /proc/self/fd; echo *; cd /; sed -E \
+    let report = "echo \"[hook $0]\"; env | sort; cd /proc/self/fd; echo *; cd /; sed -E \
         's/\"pid\": *[0-9]+/pid/'";
-    let outside = format!("({tell}) > {}/create-hook", b.dir.display());
-    b.push("/hooks/createContainer", json!({ "path": "/bin/sh", "args": ["sh", "-c", outside, "create"], "env": ["PATH=/usr/bin:/bin", "A=b"] }));
-    let inside = format!("({tell}) > /tmp/start-hook");
+    let create = format!("({report}) > {}/create-hook", b.dir.display());
+    b.push("/hooks/createContainer", json!({ "path": "/bin/sh", "args": ["sh", "-c", create, "create"], "env": ["PATH=/usr/bin:/bin", "A=b"] }));
+    let start = format!("({report}) > /tmp/start-hook");
     b.push(
         "/hooks/startContainer",
-        json!({ "path": "/bin/sh", "args": ["sh", "-c", inside, "start"], "env": ["PATH=/bin"] }),
+        json!({ "path": "/bin/sh", "args": ["sh", "-c", start, "start"], "env": ["PATH=/bin"] }),
     );
     same_both_ways(&mut b);
     assert_has!(runtime::text(b.dir.join("create-hook")), "[hook create]");
@@ -165,7 +168,7 @@ fn fresh_init_with_every_kind_of_step() {
     same_both_ways(&mut b);
 }
 
-/// By way of a stage.
+/// Joining namespaces needs an intermediate process.
 fn fresh_init_in_joined_namespaces() {
     let mut owner = Bundle::sleeper();
     owner.add_user_namespace();
@@ -186,9 +189,10 @@ fn fresh_init_of_an_ordinary_user() {
     same_both_ways(&mut Bundle::of_ordinary_user());
 }
 
-/// hull's own descriptors end at its execve or are closed by init; those of the caller that were
-/// asked for go through both.
+/// The new process gets no descriptor of hull's own, and init closes the others: the caller's
+/// descriptors of `--preserve-fds` pass through both.
 fn fresh_init_passes_preserved_descriptors_on() {
+    only_hull!("runc has no --fresh-init");
     let b = Bundle::sh("cd /proc/self/fd; echo *; cat <&3");
     b.write();
     fs::write(b.dir.join("given"), "words\n").unwrap();
@@ -210,13 +214,14 @@ fn fresh_init_passes_preserved_descriptors_on() {
         .stdin(std::process::Stdio::null());
     let out = runtime::finish(c, runtime::LIMIT).success().stdout;
     let (fds, words) = out.split_once('\n').unwrap();
-    // The shell reads the folder by a descriptor of its own.
+    // The shell reads the directory by a descriptor of its own.
     assert_eq!(fds, "0 1 2 3 4", "{out}");
     assert_eq!(words, "words\n");
 }
 
-/// The report page is shared with a process that was not cloned.
+/// The new process shares the page of the error report, although it is no clone.
 fn fresh_init_says_why_it_failed() {
+    only_hull!("runc has no --fresh-init");
     let mut b = Bundle::new();
     b.args(&["/no/such/program"]);
     let (_, cloned) = b.try_create(&[]);

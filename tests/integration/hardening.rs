@@ -1,5 +1,5 @@
-//! What broke other runtimes, attack by attack; the names are those of the CVE lists. The costly
-//! races live elsewhere.
+//! Attacks that succeeded against other runtimes, named after their CVEs; and rules that protect
+//! the host. (`races` has the attacks that need a race.)
 
 use crate::support::{Bundle, fixture, runtime, until};
 use serde_json::json;
@@ -28,17 +28,21 @@ tests![
     exec_does_not_trust_the_containers_proc,
 ];
 
-/// A number that changes with the runtime's own file.
-fn fingerprint() -> (u64, i64, u64) {
+/// The size, time and inode of the runtime's own file, which a change of the file would change.
+fn fingerprint() -> [i128; 3] {
     let meta = fs::metadata(runtime::path()).unwrap();
-    (meta.size(), meta.mtime_nsec(), meta.ino())
+    [
+        meta.size().into(),
+        meta.mtime_nsec().into(),
+        meta.ino().into(),
+    ]
 }
 
-/// Every process that the first process of the container can see, for a while: none that may be
-/// traced, apart from the program's own.
+/// The container looks at every process that it can see, and reads the program of each: it must not
+/// be able to do so for a process of hull that joins it.
 fn cve_2016_9962_exec_is_not_dumpable() {
-    // The owner of /proc/PID's files is root of the host where a process is not dumpable: seen from
-    // a user namespace, nobody.
+    // The files of /proc/PID belong to root of the host where a process is not dumpable: in the
+    // user namespace, to nobody.
     let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1|/proc/$$) ;; *) \
         if e=$(readlink $p/exe 2>/dev/null); then case $e in /bin/*) ;; *) echo \"$p $e\" >> \
         /dev/shm/seen;; esac; fi;; esac; done; done";
@@ -60,7 +64,7 @@ fn cve_2016_9962_exec_is_not_dumpable() {
     let seen = runtime::text(format!("/proc/{}/root/dev/shm/seen", c.pid()));
     assert_eq!(
         seen, "",
-        "the container read the program of a process that was joining it"
+        "the container read the program of a process that joined it"
     );
 }
 
@@ -69,7 +73,7 @@ fn cve_2019_5736_entrypoint_is_proc_self_exe() {
     let mut b = Bundle::new();
     b.writable().args(&["/proc/self/exe", "--version"]);
     let out = b.run();
-    // Whatever it gives, it is not a handle to write with; the next tests try.
+    // The result does not matter, as long as the container cannot write to the binary.
     assert!(out.status != 0 || out.stdout.contains("version"), "{out:?}");
     assert_eq!(fingerprint(), before);
 }
@@ -89,8 +93,8 @@ fn cve_2019_5736_interpreter_is_proc_self_exe() {
     assert_eq!(fingerprint(), before);
 }
 
-/// Watches for the runtime's process from inside, and opens its file for writing as soon as it is
-/// no longer busy.
+/// The container looks for the runtime's process, and opens its binary for writing as soon as it is
+/// not busy.
 fn cve_2019_5736_exec_of_proc_self_exe() {
     let before = fingerprint();
     let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) \
@@ -109,12 +113,11 @@ fn cve_2019_5736_exec_of_proc_self_exe() {
             ]),
         );
     }
-    // busybox is the program of the shell itself: a copy of the tests' own, or the attack would hit
-    // that.
-    let own = b.rootfs().join("bin/busybox");
-    fs::remove_file(&own).unwrap();
-    fs::copy(fixture::suite_scratch().join("busybox"), &own).unwrap();
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o555)).unwrap();
+    // The attack also opens the shell's own program: a copy, or it would overwrite the suite's
+    // busybox.
+    let busybox = b.rootfs().join("bin/busybox");
+    fixture::make_private(&busybox);
+    fs::set_permissions(&busybox, fs::Permissions::from_mode(0o555)).unwrap();
     let c = b.started();
     for _ in 0..30 {
         c.exec(&["/proc/self/exe", "--help"]);
@@ -125,8 +128,7 @@ fn cve_2019_5736_exec_of_proc_self_exe() {
 fn cve_2019_5736_own_binary_cannot_be_written() {
     let b = Bundle::sleeper();
     let c = b.create();
-    // While it waits for start, the first process still is the runtime: its file is sealed, or on a
-    // read-only mount.
+    // Until start, the first process is the runtime: its binary is sealed, or on a read-only mount.
     let result = fs::OpenOptions::new()
         .append(true)
         .open(format!("/proc/{}/exe", c.pid()))
@@ -138,32 +140,32 @@ fn cve_2019_5736_own_binary_cannot_be_written() {
 }
 
 fn cve_2019_19921_proc_is_a_symlink() {
-    let outside = fixture::new_dir("outside");
+    let hosts = fixture::new_dir("hosts");
     let mut b = Bundle::new();
     fs::remove_dir(b.rootfs().join("proc")).unwrap();
-    symlink(&outside, b.rootfs().join("proc")).unwrap();
+    symlink(&hosts, b.rootfs().join("proc")).unwrap();
     b.args(&["true"]);
     assert_has!(b.run().failure(), "proc");
     fs::remove_file(b.rootfs().join("proc")).unwrap();
     symlink("var", b.rootfs().join("proc")).unwrap();
     assert_has!(b.run().failure(), "proc");
-    assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(hosts).unwrap().count(), 0);
 }
 
-/// Every path that set-up touches is a symlink to a folder of the host's, absolute and relative;
-/// nothing there may change.
+/// Every path that the runtime uses for the set-up is a symlink to a directory of the host,
+/// absolute and relative; nothing in it may change.
 fn cve_2019_18837_farm_of_symlinks() {
     only_hull!("runc 1.1.5 is open to it where /dev is a symlink");
     for climb in [String::new(), "../".repeat(20)] {
-        let outside = fixture::new_dir("outside");
-        fs::write(outside.join("file"), "outside").unwrap();
+        let hosts = fixture::new_dir("hosts");
+        fs::write(hosts.join("file"), "hosts").unwrap();
         for name in ["dev", "sys", "mnt", "run", "tmp", "home"] {
             let target = format!(
                 "{climb}{}",
                 if climb.is_empty() {
-                    outside.to_str().unwrap()
+                    hosts.to_str().unwrap()
                 } else {
-                    &outside.to_str().unwrap()[1..]
+                    &hosts.to_str().unwrap()[1..]
                 }
             );
             let mut b = Bundle::new();
@@ -182,16 +184,16 @@ fn cve_2019_18837_farm_of_symlinks() {
             b.set("/process/cwd", json!(format!("/{name}/work")));
             b.args(&["true"]);
             b.run();
-            let names: Vec<_> = fs::read_dir(&outside)
+            let names: Vec<_> = fs::read_dir(&hosts)
                 .unwrap()
                 .map(|d| d.unwrap().file_name())
                 .collect();
             assert_eq!(
                 names,
                 ["file"],
-                "/{name} as a symlink let something be made outside"
+                "with /{name} as a symlink, something was made on the host"
             );
-            assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "outside");
+            assert_eq!(fs::read_to_string(hosts.join("file")).unwrap(), "hosts");
         }
     }
 }
@@ -209,8 +211,7 @@ fn cve_2022_29162_inheritable_is_empty() {
 }
 
 fn cve_2023_25809_cgroup_is_read_only() {
-    // The tmpfs that holds the hierarchies is the container's own; still, hull makes that read-only
-    // too.
+    // hull also makes the tmpfs read-only that has the hierarchies, which is the container's own.
     let places = if runtime::drives_hull() {
         "/sys/fs/cgroup /sys/fs/cgroup/*"
     } else {
@@ -248,8 +249,8 @@ fn cve_2025_31133_dev_null_is_a_symlink() {
     ]);
     let host = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     let out = b.run();
-    // Either the link was replaced by the device, or it is an error; never is a proc file bound
-    // over the masked path.
+    // Either the device replaces the link, or it is an error; hull must not bind the file of proc
+    // on the masked path.
     assert!(out.status != 0 || out.stdout == "0\n1:3\n", "{out:?}");
     assert_eq!(
         fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(),
@@ -259,13 +260,13 @@ fn cve_2025_31133_dev_null_is_a_symlink() {
 
 fn cve_2026_41579_dev_is_a_symlink() {
     only_hull!("runc 1.1.5 is open to it");
-    let outside = fixture::new_dir("outside");
+    let hosts = fixture::new_dir("hosts");
     let mut b = Bundle::new();
     fs::remove_dir_all(b.rootfs().join("dev")).unwrap();
-    symlink(&outside, b.rootfs().join("dev")).unwrap();
+    symlink(&hosts, b.rootfs().join("dev")).unwrap();
     b.args(&["true"]);
     b.run();
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&hosts).unwrap().count(), 0);
     b.spec["mounts"]
         .as_array_mut()
         .unwrap()
@@ -273,14 +274,14 @@ fn cve_2026_41579_dev_is_a_symlink() {
     b.writable();
     b.run();
     assert_eq!(
-        fs::read_dir(&outside).unwrap().count(),
+        fs::read_dir(&hosts).unwrap().count(),
         0,
         "with no tmpfs on /dev"
     );
 }
 
-/// The root with a pinned mount namespace in it: a peer resolved a path after setns and went
-/// astray.
+/// The host's root as a volume. (Another runtime resolved a path after setns, in the wrong mount
+/// namespace.)
 fn bind_of_the_hosts_root() {
     let mut b = Bundle::new();
     b.mount("/mnt", "bind", "/", &["rbind", "ro", "rprivate"]);
@@ -292,7 +293,7 @@ fn bind_of_the_hosts_root() {
 
 fn hostile_passwd_does_not_matter() {
     let mut b = Bundle::new();
-    // runc's reader gives up on a line of a mebibyte, with an error.
+    // runc fails with a line of a mebibyte.
     let length = if runtime::drives_hull() {
         1 << 20
     } else {
@@ -318,12 +319,12 @@ fn hostile_passwd_does_not_matter() {
     fs::remove_file(b.rootfs().join("etc/passwd")).unwrap();
     assert_eq!(b.output_of("id -u"), "0");
     symlink("/dev/zero", b.rootfs().join("etc/passwd")).unwrap();
-    only_hull!("runc 1.1.5 reads a device for ever");
+    only_hull!("runc 1.1.5 reads a device without end");
     b.args(&["true"]);
     b.run().success();
 }
 
-/// CVE-2019-14271: nothing is loaded from the image by a process with the host's rights.
+/// CVE-2019-14271: no process with rights on the host loads a library of the image.
 fn hostile_libraries_do_not_matter() {
     let mut b = Bundle::new();
     for d in ["lib", "lib64", "lib/x86_64-linux-gnu", "etc"] {
@@ -344,19 +345,19 @@ fn hostile_libraries_do_not_matter() {
 fn program_is_not_dumpable_before_its_start() {
     let b = Bundle::sleeper();
     let c = b.create();
-    // Files of a process that is not dumpable belong to root of the host, whoever the process is.
+    // The files in /proc of a process that is not dumpable belong to root, whatever its user is.
     let mut user = Bundle::sleeper();
     user.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
     let waiting = user.create();
     let owner = fs::metadata(format!("/proc/{}/environ", waiting.pid()))
         .unwrap()
         .uid();
-    assert_eq!(owner, 0, "the waiting process may be traced by its user");
+    assert_eq!(owner, 0, "the user can trace the waiting process");
     drop(c);
 }
 
-/// What waits for start has the container's namespaces and root already, and no descriptor into the
-/// host's file system.
+/// The process that waits for start is in the container's root, and has no descriptor of a
+/// directory of the host.
 fn created_container_waits_with_its_own_rights_only() {
     let b = Bundle::sleeper();
     let c = b.create();
@@ -366,10 +367,10 @@ fn created_container_waits_with_its_own_rights_only() {
     {
         let target = fs::read_link(fd.path()).unwrap_or_default();
         let number: u32 = fd.file_name().to_str().unwrap().parse().unwrap();
-        let is_folder = fs::metadata(fd.path()).is_ok_and(|m| m.is_dir());
+        let is_directory = fs::metadata(fd.path()).is_ok_and(|m| m.is_dir());
         assert!(
-            number <= 2 || !is_folder,
-            "descriptor {number} is the folder {}",
+            number <= 2 || !is_directory,
+            "descriptor {number} is the directory {}",
             target.display()
         );
     }
@@ -405,7 +406,7 @@ fn run_as_root_without_capabilities_cannot_change_the_host() {
     assert_eq!(text, "");
 }
 
-/// The container's /proc may be anything by the time of an exec.
+/// The container may have mounted anything on its /proc before an exec.
 fn exec_does_not_trust_the_containers_proc() {
     let mut b = Bundle::sh(
         "mount -t tmpfs tmpfs /proc && mkdir -p /proc/self/attr /proc/self/fd /proc/1 && echo \

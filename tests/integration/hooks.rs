@@ -1,7 +1,7 @@
-//! The six kinds of hooks: when they run, where, with what state on their standard input, and what
-//! their failure means.
+//! `hooks`: when each of the six kinds runs, in which namespaces, with which state on its standard
+//! input, and what its failure causes.
 
-use crate::support::wall::is_vm;
+use crate::support::backend::is_vm;
 use crate::support::{Bundle, Container, fixture, runtime, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -30,7 +30,7 @@ tests![
     hook_output_is_in_the_error,
     relative_hook_path_is_an_error,
     hooks_run_without_a_terminal_of_the_program,
-    state_commands_work_inside_hooks,
+    hooks_can_call_state,
 ];
 
 const KINDS: [&str; 6] = [
@@ -42,7 +42,7 @@ const KINDS: [&str; 6] = [
     "poststop",
 ];
 
-/// Those that the wall has: behind the second, createContainer hooks are refused.
+/// The kinds that the backend supports: the VM backend refuses createContainer hooks.
 fn kinds() -> Vec<&'static str> {
     KINDS
         .into_iter()
@@ -50,7 +50,7 @@ fn kinds() -> Vec<&'static str> {
         .collect()
 }
 
-/// A folder that hooks write to; the container sees it at the same path.
+/// A directory that hooks write to; the container has it at the same path.
 fn notes(b: &mut Bundle) -> PathBuf {
     let dir = fixture::new_dir("notes");
     fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -137,7 +137,7 @@ fn hooks_of_one_kind_run_in_the_order_given() {
     }
 }
 
-/// What each hook found on its standard input.
+/// The state that each hook got on its standard input, and the container's pid.
 fn states(b: &mut Bundle) -> (Vec<Value>, i64) {
     let dir = notes(b);
     for kind in kinds() {
@@ -169,7 +169,7 @@ fn state_on_standard_input() {
             "{kind}"
         );
         match kind {
-            // Inside the container the first process is number 1.
+            // In the pid namespace of the container the first process has pid 1.
             "createContainer" | "startContainer" => {
                 assert!(state["pid"] == 1 || state["pid"] == pid, "{kind} {state}")
             }
@@ -247,11 +247,11 @@ fn hooks_run_in_the_right_namespaces() {
             .to_string()
     };
     let lines = |of: &dyn Fn(&str) -> String| format!("{}\n{}\n", of("net"), of("mnt"));
-    let (host, inside) = (lines(&own), lines(&|kind| c.namespace(kind)));
+    let (host, container) = (lines(&own), lines(&|kind| c.namespace(kind)));
     drop(c);
     for kind in kinds() {
         let expected = if ["createContainer", "startContainer"].contains(&kind) {
-            &inside
+            &container
         } else {
             &host
         };
@@ -263,8 +263,8 @@ fn hooks_run_in_the_right_namespaces() {
     }
 }
 
-/// createContainer hooks run after the mounts and before the root is changed: they find the bundle
-/// by its host's path, and the mounts in it.
+/// createContainer hooks run after the mounts and before pivot_root: they see the bundle at its
+/// path on the host, and the mounts in it.
 fn create_container_hooks_see_the_mounts() {
     let mut b = Bundle::new();
     let dir = notes(&mut b);
@@ -283,7 +283,7 @@ fn create_container_hooks_see_the_mounts() {
     assert_eq!(seen, format!("1\n{host}"));
 }
 
-/// What Docker's and Podman's network set-up relies on.
+/// Docker and Podman set the network up by way of this pid.
 fn hook_pid_has_the_new_network_namespace() {
     let mut b = Bundle::new();
     let dir = notes(&mut b);
@@ -295,7 +295,7 @@ fn hook_pid_has_the_new_network_namespace() {
     );
     add(&mut b, "prestart", &script);
     let text = b.output_of("cat /sys/class/net/hook0/mtu; readlink /proc/self/ns/net");
-    // A machine has what the host's namespace has, and is not in it.
+    // A VM gets the interfaces of the namespace on the host; its processes are in the guest's.
     let net = if is_vm() {
         text.lines().last().unwrap().to_owned()
     } else {
@@ -320,7 +320,7 @@ fn create_fails(kind: &str) {
     assert_has!(error, "hook");
     assert_has!(error, "exit status 3");
     assert_has!(b.call(&["state", &b.id]).failure(), "does not exist");
-    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is gone");
+    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is left");
 }
 
 fn prestart_failure_stops_create() {
@@ -350,10 +350,10 @@ fn start_container_failure_stops_start() {
         );
     }
     c.wait_for("stopped");
-    assert!(!dir.join("ran").exists(), "the program did not run");
+    assert!(!dir.join("ran").exists(), "the program has run");
 }
 
-/// The specification of 1.2 and later: an error, and the container is stopped.
+/// By the specification since 1.2, it is an error and stops the container.
 fn poststart_failure() {
     only_hull!("runc 1.1.5 runs poststart hooks in create");
     let mut b = Bundle::sleeper();
@@ -371,13 +371,13 @@ fn poststop_failure_does_not_stop_delete() {
     c.wait_for("stopped");
     let out = c.call(&["delete"]);
     assert_has!(c.call(&["state"]).failure(), "does not exist");
-    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is gone");
-    only_hull!("runc 1.1.5 says nothing of it");
+    assert!(!b.cgroup_dir("memory").exists(), "the cgroup is left");
+    only_hull!("runc 1.1.5 does not report it");
     assert_has!(out.stderr, "hook");
 }
 
 fn poststop_runs_the_rest_after_a_failure() {
-    only_hull!("runc 1.1.5 ends at the first that fails");
+    only_hull!("runc 1.1.5 stops at the first that fails");
     let mut b = Bundle::new();
     let dir = notes(&mut b);
     add(&mut b, "poststop", "exit 3");
@@ -434,7 +434,7 @@ fn hook_whose_child_holds_its_output_does_not_hang() {
         rustix::process::Signal::KILL,
     )
     .ok();
-    // Whoever adopted it reaps it; the leak check comes right after this test.
+    // Waits until its new parent has reaped it: the harness looks for left processes next.
     for _ in 0..200 {
         if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
             return;
@@ -479,8 +479,8 @@ fn hooks_run_without_a_terminal_of_the_program() {
     assert_has!(fs::read_to_string(dir.join("stdin")).unwrap(), "pipe:");
 }
 
-/// Engines' hooks ask for the state, and the state's lock must not be held meanwhile.
-fn state_commands_work_inside_hooks() {
+/// Hooks of engines call `state`: hull must not hold the lock of the state meanwhile.
+fn hooks_can_call_state() {
     let mut b = Bundle::sleeper();
     let dir = notes(&mut b);
     let call = format!(

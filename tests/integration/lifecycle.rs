@@ -1,9 +1,9 @@
-//! The life of a container: create, start, state, kill, delete, run, pause, resume; and the exit
-//! statuses.
+//! The life of a container: `create`, `start`, `state`, `kill`, `delete`, `run`, `pause` and
+//! `resume`, and their exit statuses.
 
+use crate::support::backend::is_vm;
 use crate::support::users::version;
-use crate::support::wall::is_vm;
-use crate::support::{Bundle, Container, cgroups, fixture, until};
+use crate::support::{Bundle, Container, cgroups, fixture, harness, leaks, runtime, until};
 use serde_json::json;
 use std::fs;
 
@@ -18,6 +18,7 @@ tests![
     run_forwards_signals,
     create_waits_for_start,
     create_looks_the_program_up_before_start,
+    start_returns_when_the_program_is_there,
     state_tells_pid_bundle_annotations_and_version,
     state_goes_from_created_over_running_to_stopped,
     start_twice_is_an_error,
@@ -38,7 +39,7 @@ tests![
     pid_file_names_the_first_process,
     options_stand_before_or_after_the_id,
     relative_bundle_is_taken_from_the_working_directory,
-    without_bundle_the_working_directory_is_meant,
+    without_bundle_the_working_directory_is_used,
     a_program_that_ends_at_once_does_not_hang_run,
 ];
 
@@ -53,8 +54,8 @@ fn run_gives_the_programs_exit_status() {
 }
 
 fn run_gives_128_and_the_signal() {
-    // The first process of a pid namespace ignores its own signals but SIGKILL from outside; a
-    // shared pid namespace shows the rest.
+    // The first process of a pid namespace ignores its own signals (pid_namespaces(7)): this
+    // program is in the host's pid namespace.
     for (name, number) in [("TERM", 15), ("ABRT", 6), ("KILL", 9)] {
         let mut b = Bundle::sh(&format!("kill -{name} $$"));
         b.without_namespace("pid");
@@ -107,12 +108,11 @@ fn run_forwards_signals() {
     let mut command = b
         .runtime
         .command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
-    let mut child =
-        crate::support::leaks::spawn(command.stdout(std::process::Stdio::piped())).unwrap();
+    let mut child = leaks::spawn(command.stdout(std::process::Stdio::piped())).unwrap();
     let mut ready = [0; 6];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    let in_time = crate::support::harness::wait_within(&mut child, crate::support::runtime::LIMIT);
+    let in_time = harness::wait_within(&mut child, runtime::LIMIT);
     assert!(in_time, "the program did not get the signal");
     assert_eq!(child.wait().unwrap().code(), Some(7));
 }
@@ -233,7 +233,7 @@ fn kill_all_reaches_every_process() {
     let c = b.started();
     until("the shell's children", || c.processes().len() == 4);
     b.call(&["kill", "--all", &b.id, "KILL"]).success();
-    nothing_is_left(&b);
+    no_process_is_left(&b);
 }
 
 fn kill_of_pid_namespaces_first_process_ends_the_others() {
@@ -241,15 +241,15 @@ fn kill_of_pid_namespaces_first_process_ends_the_others() {
     let c = b.started();
     until("the shell's children", || c.processes().len() == 3);
     c.kill("KILL").success();
-    nothing_is_left(&b);
+    no_process_is_left(&b);
 }
 
-/// No process is in the container's cgroup of the host's, which holds the machine's where there is
-/// one.
-fn nothing_is_left(b: &Bundle) {
+/// Waits until no process is in the container's cgroup on the host, which in VM mode has the
+/// processes of the VM.
+fn no_process_is_left(b: &Bundle) {
     until("the end of all", || {
         // systemd removes a scope with its last process.
-        crate::support::runtime::text(b.cgroup_dir("pids").join("cgroup.procs")).is_empty()
+        runtime::text(b.cgroup_dir("pids").join("cgroup.procs")).is_empty()
     });
 }
 
@@ -293,7 +293,7 @@ fn delete_removes_state_and_cgroup() {
     assert!(cgroups::by_systemd() || b.cgroup_dir("memory").exists());
     c.call(&["delete"]).success();
     assert!(!b.runtime.state.join(&b.id).exists());
-    let left = crate::support::leaks::cgroups(b.cgroup.rsplit('/').next().unwrap());
+    let left = leaks::cgroups(b.cgroup.rsplit('/').next().unwrap());
     assert!(left.is_empty(), "{left:?}");
     assert_has!(c.call(&["delete"]).failure(), "container does not exist");
 }
@@ -342,7 +342,7 @@ fn pause_freezes_and_resume_thaws() {
     until("the program", || written() > 0);
     c.call(&["pause"]).success();
     assert_eq!(c.status(), "paused");
-    // A machine's state is not its cgroup's.
+    // The cgroup on the host does not show the state of a VM.
     let state = || {
         if is_vm() {
             String::new()
@@ -358,15 +358,15 @@ fn pause_freezes_and_resume_thaws() {
         }
     };
     assert_eq!(state(), expected("FROZEN", "1"));
-    // A write that was on its way may still arrive.
+    // A write that had begun may still arrive.
     std::thread::sleep(std::time::Duration::from_millis(100));
     let before = written();
     std::thread::sleep(std::time::Duration::from_millis(500));
-    assert_eq!(written(), before, "it goes on writing");
+    assert_eq!(written(), before, "a paused program writes");
     c.call(&["resume"]).success();
     assert_eq!(c.status(), "running");
     assert_eq!(state(), expected("THAWED", "0"));
-    until("the program goes on", || written() > before);
+    until("the program to continue", || written() > before);
     assert_has!(c.call(&["resume"]).failure(), "not paused");
 }
 
@@ -399,9 +399,7 @@ fn relative_bundle_is_taken_from_the_working_directory() {
     let mut c = b.runtime.command(&["run", "--bundle", ".", &b.id]);
     c.current_dir(&b.dir);
     assert_eq!(
-        crate::support::runtime::finish(c, crate::support::runtime::LIMIT)
-            .success()
-            .stdout,
+        runtime::finish(c, runtime::LIMIT).success().stdout,
         "here\n"
     );
     let b = Bundle::sleeper();
@@ -413,24 +411,22 @@ fn relative_bundle_is_taken_from_the_working_directory() {
         &b.id,
     ]);
     c.current_dir(b.dir.parent().unwrap());
-    crate::support::runtime::finish(c, crate::support::runtime::LIMIT).success();
+    runtime::finish(c, runtime::LIMIT).success();
     let c = Container::new(&b);
     assert_eq!(
         c.state()["bundle"],
         b.dir.to_str().unwrap(),
-        "state gives the absolute path"
+        "state must have the absolute path"
     );
 }
 
-fn without_bundle_the_working_directory_is_meant() {
+fn without_bundle_the_working_directory_is_used() {
     let b = Bundle::sh("echo here");
     b.write();
     let mut c = b.runtime.command(&["run", &b.id]);
     c.current_dir(&b.dir);
     assert_eq!(
-        crate::support::runtime::finish(c, crate::support::runtime::LIMIT)
-            .success()
-            .stdout,
+        runtime::finish(c, runtime::LIMIT).success().stdout,
         "here\n"
     );
 }
@@ -440,5 +436,22 @@ fn a_program_that_ends_at_once_does_not_hang_run() {
         let mut b = Bundle::new();
         b.args(&["/bin/true"]);
         assert_eq!(b.run().status, 0);
+    }
+}
+
+/// When `start` returns, init has executed the program: a signal sent then reaches the program.
+fn start_returns_when_the_program_is_there() {
+    only_hull!("runc's start may return before execve");
+    let mut b = Bundle::sleeper();
+    // A hook between start and execve makes the time long enough.
+    b.push(
+        "/hooks/startContainer",
+        json!({ "path": "/bin/sleep", "args": ["sleep", "0.3"] }),
+    );
+    for _ in 0..5 {
+        let c = b.create();
+        c.start();
+        let program = c.program();
+        assert!(program.ends_with("bin/busybox"), "{}", program.display());
     }
 }

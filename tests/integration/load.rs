@@ -1,23 +1,23 @@
-//! Many runs at once, with the machine kept busy: every status is right, none hangs, nothing is
-//! left.
+//! Many commands at once on a busy host: every exit status is right, no command hangs, nothing is
+//! left behind.
 
 use crate::support::{Bundle, Container, fixture, leaks, runtime};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 tests![
-    load_run_four_at_a_time,
-    load_life_four_at_a_time,
-    load_exec_four_at_a_time,
-    load_parallel_starts_of_one_container
+    run_four_at_a_time,
+    life_four_at_a_time,
+    exec_four_at_a_time,
+    parallel_starts_of_one_container
 ];
 
-/// How many runs: few by default; `HULL_LOAD_RUNS=1000` is the number promised.
+/// The number of runs: few by default; SPECIFICATION.md promises `HULL_LOAD_RUNS=1000`.
 fn runs() -> u32 {
     std::env::var("HULL_LOAD_RUNS").map_or(100, |n| n.parse().expect("HULL_LOAD_RUNS is a number"))
 }
 
-/// Processes that take the processors' time while the test runs.
+/// Processes that use the CPUs while the test runs.
 struct Burners(Vec<Child>);
 
 impl Burners {
@@ -43,7 +43,7 @@ impl Drop for Burners {
     }
 }
 
-/// Does the work of each number, four numbers at a time.
+/// Calls `work` with each number, on four threads.
 fn four_at_a_time(count: u32, work: impl Fn(u32) + Sync) {
     let next = AtomicU32::new(0);
     std::thread::scope(|s| {
@@ -61,7 +61,7 @@ fn four_at_a_time(count: u32, work: impl Fn(u32) + Sync) {
     });
 }
 
-fn load_run_four_at_a_time() {
+fn run_four_at_a_time() {
     let _burners = Burners::new();
     let bundles: Vec<_> = (0..4)
         .map(|n| Bundle::sh(&format!("exit {}", [0, 1, 42, 255][n])))
@@ -70,8 +70,7 @@ fn load_run_four_at_a_time() {
     four_at_a_time(runs(), |n| {
         let which = usize::try_from(n % 4).unwrap();
         let b = &bundles[which];
-        // Bundles may be shared, ids and cgroups may not: the config is copied with a cgroup of the
-        // run's own.
+        // The runs share the bundles, but each has a config of its own with another cgroup.
         let dir = fixture::new_dir("run");
         let mut spec = b.spec.clone();
         spec["root"]["path"] = b.rootfs().to_str().unwrap().into();
@@ -95,7 +94,7 @@ fn load_run_four_at_a_time() {
     );
 }
 
-fn load_life_four_at_a_time() {
+fn life_four_at_a_time() {
     let _burners = Burners::new();
     four_at_a_time(runs() / 4, |_| {
         let b = Bundle::sh("exit 3");
@@ -106,7 +105,7 @@ fn load_life_four_at_a_time() {
     });
 }
 
-fn load_exec_four_at_a_time() {
+fn exec_four_at_a_time() {
     let _burners = Burners::new();
     let b = Bundle::sleeper();
     let c: Container = b.started();
@@ -122,8 +121,8 @@ fn load_exec_four_at_a_time() {
     assert_eq!(c.status(), "running");
 }
 
-/// Of several that start one container, one wins, and the others say why not.
-fn load_parallel_starts_of_one_container() {
+/// Of several `start` of one container, one succeeds, and the others report an error.
+fn parallel_starts_of_one_container() {
     only_hull!("runc 1.1.5 hangs in the starts that come second");
     let b = Bundle::sleeper();
     let c = b.create();

@@ -1,19 +1,20 @@
-//! `mounts`: every kind and option, read from mountinfo inside the container.
+//! `mounts`: every type and option, as mountinfo in the container shows it.
 
 use crate::support::users::private_mounts;
 use crate::support::{Bundle, fixture};
+use nix::mount::MsFlags;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 tests![
     tmpfs_takes_size_mode_and_flags,
-    tmpfs_mode_wins_over_the_folder_below,
+    tmpfs_mode_wins_over_the_directory_below,
     every_flag_reaches_the_mount,
-    the_option_defaults_means_nothing,
-    flags_are_taken_back_by_their_opposites,
+    the_option_defaults_has_no_effect,
+    later_flags_override_earlier_ones,
     atime_options,
-    bind_of_a_folder,
+    bind_of_a_directory,
     bind_of_a_file_makes_its_target,
     bind_is_not_recursive_and_rbind_is,
     read_only_bind_keeps_submounts_writable,
@@ -21,11 +22,11 @@ tests![
     recursive_attributes,
     bind_from_a_path_relative_to_the_bundle,
     bind_of_a_missing_source_is_an_error,
-    missing_target_folders_are_made,
-    symlinked_target_stays_inside_the_root,
-    absolute_symlinked_target_stays_inside_the_root,
+    missing_target_directories_are_made,
+    symlinked_target_stays_in_the_root,
+    absolute_symlinked_target_stays_in_the_root,
     mounts_come_in_order,
-    tmpcopyup_copies_the_folder,
+    tmpcopyup_copies_the_directory,
     mount_without_source,
     mount_without_type_and_bind_option_is_an_error,
     unknown_file_system_is_an_error,
@@ -37,14 +38,14 @@ tests![
     devpts_is_a_new_instance,
     mqueue_and_shm,
     mqueue_belongs_to_root_in_a_user_namespace,
-    label_less_data_options_reach_the_file_system,
+    data_options_reach_the_file_system,
     idmapped_mount_in_a_user_namespace,
     idmapped_mount_without_a_user_namespace,
     recursive_idmapped_mount,
 ];
 
-/// The options of the topmost mount at `target`, and of its file system, as mountinfo inside gives
-/// them.
+/// The options of the topmost mount at `target`, and those of its file system, by mountinfo in the
+/// container.
 fn options_of(b: &mut Bundle, target: &str) -> (String, String) {
     let text = b.output_of("cat /proc/self/mountinfo");
     let line = text
@@ -88,8 +89,8 @@ fn tmpfs_takes_size_mode_and_flags() {
     assert_has!(said, "No space left");
 }
 
-fn tmpfs_mode_wins_over_the_folder_below() {
-    only_hull!("runc 1.1.5 gives a tmpfs the mode of the folder below it");
+fn tmpfs_mode_wins_over_the_directory_below() {
+    only_hull!("runc 1.1.5 gives a tmpfs the mode of the directory below it");
     let mut b = Bundle::new();
     b.mount("/mnt", "tmpfs", "tmpfs", &["mode=1711"]);
     b.mount("/var", "tmpfs", "tmpfs", &[]);
@@ -97,7 +98,7 @@ fn tmpfs_mode_wins_over_the_folder_below() {
     assert_eq!(
         b.output_of("stat -c %a /mnt /var"),
         "1711\n710",
-        "without a mode the folder's is kept"
+        "without a mode, it has that of the directory"
     );
 }
 
@@ -124,7 +125,7 @@ fn every_flag_reaches_the_mount() {
     assert!(data.contains("sync") && data.contains("dirsync"), "{data}");
 }
 
-fn flags_are_taken_back_by_their_opposites() {
+fn later_flags_override_earlier_ones() {
     let mut b = Bundle::new();
     b.mount(
         "/mnt",
@@ -142,8 +143,8 @@ fn flags_are_taken_back_by_their_opposites() {
     );
 }
 
-fn the_option_defaults_means_nothing() {
-    only_hull!("runc 1.1.5 hands the option to the file system");
+fn the_option_defaults_has_no_effect() {
+    only_hull!("runc 1.1.5 passes the option to the file system");
     let mut b = Bundle::new();
     b.mount("/mnt", "tmpfs", "tmpfs", &["nosuid", "ro", "defaults"]);
     assert_options(&mut b, "/mnt", &["ro", "nosuid"], &[]);
@@ -162,7 +163,7 @@ fn atime_options() {
     }
 }
 
-fn bind_of_a_folder() {
+fn bind_of_a_directory() {
     let source = fixture::new_dir("source");
     fs::write(source.join("file"), "text").unwrap();
     let mut b = Bundle::new();
@@ -198,20 +199,13 @@ fn bind_of_a_file_makes_its_target() {
     assert!(b.rootfs().join("mnt/deep/er/target").is_file());
 }
 
-/// A folder with a tmpfs below it, `sub`, that holds the file `inner`. In a mount namespace of the
-/// test's own.
+/// A directory with a tmpfs below it, `sub`, which has the file `inner`; in a mount namespace of
+/// the test's own.
 fn tree_with_submount() -> String {
     private_mounts();
     let source = fixture::new_dir("tree");
     fs::create_dir(source.join("sub")).unwrap();
-    nix::mount::mount(
-        Some("tmpfs"),
-        &source.join("sub"),
-        Some("tmpfs"),
-        nix::mount::MsFlags::empty(),
-        None::<&str>,
-    )
-    .unwrap();
+    fixture::mount_tmpfs(&source.join("sub"), MsFlags::empty(), None);
     fs::write(source.join("sub/inner"), "inner").unwrap();
     source.to_str().unwrap().to_owned()
 }
@@ -292,31 +286,31 @@ fn bind_of_a_missing_source_is_an_error() {
     assert_has!(error, "/no/such/source");
 }
 
-fn missing_target_folders_are_made() {
+fn missing_target_directories_are_made() {
     let mut b = Bundle::new();
     b.mount("/a/b/c", "tmpfs", "tmpfs", &[]);
     assert_eq!(b.output_of("stat -c '%a %F' /a/b"), "755 directory");
 }
 
-fn symlinked_target_stays_inside_the_root() {
-    let outside = fixture::new_dir("outside");
+fn symlinked_target_stays_in_the_root() {
+    let hosts = fixture::new_dir("hosts");
     let mut b = Bundle::new();
     symlink(
-        format!("../../../../../../../../..{}", outside.display()),
+        format!("../../../../../../../../..{}", hosts.display()),
         b.rootfs().join("link"),
     )
     .unwrap();
     b.mount("/link/below", "tmpfs", "tmpfs", &["mode=700"]);
-    let inside = format!("{}/below", outside.display());
-    assert_options(&mut b, &inside, &["rw"], &[]);
+    let in_root = format!("{}/below", hosts.display());
+    assert_options(&mut b, &in_root, &["rw"], &[]);
     assert_eq!(
-        fs::read_dir(outside).unwrap().count(),
+        fs::read_dir(hosts).unwrap().count(),
         0,
-        "nothing is made outside of the root"
+        "something was made on the host"
     );
 }
 
-fn absolute_symlinked_target_stays_inside_the_root() {
+fn absolute_symlinked_target_stays_in_the_root() {
     let mut b = Bundle::new();
     symlink("/var/real", b.rootfs().join("link")).unwrap();
     fs::create_dir(b.rootfs().join("var/real")).unwrap();
@@ -341,7 +335,7 @@ fn mounts_come_in_order() {
     assert_eq!(sources, ["first", "second", "third"]);
 }
 
-fn tmpcopyup_copies_the_folder() {
+fn tmpcopyup_copies_the_directory() {
     let mut b = Bundle::new();
     let var = b.rootfs().join("var");
     fs::create_dir(var.join("sub")).unwrap();
@@ -356,7 +350,7 @@ fn tmpcopyup_copies_the_folder() {
     assert_eq!(
         fs::read_to_string(var.join("sub/file")).unwrap(),
         "text",
-        "the image's own file stays"
+        "the file of the image has changed"
     );
 }
 
@@ -399,17 +393,14 @@ fn bind_with_type_none_or_bind() {
     assert_eq!(b.output_of("cat /mnt/file"), "text");
 }
 
-/// A flag that the host's mount has may not be taken away in a user namespace: the kernel answers
-/// EPERM to a remount without it, so the runtime must keep it where the configuration does not ask
-/// for its opposite.
+/// A user namespace may not clear a flag of the host's mount: the kernel refuses a remount without
+/// it with EPERM. So the runtime must keep the flag unless the configuration has its opposite.
 fn bind_keeps_locked_flags_in_a_user_namespace() {
     only_hull!("runc 1.1.5 fails with EPERM there");
     private_mounts();
     let source = fixture::new_dir("locked");
-    let flags = nix::mount::MsFlags::MS_NOSUID
-        | nix::mount::MsFlags::MS_NODEV
-        | nix::mount::MsFlags::MS_NOEXEC;
-    nix::mount::mount(Some("tmpfs"), &source, Some("tmpfs"), flags, None::<&str>).unwrap();
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    fixture::mount_tmpfs(&source, flags, None);
     let mut b = Bundle::of_ordinary_user();
     b.mount("/mnt", "bind", source.to_str().unwrap(), &["bind", "ro"]);
     assert_options(&mut b, "/mnt", &["ro", "nosuid", "nodev", "noexec"], &[]);
@@ -477,8 +468,8 @@ fn mqueue_and_shm() {
     );
 }
 
-/// The kernel gives a new mqueue to the ids of whoever mounts it: these must be root's inside by
-/// then.
+/// A new mqueue belongs to the ids of the process that mounts it: these must be those of the
+/// container's root by then.
 fn mqueue_belongs_to_root_in_a_user_namespace() {
     only_hull!("runc 1.1.5 gives it root's user and nobody's group");
     let mut b = Bundle::with_user_namespace();
@@ -488,7 +479,7 @@ fn mqueue_belongs_to_root_in_a_user_namespace() {
     );
 }
 
-fn label_less_data_options_reach_the_file_system() {
+fn data_options_reach_the_file_system() {
     let mut b = Bundle::new();
     b.mount("/mnt", "tmpfs", "tmpfs", &["nr_inodes=12"]);
     assert_has!(options_of(&mut b, "/mnt").1, "nr_inodes=12");
@@ -497,8 +488,8 @@ fn label_less_data_options_reach_the_file_system() {
     assert_has!(b.run().failure(), "invalid argument");
 }
 
-/// A folder whose one file belongs to 1000:1000 on the host.
-fn folder_of_1000() -> String {
+/// A directory whose one file belongs to 1000:1000 on the host.
+fn directory_of_1000() -> String {
     let source = fixture::new_dir("idmapped");
     fs::write(source.join("file"), "").unwrap();
     std::os::unix::fs::chown(source.join("file"), Some(1000), Some(1000)).unwrap();
@@ -507,7 +498,7 @@ fn folder_of_1000() -> String {
 
 fn idmapped_mount_in_a_user_namespace() {
     only_hull!("runc 1.1.5 has no idmapped mounts");
-    let source = folder_of_1000();
+    let source = directory_of_1000();
     let mut b = Bundle::with_user_namespace();
     b.mount("/mnt", "bind", &source, &["bind", "idmap"]);
     assert_eq!(b.output_of("stat -c '%u %g' /mnt/file"), "1000 1000");
@@ -522,7 +513,7 @@ fn idmapped_mount_in_a_user_namespace() {
 
 fn idmapped_mount_without_a_user_namespace() {
     only_hull!("runc 1.1.5 has no idmapped mounts");
-    let source = folder_of_1000();
+    let source = directory_of_1000();
     let map = json!([{ "containerID": 1000, "hostID": 5000, "size": 1 }]);
     let mut b = Bundle::new();
     b.push("/mounts", json!({

@@ -1,7 +1,8 @@
-//! `linux.namespaces`: made new, left out, or joined by path; what lives in them.
+//! `linux.namespaces`: new ones, those left out, and those joined by path; host names,
+//! `linux.sysctl`, `linux.timeOffsets`, id mappings and `linux.personality`.
 
+use crate::support::backend::is_vm;
 use crate::support::users::{Holder, MAPPED};
-use crate::support::wall::is_vm;
 use crate::support::{Bundle, until};
 use serde_json::json;
 use std::fs;
@@ -93,7 +94,7 @@ fn pid_namespace_is_joined_by_path() {
     b.join("pid", format!("/proc/{}/ns/pid", first.pid()));
     let text = b.output_of("cat /proc/1/cmdline | tr '\\0' ' '; echo; [ $$ -gt 1 ] && echo later");
     assert_eq!(text, "sleep 1000 \nlater");
-    assert_eq!(first.status(), "running", "the first process lives on");
+    assert_eq!(first.status(), "running", "the first container has ended");
 }
 
 fn mount_namespace_is_joined_by_path() {
@@ -105,9 +106,7 @@ fn mount_namespace_is_joined_by_path() {
         .remove("/linux/maskedPaths")
         .remove("/linux/readonlyPaths");
     b.set("/root/path", json!("/")).writable();
-    only_hull!(
-        "runc 1.1.5 cannot set up a root in a joined mount namespace that lacks the bundle's folder"
-    );
+    only_hull!("runc 1.1.5 needs the bundle's directory in a joined mount namespace");
     assert_eq!(
         b.output_of("hostname; cat /etc/group | head -1"),
         "box\nroot:x:0:"
@@ -139,7 +138,7 @@ fn cgroup_namespace_hides_the_path() {
         crate::support::cgroups::by_version(
             "pids",
             format!(":pids:{}", b.cgroup),
-            format!("0::{}", b.cgroup_inside())
+            format!("0::{}", b.cgroup_in_container())
         )
     );
     b.push("/linux/namespaces", json!({ "type": "cgroup" }));
@@ -162,7 +161,7 @@ fn with_offsets() -> Bundle {
 fn time_namespace_has_its_offsets() {
     only_hull!("runc 1.1.5 has no time namespaces");
     let uptime = fs::read_to_string("/proc/uptime").unwrap();
-    // A guest's own began with it.
+    // The clock of a guest begins with its boot.
     let host: f64 = if is_vm() {
         0.0
     } else {
@@ -170,8 +169,8 @@ fn time_namespace_has_its_offsets() {
     };
     let mut b = with_offsets();
     let text = b.output_of("cat /proc/uptime; cat /proc/self/timens_offsets");
-    let inside: f64 = text.split(' ').next().unwrap().parse().unwrap();
-    assert!(inside - host >= 1_000_000.0, "{inside} {host}");
+    let uptime: f64 = text.split(' ').next().unwrap().parse().unwrap();
+    assert!(uptime - host >= 1_000_000.0, "{uptime} {host}");
     let offsets: Vec<&str> = text
         .lines()
         .skip(1)
@@ -195,7 +194,7 @@ fn exec_joins_the_time_namespace() {
             .trim(),
         of_init
     );
-    // Every kernel's first one has the same number.
+    // In VM mode too: the initial namespaces of all kernels have the same number.
     assert_ne!(of_init, own("time"));
 }
 
@@ -282,7 +281,7 @@ fn unknown_sysctl_is_an_error() {
 }
 
 fn mappings_without_user_namespace_are_an_error() {
-    only_hull!("runc 1.1.5 drops the mappings without a word");
+    only_hull!("runc 1.1.5 ignores the mappings");
     let mut b = Bundle::new();
     b.map_ids();
     assert_has!(b.run().failure(), "user namespace");

@@ -1,7 +1,8 @@
-//! `linux.netDevices`: devices of the host go in with their addresses, and come back.
+//! `linux.netDevices`: network devices of the host move into the container with their addresses,
+//! and back to the host at its end.
 
-use crate::net_world::{ip, own_network};
-use crate::support::{Bundle, leaks, until};
+use crate::support::network::{ip, own_network};
+use crate::support::{Bundle, leaks};
 use serde_json::json;
 
 tests![
@@ -48,7 +49,7 @@ fn a_device_moves_in_renamed_with_its_addresses_and_comes_back() {
     assert_has!(shown, ",UP");
     assert!(
         !ip("-br link").contains("hostdev0"),
-        "it is still on the host"
+        "the device is still on the host"
     );
     drop(c);
     assert_back();
@@ -70,7 +71,7 @@ fn a_device_moves_into_a_joined_namespace() {
     );
     assert!(
         !ip("-br link").contains("hostdev0"),
-        "it is still on the host"
+        "the device is still on the host"
     );
     drop(c);
     assert_back();
@@ -113,13 +114,10 @@ fn a_device_comes_back_after_the_container_died_by_itself() {
     c.wait_for("stopped");
     drop(c);
     assert_back();
-    // `run` deletes by itself.
+    // `run` deletes the container itself.
     b.run().success();
     assert_back();
-    until("no orphans", || {
-        leaks::reap_orphans();
-        true
-    });
+    leaks::reap_orphans();
 }
 
 fn devices_need_a_network_namespace() {

@@ -1,8 +1,8 @@
-//! What a container cannot do to its neighbours and the host: frames as a container with every
-//! right on its network could send them. Each is sent a second time without hull's rule, and must
-//! then arrive: otherwise the test would show nothing.
+//! Spoofed frames: a container with every capability over its network sends them to its neighbours
+//! and to the host, and hull's rules drop them. Each test removes hull's rule and sends the frame
+//! again: it must arrive then, or the test would prove nothing.
 
-use crate::net_world::{World, ip, run, start};
+use crate::support::network::{World, ip, run, start};
 use crate::support::{Container, until};
 use hull::net::netlink::Namespace;
 use hull::net::netlink::Socket;
@@ -14,14 +14,14 @@ use std::time::Duration;
 tests![
     a_neighbours_packet_for_127_0_0_1_is_dropped,
     a_source_address_of_another_is_dropped,
-    arp_and_neighbour_discovery_cannot_poison,
+    arp_and_neighbour_discovery_spoofing_is_dropped,
     the_gateways_address_cannot_be_taken,
-    a_vlan_tag_hides_nothing,
+    a_vlan_tag_does_not_pass_the_rules,
 ];
 
 type Mac = [u8; 6];
 
-/// A container with all that its frames are made of.
+/// A container, and the addresses that its frames are made of.
 struct Sender<'a> {
     container: Container<'a>,
     link: String,
@@ -94,7 +94,8 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// sysfs belongs to the namespace that it was mounted in, and may not show the test's own links.
+/// The hardware address of a link of the test's network namespace: the mounted sysfs may be that of
+/// another namespace.
 fn link_mac(link: &str) -> String {
     let shown = ip(&format!("-o link show dev {link}"));
     shown
@@ -111,12 +112,12 @@ fn mac(text: &str) -> Mac {
     hull::net::link::parse_mac(text).unwrap()
 }
 
-/// A frame of a payload that begins with its Ethernet type.
+/// A frame. The payload begins with its EtherType.
 fn ethernet(to: Mac, from: Mac, payload: &[u8]) -> Vec<u8> {
     [&to[..], &from, payload].concat()
 }
 
-/// The same behind a tag of VLAN 0, as CVE-2021-27862 has it.
+/// The frame with a tag of VLAN 0, as in CVE-2021-27862.
 fn tagged(frame: &[u8]) -> Vec<u8> {
     [&frame[..12], &[0x81, 0, 0, 0], &frame[12..]].concat()
 }
@@ -135,7 +136,7 @@ fn folded(mut sum: u32) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-/// `x` from port 9999 to port 7777, with the Ethernet type before it.
+/// A datagram `x` from port 9999 to port 7777, after its EtherType.
 fn datagram(source: IpAddr, destination: IpAddr) -> Vec<u8> {
     let udp = |addresses: &[u8]| {
         let mut udp = [
@@ -172,7 +173,7 @@ fn datagram(source: IpAddr, destination: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A gratuitous ARP request, or an unsolicited neighbour advertisement, of an address.
+/// A gratuitous ARP request or an unsolicited neighbour advertisement that claims an address.
 fn claim(address: IpAddr, mac: Mac) -> Vec<u8> {
     match address {
         IpAddr::V4(ip) => {
@@ -214,7 +215,7 @@ fn claim(address: IpAddr, mac: Mac) -> Vec<u8> {
     }
 }
 
-/// Another address of the same network, which is neither its own, its broadcast nor its gateway's.
+/// Another address of the same network, which is neither the broadcast address nor the gateway's.
 fn other(address: IpAddr) -> IpAddr {
     let flip = |last: u8| {
         if [0, 1, 255].contains(&(last ^ 0x40)) {
@@ -233,7 +234,7 @@ fn other(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Takes hull's rules out of one of its chains.
+/// Removes hull's rules from one of its chains.
 fn without(family: &str, chain: &str) {
     let tables = run("nft", &format!("list tables {family}"))
         .success()
@@ -246,7 +247,7 @@ fn without(family: &str, chain: &str) {
     run("nft", &format!("flush chain {family} {table} {chain}")).success();
 }
 
-/// A host's socket that waits a little.
+/// A socket of the host that waits for a short time.
 fn listen(address: IpAddr) -> UdpSocket {
     let socket = UdpSocket::bind((address, 7777)).unwrap();
     socket
@@ -286,7 +287,7 @@ fn a_neighbours_packet_for_127_0_0_1_is_dropped() {
         sender.send(&frame);
         arrives(&loopback)
     });
-    // Nobody need do anything for ::1: the kernel itself takes it from no wire.
+    // ::1 needs no rule: the kernel itself drops such packets from an interface.
     let loopback = listen(Ipv6Addr::LOCALHOST.into());
     sender.send(&sender.udp(sender.v6.into(), Ipv6Addr::LOCALHOST.into()));
     assert!(!arrives(&loopback), "a container reaches the host's ::1");
@@ -307,14 +308,17 @@ fn a_source_address_of_another_is_dropped() {
             arrives(socket)
         });
         sender.send(&sender.udp(other(own), gateway));
-        assert!(!arrives(socket), "another's address passes");
+        assert!(!arrives(socket), "another container's address passes");
         let stolen = ethernet(
             sender.gateway_mac,
             [2, 0, 0, 0, 0, 0x99],
             &datagram(own, gateway),
         );
         sender.send(&stolen);
-        assert!(!arrives(socket), "another's hardware address passes");
+        assert!(
+            !arrives(socket),
+            "another container's hardware address passes"
+        );
     }
     without("bridge", "guard");
     for (own, (gateway, socket)) in [IpAddr::from(sender.v4), IpAddr::from(sender.v6)]
@@ -328,7 +332,7 @@ fn a_source_address_of_another_is_dropped() {
     }
 }
 
-/// Whether the host believes that an address is at a hardware address, after a claim was sent.
+/// Whether the host takes a hardware address for an address over from a claim.
 fn believes(sender: &Sender, address: IpAddr, frame: &[u8]) -> bool {
     ip(&format!(
         "neigh replace {address} lladdr 02:00:00:00:00:aa dev {} nud stale",
@@ -339,7 +343,7 @@ fn believes(sender: &Sender, address: IpAddr, frame: &[u8]) -> bool {
     !ip(&format!("neigh show {address} dev {}", sender.link)).contains("02:00:00:00:00:aa")
 }
 
-fn arp_and_neighbour_discovery_cannot_poison() {
+fn arp_and_neighbour_discovery_spoofing_is_dropped() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let bundle = w.bundle("sleep 1000");
@@ -370,7 +374,7 @@ fn the_gateways_address_cannot_be_taken() {
             .gateway_mac
             .map(|byte| format!("{byte:02x}"))
             .join(":");
-        let inside = |line: &str| {
+        let neighbours = |line: &str| {
             run(
                 "nsenter",
                 &format!("--net=/proc/{}/ns/net ip neigh {line}", victim.pid()),
@@ -378,12 +382,12 @@ fn the_gateways_address_cannot_be_taken() {
             .success()
             .stdout
         };
-        inside(&format!(
+        neighbours(&format!(
             "replace {gateway} lladdr {right} dev eth0 nud stale"
         ));
         sender.send(&claim(gateway, sender.mac));
         std::thread::sleep(Duration::from_millis(100));
-        !inside(&format!("show {gateway}")).contains(&right)
+        !neighbours(&format!("show {gateway}")).contains(&right)
     };
     for gateway in sender.gateway {
         assert!(!believed(gateway), "{gateway} is taken over");
@@ -394,7 +398,7 @@ fn the_gateways_address_cannot_be_taken() {
     }
 }
 
-fn a_vlan_tag_hides_nothing() {
+fn a_vlan_tag_does_not_pass_the_rules() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let bundle = w.bundle("sleep 1000");

@@ -1,10 +1,11 @@
-//! hull's own networks: who reaches whom, by which address, name and port.
+//! hull's own networks: who reaches whom, by which address, name and port; drivers, addresses and
+//! other options of networks; `network capture`.
 
-use crate::net_world::{
-    HOST, OUTSIDE, World, eventually, host_reaches, ip, links, reaches, rules, run, shell, start,
+use crate::support::network::{
+    EXTERNAL, HOST, World, eventually, host_reaches, ip, links, reaches, rules, run, shell, start,
     within,
 };
-use crate::support::{Bundle, until};
+use crate::support::{Bundle, fixture, plan, runtime, until, users};
 use serde_json::json;
 use std::net::UdpSocket;
 
@@ -13,7 +14,7 @@ tests![
     published_ports_from_five_vantage_points,
     a_published_address_is_that_address_alone,
     udp_and_ranges_are_published,
-    the_outside_reaches_nothing_else,
+    external_hosts_reach_published_ports_only,
     loopback_of_the_host_is_not_the_neighbours,
     networks_do_not_see_each_other,
     internal_and_isolated_networks,
@@ -21,16 +22,16 @@ tests![
     macvlan_is_on_the_real_network,
     mtu_and_fixed_addresses,
     several_networks_at_once,
-    the_other_choices_of_a_namespace,
-    the_hosts_network_and_another_containers,
-    annotations_count_only_when_asked,
+    network_none_and_network_by_namespace_path,
+    network_of_the_host_and_of_another_container,
+    annotations_count_with_network_annotations_only,
     colliding_subnets_are_refused_or_moved,
-    foreign_forward_chains_are_opened_and_closed,
-    rules_come_back_after_a_reload,
+    forward_chains_of_others_are_opened_and_closed,
+    rules_are_restored_after_a_reload,
     a_port_in_use_is_refused,
     capture_is_pcap,
     shaping_is_set_on_the_hosts_side,
-    nothing_but_nft_is_in_the_path,
+    nft_is_the_only_program_needed,
     the_plan_shows_the_network,
 ];
 
@@ -70,9 +71,9 @@ fn neighbours_reach_each_other_by_address_and_name() {
             .count(),
         1
     );
-    // The way out is masqueraded: the outside has no route back to the containers.
-    for outside in OUTSIDE {
-        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", outside])
+    // The host masquerades: the external host has no route to the containers.
+    for address in EXTERNAL {
+        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", address])
             .success();
     }
     drop(s);
@@ -96,8 +97,8 @@ fn published_ports_from_five_vantage_points() {
     let id = &server.id;
     for (family, address) in HOST.into_iter().enumerate() {
         assert_eq!(
-            &eventually(&format!("outside, {address}"), || w
-                .outside_reaches(address, 8080)),
+            &eventually(&format!("external, {address}"), || w
+                .external_reaches(address, 8080)),
             id
         );
         assert_eq!(
@@ -120,7 +121,8 @@ fn published_ports_from_five_vantage_points() {
                 id
             );
         } else {
-            // IPv6 has no way for ::1 to leave a host: refused, as the documentation says.
+            // With IPv6 a packet for ::1 cannot leave a host: no port is published there, as the
+            // documentation says.
             assert_eq!(host_reaches("::1", 8080), None);
         }
     }
@@ -142,10 +144,10 @@ fn a_published_address_is_that_address_alone() {
         ],
     );
     eventually("loopback", || host_reaches("127.0.0.1", 8080));
-    eventually("v6", || w.outside_reaches(HOST[1], 8081));
-    assert_eq!(w.outside_reaches(HOST[0], 8080), None);
-    assert_eq!(w.outside_reaches(HOST[1], 8080), None);
-    assert_eq!(w.outside_reaches(HOST[0], 8081), None);
+    eventually("v6", || w.external_reaches(HOST[1], 8081));
+    assert_eq!(w.external_reaches(HOST[0], 8080), None);
+    assert_eq!(w.external_reaches(HOST[1], 8080), None);
+    assert_eq!(w.external_reaches(HOST[0], 8081), None);
 }
 
 fn udp_and_ranges_are_published() {
@@ -170,12 +172,12 @@ fn udp_and_ranges_are_published() {
     );
     for port in [91, 92] {
         assert_eq!(
-            eventually("range", || w.outside_reaches(HOST[0], 9000 + port)),
+            eventually("range", || w.external_reaches(HOST[0], 9000 + port)),
             port.to_string()
         );
     }
     for (any, host) in [("0.0.0.0", HOST[0]), ("[::]", "[2001:db8:1::1]")] {
-        let outer = within(&w.outside_namespace(), move || {
+        let outer = within(&w.external_namespace(), move || {
             UdpSocket::bind(format!("{any}:0")).unwrap()
         });
         outer
@@ -193,26 +195,26 @@ fn udp_and_ranges_are_published() {
         });
         assert_eq!(
             answer, "ping from 5353",
-            "it does not come from where it was asked"
+            "the answer does not come from the published port"
         );
     }
     assert_has!(rules(), "sctp . 7000");
 }
 
-fn the_outside_reaches_nothing_else() {
+fn external_hosts_reach_published_ports_only() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let server = w.server();
     let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let address = &w.addresses("default", &server.id)[0];
-    w.outside("ip", &format!("route add {address} via {}", HOST[0]))
+    w.run_external("ip", &format!("route add {address} via {}", HOST[0]))
         .success();
-    eventually("published", || w.outside_reaches(HOST[0], 8080));
+    eventually("published", || w.external_reaches(HOST[0], 8080));
     eventually("the host itself", || host_reaches(address, 80));
     assert_eq!(
-        w.outside_reaches(address, 80),
+        w.external_reaches(address, 80),
         None,
-        "the container is reached past its published port"
+        "the external host reaches a port that is not published"
     );
 }
 
@@ -276,7 +278,7 @@ fn networks_do_not_see_each_other() {
             "{address} is reached across networks"
         );
     }
-    // What is published is published to them too.
+    // Published ports are published to containers of other networks too.
     eventually("published", || reaches(&c, HOST[0], 8080));
     assert!(!c.exec(&["cat", "/etc/hosts"]).stdout.contains(&server.id));
 }
@@ -294,16 +296,16 @@ fn internal_and_isolated_networks() {
         let c = start(&client, &["--network", "inner"]);
         eventually("neighbour", || reaches(&c, &server.id, 80));
         assert!(
-            c.exec(&["busybox", "ping", "-c", "1", "-W", "1", OUTSIDE[0]])
+            c.exec(&["busybox", "ping", "-c", "1", "-W", "1", EXTERNAL[0]])
                 .status
                 != 0,
-            "an internal network has a way out"
+            "a container of an internal network reaches the external host"
         );
         assert!(!c.exec(&["ip", "route"]).stdout.contains("default"));
     }
     let _s = start(&server, &["--network", "alone"]);
     let c = start(&client, &["--network", "alone"]);
-    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", EXTERNAL[0]])
         .success();
     assert_eq!(
         reaches(&c, &server.id, 80),
@@ -331,7 +333,7 @@ fn spoofed_addresses_are_dropped() {
     c.exec(&["ip", "addr", "add", &format!("{other}/24"), "dev", "eth0"])
         .success();
     assert!(ping(&other) != 0, "a taken address answers");
-    // The neighbours' tables are not poisoned by it either.
+    // The host's neighbour table does not have the address either.
     assert!(
         !ip("neigh")
             .lines()
@@ -366,7 +368,7 @@ fn macvlan_is_on_the_real_network() {
         "--subnet",
         "198.51.100.0/24",
         "--gateway",
-        OUTSIDE[0],
+        EXTERNAL[0],
         "lan",
     ];
     w.hull(&args).success();
@@ -376,11 +378,11 @@ fn macvlan_is_on_the_real_network() {
         &["--network", "lan:ip=198.51.100.40,mac=02:00:00:00:00:40"],
     );
     assert_eq!(
-        eventually("outside", || w.outside_reaches("198.51.100.40", 80)),
+        eventually("external", || w.external_reaches("198.51.100.40", 80)),
         server.id
     );
-    assert_has!(w.outside("ip", "neigh").stdout, "02:00:00:00:00:40");
-    s.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+    assert_has!(w.run_external("ip", "neigh").stdout, "02:00:00:00:00:40");
+    s.exec(&["busybox", "ping", "-c", "1", "-W", "3", EXTERNAL[0]])
         .success();
     let second = w.bundle("true");
     let (_c, out) = second.try_create(&["--network", "lan:ip=198.51.100.40"]);
@@ -424,7 +426,7 @@ fn mtu_and_fixed_addresses() {
     ] {
         assert_has!(shown, part);
     }
-    // Without a wish, the id gives a hardware address, and the same one again.
+    // Without the option, the hardware address follows from the id: it is the same again.
     let same = w.bundle("cat /sys/class/net/eth0/address");
     let [first, again] =
         [(); 2].map(|()| same.run_with(&["--network", "default"]).success().stdout);
@@ -435,14 +437,14 @@ fn mtu_and_fixed_addresses() {
         2,
         "{first} is not locally administered"
     );
-    for (wish, why) in [
+    for (network, error) in [
         ("small:ip=10.77.0.9", "is in use"),
         ("small:ip=10.78.0.9", "is not in network"),
         ("small:ip=10.77.0.1", "is reserved"),
         ("nowhere", "does not exist"),
     ] {
-        let (_c, out) = other.try_create(&["--network", wish]);
-        assert_has!(out.failure(), why);
+        let (_c, out) = other.try_create(&["--network", network]);
+        assert_has!(out.failure(), error);
     }
     assert_has!(
         w.hull(&["network", "remove", "small"]).failure(),
@@ -464,12 +466,12 @@ fn several_networks_at_once() {
         c.exec(&["ip", "route"]).stdout.matches("default").count(),
         1
     );
-    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", EXTERNAL[0]])
         .success();
 }
 
-/// What a bundle's network looks like from inside: how many links, and how many of the host's own
-/// address.
+/// What [`LOOK`] prints in a container: the number of its links, and how many of them have the
+/// host's own address.
 fn seen(b: &Bundle, flags: &[&str]) -> Vec<String> {
     b.run_with(flags)
         .success()
@@ -481,12 +483,12 @@ fn seen(b: &Bundle, flags: &[&str]) -> Vec<String> {
 
 const LOOK: &str = "ip -o link | wc -l; ip -o addr show | grep -c 198.51.100.1; true";
 
-fn the_other_choices_of_a_namespace() {
+fn network_none_and_network_by_namespace_path() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = w.bundle(LOOK);
     assert_eq!(seen(&b, &["--network", "none"]), ["1", "0"]);
-    let holder = crate::support::users::Holder::new(&["--net"]);
+    let holder = users::Holder::new(&["--net"]);
     assert_eq!(
         seen(
             &b,
@@ -504,7 +506,7 @@ fn the_other_choices_of_a_namespace() {
     );
 }
 
-fn the_hosts_network_and_another_containers() {
+fn network_of_the_host_and_of_another_container() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = w.bundle(LOOK);
@@ -517,7 +519,7 @@ fn the_hosts_network_and_another_containers() {
     );
 }
 
-fn annotations_count_only_when_asked() {
+fn annotations_count_with_network_annotations_only() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let mut b = w.bundle("ip -o link | wc -l");
@@ -553,7 +555,7 @@ fn colliding_subnets_are_refused_or_moved() {
         .unwrap()
         .to_owned();
     assert_eq!(first, "10.90.1.0/24");
-    // The route comes after the network: as nobody is on it, it moves.
+    // The host gets a route after the network was made: the subnet moves, as no container uses it.
     let link = w.inspect("default")["link"].as_str().unwrap().to_owned();
     ip(&format!("link del {link}"));
     ip("route add 10.90.1.0/24 via 198.51.100.2");
@@ -568,7 +570,7 @@ fn colliding_subnets_are_refused_or_moved() {
     );
 }
 
-/// Docker's chains as Docker makes them, and an administrator's that drops.
+/// Docker's chains, and one of an administrator's that drops.
 const FOREIGN: &str = "
 table ip filter {
   chain DOCKER-USER { counter return; }
@@ -583,10 +585,10 @@ table ip nat {
 }
 ";
 
-fn foreign_forward_chains_are_opened_and_closed() {
+fn forward_chains_of_others_are_opened_and_closed() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    let file = crate::support::fixture::new_dir("nft").join("foreign");
+    let file = fixture::new_dir("nft").join("foreign");
     std::fs::write(&file, FOREIGN).unwrap();
     run("nft", &format!("-f {}", file.display())).success();
     let before = rules();
@@ -594,31 +596,31 @@ fn foreign_forward_chains_are_opened_and_closed() {
     let s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let c = start(&client, &["--network", "default"]);
     assert_eq!(
-        eventually("outside", || w.outside_reaches(HOST[0], 8080)),
+        eventually("external", || w.external_reaches(HOST[0], 8080)),
         server.id
     );
     assert_eq!(
         eventually("neighbour", || reaches(&c, &server.id, 80)),
         server.id
     );
-    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", OUTSIDE[0]])
+    c.exec(&["busybox", "ping", "-c", "1", "-W", "3", EXTERNAL[0]])
         .success();
     drop((s, c));
-    assert_eq!(rules(), before, "the others' rules are not what they were");
+    assert_eq!(rules(), before, "the rules of others have changed");
 }
 
-fn rules_come_back_after_a_reload() {
+fn rules_are_restored_after_a_reload() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let server = w.server();
     let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
-    eventually("published", || w.outside_reaches(HOST[0], 8080));
+    eventually("published", || w.external_reaches(HOST[0], 8080));
     let before = rules();
     run("nft", "flush ruleset").success();
-    assert_eq!(w.outside_reaches(HOST[0], 8080), None);
+    assert_eq!(w.external_reaches(HOST[0], 8080), None);
     w.hull(&["network", "list"]).success();
     assert_eq!(rules(), before);
-    eventually("published again", || w.outside_reaches(HOST[0], 8080));
+    eventually("published again", || w.external_reaches(HOST[0], 8080));
 }
 
 fn a_port_in_use_is_refused() {
@@ -637,7 +639,7 @@ fn a_port_in_use_is_refused() {
     assert_eq!(
         w.inspect("default")["containers"].as_array().unwrap().len(),
         1,
-        "the refused one holds an address"
+        "the refused container has an address"
     );
 }
 
@@ -650,11 +652,11 @@ fn capture_is_pcap() {
         .as_str()
         .unwrap()
         .to_owned();
-    let file = crate::support::fixture::new_dir("pcap").join("out");
+    let file = fixture::new_dir("pcap").join("out");
     let script = format!(
         "{} --root {} network capture {} {} & p=$!; sleep 0.5; {0} --root {1} exec {2} busybox \
             ping -c 3 -i 0.2 {gateway}; sleep 0.3; kill $p; wait $p; true",
-        crate::support::runtime::path().display(),
+        runtime::path().display(),
         w.state().display(),
         client.id,
         file.display(),
@@ -666,14 +668,14 @@ fn capture_is_pcap() {
     while at + 16 <= bytes.len() {
         let length = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
         let packet = &bytes[at + 16..at + 16 + length];
-        // IPv4 over Ethernet, ICMP.
+        // ICMP over IPv4 over Ethernet.
         echoes += usize::from(packet[12..14] == [8, 0] && packet[23] == 1);
         at += 16 + length;
     }
     assert_eq!((at, echoes), (bytes.len(), 6));
     drop(c);
     if shell("command -v tcpdump").status != 0 {
-        skip!("tcpdump is not installed: that it reads the file is not shown");
+        skip!("tcpdump is not installed, which must be able to read the file");
     }
     let read = shell(&format!("tcpdump -n -r {} icmp", file.display())).success();
     assert_has!(read.stderr, "link-type EN10MB (Ethernet)");
@@ -702,7 +704,7 @@ fn shaping_is_set_on_the_hosts_side() {
         run("tc", &format!("qdisc show dev {ifb}")).success().stdout,
         "rate 10Mbit"
     );
-    // What the container does to its own end changes nothing.
+    // Changes at the container's own end have no effect.
     let tc = |line: &str| {
         run(
             "nsenter",
@@ -722,10 +724,10 @@ fn shaping_is_set_on_the_hosts_side() {
     assert!(!ip("-br link").contains(&ifb), "the ifb is left");
 }
 
-fn nothing_but_nft_is_in_the_path() {
+fn nft_is_the_only_program_needed() {
     only_hull!("networks are hull's own");
     let w = World::new();
-    let dir = crate::support::fixture::new_dir("path");
+    let dir = fixture::new_dir("path");
     let nft = shell("command -v nft").success().stdout;
     std::os::unix::fs::symlink(nft.trim(), dir.join("nft")).unwrap();
     let mut server = w.server();
@@ -745,7 +747,7 @@ fn nothing_but_nft_is_in_the_path() {
         ],
     );
     assert_eq!(
-        eventually("published", || w.outside_reaches(HOST[0], 8080)),
+        eventually("published", || w.external_reaches(HOST[0], 8080)),
         server.id
     );
     let mut without = w.bundle("true");
@@ -761,28 +763,8 @@ fn the_plan_shows_the_network() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = w.bundle("true");
-    b.write();
-    let plan = b
-        .call(&[
-            "plan",
-            "--format",
-            "json",
-            "--network",
-            "default",
-            "-p",
-            "8080:80",
-            b.dir.to_str().unwrap(),
-        ])
-        .success()
-        .stdout;
-    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
-    let step = plan["host"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|step| step["step"] == "Network")
-        .expect("no network step")
-        .clone();
+    let plan = plan::of(&b, &["--network", "default", "-p", "8080:80"]);
+    let step = plan::host_step(&plan, "Network");
     assert_eq!(step["fields"]["attachments"][0]["forwarding"], true);
     assert_eq!(step["fields"]["ports"][0]["host"], 8080);
     assert_eq!(links(), Vec::<String>::new(), "planning makes something");

@@ -1,17 +1,17 @@
-//! An ordinary user's network, by pasta or slirp4netns.
+//! The network of an ordinary user's container, by pasta or slirp4netns.
 
-use crate::net_world::{HOST, OUTSIDE, World, eventually, reaches, shell, start};
+use crate::support::network::{EXTERNAL, HOST, World, eventually, reaches, shell, start};
 use crate::support::{Bundle, fixture, users};
 use serde_json::json;
 
 tests![
-    pasta_carries_packets_and_ports,
-    slirp4netns_carries_packets_and_ports,
-    without_either_it_says_so
+    pasta_forwards_packets_and_ports,
+    slirp4netns_forwards_packets_and_ports,
+    without_either_it_is_an_error
 ];
 
-/// The device that both programs open, for everyone: machines have it so, but not every container
-/// that tests run in.
+/// Lets everyone open the device that both programs need: a usual host allows it, but not every
+/// container that the tests run in.
 pub fn open_tun() {
     users::private_mounts();
     let copy = fixture::new_dir("tun").join("tun");
@@ -21,7 +21,7 @@ pub fn open_tun() {
     ));
     if made.status != 0 {
         skip!(
-            "/dev/net/tun cannot be opened to ordinary users here: {}",
+            "ordinary users cannot open /dev/net/tun here: {}",
             made.stderr.trim()
         );
     }
@@ -38,7 +38,8 @@ fn server() -> Bundle {
     b
 }
 
-fn carries(program: &str) {
+/// Packets pass in both directions, and a port is published, by this program.
+fn forwards(program: &str) {
     let w = World::new();
     open_tun();
     let found = shell(&format!("command -v {program}"));
@@ -53,39 +54,39 @@ fn carries(program: &str) {
         .push(("PATH".into(), dir.display().to_string()));
     let c = start(&b, &["--network", "default", "-p", "8080:80"]);
     assert_eq!(
-        eventually("published", || w.outside_reaches(HOST[0], 8080)),
+        eventually("published", || w.external_reaches(HOST[0], 8080)),
         b.id
     );
-    let namespace = w.outside_namespace();
+    let namespace = w.external_namespace();
     let answering = std::thread::spawn(move || {
         shell(&format!(
-            "for i in 1 2 3 4 5; do echo outside | timeout 5 nsenter --net={namespace} busybox nc \
+            "for i in 1 2 3 4 5; do echo external | timeout 5 nsenter --net={namespace} busybox nc \
                 -l -p 9000; done"
         ))
     });
     assert_eq!(
-        eventually("the way out", || reaches(&c, OUTSIDE[0], 9000)),
-        "outside"
+        eventually("the way out", || reaches(&c, EXTERNAL[0], 9000)),
+        "external"
     );
     drop(c);
     answering.join().unwrap();
-    // A container that ends by itself takes the program with it, or leaves it to `delete`: the
-    // suite looks for processes left behind.
+    // Where the container ends by itself, the program ends with it or at `delete`: the harness
+    // looks for processes that are left behind.
     b.args(&["true"]);
     b.run_with(&["--network", "default"]).success();
 }
 
-fn pasta_carries_packets_and_ports() {
+fn pasta_forwards_packets_and_ports() {
     only_hull!("networks are hull's own");
-    carries("pasta");
+    forwards("pasta");
 }
 
-fn slirp4netns_carries_packets_and_ports() {
+fn slirp4netns_forwards_packets_and_ports() {
     only_hull!("networks are hull's own");
-    carries("slirp4netns");
+    forwards("slirp4netns");
 }
 
-fn without_either_it_says_so() {
+fn without_either_it_is_an_error() {
     only_hull!("networks are hull's own");
     let _w = World::new();
     let mut b = server();

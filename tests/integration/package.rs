@@ -1,5 +1,6 @@
-//! The Debian package: made by `packaging/deb` (`make deb`), read by dpkg, installed below a
-//! folder, and run from there. README's lines for engines are those that the package brings.
+//! The Debian package: `packaging/deb` (`make deb`) makes it, dpkg installs it below a directory,
+//! and its program runs a container. README shows the same configurations of engines as the package
+//! has.
 
 use crate::support::Bundle;
 use crate::support::fixture::new_dir;
@@ -11,12 +12,12 @@ use std::process::Command;
 
 tests![
     a_package_is_made_read_installed_run_and_removed,
-    a_package_is_the_same_every_time,
+    a_package_is_reproducible,
     the_readme_shows_what_the_package_brings
 ];
 
-/// The engines' lines, by the name that they have in the package.
-const LINES: [&str; 6] = [
+/// The configurations of engines, by their names in the package.
+const CONFIGURATIONS: [&str; 6] = [
     "containerd-v2.toml",
     "containerd-v3.toml",
     "containers.conf",
@@ -37,16 +38,16 @@ fn call(program: &str, args: &[&str]) -> Output {
     finish(command, LIMIT)
 }
 
-/// The package of the binary under test, in a new folder.
+/// The package of the binary under test, in a new directory.
 fn package() -> PathBuf {
     only_hull!("the package is hull's");
-    let folder = new_dir("package");
+    let dir = new_dir("package");
     call(
         tree().join("packaging/deb").to_str().unwrap(),
-        &[path().to_str().unwrap(), folder.to_str().unwrap()],
+        &[path().to_str().unwrap(), dir.to_str().unwrap()],
     )
     .success();
-    let mut made: Vec<PathBuf> = fs::read_dir(&folder)
+    let mut made: Vec<PathBuf> = fs::read_dir(&dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
@@ -76,11 +77,11 @@ fn a_package_is_made_read_installed_run_and_removed() {
     );
     assert!(
         !listed.contains("./etc"),
-        "nothing is configured without being asked: {listed}"
+        "the package configures an engine: {listed}"
     );
 
     let root = installed(package);
-    verified(&root);
+    has_its_files(&root);
     runs(&root.join("usr/bin/hull"));
     dpkg(&root, &["--purge", "hull"]).success();
     assert!(
@@ -90,7 +91,7 @@ fn a_package_is_made_read_installed_run_and_removed() {
     );
 }
 
-/// dpkg with a root folder and a database of its own.
+/// Runs dpkg with a root directory and a database of its own.
 fn dpkg(root: &Path, args: &[&str]) -> Output {
     let front = [
         format!("--root={}", root.display()),
@@ -107,8 +108,8 @@ fn dpkg(root: &Path, args: &[&str]) -> Output {
 
 fn installed(package: &str) -> PathBuf {
     let root = new_dir("root");
-    for folder in ["updates", "info"] {
-        fs::create_dir_all(root.join("var/lib/dpkg").join(folder)).unwrap();
+    for name in ["updates", "info"] {
+        fs::create_dir_all(root.join("var/lib/dpkg").join(name)).unwrap();
     }
     fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
     dpkg(&root, &["--install", package]).success();
@@ -116,13 +117,13 @@ fn installed(package: &str) -> PathBuf {
         text(root.join("var/lib/dpkg/status")),
         "Status: install ok installed"
     );
-    // Its own checksums hold: nothing is said of any file.
+    // dpkg reports a file only where its checksum is wrong.
     assert_eq!(dpkg(&root, &["--verify", "hull"]).success().stdout, "");
     root
 }
 
-/// The program, its manual and completions, and the engines' lines, with the rights that they need.
-fn verified(root: &Path) {
+/// The program, its manual and completions, and the configurations, with their modes.
+fn has_its_files(root: &Path) {
     let share = root.join("usr/share");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&root.join("usr/bin/hull")), 0o755);
@@ -150,7 +151,7 @@ fn verified(root: &Path) {
         text(share.join("fish/vendor_completions.d/hull.fish")),
         "complete -c hull"
     );
-    for name in LINES {
+    for name in CONFIGURATIONS {
         assert_eq!(
             text(share.join("doc/hull/examples").join(name)),
             text(tree().join("packaging").join(name))
@@ -159,7 +160,7 @@ fn verified(root: &Path) {
     assert_has!(text(share.join("doc/hull/copyright")), "Apache-2.0");
 }
 
-/// The installed program, with nothing but its own file: its name and version, and a container.
+/// The installed program prints its version and runs a container.
 fn runs(program: &Path) {
     let said = call(program.to_str().unwrap(), &["--version"])
         .success()
@@ -187,28 +188,31 @@ fn runs(program: &Path) {
     );
 }
 
-fn a_package_is_the_same_every_time() {
+fn a_package_is_reproducible() {
     let (one, other) = (package(), package());
     assert!(
         fs::read(one).unwrap() == fs::read(other).unwrap(),
-        "two runs on one commit differ"
+        "two packages of one commit differ"
     );
 }
 
 fn the_readme_shows_what_the_package_brings() {
     let readme = text(tree().join("README.md"));
-    for name in LINES {
+    for name in CONFIGURATIONS {
         assert_has!(readme, &text(tree().join("packaging").join(name)));
     }
-    let mut brought: Vec<String> = fs::read_dir(tree().join("packaging"))
+    let mut packaged: Vec<String> = fs::read_dir(tree().join("packaging"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    brought.retain(|name| name != "deb");
-    brought.sort();
-    assert_eq!(brought, LINES);
-    // The program that they name is the one that the package installs.
-    for name in LINES.iter().filter(|name| **name != "runtimeclass.yaml") {
+    packaged.retain(|name| name != "deb");
+    packaged.sort();
+    assert_eq!(packaged, CONFIGURATIONS);
+    // They name the program that the package installs.
+    for name in CONFIGURATIONS
+        .iter()
+        .filter(|name| **name != "runtimeclass.yaml")
+    {
         let lines = text(tree().join("packaging").join(name)).replace('\'', "\"");
         assert_has!(lines, "\"/usr/bin/hull\"");
     }

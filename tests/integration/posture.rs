@@ -1,7 +1,7 @@
-//! The posture of every process that there is between `create` and the end: what it may do, what it
-//! holds, and where it is. One golden text for all; `UPDATE_GOLDEN=1` writes it anew.
+//! The security posture of the processes of a container and of hull: their rights, descriptors,
+//! namespaces and working directories, in one golden text. `UPDATE_GOLDEN=1` writes it again.
 
-use crate::support::{Bundle, harness, leaks, runtime, until};
+use crate::support::{Bundle, leaks, runtime, until};
 use serde_json::json;
 use std::fmt::Write;
 use std::fs;
@@ -18,7 +18,7 @@ fn golden() -> PathBuf {
     ))
 }
 
-/// What a descriptor leads to, without what differs from run to run.
+/// The file of a descriptor, without what differs from run to run.
 fn descriptor(pid: i32, fd: &str) -> String {
     let path = format!("/proc/{pid}/fd/{fd}");
     let text = fs::read_link(&path)
@@ -31,16 +31,16 @@ fn descriptor(pid: i32, fd: &str) -> String {
         }
         _ if text == "/dev/null" => text,
         _ => match fs::metadata(&path) {
-            Ok(meta) if meta.is_dir() => "a folder".to_owned(),
+            Ok(meta) if meta.is_dir() => "a directory".to_owned(),
             Ok(meta) if meta.is_file() => "a file".to_owned(),
             _ => "something".to_owned(),
         },
     }
 }
 
-/// One process, line by line. `is_hull`: what it has from its caller, the test, differs by machine.
+/// The lines of one process. hull itself (`is_hull`) has values of its caller, the test, which
+/// differ from host to host.
 fn posture(name: &str, pid: i32, is_hull: bool) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let mut text = format!("{name}\n");
     for field in [
         "Umask",
@@ -56,79 +56,62 @@ fn posture(name: &str, pid: i32, is_hull: bool) -> String {
         "NoNewPrivs",
         "Seccomp",
     ] {
-        let value = status
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("{field}:")))
-            .unwrap_or_default()
-            .trim();
-        let own = fs::read_to_string("/proc/self/status").unwrap();
-        let callers = own.lines().any(|line| {
-            line.strip_prefix(&format!("{field}:"))
-                .is_some_and(|text| text.trim() == value)
-        });
-        let value = if is_hull && callers {
-            "its caller's"
+        let value = status_line(&pid.to_string(), field);
+        let value = if is_hull && value == status_line("self", field) {
+            "its caller's".to_owned()
         } else {
             value
         };
-        let _ = writeln!(
-            text,
-            "  {field} {}",
-            value.split_whitespace().collect::<Vec<_>>().join(" ")
-        );
+        let _ = writeln!(text, "  {field} {value}");
     }
-    let other = |kind: &str| {
-        fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
-            != fs::read_link(format!("/proc/self/ns/{kind}")).ok()
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}"));
+    let is_own = |kind: &&str| {
+        link(&format!("ns/{kind}")).ok() != fs::read_link(format!("/proc/self/ns/{kind}")).ok()
     };
     let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
-    let _ = writeln!(
-        text,
-        "  namespaces of its own: {}",
-        kinds
-            .into_iter()
-            .filter(|kind| other(kind))
-            .collect::<Vec<_>>()
-            .join(" ")
-    );
-    // proc(5): the files of a process that is not dumpable belong to the host's root, whoever it
-    // runs as.
+    let own: Vec<&str> = kinds.into_iter().filter(is_own).collect();
+    let _ = writeln!(text, "  namespaces of its own: {}", own.join(" "));
+    // proc(5): the files of a process that is not dumpable belong to the host's root, whatever its
+    // user is.
     let owner = fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
     let _ = writeln!(text, "  its files in /proc belong to {owner}");
-    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-    let _ = writeln!(
-        text,
-        "  runs {}",
-        program.file_name().unwrap_or_default().display()
-    );
-    let _ = writeln!(
-        text,
-        "  cwd {}",
-        if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.as_os_str() == "/") {
-            "/"
-        } else {
-            "elsewhere"
-        }
-    );
-    let mut fds: Vec<i32> = fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
-        .collect();
-    fds.sort_unstable();
-    let link = |pid: &str, fd: &i32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
-    let callers = |fd: &i32| is_hull && link("self", fd) == link(&pid.to_string(), fd);
-    let mut held: Vec<String> = fds
-        .iter()
-        .filter(|fd| **fd > 2 && !callers(fd))
-        .map(|fd| descriptor(pid, &fd.to_string()))
-        .collect();
-    held.sort();
-    let _ = writeln!(text, "  holds beyond 0, 1, 2: {}", held.join(", "));
+    let program = link("exe").unwrap();
+    let program = program.file_name().unwrap_or_default().display();
+    let _ = writeln!(text, "  runs {program}");
+    let in_root = link("cwd").is_ok_and(|cwd| cwd.as_os_str() == "/");
+    let _ = writeln!(text, "  cwd {}", if in_root { "/" } else { "elsewhere" });
+    let held = descriptors(pid, is_hull).join(", ");
+    let _ = writeln!(text, "  holds beyond 0, 1, 2: {held}");
     text
 }
 
-/// A process of the container by its arguments, as the host sees it.
+/// A value of a process's status file, with single blanks.
+fn status_line(pid: &str, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{field}:")));
+    let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
+    words.join(" ")
+}
+
+/// The files of a process's descriptors beyond 2; without those that hull has from its caller.
+fn descriptors(pid: i32, is_hull: bool) -> Vec<String> {
+    let link = |pid: &str, fd: &i32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+    let is_callers = |fd: &i32| is_hull && link("self", fd) == link(&pid.to_string(), fd);
+    let fds = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut all: Vec<String> = fds
+        .filter(|fd| *fd > 2 && !is_callers(fd))
+        .map(|fd| descriptor(pid, &fd.to_string()))
+        .collect();
+    all.sort();
+    all
+}
+
+/// The pid on the host of a `sleep` with this argument.
 fn find(argument: &str) -> Option<i32> {
     fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -137,10 +120,11 @@ fn find(argument: &str) -> Option<i32> {
     })
 }
 
-/// The four processes of one bundle: created, started, entered, and hull itself in the foreground.
+/// The four processes of one bundle: init before start, the program, that of an exec, and hull
+/// itself in the foreground.
 fn of_bundle(name: &str, b: &mut Bundle) -> String {
     let mut text = String::new();
-    // Numbers that no other process sleeps for.
+    // Arguments that no other `sleep` has.
     let (inner, foreground) = (
         format!("2{}", std::process::id()),
         format!("3{}", std::process::id()),
@@ -159,7 +143,7 @@ fn of_bundle(name: &str, b: &mut Bundle) -> String {
     let mut command = b
         .runtime
         .command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
-    let mut hull = leaks::spawn(command.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
+    let hull = leaks::spawn(command.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
     until("the program in the foreground", || {
         find(&foreground).is_some()
     });
@@ -169,14 +153,12 @@ fn of_bundle(name: &str, b: &mut Bundle) -> String {
         true,
     );
     b.call(&["kill", &b.id, "KILL"]).success();
-    assert!(harness::wait_within(&mut hull, runtime::LIMIT));
-    leaks::OWN.lock().unwrap().remove(&hull.id().cast_signed());
-    hull.wait().unwrap();
+    runtime::wait(hull, runtime::LIMIT);
     text
 }
 
 fn processes_have_the_posture_of_the_golden_text() {
-    only_hull!("the text is hull's");
+    only_hull!("the golden text is hull's");
     let mut plain = Bundle::sleeper();
     let mut user = Bundle::with_user_namespace();
     user.args(&["sleep", "1000"]).set("/process/noNewPrivileges", json!(false)).set(

@@ -1,8 +1,10 @@
-//! `process`: who the program is, where it stands, and what it is given.
+//! `process`: the user, working directory, environment, limits, scheduling and labels of the
+//! program, and how the program is found. (`capabilities` and `terminal` have files of their own.)
 
-use crate::support::{Bundle, fixture, until, wall};
+use crate::support::{Bundle, fixture, runtime, until};
 use serde_json::json;
 use std::fs;
+use std::path::Path;
 
 tests![
     user_and_group,
@@ -33,9 +35,10 @@ tests![
     missing_interpreter_is_an_error,
     program_for_another_architecture_is_an_error,
     empty_args_are_an_error,
-    signals_are_as_at_birth,
+    signals_have_their_default_dispositions,
     first_process_leads_a_session,
     apparmor_profile_is_an_error_where_it_is_off,
+    apparmor_profile_confines,
     selinux_label_is_an_error_where_it_is_off,
     memory_policy,
 ];
@@ -229,7 +232,7 @@ fn rlimits() {
             .stdout
     };
     assert_eq!(of_exec("s"), "4096\n8192\n");
-    only_hull!("runc 1.1.5 raises exec's soft limit of open files, by a fault of its language");
+    only_hull!("runc 1.1.5 raises exec's soft limit of open files, by a bug of Go");
     assert_eq!(of_exec("n"), "100\n200\n");
 }
 
@@ -335,10 +338,10 @@ fn io_priority() {
 fn exec_cpu_affinity() {
     only_hull!("runc 1.1.5 has no execCPUAffinity");
     if std::thread::available_parallelism().unwrap().get() < 2 {
-        skip!("one processor leaves no choice of affinity");
+        skip!("this host has one CPU only");
     }
     let mut b = Bundle::sleeper();
-    wall::with_defaults(&mut b.runtime, "cpus = 2");
+    b.runtime.set_defaults("[vm]\ncpus = 2\n");
     b.set(
         "/process/execCPUAffinity",
         json!({ "initial": "0", "final": "1" }),
@@ -357,12 +360,12 @@ fn exec_cpu_affinity() {
             .success()
             .stdout,
         "Cpus_allowed_list:\t1\n",
-        "from the config"
+        "the affinity of the config"
     );
     assert_ne!(
         c.status_line("Cpus_allowed_list"),
         "1",
-        "the first process is not concerned"
+        "the affinity of exec applies to the first process"
     );
 }
 
@@ -384,7 +387,7 @@ fn program_for_another_architecture_is_an_error() {
     let mut b = Bundle::new();
     fixture::write_executable(
         &b.rootfs().join("var/foreign"),
-        "\x7fELF\x02\x01\x01 not a program of this machine",
+        "\x7fELF\x02\x01\x01 not a program of this architecture",
     );
     b.args(&["/var/foreign"]);
     assert_has!(b.run().failure(), "exec format error");
@@ -399,8 +402,8 @@ fn empty_args_are_an_error() {
 }
 
 /// Engines start the runtime with SIGPIPE or SIGQUIT ignored; the program must not inherit that.
-fn signals_are_as_at_birth() {
-    // No shell: busybox's ignores SIGQUIT of its own accord before it becomes the program.
+fn signals_have_their_default_dispositions() {
+    // Not by a shell: busybox's ignores SIGQUIT before its exec.
     let mut b = Bundle::new();
     b.args(&["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"]);
     b.write();
@@ -411,11 +414,9 @@ fn signals_are_as_at_birth() {
     c.args(["-c", "trap '' PIPE QUIT USR1; exec \"$@\"", "sh"])
         .arg(plain.get_program())
         .args(plain.get_args());
-    let out = crate::support::runtime::finish(c, crate::support::runtime::LIMIT)
-        .success()
-        .stdout;
+    let out = runtime::finish(c, runtime::LIMIT).success().stdout;
     assert_has!(out, "SigBlk:\t0000000000000000");
-    only_hull!("runc 1.1.5 hands ignored signals on");
+    only_hull!("runc 1.1.5 passes ignored signals on");
     assert_has!(out, "SigIgn:\t0000000000000000");
 }
 
@@ -428,7 +429,7 @@ fn first_process_leads_a_session() {
 }
 
 fn apparmor_profile_is_an_error_where_it_is_off() {
-    if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+    if Path::new("/sys/kernel/security/apparmor").exists() {
         skip!("AppArmor is on here");
     }
     let mut b = Bundle::new();
@@ -436,8 +437,47 @@ fn apparmor_profile_is_an_error_where_it_is_off() {
     assert_has!(b.run().failure(), "apparmor");
 }
 
+/// An AppArmor profile of the test's own that denies one file.
+fn apparmor_profile_confines() {
+    let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|text| text.trim() == "Y");
+    if !on || !Path::new("/sys/kernel/security/apparmor").exists() {
+        skip!("AppArmor is off here");
+    }
+    let name = format!("hull-test-{}", std::process::id());
+    let file = fixture::new_dir("profile").join("profile");
+    fs::write(
+        &file,
+        format!(
+            "profile {name} flags=(attach_disconnected) {{\n  file,\n  \
+        signal,\n  unix,\n  deny /etc/passwd r,\n}}\n"
+        ),
+    )
+    .unwrap();
+    let parser = |flag: &str| {
+        let mut command = std::process::Command::new("apparmor_parser");
+        command.args([flag, file.to_str().unwrap()]);
+        runtime::finish(command, runtime::LIMIT)
+    };
+    parser("-a").success();
+    let mut b = Bundle::sleeper();
+    b.set("/process/apparmorProfile", json!(name));
+    let c = b.started();
+    assert_eq!(c.proc_file("attr/current"), format!("{name} (enforce)\n"));
+    let out = c.exec(&["cat", "/etc/passwd"]);
+    assert_has!(out.stderr, "Permission denied");
+    c.exec(&["cat", "/etc/group"]).success();
+    drop(c);
+    parser("-R").success();
+    b.set(
+        "/process/apparmorProfile",
+        json!("hull-test-no-such-profile"),
+    );
+    assert_has!(b.run().failure(), "apparmor");
+}
+
 fn selinux_label_is_an_error_where_it_is_off() {
-    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+    if Path::new("/sys/fs/selinux/enforce").exists() {
         skip!("SELinux is on here");
     }
     let mut b = Bundle::new();

@@ -1,6 +1,6 @@
-//! Names that change while hull uses them: another process swaps a folder of the root for a link
-//! out of it, over and over (CVE-2021-30465, CVE-2024-45310, CVE-2019-14271's kind). Nothing
-//! outside may change, and each run ends with a result or a sentence.
+//! Races on names: another process exchanges a directory of the root and a link out of it all the
+//! time (as in CVE-2021-30465, CVE-2024-45310, CVE-2019-14271). Nothing on the host may change, and
+//! each run succeeds or ends with an error message.
 
 use crate::support::{Bundle, fixture, leaks};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -14,11 +14,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 tests![
-    swapped_folder_of_a_tmpfs,
-    swapped_folder_of_a_bound_folder,
-    swapped_folder_of_a_bound_file,
-    swapped_folder_of_a_device,
-    swapped_folder_of_protected_paths,
+    swapped_directory_of_a_tmpfs,
+    swapped_directory_of_a_bound_directory,
+    swapped_directory_of_a_bound_file,
+    swapped_directory_of_a_device,
+    swapped_directory_of_protected_paths,
     swapped_working_directory,
     swapped_working_directory_of_exec,
 ];
@@ -49,7 +49,7 @@ impl Swapper {
         }
     }
 
-    /// Ends; how often they were exchanged.
+    /// Ends; the number of exchanges.
     pub fn end(&mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
@@ -64,17 +64,16 @@ impl Drop for Swapper {
     }
 }
 
-/// How long each race is run: `HULL_RACE_SECONDS`, of which a minute is what an attacker would
-/// take.
+/// The time of each race: `HULL_RACE_SECONDS`. (An attacker would take a minute.)
 fn time() -> Duration {
     Duration::from_secs(std::env::var("HULL_RACE_SECONDS").map_or(2, |text| {
         text.parse().expect("HULL_RACE_SECONDS is a number")
     }))
 }
 
-/// A folder of the host's with a folder, a file and a mark of its own, and what it holds.
-fn outside() -> (PathBuf, Vec<String>) {
-    let dir = fixture::new_dir("outside");
+/// A directory of the host with a directory and a file, and its listing.
+fn hosts_directory() -> (PathBuf, Vec<String>) {
+    let dir = fixture::new_dir("hosts");
     fs::create_dir(dir.join("sub")).unwrap();
     fs::write(dir.join("file"), "the host's").unwrap();
     let state = listing(&dir);
@@ -99,15 +98,15 @@ fn listing(dir: &Path) -> Vec<String> {
     lines
 }
 
-/// Runs a bundle while `vol` in its root is now a folder, now a link out of the root: absolute, and
-/// by climbing.
+/// Runs a bundle while `vol` in its root is a directory and a link out of the root in turns; the
+/// link is absolute, then relative.
 fn race(b: &mut Bundle) {
     b.writable().args(&["true"]);
     b.write();
-    let (out, before) = outside();
+    let (hosts, before) = hosts_directory();
     for (number, text) in [
-        out.clone(),
-        Path::new("../../../../../../../..").join(out.strip_prefix("/").unwrap()),
+        hosts.clone(),
+        Path::new("../../../../../../../..").join(hosts.strip_prefix("/").unwrap()),
     ]
     .iter()
     .enumerate()
@@ -128,17 +127,20 @@ fn race(b: &mut Bundle) {
                 leaks::cgroups(b.cgroup.trim_start_matches('/')).is_empty(),
                 "a cgroup is left"
             );
-            assert_eq!(listing(&out), before, "the host's folder has changed");
+            assert_eq!(listing(&hosts), before, "the host's directory has changed");
             runs += 1;
         }
-        assert!(swapper.end() > 100, "there was no race");
+        assert!(
+            swapper.end() > 100,
+            "the names were exchanged too rarely for a race"
+        );
         if fs::symlink_metadata(&vol).unwrap().is_symlink() {
             fs::remove_file(&vol).unwrap();
         }
     }
 }
 
-fn swapped_folder_of_a_tmpfs() {
+fn swapped_directory_of_a_tmpfs() {
     let mut b = Bundle::new();
     b.mount("/vol/sub", "tmpfs", "tmpfs", &[]).mount(
         "/vol/new/deep",
@@ -149,7 +151,7 @@ fn swapped_folder_of_a_tmpfs() {
     race(&mut b);
 }
 
-fn swapped_folder_of_a_bound_folder() {
+fn swapped_directory_of_a_bound_directory() {
     let source = fixture::new_dir("source");
     let mut b = Bundle::new();
     for target in ["/vol/sub", "/vol/other/deep"] {
@@ -159,7 +161,7 @@ fn swapped_folder_of_a_bound_folder() {
     assert_eq!(fs::read_dir(source).unwrap().count(), 0);
 }
 
-fn swapped_folder_of_a_bound_file() {
+fn swapped_directory_of_a_bound_file() {
     let source = fixture::new_dir("source").join("one");
     fs::write(&source, "bound").unwrap();
     let mut b = Bundle::new();
@@ -170,7 +172,7 @@ fn swapped_folder_of_a_bound_file() {
     assert_eq!(fs::read_to_string(source).unwrap(), "bound");
 }
 
-fn swapped_folder_of_a_device() {
+fn swapped_directory_of_a_device() {
     let mut b = Bundle::new();
     b.push(
         "/linux/devices",
@@ -183,7 +185,7 @@ fn swapped_folder_of_a_device() {
     race(&mut b);
 }
 
-fn swapped_folder_of_protected_paths() {
+fn swapped_directory_of_protected_paths() {
     let mut b = Bundle::new();
     for (kind, path) in [
         ("maskedPaths", "/vol/file"),
@@ -202,7 +204,7 @@ fn swapped_working_directory() {
     race(&mut b);
 }
 
-/// The link leads to what hull itself has open while it enters the container (CVE-2024-21626).
+/// The link leads to a descriptor of hull's while it enters the container (CVE-2024-21626).
 fn swapped_working_directory_of_exec() {
     let mut b = Bundle::sleeper();
     b.writable();
@@ -216,7 +218,7 @@ fn swapped_working_directory_of_exec() {
         while Instant::now() < end {
             let out = c.exec_with(&["--cwd", "/vol"], &["readlink", "/proc/self/cwd"]);
             if out.status == 0 {
-                // The folder itself goes by the other name half of the time.
+                // The directory has the other name half of the time.
                 assert!(
                     ["/vol", "/evil"].contains(&out.stdout.trim()),
                     "descriptor {descriptor}: {}",

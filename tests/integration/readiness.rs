@@ -1,12 +1,10 @@
-//! Readiness (`NOTIFY_SOCKET`, sd_notify(3)), what `start` waits for, and stdio that does not
-//! block.
+//! Readiness: `run` and `start` pass the container's sd_notify(3) messages to the caller's
+//! `NOTIFY_SOCKET`, and wait for `READY=1`.
 
-use crate::support::machine::Machine;
-use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
-use serde_json::json;
+use crate::support::runtime::{LIMIT, wait};
+use crate::support::vm::Vm;
+use crate::support::{Bundle, Container, fixture, leaks, until};
 use std::fs;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -16,17 +14,12 @@ tests![
     run_passes_readiness_on,
     run_detached_returns_when_the_container_is_ready,
     start_returns_when_the_container_is_ready,
-    start_does_not_wait_for_a_container_that_ends_without_a_word,
-    a_machine_passes_readiness_on,
+    start_does_not_wait_for_a_container_that_has_ended,
+    a_vm_passes_readiness_on,
     no_socket_no_mount,
-    start_returns_when_the_program_is_there,
-    slow_reader_of_a_pipe_that_does_not_block_gets_all,
-    slow_reader_of_a_pipe_that_does_not_block_gets_all_of_exec,
-    input_that_does_not_block_reaches_the_program,
-    signals_pass_while_a_reader_sleeps,
 ];
 
-/// A service manager's end.
+/// A service manager's end of the socket.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -51,7 +44,7 @@ impl Manager {
         b
     }
 
-    /// The next message, without its line's end.
+    /// The next message, without its newline.
     fn next(&self) -> String {
         let mut buffer = [0; 512];
         let count = self
@@ -64,13 +57,13 @@ impl Manager {
     }
 }
 
-/// Sends a message of these lines over the container's own socket, from a process in it.
+/// Sends a message of these lines from a process in the container.
 fn say(b: &Bundle, lines: &[&str]) {
     b.call(&[&["exec", &b.id, "/bin/probe", "--probe", "notify"], lines].concat())
         .success();
 }
 
-/// The container has its socket.
+/// Whether the container has its socket.
 fn has_socket(b: &Bundle) -> bool {
     b.call(&["exec", &b.id, "test", "-S", "/run/notify/notify.sock"])
         .status
@@ -82,14 +75,7 @@ fn spawn(b: &Bundle, args: &[&str]) -> Child {
     leaks::spawn(b.runtime.command(args).stdout(Stdio::null())).unwrap()
 }
 
-fn end(mut child: Child) -> i32 {
-    let pid = child.id().cast_signed();
-    assert!(harness::wait_within(&mut child, runtime::LIMIT), "it hung");
-    leaks::OWN.lock().unwrap().remove(&pid);
-    runtime::number(child.wait().unwrap())
-}
-
-/// Whether a command is still there after a time in which it would long have ended.
+/// Whether a command still runs after a time in which it would have ended long before.
 fn still_runs(child: &mut Child) -> bool {
     std::thread::sleep(Duration::from_millis(300));
     child.try_wait().unwrap().is_none()
@@ -130,7 +116,7 @@ fn run_passes_readiness_on() {
         ["READY=1".to_owned(), format!("MAINPID={pid}")]
     );
     fs::write(b.rootfs().join("tmp/end"), "").unwrap();
-    assert_eq!(end(run), 4);
+    assert_eq!(wait(run, LIMIT), 4);
 }
 
 fn run_detached_returns_when_the_container_is_ready() {
@@ -165,7 +151,7 @@ fn run_detached_returns_when_the_container_is_ready() {
             "BARRIER=1".to_owned()
         ]
     );
-    assert_eq!(end(run), 0);
+    assert_eq!(wait(run, LIMIT), 0);
     assert_eq!(c.status(), "running");
 }
 
@@ -183,30 +169,30 @@ fn start_returns_when_the_container_is_ready() {
         ["READY=1".to_owned(), format!("MAINPID={pid}")]
     );
     assert_eq!(manager.next(), "BARRIER=1");
-    assert_eq!(end(start), 0);
+    assert_eq!(wait(start, LIMIT), 0);
 }
 
-fn start_does_not_wait_for_a_container_that_ends_without_a_word() {
+fn start_does_not_wait_for_a_container_that_has_ended() {
     let manager = Manager::new();
     let b = manager.bundle("exit 0");
     let c = b.create();
-    assert_eq!(end(spawn(&b, &["start", &b.id])), 0);
+    assert_eq!(wait(spawn(&b, &["start", &b.id]), LIMIT), 0);
     c.wait_for("stopped");
 }
 
-/// The program's own word crosses, once; nothing else of what it says does.
-fn a_machine_passes_readiness_on() {
-    only_hull!("the second wall");
+/// The first READY=1 of the program reaches the host, and no other message.
+fn a_vm_passes_readiness_on() {
+    only_hull!("the VM backend");
     let manager = Manager::new();
-    let say = "/bin/probe --probe notify";
+    let notify = "/bin/probe --probe notify";
     let script = format!(
-        "{say} STATUS=up MAINPID=1; {say} MAINPID=1 READY=1 STATUS=there; {say} READY=1; echo \
-            >/tmp/told; sleep 1000"
+        "{notify} STATUS=up MAINPID=1; {notify} MAINPID=1 READY=1 STATUS=there; {notify} READY=1; \
+            echo >/tmp/told; sleep 1000"
     );
-    let mut machine = Machine::of(|| manager.bundle(&script));
-    machine.bundle.writable();
-    let container = Container::new(&machine.bundle);
-    assert_eq!(machine.run_with(&["--detach"]).success().stdout, "");
+    let mut vm = Vm::of(|| manager.bundle(&script));
+    vm.bundle.writable();
+    let container = Container::new(&vm.bundle);
+    assert_eq!(vm.run_with(&["--detach"]).success().stdout, "");
     let pid = container.pid();
     assert_eq!(
         [(); 3].map(|()| manager.next()),
@@ -216,12 +202,12 @@ fn a_machine_passes_readiness_on() {
             "BARRIER=1".to_owned()
         ]
     );
-    let told = machine.bundle.rootfs().join("tmp/told");
-    until("the end of the second word", || {
+    let told = vm.bundle.rootfs().join("tmp/told");
+    until("the end of the second message", || {
         fs::read_to_string(&told).is_ok_and(|text| !text.is_empty())
     });
     manager.socket.set_nonblocking(true).unwrap();
-    assert!(manager.socket.recv(&mut [0]).is_err(), "more has come");
+    assert!(manager.socket.recv(&mut [0]).is_err(), "more messages came");
 }
 
 fn no_socket_no_mount() {
@@ -230,102 +216,4 @@ fn no_socket_no_mount() {
         b.output_of("echo \"[$NOTIFY_SOCKET]\"; grep -c notify /proc/self/mountinfo; true"),
         "[]\n0"
     );
-}
-
-/// Nothing of hull's is left of init when `start` returns: a signal sent then meets the program.
-fn start_returns_when_the_program_is_there() {
-    only_hull!("runc's start returns when its init has been told, which may be before execve");
-    let mut b = Bundle::sleeper();
-    // A hook between start and the program makes the wait longer than any luck.
-    b.push(
-        "/hooks/startContainer",
-        json!({ "path": "/bin/sleep", "args": ["sleep", "0.3"] }),
-    );
-    for _ in 0..5 {
-        let c = b.create();
-        c.start();
-        let program = c.program();
-        assert!(program.ends_with("bin/busybox"), "{}", program.display());
-    }
-}
-
-/// A pipe whose written end does not block: (its reader, the end for the runtime).
-fn pipe() -> (fs::File, OwnedFd) {
-    let (ours, theirs) = std::io::pipe().unwrap();
-    rustix::io::ioctl_fionbio(&theirs, true).unwrap();
-    (fs::File::from(OwnedFd::from(ours)), theirs.into())
-}
-
-fn reads_all_slowly(b: &Bundle, args: &[&str]) {
-    let (mut ours, theirs) = pipe();
-    b.write();
-    let mut command = b.runtime.command(args);
-    let child = leaks::spawn(command.stdout(theirs)).unwrap();
-    drop(command);
-    std::thread::sleep(Duration::from_millis(300));
-    let mut all = String::new();
-    ours.read_to_string(&mut all).unwrap();
-    assert_eq!((end(child), all.lines().count()), (0, 100_000));
-}
-
-fn slow_reader_of_a_pipe_that_does_not_block_gets_all() {
-    let b = Bundle::sh("seq 1 100000");
-    reads_all_slowly(&b, &["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
-}
-
-fn slow_reader_of_a_pipe_that_does_not_block_gets_all_of_exec() {
-    let b = Bundle::sleeper();
-    let _c = b.started();
-    reads_all_slowly(&b, &["exec", &b.id, "seq", "1", "100000"]);
-}
-
-fn input_that_does_not_block_reaches_the_program() {
-    let b = Bundle::sh("read word; cat; echo $word");
-    b.write();
-    let (theirs, mut ours) = std::io::pipe().unwrap();
-    rustix::io::ioctl_fionbio(&theirs, true).unwrap();
-    let mut command = b
-        .runtime
-        .command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
-    let mut child = leaks::spawn(command.stdin(theirs).stdout(Stdio::piped())).unwrap();
-    drop(command);
-    std::thread::sleep(Duration::from_millis(300));
-    ours.write_all(b"first\nsecond\n").unwrap();
-    drop(ours);
-    let mut all = String::new();
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut all)
-        .unwrap();
-    assert_eq!((end(child), all.as_str()), (0, "second\nfirst\n"));
-}
-
-fn signals_pass_while_a_reader_sleeps() {
-    only_hull!("runc writes to a full pipe for as long as that takes");
-    let mut b = Bundle::sh(
-        "trap 'echo >/tmp/told; exit 7' TERM; seq 1 100000 & while :; do sleep 0.05; done",
-    );
-    b.writable();
-    b.write();
-    let (ours, theirs) = pipe();
-    let mut command = b
-        .runtime
-        .command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);
-    let child = leaks::spawn(command.stdout(theirs)).unwrap();
-    drop(command);
-    until("a full pipe that nobody reads", || {
-        rustix::io::ioctl_fionread(&ours).unwrap() > 60_000
-    });
-    rustix::process::kill_process(
-        rustix::process::Pid::from_child(&child),
-        rustix::process::Signal::TERM,
-    )
-    .unwrap();
-    until("the program's answer to the signal", || {
-        b.rootfs().join("tmp/told").exists()
-    });
-    drop(ours);
-    assert_eq!(end(child), 7);
 }

@@ -1,6 +1,6 @@
 //! Every limit of `linux.resources`: set, read back from the kernel's file, updated, and read
-//! again; on whatever cgroup tree the machine has. What the tree or the kernel does not have is an
-//! error that names the controller.
+//! again, on the cgroup tree that the host has. A limit that the tree or the kernel lacks is an
+//! error that names the controller. And `linux.intelRdt`.
 
 use crate::support::Bundle;
 use crate::support::cgroups::{self, Version};
@@ -30,41 +30,43 @@ tests![
     unified,
     unified_on_v1_is_an_error,
     check_before_update,
+    intel_rdt_without_the_kernels_support_is_an_error,
 ];
 
-/// A file's name and the text that it must have. Of several names with `|` between them the first
-/// that exists is meant.
-type Held<'a> = (&'a str, &'a str);
+/// A file's name and the text that it must have. Of several names with `|` between them, the first
+/// that exists counts.
+type Expected<'a> = (&'a str, &'a str);
 
-/// One limit, or several that only make sense together.
+/// One limit, or several that depend on each other.
 struct Limit<'a> {
     /// The controller, by its v1 name.
     controller: &'a str,
-    /// `linux.resources` at first, and what `update` is given.
+    /// `linux.resources` of the config.
     set: Value,
+    /// The resources that `update` gets.
     then: Value,
-    /// What v1's files hold after each; none where v1 has no such limit.
-    v1: Option<[&'a [Held<'a>]; 2]>,
-    /// The same of v2.
-    v2: Option<[&'a [Held<'a>]; 2]>,
+    /// The files of v1 after each of both; none where v1 has no such limit.
+    v1: Option<[&'a [Expected<'a>]; 2]>,
+    /// The same for v2.
+    v2: Option<[&'a [Expected<'a>]; 2]>,
 }
 
 impl Limit<'_> {
-    /// Holds the limit against the kernel. Where the container cannot be made, the kernel must lack
-    /// a file, and the error name it.
+    /// Compares the limit with the kernel's files. Where the container cannot be made, the kernel
+    /// must lack a file, and the error must name it.
     #[track_caller]
     fn check(&self) {
         let name = cgroups::v2_name(self.controller);
-        let files = match cgroups::speaks(self.controller) {
+        let files = match cgroups::container_version(self.controller) {
             Some(Version::V1) => self.v1,
             Some(Version::V2) => self.v2,
             None => None,
         };
-        let b = limited(&self.set);
+        let b = Bundle::limited(&self.set);
         let (c, out) = b.try_create(&[]);
         let Some(files) = files else {
             drop(c);
-            only_hull!("runc 1.1.5 passes over many limits that it cannot set");
+            only_hull!("runc 1.1.5 ignores many limits that it cannot set");
             let error = out.failure();
             assert!(
                 error.contains(&format!("cannot set {} limit", self.controller))
@@ -77,20 +79,21 @@ impl Limit<'_> {
             drop(c);
             return self.is_missing(out, files[0]);
         }
-        b.holds(self.controller, files[0]);
+        b.has_files(self.controller, files[0]);
         b.runtime
             .call_with_input(
                 &["update", "--resources", "-", &b.id],
                 &self.then.to_string(),
             )
             .success();
-        b.holds(self.controller, files[1]);
+        b.has_files(self.controller, files[1]);
     }
 
-    /// A refused limit: a file of it is not in a cgroup that has the controller.
+    /// Asserts that the error names a file of the limit, and that a cgroup with the controller has
+    /// no such file.
     #[track_caller]
-    fn is_missing(&self, out: Output, files: &[Held]) {
-        only_hull!("runc 1.1.5 words it otherwise");
+    fn is_missing(&self, out: Output, files: &[Expected]) {
+        only_hull!("runc 1.1.5 has another error message");
         let error = out.failure();
         let other = Bundle::sleeper();
         let _c = other.create();
@@ -100,7 +103,7 @@ impl Limit<'_> {
                 .any(|name| other.cgroup_has(self.controller, name))
         });
         let Some((names, _)) = absent else {
-            panic!("the kernel has every file, and yet: {error}")
+            panic!("the kernel has every file, but: {error}")
         };
         assert!(
             names
@@ -114,34 +117,26 @@ impl Limit<'_> {
 
 impl Bundle {
     #[track_caller]
-    fn holds(&self, controller: &str, files: &[Held]) {
+    fn has_files(&self, controller: &str, files: &[Expected]) {
         for (names, text) in files {
             let name = names
                 .split('|')
                 .find(|name| self.cgroup_has(controller, name))
                 .unwrap_or(names);
-            let held = self.cgroup_file(controller, name);
-            // Files of a line a device: one of them.
+            let value = self.cgroup_file(controller, name);
+            // Files with a line for each device: one of the lines.
             let lines = text.contains(':')
                 || text.contains("hca")
                 || text.contains("oom_kill_disable")
                 || text.starts_with("default ");
             let same = if lines {
-                held.lines().any(|line| line == *text)
+                value.lines().any(|line| line == *text)
             } else {
-                held == *text
+                value == *text
             };
-            assert!(same, "{name} holds {held:?} and not {text:?}");
+            assert!(same, "{name} has {value:?} and not {text:?}");
         }
     }
-}
-
-fn limited(resources: &Value) -> Bundle {
-    let mut b = Bundle::sleeper();
-    for (name, value) in resources.as_object().unwrap() {
-        b.set(&format!("/linux/resources/{name}"), value.clone());
-    }
-    b
 }
 
 const M: u64 = 1 << 20;
@@ -169,8 +164,8 @@ fn memory() {
     .check();
 }
 
-/// v1 limits memory and swap together, v2 swap alone. Both directions: on v1 the order of writing
-/// depends on it.
+/// v1 limits memory and swap together, v2 swap alone. The test raises and lowers the limits: on v1
+/// the order of the writes depends on that.
 fn memory_swap() {
     for (then, v1, v2) in [
         (128 * M, "134217728", "67108864"),
@@ -202,14 +197,14 @@ fn memory_swap() {
     }
 }
 
-/// Without a limit of memory v2's difference cannot be made.
+/// v2's limit is the difference to that of memory, which is missing here.
 fn memory_with_swap_without_a_limit() {
-    only_hull!("runc 1.1.5 words it otherwise");
+    only_hull!("runc 1.1.5 has another error message");
     if cgroups::version("memory") == Version::V1 {
         skip!("v1 counts both together");
     }
     assert_has!(
-        limited(&json!({ "memory": { "swap": 96 * M } }))
+        Bundle::limited(&json!({ "memory": { "swap": 96 * M } }))
             .try_create(&[])
             .1
             .failure(),
@@ -229,11 +224,11 @@ fn memory_of_v1_alone() {
     .check();
 }
 
-/// Gone from v1 in Linux 6.x, and never in v2: a warning or an error, and no container that
-/// believes it is limited.
+/// Linux 6.x has removed this limit from v1, and v2 never had it: a warning or an error, but no
+/// container that silently lacks the limit.
 fn kernel_memory() {
     only_hull!("runc 1.1.5 ignores it");
-    let b = limited(&json!({ "memory": { "kernel": 64 * M } }));
+    let b = Bundle::limited(&json!({ "memory": { "kernel": 64 * M } }));
     let (c, out) = b.try_create(&[]);
     let text = out.stderr.to_lowercase();
     if cgroups::version("memory") == Version::V2 {
@@ -243,7 +238,7 @@ fn kernel_memory() {
             "cannot set memory limit (linux.resources.memory.kernel)"
         );
     } else if out.status == 0 {
-        // Linux 6.x takes the value and forgets it.
+        // Linux 6.x accepts the value and ignores it.
         let held = b.cgroup_file("memory", "memory.kmem.limit_in_bytes");
         assert!(
             held == "67108864" || text.contains("the limit of kernel memory"),
@@ -278,7 +273,7 @@ fn cpu_bandwidth() {
         ]),
     }
     .check();
-    // One of the two that v2 has in one file leaves the other as it is.
+    // An update of one of two values that v2 has in one file does not change the other.
     Limit {
         controller: "cpu",
         set: json!({ "cpu": { "quota": 50_000, "period": 200_000 } }),
@@ -292,8 +287,8 @@ fn cpu_bandwidth() {
     .check();
 }
 
-/// The curve through (2, 1), (1024, 100) and (262144, 10000); 170 for 2000 is what runc's issue
-/// 4896 saw.
+/// The weights follow the curve through (2, 1), (1024, 100) and (262144, 10000), as runc's since
+/// its issue 4896: 170 for 2000.
 fn cpu_shares() {
     for (shares, v1, weight) in [
         (2000, "2000", "170"),
@@ -313,7 +308,7 @@ fn cpu_shares() {
 }
 
 fn cpu_idle() {
-    let files: [&[Held]; 2] = [&[("cpu.idle", "1")], &[("cpu.idle", "0")]];
+    let files: [&[Expected]; 2] = [&[("cpu.idle", "1")], &[("cpu.idle", "0")]];
     Limit {
         controller: "cpu",
         set: json!({ "cpu": { "idle": 1, "shares": 512 } }),
@@ -325,7 +320,7 @@ fn cpu_idle() {
 }
 
 fn cpu_sets() {
-    let files: [&[Held]; 2] = [
+    let files: [&[Expected]; 2] = [
         &[("cpuset.cpus", "0"), ("cpuset.mems", "0")],
         &[("cpuset.cpus", "0-1"), ("cpuset.mems", "0")],
     ];
@@ -358,7 +353,7 @@ fn cpu_real_time() {
 
 fn pids() {
     for (limit, text) in [(20, "20"), (-1, "max")] {
-        let files: [&[Held]; 2] = [&[("pids.max", text)], &[("pids.max", "33")]];
+        let files: [&[Expected]; 2] = [&[("pids.max", text)], &[("pids.max", "33")]];
         Limit {
             controller: "pids",
             set: json!({ "pids": { "limit": limit } }),
@@ -370,7 +365,8 @@ fn pids() {
     }
 }
 
-/// A block device that can be throttled, as `MAJOR:MINOR`: not one of those that need no disk.
+/// The number of a block device that can be throttled: not one without a disk, such as a loop
+/// device.
 fn disk() -> (u64, u64) {
     let disks = fs::read_dir("/sys/block")
         .unwrap()
@@ -400,7 +396,7 @@ fn block_io_throttles() {
         [1_000_000, 2_000_000, 300, 400].map(|rate| format!("{major}:{minor} {}", rate * scale))
     };
     let (first, then) = (text(1), text(2));
-    let v1 = |t: &'static [String; 4]| -> Vec<Held<'static>> {
+    let v1 = |t: &'static [String; 4]| -> Vec<Expected<'static>> {
         ["read_bps", "write_bps", "read_iops", "write_iops"]
             .iter()
             .zip(t)
@@ -430,7 +426,7 @@ fn block_io_throttles() {
     .check();
 }
 
-/// Of BFQ, where that scheduler is in the kernel, or of `io.cost`.
+/// The weights of the scheduler BFQ, where the kernel has it, or of `io.cost`.
 fn block_io_weights() {
     let v2_default = |bfq: &'static str, cost: &'static str| {
         let other = Bundle::sleeper();
@@ -481,11 +477,11 @@ fn block_io_weight_of_a_device() {
         format!("{major}:{minor} 300"),
         format!("{major}:{minor} 400"),
     );
-    let v2: [&[Held]; 2] = [
+    let v2: [&[Expected]; 2] = [
         &[("io.bfq.weight", "default 200"), ("io.bfq.weight", &first)],
         &[("io.bfq.weight", &then)],
     ];
-    let v1: [&[Held]; 2] = [
+    let v1: [&[Expected]; 2] = [
         &[("blkio.bfq.weight_device", &first)],
         &[("blkio.bfq.weight_device", &then)],
     ];
@@ -538,7 +534,7 @@ fn network_class() {
 
 fn network_priorities() {
     let set = |n: u32| json!({ "network": { "priorities": [{ "name": "lo", "priority": n }] } });
-    let b = limited(&set(5));
+    let b = Bundle::limited(&set(5));
     if cgroups::hierarchy("net_prio").is_none() {
         only_hull!("runc 1.1.5 passes over it in silence");
         assert_has!(b.try_create(&[]).1.failure(), "cannot set net_prio limit");
@@ -566,7 +562,7 @@ fn rdma() {
     let device = device.map(|d| d.file_name().into_string().unwrap());
     let Some(device) = device else {
         only_hull!("runc 1.1.5 says less");
-        let error = limited(&json!({ "rdma": { "mlx5_1": { "hcaHandles": 3 } } }))
+        let error = Bundle::limited(&json!({ "rdma": { "mlx5_1": { "hcaHandles": 3 } } }))
             .try_create(&[])
             .1
             .failure();
@@ -578,7 +574,7 @@ fn rdma() {
     };
     let line =
         |handles: u32, objects: u32| format!("{device} hca_handle={handles} hca_object={objects}");
-    let files: [&[Held]; 2] = [
+    let files: [&[Expected]; 2] = [
         &[("rdma.max", &line(3, 10_000))],
         &[("rdma.max", &line(4, 10_000))],
     ];
@@ -592,7 +588,7 @@ fn rdma() {
     .check();
 }
 
-/// Any file of v2; the last word over what the other fields say of it.
+/// Any file of v2; it overrides what the other fields set in the same file.
 fn unified() {
     if cgroups::version("memory") == Version::V1 {
         skip!("the controllers are v1's here");
@@ -611,14 +607,14 @@ fn unified() {
 }
 
 fn unified_on_v1_is_an_error() {
-    only_hull!("runc 1.1.5 words it otherwise");
-    let unknown = limited(&json!({ "unified": { "nosuch.max": "1" } }))
+    only_hull!("runc 1.1.5 has another error message");
+    let unknown = Bundle::limited(&json!({ "unified": { "nosuch.max": "1" } }))
         .try_create(&[])
         .1
         .failure();
     assert_has!(unknown, "controller \"nosuch\" not available");
     if cgroups::version("memory") == Version::V1 {
-        let error = limited(&json!({ "unified": { "memory.high": "1048576" } }))
+        let error = Bundle::limited(&json!({ "unified": { "memory.high": "1048576" } }))
             .try_create(&[])
             .1
             .failure();
@@ -626,10 +622,11 @@ fn unified_on_v1_is_an_error() {
     }
 }
 
-/// A limit below what is in use already: v1's kernel refuses, v2's would kill.
+/// A limit below the present usage: v1 refuses it, v2 would kill processes.
 fn check_before_update() {
     only_hull!("runc 1.1.5 has no such check");
-    let mut b = limited(&json!({ "memory": { "limit": 64 * M, "checkBeforeUpdate": true } }));
+    let mut b =
+        Bundle::limited(&json!({ "memory": { "limit": 64 * M, "checkBeforeUpdate": true } }));
     b.args(&[
         "/bin/sh",
         "-c",
@@ -658,4 +655,21 @@ fn check_before_update() {
         (64 * M).to_string()
     );
     assert_eq!(c.status(), "running");
+}
+
+fn intel_rdt_without_the_kernels_support_is_an_error() {
+    if std::path::Path::new("/sys/fs/resctrl").exists() {
+        skip!("resctrl is here");
+    }
+    only_hull!("runc 1.1.5 has another error message");
+    let mut b = Bundle::sleeper();
+    b.set(
+        "/linux/intelRdt",
+        json!({ "closID": "some", "l3CacheSchema": "L3:0=f" }),
+    );
+    let error = b.try_create(&[]).1.failure();
+    assert!(
+        error.contains("intelrdt") || error.contains("resctrl") || error.contains("intel rdt"),
+        "{error}"
+    );
 }

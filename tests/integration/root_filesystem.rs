@@ -1,4 +1,5 @@
-//! `root`, `rootfsPropagation`, `maskedPaths` and `readonlyPaths`; propagation of single mounts.
+//! `root`, `linux.rootfsPropagation`, `linux.maskedPaths` and `linux.readonlyPaths`; and the
+//! propagation of mounts between host and container.
 
 use crate::support::users::private_mounts;
 use crate::support::{Bundle, fixture, leaks, until};
@@ -15,9 +16,9 @@ tests![
     no_pivot_works,
     old_root_is_gone,
     masked_files_are_empty,
-    masked_folders_are_empty_and_read_only,
+    masked_directories_are_empty_and_read_only,
     masked_paths_that_are_missing_are_passed_over,
-    masked_path_through_a_symlink_stays_inside,
+    masked_path_through_a_symlink_stays_in_the_root,
     read_only_paths_refuse_writes,
     read_only_paths_that_are_missing_are_passed_over,
     default_masks_hide_the_kernels_secrets,
@@ -65,7 +66,7 @@ fn root_by_a_symlink() {
         b.args(&["hostname"]);
         b.run()
     };
-    // The specification says nothing; either it works, or it is one clear error.
+    // The specification does not say whether it works; otherwise it must be a clear error.
     assert!(
         out.status == 0 || out.stderr.contains("symlink") || out.stderr.contains("symbolic link"),
         "{out:?}"
@@ -88,7 +89,7 @@ fn old_root_is_gone() {
         let known = ["/", "/proc", "/dev", "/sys", "/run"]
             .iter()
             .any(|k| mount == *k || (*k != "/" && mount.starts_with(&format!("{k}/"))));
-        assert!(known, "{mount} is not of the container:\n{text}");
+        assert!(known, "{mount} is not a mount of the container:\n{text}");
     }
 }
 
@@ -102,7 +103,7 @@ fn masked_files_are_empty() {
     );
 }
 
-fn masked_folders_are_empty_and_read_only() {
+fn masked_directories_are_empty_and_read_only() {
     let mut b = Bundle::new();
     fs::write(b.rootfs().join("var/secret"), "secret").unwrap();
     b.writable().push("/linux/maskedPaths", json!("/var"));
@@ -119,14 +120,17 @@ fn masked_paths_that_are_missing_are_passed_over() {
     assert_eq!(b.output_of("hostname"), "box");
 }
 
-fn masked_path_through_a_symlink_stays_inside() {
+fn masked_path_through_a_symlink_stays_in_the_root() {
     let mut b = Bundle::new();
-    let outside = fixture::new_dir("outside");
-    fs::write(outside.join("file"), "outside").unwrap();
-    std::os::unix::fs::symlink(&outside, b.rootfs().join("var/link")).unwrap();
+    let hosts = fixture::new_dir("hosts");
+    fs::write(hosts.join("file"), "the host's").unwrap();
+    std::os::unix::fs::symlink(&hosts, b.rootfs().join("var/link")).unwrap();
     b.push("/linux/maskedPaths", json!("/var/link/file"));
     assert_eq!(b.output_of("hostname"), "box");
-    assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "outside");
+    assert_eq!(
+        fs::read_to_string(hosts.join("file")).unwrap(),
+        "the host's"
+    );
 }
 
 fn read_only_paths_refuse_writes() {
@@ -209,18 +213,11 @@ fn unknown_rootfs_propagation_is_an_error() {
     assert_has!(b.run().failure(), "propagation");
 }
 
-/// A folder that is a shared mount of this test's mount namespace.
-fn shared_folder() -> String {
+/// A directory that is a shared mount, in a mount namespace of the test's own.
+fn shared_directory() -> String {
     private_mounts();
     let dir = fixture::new_dir("shared");
-    nix::mount::mount(
-        Some("tmpfs"),
-        &dir,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .unwrap();
+    fixture::mount_tmpfs(&dir, MsFlags::empty(), None);
     nix::mount::mount(
         None::<&str>,
         &dir,
@@ -233,20 +230,14 @@ fn shared_folder() -> String {
     dir.to_str().unwrap().to_owned()
 }
 
+/// Mounts a tmpfs with the file `mark`.
 fn mount_tmpfs_with_mark(dir: &Path) {
-    nix::mount::mount(
-        Some("tmpfs"),
-        dir,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .unwrap();
+    fixture::mount_tmpfs(dir, MsFlags::empty(), None);
     fs::write(dir.join("mark"), "").unwrap();
 }
 
 fn container_mounts_do_not_reach_the_host() {
-    let dir = shared_folder();
+    let dir = shared_directory();
     let mut b = Bundle::new();
     b.add_caps(&["CAP_SYS_ADMIN"])
         .mount("/mnt", "bind", &dir, &["rbind"]);
@@ -254,8 +245,9 @@ fn container_mounts_do_not_reach_the_host() {
     assert!(!Path::new(&dir).join("sub/mark").exists());
 }
 
+/// Whether the container sees a mount that the host makes after its start.
 fn seen_after_mount(options: &[&str]) -> bool {
-    let dir = shared_folder();
+    let dir = shared_directory();
     let mut b = Bundle::sleeper();
     b.mount("/mnt", "bind", &dir, options);
     let c = b.started();
@@ -273,7 +265,7 @@ fn slave_mount_gets_the_hosts_mounts() {
 }
 
 fn shared_mount_gives_mounts_to_the_host() {
-    let dir = shared_folder();
+    let dir = shared_directory();
     let mut b = Bundle::sh("mount -t tmpfs tmpfs /mnt/sub && touch /mnt/sub/mark && sleep 1000");
     b.set("/linux/rootfsPropagation", json!("rshared"));
     b.add_caps(&["CAP_SYS_ADMIN"])
@@ -285,7 +277,7 @@ fn shared_mount_gives_mounts_to_the_host() {
 }
 
 fn propagation_of_each_kind() {
-    let dir = shared_folder();
+    let dir = shared_directory();
     for (options, tags) in [
         (&["bind", "shared"][..], "shared"),
         (&["rbind", "rshared"], "shared"),
@@ -327,7 +319,7 @@ fn mounts_of_the_host_are_not_visible() {
     assert!(!text.contains("hosts-own"), "{text}");
 }
 
-/// CVE-2019-16884 and the others of its family.
+/// CVE-2019-16884 and similar ones.
 fn proc_cannot_be_a_volume() {
     let fake = fixture::new_dir("fake-proc");
     fs::create_dir_all(fake.join("self/attr")).unwrap();
@@ -345,21 +337,14 @@ fn proc_cannot_be_a_volume() {
     assert_eq!(
         b.output_of("ls /sys/kernel"),
         "self\nsys",
-        "below /sys it is allowed"
+        "a volume below /sys must be allowed"
     );
 }
 
 fn root_on_another_mount() {
     private_mounts();
     let dir = fixture::new_dir("root-mount");
-    nix::mount::mount(
-        Some("tmpfs"),
-        &dir,
-        Some("tmpfs"),
-        MsFlags::MS_NODEV,
-        None::<&str>,
-    )
-    .unwrap();
+    fixture::mount_tmpfs(&dir, MsFlags::MS_NODEV, None);
     let mut b = Bundle::new();
     let mut copy = std::process::Command::new("cp");
     copy.arg("-a").arg(b.rootfs()).arg(dir.join("rootfs"));

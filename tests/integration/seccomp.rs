@@ -1,6 +1,7 @@
-//! `linux.seccomp`: every action, every operator, and the listener.
+//! `linux.seccomp`: every action, operator and flag, architectures, unknown names, and the
+//! listener.
 
-use crate::support::console::FdSocket;
+use crate::support::console::{FdSocket, Received};
 use crate::support::{Bundle, raw, until};
 use serde_json::{Value, json};
 use std::os::fd::AsFd;
@@ -44,7 +45,7 @@ fn on_sync(action: &str) -> Bundle {
     allow_all_but(json!([{ "names": ["sync"], "action": action }]))
 }
 
-/// What the call `sync` gives inside: it needs no argument and no right.
+/// The result of sync(2) in the container: the call needs no argument and no capability.
 const SYNC: &str = "/bin/probe --probe syscall 162";
 
 fn errno_is_returned() {
@@ -73,7 +74,7 @@ fn default_errno_is_returned() {
     assert_eq!(b.run().success().stdout, "errno 77\n");
 }
 
-/// What a small static program calls, and what starts it.
+/// The system calls of a small static program and of its start.
 const USUAL: &[&str] = &[
     "access",
     "arch_prctl",
@@ -210,13 +211,13 @@ fn allow_wins_where_it_is_named() {
     assert_eq!(b.run().success().stdout, "ok 0\n");
 }
 
-/// `kill` (62) of process 1 with signal 0 under a rule on its second argument; gives the values
-/// among 0..=3 whose call was refused.
+/// Calls getpriority(2) under a rule with these arguments; the values among 0..=3 for which the
+/// call was refused.
 fn refused(args: Value) -> Vec<u32> {
     let mut b = allow_all_but(
         json!([{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99, "args": args }]),
     );
-    // getpriority(which, who): both arguments are numbers, and nothing happens.
+    // getpriority(which, who) takes two numbers and changes nothing.
     let text = b.output_of("for v in 0 1 2 3; do /bin/probe --probe syscall 140 $v 0; done");
     text.lines()
         .zip(0..)
@@ -255,7 +256,7 @@ fn arguments_are_joined_by_and() {
     assert_eq!(text, "1\n0\n0");
 }
 
-/// libseccomp takes an argument once a rule; runc splits such a rule into several.
+/// libseccomp allows one comparison per argument in a rule; runc splits such a rule.
 fn one_argument_named_twice_is_joined_by_or() {
     let args = json!([{ "index": 0, "value": 1, "op": "SCMP_CMP_EQ" }, { "index": 0, "value": 3, "op": "SCMP_CMP_EQ" }]);
     assert_eq!(refused(args), [1, 3]);
@@ -292,7 +293,7 @@ fn unknown_architecture_is_an_error() {
     assert_has!(b.run().failure(), "scmp_arch_nosuch");
 }
 
-/// A C library tries a new call and falls back on ENOSYS, and on nothing else.
+/// A C library tries a new system call, and falls back to an old one on ENOSYS only.
 fn newer_calls_answer_enosys() {
     let mut b = Bundle::new();
     b.set("/linux/seccomp", json!({
@@ -339,7 +340,7 @@ fn architectures_are_covered() {
         "/linux/seccomp/architectures",
         json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
     );
-    // A call by the x32 number, which has bit 30 set, is under the same rule.
+    // The same rule holds for a call by the x32 number, which has bit 30 set.
     let text = b.output_of(
         "/bin/probe --probe syscall 162; /bin/probe --probe syscall $((0x40000000 + 162))",
     );
@@ -384,7 +385,11 @@ fn listener_is_sent_with_the_state() {
         &format!("{SYNC} > /mnt/answer; sleep 1000"),
     ]);
     let c = b.create();
-    let (text, fds, _stream) = socket.receive();
+    let Received {
+        text,
+        fds,
+        stream: _stream,
+    } = socket.receive();
     assert_eq!(fds.len(), 1);
     let state: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(state["fds"], json!(["seccompFd"]));
@@ -402,13 +407,17 @@ fn listener_is_sent_with_the_state() {
     until("the program's answer", || {
         crate::support::runtime::text(&answer) == "errno 123\n"
     });
-    // exec's process is under a filter of its own, and its listener is sent too.
+    // The process of an exec has a filter of its own, whose listener is sent too.
     let mut command =
         b.runtime
             .command(&["exec", &b.id, "/bin/probe", "--probe", "syscall", "162"]);
     let mut child =
         crate::support::leaks::spawn(command.stdout(std::process::Stdio::piped())).unwrap();
-    let (text, fds, _stream) = socket.receive();
+    let Received {
+        text,
+        fds,
+        stream: _stream,
+    } = socket.receive();
     let state: Value = serde_json::from_slice(&text).unwrap();
     assert_ne!(state["pid"], c.pid());
     assert_eq!(state["state"]["pid"], c.pid());
@@ -432,7 +441,7 @@ fn notify_without_listener_path_is_an_error() {
     assert_has!(on_sync("SCMP_ACT_NOTIFY").run().failure(), "listenerpath");
 }
 
-/// Nobody answers yet while the listener is handed over: the container would hang.
+/// Nothing answers notifications before the listener is sent: the container would hang.
 fn notify_on_the_handoffs_own_call_is_an_error() {
     let socket = FdSocket::new();
     let mut b = with_listener(&socket);
@@ -446,8 +455,7 @@ fn notify_on_the_handoffs_own_call_is_an_error() {
     b.run().failure();
 }
 
-/// What the runtime does before the program must not need calls that the program may not make,
-/// where it loads the filter last.
+/// hull loads the filter last: the set-up of the container may use calls that the filter refuses.
 fn filter_may_forbid_what_set_up_needs() {
     let names = [
         "mount",

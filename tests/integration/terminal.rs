@@ -1,6 +1,7 @@
-//! `process.terminal`: the pty, its socket, its size and its settings.
+//! `process.terminal` and `process.consoleSize`: the pty of the program and of `exec`, the console
+//! socket, sizes and settings.
 
-use crate::support::console::{FdSocket, Terminal};
+use crate::support::console::{FdSocket, Received, Terminal};
 use crate::support::{Bundle, Container, fixture, until};
 use rustix::termios::{OutputModes, Winsize, tcgetattr, tcgetwinsize, tcsetwinsize};
 use serde_json::json;
@@ -53,10 +54,12 @@ fn create_sends_the_terminal() {
     let b = with_terminal("echo hello from the box");
     let socket = FdSocket::new();
     let c = created(&b, &socket);
-    let (name, fds, _) = socket.receive();
+    let Received {
+        text: name, fds, ..
+    } = socket.receive();
     assert_eq!(fds.len(), 1);
     assert!(!name.is_empty(), "the message carries the terminal's name");
-    let mut t = crate::support::console::Terminal(fs::File::from(fds.into_iter().next().unwrap()));
+    let mut t = Terminal(fs::File::from(fds.into_iter().next().unwrap()));
     c.start();
     t.read_until("hello from the box\r\n");
 }
@@ -141,7 +144,8 @@ fn resize_reaches_the_program() {
     t.read_until("44 99");
 }
 
-/// A peer cleared ONLCR; its users saw stairs. runc leaves the pty as the kernel makes it.
+/// runc does not change the settings of the pty. (Another runtime cleared ONLCR, and the lines of
+/// the output were not aligned.)
 fn output_settings_are_the_kernels() {
     let b = with_terminal("sleep 1000");
     let socket = FdSocket::new();
@@ -267,7 +271,7 @@ fn run_detached_with_a_terminal() {
     assert_eq!(c.status(), "running");
 }
 
-/// In the foreground the runtime stands between two terminals.
+/// In the foreground the runtime copies between two terminals.
 fn run_on_a_terminal_copies_it() {
     let b = with_terminal(
         "echo ready; until stty size 2>&1 | grep '27 83'; do sleep 0.05; done; read line; echo \
@@ -284,7 +288,7 @@ fn run_on_a_terminal_copies_it() {
         None,
     )
     .unwrap();
-    let mut t = crate::support::console::Terminal(fs::File::from(pty.master));
+    let mut t = Terminal(fs::File::from(pty.master));
     let mut command = b
         .runtime
         .command(&["run", "--bundle", b.dir.to_str().unwrap(), &b.id]);

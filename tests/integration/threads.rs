@@ -1,6 +1,5 @@
-//! hull is one thread whenever it clones, unshares or joins: a second one would stay behind in the
-//! old namespaces, or hold a lock for ever in the clone. strace, which sees every thread come, is
-//! the witness.
+//! hull has one thread whenever it clones, unshares or joins namespaces: a second one would stay in
+//! the old namespaces, or its lock would stay locked in the clone. strace shows the threads.
 
 use crate::support::{Bundle, fixture, runtime};
 use serde_json::json;
@@ -16,18 +15,18 @@ tests![
     two_threads_would_be_seen,
 ];
 
-/// What a trace says.
+/// What a trace shows.
 #[derive(Debug, Default, PartialEq)]
 struct Trace {
-    /// clone, unshare and setns by hull itself.
+    /// The number of calls of clone, unshare and setns by hull itself.
     calls: usize,
-    /// Those of them that were made by one of several threads.
+    /// Those calls that one of several threads made.
     by_several: Vec<String>,
 }
 
-/// A process is hull's until it becomes another program; the first one, which may run itself again
-/// from a sealed copy, always is. A thread is counted from its making to the next execve, even when
-/// it has ended.
+/// A process is hull's until it executes another program; the first process, which may execute a
+/// sealed copy of hull, always is. A thread counts from its clone to the next execve of its
+/// process, even when it has exited.
 fn read(trace: &str) -> Trace {
     let mut found = Trace::default();
     let mut others = HashSet::new();
@@ -56,7 +55,7 @@ fn read(trace: &str) -> Trace {
     found
 }
 
-/// Runs a command of hull under strace. Skips where there is none.
+/// Runs a command of hull under strace; skips the test where strace is not installed.
 #[track_caller]
 fn traced(b: &Bundle, args: &[&str]) -> Trace {
     only_hull!("other runtimes may have threads");
@@ -146,7 +145,7 @@ fn one_thread_with_hooks_and_limits() {
     one_thread(run(&b), 2);
 }
 
-/// The reader of traces itself.
+/// Tests the reader of traces itself.
 fn two_threads_would_be_seen() {
     let trace = "1 execve(\"/hull\", [\"hull\"], 0x7 /* 9 vars */) = 0\n\
         1 clone3({flags=CLONE_VM|CLONE_FS|CLONE_THREAD|CLONE_SETTLS, exit_signal=0}, 88) = 2\n\

@@ -1,7 +1,8 @@
-//! The four kinds of user namespace, each compared with runc on the same bundle.
+//! The four cases of user namespaces: none, a new one, one that is joined, and that of an ordinary
+//! user. A program must see the same as under runc in each.
 
+use crate::support::backend::is_vm;
 use crate::support::users::{self, Holder};
-use crate::support::wall::is_vm;
 use crate::support::{Bundle, compare, leaks};
 use serde_json::json;
 
@@ -12,9 +13,9 @@ tests![
     ordinary_user_sees_what_runc_shows,
     new_user_namespace_maps_ids,
     joined_user_namespace_is_the_one_named,
-    ordinary_user_is_root_inside,
+    ordinary_user_is_root_in_the_container,
     ordinary_user_execs_into_the_container,
-    ordinary_user_without_mappings_is_root_inside,
+    ordinary_user_without_mappings_is_root_in_the_container,
     crun_config_for_ordinary_users_runs,
     root_without_mappings_is_an_error,
     namespaces_are_owned_by_the_new_user_namespace,
@@ -44,7 +45,7 @@ fn new_user_namespace_maps_ids() {
     b.args(&["sleep", "1000"])
         .set("/process/user", json!({ "uid": 7, "gid": 8 }));
     let c = b.started();
-    // Behind the second wall it is looked at from within.
+    // In VM mode the status file is that of the container.
     let (uid, gid) = if is_vm() {
         ("7", "8")
     } else {
@@ -65,13 +66,13 @@ fn joined_user_namespace_is_the_one_named() {
     let mut b = Bundle::sleeper();
     b.join("user", holder.path("user")).map_ids();
     let c = b.started();
-    let inside = std::fs::read_link(format!("/proc/{}/ns/user", c.pid())).unwrap();
-    assert_eq!(inside.display().to_string(), holder.identity("user"));
+    let joined = std::fs::read_link(format!("/proc/{}/ns/user", c.pid())).unwrap();
+    assert_eq!(joined.display().to_string(), holder.identity("user"));
     let exec = c.exec(&["readlink", "/proc/self/ns/user"]).success().stdout;
     assert_eq!(exec.trim(), holder.identity("user"));
 }
 
-fn ordinary_user_is_root_inside() {
+fn ordinary_user_is_root_in_the_container() {
     let mut b = Bundle::of_ordinary_user();
     assert_eq!(
         b.output_of("id -u; cat /proc/self/setgroups; echo $$"),
@@ -91,8 +92,8 @@ fn ordinary_user_execs_into_the_container() {
     assert_eq!(c.exec(&["hostname"]).success().stdout.trim(), "box");
 }
 
-/// A namespace made before the user namespace would belong to the host: its root could not set the
-/// host's name in it.
+/// A namespace that was made before the user namespace would belong to the host: the container's
+/// root could not set the host name in it.
 fn namespaces_are_owned_by_the_new_user_namespace() {
     let mut b = Bundle::with_user_namespace();
     b.add_caps(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]);
@@ -104,8 +105,8 @@ fn namespaces_are_owned_by_the_new_user_namespace() {
     );
 }
 
-/// crun's way: the user's own id is root, and there are no others where the host grants none.
-fn ordinary_user_without_mappings_is_root_inside() {
+/// As crun does it: the user's own id is root, and there are no others where the host grants none.
+fn ordinary_user_without_mappings_is_root_in_the_container() {
     only_hull!("runc wants mappings");
     let mut b = Bundle::of_ordinary_user();
     b.remove("/linux/uidMappings").remove("/linux/gidMappings");
@@ -124,7 +125,7 @@ fn crun_config_for_ordinary_users_runs() {
             .args(["spec", "--rootless"])
             .current_dir(&dir),
     ) {
-        skip!("crun is not here to write its config");
+        skip!("crun is not installed, which writes the config");
     }
     let mut b = Bundle::of_ordinary_user();
     b.spec = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();

@@ -1,9 +1,9 @@
-//! The second wall's channel under load: streams of twenty execs at once, a reader that has
-//! stopped, and signals in between.
+//! The channel between host and guest under load: the streams of twenty execs at once, readers that
+//! do not read, and signals meanwhile.
 
-use crate::support::machine::Machine;
-use crate::support::runtime::{Container, number, text, until};
-use crate::support::{fixture, harness, leaks, runtime};
+use crate::support::runtime::{Container, text, until, wait};
+use crate::support::vm::{LIMIT, Vm};
+use crate::support::{fixture, leaks};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,15 +12,15 @@ use std::sync::Barrier;
 
 tests![
     ten_thousand_frames_of_twenty_execs,
-    what_was_written_last_waits_for_its_reader
+    last_output_waits_for_its_reader
 ];
 
 const EXECS: usize = 20;
-/// Of each exec, each way. The frames carry 16 KiB at most: these are 10240 of them, and as many
-/// that give credit.
+/// The bytes of each exec in each direction. A frame has 16 KiB at most: these are 10240 frames,
+/// and as many frames that give credit.
 const BYTES: usize = 4 << 20;
 
-/// Bytes that no text has, and no other exec.
+/// Random bytes.
 fn noise() -> Vec<u8> {
     let mut bytes = vec![0; BYTES];
     File::open("/dev/urandom")
@@ -38,7 +38,7 @@ fn exec(container: &Container, script: &str, stdin: Stdio, stdout: Stdio) -> Chi
     leaks::spawn(command.stdin(stdin).stdout(stdout)).unwrap()
 }
 
-/// A signal to the process of an exec's that stands for the program.
+/// Sends a signal to the process that stands for the program of an exec on the host.
 fn signal(child: &Child, signal: Signal) {
     let children = || text(format!("/proc/{0}/task/{0}/children", child.id()));
     until("the exec's process", || {
@@ -51,22 +51,13 @@ fn signal(child: &Child, signal: Signal) {
     .unwrap();
 }
 
-fn status(mut child: Child) -> i32 {
-    assert!(
-        harness::wait_within(
-            &mut child,
-            crate::support::machine::LIMIT * runtime::patience()
-        ),
-        "an exec hangs"
-    );
-    let status = number(child.wait().unwrap());
-    leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
-    status
+fn status(child: Child) -> i32 {
+    wait(child, LIMIT)
 }
 
-/// `cat` of random bytes: half of them, and the rest after the signal has come through. What comes
-/// back is what went in.
-fn carries(container: &Container, signalled: &Barrier) {
+/// Sends random bytes through `cat` in the guest: one half, and the other after the container has
+/// got the signal. The same bytes must come back.
+fn echoes(container: &Container, signalled: &Barrier) {
     let (sent, file) = (noise(), fixture::new_dir("back").join("bytes"));
     let mut child = exec(
         container,
@@ -82,12 +73,12 @@ fn carries(container: &Container, signalled: &Barrier) {
     assert_eq!(status(child), 0);
     assert!(
         fs::read(&file).unwrap() == sent,
-        "{} bytes came back of {BYTES}, or others",
+        "{} of {BYTES} bytes came back, or other bytes",
         fs::metadata(&file).unwrap().len()
     );
 }
 
-/// Numbers that follow each other, to the one where the program was ended.
+/// Asserts that the text has consecutive numbers, up to the one at which the program was killed.
 fn assert_counts(said: &str) {
     let (whole, _) = said.rsplit_once('\n').unwrap();
     assert!(
@@ -98,11 +89,11 @@ fn assert_counts(said: &str) {
     );
 }
 
-/// What `seq` writes: more than a pipe holds.
+/// Asserts that the text is the output of `seq`: more than a pipe holds.
 fn assert_numbers(said: &str) {
     assert!(
         said.lines().eq((0..40_000).map(|n| n.to_string())),
-        "{} bytes of its last words",
+        "{} bytes of the last output",
         said.len()
     );
 }
@@ -119,21 +110,20 @@ fn rest_of(child: &mut Child) -> String {
 }
 
 fn ten_thousand_frames_of_twenty_execs() {
-    only_hull!("the second wall");
-    let mut machine = Machine::sh(
+    only_hull!("the VM backend");
+    let mut vm = Vm::sh(
         "trap 'echo caught >>/dir/log' USR1; trap 'exit 0' TERM; echo >/dir/ready; while :; do \
             sleep 0.1; done",
     );
     let dir = fixture::new_dir("volume");
-    machine
-        .bundle
+    vm.bundle
         .mount("/dir", "bind", dir.to_str().unwrap(), &["rbind"]);
-    let container = machine.create(&[]);
+    let container = vm.create(&[]);
     container.start();
     until("the program", || dir.join("ready").exists());
 
-    // Nobody reads what these say: one goes on for ever, one waits for its end, one has come to its
-    // own by then.
+    // The test does not read the output of these at first: one runs until SIGTERM, one until
+    // SIGKILL, one exits by itself.
     let counting = "n=0; while :; do echo $n; n=$((n + 1)); done";
     let mut stopped = exec(&container, counting, Stdio::null(), Stdio::piped());
     let killed = exec(
@@ -151,7 +141,7 @@ fn ten_thousand_frames_of_twenty_execs() {
     let signalled = Barrier::new(EXECS + 1);
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..EXECS)
-            .map(|_| scope.spawn(|| carries(&container, &signalled)))
+            .map(|_| scope.spawn(|| echoes(&container, &signalled)))
             .collect();
         container.kill("USR1").success();
         until("the signal among the streams", || {
@@ -160,21 +150,19 @@ fn ten_thousand_frames_of_twenty_execs() {
         signalled.wait();
         all.into_iter().for_each(|thread| thread.join().unwrap());
     });
-    // A signal to what stands for the program is the program's; its SIGKILL too. Neither waits for
-    // the reader.
+    // The program gets a signal, and SIGKILL too, that is sent to the process that stands for it;
+    // neither waits for a reader.
     let running = |word: &str| container.call(&["ps"]).success().stdout.contains(word);
     assert!(running("n=$((n + 1))") && running("cat /dev/zero"));
     signal(&stopped, Signal::TERM);
-    until("the end of one that nobody reads", || {
-        !running("n=$((n + 1))")
-    });
+    until("the end of the first", || !running("n=$((n + 1))"));
     signal(&killed, Signal::KILL);
-    until("the end of another", || !running("cat /dev/zero"));
+    until("the end of the second", || !running("cat /dev/zero"));
     assert_counts(&rest_of(&mut stopped));
     assert_eq!((status(stopped), status(killed)), (143, 137));
-    // It ended long ago, and its last bytes are there still.
+    // The third has exited long before, and its last output is still there.
     assert_eq!(text(dir.join("ended")), "ended\n");
-    until("its end on the host", || {
+    until("the end of exec on the host", || {
         ended.try_wait().unwrap().is_some()
     });
     assert_numbers(&rest_of(&mut ended));
@@ -183,42 +171,22 @@ fn ten_thousand_frames_of_twenty_execs() {
     container.wait_for("stopped");
 }
 
-/// The container's own program ends and its machine with it, while nobody reads: what it wrote
-/// stays in the pipe, as on the shared kernel.
-fn what_was_written_last_waits_for_its_reader() {
-    only_hull!("the second wall");
-    let machine = Machine::sh("seq 0 39999 >&2; seq 0 39999; exit 3");
-    machine.bundle.write();
-    let (id, dir, kernel) = (
-        machine.bundle.id.clone(),
-        machine.bundle.dir.display().to_string(),
-        machine.kernel.display().to_string(),
-    );
-    let container = Container::new(&machine.bundle);
-    let mut create = machine.bundle.runtime.command(&[
-        "create",
-        "--vm",
-        "--vm-kernel",
-        &kernel,
-        "--bundle",
-        &dir,
-        &id,
-    ]);
-    let mut create = leaks::spawn(create.stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap();
-    assert!(create.wait().unwrap().success());
+/// The container's program exits, and its VM with it, before anybody reads the output: it stays in
+/// the pipe, as in the namespace backend.
+fn last_output_waits_for_its_reader() {
+    only_hull!("the VM backend");
+    let vm = Vm::sh("seq 0 39999 >&2; seq 0 39999; exit 3");
+    let container = Container::new(&vm.bundle);
+    let mut command = vm.command("create", &[]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut create = leaks::spawn(&mut command).unwrap();
+    let (mut stdout, mut stderr) = (create.stdout.take().unwrap(), create.stderr.take().unwrap());
+    assert_eq!(status(create), 0);
     container.start();
     container.wait_for("stopped");
-    let mut errors = String::new();
-    create
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut errors)
-        .unwrap();
-    assert_numbers(&errors);
-    assert_numbers(&rest_of(&mut create));
-    leaks::OWN
-        .lock()
-        .unwrap()
-        .remove(&create.id().cast_signed());
+    for stream in [&mut stderr as &mut dyn Read, &mut stdout] {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_numbers(&text);
+    }
 }

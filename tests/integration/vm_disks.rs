@@ -1,6 +1,7 @@
-//! Disks of a machine: an image of the root file system, and block devices of the host's.
+//! The disks of a VM: an image of the root file system, and block devices of the host.
 
-use crate::support::machine::Machine;
+use crate::support::runtime::{LIMIT, finish};
+use crate::support::vm::Vm;
 use crate::support::{fixture, leaks};
 use serde_json::json;
 use std::fs::{self, File};
@@ -11,26 +12,8 @@ use std::process::{Command, Stdio};
 
 tests![the_root_comes_from_an_image, block_devices_are_disks];
 
-fn output(command: &mut Command) -> String {
-    let output = leaks::spawn(
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
-    )
-    .unwrap()
-    .wait_with_output()
-    .unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 fn the_root_comes_from_an_image() {
-    only_hull!("the second wall");
+    only_hull!("the VM backend");
     if !leaks::succeeds(
         Command::new("mkfs.erofs")
             .arg("--help")
@@ -39,14 +22,19 @@ fn the_root_comes_from_an_image() {
     ) {
         skip!("erofs-utils is not installed");
     }
-    let mut machine = Machine::sh(
+    let mut vm = Vm::sh(
         "mount | grep ' / '; ls -ln /etc/passwd; echo new >/etc/new && cat /etc/new; rm \
             /etc/passwd; ls /run/hull 2>&1; true",
     );
-    machine.bundle.writable();
-    let root = machine.bundle.rootfs();
+    vm.bundle.writable();
+    let root = vm.bundle.rootfs();
+    // Each new bundle of another test changes the ctime of a shared file, and hull makes no image of
+    // files that change meanwhile.
+    for name in ["busybox", "probe"] {
+        fixture::make_private(&root.join("bin").join(name));
+    }
     std::os::unix::fs::chown(root.join("etc/passwd"), Some(12), Some(34)).unwrap();
-    let said = machine.run_with(&["--vm-rootfs", "image"]).success().stdout;
+    let said = vm.run_with(&["--vm-rootfs", "image"]).success().stdout;
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines[0].contains(" type overlay "), "{said}");
     assert!(
@@ -56,14 +44,14 @@ fn the_root_comes_from_an_image() {
     assert_eq!(lines[2], "new", "{said}");
     assert!(
         lines[3].contains("No such file"),
-        "nothing of the guest's own is seen: {said}"
+        "the container sees the guest's own files: {said}"
     );
     assert!(
         root.join("etc/passwd").exists() && !root.join("etc/new").exists(),
-        "what it changed is gone"
+        "the bundle's root has changed"
     );
-    let images = |machine: &Machine| {
-        let entries = fs::read_dir(machine.bundle.dir.join("state/@vm"))
+    let images = |vm: &Vm| {
+        let entries = fs::read_dir(vm.bundle.dir.join("state/@vm"))
             .unwrap()
             .flatten()
             .map(|entry| entry.path());
@@ -71,34 +59,34 @@ fn the_root_comes_from_an_image() {
             .filter(|path| path.extension().is_some_and(|end| end == "erofs"))
             .collect::<Vec<PathBuf>>()
     };
-    let first = images(&machine);
+    let first = images(&vm);
     assert_eq!(first.len(), 1);
     let inode = fs::metadata(&first[0]).unwrap().ino();
 
-    // The config's own image, here the one that was just made; and a root that is read-only.
-    machine.bundle.set(
+    // An image that the config names: the one that hull has just made; and a read-only root.
+    vm.bundle.set(
         "/vm",
         json!({ "image": { "path": first[0], "format": "raw" }, "kernel": { "path": "" } }),
     );
-    machine.bundle.set("/root/readonly", json!(true)).args(&[
+    vm.bundle.set("/root/readonly", json!(true)).args(&[
         "sh",
         "-c",
         "touch /etc/other; echo $?; cat /etc/group",
     ]);
-    fs::write(root.join("etc/group"), "of the folder\n").unwrap();
-    let said = machine.run().success().stdout;
+    fs::write(root.join("etc/group"), "of the directory\n").unwrap();
+    let said = vm.run().success().stdout;
     assert!(
-        said.starts_with("1\n") && !said.contains("of the folder"),
+        said.starts_with("1\n") && !said.contains("of the directory"),
         "{said}"
     );
     assert_eq!(
         fs::metadata(&first[0]).unwrap().ino(),
         inode,
-        "the image is used as it is"
+        "hull has made another image"
     );
 }
 
-/// A loop device on a file, for as long as the test lasts.
+/// A loop device on a file; dropping it detaches the device.
 struct Loop {
     device: PathBuf,
     file: PathBuf,
@@ -110,16 +98,8 @@ impl Loop {
         File::create(&file).unwrap().set_len(8 << 20).unwrap();
         fill(&file);
         let mut command = Command::new("losetup");
-        command
-            .args(["--find", "--show"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let made = leaks::spawn(&mut command)
-            .unwrap()
-            .wait_with_output()
-            .unwrap();
+        command.args(["--find", "--show"]).arg(&file);
+        let made = leaks::output(&mut command).unwrap();
         if !made.status.success() {
             skip!(
                 "no loop device: {}",
@@ -154,7 +134,7 @@ impl Drop for Loop {
 }
 
 fn block_devices_are_disks() {
-    only_hull!("the second wall");
+    only_hull!("the VM backend");
     let begins = |file: &Path| {
         File::options()
             .write(true)
@@ -165,16 +145,13 @@ fn block_devices_are_disks() {
     };
     let (plain, closed) = (Loop::new(begins), Loop::new(begins));
     let system = Loop::new(|file| {
-        let folder = fixture::new_dir("files");
-        fs::write(folder.join("file"), "on ext4\n").unwrap();
-        output(
-            Command::new("mkfs.ext4")
-                .args(["-q", "-F", "-d"])
-                .arg(&folder)
-                .arg(file),
-        );
+        let files = fixture::new_dir("files");
+        fs::write(files.join("file"), "on ext4\n").unwrap();
+        let mut mkfs = Command::new("mkfs.ext4");
+        mkfs.args(["-q", "-F", "-d"]).arg(&files).arg(file);
+        finish(mkfs, LIMIT).success();
     });
-    let mut machine = Machine::sh(
+    let mut vm = Vm::sh(
         "head -c 16 /dev/plain; echo; echo 'of the guest   ' | dd of=/dev/plain \
             conv=notrunc,fsync 2>/dev/null; echo $?
         head -c 16 /dev/closed; echo; stat -c '%a %u %g' /dev/closed; echo no | dd of=/dev/closed \
@@ -182,26 +159,25 @@ fn block_devices_are_disks() {
         cat /files/file; touch /files/more; echo $?; ls /dev/vd* 2>/dev/null; exit 0",
     );
     let (major, minor) = closed.numbers();
-    machine.bundle.mount(
+    vm.bundle.mount(
         "/dev/plain",
         "bind",
         plain.device.to_str().unwrap(),
         &["bind"],
     );
-    machine
-        .bundle
+    vm.bundle
         .mount("/files", "ext4", system.device.to_str().unwrap(), &["ro"]);
-    machine.bundle.push("/linux/devices", json!({ "path": "/dev/closed", "type": "b", "major": major, "minor": minor, "fileMode": 0o644, "uid": 3, "gid": 4 }));
-    machine.bundle.push(
+    vm.bundle.push("/linux/devices", json!({ "path": "/dev/closed", "type": "b", "major": major, "minor": minor, "fileMode": 0o644, "uid": 3, "gid": 4 }));
+    vm.bundle.push(
         "/linux/resources/devices",
         json!({ "allow": true, "type": "b", "major": major, "minor": minor, "access": "r" }),
     );
     let (major, minor) = plain.numbers();
-    machine.bundle.push(
+    vm.bundle.push(
         "/linux/resources/devices",
         json!({ "allow": true, "type": "b", "major": major, "minor": minor, "access": "rw" }),
     );
-    let said = machine.run().success().stdout;
+    let said = vm.run().success().stdout;
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(
         lines,
@@ -216,13 +192,15 @@ fn block_devices_are_disks() {
         ],
         "{said}"
     );
-    output(Command::new("sync").arg(&plain.device));
+    let mut sync = Command::new("sync");
+    sync.arg(&plain.device);
+    finish(sync, LIMIT).success();
     assert_eq!(plain.start(), "of the guest   \n");
     assert_eq!(closed.start(), "of the host's   ");
-    // A device that is not there.
-    machine.bundle.push(
+    // A device that does not exist.
+    vm.bundle.push(
         "/linux/devices",
         json!({ "path": "/dev/none", "type": "b", "major": 4000, "minor": 1 }),
     );
-    assert_has!(machine.refused(), "4000:1");
+    assert_has!(vm.refused(), "4000:1");
 }

@@ -1,12 +1,13 @@
-//! What a machine has of memory, while it runs: the balloon takes, and what was made to grow grows.
+//! The memory of a VM: `update --memory` changes it while the guest runs, by the balloon and by
+//! memory that is plugged in.
 
-use crate::support::machine::Machine;
 use crate::support::runtime::{Container, until};
+use crate::support::vm::{REPORT, Vm};
 use serde_json::{Value, json};
 
 tests![
     memory_follows_the_limit,
-    what_the_balloon_took_is_there_when_update_is_done
+    update_returns_after_the_balloon_has_given_back
 ];
 
 /// A line of the guest's /proc/meminfo, in bytes.
@@ -25,21 +26,15 @@ fn memory(container: &Container, line: &str) -> u64 {
 }
 
 fn memory_follows_the_limit() {
-    only_hull!("the second wall");
-    let mut machine = Machine::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
-    machine
-        .bundle
+    only_hull!("the VM backend");
+    let mut vm = Vm::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    vm.bundle
         .set("/linux/resources/memory", json!({ "limit": 128 << 20 }));
-    machine
-        .bundle
+    vm.bundle
         .push("/linux/namespaces", json!({ "type": "cgroup" }));
-    let container = machine.create(&["--vm-memory", "320m", "--vm-memory-max", "800m"]);
+    let container = vm.create(&["--vm-memory", "320m", "--vm-memory-max", "800m"]);
     container.start();
-    let update = |size: &str| {
-        machine
-            .bundle
-            .call(&["update", "--memory", size, &machine.bundle.id])
-    };
+    let update = |size: &str| vm.bundle.call(&["update", "--memory", size, &vm.bundle.id]);
     let limit = || {
         container
             .exec(&["cat", "/sys/fs/cgroup/memory.max"])
@@ -51,7 +46,7 @@ fn memory_follows_the_limit() {
     let hosts = || {
         let stats: Value =
             serde_json::from_str(&container.call(&["events", "--stats"]).success().stdout).unwrap();
-        stats["data"]["machine"]["memory"]["usage"].clone()
+        stats["data"][REPORT]["memory"]["usage"].clone()
     };
     let allocate = |size: &str| {
         container.exec(&[
@@ -68,7 +63,7 @@ fn memory_follows_the_limit() {
     );
     assert!(boot < 320 << 20 && allocate("400M").status != 0, "{boot}");
 
-    // Up: the guest has it when update is done, and its limit and the host's with it.
+    // Up: when update returns, the guest has the memory, and both limits are higher.
     update("600m").success();
     let grown = memory(&container, "MemTotal");
     assert!(grown >= boot + (400 << 20), "{boot} became {grown}");
@@ -81,19 +76,19 @@ fn memory_follows_the_limit() {
     );
     assert!(raised["usage"].as_u64().unwrap() > 300 << 20, "{raised}");
 
-    // Down: what was plugged in is given back, and the balloon takes of what was there at boot.
+    // Down: the guest gives back what was plugged in, and the balloon takes memory of the boot.
     let free = memory(&container, "MemFree");
     update("64m").success();
-    until("the guest gives back what was plugged in", || {
+    until("the guest to give back the plugged memory", || {
         memory(&container, "MemTotal") <= boot
     });
-    until("the balloon has taken", || {
+    until("the balloon to take memory", || {
         memory(&container, "MemFree") < free - (500 << 20)
     });
-    until("the host has it back", || {
+    until("the host to have the memory back", || {
         hosts()["usage"].as_u64().unwrap() < raised["usage"].as_u64().unwrap() - (200 << 20)
     });
-    // Up again: what the balloon took is there when update is done.
+    // Up again: when update returns, the guest has what the balloon took.
     let left = memory(&container, "MemFree");
     update("192m").success();
     let free = memory(&container, "MemFree");
@@ -110,24 +105,22 @@ fn memory_follows_the_limit() {
     container.wait_for("stopped");
 }
 
-/// A balloon so large that the guest needs longer to give it back than a program to begin.
-fn what_the_balloon_took_is_there_when_update_is_done() {
-    only_hull!("the second wall");
-    let mut machine = Machine::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
-    machine
-        .bundle
+/// A balloon so large that the guest needs longer to deflate it than to start a program.
+fn update_returns_after_the_balloon_has_given_back() {
+    only_hull!("the VM backend");
+    let mut vm = Vm::sh("trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    vm.bundle
         .set("/linux/resources/memory", json!({ "limit": 896 << 20 }));
-    let container = machine.create(&["--vm-memory", "1g"]);
+    let container = vm.create(&["--vm-memory", "1g"]);
     container.start();
     let update = |size: &str| {
-        machine
-            .bundle
-            .call(&["update", "--memory", size, &machine.bundle.id])
+        vm.bundle
+            .call(&["update", "--memory", size, &vm.bundle.id])
             .success()
     };
     let free = memory(&container, "MemFree");
     update("64m");
-    until("the balloon has taken", || {
+    until("the balloon to take memory", || {
         memory(&container, "MemFree") < free - (780 << 20)
     });
     update("896m");

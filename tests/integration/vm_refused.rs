@@ -1,51 +1,54 @@
-//! What cannot cross into a machine: each an error that names the field, before there is a machine
-//! (docs/vm.md, "What cannot cross").
+//! What a VM cannot have: each field of the config and each option is an error that names it,
+//! before a VM is made (docs/vm.md, "What cannot cross").
 
+use crate::support::backend::ANNOTATION;
 use crate::support::users::Holder;
 use crate::support::{Bundle, fixture};
 use serde_json::{Value, json};
 use std::os::unix::net::UnixListener;
 
 tests![
-    what_is_the_hosts_is_refused_by_its_field,
-    the_machines_own_section_is_refused_by_its_field,
-    what_a_command_asks_for_is_refused
+    resources_of_the_host_are_refused_by_field,
+    values_of_the_vm_section_are_refused_by_field,
+    options_that_name_host_resources_are_refused
 ];
 
-/// No kernel is looked for, and no machine is made.
+/// Asserts that `create --vm` fails with an error, although the test gives no kernel.
 #[track_caller]
-fn refused(bundle: &Bundle, flags: &[&str], words: &str) {
+fn refused(bundle: &Bundle, flags: &[&str], error: &str) {
     let (container, out) = bundle.try_create(&[&["--vm"], flags].concat());
     assert!(
         container.is_none(),
-        "it was made; refused should be: {words}"
+        "create succeeded; the error should be: {error}"
     );
-    assert_has!(out.failure(), words.to_lowercase());
+    assert_has!(out.failure(), error.to_lowercase());
     assert_has!(
         bundle.call(&["state", &bundle.id]).failure(),
         "does not exist"
     );
 }
 
+/// The same for a field of the config.
 #[track_caller]
-fn set(path: &str, value: Value, words: &str) {
+fn set(path: &str, value: Value, error: &str) {
     let mut bundle = Bundle::new();
-    refused(bundle.set(path, value), &[], words);
+    refused(bundle.set(path, value), &[], error);
 }
 
+/// The same for a bind mount of a special file.
 #[track_caller]
-fn bound(source: &str, words: &str) {
+fn bound(source: &str, kind: &str) {
     let mut bundle = Bundle::new();
     let index = bundle.spec["mounts"].as_array().unwrap().len();
     refused(
         bundle.mount("/mnt", "bind", source, &["bind"]),
         &[],
-        &format!("mounts[{index}]: {source} is {words} of the host"),
+        &format!("mounts[{index}]: {source} is {kind} of the host"),
     );
 }
 
-fn what_is_the_hosts_is_refused_by_its_field() {
-    only_hull!("the second wall");
+fn resources_of_the_host_are_refused_by_field() {
+    only_hull!("the VM backend");
     let dir = fixture::new_dir("host");
     let _listener = UnixListener::bind(dir.join("socket")).unwrap();
     nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -108,7 +111,7 @@ fn what_is_the_hosts_is_refused_by_its_field() {
     );
     let listener = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent", "syscalls": [{ "names": ["sync"], "action": "SCMP_ACT_NOTIFY" }] });
     set("/linux/seccomp", listener, "linux.seccomp.listenerPath");
-    // The guest's tree is v2's, whatever the host's is.
+    // The guest has cgroup v2, whatever the host has.
     for (name, value) in [
         ("kernel", json!(64 << 20)),
         ("disableOOMKiller", json!(true)),
@@ -121,10 +124,10 @@ fn what_is_the_hosts_is_refused_by_its_field() {
     }
 }
 
-fn the_machines_own_section_is_refused_by_its_field() {
-    only_hull!("the second wall");
+fn values_of_the_vm_section_are_refused_by_field() {
+    only_hull!("the VM backend");
     let kernel = || json!({ "path": "/no/such/kernel" });
-    for (section, words) in [
+    for (section, error) in [
         (
             json!({ "kernel": { "path": "/no/such/kernel", "initrd": "/initrd" } }),
             "vm.kernel.initrd",
@@ -143,17 +146,17 @@ fn the_machines_own_section_is_refused_by_its_field() {
         ),
         (json!({ "kernel": kernel() }), "/no/such/kernel"),
     ] {
-        set("/vm", section, words);
+        set("/vm", section, error);
     }
     set(
         "/annotations",
-        json!({ "org.hull.backend": "brick" }),
-        "annotation org.hull.backend=\"brick\": the backends are",
+        json!({ ANNOTATION: "brick" }),
+        &format!("annotation {ANNOTATION}=\"brick\": the walls are"),
     );
 }
 
-fn what_a_command_asks_for_is_refused() {
-    only_hull!("the second wall");
+fn options_that_name_host_resources_are_refused() {
+    only_hull!("the VM backend");
     refused(&Bundle::new(), &["--preserve-fds", "1"], "--preserve-fds");
     let mut bundle = Bundle::new();
     bundle.runtime.env.push(("LISTEN_FDS".into(), "1".into()));
@@ -162,7 +165,7 @@ fn what_a_command_asks_for_is_refused() {
     let (b, root) = (Bundle::new(), fixture::new_dir("root"));
     fixture::fill_rootfs(&root);
     let kept = fixture::new_dir("kept");
-    let words = [
+    let args = [
         "run",
         "--vm",
         "--rootfs",
@@ -172,5 +175,5 @@ fn what_a_command_asks_for_is_refused() {
         "--",
         "true",
     ];
-    assert_has!(b.runtime.call(&words).failure(), "--keep-changes");
+    assert_has!(b.runtime.call(&args).failure(), "--keep-changes");
 }

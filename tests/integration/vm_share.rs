@@ -1,53 +1,46 @@
-//! What a guest may do to the host's files: what the bundle shares, and nothing else.
+//! The share of a VM: the guest reaches the directories that the bundle shares and nothing else of
+//! the host, with the modes and owners that the bundle allows.
 
 use crate::races::Swapper;
-use crate::support::attack::MARK;
-use crate::support::machine::{LIMIT, Machine};
+use crate::support::backend::ANNOTATION;
+use crate::support::fixture;
 use crate::support::runtime::{finish, text};
-use crate::support::{fixture, leaks};
+use crate::support::share_attack::MARK;
+use crate::support::vm::{BOOT_ID, LIMIT, Vm};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 tests![
-    a_share_keeps_to_itself,
-    attacks_on_the_share_reach_nothing,
-    an_annotation_chooses_the_wall_and_ids_are_translated,
-    a_read_only_root_leaves_the_bundle_as_it_was,
+    a_share_reaches_only_its_directories,
+    attacks_on_the_share_fail,
+    an_annotation_chooses_the_backend_and_ids_are_translated,
+    a_read_only_root_leaves_the_bundle_unchanged,
 ];
 
 /// Every file with its mode, owner and content, as one number.
-fn fingerprint(folder: &Path) -> String {
+fn fingerprint(directory: &Path) -> String {
     let script =
         "find . -printf '%p %m %U %G %s %l\\n' | sort; find . -type f -exec sha256sum {} + | sort";
     let mut command = Command::new("sh");
-    command
-        .args(["-c", script])
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let output = leaks::spawn(&mut command)
-        .unwrap()
-        .wait_with_output()
-        .unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
+    command.args(["-c", script]).current_dir(directory);
+    finish(command, LIMIT).success().stdout
 }
 
-fn a_share_keeps_to_itself() {
-    only_hull!("the second wall");
-    let mut machine = Machine::sh("true");
-    let (volume, locked, outside) = (
+fn a_share_reaches_only_its_directories() {
+    only_hull!("the VM backend");
+    let mut vm = Vm::sh("true");
+    let (volume, locked, unshared) = (
         fixture::new_dir("volume"),
         fixture::new_dir("locked"),
-        fixture::new_dir("outside"),
+        fixture::new_dir("unshared"),
     );
-    fs::write(outside.join("secret"), "of the host").unwrap();
+    fs::write(unshared.join("secret"), "of the host").unwrap();
     fs::write(locked.join("file"), "as it was").unwrap();
-    // Links that lead out, from the host's side, before the guest is there.
-    symlink(outside.join("secret"), volume.join("link")).unwrap();
+    // Links that the host has made and that lead out of the share.
+    symlink(unshared.join("secret"), volume.join("link")).unwrap();
     symlink(
         "../../../../../../../../../../etc/shadow",
         volume.join("up"),
@@ -59,15 +52,13 @@ fn a_share_keeps_to_itself() {
     );
     let hosts = volume.join("hosts");
     fs::write(&hosts, "127.0.0.1 here\n").unwrap();
-    machine
-        .bundle
+    vm.bundle
         .writable()
         .mount("/v", "bind", &volume_path, &["rbind"])
         .mount("/l", "bind", &locked_path, &["rbind", "ro"]);
-    machine
-        .bundle
+    vm.bundle
         .mount("/etc/hosts", "bind", hosts.to_str().unwrap(), &["bind"]);
-    machine.bundle.add_caps(&[
+    vm.bundle.add_caps(&[
         "CAP_MKNOD",
         "CAP_CHOWN",
         "CAP_FOWNER",
@@ -88,12 +79,12 @@ fn a_share_keeps_to_itself() {
         say locked 'echo z >/l/file'; say more 'touch /l/more'
         say out 'ls {out}'; say dots 'cat /v/../../../../../../..{out}/secret'
         ln -s {out}/secret /v/made; say made 'cat /v/made'
-        mkdir /v/dir && mv /v/dir /v/moved; echo written >/v/moved/file; mkdir -p /new/folder; \
-        echo in root >/new/folder/file",
-        out = outside.display()
+        mkdir /v/dir && mv /v/dir /v/moved; echo written >/v/moved/file; mkdir -p /new/dir; \
+        echo in root >/new/dir/file",
+        out = unshared.display()
     );
-    machine.bundle.args(&["/bin/sh", "-c", &script]);
-    let out = machine.run().success().stdout;
+    vm.bundle.args(&["/bin/sh", "-c", &script]);
+    let out = vm.run().success().stdout;
     assert!(out.starts_with("127.0.0.1 here\n"), "{out}");
     assert!(
         !out.contains("of the host") && !out.contains("root:"),
@@ -116,7 +107,7 @@ fn a_share_keeps_to_itself() {
     assert_eq!(
         (theirs.uid(), theirs.mode() & 0o6000),
         (0, 0),
-        "root's, and therefore without the bit"
+        "a file of root with the setuid or setgid bit"
     );
     assert_eq!(text(locked.join("file")), "as it was");
     assert_eq!(
@@ -125,50 +116,55 @@ fn a_share_keeps_to_itself() {
         "changes reach the host"
     );
     assert_eq!(
-        text(machine.bundle.rootfs().join("new/folder/file")),
+        text(vm.bundle.rootfs().join("new/dir/file")),
         "in root\n",
         "and the bundle"
     );
 }
 
-/// From inside, with every right that a guest can have, while the host exchanges a folder of the
+/// In the guest, with every capability that helps, while the host exchanges a directory of the
 /// share and a link out of it.
-fn attacks_on_the_share_reach_nothing() {
-    only_hull!("the second wall");
-    let mut machine = Machine::sh("true");
-    let (volume, locked, outside) = (
+fn attacks_on_the_share_fail() {
+    only_hull!("the VM backend");
+    let mut vm = Vm::sh("true");
+    let (volume, locked, unshared) = (
         fixture::new_dir("volume"),
         fixture::new_dir("locked"),
-        fixture::new_dir("outside"),
+        fixture::new_dir("unshared"),
     );
-    fs::write(outside.join("secret"), format!("{MARK}nobody else's")).unwrap();
+    fs::write(unshared.join("secret"), format!("{MARK}nobody else's")).unwrap();
     fs::write(locked.join("file"), "as it was").unwrap();
     fs::create_dir(volume.join("theirs")).unwrap();
-    fs::write(volume.join("theirs/secret"), "inside").unwrap();
-    symlink(&outside, volume.join("theirs-link")).unwrap();
-    symlink(outside.join("secret"), volume.join("their-file-link")).unwrap();
-    machine
-        .bundle
+    fs::write(volume.join("theirs/secret"), "of the share").unwrap();
+    symlink(&unshared, volume.join("theirs-link")).unwrap();
+    symlink(unshared.join("secret"), volume.join("their-file-link")).unwrap();
+    vm.bundle
         .writable()
         .mount("/v", "bind", volume.to_str().unwrap(), &["rbind"])
         .mount("/l", "bind", locked.to_str().unwrap(), &["rbind", "ro"]);
-    machine.bundle.add_caps(&[
+    vm.bundle.add_caps(&[
         "CAP_SYS_ADMIN",
         "CAP_DAC_READ_SEARCH",
         "CAP_DAC_OVERRIDE",
         "CAP_FOWNER",
         "CAP_LINUX_IMMUTABLE",
     ]);
-    machine
-        .bundle
-        .args(&["/bin/probe", "--probe", "attack", outside.to_str().unwrap()]);
-    let (before, locked_before) = (fingerprint(&outside), fingerprint(&locked));
+    vm.bundle.args(&[
+        "/bin/probe",
+        "--probe",
+        "attack",
+        unshared.to_str().unwrap(),
+    ]);
+    let (before, locked_before) = (fingerprint(&unshared), fingerprint(&locked));
     let mut swapper = Swapper::new(volume.join("theirs"), volume.join("theirs-link"));
-    let out = machine.run().success().stdout;
-    assert!(swapper.end() > 100, "the host hardly exchanged anything");
+    let out = vm.run().success().stdout;
+    assert!(
+        swapper.end() > 100,
+        "the host exchanged the names too rarely"
+    );
     assert!(!out.contains("leak"), "{out}");
     assert_eq!(
-        (fingerprint(&outside), fingerprint(&locked)),
+        (fingerprint(&unshared), fingerprint(&locked)),
         (before, locked_before),
         "{out}"
     );
@@ -195,40 +191,34 @@ fn attacks_on_the_share_reach_nothing() {
     }
 }
 
-/// A bundle whose own words ask for a machine, and a volume whose ids are others inside.
-fn an_annotation_chooses_the_wall_and_ids_are_translated() {
-    only_hull!("the second wall");
-    let mut machine = Machine::sh(
+/// A bundle whose annotation chooses the VM backend, and an idmapped volume.
+fn an_annotation_chooses_the_backend_and_ids_are_translated() {
+    only_hull!("the VM backend");
+    let mut vm = Vm::sh(
         "cat /proc/sys/kernel/random/boot_id; stat -c '%u %g' /v/file; touch /v/made; chown 7:8 \
             /v/made; stat -c '%u %g' /v/made",
     );
-    let file = fixture::new_dir("defaults").join("config.toml");
-    fs::write(&file, format!("[vm]\nkernel = {:?}\n", machine.kernel)).unwrap();
+    vm.bundle
+        .runtime
+        .set_defaults(&format!("[vm]\nkernel = {:?}\n", vm.kernel));
     let volume = fixture::new_dir("volume");
     fs::write(volume.join("file"), "").unwrap();
     std::os::unix::fs::chown(volume.join("file"), Some(100_005), Some(100_006)).unwrap();
     std::os::unix::fs::chown(&volume, Some(100_000), Some(100_000)).unwrap();
     // What the file system has on the left is on the right in the mount (config.md, mounts).
     let map = json!([{ "containerID": 100_000, "hostID": 0, "size": 65536 }]);
-    machine.bundle.push("/mounts", json!({
+    vm.bundle.push("/mounts", json!({
         "destination": "/v", "type": "bind", "source": volume, "options": ["rbind", "ridmap"], "uidMappings": map, "gidMappings": map
     }));
-    machine
-        .bundle
-        .set("/annotations", json!({ "org.hull.backend": "vm" }))
+    vm.bundle
+        .set("/annotations", json!({ ANNOTATION: "vm" }))
         .add_caps(&["CAP_CHOWN"]);
-    machine
-        .bundle
-        .runtime
-        .env
-        .push(("HULL_CONFIG".into(), file.display().to_string()));
-    machine.bundle.write();
-    let dir = machine.bundle.dir.display().to_string();
+    vm.bundle.write();
+    let dir = vm.bundle.dir.display().to_string();
     let out = finish(
-        machine
-            .bundle
+        vm.bundle
             .runtime
-            .command(&["run", "--bundle", &dir, &machine.bundle.id]),
+            .command(&["run", "--bundle", &dir, &vm.bundle.id]),
         LIMIT,
     )
     .success()
@@ -236,24 +226,24 @@ fn an_annotation_chooses_the_wall_and_ids_are_translated() {
     let (boot, owners) = out.split_once('\n').unwrap();
     assert_ne!(
         boot,
-        text("/proc/sys/kernel/random/boot_id").trim(),
-        "a kernel of its own"
+        text(BOOT_ID).trim(),
+        "the container runs on the host's kernel"
     );
     assert_eq!(owners, "5 6\n7 8\n");
     let made = fs::metadata(volume.join("made")).unwrap();
     assert_eq!((made.uid(), made.gid()), (100_007, 100_008));
 }
 
-fn a_read_only_root_leaves_the_bundle_as_it_was() {
-    only_hull!("the second wall");
-    let mut machine = Machine::sh("touch /file; echo $?; ls /proc/self >/dev/null && echo proc");
-    let root = machine.bundle.rootfs();
-    for folder in ["proc", "dev", "sys", "tmp"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
+fn a_read_only_root_leaves_the_bundle_unchanged() {
+    only_hull!("the VM backend");
+    let mut vm = Vm::sh("touch /file; echo $?; ls /proc/self >/dev/null && echo proc");
+    let root = vm.bundle.rootfs();
+    for name in ["proc", "dev", "sys", "tmp"] {
+        fs::create_dir_all(root.join(name)).unwrap();
     }
-    machine.bundle.set("/root/readonly", json!(true));
+    vm.bundle.set("/root/readonly", json!(true));
     let before = fingerprint(&root);
-    let out = machine.run().success().stdout;
+    let out = vm.run().success().stdout;
     assert_eq!(out, "1\nproc\n");
     assert_eq!(fingerprint(&root), before);
 }

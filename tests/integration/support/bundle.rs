@@ -1,15 +1,16 @@
-//! A bundle of a test's own: a folder with a root filesystem and a configuration, an id, a state
+//! A bundle of a test's own: a directory with a root filesystem and a configuration, an id, a state
 //! directory and a cgroup.
 
 use super::runtime::{Container, Output, Runtime};
-use super::{cgroups, fixture, spec, users, wall};
+use super::{backend, cgroups, fixture, spec, users};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A bundle, and who drives the runtime on it.
+/// A bundle, and the runtime that is called with it.
+#[derive(Clone)]
 pub struct Bundle {
-    /// The bundle's folder; `rootfs` is below it.
+    /// The bundle's directory; `rootfs` is below it.
     pub dir: PathBuf,
     /// The configuration, written to `config.json` by each call that reads it.
     pub spec: Value,
@@ -22,7 +23,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// The default bundle, driven by root, with no user namespace.
+    /// The default bundle, of root, without a user namespace.
     pub fn new() -> Self {
         let number = fixture::unique();
         let dir = fixture::new_dir("bundle");
@@ -31,8 +32,8 @@ impl Bundle {
         let mut config = spec::default_spec();
         config["linux"]["cgroupsPath"] = json!(cgroup);
         let mut runtime = Runtime::new(dir.join("state"));
-        if wall::is_vm() {
-            wall::share_cache(&runtime.state, None);
+        if backend::is_vm() {
+            backend::share_cache(&runtime.state, None);
         }
         if cgroups::by_systemd() {
             runtime.global.push("--systemd-cgroup".into());
@@ -65,6 +66,15 @@ impl Bundle {
         b
     }
 
+    /// A sleeper with values of `linux.resources`.
+    pub fn limited(resources: &Value) -> Self {
+        let mut b = Self::sleeper();
+        for (name, value) in resources.as_object().unwrap() {
+            b.set(&format!("/linux/resources/{name}"), value.clone());
+        }
+        b
+    }
+
     /// The default bundle with a new user namespace that maps ids 0.. to 200000...
     pub fn with_user_namespace() -> Self {
         let mut b = Self::new();
@@ -72,7 +82,7 @@ impl Bundle {
         b
     }
 
-    /// Adds a new user namespace, and gives it the root filesystem.
+    /// Adds a new user namespace, whose ids own the root filesystem.
     pub fn add_user_namespace(&mut self) {
         self.push("/linux/namespaces", json!({ "type": "user" }));
         self.map_ids();
@@ -86,16 +96,16 @@ impl Bundle {
         fixture::give_to(&self.rootfs(), users::MAPPED, users::MAPPED);
     }
 
-    /// The bundle that `runc spec --rootless` describes, driven by an ordinary user.
+    /// The bundle that `runc spec --rootless` describes, of an ordinary user.
     pub fn of_ordinary_user() -> Self {
         let mut b = Self::new();
         spec::make_rootless(&mut b.spec, users::ORDINARY, users::ORDINARY);
         b.runtime.user = Some(users::ORDINARY);
         fixture::give_to(&b.dir, users::ORDINARY, users::ORDINARY);
-        if wall::is_vm() {
-            // A machine has no network of the host's.
+        if backend::is_vm() {
+            // A VM cannot have the host's network.
             b.push("/linux/namespaces", json!({ "type": "network" }));
-            wall::share_cache(&b.runtime.state, b.runtime.user);
+            backend::share_cache(&b.runtime.state, b.runtime.user);
         }
         b
     }
@@ -154,7 +164,7 @@ impl Bundle {
         self.set("/root/readonly", json!(false))
     }
 
-    /// Leaves a namespace out, so that the runtime's own is kept.
+    /// Leaves a namespace out, so that the container keeps the runtime's own.
     pub fn without_namespace(&mut self, kind: &str) -> &mut Self {
         self.spec["linux"]["namespaces"]
             .as_array_mut()
@@ -181,7 +191,7 @@ impl Bundle {
         .unwrap();
     }
 
-    /// A command of the runtime about this bundle's state directory, ended.
+    /// Runs a command of the runtime to its end, with this bundle's state directory.
     pub fn call(&self, args: &[&str]) -> Output {
         self.runtime.call(args)
     }
@@ -213,7 +223,7 @@ impl Bundle {
         container.expect("created")
     }
 
-    /// `create` with further flags; a guard where it succeeded, and what it said.
+    /// `create` with further flags; a guard where it succeeded, and its output.
     pub fn try_create(&self, flags: &[&str]) -> (Option<Container<'_>>, Output) {
         self.write();
         let mut args = vec!["create", "--bundle", self.dir.to_str().unwrap()];
@@ -223,14 +233,14 @@ impl Bundle {
         ((out.status == 0).then(|| Container::new(self)), out)
     }
 
-    /// `create` and `start`, to where the program itself runs: `start` may return while the first
-    /// process is still the runtime's.
+    /// `create` and `start`; returns when the program itself runs: `start` of some runtimes returns
+    /// while the first process still is the runtime.
     #[track_caller]
     pub fn started(&self) -> Container<'_> {
         let c = self.create();
-        if wall::is_vm() {
+        if backend::is_vm() {
             c.start();
-            // Before it is the program, the guest's process is hull's copy of itself.
+            // Before execve, the process in the guest is hull's copy of itself.
             super::until("the program's start", || {
                 c.call(&["ps"])
                     .success()
@@ -247,19 +257,24 @@ impl Bundle {
         c.start();
         super::until("the program's start", || {
             let now = fs::read_link(&exe).ok();
-            // While one of several threads replaces the program, there is none for a moment.
+            // While one of several threads executes the program, there is no link for a moment.
             gone = if now.is_none() { gone + 1 } else { 0 };
             gone > 5 || (now.is_some() && now != before)
         });
         c
     }
 
-    /// The cgroup's path as the container's own kernel has it: a guest's tree has one container.
-    pub fn cgroup_inside(&self) -> &str {
-        if wall::is_vm() { "/hull" } else { &self.cgroup }
+    /// The cgroup's path in `/proc/self/cgroup` of the container: the tree of a guest has one
+    /// container.
+    pub fn cgroup_in_container(&self) -> &str {
+        if backend::is_vm() {
+            "/hull"
+        } else {
+            &self.cgroup
+        }
     }
 
-    /// The container's cgroup folder in the hierarchy of a controller, by its v1 name.
+    /// The directory of the container's cgroup in the hierarchy of a controller, by its v1 name.
     pub fn cgroup_dir(&self, controller: &str) -> PathBuf {
         let root = cgroups::hierarchy(controller).map_or_else(
             || Path::new("/sys/fs/cgroup").join(controller),
@@ -268,8 +283,8 @@ impl Bundle {
         root.join(self.cgroup.trim_start_matches('/'))
     }
 
-    /// A look at the container's cgroup from within: the second wall's is the guest's. Who looks is
-    /// in it too, and is left out; it makes no process, as there may be room for none.
+    /// Runs a script in the container, in the directory of its cgroup: in VM mode the cgroup is the
+    /// guest's. The script starts no process, since the cgroup may allow no further one.
     fn in_own_cgroup(&self, script: &str) -> Output {
         let script = format!(
             "while IFS=: read -r number _ path; do [ \"$number\" != 0 ] || cd \
@@ -280,7 +295,7 @@ impl Bundle {
 
     /// Whether the container's cgroup has a file.
     pub fn cgroup_has(&self, controller: &str, file: &str) -> bool {
-        if wall::is_vm() {
+        if backend::is_vm() {
             return self.in_own_cgroup(&format!("test -e {file}")).status == 0;
         }
         self.cgroup_dir(controller).join(file).exists()
@@ -289,7 +304,7 @@ impl Bundle {
     /// One file of the container's cgroup.
     #[track_caller]
     pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
-        if wall::is_vm() {
+        if backend::is_vm() {
             let script = format!(
                 "while read -r line; do [ \"$line\" = $$ ] || echo \"$line\"; done < {file}"
             );

@@ -1,5 +1,5 @@
-//! Where this machine's kernel has a controller: in a hierarchy of cgroup v1 or in the one of v2,
-//! found from mountinfo. With `HULL_TEST_SYSTEMD` set, every container's cgroup is made by systemd.
+//! The host's cgroup hierarchies, from mountinfo: whether a controller is in one of cgroup v1 or in
+//! that of v2. With `HULL_TEST_SYSTEMD` set, systemd makes every container's cgroup.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ pub enum Version {
     V2,
 }
 
-/// Whether the suite drives the runtime with `--systemd-cgroup`.
+/// Whether the suite calls the runtime with `--systemd-cgroup`.
 pub fn by_systemd() -> bool {
     std::env::var_os("HULL_TEST_SYSTEMD").is_some()
 }
@@ -21,11 +21,11 @@ pub fn hierarchy(controller: &str) -> Option<(Version, PathBuf)> {
     let mounts = mounts();
     let v1 = mounts
         .iter()
-        .find(|(kind, _, options)| kind == "cgroup" && options.split(',').any(|o| o == controller));
-    if let Some((_, point, _)) = v1 {
-        return Some((Version::V1, point.into()));
+        .find(|m| m.kind == "cgroup" && m.options.split(',').any(|o| o == controller));
+    if let Some(mount) = v1 {
+        return Some((Version::V1, mount.point.clone().into()));
     }
-    let (_, point, _) = mounts.iter().find(|(kind, ..)| kind == "cgroup2")?;
+    let point = &mounts.iter().find(|m| m.kind == "cgroup2")?.point;
     let listed = fs::read_to_string(format!("{point}/cgroup.controllers")).unwrap_or_default();
     let name = v2_name(controller);
     let has = matches!(name, "devices" | "freezer") || listed.split_whitespace().any(|c| c == name);
@@ -41,9 +41,9 @@ pub fn v2_name(controller: &str) -> &str {
     }
 }
 
-/// Which interface a controller speaks here; the test is skipped where there is none.
+/// The interface of a controller on this host; the test is skipped where no hierarchy has it.
 pub fn version(controller: &str) -> Version {
-    if super::wall::is_vm() {
+    if super::backend::is_vm() {
         return Version::V2;
     }
     match hierarchy(controller) {
@@ -52,24 +52,24 @@ pub fn version(controller: &str) -> Version {
     }
 }
 
-/// The interface of a container's controller; none where its kernel has no such controller. A
-/// guest's tree is v2's.
-pub fn speaks(controller: &str) -> Option<Version> {
+/// The interface of a container's controller; none where its kernel has no such controller. The
+/// tree of a guest is v2's.
+pub fn container_version(controller: &str) -> Option<Version> {
     let of_guest = |name: &str| {
         [
             "cpu", "cpuset", "devices", "freezer", "hugetlb", "io", "memory", "pids", "rdma",
         ]
         .contains(&name)
     };
-    match super::wall::is_vm() {
+    match super::backend::is_vm() {
         true => of_guest(v2_name(controller)).then_some(Version::V2),
         false => hierarchy(controller).map(|(version, _)| version),
     }
 }
 
-/// Whether the one tree that a container sees is v2's.
+/// Whether the one tree that a container sees is that of v2.
 pub fn is_pure_v2() -> bool {
-    super::wall::is_vm() || mounts().iter().all(|(kind, ..)| kind == "cgroup2")
+    super::backend::is_vm() || mounts().iter().all(|m| m.kind == "cgroup2")
 }
 
 /// A value that differs between the interfaces.
@@ -81,26 +81,34 @@ pub fn by_version<T>(controller: &str, v1: T, v2: T) -> T {
     }
 }
 
-/// Type, place and the file system's options of each cgroup mount.
-fn mounts() -> Vec<(String, String, String)> {
+/// A mount of a cgroup hierarchy.
+struct Mount {
+    /// `cgroup` or `cgroup2`.
+    kind: String,
+    point: String,
+    /// The options of the file system: v1's controllers are among them.
+    options: String,
+}
+
+fn mounts() -> Vec<Mount> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = |line: &str| {
         let (front, back) = line.split_once(" - ")?;
         let mut back = back.split(' ');
         let kind = back.next().filter(|kind| kind.starts_with("cgroup"))?;
-        Some((
-            kind.to_owned(),
-            front.split(' ').nth(4)?.to_owned(),
-            back.nth(1)?.to_owned(),
-        ))
+        Some(Mount {
+            kind: kind.to_owned(),
+            point: front.split(' ').nth(4)?.to_owned(),
+            options: back.nth(1)?.to_owned(),
+        })
     };
     text.lines().filter_map(mount).collect()
 }
 
-/// Every folder in which a suite's cgroups may begin.
+/// Every directory in which the suite's cgroups may be.
 pub fn roots() -> Vec<PathBuf> {
     let mut all = vec![];
-    for (_, point, _) in mounts() {
+    for mount in mounts() {
         let user = "user.slice/user-1000.slice/user@1000.service";
         for below in [
             "",
@@ -110,7 +118,7 @@ pub fn roots() -> Vec<PathBuf> {
             &format!("{user}/user.slice"),
             &format!("{user}/app.slice"),
         ] {
-            all.push(PathBuf::from(&point).join(below));
+            all.push(PathBuf::from(&mount.point).join(below));
         }
     }
     all.retain(|d| d.is_dir());

@@ -1,12 +1,12 @@
-//! Runs one bundle under runc and under the runtime, and compares what a program sees from the
-//! inside.
+//! Runs one bundle under runc and under the runtime, and compares what a program in the container
+//! sees.
 
 use super::bundle::Bundle;
 use super::{runtime, users};
 use std::path::PathBuf;
 
-/// What the program reports, section by section. Numbers that differ from run to run are taken out
-/// by `normalised`.
+/// What the program reports, section by section. [`normalised`] removes what differs from run to
+/// run.
 const PROBE: &str = r#"
 echo "[status]"; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|Threads|Speculation|Cpus_allowed_list|Mems_allowed_list|CoreDumping|THP)' /proc/self/status
 echo "[pids]"; grep -E '^NS' /proc/self/status | awk '{print $1, NF}'
@@ -25,8 +25,8 @@ echo "[maps]"; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups
 echo "[session]"; awk '{print $5 == $6, $7}' /proc/1/stat
 "#;
 
-/// Asserts that the program inside sees the same under runc as under the runtime. Skips where runc
-/// is not installed.
+/// Asserts that the program sees the same under runc as under the runtime. Skips the test where
+/// runc is not installed.
 #[track_caller]
 pub fn with_runc(bundle: &mut Bundle) {
     let Some(runc) = users::runc() else {
@@ -45,13 +45,7 @@ pub fn with_runc(bundle: &mut Bundle) {
 
 #[track_caller]
 fn view(bundle: &Bundle, program: PathBuf) -> Vec<String> {
-    let mut one = Bundle {
-        spec: bundle.spec.clone(),
-        dir: bundle.dir.clone(),
-        id: bundle.id.clone(),
-        runtime: bundle.runtime.clone(),
-        cgroup: bundle.cgroup.clone(),
-    };
+    let mut one = bundle.clone();
     one.runtime.program = program;
     normalised(&one.run().success().stdout)
 }
@@ -76,11 +70,11 @@ fn normalised(text: &str) -> Vec<String> {
     lines
 }
 
-/// What differs by intent is taken out, each with its reason:
+/// Removes what differs by intent, each with its reason:
 /// - a mask's tmpfs may be bounded (`size`, `nr_inodes`): it is read-only and nothing is to be
 ///   stored in it;
 /// - the tmpfs that holds the cgroup hierarchies may be read-only where runc's is writable;
-/// - ignored signals are handed on by runc, and not by hull (process.rs has a test);
+/// - runc hands ignored signals on, and hull does not (process.rs has a test);
 /// - the owner of an mqueue in a user namespace (mounts.rs has a test).
 fn intended(line: &str) -> String {
     if !line.contains(" - tmpfs ") || line.contains(" /dev") {

@@ -1,4 +1,4 @@
-//! The other side of `--console-socket`: takes the terminal that the runtime sends.
+//! The receiving side of `--console-socket` and similar sockets, and the master of a terminal.
 
 use super::{fixture, harness};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A socket that waits for descriptors.
+/// A listening socket over which the runtime sends descriptors.
 pub struct FdSocket {
     listener: UnixListener,
     /// Its path.
@@ -18,7 +18,7 @@ pub struct FdSocket {
 }
 
 impl FdSocket {
-    /// Listens in a folder of the test's own.
+    /// Listens in a directory of the test's own.
     pub fn new() -> Self {
         let path = fixture::new_dir("socket").join("s");
         let listener = UnixListener::bind(&path).expect("cannot listen");
@@ -27,28 +27,38 @@ impl FdSocket {
         Self { listener, path }
     }
 
-    /// Accepts one connection, and gives what came on it first: the text and the descriptors.
+    /// Accepts one connection, and receives its first message.
     #[track_caller]
-    pub fn receive(&self) -> (Vec<u8>, Vec<OwnedFd>, UnixStream) {
+    pub fn receive(&self) -> Received {
         assert!(
             harness::readable_within(&self.listener, Duration::from_secs(40)),
             "nobody connected to the socket"
         );
         let (stream, _) = self.listener.accept().unwrap();
         let (text, fds) = receive_on(&stream);
-        (text, fds, stream)
+        Received { text, fds, stream }
     }
 
-    /// Takes a terminal from the socket.
+    /// Receives a terminal.
     #[track_caller]
     pub fn terminal(&self) -> Terminal {
-        let (_, mut fds, _) = self.receive();
+        let mut fds = self.receive().fds;
         assert_eq!(fds.len(), 1, "one descriptor belongs on the console socket");
         Terminal(File::from(fds.remove(0)))
     }
 }
 
-/// One message with its descriptors.
+/// The first message of a connection.
+pub struct Received {
+    /// Its bytes.
+    pub text: Vec<u8>,
+    /// The descriptors that were sent with it.
+    pub fds: Vec<OwnedFd>,
+    /// The connection.
+    pub stream: UnixStream,
+}
+
+/// Receives one message with its descriptors.
 #[track_caller]
 pub fn receive_on(stream: &UnixStream) -> (Vec<u8>, Vec<OwnedFd>) {
     assert!(
@@ -75,16 +85,16 @@ pub fn receive_on(stream: &UnixStream) -> (Vec<u8>, Vec<OwnedFd>) {
     (data, fds)
 }
 
-/// The side of a terminal that a person would sit at.
+/// The master side of a terminal.
 pub struct Terminal(pub File);
 
 impl Terminal {
-    /// Types text.
+    /// Types a text.
     pub fn write(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Reads until the text contains `end`, and gives all of it; fails when that does not come.
+    /// Reads until the text contains `end`, and returns all of it; fails where `end` does not come.
     #[track_caller]
     pub fn read_until(&mut self, end: &str) -> String {
         let limit = Instant::now() + Duration::from_secs(40);
@@ -104,7 +114,7 @@ impl Terminal {
         all
     }
 
-    /// Reads to the hang-up.
+    /// Reads until the terminal hangs up.
     pub fn read_to_end(&mut self) -> String {
         let mut all = String::new();
         let mut buffer = [0; 4096];

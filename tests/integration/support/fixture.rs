@@ -1,6 +1,7 @@
-//! Folders: the suite's scratch folder, a test's own below it, and root filesystems made of
+//! Directories: the suite's scratch directory, a test's own below it, and root filesystems made of
 //! Debian's static busybox.
 
+use nix::mount::MsFlags;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -23,12 +24,12 @@ const APPLETS: &str = "sh ash awk base64 basename cat chgrp chmod chown chroot c
     touch tr true truncate tty umount uname uniq unlink unshare uptime usleep vi wc which whoami \
     xargs xxd yes";
 
-/// Makes the suite's scratch folder, which ordinary users may enter, with a copy of busybox in it.
+/// Makes the suite's scratch directory, which ordinary users may enter, with a copy of busybox.
 pub fn make_suite_scratch() -> PathBuf {
     let base =
         std::env::var_os("HULL_TEST_TMP").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
     let dir = base.join(format!("hull-test-{}", std::process::id()));
-    fs::create_dir_all(&dir).expect("cannot make the scratch folder");
+    fs::create_dir_all(&dir).expect("cannot make the scratch directory");
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
     let busybox = BUSYBOX
         .iter()
@@ -36,20 +37,20 @@ pub fn make_suite_scratch() -> PathBuf {
         .expect("the package busybox-static is not installed");
     fs::copy(busybox, dir.join("busybox")).expect("cannot copy busybox");
     fs::set_permissions(dir.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
-    // The suite's own program, which is static, makes inside a container the calls that no applet
+    // The suite's own program is static: in a container it makes the system calls that no applet
     // makes.
     fs::copy(std::env::current_exe().unwrap(), dir.join("probe")).expect("cannot copy the probe");
     dir
 }
 
-/// The suite's scratch folder.
+/// The suite's scratch directory.
 pub fn suite_scratch() -> PathBuf {
     PathBuf::from(
         std::env::var_os("HULL_TEST_SCRATCH").expect("a test runs only below the harness"),
     )
 }
 
-/// The test's own folder below it.
+/// The test's own directory below it.
 pub fn test_scratch() -> PathBuf {
     let dir = suite_scratch().join(std::process::id().to_string());
     fs::create_dir_all(&dir).unwrap();
@@ -57,13 +58,13 @@ pub fn test_scratch() -> PathBuf {
     dir
 }
 
-/// A number that no other call in this process gives.
+/// A number that no other call in this process returns.
 pub fn unique() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A new empty folder of the test's own, entered by everyone.
+/// A new empty directory of the test's own, which everyone may enter.
 pub fn new_dir(name: &str) -> PathBuf {
     let dir = test_scratch().join(format!("{}-{name}", unique()));
     fs::create_dir_all(&dir).unwrap();
@@ -95,7 +96,8 @@ pub fn fill_rootfs(root: &Path) {
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
 }
 
-/// Gives the folders and plain files below `root` (not busybox, which is shared) to a user.
+/// Changes the owner of the directories and plain files below `root` (not of busybox, which the
+/// tests share).
 pub fn give_to(root: &Path, uid: u32, gid: u32) {
     let Ok(entries) = fs::read_dir(root) else {
         return;
@@ -111,8 +113,21 @@ pub fn give_to(root: &Path, uid: u32, gid: u32) {
     chown(root, Some(uid), Some(gid)).unwrap();
 }
 
-/// Writes a program into a root filesystem.
+/// Replaces a file that root filesystems share by hard links (busybox and the probe) by a copy.
+pub fn make_private(path: &Path) {
+    let copy = path.with_extension("copy");
+    fs::copy(path, &copy).unwrap();
+    fs::rename(copy, path).unwrap();
+}
+
+/// Writes an executable file.
 pub fn write_executable(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Mounts a tmpfs. The test needs a mount namespace of its own (`users::private_mounts`).
+pub fn mount_tmpfs(dir: &Path, flags: MsFlags, data: Option<&str>) {
+    nix::mount::mount(Some("tmpfs"), dir, Some("tmpfs"), flags, data)
+        .expect("cannot mount a tmpfs");
 }

@@ -1,8 +1,8 @@
-//! Runs each test in a process of its own, so that a test may change its namespaces and its user, a
-//! hang is ended, and whatever is left behind (a mount, a cgroup, a process, a state directory) is
-//! laid at the door of the test that left it.
+//! Runs each test in a process of its own. A test may therefore change its namespaces and its user;
+//! the harness kills a test that hangs, and blames what is left behind (a mount, a cgroup, a
+//! process, a state directory) on the test that left it.
 
-use super::{fixture, leaks, wall};
+use super::{backend, fixture, leaks};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// A test: its name with its module's, and what it does. It fails by a panic.
+/// A test: its name with its module's, and its function. It fails by a panic.
 #[derive(Clone, Copy)]
 pub struct Test {
     /// `integration::module::function`
@@ -30,7 +30,7 @@ impl Test {
     }
 }
 
-/// The longest that one test may take before it is ended as hung.
+/// The longest that one test may take before the harness kills it as hung.
 const LIMIT: Duration = Duration::from_secs(240);
 
 struct Skip(String);
@@ -84,7 +84,7 @@ pub fn main(modules: &[&[Test]]) -> ExitCode {
         return super::raw::probe();
     }
     if std::env::args().nth(1).as_deref() == Some("swrk") {
-        return super::life::double();
+        return super::programs::criu_double();
     }
     let o = options();
     let all = modules.iter().flat_map(|m| m.iter().copied());
@@ -112,12 +112,15 @@ pub fn main(modules: &[&[Test]]) -> ExitCode {
     parent(chosen, &o)
 }
 
-/// In the test's own process: run the test, and say by the exit status how it ended.
+/// In the test's own process: runs the test. The exit status tells the result.
 fn child(test: Test) -> ExitCode {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .expect("cannot become a subreaper");
-    if let Some(reason) = wall::elsewhere(test.short()).filter(|_| wall::is_vm()) {
-        println!("SKIP not of a machine: {reason}");
+    let not_applicable = backend::is_vm()
+        .then(|| backend::not_applicable(test.short()))
+        .flatten();
+    if let Some(reason) = not_applicable {
+        println!("SKIP not applicable in VM mode: {reason}");
         return ExitCode::from(77);
     }
     super::runtime::prepare_view();
@@ -147,8 +150,8 @@ struct Tally {
     skipped: usize,
 }
 
-/// Up to this many tests that failed beside others are tried once more, alone: so a test that two
-/// busy cores upset is told from one that is broken. Both tries are printed.
+/// Up to this many tests that failed beside others are tried once more, alone: a broken test fails
+/// again, and one that suffered from two busy cores does not. The harness prints both results.
 const SECOND_TRIES: usize = 6;
 
 impl Tally {
@@ -165,13 +168,13 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .expect("cannot become a subreaper");
     let scratch = fixture::make_suite_scratch();
-    let before = leaks::Machine::now();
+    let before = leaks::Host::now();
     let (queue, tally) = (Mutex::new(chosen), Mutex::new(Tally::default()));
     std::thread::scope(|s| {
         for _ in 0..o.jobs {
             s.spawn(|| {
                 while let Some(test) = { queue.lock().unwrap().pop_front() } {
-                    one_whatever_happens(test, &scratch, o.nocapture, &tally);
+                    one_or_failed(test, &scratch, o.nocapture, &tally);
                 }
             });
         }
@@ -182,7 +185,7 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
         .second_tries();
     for test in &once_more {
         println!("AGAIN {}", test.short());
-        one_whatever_happens(*test, &scratch, o.nocapture, &tally);
+        one_or_failed(*test, &scratch, o.nocapture, &tally);
     }
     let mut t = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     std::fs::remove_dir_all(&scratch).ok();
@@ -222,9 +225,9 @@ fn parent(chosen: VecDeque<Test>, o: &Options) -> ExitCode {
     }
 }
 
-/// One test; where it is the harness that fails (no process to be had, a full disk), that fails the
-/// test and not the sum of all.
-fn one_whatever_happens(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
+/// Runs one test. Where the harness itself fails (no process can be made, the disk is full), that
+/// fails the test, and the suite goes on.
+fn one_or_failed(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         one(test, scratch, nocapture, tally)
     }));
@@ -253,19 +256,19 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
     }
     let mut process = leaks::spawn(&mut command).expect("cannot start the test's process");
     let pid = process.id();
-    // Not `patience` times: two hung tests must leave an emulated machine the time for its others.
+    // Not `patience` times: after two hung tests an emulated host must have time for the others.
     let limit = LIMIT * super::runtime::patience().min(2);
-    let standing = if ends_within(&process, limit) {
+    let hung_processes = if ends_within(&process, limit) {
         vec![]
     } else {
-        leaks::standing(&scratch.join(pid.to_string()))
+        leaks::hung_processes(&scratch.join(pid.to_string()))
     };
     let hung = !wait_within(&mut process, Duration::ZERO);
     let code = process.wait().expect("cannot wait for the test").code();
     leaks::own().remove(&pid.cast_signed());
     let left = leaks::after_test(pid, &scratch.join(pid.to_string()));
-    // What a hung test leaves is its own failure, and not that of the suite.
-    standing.iter().for_each(leaks::Standing::end);
+    // What a hung test leaves behind must not fail the suite as well.
+    hung_processes.iter().for_each(leaks::Hung::end);
     let said = std::fs::read_to_string(&log_path).unwrap_or_default();
     let mut t = tally.lock().unwrap_or_else(PoisonError::into_inner);
     record(test, code.filter(|_| !hung && left.is_empty()), &said);
@@ -289,16 +292,16 @@ fn one(test: Test, scratch: &Path, nocapture: bool, tally: &Mutex<Tally>) {
             said.lines()
                 .filter(|l| !l.starts_with("note: "))
                 .for_each(|l| println!("  {l}"));
-            standing
+            hung_processes
                 .iter()
-                .for_each(|process| println!("  stood still: {}", process.line));
+                .for_each(|process| println!("  hung: {}", process.line));
             left.iter().for_each(|l| println!("  left behind: {l}"));
         }
     }
 }
 
-/// Adds a line to the file that `HULL_TEST_RESULTS` names: the test, how it ended, and the reason
-/// where it was passed over.
+/// Adds a line to the file that `HULL_TEST_RESULTS` names: the test, its result, and the reason
+/// where it was skipped.
 fn record(test: Test, code: Option<i32>, said: &str) {
     let Some(path) = std::env::var_os("HULL_TEST_RESULTS") else {
         return;
@@ -329,8 +332,7 @@ fn ends_within(process: &Child, limit: Duration) -> bool {
         .is_ok_and(|fd| readable_within(&fd, limit))
 }
 
-/// Waits for a child's end; kills it, through a descriptor that cannot mean another process, when
-/// the time is over. False if killed.
+/// Waits for a child's end; kills it, through its pidfd, when the time is over. False if killed.
 pub fn wait_within(process: &mut Child, limit: Duration) -> bool {
     let pid = Pid::from_child(process);
     let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
@@ -343,7 +345,7 @@ pub fn wait_within(process: &mut Child, limit: Duration) -> bool {
     false
 }
 
-/// Whether a descriptor becomes readable (or its other side goes away) in the time given.
+/// Whether a descriptor becomes readable (or its other side is closed) in the time given.
 pub fn readable_within(fd: &impl std::os::fd::AsFd, limit: Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let until = std::time::Instant::now() + limit;

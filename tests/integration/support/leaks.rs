@@ -1,4 +1,4 @@
-//! What a test, and the suite as a whole, left on the machine.
+//! Finds what a test, and the suite as a whole, left behind on the host.
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
@@ -6,14 +6,14 @@ use rustix::process::{
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The state of the machine that containers could change, as lines to compare.
-pub struct Machine(BTreeSet<String>);
+/// The state of the host that containers could change, as lines to compare.
+pub struct Host(BTreeSet<String>);
 
-impl Machine {
+impl Host {
     /// Reads mounts, cgroups, network namespaces, links and firewall rules.
     pub fn now() -> Self {
         let mut lines = BTreeSet::new();
@@ -49,9 +49,9 @@ impl Machine {
         Self(lines)
     }
 
-    /// What is on the machine now and was not then, together with processes that came to the suite
-    /// as orphans. The machine's other users are not the suite's business: only what carries the
-    /// suite's own names counts for mounts and cgroups.
+    /// What is on the host now and was not then, together with processes that the suite got as
+    /// orphans. Others may use the host too: of mounts and cgroups, only those with the suite's own
+    /// names count.
     pub fn left_since(&self) -> Vec<String> {
         let own = |l: &&String| {
             let shared = l.starts_with("mount ") || l.starts_with("cgroup ");
@@ -101,10 +101,10 @@ fn below(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
 }
 
-/// What the test with this pid left behind; all of it is then cleared away, so that one leak is one
-/// failure.
+/// What the test with this pid left behind; this function then removes all of it, so that one leak
+/// is one failure.
 pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
-    // What is frozen cannot be ended.
+    // A frozen process cannot be killed.
     for d in cgroups(&format!("hull-test-{pid}-")) {
         std::fs::write(d.join("freezer.state"), "THAWED").ok();
         std::fs::write(d.join("cgroup.freeze"), "0").ok();
@@ -134,7 +134,7 @@ pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
             .flatten()
             .flatten()
         {
-            // No id begins so: hull's cache of compiled filters is no container's.
+            // No id begins so: it is a cache of hull.
             if !id.file_name().to_string_lossy().starts_with('@') {
                 left.push(format!("state {}", id.path().display()));
             }
@@ -146,15 +146,15 @@ pub fn after_test(pid: u32, scratch: &Path) -> Vec<String> {
     left
 }
 
-/// A process of a test that does not end.
-pub struct Standing {
-    /// Its state, its place in the kernel and its command line.
+/// A process of a test that hangs.
+pub struct Hung {
+    /// Its state, its kernel stack and its command line.
     pub line: String,
     pidfd: Option<OwnedFd>,
 }
 
-impl Standing {
-    /// Ends it, whatever became of its parents.
+impl Hung {
+    /// Kills it, also where its parents have exited.
     pub fn end(&self) {
         let Some(pidfd) = &self.pidfd else { return };
         pidfd_send_signal(pidfd, Signal::KILL).ok();
@@ -162,8 +162,8 @@ impl Standing {
     }
 }
 
-/// The processes that have to do with a test's folder or are of its process group.
-pub fn standing(scratch: &Path) -> Vec<Standing> {
+/// The processes that use a test's directory or are in its process group.
+pub fn hung_processes(scratch: &Path) -> Vec<Hung> {
     let read = |pid: i32, name: &str| {
         let text = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().replace('\0', " ")
@@ -172,7 +172,7 @@ pub fn standing(scratch: &Path) -> Vec<Standing> {
         .file_name()
         .map(|n| n.display().to_string())
         .unwrap_or_default();
-    let (folder, group) = (scratch.display().to_string(), format!(" {test}"));
+    let (directory, group) = (scratch.display().to_string(), format!(" {test}"));
     let line = |pid: i32| {
         let stack: Vec<String> = read(pid, "stack")
             .lines()
@@ -189,7 +189,7 @@ pub fn standing(scratch: &Path) -> Vec<Standing> {
             stack.join(" < "),
             read(pid, "cmdline")
         );
-        Standing {
+        Hung {
             line,
             pidfd: Pid::from_raw(pid).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok()),
         }
@@ -203,7 +203,7 @@ pub fn standing(scratch: &Path) -> Vec<Standing> {
             pid.to_string() == test
                 || [traces(*pid), read(*pid, "cmdline")]
                     .iter()
-                    .any(|t| t.contains(&folder) || t.ends_with(&group))
+                    .any(|t| t.contains(&directory) || t.ends_with(&group))
         })
         .map(line)
         .collect()
@@ -217,10 +217,10 @@ fn remove_cgroup(dir: &Path) {
 }
 
 /// The children that this process started itself and waits for itself. Locked while one is started,
-/// so that none is taken for an orphan.
-pub static OWN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// so that the reaper does not take it for an orphan.
+static OWN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// The same, also after a test's end by a panic while it was locked.
+/// The lock of [`OWN`], also after a panic of the thread that held it. The reaper waits meanwhile.
 pub fn own() -> MutexGuard<'static, BTreeSet<i32>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -233,17 +233,35 @@ pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
     Ok(child)
 }
 
-/// A command to its end; whether that was a success.
+/// Forgets a child that [`spawn`] started, after its end.
+pub fn forget(child: &Child) {
+    own().remove(&child.id().cast_signed());
+}
+
+/// Runs a command to its end, with no standard input; its output and status.
+pub fn output(command: &mut Command) -> std::io::Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = spawn(command)?;
+    let pid = child.id().cast_signed();
+    let output = child.wait_with_output();
+    own().remove(&pid);
+    output
+}
+
+/// Runs a command to its end; whether it succeeded.
 pub fn succeeds(command: &mut Command) -> bool {
     let Ok(mut child) = spawn(command) else {
         return false;
     };
     let status = child.wait();
-    OWN.lock().unwrap().remove(&child.id().cast_signed());
+    forget(&child);
     status.is_ok_and(|status| status.success())
 }
 
-/// Reaps the orphans that have ended.
+/// Reaps the orphans that have exited.
 pub fn reap_orphans() {
     let own = own();
     children()
@@ -252,8 +270,7 @@ pub fn reap_orphans() {
         .for_each(reap);
 }
 
-/// The processes whose parent this process is, whether it started them or they came to it as
-/// orphans.
+/// The children of this process: those that it started, and the orphans that it got.
 pub fn children() -> Vec<i32> {
     let mut all = vec![];
     for task in std::fs::read_dir("/proc/self/task")
@@ -270,15 +287,20 @@ pub fn children() -> Vec<i32> {
     all
 }
 
-/// Whether a process has ended and waits for its parent to ask for its status.
+/// Whether a process is a zombie.
 pub fn is_zombie(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| rest.starts_with('Z'))
 }
 
-/// Reaps the orphans that came to this process and ended, and ends those that live on; these are
-/// named. Which are meant, `ours` says from their environment and working directory.
+/// Whether a process has ended: it is a zombie or does not exist any more.
+pub fn is_gone(pid: i32) -> bool {
+    is_zombie(pid) || !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Reaps this process's orphans that have exited, and kills those that still run; gives a line for
+/// each that it killed. `ours` chooses them by their [`traces`].
 fn end_orphans(ours: impl Fn(&str) -> bool) -> Vec<String> {
     let mut left = vec![];
     let own = own();
@@ -301,9 +323,10 @@ fn end_orphans(ours: impl Fn(&str) -> bool) -> Vec<String> {
     left
 }
 
+/// A process's environment, its mounts and its process group, by which it is known as a test's.
 fn traces(pid: i32) -> String {
     let of = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    // 0 where the group is of another pid namespace, or the kernel's.
+    // 0 where the group is in another pid namespace, or the kernel's.
     let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid)))
         .map_or(0, nix::unistd::Pid::as_raw);
     format!(

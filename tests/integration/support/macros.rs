@@ -1,7 +1,7 @@
-//! The words that tests are written in.
+//! The macros that tests are written in.
 
-/// Makes the module's table of tests out of the names of its functions. A function that is not in
-/// the table is dead code, and the compiler says so.
+/// Makes the module's table of tests out of the names of its functions. The compiler reports a
+/// function that is not in the table as dead code.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
         /// The tests of this module.
@@ -10,22 +10,22 @@ macro_rules! tests {
     };
 }
 
-/// Ends the test as skipped, with its reason printed.
+/// Ends the test as skipped; the harness prints the reason.
 macro_rules! skip {
     ($($reason:tt)*) => { crate::support::harness::skip(format!($($reason)*)) };
 }
 
-/// Skips the test where another runtime is driven in hull's place; the reason says why the test
+/// Skips the test where the suite runs another runtime than hull; the reason says why the test
 /// could not be proved on runc.
 macro_rules! only_hull {
     ($($reason:tt)*) => {
         if !crate::support::runtime::drives_hull() {
-            skip!("for hull alone: {}", format!($($reason)*));
+            skip!("for hull only: {}", format!($($reason)*));
         }
     };
 }
 
-/// Asserts that a text contains another, and prints both where it does not.
+/// Asserts that a text contains another one; prints both otherwise.
 macro_rules! assert_has {
     ($text:expr, $part:expr) => {{
         let (text, part) = (&$text, &$part);

@@ -1,12 +1,13 @@
-//! The system calls that have no safe wrapper: the probe, which a container runs as `/bin/probe
-//! --probe WORDS`, and the agent's side of seccomp's notifications.
+//! System calls without a safe wrapper: those of the probe, which a container runs as `/bin/probe
+//! --probe WORDS`, and the agent's side of seccomp notifications.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::process::ExitCode;
 
-/// Runs inside a container. `syscall NUMBER ARGS...` makes the call and prints what came back;
-/// `keyring` prints the session keyring's description; `dumpable` prints whether this process may
-/// be traced by its equals.
+/// The probe's entry point, in a container. `syscall NUMBER ARGS...` makes the call and prints its
+/// result; `keyring` prints the description of the session keyring; `dumpable` prints whether
+/// another process of the same user may trace this one; the other words are programs of
+/// [`super::programs`] and [`super::share_attack`].
 pub fn probe() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(2).collect();
     match words.first().map(String::as_str) {
@@ -21,21 +22,21 @@ pub fn probe() -> ExitCode {
             );
         }
         Some("keyring") => println!("{}", keyring()),
-        Some("life") => super::life::life(),
-        Some("echo") => super::life::echo(words[1].parse().expect("a port")),
-        Some("datagrams") => super::life::datagrams(words[1].parse().expect("a port")),
-        Some("notify") => super::life::notify(&words[1..].join("\n")),
-        Some("pages") => super::life::pages(words[1].parse().expect("a number")),
-        Some("attack") => super::attack::attack(&words[1]),
-        Some("lock") => super::life::lock(&words[1]),
-        Some("send") => super::life::send(&words[1]),
+        Some("state") => super::programs::process_state(),
+        Some("echo") => super::programs::echo(words[1].parse().expect("a port")),
+        Some("datagrams") => super::programs::datagrams(words[1].parse().expect("a port")),
+        Some("notify") => super::programs::notify(&words[1..].join("\n")),
+        Some("pages") => super::programs::pages(words[1].parse().expect("a number")),
+        Some("attack") => super::share_attack::attack(&words[1]),
+        Some("lock") => super::programs::lock(&words[1]),
+        Some("send") => super::programs::send(&words[1]),
         Some("dumpable") => println!("{:?}", rustix::process::dumpable_behavior()),
         _ => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
 }
 
-/// A word of memory that this process shares with a child, which adds to it for ever.
+/// A word of memory that this process shares with a child, which runs `work` on it again and again.
 pub fn shared_with_a_child(
     mut work: impl FnMut(&std::sync::atomic::AtomicU64),
 ) -> &'static std::sync::atomic::AtomicU64 {
@@ -61,14 +62,13 @@ pub fn shared_with_a_child(
     word
 }
 
-/// The socket that a program started as `criu swrk 3` has.
+/// The socket that a program has which was started as `criu swrk 3`.
 pub fn third_descriptor() -> std::os::fd::OwnedFd {
     // SAFETY: nobody else in this process uses it.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(3) }
 }
 
-/// Makes a system call whose arguments are numbers alone. Gives `ok N` or the error's number as
-/// `errno N`.
+/// Makes a system call whose arguments are numbers. Returns `ok N`, or the error as `errno N`.
 fn call(number: i64, args: &[i64]) -> String {
     let a = |i: usize| args.get(i).copied().unwrap_or(0);
     // SAFETY: the tests pass numbers that the kernel takes as numbers, or pointers that are null or
@@ -134,7 +134,7 @@ pub fn name_to_handle(path: &str) -> std::io::Result<(i32, Vec<u8>)> {
     Ok((handle[1] as i32, bytes))
 }
 
-/// A file by its handle, on the file system that a descriptor is of (open_by_handle_at(2)).
+/// Opens a file by its handle, on the file system of a descriptor (open_by_handle_at(2)).
 pub fn open_by_handle(
     place: BorrowedFd,
     kind: i32,
@@ -162,8 +162,8 @@ pub fn open_by_handle(
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) })
 }
 
-/// Takes one notification from a seccomp listener and answers it with an error; gives the call's
-/// number and the caller's pid.
+/// Receives one notification from a seccomp listener and answers it with an error; returns the
+/// number of the call and the pid of the caller.
 pub fn answer_with_error(listener: BorrowedFd, errno: i32) -> std::io::Result<(i32, u32)> {
     const RECEIVE: u64 = 0xc050_2100;
     const SEND: u64 = 0xc018_2101;

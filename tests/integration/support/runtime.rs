@@ -1,17 +1,18 @@
-//! Drives the runtime: a command with a time limit, its output, and a guard for a container that
-//! was created.
+//! Drives the runtime: a command with a time limit, its output, and a guard that deletes the
+//! container that a test created.
 
 use super::bundle::Bundle;
-use super::{fixture, harness, leaks, wall};
+use super::{backend, fixture, harness, leaks};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often longer than usual everything may take: `HULL_TEST_PATIENCE`, for an emulated machine.
+/// The factor by which every time limit is longer than usual: `HULL_TEST_PATIENCE`, for an emulated
+/// host or guest.
 pub fn patience() -> u32 {
     std::env::var("HULL_TEST_PATIENCE")
         .ok()
@@ -28,7 +29,7 @@ pub fn path() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_hull")), PathBuf::from)
 }
 
-/// Whether hull itself is driven, and not another runtime in its place.
+/// Whether the suite drives hull itself, and not another runtime.
 pub fn drives_hull() -> bool {
     is_hull(&path())
 }
@@ -40,8 +41,8 @@ pub fn is_hull(program: &Path) -> bool {
         .is_some_and(|n| n.to_string_lossy().starts_with("hull"))
 }
 
-/// crun 1.8 refuses a hybrid cgroup tree: in a mount namespace of the test's own it sees the v1
-/// hierarchies alone.
+/// crun 1.8 refuses a hybrid cgroup tree: this function gives the test a mount namespace in which
+/// crun sees the v1 hierarchies only.
 pub fn prepare_view() {
     if path().file_name().is_some_and(|n| n == "crun") {
         super::users::private_mounts();
@@ -53,7 +54,7 @@ pub fn prepare_view() {
     }
 }
 
-/// Reaps what containers leave to this process, as an engine's shim does.
+/// Reaps the processes that containers leave to this process, as an engine's shim does.
 pub fn start_reaper() {
     std::thread::spawn(|| {
         loop {
@@ -138,13 +139,21 @@ impl Runtime {
         }
     }
 
+    /// Names a file of defaults with this text in the runtime's environment.
+    pub fn set_defaults(&mut self, text: &str) {
+        let file = fixture::new_dir("defaults").join("config.toml");
+        fs::write(&file, text).unwrap();
+        self.env
+            .push(("HULL_CONFIG".into(), file.display().to_string()));
+    }
+
     /// The command line, not started; standard input is `/dev/null`.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(self.program_for_user());
         c.arg("--root")
             .arg(&self.state)
             .args(&self.global)
-            .args(wall::with_flags(&self.program, args, self.user))
+            .args(backend::with_flags(&self.program, args, self.user))
             .stdin(Stdio::null())
             .current_dir("/");
         c.env("HULL_TEST_DIR", fixture::test_scratch());
@@ -158,7 +167,7 @@ impl Runtime {
         c
     }
 
-    /// An ordinary user may be unable to enter the folder where the build is: it gets a copy.
+    /// An ordinary user may be unable to enter the directory of the build, and gets a copy.
     fn program_for_user(&self) -> PathBuf {
         if self.user.is_none() {
             return self.program.clone();
@@ -179,7 +188,7 @@ impl Runtime {
         finish(self.command(args), LIMIT)
     }
 
-    /// The same with text on standard input.
+    /// Runs a command of the runtime to its end, with text on standard input.
     #[track_caller]
     pub fn call_with_input(&self, args: &[&str], input: &str) -> Output {
         let path = fixture::new_dir("stdin").join("input");
@@ -204,10 +213,9 @@ pub fn finish(mut command: Command, limit: Duration) -> Output {
     command.stdout(open("stdout")).stderr(open("stderr"));
     let mut child =
         leaks::spawn(&mut command).unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
-    let pid = child.id().cast_signed();
     let in_time = harness::wait_within(&mut child, limit * patience());
     let status = child.wait().unwrap();
-    leaks::OWN.lock().unwrap().remove(&pid);
+    leaks::forget(&child);
     let read =
         |name: &str| String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap()).into_owned();
     let out = Output {
@@ -223,6 +231,16 @@ pub fn finish(mut command: Command, limit: Duration) -> Output {
     out
 }
 
+/// Waits for the end of a child that [`leaks::spawn`] started; its exit status as a shell gives it.
+#[track_caller]
+pub fn wait(mut child: Child, limit: Duration) -> i32 {
+    let in_time = harness::wait_within(&mut child, limit * patience());
+    let status = child.wait().unwrap();
+    leaks::forget(&child);
+    assert!(in_time, "hung: process {}", child.id());
+    number(status)
+}
+
 /// An exit status as a shell gives it.
 pub fn number(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
@@ -231,25 +249,24 @@ pub fn number(status: ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// Tries until a condition holds. There is no judgement of speed in the limit: it is what a hang
-/// is.
+/// Waits until a condition holds. The limit judges no speed: it tells a hang.
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(40) * patience();
     while !condition() {
-        assert!(Instant::now() < end, "waited in vain: {what}");
+        assert!(Instant::now() < end, "timed out waiting for: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// A container that was created; it is deleted by force at the end of the test, however that comes.
+/// A container that was created. Dropping it runs `delete --force`, also after a panic.
 pub struct Container<'a> {
-    /// The bundle that it was made of.
+    /// Its bundle.
     pub bundle: &'a Bundle,
 }
 
 impl<'a> Container<'a> {
-    /// Takes charge of the bundle's container.
+    /// The guard of the bundle's container.
     pub fn new(bundle: &'a Bundle) -> Self {
         Self { bundle }
     }
@@ -306,7 +323,7 @@ impl<'a> Container<'a> {
             .call(&[&["exec"], flags, &[&self.bundle.id], program].concat())
     }
 
-    /// `exec` of a process given in full.
+    /// `exec` of a process given as a document.
     #[track_caller]
     pub fn exec_process(&self, process: &Value) -> Output {
         let file = fixture::new_dir("process").join("process.json");
@@ -321,16 +338,16 @@ impl<'a> Container<'a> {
         self.bundle.call(&["kill", &self.bundle.id, signal])
     }
 
-    /// The first process's number where the container's cgroup is looked at: on the host, or from
-    /// within the guest.
+    /// The pid of the first process in the container's cgroup: on the host, or in VM mode in the
+    /// guest.
     #[track_caller]
-    pub fn pid_inside(&self) -> i32 {
-        if wall::is_vm() { 1 } else { self.pid() }
+    pub fn pid_in_cgroup(&self) -> i32 {
+        if backend::is_vm() { 1 } else { self.pid() }
     }
 
     /// A namespace of the first process.
     pub fn namespace(&self, kind: &str) -> String {
-        if wall::is_vm() {
+        if backend::is_vm() {
             return self
                 .exec(&["readlink", &format!("/proc/1/ns/{kind}")])
                 .success()
@@ -344,8 +361,7 @@ impl<'a> Container<'a> {
             .to_string()
     }
 
-    /// The numbers of its processes, as `ps` tells them: the host's, or behind the second wall the
-    /// guest's.
+    /// The pids that `ps` prints: those of the host, or in VM mode those of the guest.
     #[track_caller]
     pub fn processes(&self) -> Vec<i32> {
         serde_json::from_str(
@@ -358,9 +374,9 @@ impl<'a> Container<'a> {
         .expect("ps is not JSON")
     }
 
-    /// What the first process runs, by the end of its name.
+    /// The path of the program that the first process runs.
     pub fn program(&self) -> PathBuf {
-        if wall::is_vm() {
+        if backend::is_vm() {
             return self
                 .exec(&["readlink", "/proc/1/exe"])
                 .success()
@@ -373,7 +389,7 @@ impl<'a> Container<'a> {
 
     /// The open descriptors of the first process.
     pub fn descriptors(&self) -> Vec<u32> {
-        let names: Vec<String> = if wall::is_vm() {
+        let names: Vec<String> = if backend::is_vm() {
             self.exec(&["ls", "/proc/1/fd"])
                 .success()
                 .stdout
@@ -391,10 +407,10 @@ impl<'a> Container<'a> {
         all
     }
 
-    /// A file below the first process's folder in the host's `/proc`; behind the second wall, in
-    /// the container's own.
+    /// A file below the first process's directory in `/proc`: that of the host, or in VM mode that
+    /// of the container.
     pub fn proc_file(&self, name: &str) -> String {
-        if wall::is_vm() {
+        if backend::is_vm() {
             return self
                 .exec(&["cat", &format!("/proc/1/{name}")])
                 .success()

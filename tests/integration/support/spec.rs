@@ -1,6 +1,6 @@
-//! The configuration that the tests start from: what `runc spec` gives, without a terminal, and
-//! without the ambient capabilities that older versions wrote: they were never raised, as nothing
-//! is inheritable, and newer runtimes warn of it.
+//! The configuration that the tests start from: that of `runc spec`, without a terminal, and
+//! without the ambient capabilities that older versions wrote: as no capability was inheritable,
+//! they had no effect, and newer runtimes warn of them.
 
 use serde_json::{Value, json};
 
@@ -52,8 +52,8 @@ fn default_mounts() -> Value {
     ])
 }
 
-/// Makes of it what `runc spec --rootless` gives: a user namespace of one id, no network namespace,
-/// no limits, `/sys` bound.
+/// Changes it to that of `runc spec --rootless`: a user namespace of one id, no network namespace,
+/// no limits, a bind mount of `/sys`.
 pub fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
     let linux = &mut spec["linux"];
     linux["namespaces"] = json!([{ "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "user" }]);
@@ -81,7 +81,8 @@ pub fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
     }
 }
 
-/// Sets the value at a path such as `/linux/resources/memory/limit`; objects on the way are made.
+/// Sets the value at a path such as `/linux/resources/memory/limit`, and makes missing objects on
+/// the way.
 pub fn set(spec: &mut Value, path: &str, value: Value) {
     let mut at = spec;
     for key in path.trim_start_matches('/').split('/') {
@@ -97,7 +98,7 @@ pub fn set(spec: &mut Value, path: &str, value: Value) {
     *at = value;
 }
 
-/// Appends to the list at a path; the list is made where there is none.
+/// Appends to the list at a path, which it makes where there is none.
 pub fn push(spec: &mut Value, path: &str, value: Value) {
     if spec.pointer(path).is_none_or(|v| !v.is_array()) {
         set(spec, path, json!([]));

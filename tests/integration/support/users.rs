@@ -1,4 +1,4 @@
-//! Ordinary users, user namespaces made beforehand, and a private view of the mounts.
+//! Ordinary users, namespaces for containers to join, and a mount namespace of the test's own.
 
 use super::{leaks, runtime};
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -12,8 +12,8 @@ pub const ORDINARY: u32 = 12345;
 /// The first id on the host of the mappings that root makes.
 pub const MAPPED: u32 = 200_000;
 
-/// Gives this test's process, and all that it starts from now on, mounts of its own: nothing done
-/// to them reaches the machine.
+/// Gives this test's process, and all that it starts from now on, a mount namespace of its own: its
+/// mounts do not reach the host.
 pub fn private_mounts() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .expect("cannot unshare the mount namespace");
@@ -24,7 +24,7 @@ pub fn private_mounts() {
     .expect("cannot make the mounts private");
 }
 
-/// A process that keeps namespaces alive for containers to join.
+/// A process that holds namespaces for containers to join.
 pub struct Holder(Child);
 
 impl Holder {
@@ -42,8 +42,7 @@ impl Holder {
         Self(child)
     }
 
-    /// A holder with a user namespace that maps ids as the bundles do, and the further namespaces
-    /// given.
+    /// A holder with further namespaces, and a user namespace that maps ids as the bundles do.
     pub fn with_user_namespace(flags: &[&str]) -> Self {
         let holder = Self::new(&[&["--user"], flags].concat());
         let map = format!("0 {MAPPED} 65536\n");
@@ -64,7 +63,7 @@ impl Holder {
         PathBuf::from(format!("/proc/{}/ns/{kind}", self.pid()))
     }
 
-    /// What identifies that namespace, such as `net:[4026531840]`.
+    /// The link of that namespace, such as `net:[4026531840]`.
     pub fn identity(&self, kind: &str) -> String {
         fs::read_link(self.path(kind))
             .unwrap()
@@ -77,11 +76,11 @@ impl Drop for Holder {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
-        leaks::OWN.lock().unwrap().remove(&self.pid().cast_signed());
+        leaks::forget(&self.0);
     }
 }
 
-/// Whether runc is installed, to compare with.
+/// The path of runc where it is installed.
 pub fn runc() -> Option<PathBuf> {
     ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"]
         .iter()
@@ -89,7 +88,7 @@ pub fn runc() -> Option<PathBuf> {
         .find(|p| p.exists())
 }
 
-/// The version that the driven runtime gives itself, for a skip's reason.
+/// The first line of the runtime's `--version`, for the reason of a skip.
 pub fn version() -> String {
     let out = runtime::finish(
         {

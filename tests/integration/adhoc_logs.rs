@@ -1,4 +1,5 @@
-//! Detached containers of people: their output is kept, shown, and gone with them.
+//! The logs of detached adhoc containers (`run -d --rootfs`): `logs` shows the output, whose size
+//! is limited and which `delete` removes.
 
 use crate::support::fixture::{fill_rootfs, new_dir};
 use crate::support::runtime::{Output, Runtime, text, until};
@@ -7,22 +8,23 @@ use std::path::PathBuf;
 
 tests![
     output_is_kept_and_shown,
-    following_ends_with_the_container,
-    the_caller_is_not_held,
-    nothing_of_the_keeper_reaches_the_container,
+    logs_follow_ends_with_the_container,
+    run_detached_does_not_hold_the_callers_pipes,
+    the_container_has_no_descriptors_of_the_keeper,
     a_terminals_output_is_kept,
-    a_log_is_capped,
-    with_rm_nothing_stays,
+    the_size_of_a_log_is_limited,
+    rm_removes_the_container_with_its_log,
     a_failed_start_leaves_nothing,
-    others_have_no_log,
+    containers_of_bundles_have_no_log,
 ];
 
-struct Place {
+/// A runtime, and a root filesystem for its containers.
+struct Adhoc {
     runtime: Runtime,
     root: PathBuf,
 }
 
-impl Place {
+impl Adhoc {
     fn new() -> Self {
         only_hull!("runc keeps no logs");
         let root = new_dir("root");
@@ -58,32 +60,31 @@ impl Place {
 }
 
 fn output_is_kept_and_shown() {
-    let place = Place::new();
-    let started = place
+    let a = Adhoc::new();
+    let started = a
         .detached(
-            "people-log",
+            "adhoc-log",
             &[],
             "echo two >&2; sleep 0.5; echo one; echo three; printf end; exit 3",
         )
         .success();
-    assert_eq!(started.stdout, "people-log\n");
-    place.stopped("people-log");
-    let shown = place.runtime.call(&["logs", "-f", "people-log"]).success();
+    assert_eq!(started.stdout, "adhoc-log\n");
+    a.stopped("adhoc-log");
+    let shown = a.runtime.call(&["logs", "-f", "adhoc-log"]).success();
     assert_eq!(
         (shown.stdout.as_str(), shown.stderr.as_str()),
         ("one\nthree\nend", "two\n")
     );
     assert_eq!(
-        place
-            .runtime
-            .call(&["logs", "--tail", "1", "people-log"])
+        a.runtime
+            .call(&["logs", "--tail", "1", "adhoc-log"])
             .success()
             .stdout,
         "end"
     );
-    let timed = place
+    let timed = a
         .runtime
-        .call(&["logs", "-t", "people-log"])
+        .call(&["logs", "-t", "adhoc-log"])
         .success()
         .stdout;
     let year = text("/proc/driver/rtc").lines().find_map(|line| {
@@ -95,54 +96,48 @@ fn output_is_kept_and_shown() {
         first.ends_with("Z one") && year.is_none_or(|year| first.starts_with(&year)),
         "{first}"
     );
-    assert_has!(place.runtime.call(&["list"]).success().stdout, "stopped");
+    assert_has!(a.runtime.call(&["list"]).success().stdout, "stopped");
     for bad in ["x", "-1", "1.5"] {
         assert!(
-            place
-                .runtime
-                .call(&["logs", &format!("--tail={bad}"), "people-log"])
+            a.runtime
+                .call(&["logs", &format!("--tail={bad}"), "adhoc-log"])
                 .failure()
                 .contains("number of lines")
         );
     }
-    place.delete("people-log");
+    a.delete("adhoc-log");
 }
 
-fn following_ends_with_the_container() {
-    let place = Place::new();
-    place
-        .detached(
-            "people-follow",
-            &[],
-            "for n in 1 2 3 4; do echo line $n; sleep 0.3; done",
-        )
-        .success();
-    let shown = place
-        .runtime
-        .call(&["logs", "-f", "people-follow"])
-        .success();
+fn logs_follow_ends_with_the_container() {
+    let a = Adhoc::new();
+    a.detached(
+        "adhoc-follow",
+        &[],
+        "for n in 1 2 3 4; do echo line $n; sleep 0.3; done",
+    )
+    .success();
+    let shown = a.runtime.call(&["logs", "-f", "adhoc-follow"]).success();
     assert_eq!(shown.stdout, "line 1\nline 2\nline 3\nline 4\n");
-    place.delete("people-follow");
+    a.delete("adhoc-follow");
 }
 
-/// `call` reads its pipes to their end: whoever held them would hold it for the time of the sleep,
-/// past its limit.
-fn the_caller_is_not_held() {
-    let place = Place::new();
-    place.detached("people-held", &[], "sleep 1000").success();
-    let lock = text(place.runtime.state.join("people-held/log.lock"));
+/// `call` waits until its pipes are closed: a process that still had them would make it wait for
+/// the sleep, longer than its limit.
+fn run_detached_does_not_hold_the_callers_pipes() {
+    let a = Adhoc::new();
+    a.detached("adhoc-held", &[], "sleep 1000").success();
+    let lock = text(a.runtime.state.join("adhoc-held/log.lock"));
     assert_eq!(lock, "");
-    place.delete("people-held");
+    a.delete("adhoc-held");
 }
 
-fn nothing_of_the_keeper_reaches_the_container() {
-    let place = Place::new();
-    place
-        .detached("people-fds", &[], "ls -l /proc/self/fd; ls /proc")
+fn the_container_has_no_descriptors_of_the_keeper() {
+    let a = Adhoc::new();
+    a.detached("adhoc-fds", &[], "ls -l /proc/self/fd; ls /proc")
         .success();
-    let shown = place
+    let shown = a
         .runtime
-        .call(&["logs", "-f", "people-fds"])
+        .call(&["logs", "-f", "adhoc-fds"])
         .success()
         .stdout;
     let descriptors: Vec<&str> = shown
@@ -150,7 +145,7 @@ fn nothing_of_the_keeper_reaches_the_container() {
         .skip(1)
         .take_while(|line| line.len() > 20)
         .collect();
-    // 3 is the folder that ls itself has open.
+    // 3 is the directory that ls itself has open.
     assert_eq!(descriptors.len(), 4, "{shown}");
     assert!(descriptors[3].contains(" 3"), "{shown}");
     assert!(
@@ -159,66 +154,60 @@ fn nothing_of_the_keeper_reaches_the_container() {
             && descriptors[2].contains("pipe:"),
         "{shown}"
     );
-    place.delete("people-fds");
+    a.delete("adhoc-fds");
 }
 
 fn a_terminals_output_is_kept() {
-    let place = Place::new();
-    place
-        .detached("people-tty", &["-t"], "tty; echo said")
-        .success();
+    let a = Adhoc::new();
+    a.detached("adhoc-tty", &["-t"], "tty; echo said").success();
     assert_eq!(
-        place
-            .runtime
-            .call(&["logs", "-f", "people-tty"])
+        a.runtime
+            .call(&["logs", "-f", "adhoc-tty"])
             .success()
             .stdout,
         "/dev/pts/0\r\nsaid\r\n"
     );
-    place.delete("people-tty");
+    a.delete("adhoc-tty");
 }
 
-fn a_log_is_capped() {
-    let place = Place::new();
-    place.detached("people-big", &[], "yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -n 600000; echo last").success();
-    place.stopped("people-big");
+fn the_size_of_a_log_is_limited() {
+    let a = Adhoc::new();
+    a.detached("adhoc-big", &[], "yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -n 600000; echo last").success();
+    a.stopped("adhoc-big");
     assert_eq!(
-        place
-            .runtime
-            .call(&["logs", "-f", "--tail", "1", "people-big"])
+        a.runtime
+            .call(&["logs", "-f", "--tail", "1", "adhoc-big"])
             .success()
             .stdout,
         "last\n"
     );
-    let folder = place.runtime.state.join("people-big");
-    let size = |name: &str| fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
+    let state = a.runtime.state.join("adhoc-big");
+    let size = |name: &str| fs::metadata(state.join(name)).map_or(0, |metadata| metadata.len());
     assert!(
         size("log.1") > 0 && size("log") <= 16 << 20 && size("log.1") <= 16 << 20,
         "{} {}",
         size("log"),
         size("log.1")
     );
-    place.delete("people-big");
+    a.delete("adhoc-big");
 }
 
-fn with_rm_nothing_stays() {
-    let place = Place::new();
-    place
-        .detached("people-rm", &["--rm"], "echo gone")
-        .success();
+fn rm_removes_the_container_with_its_log() {
+    let a = Adhoc::new();
+    a.detached("adhoc-rm", &["--rm"], "echo gone").success();
     until("the container to be removed", || {
-        !place.runtime.state.join("people-rm").exists()
+        !a.runtime.state.join("adhoc-rm").exists()
     });
 }
 
 fn a_failed_start_leaves_nothing() {
-    let place = Place::new();
-    let root = place.root.to_str().unwrap();
-    let out = place.runtime.call(&[
+    let a = Adhoc::new();
+    let root = a.root.to_str().unwrap();
+    let out = a.runtime.call(&[
         "run",
         "-d",
         "--name",
-        "people-none",
+        "adhoc-none",
         "--rootfs",
         root,
         "--",
@@ -226,13 +215,13 @@ fn a_failed_start_leaves_nothing() {
     ]);
     assert_eq!((out.status, out.stdout.as_str()), (127, ""));
     assert_has!(out.failure(), "executable file not found");
-    assert!(!place.runtime.state.join("people-none").exists());
+    assert!(!a.runtime.state.join("adhoc-none").exists());
 }
 
-fn others_have_no_log() {
-    let place = Place::new();
+fn containers_of_bundles_have_no_log() {
+    let a = Adhoc::new();
     assert_has!(
-        place.runtime.call(&["logs", "people-nobody"]).failure(),
+        a.runtime.call(&["logs", "adhoc-nobody"]).failure(),
         "does not exist"
     );
     let bundle = crate::support::bundle::Bundle::sleeper();

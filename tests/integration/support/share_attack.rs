@@ -1,7 +1,8 @@
-//! What a guest tries on its share, run inside as `/bin/probe --probe attack OUTSIDE`. OUTSIDE is a
-//! folder of the host's that is not shared; its files begin with [`MARK`]. `/v` is a shared folder
-//! in which the host exchanges a folder and a link too. Each line that is printed is a count or a
-//! refusal; `leak` begins a line that should not be.
+//! Attacks on a guest's share, run in the guest as `/bin/probe --probe attack DIRECTORY`. DIRECTORY
+//! is one of the host that is not shared; its files begin with [`MARK`]. `/v` is a shared
+//! directory, in which the host exchanges a directory and a link meanwhile; `/l` is shared
+//! read-only. Each line of the output is a count or an error; a line that begins with `leak` is an
+//! attack that succeeded.
 
 use super::raw;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, openat, renameat_with};
@@ -14,25 +15,27 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What the host's files begin with. Longer files are not looked at: this program has it in itself.
+/// The beginning of the host's files. (This program contains it too: the attacks read short files
+/// only.)
 pub const MARK: &str = "of the host alone: ";
-/// How long names are exchanged.
+/// How long the race lasts.
 const RACE: Duration = Duration::from_secs(3);
 
-/// All of it.
-pub fn attack(outside: &str) {
-    // The host's swapper has /v/theirs and /v/theirs-link.
+/// Runs all attacks.
+pub fn attack(unshared: &str) {
+    // The host exchanges /v/theirs and /v/theirs-link.
     fs::create_dir("/v/own").unwrap();
-    fs::write("/v/own/secret", "inside").unwrap();
-    symlink(outside, "/v/own-link").unwrap();
-    symlink(format!("../../../../../../..{outside}"), "/v/own-up").unwrap();
+    fs::write("/v/own/secret", "of the guest").unwrap();
+    symlink(unshared, "/v/own-link").unwrap();
+    symlink(format!("../../../../../../..{unshared}"), "/v/own-up").unwrap();
     race(&["/v/own", "/v/own-up", "/v/theirs"]);
-    links(outside);
+    links(unshared);
     renames();
     handles();
     second_mount();
 }
 
+/// Whether a file can be read; prints a leak where it is the host's.
 fn check(what: &str, path: &Path) -> bool {
     let short = fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() < 4096);
     let Some(text) = short.then(|| fs::read(path).ok()).flatten() else {
@@ -44,8 +47,8 @@ fn check(what: &str, path: &Path) -> bool {
     true
 }
 
-/// One thread exchanges names, and this one reads and writes through them.
-fn race(folders: &[&str]) {
+/// One thread exchanges names, and this one reads and writes by them.
+fn race(directories: &[&str]) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let swapper = scope.spawn(|| {
@@ -61,17 +64,18 @@ fn race(folders: &[&str]) {
         });
         let (mut reads, mut tries, end) = (0_u64, 0_u64, Instant::now() + RACE);
         while Instant::now() < end || reads == 0 {
-            for folder in folders {
+            for directory in directories {
+                let directory = Path::new(directory);
                 tries += 1;
-                reads += u64::from(check("a race", &Path::new(folder).join("secret")));
+                reads += u64::from(check("a race", &directory.join("secret")));
                 if let Ok(mut file) = fs::File::options()
                     .append(true)
-                    .open(Path::new(folder).join("secret"))
+                    .open(directory.join("secret"))
                 {
                     let _ = file.write_all(b" and written");
                 }
-                let _ = fs::write(Path::new(folder).join("new"), "by the guest");
-                let _ = fs::create_dir(Path::new(folder).join("folder"));
+                let _ = fs::write(directory.join("new"), "by the guest");
+                let _ = fs::create_dir(directory.join("directory"));
             }
         }
         done.store(true, Ordering::Relaxed);
@@ -82,8 +86,8 @@ fn race(folders: &[&str]) {
     });
 }
 
-/// A hard link to what is not there, or is on another share, by name and by descriptor.
-fn links(outside: &str) {
+/// Hard links to what is not shared or is on another share, by name and by descriptor.
+fn links(unshared: &str) {
     let link = |what: &str, result: rustix::io::Result<()>| match result {
         Ok(()) => println!("leak: linked {what}"),
         Err(errno) => println!("link {what}: {errno}"),
@@ -92,7 +96,7 @@ fn links(outside: &str) {
         "by name",
         linkat(
             CWD,
-            format!("{outside}/secret"),
+            format!("{unshared}/secret"),
             CWD,
             "/v/linked",
             AtFlags::empty(),
@@ -123,7 +127,7 @@ fn links(outside: &str) {
             AtFlags::SYMLINK_FOLLOW,
         ),
     );
-    // What O_PATH holds cannot be opened for writing where the share is read-only.
+    // A descriptor of O_PATH must not open for writing on a read-only share.
     match fs::File::options()
         .write(true)
         .open(format!("/proc/self/fd/{}", held.as_raw_fd()))
@@ -133,9 +137,9 @@ fn links(outside: &str) {
     }
 }
 
-/// Out of the shared folder.
+/// Renames out of the shared directory.
 fn renames() {
-    fs::write("/v/mine", "inside").unwrap();
+    fs::write("/v/mine", "of the guest").unwrap();
     for to in [
         "/v/../mine",
         "/l/mine",
@@ -143,7 +147,7 @@ fn renames() {
         "/v/own-link/mine",
     ] {
         match fs::rename("/v/mine", to) {
-            // One of the three names that the race has left is the folder.
+            // One of the three names that the race has left is the directory.
             Ok(())
                 if fs::rename(to, "/v/mine").is_ok()
                     && fs::symlink_metadata(Path::new(to).parent().unwrap())
@@ -158,7 +162,7 @@ fn renames() {
     }
 }
 
-/// Handles of files that nobody has opened: each number that the server may have given out.
+/// Handles of files that nobody has opened: each number that the share server may have given.
 fn handles() {
     let place = openat(CWD, "/v", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
     let Ok((kind, bytes)) = raw::name_to_handle("/v/mine") else {
@@ -178,7 +182,7 @@ fn handles() {
                 opened += 1;
                 let path = format!("/proc/self/fd/{}", held.as_raw_fd());
                 check("a handle", Path::new(&path));
-                // A folder's parents are no farther away.
+                // A handle of a directory would reach its parents as well.
                 check(
                     "a handle's parent",
                     &Path::new(&path).join("../../../secret"),
@@ -189,7 +193,7 @@ fn handles() {
     println!("handles: {opened} opened");
 }
 
-/// The whole share, by its tag, wherever it leads.
+/// A second mount of the share by its tag, and the files that it shows.
 fn second_mount() {
     fs::create_dir_all("/mnt2").unwrap();
     if let Err(errno) = mount("hull", "/mnt2", "virtiofs", MountFlags::empty(), None) {
@@ -203,9 +207,9 @@ fn second_mount() {
     println!("second mount: {seen} files seen");
 }
 
-fn walk(folder: &Path, depth: u32) -> u64 {
+fn walk(directory: &Path, depth: u32) -> u64 {
     let mut seen = 0;
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         let kernels = ["/proc", "/sys", "/dev"]
             .iter()

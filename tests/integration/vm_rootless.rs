@@ -1,9 +1,9 @@
-//! The second wall of ordinary users: a machine that has no more rights on the host than they have.
+//! VMs of ordinary users: the processes of the VM have no more rights on the host than the user.
 
 use crate::net_rootless::open_tun;
-use crate::net_world::{HOST, World, host_reaches, shell};
-use crate::support::machine::Machine;
-use crate::support::runtime::{text, until};
+use crate::support::network::{HOST, World, host_reaches, shell};
+use crate::support::runtime::{Container, text, until};
+use crate::support::vm::{BOOT_ID, Vm, host_processes};
 use crate::support::{Bundle, fixture, users};
 use serde_json::json;
 use std::fs;
@@ -12,11 +12,11 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 tests![
-    a_machine_of_an_ordinary_user,
-    granted_ids_and_a_network_in_a_machine
+    a_vm_of_an_ordinary_user,
+    a_vm_with_granted_ids_and_a_network
 ];
 
-/// The host's id of a process's namespaces' owner, and whether it holds a capability.
+/// A line of a process's status file.
 fn status_of(pid: i32, name: &str) -> String {
     let status = text(format!("/proc/{pid}/status"));
     status
@@ -27,16 +27,9 @@ fn status_of(pid: i32, name: &str) -> String {
         .to_owned()
 }
 
-fn children(pid: i32) -> Vec<i32> {
-    text(format!("/proc/{pid}/task/{pid}/children"))
-        .split_whitespace()
-        .map(|pid| pid.parse().unwrap())
-        .collect()
-}
-
-fn a_machine_of_an_ordinary_user() {
-    only_hull!("the second wall");
-    let mut machine = Machine::of(|| {
+fn a_vm_of_an_ordinary_user() {
+    only_hull!("the VM backend");
+    let mut vm = Vm::of(|| {
         let mut b = Bundle::of_ordinary_user();
         b.push("/linux/namespaces", json!({ "type": "network" }));
         b.set("/root/readonly", json!(false));
@@ -50,53 +43,65 @@ fn a_machine_of_an_ordinary_user() {
     });
     let volume = fixture::new_dir("volume");
     fixture::give_to(&volume, users::ORDINARY, users::ORDINARY);
-    fs::write(volume.join("mine"), "the machine's\n").unwrap();
-    machine
-        .bundle
+    fs::write(volume.join("mine"), "the host's\n").unwrap();
+    vm.bundle
         .mount("/v", "bind", volume.to_str().unwrap(), &["rbind"]);
     let socket = fixture::new_dir("manager").join("socket");
     let manager = UnixDatagram::bind(&socket).unwrap();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
-    machine
-        .bundle
+    vm.bundle
         .runtime
         .env
         .push(("NOTIFY_SOCKET".into(), socket.display().to_string()));
-    let container = machine.create(&[]);
-    let all: Vec<i32> = children(container.pid())
-        .into_iter()
-        .chain([container.pid()])
-        .collect();
-    assert!(all.len() >= 3, "monitor, share server and machine: {all:?}");
-    let own = users::ORDINARY.to_string();
-    for pid in all {
-        assert!(
-            status_of(pid, "Uid:")
-                .split_whitespace()
-                .all(|id| id == own),
-            "{}: {}",
-            status_of(pid, "Name:"),
-            status_of(pid, "Uid:")
-        );
-        assert_ne!(
-            fs::read_link(format!("/proc/{pid}/ns/user")).unwrap(),
-            fs::read_link("/proc/self/ns/user").unwrap()
-        );
-    }
+    let container = vm.create(&[]);
+    processes_are_the_users(&container);
     container.start();
     let mut said = [0; 16];
     let count = manager.recv(&mut said).unwrap();
     assert_eq!(
         &said[..count],
         b"READY=1\n",
-        "start returns once the program is ready"
+        "start has returned before the program was ready"
     );
     until("the program", || !text(volume.join("boot")).is_empty());
     assert_ne!(
         text(volume.join("boot")),
-        text("/proc/sys/kernel/random/boot_id"),
-        "a kernel of its own"
+        text(BOOT_ID),
+        "the container runs on the host's kernel"
     );
+    roots_files_are_the_users(&container);
+    assert_has!(container.call(&["ps"]).success().stdout, "sleep 0.1");
+    assert_has!(
+        container.call(&["stats", "--no-stream"]).success().stdout,
+        vm.bundle.id
+    );
+    container.kill("TERM").success();
+    container.wait_for("stopped");
+    container.call(&["delete"]).success();
+}
+
+/// Asserts that every process of the VM on the host has the user's id, in a user namespace.
+fn processes_are_the_users(container: &Container) {
+    let all = host_processes(container);
+    assert!(all.len() >= 3, "monitor, share server and QEMU: {all:?}");
+    let user = users::ORDINARY.to_string();
+    for pid in all {
+        let ids = status_of(pid, "Uid:");
+        assert!(
+            ids.split_whitespace().all(|id| id == user),
+            "{}: {ids}",
+            status_of(pid, "Name:")
+        );
+        assert_ne!(
+            fs::read_link(format!("/proc/{pid}/ns/user")).unwrap(),
+            fs::read_link("/proc/self/ns/user").unwrap()
+        );
+    }
+}
+
+/// Asserts that a file of the container's root belongs to the user on the host, and that the
+/// container's root cannot write to a file of the host's root.
+fn roots_files_are_the_users(container: &Container) {
     let out = container.exec(&[
         "sh",
         "-c",
@@ -107,31 +112,18 @@ fn a_machine_of_an_ordinary_user() {
         out.stdout.split_whitespace().collect::<Vec<_>>(),
         ["0", "0", "0", "0", "0", "1"]
     );
-    assert_eq!(
-        fs::metadata(machine.bundle.rootfs().join("made"))
-            .unwrap()
-            .uid(),
-        users::ORDINARY
-    );
-    // What is root's of the host stays so, whatever the guest's root does.
+    let made = fs::metadata(container.bundle.rootfs().join("made")).unwrap();
+    assert_eq!(made.uid(), users::ORDINARY);
     assert_has!(
         container.exec(&["sh", "-c", "echo y >>/v/mine"]).failure(),
         "permission denied"
     );
-    assert_has!(container.call(&["ps"]).success().stdout, "sleep 0.1");
-    assert_has!(
-        container.call(&["stats", "--no-stream"]).success().stdout,
-        machine.bundle.id
-    );
-    container.kill("TERM").success();
-    container.wait_for("stopped");
-    container.call(&["delete"]).success();
 }
 
-/// Ids as an administrator grants them, in this process's own view of the files.
+/// Grants the ordinary user subordinate ids, in files that only this test's mount namespace has.
 fn grant_ids() {
     users::private_mounts();
-    let folder = fixture::new_dir("etc");
+    let etc = fixture::new_dir("etc");
     for (name, line) in [
         (
             "passwd",
@@ -140,7 +132,7 @@ fn grant_ids() {
         ("subuid", "granted:300000:65536".into()),
         ("subgid", "granted:300000:65536".into()),
     ] {
-        let copy = folder.join(name);
+        let copy = etc.join(name);
         let present = fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
         fs::write(&copy, format!("{present}{line}\n")).unwrap();
         rustix::mount::mount_bind(&copy, Path::new("/etc").join(name))
@@ -148,8 +140,8 @@ fn grant_ids() {
     }
 }
 
-fn granted_ids_and_a_network_in_a_machine() {
-    only_hull!("the second wall");
+fn a_vm_with_granted_ids_and_a_network() {
+    only_hull!("the VM backend");
     if ["newuidmap", "pasta"]
         .iter()
         .any(|program| shell(&format!("command -v {program}")).status != 0)
@@ -157,7 +149,7 @@ fn granted_ids_and_a_network_in_a_machine() {
         skip!("newuidmap (uidmap) and pasta (passt) are needed");
     }
     let mut world = None;
-    let mut machine = Machine::of(|| {
+    let mut vm = Vm::of(|| {
         world = Some(World::new());
         open_tun();
         grant_ids();
@@ -177,24 +169,25 @@ fn granted_ids_and_a_network_in_a_machine() {
         ]);
         b
     });
-    let id = machine.bundle.id.clone();
-    machine.bundle.set("/hostname", json!(id));
-    let container = machine.create(&["--network", "default", "-p", "8080:80"]);
+    let id = vm.bundle.id.clone();
+    vm.bundle.set("/hostname", json!(id));
+    let container = vm.create(&["--network", "default", "-p", "8080:80"]);
     container.start();
     let w = world.unwrap();
     until("the published port", || {
-        w.outside_reaches(HOST[0], 8080)
+        w.external_reaches(HOST[0], 8080)
             .is_some_and(|said| said == id)
     });
-    // From the host itself pasta dials the container's loopback, on the host's side.
+    // For a connection from the host, pasta connects to the loopback address of the network
+    // namespace on the host.
     until("the published port, from the host", || {
         host_reaches("127.0.0.1", 8080).is_some_and(|said| said == id)
     });
-    let hers = fs::metadata(machine.bundle.rootfs().join("home/ada/hers")).unwrap();
+    let hers = fs::metadata(vm.bundle.rootfs().join("home/ada/hers")).unwrap();
     assert_eq!(
         (hers.uid(), hers.gid()),
         (300_999, 300_999),
-        "the ids that were granted"
+        "the owner is not one of the granted ids"
     );
     container.kill("KILL").success();
     container.wait_for("stopped");

@@ -1,8 +1,8 @@
-//! What the tests of checkpoint and restore stand on: a criu that fits this kernel, and containers
-//! that are saved and brought back.
+//! What the tests of checkpoint and restore use: a criu that fits this kernel, containers whose
+//! state can be compared before and after, and a double of criu.
 
-use crate::support::runtime::{Output, drives_hull};
-use crate::support::{Bundle, Container, fixture, harness, leaks, runtime, until};
+use super::runtime::{Output, drives_hull};
+use super::{Bundle, Container, fixture, leaks, runtime, until};
 use prost::encoding::decode_varint;
 use std::collections::HashMap;
 use std::fs;
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// A criu that works on this kernel: `HULL_TEST_CRIU`, or what `tests/criu/fetch` has. Skips the
-/// test with the reason where there is none.
+/// A criu that works on this kernel: `HULL_TEST_CRIU`, or the one that `tests/criu/fetch` builds.
+/// Skips the test with the reason where there is none.
 pub fn criu() -> PathBuf {
     if let Some(path) = std::env::var_os("HULL_TEST_CRIU") {
         return path.into();
@@ -29,7 +29,7 @@ pub fn criu() -> PathBuf {
             .stderr
             .lines()
             .next()
-            .unwrap_or("criu cannot be had")
+            .unwrap_or("criu is not available")
             .to_owned();
         fs::write(&failed, &reason).unwrap();
         skip!("{reason}");
@@ -37,7 +37,7 @@ pub fn criu() -> PathBuf {
     PathBuf::from(out.stdout.trim())
 }
 
-/// Its version, as `4.2.1`.
+/// The version of that criu, as `4.2.1`.
 pub fn version() -> String {
     let mut command = Command::new(criu());
     command.arg("--version");
@@ -48,40 +48,35 @@ pub fn version() -> String {
         .to_owned()
 }
 
-/// Runs a command whose stdio is its own business to its end; true where it succeeded.
+/// Runs a command to its end, with the standard streams that it has; whether it succeeded.
 pub fn succeeds(mut command: Command) -> bool {
-    let mut child = leaks::spawn(&mut command).unwrap();
-    let pid = child.id().cast_signed();
-    let in_time = harness::wait_within(&mut child, runtime::LIMIT);
-    let status = child.wait().unwrap();
-    leaks::OWN.lock().unwrap().remove(&pid);
-    in_time && status.success()
+    runtime::wait(leaks::spawn(&mut command).unwrap(), runtime::LIMIT) == 0
 }
 
-/// A bundle whose runtime knows the criu.
+/// A bundle whose runtime uses that criu.
 pub fn bundle(script: &str) -> Bundle {
     with_criu(Bundle::sh(script))
 }
 
-/// Tells the bundle's runtime of the criu.
+/// Gives the bundle's runtime that criu.
 pub fn with_criu(mut b: Bundle) -> Bundle {
     let criu = criu();
     b.runtime
         .global
         .extend(["--criu".into(), criu.to_str().unwrap().into()]);
-    // Without it criu keeps what it knows of the kernel on no disk, and looks each time.
+    // The programs write to /tmp.
     b.writable();
     b
 }
 
-/// `create` and `start` with nothing on stdin, stdout and stderr: what they are is saved too, and
-/// runc cannot save a file of the host.
+/// `create` and `start` with `/dev/null` as standard streams: a checkpoint contains them too, and
+/// runc cannot checkpoint a file of the host.
 #[track_caller]
 pub fn started(b: &Bundle) -> Container<'_> {
     started_with(b, &[])
 }
 
-/// The same with further flags of `create`.
+/// `create` with further flags, and `start`.
 #[track_caller]
 pub fn started_with<'a>(b: &'a Bundle, flags: &[&str]) -> Container<'a> {
     b.write();
@@ -100,15 +95,17 @@ pub fn started_with<'a>(b: &'a Bundle, flags: &[&str]) -> Container<'a> {
     c
 }
 
-/// A container that counts in `/tmp/count`, ten times a second; the number is in its memory alone.
+/// A script that counts, ten times a second, and writes the number to `/tmp/count`; its memory
+/// alone has the number.
+pub const COUNT: &str = "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new \
+    /tmp/count; sleep 0.1; done";
+
+/// A bundle that counts.
 pub fn counter() -> Bundle {
-    bundle(
-        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; \
-            done",
-    )
+    bundle(COUNT)
 }
 
-/// How far a counter is.
+/// The number that a counter has reached.
 pub fn count(b: &Bundle) -> u64 {
     fs::read_to_string(b.rootfs().join("tmp/count"))
         .ok()
@@ -116,25 +113,25 @@ pub fn count(b: &Bundle) -> u64 {
         .unwrap_or(0)
 }
 
-/// Waits until a counter has passed a number, and gives where it is.
+/// Waits until a counter has passed a number, and returns its number then.
 #[track_caller]
 pub fn passed(b: &Bundle, number: u64) -> u64 {
-    until("the counter to go on", || count(b) > number);
+    until("the counter to continue", || count(b) > number);
     count(b)
 }
 
-/// The folders of images and of the log.
-pub struct Saved {
+/// A checkpoint: the directories of its images and of criu's logs.
+pub struct Checkpoint {
     /// `--image-path`.
     pub images: PathBuf,
     /// `--work-path`.
     pub work: PathBuf,
 }
 
-impl Saved {
-    /// New folders; that of the images is made by the runtime.
+impl Checkpoint {
+    /// New directories; the runtime makes that of the images.
     pub fn new() -> Self {
-        let dir = fixture::new_dir("saved");
+        let dir = fixture::new_dir("checkpoint");
         Self {
             images: dir.join("images"),
             work: dir.join("work"),
@@ -150,13 +147,21 @@ impl Saved {
         ]
     }
 
+    /// The directories of another checkpoint, beside those of this one.
+    pub fn beside(&self, name: &str) -> Self {
+        Self {
+            images: self.images.with_file_name(name),
+            work: self.work.with_file_name(format!("{name}-work")),
+        }
+    }
+
     /// `checkpoint`, with further flags.
-    pub fn checkpoint(&self, b: &Bundle, flags: &[&str]) -> Output {
+    pub fn dump(&self, b: &Bundle, flags: &[&str]) -> Output {
         b.call(&[&["checkpoint"], &self.paths()[..], flags, &[&b.id]].concat())
     }
 
-    /// `checkpoint`, which goes on by itself.
-    pub fn begun(&self, b: &Bundle, flags: &[&str]) -> std::process::Child {
+    /// `checkpoint`, started only.
+    pub fn spawn_dump(&self, b: &Bundle, flags: &[&str]) -> std::process::Child {
         let mut command = b
             .runtime
             .command(&[&["checkpoint"], &self.paths()[..], flags, &[&b.id]].concat());
@@ -178,7 +183,7 @@ impl Saved {
         )
     }
 
-    /// A log's text.
+    /// The text of a log.
     pub fn log(&self, name: &str) -> String {
         runtime::text(self.work.join(name))
     }
@@ -186,28 +191,35 @@ impl Saved {
     /// `checkpoint` and `restore`, both of which must succeed.
     #[track_caller]
     pub fn round(b: &Bundle, dump: &[&str], restore: &[&str]) -> Self {
-        let saved = Self::new();
-        saved.dumped(b, dump);
-        let out = saved.restore(b, restore);
-        assert!(
-            out.status == 0,
-            "restore: {}\n{}",
-            out.stderr,
-            saved.tail("restore.log")
-        );
-        saved
+        let checkpoint = Self::new();
+        checkpoint.dumped(b, dump);
+        checkpoint.restored(b, restore);
+        checkpoint
     }
 
     /// `checkpoint`, which must succeed.
     #[track_caller]
     pub fn dumped(&self, b: &Bundle, flags: &[&str]) {
-        let out = self.checkpoint(b, flags);
+        let out = self.dump(b, flags);
         assert!(
             out.status == 0,
             "checkpoint: {}\n{}",
             out.stderr,
             self.tail("dump.log")
         );
+    }
+
+    /// `restore --detach`, which must succeed; its output.
+    #[track_caller]
+    pub fn restored(&self, b: &Bundle, flags: &[&str]) -> Output {
+        let out = self.restore(b, flags);
+        assert!(
+            out.status == 0,
+            "restore: {}\n{}",
+            out.stderr,
+            self.tail("restore.log")
+        );
+        out
     }
 
     fn tail(&self, name: &str) -> String {
@@ -217,35 +229,22 @@ impl Saved {
     }
 }
 
-/// The same bundle and container once more.
-pub fn same(b: &Bundle) -> Bundle {
-    Bundle {
-        dir: b.dir.clone(),
-        spec: b.spec.clone(),
-        id: b.id.clone(),
-        runtime: b.runtime.clone(),
-        cgroup: b.cgroup.clone(),
-    }
-}
-
-/// The test's own program in criu's place: it writes down what it is asked, and refuses it.
+/// A double of criu, which is the test's own program: it records each request and refuses it.
 pub struct Double(PathBuf);
 
 impl Double {
-    /// Puts it in criu's place for a bundle's runtime.
+    /// Makes a bundle's runtime use the double.
     pub fn of(b: &mut Bundle) -> Self {
-        let folder = fixture::new_dir("double");
-        fs::copy(std::env::current_exe().unwrap(), folder.join("criu")).unwrap();
-        b.runtime.global = vec![
-            "--criu".into(),
-            folder.join("criu").to_str().unwrap().into(),
-        ];
-        Self(folder)
+        let directory = fixture::new_dir("double");
+        let criu = directory.join("criu");
+        fs::copy(std::env::current_exe().unwrap(), &criu).unwrap();
+        b.runtime.global = vec!["--criu".into(), criu.to_str().unwrap().into()];
+        Self(directory)
     }
 
-    /// The last request's kind, and the values of one of its options, by the numbers of criu's
-    /// published `rpc.proto`.
-    pub fn asked(&self, number: u64) -> (Vec<u8>, Vec<Vec<u8>>) {
+    /// The type of the last request, and the values of one of its options, by the field numbers of
+    /// criu's published `rpc.proto`.
+    pub fn request(&self, number: u64) -> (Vec<u8>, Vec<Vec<u8>>) {
         let request = fs::read(self.0.join("request")).unwrap();
         let part = |number: u64| {
             fields(&request)
@@ -261,8 +260,8 @@ impl Double {
         (part(1).to_vec(), values.collect())
     }
 
-    /// Whether it was started with a variable of the environment.
-    pub fn had(&self, variable: &str) -> bool {
+    /// Whether its environment had a variable, given as `NAME=VALUE`.
+    pub fn had_variable(&self, variable: &str) -> bool {
         fs::read(self.0.join("environment"))
             .unwrap()
             .split(|byte| *byte == 0)
@@ -271,12 +270,12 @@ impl Double {
 
     /// The value of an option that is given once.
     pub fn option(&self, number: u64) -> Option<Vec<u8>> {
-        self.asked(number).1.pop()
+        self.request(number).1.pop()
     }
 }
 
-/// The fields of a message (protocol buffers, Encoding): their numbers and bytes; a number's as
-/// they stand there.
+/// The fields of a message (protocol buffers, Encoding): their numbers and bytes; an integer as it
+/// is encoded.
 pub fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     let mut found = vec![];
     while !bytes.is_empty() {
@@ -293,12 +292,12 @@ pub fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     found
 }
 
-/// The same bundle under Debian's runc, with a store of its own.
+/// The same bundle under Debian's runc, with a state directory of its own.
 pub fn with_runc(b: &Bundle) -> Bundle {
     if !drives_hull() {
         skip!("for hull and runc together");
     }
-    let mut other = same(b);
+    let mut other = b.clone();
     other.id.push_str("-runc");
     other.runtime.program = PathBuf::from("/usr/sbin/runc");
     other.runtime.state = fixture::new_dir("runc").join("state");
@@ -308,12 +307,7 @@ pub fn with_runc(b: &Bundle) -> Bundle {
     other
 }
 
-/// A guard for a container that was restored.
-pub fn guard(b: &Bundle) -> Container<'_> {
-    Container::new(b)
-}
-
-/// Asks the probe in a container what it has, by a file in its root; its answer's words.
+/// Asks the probe in a container for its state, by a file in its root; the words of its answer.
 #[track_caller]
 pub fn ask(b: &Bundle, question: &str) -> HashMap<String, String> {
     let (ask, answer) = (b.rootfs().join("tmp/ask"), b.rootfs().join("tmp/answer"));
@@ -328,17 +322,9 @@ pub fn ask(b: &Bundle, question: &str) -> HashMap<String, String> {
         .collect()
 }
 
-/// A network namespace of the test's own, with a loopback device.
-pub fn own_network() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    let mut up = Command::new("ip");
-    up.args(["link", "set", "lo", "up"]);
-    assert!(leaks::succeeds(&mut up), "no loopback device");
-}
-
 /// The same bundle for a second container beside the first, with a cgroup of its own.
 pub fn another(b: &Bundle) -> Bundle {
-    let mut other = same(b);
+    let mut other = b.clone();
     other.id.push_str("-2");
     other.cgroup.push_str("-2");
     other.set("/linux/cgroupsPath", serde_json::json!(other.cgroup));

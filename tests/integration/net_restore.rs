@@ -1,6 +1,7 @@
-//! A saved container's networks, given again to the restored one.
+//! The networks of a restored container or a clone: hull's own code attaches them from the record
+//! that a checkpoint keeps. (`checkpoint_net` tests the same by the commands, with criu.)
 
-use crate::net_world::{HOST, World, eventually, ip, links, reaches, rules, start, within};
+use crate::support::network::{HOST, World, eventually, ip, links, reaches, rules, start, within};
 use crate::support::{fixture, leaks, until};
 use hull::net;
 use hull::net::netlink::Namespace;
@@ -12,22 +13,23 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 tests![
-    a_restored_container_has_its_network_again,
+    a_restored_container_has_its_network,
     a_clone_has_a_network_of_its_own,
-    a_network_is_made_again_where_it_is_missing
+    a_missing_network_is_made_again
 ];
 
-/// Does what starts programs, here in the test's own process, while the harness reaps no orphan: it
-/// would take them for some.
+/// Runs code of hull that starts programs in the test's own process. The harness reaps no orphan
+/// meanwhile: it would take these programs for orphans.
 fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
-    let _reaper_waits = leaks::OWN.lock().unwrap();
+    let _reaper_waits = leaks::own();
     work()
 }
 
-/// Stands for a restored container: its namespace, on its networks, with a folder and a process.
+/// A namespace that stands for a restored container: it is on the container's networks, and has a
+/// state directory.
 struct Restored {
     namespace: Namespace,
-    folder: PathBuf,
+    directory: PathBuf,
     setup: Setup,
 }
 
@@ -38,13 +40,13 @@ impl Restored {
         id: &str,
         identity: Identity,
     ) -> hull::Result<Self> {
-        let folder = state.join(id);
-        std::fs::create_dir_all(&folder).unwrap();
+        let directory = state.join(id);
+        std::fs::create_dir_all(&directory).unwrap();
         let setup = saved.setup(&Store::new(state.to_owned()), id, identity)?;
-        setup.prepare_files(&folder)?;
+        setup.prepare_files(&directory)?;
         let restored = Self {
             namespace: saved::new_namespace()?,
-            folder,
+            directory,
             setup,
         };
         undisturbed(|| {
@@ -53,7 +55,7 @@ impl Restored {
                 id,
                 &restored.namespace,
                 std::process::id().cast_signed(),
-                &restored.folder,
+                &restored.directory,
             )
         })?;
         Ok(restored)
@@ -64,7 +66,7 @@ impl Restored {
     }
 
     fn shown(&self) -> String {
-        crate::net_world::run(
+        crate::support::network::run(
             "nsenter",
             &format!("--net={} ip addr show dev eth0", self.path()),
         )
@@ -75,21 +77,22 @@ impl Restored {
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        undisturbed(|| net::release::release(&self.folder)).expect("it cannot be released");
-        std::fs::remove_dir_all(&self.folder).unwrap();
+        undisturbed(|| net::release::release(&self.directory)).expect("it cannot be released");
+        std::fs::remove_dir_all(&self.directory).unwrap();
     }
 }
 
+/// The record of a container's networks, which survives its text form.
 fn saved(w: &World, id: &str) -> SavedNetworks {
     let saved = SavedNetworks::of(&w.state().join(id))
         .unwrap()
-        .expect("it has no network");
+        .expect("the container has no network");
     let text = serde_json::to_string(&saved).unwrap();
     assert_eq!(serde_json::from_str::<SavedNetworks>(&text).unwrap(), saved);
     saved
 }
 
-fn a_restored_container_has_its_network_again() {
+fn a_restored_container_has_its_network() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let (server, client) = (w.server(), w.bundle("sleep 1000"));
@@ -135,7 +138,7 @@ fn a_restored_container_has_its_network_again() {
             .for_each(|stream| stream.unwrap().write_all(b"back").unwrap())
     });
     assert_eq!(
-        eventually("the published port", || w.outside_reaches(HOST[0], 8080)),
+        eventually("the published port", || w.external_reaches(HOST[0], 8080)),
         "back"
     );
     for name in ["www", "again"] {
@@ -143,24 +146,25 @@ fn a_restored_container_has_its_network_again() {
     }
     assert!(
         !c.exec(&["cat", "/etc/hosts"]).stdout.contains(&server.id),
-        "the old id is a name still"
+        "the old id is still a name"
     );
-    neighbours_hear_of_it(&w, &restored, &addresses, &mac);
-    // The first process of the restored container holds the addresses from now on.
+    neighbours_learn_the_address(&w, &restored, &addresses, &mac);
+    // The addresses belong to the first process of the restored container from now on.
     let mut init = leaks::spawn(std::process::Command::new("sleep").arg("1000")).unwrap();
-    saved::adopt(&restored.folder, "again", init.id().cast_signed()).unwrap();
+    saved::adopt(&restored.directory, "again", init.id().cast_signed()).unwrap();
     let record =
         std::fs::read_to_string(w.state().join("@networks/default/endpoints/again")).unwrap();
     assert_has!(record, format!("\"pid\":{},", init.id()));
     init.kill().unwrap();
     init.wait().unwrap();
-    leaks::OWN.lock().unwrap().remove(&init.id().cast_signed());
+    leaks::forget(&init);
     drop((restored, c));
     assert_eq!(rules(), "");
 }
 
-/// A host that thinks the addresses to be elsewhere is set right.
-fn neighbours_hear_of_it(w: &World, restored: &Restored, addresses: &[String], mac: &str) {
+/// Asserts that the restored container announces its addresses: a neighbour with another hardware
+/// address in its table takes the new one over.
+fn neighbours_learn_the_address(w: &World, restored: &Restored, addresses: &[String], mac: &str) {
     let link = w.inspect("default")["link"].as_str().unwrap().to_owned();
     for address in addresses {
         ip(&format!(
@@ -183,8 +187,11 @@ fn a_clone_has_a_network_of_its_own() {
     let saved = saved(&w, &server.id);
     let again = Restored::new(&saved, w.state(), "again", Identity::Same);
     assert_has!(
-        again.err().expect("two have one address").to_string(),
-        "publishes the port already"
+        again
+            .err()
+            .expect("two containers have one address")
+            .to_string(),
+        "the port is container"
     );
     let clone = Restored::new(&saved, w.state(), "clone", Identity::New).unwrap();
     let addresses = w.addresses("default", "clone");
@@ -200,11 +207,11 @@ fn a_clone_has_a_network_of_its_own() {
         2
     );
     eventually("the source is published still", || {
-        w.outside_reaches(HOST[0], 8080)
+        w.external_reaches(HOST[0], 8080)
     });
 }
 
-fn a_network_is_made_again_where_it_is_missing() {
+fn a_missing_network_is_made_again() {
     only_hull!("networks are hull's own");
     let w = World::new();
     w.hull(&[
@@ -225,7 +232,7 @@ fn a_network_is_made_again_where_it_is_missing() {
     drop(c);
     w.hull(&["network", "remove", "blue"]).success();
     until("the links are gone", || links().is_empty());
-    // Another store stands for another host.
+    // Another state directory stands for another host.
     let other = fixture::new_dir("other").join("state");
     let there = Restored::new(&saved, &other, "moved", Identity::Same).unwrap();
     for part in ["10.77.0.9/24", "fd77::", "mtu 1400"] {
@@ -238,7 +245,10 @@ fn a_network_is_made_again_where_it_is_missing() {
         .success();
     let refused = Restored::new(&saved, &other, "moved", Identity::Same);
     assert_has!(
-        refused.err().expect("it has other addresses").to_string(),
-        "has other subnets on this host"
+        refused
+            .err()
+            .expect("the network has other addresses")
+            .to_string(),
+        "has other subnets here"
     );
 }

@@ -1,21 +1,26 @@
-//! The wall behind which the suite runs: `HULL_TEST_WALL=vm` gives every container a machine of its
-//! own, and nothing else changes.
+//! The backend in which the suite runs: with `HULL_TEST_BACKEND=vm` every container that a test
+//! makes gets a VM, and nothing else changes.
 //!
-//! The tests that say nothing of a machine are in [`ELSEWHERE`], each with its reason; the harness
-//! prints it and passes them over.
+//! The tests that do not apply in VM mode are in [`NOT_APPLICABLE`], each with its reason; the
+//! harness skips them and prints the reason.
 
 use super::{fixture, harness, leaks, users};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
-/// Whether containers get machines.
+/// The annotation by which a bundle chooses its backend.
+pub const ANNOTATION: &str = "org.hull.backend";
+/// Its value for the namespace backend. (That for the VM backend is `vm`.)
+pub const NAMESPACES: &str = "namespaces";
+
+/// Whether the suite runs in VM mode.
 pub fn is_vm() -> bool {
-    std::env::var_os("HULL_TEST_WALL").is_some_and(|wall| wall == "vm")
+    std::env::var_os("HULL_TEST_BACKEND").is_some_and(|backend| backend == "vm")
 }
 
-/// Debian's kernel package, unpacked by the script that the test machine uses too; skips the test
-/// where it cannot be had.
+/// Debian's kernel package, unpacked by the script that prepares the test VM too; skips the test
+/// where the package is not available.
 pub fn kernel() -> PathBuf {
     if let Some(found) = std::env::var_os("HULL_TEST_VM_KERNEL") {
         return found.into();
@@ -24,21 +29,13 @@ pub fn kernel() -> PathBuf {
         harness::skip("QEMU is not installed".to_owned());
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/prepare");
-    let mut command = Command::new(script);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let output = leaks::spawn(&mut command)
-        .unwrap()
-        .wait_with_output()
-        .unwrap();
+    let output = leaks::output(&mut Command::new(script)).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let folder = text
+    let directory = text
         .split_whitespace()
         .find_map(|word| word.strip_prefix("kernel="));
-    let image = folder.and_then(|folder| {
-        let entries = std::fs::read_dir(format!("{folder}/boot")).ok()?;
+    let image = directory.and_then(|directory| {
+        let entries = std::fs::read_dir(format!("{directory}/boot")).ok()?;
         entries
             .flatten()
             .map(|entry| entry.path())
@@ -52,8 +49,8 @@ pub fn kernel() -> PathBuf {
     })
 }
 
-/// The same where ordinary users can read it: its folder is bound there, for this process and all
-/// that it starts.
+/// The same kernel at a path that ordinary users can read: this function binds its directory there,
+/// for this process and all that it starts.
 pub fn readable_kernel() -> PathBuf {
     static BOUND: OnceLock<PathBuf> = OnceLock::new();
     let bind = || {
@@ -61,23 +58,22 @@ pub fn readable_kernel() -> PathBuf {
         if std::env::var_os("HULL_TEST_VM_KERNEL").is_some() {
             return image;
         }
-        // Not below what the tests share: beside a mount of the host's an ordinary user's overlay
-        // has no place.
-        let place = PathBuf::from("/mnt");
-        let folder = image.parent().and_then(Path::parent).unwrap();
+        // Not below the suite's scratch directory: an ordinary user's overlay cannot have a layer
+        // there beside a mount that the host made.
+        let target = PathBuf::from("/mnt");
+        let directory = image.parent().and_then(Path::parent).unwrap();
         users::private_mounts();
-        rustix::mount::mount_bind(folder, &place).unwrap();
-        place.join("boot").join(image.file_name().unwrap())
+        rustix::mount::mount_bind(directory, &target).unwrap();
+        target.join("boot").join(image.file_name().unwrap())
     };
     BOUND.get_or_init(bind).clone()
 }
 
-/// A command line of a user's with the choice of the wall after the verb, where hull makes a
-/// container by it.
+/// A command line of the runtime, with the flags of VM mode after a verb that makes a container.
 pub fn with_flags(program: &Path, args: &[&str], user: Option<u32>) -> Vec<String> {
     let mut all: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
     let verb = all.iter().position(|arg| arg == "run" || arg == "create");
-    // Words of other verbs may be called so too.
+    // The arguments of another verb may have the same text.
     let verb =
         verb.filter(|at| (*at == 0 || all[0].starts_with('-')) && super::runtime::is_hull(program));
     if let Some(at) = verb.filter(|_| is_vm() && !args.contains(&"--vm")) {
@@ -98,8 +94,8 @@ pub fn with_flags(program: &Path, args: &[&str], user: Option<u32>) -> Vec<Strin
     all
 }
 
-/// One cache of guests' first file systems for the whole suite, and one for ordinary users: each
-/// test has a state directory of its own.
+/// Makes one cache of initramfs images for the whole suite, and one for ordinary users: each test
+/// has a state directory of its own, in which the cache would be.
 pub fn share_cache(state: &Path, user: Option<u32>) {
     let shared = fixture::suite_scratch().join(if user.is_some() { "@vm-user" } else { "@vm" });
     std::fs::create_dir_all(&shared).unwrap();
@@ -113,60 +109,54 @@ pub fn share_cache(state: &Path, user: Option<u32>) {
     }
 }
 
-/// The file of defaults with lines about machines, for a bundle's container: who makes none does
-/// not read them.
-pub fn with_defaults(runtime: &mut super::runtime::Runtime, lines: &str) {
-    let file = fixture::new_dir("defaults").join("config.toml");
-    std::fs::write(&file, format!("[vm]\n{lines}\n")).unwrap();
-    runtime
-        .env
-        .push(("HULL_CONFIG".into(), file.display().to_string()));
-}
-
-/// Why a test (`module::name`) says nothing of a machine; none where it runs.
-pub fn elsewhere(test: &str) -> Option<&'static str> {
+/// Why a test (`module::name`) does not apply in VM mode; none where it does.
+pub fn not_applicable(test: &str) -> Option<&'static str> {
     let fits = |pattern: &str| {
         pattern
             .strip_suffix('*')
             .map_or(pattern == test, |start| test.starts_with(start))
     };
-    ELSEWHERE
+    NOT_APPLICABLE
         .iter()
         .find(|(_, tests)| tests.iter().any(|pattern| fits(pattern)))
         .map(|(reason, _)| *reason)
 }
 
-/// Reasons, and the tests that each is of: names, or beginnings of names with a `*`.
-const ELSEWHERE: &[(&str, &[&str])] = &[
+/// Reasons, each with the tests that it holds for: names, or beginnings of names with a `*`.
+const NOT_APPLICABLE: &[(&str, &[&str])] = &[
     (
-        "saving and restoring is refused behind this wall",
-        &["checkpoint*", "net_saved::*"],
+        "checkpoint and restore are refused in VM mode",
+        &["checkpoint*", "net_restore::*"],
     ),
     (
-        "a config without a network namespace means the host's network, which no machine can have",
+        "a config without a network namespace asks for the host's network, which a VM cannot have",
         &["commands::spec_rootless_runs_as_an_ordinary_user"],
     ),
     (
-        "flags of the host's mount hold at the share's server, and the guest does not show them",
+        "the share server on the host enforces the flags of the host's mount, and the guest does \
+            not show them",
         &["mounts::bind_keeps_locked_flags_in_a_user_namespace"],
     ),
     (
-        "the host's ids of a user namespace are mapped at the machine's border: in the guest its \
-            ids are mapped to themselves, and the host sees none of its processes",
+        "the share server maps the host's ids of a user namespace: in the guest its ids are \
+            mapped to themselves, and the host sees none of its processes",
         &[
-            "user_namespaces::ordinary_user_is_root_inside",
-            "people_run::an_ordinary_user_runs_on_the_hosts_root",
+            "user_namespaces::ordinary_user_is_root_in_the_container",
+            "adhoc_run::an_ordinary_user_runs_on_the_hosts_root",
             "user_namespaces::ordinary_user_execs_into_the_container",
-            "user_namespaces::ordinary_user_without_mappings_is_root_inside",
+            "user_namespaces::ordinary_user_without_mappings_is_root_in_the_container",
         ],
     ),
     (
-        "the test makes its machines itself: it is the second wall's in every run of the suite",
-        &["vm::*", "vm_*"],
+        "the test makes its VM itself: it tests the VM backend in every run of the suite",
+        &["vm_*"],
     ),
-    ("no container is made", &["package::*", "people_cli::*"]),
     (
-        "a fresh process for inside is the first wall's: the guest's hull is one",
+        "the test makes no container",
+        &["package::*", "completions::*"],
+    ),
+    (
+        "the namespace backend alone has --fresh-init: the guest's hull is such a process",
         &["fresh_init::*"],
     ),
     (
@@ -174,7 +164,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
             and the program is in the guest",
         &[
             "hooks::poststart_runs_in_start_after_the_program_has_begun",
-            "resources_act::delete_force_of_a_frozen_sub_cgroup",
+            "resources_enforced::delete_force_of_a_frozen_sub_cgroup",
             "cgroups_tree::limit_below_*",
             "cgroups_tree::ordinary_user_in_a_delegated_tree_has_limits",
             "hardening::created_container_waits_with_its_own_rights_only",
@@ -182,8 +172,8 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "the namespaces are the guest's: of the host's, only the network's interfaces and the uts \
-            namespace's names cross",
+        "the namespaces are the guest's: of the host's, a VM gets only the interfaces of the \
+            network namespace and the names of the uts namespace",
         &[
             "namespaces::namespaces_left_out_are_the_runtimes",
             "namespaces::namespaces_are_joined_by_path",
@@ -195,12 +185,12 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "the processes that live on are the first wall's; the second's own are looked at by a \
-            test of its own",
-        &["descriptors::what_lives_on_without_execve_lets_go"],
+        "the test looks at processes of the namespace backend; vm_lifecycle looks at those of the \
+            VM backend",
+        &["descriptors::processes_of_hull_that_live_on_close_inherited_descriptors"],
     ),
     (
-        "descriptors of the host's are refused (--preserve-fds, LISTEN_FDS)",
+        "descriptors of the host are refused (--preserve-fds, LISTEN_FDS)",
         &[
             "descriptors::preserved_descriptors_reach_the_program",
             "descriptors::exec_preserves_descriptors",
@@ -208,11 +198,11 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "stdin, stdout and stderr of a program in a machine are pipes of the guest's",
-        &["people_logs::nothing_of_the_keeper_reaches_the_container"],
+        "stdin, stdout and stderr of a program in a VM are pipes of the guest",
+        &["adhoc_logs::the_container_has_no_descriptors_of_the_keeper"],
     ),
     (
-        "the test watches hull's own processes and calls of the first wall on the host",
+        "the test watches processes and system calls of the namespace backend on the host",
         &[
             "posture::processes_have_the_posture_of_the_golden_text",
             "threads::one_thread_when_a_process_is_added",
@@ -221,24 +211,23 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "a cgroup of the host's is refused (--cgroup)",
+        "a cgroup of the host is refused (--cgroup)",
         &["cgroups_tree::exec_into_a_sub_cgroup"],
     ),
     (
-        "the guest's own kernel runs another architecture's programs without being asked: nothing \
-            is missing",
-        &["foreign::what_a_foreign_bundle_needs_is_said"],
+        "the guest's kernel runs programs of another architecture anyway: nothing is missing",
+        &["foreign::errors_tell_what_a_foreign_bundle_needs"],
     ),
     (
-        "a seccomp listener is refused: the guest's kernel would have to ask the host",
+        "a seccomp listener is refused: the guest's kernel would have to ask a process on the host",
         &[
             "seccomp::listener_*",
             "seccomp::notify_on_the_handoffs_own_call_is_an_error",
         ],
     ),
     (
-        "another kernel, root file system and cgroup tree look other than those that runc's \
-            container is shown on the host",
+        "the guest's kernel, root file system and cgroup tree differ from those that runc's \
+            container sees on the host",
         &[
             "user_namespaces::root_without_user_namespace_sees_what_runc_shows",
             "user_namespaces::new_user_namespace_shows_what_runc_shows",
@@ -250,39 +239,38 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         &["commands::ps_takes_options_of_ps"],
     ),
     (
-        "changes that are kept are refused: an overlay's upper folder cannot be on the share",
+        "--keep-changes is refused: the upper directory of an overlay cannot be on the share",
         &[
-            "people_run::changes_are_kept_where_asked",
-            "people_run::an_ordinary_users_changes_are_kept",
+            "adhoc_run::changes_are_kept_with_keep_changes",
+            "adhoc_run::an_ordinary_users_changes_are_kept",
         ],
     ),
     (
-        "a guest's cgroup tree has one container, in /hull",
+        "the cgroup tree of a guest has one container, in /hull",
         &[
-            "resources::relative_cgroups_path_is_below_the_own",
-            "resources::nested_cgroups_path",
+            "cgroups_path::relative_cgroups_path_is_below_the_callers_cgroup",
+            "cgroups_path::nested_cgroups_path",
         ],
     ),
     (
-        "limits of disks, of packets' classes and of sets of processors are the host's, on the \
-            machine as a whole",
+        "hull sets limits of disks, packet classes and CPU sets on the host, for the VM as a whole",
         &[
             "resources_limits::block_io_*",
             "resources_limits::cpu_sets",
             "resources_limits::network_*",
             "resources_limits::cpu_real_time",
-            "resources_act::disk_throttle_slows",
-            "resources_act::cpu_set_is_the_programs",
-            "resources_act::network_*",
+            "resources_enforced::disk_throttle_slows",
+            "resources_enforced::cpu_set_is_the_programs",
+            "resources_enforced::network_*",
         ],
     ),
     (
-        "labels of the host's security modules mean nothing to the guest's kernel, and are left \
-            out",
+        "labels of the host's security modules mean nothing to the guest's kernel, and hull \
+            leaves them out",
         &["process::apparmor_*", "process::selinux_*"],
     ),
     (
-        "what is mounted on the host later does not come to the guest, nor the reverse",
+        "later mounts on the host do not reach the guest, nor the reverse",
         &[
             "root_filesystem::rootfs_propagation_kinds",
             "root_filesystem::private_mount_gets_nothing_from_the_host",
@@ -292,15 +280,15 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "network devices of the host cannot cross",
+        "a VM cannot have a network device of the host",
         &["net_devices::*"],
     ),
     (
-        "a machine cannot have the host's network, nor share that of a container beside it",
-        &["net_networks::the_hosts_network_and_another_containers"],
+        "a VM cannot have the host's network, nor share that of another container",
+        &["net_networks::network_of_the_host_and_of_another_container"],
     ),
     (
-        "createContainer hooks are refused: their program is the host's and the namespaces are \
+        "createContainer hooks are refused: their program is on the host and the namespaces are \
             the guest's",
         &[
             "hooks::create_container_hooks_see_the_mounts",
@@ -308,34 +296,34 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "the terminal that edits is the guest's, and the host's end is raw",
+        "the line discipline is that of the guest's terminal, and the host's terminal is raw",
         &["terminal::output_settings_are_the_kernels"],
     ),
     (
         "a guest has every capability",
-        &["capabilities::capability_that_the_machine_lacks"],
+        &["capabilities::capability_that_the_host_lacks_is_a_warning"],
     ),
     (
-        "a device of the host cannot cross",
+        "a VM cannot have a character device of the host",
         &[
             "devices::further_devices_are_made",
-            "resources_act::device_rules_are_replaced_by_update",
+            "resources_enforced::device_rules_are_replaced_by_update",
         ],
     ),
     (
-        "who looks from within is held back by the same limit",
-        &["resources_act::memory_high_slows"],
+        "the test looks at the cgroup from the container, where the same limit slows it down",
+        &["resources_enforced::memory_high_slows"],
     ),
     (
-        "a machine that is paused tells nothing of its cgroup",
-        &["resources_act::freezer_stops_the_clock"],
+        "the cgroup of a paused guest cannot be read",
+        &["resources_enforced::freezer_stops_the_clock"],
     ),
     (
-        "an overlay's folders are the host's",
+        "the directories of an overlay are on the host",
         &["mounts::overlay_from_options"],
     ),
     (
-        "what is mounted below a volume comes by itself when it is entered, with the volume's own \
+        "the guest mounts what is below a volume when a program enters it, with the volume's own \
             flags",
         &[
             "mounts::read_only_bind_keeps_submounts_writable",
@@ -344,13 +332,13 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "hundreds of starts, which are hours of emulation",
+        "hundreds of starts take hours under emulation",
         &[
             "load::*",
-            "injected::*",
+            "fault_injection::*",
             "races::*",
-            "net_life::a_hundred_*",
-            "net_life::a_kill_*",
+            "net_stress::a_hundred_*",
+            "net_stress::a_kill_*",
         ],
     ),
 ];

@@ -1,26 +1,25 @@
-//! The rest of the machine: Docker's and Podman's rules by their own tool, reloads of the firewall,
-//! a reboot, the host's resolver.
+//! hull's own networks beside the rest of the host: the iptables rules of Docker and Podman,
+//! reloads of the firewall, a reboot, the host's resolver and its forwarding switches.
 
-use crate::net_world::{
-    HOST, OUTSIDE, World, eventually, ip, links, reaches, rules, run, shell, start,
+use crate::support::network::{
+    EXTERNAL, HOST, World, eventually, ip, links, reaches, rules, run, shell, start,
 };
-use crate::support::{fixture, until, users};
+use crate::support::{fixture, plan, until, users};
 use serde_json::Value;
 
 tests![
     dockers_and_podmans_iptables_rules_are_untouched,
-    a_restarted_docker_is_followed_by_the_next_command,
-    the_plan_shows_what_is_opened,
-    any_command_brings_the_rules_back,
-    added_rules_are_those_written_anew,
-    after_a_reboot_the_dead_are_forgotten,
-    a_local_stub_resolver_is_followed,
+    the_next_command_follows_a_restart_of_docker,
+    the_plan_shows_the_chains_that_are_opened,
+    any_command_restores_the_rules,
+    added_rules_equal_a_complete_rewrite,
+    a_reboot_frees_the_addresses,
+    a_local_stub_resolver_is_replaced_by_its_upstream,
     forwarding_is_switched_on_only_where_it_is_needed,
     stats_show_the_network,
 ];
 
-/// What Docker (with its own iptables rules) and Podman's netavark make at their start and for one
-/// container each.
+/// The rules that Docker and Podman's netavark make at their start and for one container each.
 const OTHERS: &str = "set -e
 for t in iptables ip6tables; do
   $t -t nat -N DOCKER; $t -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
@@ -46,8 +45,8 @@ iptables -t nat -N NETAVARK-HOSTPORT-DNAT; iptables -t nat -N NETAVARK-HOSTPORT-
 iptables -t nat -A NETAVARK-HOSTPORT-SETMARK -j MARK --set-xmark 0x2000/0x2000
 iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j NETAVARK-HOSTPORT-DNAT";
 
-/// The others' rules as their own tool shows them, without counters.
-fn saved() -> String {
+/// The rules of Docker and Podman as iptables shows them, without counters.
+fn iptables_rules() -> String {
     let text = shell("iptables-save; ip6tables-save").success();
     assert!(!text.stderr.contains("incompatible"), "{}", text.stderr);
     text.stdout
@@ -68,13 +67,13 @@ fn dockers_and_podmans_iptables_rules_are_untouched() {
     only_hull!("networks are hull's own");
     let w = World::new();
     install_others();
-    let before = (saved(), rules());
+    let before = (iptables_rules(), rules());
     let (server, client) = (w.server(), w.bundle("sleep 1000"));
     let s = start(&server, &["--network", "default", "-p", "8080:80"]);
     let c = start(&client, &["--network", "default"]);
     for address in HOST {
         assert_eq!(
-            eventually("outside", || w.outside_reaches(address, 8080)),
+            eventually("external", || w.external_reaches(address, 8080)),
             server.id
         );
     }
@@ -82,11 +81,11 @@ fn dockers_and_podmans_iptables_rules_are_untouched() {
         eventually("neighbour", || reaches(&c, &server.id, 80)),
         server.id
     );
-    for outside in OUTSIDE {
-        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", outside])
+    for address in EXTERNAL {
+        c.exec(&["busybox", "ping", "-c", "1", "-W", "3", address])
             .success();
     }
-    let meanwhile = saved();
+    let meanwhile = iptables_rules();
     let added: Vec<&str> = meanwhile
         .lines()
         .filter(|line| !before.0.contains(line))
@@ -100,70 +99,52 @@ fn dockers_and_podmans_iptables_rules_are_untouched() {
     );
     assert!(
         before.0.lines().all(|line| meanwhile.contains(line)),
-        "something of theirs is gone"
+        "hull removed a rule of theirs"
     );
     drop((s, c));
-    assert_eq!((saved(), rules()), before);
+    assert_eq!((iptables_rules(), rules()), before);
 }
 
-fn a_restarted_docker_is_followed_by_the_next_command() {
+fn the_next_command_follows_a_restart_of_docker() {
     only_hull!("networks are hull's own");
     let w = World::new();
     install_others();
     let (server, other) = (w.server(), w.bundle("true"));
     let _s = start(&server, &["--network", "default", "-p", "8080:80"]);
-    eventually("published", || w.outside_reaches(HOST[0], 8080));
+    eventually("published", || w.external_reaches(HOST[0], 8080));
     shell("iptables -F DOCKER-USER; iptables -A DOCKER-USER -j RETURN").success();
     assert_eq!(
-        w.outside_reaches(HOST[0], 8080),
+        w.external_reaches(HOST[0], 8080),
         None,
-        "the test shows nothing: Docker's chain does not drop"
+        "Docker's chain drops nothing, and the test proves nothing"
     );
-    // Any container on the network is enough, though the bridges are those of before.
+    // A container on the network is enough, though the bridge is the same as before.
     other.run_with(&["--network", "default"]).success();
-    eventually("published again", || w.outside_reaches(HOST[0], 8080));
+    eventually("published again", || w.external_reaches(HOST[0], 8080));
 }
 
-fn the_plan_shows_what_is_opened() {
+fn the_plan_shows_the_chains_that_are_opened() {
     only_hull!("networks are hull's own");
     let w = World::new();
     install_others();
     let b = w.bundle("true");
-    b.write();
     let before = rules();
-    let plan = |form: &str| {
-        b.call(&[
-            "plan",
-            "--format",
-            form,
-            "--network",
-            "default",
-            b.dir.to_str().unwrap(),
-        ])
-        .success()
-        .stdout
-    };
-    let document: Value = serde_json::from_str(&plan("json")).unwrap();
-    let step = document["host"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|step| step["step"] == "Network")
-        .unwrap();
+    let plan = plan::of(&b, &["--network", "default"]);
     assert_eq!(
-        step["fields"]["opened"],
+        plan::host_step(&plan, "Network")["fields"]["opened"],
         serde_json::json!(["ip filter DOCKER-USER", "ip6 filter DOCKER-USER"])
     );
-    assert_has!(plan("text"), "DOCKER-USER");
+    let text = b.call(&["plan", "--network", "default", b.dir.to_str().unwrap()]);
+    assert_has!(text.success().stdout, "DOCKER-USER");
     assert_eq!(rules(), before);
 }
 
-fn any_command_brings_the_rules_back() {
+fn any_command_restores_the_rules() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let server = w.server();
     let s = start(&server, &["--network", "default", "-p", "8080:80"]);
-    eventually("published", || w.outside_reaches(HOST[0], 8080));
+    eventually("published", || w.external_reaches(HOST[0], 8080));
     let before = rules();
     for command in [
         &["list"][..],
@@ -175,16 +156,15 @@ fn any_command_brings_the_rules_back() {
         w.hull(command).success();
         assert_eq!(rules(), before, "{command:?}");
     }
-    eventually("published again", || w.outside_reaches(HOST[0], 8080));
-    // A bridge that somebody removed is made again with the next container; until then there is
-    // nothing to be reached.
+    eventually("published again", || w.external_reaches(HOST[0], 8080));
+    // Without a container, no rules are needed.
     drop(s);
     assert_eq!(rules(), "");
     w.hull(&["list"]).success();
-    assert_eq!(rules(), "", "rules come back for nobody");
+    assert_eq!(rules(), "", "a command made rules for no container");
 }
 
-fn added_rules_are_those_written_anew() {
+fn added_rules_equal_a_complete_rewrite() {
     only_hull!("networks are hull's own");
     let w = World::new();
     for line in [
@@ -218,7 +198,7 @@ fn added_rules_are_those_written_anew() {
     assert_eq!(
         tables(),
         before,
-        "the tables were made anew for a container that came"
+        "hull made the tables again for another container"
     );
     let added = words();
     run("nft", "flush ruleset").success();
@@ -232,7 +212,7 @@ fn added_rules_are_those_written_anew() {
     assert_eq!(words(), added);
 }
 
-fn after_a_reboot_the_dead_are_forgotten() {
+fn a_reboot_frees_the_addresses() {
     only_hull!("networks are hull's own");
     let w = World::new();
     w.hull(&["network", "create", "--subnet", "10.77.0.0/29", "lasting"])
@@ -245,7 +225,7 @@ fn after_a_reboot_the_dead_are_forgotten() {
     let endpoints = w.state().join("@networks/lasting/endpoints");
     let record = std::fs::read_to_string(endpoints.join(&server.id)).unwrap();
     drop(s);
-    // What a reboot leaves: the networks' folder as it was, with the boot's id of then; no link, no
+    // The state that a reboot leaves: the networks' directory with the old boot id; no link, no
     // rule, no process.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let old = record
@@ -267,17 +247,17 @@ fn after_a_reboot_the_dead_are_forgotten() {
     assert_eq!(
         std::fs::read_dir(&endpoints).unwrap().count(),
         0,
-        "the dead hold addresses"
+        "addresses of the last boot are in use"
     );
     assert_eq!(rules(), "");
     let _n = start(
         &next,
         &["--network", "lasting:ip=10.77.0.3", "-p", "8080:80"],
     );
-    eventually("published", || w.outside_reaches(HOST[0], 8080));
+    eventually("published", || w.external_reaches(HOST[0], 8080));
 }
 
-fn a_local_stub_resolver_is_followed() {
+fn a_local_stub_resolver_is_replaced_by_its_upstream() {
     only_hull!("networks are hull's own");
     let w = World::new();
     users::private_mounts();
@@ -343,9 +323,9 @@ fn forwarding_is_switched_on_only_where_it_is_needed() {
         ["0", "0"],
         "an internal network forwards nothing"
     );
-    for outside in OUTSIDE {
+    for address in EXTERNAL {
         assert!(
-            c.exec(&["busybox", "ping", "-c", "1", "-W", "1", outside])
+            c.exec(&["busybox", "ping", "-c", "1", "-W", "1", address])
                 .status
                 != 0,
             "an internal network has a way out"

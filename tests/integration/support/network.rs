@@ -1,43 +1,43 @@
-//! A "host" and an "outside" for tests of networks: namespaces of the test's own. The test's
-//! process, and so the runtime that it drives, is in the "host"; nothing reaches the machine's own
-//! network.
+//! Two network namespaces for tests of networks: one stands for the host, one for an external host.
+//! The test's process, and so the runtime that it calls, is in the first; nothing reaches the real
+//! host's network.
 
 use crate::support::{Bundle, Container, runtime, users};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-/// Addresses of the link between both: the host's end, and the outside's.
+/// The host's addresses on the link between both.
 pub const HOST: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
-/// The outside's end.
-pub const OUTSIDE: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+/// The external host's addresses on it.
+pub const EXTERNAL: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 
-/// The two namespaces.
+/// The two namespaces, and the state directory of the containers.
 pub struct World {
-    outside: users::Holder,
+    external: users::Holder,
     state: std::path::PathBuf,
 }
 
-/// A network namespace of the test's own: its process and all that it starts are in it.
+/// Gives the test's process, and all that it starts from now on, a network namespace of its own.
 pub fn own_network() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
         .expect("cannot unshare the network namespace");
     ip("link set lo up");
 }
 
-/// Runs `ip` in the host.
+/// Runs `ip` on the host.
 pub fn ip(args: &str) -> String {
     run("ip", args).success().stdout
 }
 
-/// Runs a program in the host, its arguments between blanks.
+/// Runs a program on the host; blanks separate its arguments.
 pub fn run(program: &str, args: &str) -> runtime::Output {
     let mut command = Command::new(program);
     command.args(args.split_whitespace());
     runtime::finish(command, runtime::LIMIT)
 }
 
-/// Runs a shell script in the host.
+/// Runs a shell script on the host.
 pub fn shell(script: &str) -> runtime::Output {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
@@ -48,14 +48,14 @@ impl World {
     /// Makes both, with a link and routes between them.
     pub fn new() -> Self {
         own_network();
-        let outside = users::Holder::new(&["--net"]);
+        let external = users::Holder::new(&["--net"]);
         let world = Self {
-            outside,
+            external,
             state: crate::support::fixture::new_dir("networks").join("state"),
         };
         ip(&format!(
             "link add up0 type veth peer name out0 netns {}",
-            world.outside.pid()
+            world.external.pid()
         ));
         ip("addr add 198.51.100.1/24 dev up0");
         ip("-6 addr add 2001:db8:1::1/64 dev up0 nodad");
@@ -66,31 +66,31 @@ impl World {
             "-6 addr add 2001:db8:1::2/64 dev out0 nodad",
             "link set out0 up",
         ] {
-            world.outside("ip", line).success();
+            world.run_external("ip", line).success();
         }
         ip("route add default via 198.51.100.2");
         ip("-6 route add default via 2001:db8:1::2");
         world
     }
 
-    /// Runs a program in the outside.
-    pub fn outside(&self, program: &str, args: &str) -> runtime::Output {
+    /// Runs a program on the external host.
+    pub fn run_external(&self, program: &str, args: &str) -> runtime::Output {
         run(
             "nsenter",
             &format!(
                 "--net={} {program} {args}",
-                self.outside.path("net").display()
+                self.external.path("net").display()
             ),
         )
     }
 
-    /// The path of the outside's namespace.
-    pub fn outside_namespace(&self) -> String {
-        self.outside.path("net").display().to_string()
+    /// The path of the external host's network namespace.
+    pub fn external_namespace(&self) -> String {
+        self.external.path("net").display().to_string()
     }
 
-    /// A bundle in this world's store, whose shell runs a script, with the rights to try bad things
-    /// on its network.
+    /// A bundle in this world's state directory, whose shell runs a script, with the capabilities
+    /// that an attack on its network needs.
     pub fn bundle(&self, script: &str) -> Bundle {
         let mut b = Bundle::sh(script);
         b.runtime.state = self.state.clone();
@@ -99,12 +99,12 @@ impl World {
         b
     }
 
-    /// A bundle that serves its host name on port 80 of both families.
+    /// A bundle that serves its host name on port 80, over IPv4 and IPv6.
     pub fn server(&self) -> Bundle {
         self.bundle("while true; do hostname | nc -l -p 80; done")
     }
 
-    /// A command of the runtime about this world.
+    /// Runs a command of the runtime with this world's state directory.
     pub fn hull(&self, args: &[&str]) -> runtime::Output {
         runtime::Runtime::new(self.state.clone()).call(args)
     }
@@ -122,7 +122,7 @@ impl World {
             .unwrap()
             .iter()
             .find(|c| c["id"] == id)
-            .expect("it is not on the network")
+            .expect("the container is not on the network")
             .clone();
         one["addresses"]
             .as_array()
@@ -132,12 +132,12 @@ impl World {
             .collect()
     }
 
-    /// Whether the outside gets an answer with this text from a port.
-    pub fn outside_reaches(&self, address: &str, port: u16) -> Option<String> {
-        answer(&self.outside("timeout", &format!("2 busybox nc {address} {port}")))
+    /// What a port answers to the external host.
+    pub fn external_reaches(&self, address: &str, port: u16) -> Option<String> {
+        answer(&self.run_external("timeout", &format!("2 busybox nc {address} {port}")))
     }
 
-    /// The store's folder.
+    /// The state directory.
     pub fn state(&self) -> &Path {
         &self.state
     }
@@ -152,10 +152,10 @@ pub fn start<'a>(bundle: &'a Bundle, flags: &[&str]) -> Container<'a> {
     container
 }
 
-/// What a port answered; none where it did not.
+/// The answer that a client printed; none where there was none.
 pub fn answer(out: &runtime::Output) -> Option<String> {
-    let said = out.stdout.trim().to_owned();
-    (out.status == 0 && !said.is_empty()).then_some(said)
+    let text = out.stdout.trim().to_owned();
+    (out.status == 0 && !text.is_empty()).then_some(text)
 }
 
 /// What a port answers to the host.
@@ -168,19 +168,19 @@ pub fn reaches(from: &Container, address: &str, port: u16) -> Option<String> {
     answer(&from.exec(&["timeout", "2", "nc", address, &port.to_string()]))
 }
 
-/// Asks again for a while: a server of shell may be between two connections, and a route's first
-/// packet may wait for a neighbour.
+/// Asks again for some seconds: a server in shell may be between two connections, and the first
+/// packet on a route may wait for neighbour discovery.
 pub fn eventually(what: &str, mut ask: impl FnMut() -> Option<String>) -> String {
     for _ in 0..20 {
-        if let Some(said) = ask() {
-            return said;
+        if let Some(answer) = ask() {
+            return answer;
         }
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
     panic!("{what}: no answer");
 }
 
-/// The host's links besides those that the world made.
+/// The host's links, without those that the world made.
 pub fn links() -> Vec<String> {
     let all = ip("-br link");
     let name = |line: &str| {
@@ -198,13 +198,13 @@ pub fn links() -> Vec<String> {
         .collect()
 }
 
-/// The firewall's rules, without counters.
+/// The host's nftables rules, without counters.
 pub fn rules() -> String {
     run("nft", "--stateless list ruleset").success().stdout
 }
 
-/// Does something in another network namespace, on a thread that joins it: sockets made there stay
-/// there.
+/// Runs a function in another network namespace, on a thread that joins it: sockets that it makes
+/// stay in that namespace.
 pub fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let file = std::fs::File::open(namespace).unwrap();
     let thread = std::thread::spawn(move || {

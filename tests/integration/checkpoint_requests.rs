@@ -1,32 +1,29 @@
-//! What is asked of checkpoint reaches criu; what needs a terminal, a page server or an empty
-//! network is carried out.
+//! The requests that `checkpoint` makes of criu, option by option, by a double of criu; and the
+//! options that act on a terminal or on the network namespace, by the real one.
 
-use crate::checkpoint_world::{
-    Double, Saved, bundle, count, counter, criu, guard, passed, started,
-};
-use crate::support::{Bundle, fixture, leaks, runtime, until};
+use crate::support::checkpoint::{Checkpoint, Double, bundle, count, counter, passed, started};
+use crate::support::{Bundle, Container, fixture, runtime};
 use prost::encoding::encode_varint;
 use serde_json::json;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 tests![
     each_option_reaches_criu,
-    criu_is_ready_for_tls_where_it_may_need_it,
-    pages_go_to_a_page_server,
-    a_network_namespace_is_left_empty_when_asked,
-    a_program_on_the_callers_terminal,
-    a_bar_is_shown_to_people_alone,
+    gnutls_is_initialised_where_criu_may_need_it,
+    empty_ns_leaves_the_network_namespace_empty,
+    shell_job_keeps_the_callers_terminal,
+    a_progress_bar_is_shown_on_a_terminal_only,
 ];
 
-/// The test's own program stands for criu and writes the request down. Field numbers of criu's
-/// published `rpc.proto`.
+/// The fields have the numbers of criu's published `rpc.proto`.
 fn each_option_reaches_criu() {
-    only_hull!("what hull asks of criu");
+    only_hull!("it tests hull's requests");
     let mut b = bundle("sleep 1000");
     let double = Double::of(&mut b);
     let c = started(&b);
     let net = libc::CLONE_NEWNET as u64;
+    // The flags, the field and its value.
     let table: &[(&[&str], u64, u64)] = &[
         (&["--leave-running"], 3, 1),
         (&["--ext-unix-sk"], 4, 1),
@@ -47,15 +44,15 @@ fn each_option_reaches_criu() {
         (&["--network-lock", "skip"], 64, 3),
     ];
     for (flags, field, value) in table {
-        Saved::new().checkpoint(&b, flags).failure();
+        Checkpoint::new().dump(&b, flags).failure();
         let mut asked = vec![];
         encode_varint(*value, &mut asked);
-        assert_eq!(double.asked(*field), (vec![1], vec![asked]), "{flags:?}");
+        assert_eq!(double.request(*field), (vec![1], vec![asked]), "{flags:?}");
     }
-    // The network is locked where there may be something to hold back: connections to keep or to
-    // close, or a link.
+    // criu locks the network where it must hold packets back: with connections to keep or to close,
+    // or with a link.
     let lock = |flags: &[&str]| {
-        Saved::new().checkpoint(&b, flags).failure();
+        Checkpoint::new().dump(&b, flags).failure();
         double.option(64)
     };
     assert_eq!(lock(&[]), Some(vec![3]));
@@ -69,112 +66,49 @@ fn each_option_reaches_criu() {
     assert_eq!(lock(&[]), None);
 }
 
-/// criu relies on its library's being ready where pages go over a network, or one of its
-/// configuration files may say `tls`.
-fn criu_is_ready_for_tls_where_it_may_need_it() {
-    only_hull!("what hull spares criu");
-    let spared = |config: &str, flags: &[&str]| {
+/// criu needs GnuTLS where pages go over a network, or where one of its configuration files may
+/// have the option `tls`. Elsewhere hull switches off the initialisation of GnuTLS, which takes
+/// time.
+fn gnutls_is_initialised_where_criu_may_need_it() {
+    only_hull!("it tests the environment that hull gives criu");
+    let switched_off = |config: &str, flags: &[&str]| {
         let mut b = bundle("sleep 1000");
         b.set("/annotations", json!({ "org.criu.config": config }));
         let double = Double::of(&mut b);
         let _c = started(&b);
-        Saved::new().checkpoint(&b, flags).failure();
-        double.had("GNUTLS_NO_IMPLICIT_INIT=1")
+        Checkpoint::new().dump(&b, flags).failure();
+        double.had_variable("GNUTLS_NO_IMPLICIT_INIT=1")
     };
     let own =
         std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".criu/default.conf"));
     let configured = own.is_some_and(|path| path.exists())
         || std::path::Path::new("/etc/criu/default.conf").exists()
         || std::env::var_os("CRIU_CONFIG_FILE").is_some();
-    assert_eq!(spared("", &[]), !configured);
-    assert!(!spared("", &["--page-server", "127.0.0.1:1717"]));
+    assert_eq!(switched_off("", &[]), !configured);
+    assert!(!switched_off("", &["--page-server", "127.0.0.1:1717"]));
     let file = fixture::new_dir("conf").join("criu.conf");
     fs::write(&file, "tls\n").unwrap();
-    assert!(!spared(file.to_str().unwrap(), &[]));
+    assert!(!switched_off(file.to_str().unwrap(), &[]));
 }
 
-/// criu's own page server, in a network namespace that the test makes.
-fn pages_go_to_a_page_server() {
-    let b = counter();
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    let mut up = Command::new("ip");
-    up.args(["link", "set", "lo", "up"]);
-    runtime::finish(up, runtime::LIMIT).success();
-    let c = started(&b);
-    let before = passed(&b, 1);
-    let (saved, pages) = (Saved::new(), fixture::new_dir("pages"));
-    let mut server = Command::new(criu());
-    server
-        .args([
-            "page-server",
-            "--address",
-            "127.0.0.1",
-            "--port",
-            "1717",
-            "--log-file",
-            "log",
-            "--images-dir",
-        ])
-        .arg(&pages);
-    let mut server = leaks::spawn(
-        server
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    )
-    .unwrap();
-    // 1717 in state LISTEN (10).
-    until("the page server", || {
-        runtime::text("/proc/net/tcp")
-            .lines()
-            .any(|line| line.contains(":06B5 ") && line.contains(" 0A "))
-    });
-    saved.dumped(&b, &["--page-server", "127.0.0.1:1717"]);
-    let pid = server.id().cast_signed();
-    assert!(
-        server.wait().unwrap().success(),
-        "{}",
-        runtime::text(pages.join("log"))
-    );
-    leaks::OWN.lock().unwrap().remove(&pid);
-    let is_pages = |name: &str| name.starts_with("pages-");
-    let names = |folder: &std::path::Path| -> Vec<String> {
-        fs::read_dir(folder)
-            .unwrap()
-            .flatten()
-            .map(|entry| entry.file_name().into_string().unwrap())
-            .collect()
-    };
-    assert!(
-        !names(&saved.images).iter().any(|name| is_pages(name)),
-        "the pages are with the server alone"
-    );
-    assert!(names(&pages).iter().any(|name| is_pages(name)));
-    for name in names(&pages).iter().filter(|name| name.starts_with("page")) {
-        fs::copy(pages.join(name), saved.images.join(name)).unwrap();
-    }
-    saved.restore(&b, &[]).success();
-    passed(&b, before);
-    assert_eq!(c.status(), "running");
-}
-
-fn a_network_namespace_is_left_empty_when_asked() {
+fn empty_ns_leaves_the_network_namespace_empty() {
     let mut b = counter();
-    // One that could have changed it.
+    // Without this capability the container could not change its network namespace, and criu would
+    // have nothing to dump.
     b.push("/process/capabilities/bounding", json!("CAP_NET_ADMIN"));
     let _c = started(&b);
     let before = passed(&b, 1);
-    let saved = Saved::round(&b, &["--empty-ns", "network"], &["--empty-ns", "network"]);
+    let checkpoint = Checkpoint::round(&b, &["--empty-ns", "network"], &["--empty-ns", "network"]);
     passed(&b, before);
     assert!(
-        !fs::read_dir(&saved.images)
+        !fs::read_dir(&checkpoint.images)
             .unwrap()
             .flatten()
             .any(|entry| entry.file_name().to_string_lossy().starts_with("netdev-"))
     );
 }
 
-/// A shell script on a terminal of its own; gives what it showed.
+/// Runs a shell script on a terminal of its own; the output.
 fn on_a_terminal(script: &str) -> String {
     let mut command = Command::new("script");
     command
@@ -183,6 +117,7 @@ fn on_a_terminal(script: &str) -> String {
     runtime::finish(command, runtime::LIMIT).stdout
 }
 
+/// A command line of the runtime, as a shell takes it.
 fn line(b: &Bundle, args: &[&str]) -> String {
     let command = b.runtime.command(args);
     let words = std::iter::once(command.get_program()).chain(command.get_args());
@@ -192,16 +127,16 @@ fn line(b: &Bundle, args: &[&str]) -> String {
         .join(" ")
 }
 
-fn a_program_on_the_callers_terminal() {
+fn shell_job_keeps_the_callers_terminal() {
     let b = counter();
     b.write();
-    let _c = guard(&b);
-    let (bundle, saved) = (b.dir.to_str().unwrap(), Saved::new());
+    let _c = Container::new(&b);
+    let (bundle, checkpoint) = (b.dir.to_str().unwrap(), Checkpoint::new());
     let paths = [
         "--image-path",
-        saved.images.to_str().unwrap(),
+        checkpoint.images.to_str().unwrap(),
         "--work-path",
-        saved.work.to_str().unwrap(),
+        checkpoint.work.to_str().unwrap(),
     ];
     let counted = b.rootfs().join("tmp/count");
     let steps = [
@@ -236,7 +171,7 @@ fn a_program_on_the_callers_terminal() {
     assert!(count(&b) > 0);
 }
 
-fn a_bar_is_shown_to_people_alone() {
+fn a_progress_bar_is_shown_on_a_terminal_only() {
     only_hull!("runc has no --export");
     let b = counter();
     let _c = started(&b);

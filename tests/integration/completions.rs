@@ -1,4 +1,5 @@
-//! What the command line does for people: completions, manual, colours.
+//! Shell completions (`completions`), manual pages (`man`), and output without colours where it
+//! does not go to a terminal.
 
 use crate::support::fixture::new_dir;
 use crate::support::runtime::{LIMIT, Runtime, finish, text};
@@ -7,11 +8,11 @@ use std::fs;
 tests![
     completions_know_the_commands,
     manual_pages_for_all_commands,
-    nothing_is_coloured_that_is_no_terminal
+    no_colours_without_a_terminal
 ];
 
 fn hull() -> Runtime {
-    only_hull!("these are hull's own commands");
+    only_hull!("runc does not have these commands");
     Runtime::new(new_dir("state"))
 }
 
@@ -26,7 +27,7 @@ fn completions_know_the_commands() {
             );
         }
     }
-    // bash itself takes it, and completes with it.
+    // bash itself completes with it.
     let script = hull().call(&["completions", "bash"]).success().stdout;
     let path = new_dir("completions").join("hull.bash");
     fs::write(&path, script).unwrap();
@@ -45,8 +46,8 @@ fn completions_know_the_commands() {
 }
 
 fn manual_pages_for_all_commands() {
-    let folder = new_dir("man");
-    hull().call(&["man", folder.to_str().unwrap()]).success();
+    let dir = new_dir("man");
+    hull().call(&["man", dir.to_str().unwrap()]).success();
     let help = hull().call(&["--help"]).success().stdout;
     let listed = help
         .lines()
@@ -59,17 +60,17 @@ fn manual_pages_for_all_commands() {
         .collect();
     assert!(commands.len() > 15, "{help}");
     for name in &commands {
-        let page = text(folder.join(format!("hull-{name}.1")));
+        let page = text(dir.join(format!("hull-{name}.1")));
         assert_has!(page, ".TH");
         assert_has!(page, "hull");
     }
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), commands.len() + 1);
-    assert_has!(text(folder.join("hull-run.1")), "keep");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), commands.len() + 1);
+    assert_has!(text(dir.join("hull-run.1")), "keep");
     let refused = hull().call(&["man", "/proc/hull-man"]).failure();
     assert_has!(refused, "make /proc/hull-man");
 }
 
-fn nothing_is_coloured_that_is_no_terminal() {
+fn no_colours_without_a_terminal() {
     let mut runtime = hull();
     runtime.env.push(("TERM".into(), "xterm-256color".into()));
     for args in [

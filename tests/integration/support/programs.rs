@@ -1,5 +1,5 @@
-//! Programs of the tests of checkpoint: a process with much that must come back, an echo server,
-//! and a double of criu that writes down what it was asked.
+//! Programs that the tests run in containers, as `/bin/probe --probe NAME`: processes whose state
+//! is compared after a restore, servers, and sd_notify(3); and the double of criu.
 
 use super::raw;
 use nix::sys::time::{TimeSpec, TimeValLike};
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_millis(10);
 
-/// Holds threads, a child, shared memory, files, pipes, sockets and a timer. Writes what it has to
-/// `/tmp/answer` whenever there is `/tmp/ask`; what was in pipe and socket is read only then, if
-/// the question is `last`.
-pub fn life() -> ! {
+/// Has threads, a child, shared memory, files, pipes, sockets and a timer. Writes their state to
+/// `/tmp/answer` whenever there is `/tmp/ask`; reads what is in the pipe and in the socket only
+/// where the question is `last`.
+pub fn process_state() -> ! {
     static COUNTED: AtomicU64 = AtomicU64::new(0);
     let shared = raw::shared_with_a_child(|word| {
         word.fetch_add(1, Ordering::SeqCst);
@@ -62,7 +62,7 @@ pub fn life() -> ! {
             continue;
         };
         let armed = matches!(timer.get(), Ok(Some(Expiration::OneShot(left))) if left.num_seconds() > 0 && left.num_seconds() <= 3600);
-        let mut said = format!(
+        let mut text = format!(
             "shared {}\ncounted {}\ntimer {armed}\n",
             shared.load(Ordering::SeqCst),
             COUNTED.load(Ordering::SeqCst)
@@ -78,24 +78,29 @@ pub fn life() -> ! {
             let mut peer = UnixStream::connect("/tmp/listener").unwrap();
             peer.write_all(b"x").unwrap();
             let accepted = listener.accept().is_ok();
-            said += &format!(
+            text += &format!(
                 "pipe {}\nsocket {}\nrest {rest}\nremoved {gone}\naccepted {accepted}\n",
                 String::from_utf8_lossy(&pipe),
                 String::from_utf8_lossy(&socket)
             );
         }
-        fs::remove_file("/tmp/ask").unwrap();
-        fs::write("/tmp/answer.new", said).unwrap();
-        fs::rename("/tmp/answer.new", "/tmp/answer").unwrap();
+        answer(&text);
     }
+}
+
+/// Answers the question in `/tmp/ask`.
+fn answer(text: &str) {
+    fs::remove_file("/tmp/ask").unwrap();
+    fs::write("/tmp/answer.new", text).unwrap();
+    fs::rename("/tmp/answer.new", "/tmp/answer").unwrap();
 }
 
 /// Words of 64 bits in a page.
 const WORDS: usize = 512;
 
-/// Memory of so many pages, an eighth of which is written to for ever: each page's number of writes
-/// stands in a list, and the page is full of it. Whenever there is `/tmp/ask`, `/tmp/answer` tells
-/// how many writes there were and which pages do not hold what they should.
+/// Has memory of so many pages, and keeps writing to an eighth of them: a list has the number of
+/// writes of each page, and the page is full of that number. Whenever there is `/tmp/ask`, answers
+/// with the number of all writes and with the pages that have another content.
 pub fn pages(count: usize) -> ! {
     let full = |page: usize, writes: u64| writes << 32 | page as u64;
     let (mut memory, mut written, mut writes) = (vec![0_u64; count * WORDS], vec![0_u64; count], 0);
@@ -120,17 +125,11 @@ pub fn pages(count: usize) -> ! {
             })
             .map(|page| page.to_string())
             .collect();
-        fs::remove_file("/tmp/ask").unwrap();
-        fs::write(
-            "/tmp/answer.new",
-            format!(
-                "writes {writes}\nwrong {}:{}\n",
-                wrong.len(),
-                wrong.join(",")
-            ),
-        )
-        .unwrap();
-        fs::rename("/tmp/answer.new", "/tmp/answer").unwrap();
+        answer(&format!(
+            "writes {writes}\nwrong {}:{}\n",
+            wrong.len(),
+            wrong.join(",")
+        ));
     }
 }
 
@@ -148,7 +147,7 @@ pub fn lock(path: &str) -> ! {
     }
 }
 
-/// Sends numbers to a socket that somebody else has bound, from one connected to it.
+/// Sends numbers over a datagram socket that is connected to a path.
 pub fn send(path: &str) -> ! {
     let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
     socket.connect(path).unwrap();
@@ -159,7 +158,7 @@ pub fn send(path: &str) -> ! {
     unreachable!()
 }
 
-/// Sends back what comes, for each connection.
+/// A server that sends back the bytes of each connection.
 pub fn echo(port: u16) -> ! {
     let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
     loop {
@@ -177,7 +176,7 @@ pub fn echo(port: u16) -> ! {
     }
 }
 
-/// Sends datagrams back where they come from, of IPv4 and IPv6.
+/// A server that sends each datagram back, over IPv4 and IPv6.
 pub fn datagrams(port: u16) -> ! {
     let socket = std::net::UdpSocket::bind(("::", port)).unwrap();
     let mut bytes = [0; 4096];
@@ -189,7 +188,7 @@ pub fn datagrams(port: u16) -> ! {
     }
 }
 
-/// Sends lines over the socket that the environment names (sd_notify(3)).
+/// Sends lines over `NOTIFY_SOCKET` (sd_notify(3)).
 pub fn notify(lines: &str) {
     let path = std::env::var("NOTIFY_SOCKET").expect("no socket is named");
     std::os::unix::net::UnixDatagram::unbound()
@@ -198,9 +197,9 @@ pub fn notify(lines: &str) {
         .expect("nobody listens");
 }
 
-/// Answers for criu: its version is 4.2.1, and what else it is asked it writes to `request` beside
-/// itself, its environment to `environment`, and refuses.
-pub fn double() -> ExitCode {
+/// A double of `criu swrk`: its version is 4.2.1. It writes any other request to the file `request`
+/// beside its own, its environment to `environment`, and refuses the request.
+pub fn criu_double() -> ExitCode {
     let socket = raw::third_descriptor();
     let mut bytes = vec![0; 65536];
     loop {

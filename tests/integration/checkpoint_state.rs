@@ -1,38 +1,39 @@
-//! What a process has, and has again: threads, memory, files, pipes, sockets, timers, a terminal,
-//! volumes, limits, ids.
+//! The state that `restore` restores: threads, memory, files, pipes, sockets, timers, a terminal,
+//! volumes, limits, ids and namespaces; and the hooks that it runs.
 
-use crate::checkpoint_world::{
-    Saved, ask, bundle, count, guard, passed, started, succeeds, version, with_criu, with_runc,
-};
 use crate::support::cgroups::by_version;
+use crate::support::checkpoint::{
+    COUNT, Checkpoint, ask, bundle, count, counter, passed, started, succeeds, version, with_criu,
+    with_runc,
+};
 use crate::support::console::FdSocket;
 use crate::support::runtime::drives_hull;
 use crate::support::users::Holder;
-use crate::support::{Bundle, fixture, runtime, until};
+use crate::support::{Bundle, Container, fixture, runtime, until};
 use serde_json::json;
 use std::collections::HashMap;
 use std::fs;
 use std::process::Stdio;
 
 tests![
-    threads_memory_files_pipes_sockets_and_timers_come_back,
-    volumes_come_back_from_their_sources,
-    limits_hold_again,
-    a_user_namespace_comes_back,
+    threads_memory_files_pipes_sockets_and_timers_are_restored,
+    volumes_are_bound_from_their_sources_again,
+    limits_are_restored,
+    a_user_namespace_is_restored,
     a_joined_network_namespace_is_joined_again,
-    a_network_namespace_of_its_own_is_as_it_was,
-    a_terminal_comes_over_the_console_socket,
-    hooks_run_as_runc_runs_them,
-    a_cgroup_namespace_comes_back,
+    a_new_network_namespace_is_restored,
+    a_terminal_is_sent_over_the_console_socket,
+    hooks_run_as_under_runc,
+    a_cgroup_namespace_is_restored,
 ];
 
-fn threads_memory_files_pipes_sockets_and_timers_come_back() {
+fn threads_memory_files_pipes_sockets_and_timers_are_restored() {
     let mut b = with_criu(Bundle::new());
-    b.args(&["/bin/probe", "--probe", "life"]);
+    b.args(&["/bin/probe", "--probe", "state"]);
     let c = started(&b);
     let before = ask(&b, "first");
     let threads = c.status_line("Threads");
-    Saved::round(&b, &[], &[]);
+    Checkpoint::round(&b, &[], &[]);
     let after = ask(&b, "last");
     let number = |of: &HashMap<String, String>, name: &str| of[name].parse::<u64>().unwrap();
     for name in ["shared", "counted"] {
@@ -63,7 +64,7 @@ fn threads_memory_files_pipes_sockets_and_timers_come_back() {
     assert!(processes >= 3, "{processes}");
 }
 
-fn volumes_come_back_from_their_sources() {
+fn volumes_are_bound_from_their_sources_again() {
     let mut b = bundle(
         "i=0; while true; do i=$((i+1)); echo $i >/data/count; cat /ro/text >/data/seen; sleep \
             0.1; done",
@@ -94,18 +95,12 @@ fn volumes_come_back_from_their_sources() {
     until("the counter", || number() > 2);
     c.exec(&["sh", "-c", "echo in memory >/scratch/text"])
         .success();
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     let stopped = number();
     fs::write(ro.join("text"), "two").unwrap();
-    let out = saved.restore(&b, &[]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
-    until("the counter to go on", || {
+    checkpoint.restored(&b, &[]);
+    until("the counter to continue", || {
         number() > stopped && runtime::text(data.join("seen")) == "two"
     });
     let seen = c
@@ -122,11 +117,8 @@ fn volumes_come_back_from_their_sources() {
     }
 }
 
-fn limits_hold_again() {
-    let mut b = bundle(
-        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; \
-            done",
-    );
+fn limits_are_restored() {
+    let mut b = counter();
     b.set("/linux/resources/memory", json!({ "limit": 64 << 20 }));
     b.set("/linux/resources/pids", json!({ "limit": 77 }));
     b.set(
@@ -135,9 +127,9 @@ fn limits_hold_again() {
     );
     let c = started(&b);
     passed(&b, 1);
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
-    let out = saved.restore(&b, &[]).success();
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
+    let out = checkpoint.restored(&b, &[]);
     assert_eq!(
         b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"),
         (64 << 20).to_string()
@@ -152,7 +144,7 @@ fn limits_hold_again() {
         line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(),
         ["222", "333"]
     );
-    // criu before 3.19 leaves it out, and hull says so.
+    // criu before 3.19 does not restore no_new_privs, and hull says so.
     let kept = c.status_line("NoNewPrivs") == "1";
     assert!(kept || version().starts_with("3.1"), "{}", version());
     assert!(
@@ -163,17 +155,12 @@ fn limits_hold_again() {
     assert_eq!(c.status_line("CapEff"), "0000000020000420");
 }
 
-fn a_user_namespace_comes_back() {
+fn a_user_namespace_is_restored() {
     let mut b = with_criu(Bundle::with_user_namespace());
-    b.args(&[
-        "/bin/sh",
-        "-c",
-        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new \
-        /tmp/count; sleep 0.1; done",
-    ]);
+    b.args(&["/bin/sh", "-c", COUNT]);
     let c = started(&b);
     let before = (passed(&b, 1), c.status_line("Uid"), c.proc_file("uid_map"));
-    Saved::round(&b, &[], &[]);
+    Checkpoint::round(&b, &[], &[]);
     passed(&b, before.0);
     assert_eq!(
         (c.status_line("Uid"), c.proc_file("uid_map")),
@@ -186,30 +173,26 @@ fn a_user_namespace_comes_back() {
             .trim(),
         "0"
     );
-    // And once more: what was bound in place of device nodes is known again.
-    Saved::round(&b, &[], &[]);
+    // A second time: hull must know the files that are bound in the place of device nodes.
+    Checkpoint::round(&b, &[], &[]);
 }
 
 fn a_joined_network_namespace_is_joined_again() {
-    let mut b = bundle(
-        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; \
-            done",
-    );
+    let mut b = counter();
     let holder = Holder::new(&["--net"]);
     b.join("network", holder.path("net"));
     let c = started(&b);
     let before = passed(&b, 1);
-    Saved::round(&b, &[], &[]);
+    Checkpoint::round(&b, &[], &[]);
     passed(&b, before);
-    let inside = fs::read_link(format!("/proc/{}/ns/net", c.pid())).unwrap();
-    assert_eq!(inside, fs::read_link(holder.path("net")).unwrap());
+    let joined = fs::read_link(format!("/proc/{}/ns/net", c.pid())).unwrap();
+    assert_eq!(joined, fs::read_link(holder.path("net")).unwrap());
 }
 
-/// What hull made of it, hull makes again; what the container itself did to it, criu does again.
-fn a_network_namespace_of_its_own_is_as_it_was() {
+/// hull sets its own settings of the namespace again; criu restores those that the container made.
+fn a_new_network_namespace_is_restored() {
     only_hull!("runc leaves loopback down, and forgets the rest");
-    let script = "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; \
-        sleep 0.1; done";
+    let script = COUNT;
     for may_change in [false, true] {
         let mut b = bundle(script);
         b.set(
@@ -234,9 +217,9 @@ fn a_network_namespace_of_its_own_is_as_it_was() {
             ])
             .success();
         }
-        let saved = Saved::round(&b, &[], &[]);
+        let checkpoint = Checkpoint::round(&b, &[], &[]);
         passed(&b, count(&b));
-        let links = fs::read_dir(&saved.images)
+        let links = fs::read_dir(&checkpoint.images)
             .unwrap()
             .flatten()
             .filter(|entry| entry.file_name().to_string_lossy().starts_with("netdev-"))
@@ -259,7 +242,7 @@ fn a_network_namespace_of_its_own_is_as_it_was() {
     }
 }
 
-fn a_terminal_comes_over_the_console_socket() {
+fn a_terminal_is_sent_over_the_console_socket() {
     let mut b = bundle("n=0; while read line; do n=$((n+1)); echo \"line $n: $line.\"; done");
     b.set("/process/terminal", json!(true));
     b.write();
@@ -274,27 +257,21 @@ fn a_terminal_comes_over_the_console_socket() {
         &b.id,
     ]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let _c = guard(&b);
+    let _c = Container::new(&b);
     assert!(succeeds(command));
     let mut terminal = socket.terminal();
     terminal.write("one\n");
     terminal.read_until("line 1: one.");
-    let saved = Saved::new();
-    saved.dumped(&b, &[]);
+    let checkpoint = Checkpoint::new();
+    checkpoint.dumped(&b, &[]);
     drop(terminal);
-    let out = saved.restore(&b, &["--console-socket", socket.path.to_str().unwrap()]);
-    assert!(
-        out.status == 0,
-        "{}\n{}",
-        out.stderr,
-        saved.log("restore.log")
-    );
+    checkpoint.restored(&b, &["--console-socket", socket.path.to_str().unwrap()]);
     let mut terminal = socket.terminal();
     terminal.write("two\n");
     terminal.read_until("line 2: two.");
 }
 
-fn hooks_run_as_runc_runs_them() {
+fn hooks_run_as_under_runc() {
     let mut b = bundle("sleep 1000");
     let log = fixture::new_dir("hooks").join("log");
     for list in [
@@ -315,10 +292,10 @@ fn hooks_run_as_runc_runs_them() {
     }
     let run = |b: &Bundle| {
         let c = started(b);
-        let saved = Saved::new();
-        saved.dumped(b, &[]);
+        let checkpoint = Checkpoint::new();
+        checkpoint.dumped(b, &[]);
         fs::write(&log, "").unwrap();
-        saved.restore(b, &[]).success();
+        checkpoint.restore(b, &[]).success();
         let said = runtime::text(&log);
         drop(c);
         said
@@ -329,15 +306,12 @@ fn hooks_run_as_runc_runs_them() {
     assert_eq!(ours, theirs);
 }
 
-fn a_cgroup_namespace_comes_back() {
-    let mut b = bundle(
-        "i=0; while true; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.1; \
-            done",
-    );
+fn a_cgroup_namespace_is_restored() {
+    let mut b = counter();
     b.push("/linux/namespaces", json!({ "type": "cgroup" }));
     let c = started(&b);
     let before = passed(&b, 1);
-    Saved::round(&b, &[], &[]);
+    Checkpoint::round(&b, &[], &[]);
     passed(&b, before);
     assert_has!(
         c.exec(&["cat", "/proc/1/cgroup"]).success().stdout,

@@ -1,8 +1,10 @@
-//! `hull run --rootfs FOLDER -- COMMAND`, as root and as an ordinary user.
+//! Containers from flags: `run --rootfs DIRECTORY -- COMMAND`, as root and as an ordinary user.
 
+use crate::support::backend::is_vm;
 use crate::support::console::Terminal;
 use crate::support::fixture::{fill_rootfs, give_to, new_dir, write_executable};
-use crate::support::runtime::{Output, Runtime, number, text, until};
+use crate::support::leaks;
+use crate::support::runtime::{LIMIT, Output, Runtime, text, until, wait};
 use crate::support::users::ORDINARY;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -10,34 +12,34 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 tests![
-    the_hosts_own_root_serves,
+    the_hosts_own_root_can_be_used,
     an_ordinary_user_runs_on_the_hosts_root,
-    only_the_containers_mounts_are_there,
-    changes_are_thrown_away,
-    changes_are_kept_where_asked,
+    only_the_containers_mounts_are_seen,
+    changes_are_discarded,
+    changes_are_kept_with_keep_changes,
     an_ordinary_users_changes_are_kept,
-    the_folder_itself_is_used_with_read_write,
-    statuses_are_those_that_docker_has,
-    a_signal_to_a_program_that_ignores_none_ends_it,
-    a_program_that_catches_a_signal_decides,
-    a_terminal_is_carried_both_ways,
-    without_a_terminal_there_is_none,
+    the_directory_itself_is_changed_with_read_write,
+    exit_statuses_are_dockers,
+    a_signal_without_a_handler_ends_the_program,
+    a_program_may_catch_a_signal,
+    a_terminal_passes_text_both_ways,
+    without_a_terminal_the_container_has_none,
     stdin_is_closed_unless_it_is_asked_for,
     volumes_show_the_hosts_paths,
     limits_are_the_kernels,
     a_read_only_root_takes_no_writes,
     an_ordinary_users_read_only_root_takes_no_writes,
     capabilities_are_added_and_dropped,
-    the_default_filter_blocks,
-    a_filter_of_ones_own,
-    names_of_users_are_the_containers,
+    the_default_seccomp_profile_blocks,
+    a_seccomp_profile_from_a_file,
+    user_names_are_the_containers,
     the_environment_and_the_working_directory,
-    other_commands_work_on_it,
-    malformed_options_are_refused_in_a_sentence,
+    other_commands_work_on_an_adhoc_container,
+    malformed_options_are_errors,
 ];
 
 fn hull() -> Runtime {
-    only_hull!("runc has no run on a folder");
+    only_hull!("runc has no run --rootfs");
     Runtime::new(new_dir("state"))
 }
 
@@ -54,7 +56,7 @@ fn small_root() -> PathBuf {
     root
 }
 
-/// Runs a shell script on a root, and checks that nothing of the container is left.
+/// Runs a shell script on a root filesystem, and asserts that no record of the container is left.
 #[track_caller]
 fn sh(runtime: &Runtime, root: &Path, options: &[&str], script: &str) -> Output {
     let root = root.to_str().unwrap();
@@ -84,22 +86,22 @@ fn containers(runtime: &Runtime) -> Vec<String> {
         .collect()
 }
 
-fn the_hosts_own_root_serves() {
+fn the_hosts_own_root_can_be_used() {
     let out = sh(
         &hull(),
         Path::new("/"),
-        &["--name", "people-host"],
+        &["--name", "adhoc-host"],
         "id -u; hostname; ls /proc | head -n 1; cat /etc/os-release",
     )
     .success();
     let lines: Vec<&str> = out.stdout.lines().take(3).collect();
-    assert_eq!(lines, ["0", "people-host", "1"]);
+    assert_eq!(lines, ["0", "adhoc-host", "1"]);
     assert_has!(out.stdout, text("/etc/os-release"));
 }
 
 fn an_ordinary_user_runs_on_the_hosts_root() {
     let script = "id -u; hostname; ls /proc | head -n 1; cat /proc/self/uid_map; echo new > \
-        /opt/people-file && cat /opt/people-file; \
+        /opt/adhoc-file && cat /opt/adhoc-file; \
                   echo x >> /etc/passwd || echo refused";
     let out = sh(&ordinary(), Path::new("/"), &["--hostname", "box"], script).success();
     let lines: Vec<&str> = out.stdout.lines().collect();
@@ -111,13 +113,13 @@ fn an_ordinary_user_runs_on_the_hosts_root() {
     assert_eq!(
         lines[lines.len() - 2..],
         ["new", "refused"],
-        "files of root stay as they are"
+        "files of root cannot be changed"
     );
-    assert!(!Path::new("/opt/people-file").exists());
+    assert!(!Path::new("/opt/adhoc-file").exists());
 }
 
-/// The host's mounts lay once on top of the new root, where `/..` led to them.
-fn only_the_containers_mounts_are_there() {
+/// The host's mounts must not be above the new root, where `/..` would lead to them.
+fn only_the_containers_mounts_are_seen() {
     for runtime in [hull(), ordinary()] {
         let out = sh(
             &runtime,
@@ -149,7 +151,7 @@ fn only_the_containers_mounts_are_there() {
     }
 }
 
-fn changes_are_thrown_away() {
+fn changes_are_discarded() {
     let root = small_root();
     let runtime = hull();
     let out = sh(
@@ -165,10 +167,10 @@ fn changes_are_thrown_away() {
     assert!(root.join("home/ada").is_dir() && !root.join("new").exists());
 }
 
-/// A folder that an overlay on `/` can have layers in: another file system than the root's.
+/// A directory for the layers of an overlay on `/`: on another file system than the root.
 fn elsewhere() -> Elsewhere {
     let path = PathBuf::from(format!(
-        "/dev/shm/hull-people-{}-{}",
+        "/dev/shm/hull-test-{}-{}",
         std::process::id(),
         crate::support::fixture::unique()
     ));
@@ -183,7 +185,7 @@ impl Drop for Elsewhere {
     }
 }
 
-fn changes_are_kept_where_asked() {
+fn changes_are_kept_with_keep_changes() {
     let (root, place, runtime) = (small_root(), elsewhere(), hull());
     let kept = place.0.join("kept");
     let option = kept.to_str().unwrap();
@@ -199,13 +201,13 @@ fn changes_are_kept_where_asked() {
     let whiteout = fs::symlink_metadata(kept.join("etc/group")).unwrap();
     assert!(
         whiteout.file_type().is_char_device() && whiteout.rdev() == 0,
-        "what was removed is marked so"
+        "a removed file is a whiteout"
     );
     assert!(root.join("etc/group").exists() && !root.join("etc/new").exists());
     assert_eq!(
         fs::read_dir(&place.0).unwrap().count(),
         1,
-        "the work folder is gone"
+        "the work directory is left"
     );
     let again = sh(
         &runtime,
@@ -217,15 +219,15 @@ fn changes_are_kept_where_asked() {
     assert_eq!(
         again.stdout.lines().next(),
         Some("one"),
-        "the next run goes on from there"
+        "the next run does not see the kept changes"
     );
     assert!(!again.stdout.contains("group"));
-    // On the root's own file system the kernel takes no layer from within the lower one.
-    let inside = root.join("var/kept");
+    // The kernel does not take a layer that is within the lower directory.
+    let within = root.join("var/kept");
     let refused = sh(
         &runtime,
         &root,
-        &["--keep-changes", inside.to_str().unwrap()],
+        &["--keep-changes", within.to_str().unwrap()],
         "true",
     );
     assert_eq!(refused.status, 125);
@@ -253,18 +255,18 @@ fn an_ordinary_users_changes_are_kept() {
     assert_eq!(
         fs::read_dir(&place.0).unwrap().count(),
         1,
-        "the work folders are gone"
+        "a work directory is left"
     );
     assert!(!Path::new("/opt/new").exists());
 }
 
-fn the_folder_itself_is_used_with_read_write() {
+fn the_directory_itself_is_changed_with_read_write() {
     let root = small_root();
     sh(&hull(), &root, &["--read-write"], "echo there > /etc/new").success();
     assert_eq!(text(root.join("etc/new")).trim(), "there");
 }
 
-fn statuses_are_those_that_docker_has() {
+fn exit_statuses_are_dockers() {
     let (root, runtime) = (small_root(), hull());
     fs::write(root.join("bin/plain"), "no program").unwrap();
     write_executable(&root.join("bin/strange"), "\u{7f}ELF nothing of the kind");
@@ -295,20 +297,21 @@ fn statuses_are_those_that_docker_has() {
     assert_eq!(killed.status, 137);
     assert_eq!(
         runtime
-            .call(&["run", "--rootfs", "/no/such/folder", "--", "true"])
+            .call(&["run", "--rootfs", "/no/such/directory", "--", "true"])
             .status,
         125
     );
     assert_eq!(containers(&runtime), Vec::<String>::new());
 }
 
-/// Starts a run with streams of the test's own.
+/// Starts a `run` with pipes as its output.
 fn started(runtime: &Runtime, args: &[&str]) -> std::process::Child {
     let mut command: Command = runtime.command(args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    crate::support::leaks::spawn(&mut command).unwrap()
+    leaks::spawn(&mut command).unwrap()
 }
 
+/// Starts a program, sends the signal to `run` after the program's first byte; the exit status.
 #[track_caller]
 fn signalled(script: &[&str], signal: Signal) -> i32 {
     let (root, runtime) = (small_root(), hull());
@@ -320,18 +323,14 @@ fn signalled(script: &[&str], signal: Signal) -> i32 {
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte)
         .expect("the program said nothing");
     kill_process(Pid::from_child(&child), signal).unwrap();
-    let status = number(child.wait().unwrap());
-    crate::support::leaks::OWN
-        .lock()
-        .unwrap()
-        .remove(&child.id().cast_signed());
+    let status = wait(child, LIMIT);
     assert_eq!(containers(&runtime), Vec::<String>::new());
     status
 }
 
-fn a_signal_to_a_program_that_ignores_none_ends_it() {
-    // The first process of a process namespace gets no default action from the kernel. It is no
-    // shell that execs one: busybox' catches SIGINT itself until it does, and loses one that comes
+fn a_signal_without_a_handler_ends_the_program() {
+    // The kernel takes no default action on the first process of a pid namespace. The program is
+    // not started by a shell: busybox's handles SIGINT until its exec, and loses one that comes
     // just before.
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         assert_eq!(
@@ -341,7 +340,7 @@ fn a_signal_to_a_program_that_ignores_none_ends_it() {
     }
 }
 
-fn a_program_that_catches_a_signal_decides() {
+fn a_program_may_catch_a_signal() {
     assert_eq!(
         signalled(
             &[
@@ -355,7 +354,7 @@ fn a_program_that_catches_a_signal_decides() {
     );
 }
 
-fn a_terminal_is_carried_both_ways() {
+fn a_terminal_passes_text_both_ways() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let (root, runtime) = (small_root(), hull());
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
@@ -391,7 +390,7 @@ fn a_terminal_is_carried_both_ways() {
         .stdin(slave.try_clone().unwrap())
         .stdout(slave.try_clone().unwrap())
         .stderr(slave);
-    let mut child = crate::support::leaks::spawn(&mut command).unwrap();
+    let child = leaks::spawn(&mut command).unwrap();
     drop(command);
     let mut terminal = Terminal(fs::File::from(master));
     let said = terminal.read_until("TERM=vt100");
@@ -399,18 +398,13 @@ fn a_terminal_is_carried_both_ways() {
     assert_has!(said, "33 101");
     terminal.write("words\n");
     terminal.read_until("got words");
-    // Carried as a byte: the terminal inside makes the signal of it.
+    // Passed on as a byte: the container's terminal turns it into the signal.
     terminal.write("\u{3}");
     terminal.read_until("caught");
-    let status = number(child.wait().unwrap());
-    crate::support::leaks::OWN
-        .lock()
-        .unwrap()
-        .remove(&child.id().cast_signed());
-    assert_eq!(status, 5);
+    assert_eq!(wait(child, LIMIT), 5);
 }
 
-fn without_a_terminal_there_is_none() {
+fn without_a_terminal_the_container_has_none() {
     let out = sh(&hull(), &small_root(), &["-it"], "tty; echo TERM=$TERM");
     assert_eq!(out.stdout, "not a tty\nTERM=\n");
 }
@@ -457,7 +451,7 @@ fn volumes_show_the_hosts_paths() {
 }
 
 fn limits_are_the_kernels() {
-    if crate::support::wall::is_vm() {
+    if is_vm() {
         let read = "cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); cat memory.max \
             cpu.max pids.max";
         let out = sh(
@@ -498,7 +492,7 @@ fn limits_are_the_kernels() {
     assert!(!out.stdout.contains("199999999"), "200 MB went into 48");
 }
 
-const TRY_WRITES: &str = "for at in / /etc /opt /usr; do touch $at/people-x 2>/dev/null && echo \
+const TRY_WRITES: &str = "for at in / /etc /opt /usr; do touch $at/adhoc-x 2>/dev/null && echo \
     wrote $at; done; touch /dev/shm/x && echo memory";
 
 fn a_read_only_root_takes_no_writes() {
@@ -553,7 +547,7 @@ fn capabilities_are_added_and_dropped() {
     assert_has!(refused.failure(), "not permitted");
 }
 
-fn the_default_filter_blocks() {
+fn the_default_seccomp_profile_blocks() {
     let (root, runtime) = (small_root(), hull());
     let seccomp = |options: &[&str]| {
         sh(
@@ -568,16 +562,16 @@ fn the_default_filter_blocks() {
     assert_has!(filtered, "2");
     assert!(
         !filtered.contains("made"),
-        "a user namespace was made below the default filter"
+        "a user namespace was made under the default filter"
     );
     let free = seccomp(&["--seccomp", "unconfined"]);
     assert_has!(free, "0");
     assert_has!(free, "made");
 }
 
-fn a_filter_of_ones_own() {
-    let (root, runtime, folder) = (small_root(), hull(), new_dir("filter"));
-    let path = folder.join("filter.json");
+fn a_seccomp_profile_from_a_file() {
+    let (root, runtime) = (small_root(), hull());
+    let path = new_dir("filter").join("filter.json");
     let rule = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":5}]}"#;
     fs::write(&path, rule).unwrap();
     assert_has!(
@@ -607,7 +601,7 @@ fn a_filter_of_ones_own() {
     }
 }
 
-fn names_of_users_are_the_containers() {
+fn user_names_are_the_containers() {
     let (root, runtime) = (small_root(), hull());
     let id = |user: &str| {
         sh(
@@ -664,14 +658,14 @@ fn the_environment_and_the_working_directory() {
     assert!(!out.contains("HULL_NOT_SET"));
 }
 
-fn other_commands_work_on_it() {
+fn other_commands_work_on_an_adhoc_container() {
     let (root, runtime) = (small_root(), hull());
     runtime
         .call(&[
             "run",
             "-d",
             "--name",
-            "people-life",
+            "adhoc-life",
             "--rootfs",
             root.to_str().unwrap(),
             "--",
@@ -679,20 +673,20 @@ fn other_commands_work_on_it() {
             "1000",
         ])
         .success();
-    let state = runtime.call(&["state", "people-life"]).success().stdout;
+    let state = runtime.call(&["state", "adhoc-life"]).success().stdout;
     assert_has!(state, "\"status\": \"running\"");
     let out = runtime
         .call(&[
             "exec",
-            "people-life",
+            "adhoc-life",
             "sh",
             "-c",
             "touch /tmp/x; ls /tmp; hostname",
         ])
         .success();
-    assert_eq!(out.stdout, "x\npeople-life\n");
-    assert_has!(runtime.call(&["list"]).success().stdout, "people-life");
-    let bundle = runtime.state.join("people-life");
+    assert_eq!(out.stdout, "x\nadhoc-life\n");
+    assert_has!(runtime.call(&["list"]).success().stdout, "adhoc-life");
+    let bundle = runtime.state.join("adhoc-life");
     assert_has!(
         runtime
             .call(&["plan", bundle.to_str().unwrap()])
@@ -700,19 +694,19 @@ fn other_commands_work_on_it() {
             .stdout,
         "Layer "
     );
-    runtime.call(&["kill", "people-life", "KILL"]).success();
+    runtime.call(&["kill", "adhoc-life", "KILL"]).success();
     until("the end of the container", || {
         runtime
-            .call(&["state", "people-life"])
+            .call(&["state", "adhoc-life"])
             .stdout
             .contains("stopped")
     });
-    runtime.call(&["delete", "people-life"]).success();
+    runtime.call(&["delete", "adhoc-life"]).success();
     assert!(!root.join("tmp/x").exists());
-    assert!(crate::support::leaks::cgroups("people-life").is_empty());
+    assert!(leaks::cgroups("adhoc-life").is_empty());
 }
 
-fn malformed_options_are_refused_in_a_sentence() {
+fn malformed_options_are_errors() {
     let (root, runtime) = (small_root(), hull());
     let long = "x".repeat(300);
     let bad: &[(&[&str], &str)] = &[
@@ -738,7 +732,7 @@ fn malformed_options_are_refused_in_a_sentence() {
         (&["--cap-add", "FLY"], "no such capability"),
         (&["--cap-drop", ""], "no such capability"),
         (&["--seccomp", "/no/such/file"], "no such file"),
-        (&["--keep-changes", "/no/such/folder/x"], "no such file"),
+        (&["--keep-changes", "/no/such/directory/x"], "no such file"),
         (&["--bundle", "/tmp"], "with --rootfs there is none"),
         (&["--no-such-option"], "unexpected argument"),
     ];

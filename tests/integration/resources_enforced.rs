@@ -1,8 +1,8 @@
-//! That limits act: seen by the kernel's own counters, or by what a program may no longer do.
+//! `linux.resources`: the kernel enforces the limits, as its own counters or the program's errors
+//! show; and commands on frozen containers.
 
-use crate::resources::limited;
+use crate::support::backend::is_vm;
 use crate::support::cgroups::{self, Version, by_version, counter};
-use crate::support::wall::is_vm;
 use crate::support::{Bundle, fixture, until};
 use serde_json::json;
 use std::fs;
@@ -28,9 +28,6 @@ tests![
     kill_all_of_a_frozen_container,
     delete_force_of_a_frozen_container,
     delete_force_of_a_frozen_sub_cgroup,
-    out_of_memory_is_told_by_events,
-    out_of_memory_of_the_first_process_is_told_by_events,
-    pressure_is_told,
 ];
 
 /// `oom_kill` of the container's memory cgroup.
@@ -42,7 +39,7 @@ fn kills(b: &Bundle) -> u64 {
 }
 
 fn memory_limit_kills() {
-    let mut b = limited(json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }));
+    let mut b = Bundle::limited(&json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }));
     b.args(&[
         "/bin/sh",
         "-c",
@@ -53,17 +50,17 @@ fn memory_limit_kills() {
 }
 
 fn memory_limit_ends_the_program() {
-    let mut b = limited(json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }));
+    let mut b = Bundle::limited(&json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }));
     b.args(&["/bin/sh", "-c", "exec tail /dev/zero"]);
     assert_eq!(b.run().status, 137);
 }
 
-/// More than the limit is used, and it is in the machine's swap.
+/// The program uses more memory than its limit; the rest is in the swap of its kernel.
 fn memory_goes_to_swap() {
     if fs::read_to_string("/proc/swaps").unwrap().lines().count() < 2 {
-        skip!("the machine has no swap");
+        skip!("the host has no swap");
     }
-    let mut b = limited(json!({ "memory": { "limit": 16 << 20, "swap": 80 << 20 } }));
+    let mut b = Bundle::limited(&json!({ "memory": { "limit": 16 << 20, "swap": 80 << 20 } }));
     b.args(&[
         "/bin/sh",
         "-c",
@@ -85,7 +82,7 @@ fn memory_high_slows() {
     if cgroups::version("memory") == Version::V1 {
         skip!("v1 has no such limit");
     }
-    let mut b = limited(json!({ "unified": { "memory.high": "8388608" } }));
+    let mut b = Bundle::limited(&json!({ "unified": { "memory.high": "8388608" } }));
     b.args(&[
         "/bin/sh",
         "-c",
@@ -100,32 +97,24 @@ fn memory_high_slows() {
 const FORKS: &str = "for i in $(seq 40); do sleep 1000 & done; sleep 1000";
 
 fn pids_limit_refuses() {
-    let mut b = limited(json!({ "pids": { "limit": 20 } }));
+    let mut b = Bundle::limited(&json!({ "pids": { "limit": 20 } }));
     b.args(&["/bin/sh", "-c", FORKS]);
     let _c = b.try_create(&[]).0.expect("created");
     b.call(&["start", &b.id]).success();
-    // The refusal is the shell's end; a machine, and all that can be looked at in it, ends with its
-    // program.
+    // The refusal ends the shell; a VM ends with its program, and with it the counters.
     if !is_vm() {
         until("the refusal", || {
             counter(&b.cgroup_file("pids", "pids.events"), "max") > 0
         });
     }
-    let said = b.run_elsewhere();
-    assert_has!(said, "can't fork");
-}
-
-impl Bundle {
-    /// What the same program says in another container of its own.
-    fn run_elsewhere(&self) -> String {
-        let mut other = limited(self.spec["linux"]["resources"].clone());
-        other.args(&["/bin/sh", "-c", FORKS]);
-        other.run().stderr
-    }
+    // The output of the same program in a second container.
+    let mut other = Bundle::limited(&b.spec["linux"]["resources"]);
+    other.args(&["/bin/sh", "-c", FORKS]);
+    assert_has!(other.run().stderr, "can't fork");
 }
 
 fn pids_limit_that_is_raised_refuses_no_more() {
-    let b = limited(json!({ "pids": { "limit": 1 } }));
+    let b = Bundle::limited(&json!({ "pids": { "limit": 1 } }));
     let c = b.started();
     let refused = c.exec(&["/bin/sh", "-c", "/bin/true; /bin/true"]);
     assert!(
@@ -137,20 +126,20 @@ fn pids_limit_that_is_raised_refuses_no_more() {
 }
 
 fn cpu_quota_throttles() {
-    let mut b = limited(json!({ "cpu": { "quota": 10_000, "period": 50_000 } }));
+    let mut b = Bundle::limited(&json!({ "cpu": { "quota": 10_000, "period": 50_000 } }));
     b.args(&["/bin/sh", "-c", "while :; do :; done"]);
     let _c = b.started();
-    let told = || b.cgroup_file("cpu", "cpu.stat");
+    let stat = || b.cgroup_file("cpu", "cpu.stat");
     until("a throttled period", || {
-        counter(&told(), "nr_throttled") > 3
+        counter(&stat(), "nr_throttled") > 3
     });
-    let told = told();
-    assert!(counter(&told, by_version("cpu", "throttled_time", "throttled_usec")) > 0);
-    assert!(counter(&told, "nr_periods") >= counter(&told, "nr_throttled"));
+    let stat = stat();
+    assert!(counter(&stat, by_version("cpu", "throttled_time", "throttled_usec")) > 0);
+    assert!(counter(&stat, "nr_periods") >= counter(&stat, "nr_throttled"));
 }
 
 fn cpu_set_is_the_programs() {
-    let b = limited(json!({ "cpu": { "cpus": "0", "mems": "0" } }));
+    let b = Bundle::limited(&json!({ "cpu": { "cpus": "0", "mems": "0" } }));
     let c = b.started();
     assert_eq!(c.status_line("Cpus_allowed_list"), "0");
     let of_exec = || {
@@ -164,8 +153,15 @@ fn cpu_set_is_the_programs() {
     assert_eq!(of_exec(), "Cpus_allowed_list:\t1\n");
 }
 
-/// A folder on a disk (`HULL_TEST_DISK`, or the scratch folder), and the disk's number.
-fn disk() -> (PathBuf, u64, u64) {
+/// A directory on a disk, and the device number of the disk.
+struct Disk {
+    dir: PathBuf,
+    major: u64,
+    minor: u64,
+}
+
+/// The disk of `HULL_TEST_DISK`, or that of the scratch directory.
+fn disk() -> Disk {
     let own = fixture::new_dir("disk");
     let dir = std::env::var_os("HULL_TEST_DISK").map_or(own, PathBuf::from);
     let number = fs::metadata(&dir).unwrap().dev();
@@ -173,7 +169,7 @@ fn disk() -> (PathBuf, u64, u64) {
         u64::from(libc::major(number)),
         u64::from(libc::minor(number)),
     );
-    // A partition is throttled as its disk.
+    // The kernel throttles a disk and not a partition.
     let at = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok();
     let whole = at.and_then(|at| {
         if at.join("partition").exists() {
@@ -187,19 +183,23 @@ fn disk() -> (PathBuf, u64, u64) {
     };
     let text = fs::read_to_string(whole.join("dev")).unwrap();
     let (major, minor) = text.trim().split_once(':').unwrap();
-    (dir, major.parse().unwrap(), minor.parse().unwrap())
+    Disk {
+        dir,
+        major: major.parse().unwrap(),
+        minor: minor.parse().unwrap(),
+    }
 }
 
-/// The kernel's counters of the container's reads, and a time that it cannot have been shorter
-/// than.
+/// The container reads as many bytes as the kernel counts, and takes at least the time that the
+/// rate makes it take.
 fn disk_throttle_slows() {
-    let (dir, major, minor) = disk();
+    let Disk { dir, major, minor } = disk();
     let (rate, bytes) = (512 << 10, 1_u64 << 20);
     let file = dir.join(format!("read-{}", std::process::id()));
     fs::write(&file, vec![7; usize::try_from(bytes).unwrap()]).unwrap();
     fs::File::open(&file).unwrap().sync_all().unwrap();
-    let mut b = limited(
-        json!({ "blockIO": { "throttleReadBpsDevice": [{ "major": major, "minor": minor, "rate": rate }] } }),
+    let mut b = Bundle::limited(
+        &json!({ "blockIO": { "throttleReadBpsDevice": [{ "major": major, "minor": minor, "rate": rate }] } }),
     );
     b.mount("/mnt", "bind", file.to_str().unwrap(), &["bind", "ro"]);
     fs::remove_dir(b.rootfs().join("mnt")).unwrap();
@@ -231,23 +231,24 @@ fn disk_throttle_slows() {
         });
         counts.sum::<u64>()
     };
-    until("all is read", || read() >= bytes);
+    until("the end of the reads", || read() >= bytes);
     let time = begun.elapsed();
     fs::remove_file(&file).unwrap();
-    // Two seconds; the kernel lets the last pieces through as they come.
+    // Two seconds by the rate; the kernel does not delay the last pieces.
     assert!(
         time.as_millis() >= 1000,
         "{bytes} bytes at {rate} a second in {time:?}"
     );
 }
 
-/// Three pages where two are allowed. What is reserved counts, so no page need exist.
+/// Three pages where two are allowed. Reservations count: the host need not have the pages.
 fn huge_pages_are_refused() {
     if !std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
         skip!("this kernel has no pages of 2 MiB");
     }
     let version = cgroups::version("hugetlb");
-    let mut b = limited(json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 << 20 }] }));
+    let mut b =
+        Bundle::limited(&json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 << 20 }] }));
     // mmap of 6 MiB, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB.
     b.args(&[
         "/bin/sh",
@@ -262,15 +263,15 @@ fn huge_pages_are_refused() {
             .unwrap(),
         Version::V2 => counter(&b.cgroup_file("hugetlb", "hugetlb.2MB.events"), "max"),
     };
-    until("the refusal's count", || count() > 0);
+    until("the counter of refusals", || count() > 0);
 }
 
-/// A firewall's rule counts what a socket of the class sends.
+/// A rule of nftables counts the packets of the class.
 fn network_class_marks_packets() {
     if cgroups::hierarchy("net_cls").is_none() {
         skip!("net_cls is not mounted here");
     }
-    let mut b = limited(json!({ "network": { "classID": 1_048_577 } }));
+    let mut b = Bundle::limited(&json!({ "network": { "classID": 1_048_577 } }));
     b.args(&[
         "/bin/sh",
         "-c",
@@ -298,10 +299,10 @@ fn network_class_marks_packets() {
     });
 }
 
-/// A table of the test's own that looks at what leaves the machine's own loopback device.
-struct Leaving(String);
+/// A table of nftables that looks at the packets of the host's loopback device.
+struct Egress(String);
 
-impl Leaving {
+impl Egress {
     fn nft(&self, line: &str) -> String {
         let mut command = std::process::Command::new("nft");
         command.arg(line.replace("TABLE", &self.0));
@@ -311,36 +312,36 @@ impl Leaving {
     }
 }
 
-impl Drop for Leaving {
+impl Drop for Egress {
     fn drop(&mut self) {
         self.nft("delete table netdev TABLE");
     }
 }
 
-/// The kernel knows the names of the map in its first network namespace alone (`write_priomap`,
-/// net/core/netprio_cgroup.c): so the container is in that one, and its packets have the priority
-/// when they leave.
+/// The kernel looks the interface up in the initial network namespace only (`write_priomap`,
+/// net/core/netprio_cgroup.c): so the container is in that one.
 fn network_priority_is_on_packets() {
     if cgroups::hierarchy("net_prio").is_none() {
         skip!("net_prio is not mounted here");
     }
-    let leaving = Leaving(format!("hull_test_{}", std::process::id()));
-    leaving.nft(
+    let egress = Egress(format!("hull_test_{}", std::process::id()));
+    egress.nft(
         "add table netdev TABLE; add chain netdev TABLE out { type filter hook egress \
         device lo priority 0; }; add rule netdev TABLE out meta priority 0:5 counter",
     );
     let counted = || {
-        let text = leaving.nft("list chain netdev TABLE out");
+        let text = egress.nft("list chain netdev TABLE out");
         assert!(text.contains("counter packets"), "{text}");
         !text.contains("packets 0")
     };
-    let mut b = limited(json!({ "network": { "priorities": [{ "name": "lo", "priority": 5 }] } }));
+    let mut b =
+        Bundle::limited(&json!({ "network": { "priorities": [{ "name": "lo", "priority": 5 }] } }));
     b.without_namespace("network").args(&[
         "/bin/sh",
         "-c",
         "while :; do echo x | nc -w 1 127.0.0.1 9; sleep 0.2; done",
     ]);
-    assert!(!counted(), "nobody else sends with that priority");
+    assert!(!counted(), "another process sends with that priority");
     let _c = b.started();
     until("a counted packet", counted);
 }
@@ -369,8 +370,7 @@ fn device_rules_refuse() {
     ] {
         assert_has!(said, words);
     }
-    // Reading is allowed by the rule (whether the kernel lets root without CAP_SYS_RAWIO is another
-    // matter), writing by none.
+    // The rule allows reading (for which the kernel may want CAP_SYS_RAWIO too), and not writing.
     assert_has!(said, "can't create /dev/mem: Operation not permitted");
 }
 
@@ -417,7 +417,7 @@ fn freezer_stops_the_clock() {
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert_eq!(used(), at, "a frozen program uses no time");
     c.call(&["resume"]).success();
-    until("the program's going on", || used() > at);
+    until("the program to continue", || used() > at);
 }
 
 fn kill_all_of_a_frozen_container() {
@@ -436,7 +436,7 @@ fn delete_force_of_a_frozen_container() {
     assert_has!(c.call(&["state"]).failure(), "does not exist");
 }
 
-/// The container's own doing: a cgroup below, with a process, frozen.
+/// The container may have made and frozen a cgroup below its own.
 fn delete_force_of_a_frozen_sub_cgroup() {
     let b = Bundle::sh("sleep 1000 & sleep 1000 & wait");
     let c = b.started();
@@ -455,74 +455,4 @@ fn delete_force_of_a_frozen_sub_cgroup() {
     fs::write(dir.join(file), value).unwrap();
     c.call(&["delete", "--force"]).success();
     assert!(!b.cgroup_dir("freezer").exists());
-}
-
-/// Starts `events`, waits for its first line, lets the program go on, and gives what was told until
-/// it ended or told of memory.
-fn events_of(b: &Bundle, go: impl Fn()) -> String {
-    let file = fixture::new_dir("events").join("out");
-    let mut command = b.runtime.command(&["events", "--interval", "1s", &b.id]);
-    let mut child =
-        crate::support::leaks::spawn(command.stdout(fs::File::create(&file).unwrap())).unwrap();
-    let text = || fs::read_to_string(&file).unwrap();
-    until("the first statistics", || text().contains("stats"));
-    go();
-    until("the event or the end", || {
-        text().contains("\"oom\"") || child.try_wait().unwrap().is_some()
-    });
-    child.kill().ok();
-    child.wait().unwrap();
-    text()
-}
-
-fn out_of_memory_is_told_by_events() {
-    let mut b = limited(json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } }));
-    b.args(&[
-        "/bin/sh",
-        "-c",
-        "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; tail /dev/zero; sleep 1000",
-    ]);
-    let c = b.started();
-    assert_has!(
-        events_of(&b, || drop(c.exec(&["touch", "/dev/shm/go"]).success())),
-        "\"oom\""
-    );
-}
-
-/// The kill is the container's end, and its cgroup may go at once: it is told all the same.
-fn out_of_memory_of_the_first_process_is_told_by_events() {
-    only_hull!("runc 1.1.5 may lose it");
-    let mut b = limited(json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } }));
-    b.args(&[
-        "/bin/sh",
-        "-c",
-        "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; exec tail /dev/zero",
-    ]);
-    let c = b.started();
-    let told = events_of(&b, || {
-        c.exec(&["touch", "/dev/shm/go"]).success();
-        c.wait_for("stopped");
-        c.call(&["delete"]).success();
-    });
-    assert_has!(told, "\"oom\"");
-}
-
-fn pressure_is_told() {
-    only_hull!("runc 1.1.5 tells no pressure");
-    if cgroups::version("cpu") == Version::V1
-        || !std::path::Path::new("/proc/pressure/cpu").exists()
-    {
-        skip!("pressure is told by cgroup v2");
-    }
-    let b = Bundle::sleeper();
-    let c = b.started();
-    let stats: serde_json::Value =
-        serde_json::from_str(&c.call(&["events", "--stats"]).success().stdout).unwrap();
-    for part in ["cpu", "memory", "blkio"] {
-        let psi = &stats["data"][part]["psi"];
-        assert!(
-            psi["some"]["avg10"].is_number() && psi["full"]["total"].is_number(),
-            "{part}: {stats}"
-        );
-    }
 }

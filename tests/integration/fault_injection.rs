@@ -1,6 +1,6 @@
-//! Death, a full disk and an old kernel at any point: strace(1) makes the chosen call of hull's
-//! fail, or kills hull before it. Each number of each call is a run of its own, until one comes
-//! through unharmed.
+//! SIGKILL, a full disk and an old kernel at any point: strace(1) lets a system call of hull's
+//! fail, or kills hull before it. Each call of each kind has a run of its own, until a run makes
+//! fewer calls than that and succeeds.
 
 use crate::support::{Bundle, leaks, runtime, until};
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ tests![
     kernels_without_newer_calls,
 ];
 
-/// A runtime's command under strace with an injection; `follow` includes the container's own
-/// processes.
+/// Runs a command of the runtime under strace with an injection; `follow` includes the processes of
+/// the container.
 fn injected(b: &Bundle, inject: &str, follow: bool, args: &[&str]) -> runtime::Output {
     let hull = b.runtime.command(args);
     let mut command = Command::new("strace");
@@ -35,13 +35,13 @@ fn injected(b: &Bundle, inject: &str, follow: bool, args: &[&str]) -> runtime::O
 }
 
 fn needs_strace() {
-    only_hull!("the points are hull's own");
+    only_hull!("other runtimes make other system calls");
     if !leaks::succeeds(Command::new("strace").arg("-V").stdout(Stdio::null())) {
         skip!("strace is not installed");
     }
 }
 
-/// Neither record nor cgroup nor process; what a forced `delete` could not clear is a failure.
+/// Asserts that after `delete --force` no record, no cgroup and no process is left.
 fn nothing_is_left(b: &Bundle, when: &str) {
     let out = b.call(&["delete", "--force", &b.id]);
     assert_eq!(out.status, 0, "{when}: {out:?}");
@@ -59,12 +59,12 @@ fn cgroups(b: &Bundle) -> Vec<PathBuf> {
     leaks::cgroups(b.cgroup.trim_start_matches('/'))
 }
 
-/// The calls between which nothing changes outside of hull but by one of them. (strace counts each
-/// call by itself.)
+/// The system calls by which hull changes anything else. (strace counts each kind by itself.)
 const CHANGES: &str = "openat close write mkdir rmdir rename unlink unlinkat mknodat clone3 \
     sendto recvfrom ppoll waitid flock fsopen fsmount execveat pidfd_send_signal";
 
-/// Kills a command before each of those calls in turn. `prepare` makes what the command needs.
+/// Runs a command again and again, and kills it before each of those calls in turn; the number of
+/// kills. `prepare` makes what the command needs.
 fn killed_at_each(b: &Bundle, args: &[&str], prepare: impl Fn()) -> usize {
     let mut killed = 0;
     for call in CHANGES.split(' ') {
@@ -143,7 +143,8 @@ fn delete_killed_before_any_call_leaves_nothing() {
     assert!(killed > 15, "only {killed} kills");
 }
 
-/// The child dies at one of its steps: hull says so in one sentence, and takes everything back.
+/// The container's init is killed at each of its steps: hull reports an error and removes what it
+/// had made.
 fn init_killed_before_any_step_is_an_error() {
     needs_strace();
     let mut b = Bundle::new();
@@ -178,7 +179,7 @@ fn init_killed_before_any_step_is_an_error() {
                 "{when}: something is left: {out:?}"
             );
             if out.status == 0 || out.status == 137 {
-                // Unharmed; or the program itself was met, whose status that is.
+                // No such call any more; or strace killed the program, whose status this is.
                 assert!(number > 1, "{call} is never made");
                 break;
             }
@@ -188,8 +189,8 @@ fn init_killed_before_any_step_is_an_error() {
     }
 }
 
-/// Fails each of a command's calls in turn with ENOSPC: either it does not matter, or it is the
-/// sentence.
+/// Lets each call of a kind in `run` fail with ENOSPC: either it does not matter, or it is the
+/// error; the number of errors.
 fn full_at_each(b: &Bundle, call: &str) -> u32 {
     let mut refused = 0;
     for number in 1..200 {
@@ -225,7 +226,7 @@ fn full_disk_at_any_write() {
     let b = Bundle::sh("echo ran");
     b.write();
     let refused = full_at_each(&b, "write");
-    // The record twice, the fifo, and what the limits are written to.
+    // The record twice, the fifo, and the files of the limits.
     assert!(refused >= 5, "only {refused} writes mattered");
 }
 
@@ -238,8 +239,7 @@ fn full_disk_at_any_new_file() {
     }
 }
 
-/// What hull does where a kernel has not got a call: it works, or the sentence says what is
-/// missing.
+/// On a kernel without a system call, `run` works or its error says what is missing.
 fn kernels_without_newer_calls() {
     needs_strace();
     let b = Bundle::sh("echo ran");
@@ -268,7 +268,7 @@ fn kernels_without_newer_calls() {
         );
         nothing_is_left(&b, call);
     }
-    // With neither memory files nor overlays there is no place that nobody can write to.
+    // Without memfd_create and fsopen, hull cannot protect its own binary.
     for call in [
         "memfd_create,fsopen",
         "clone3",
@@ -284,7 +284,7 @@ fn kernels_without_newer_calls() {
         assert_has!(out.failure(), "function not implemented");
         nothing_is_left(&b, call);
     }
-    // Where there is a container to end.
+    // Calls that `kill` needs.
     for call in ["pidfd_open", "pidfd_send_signal"] {
         b.call(&["create", "--bundle", b.dir.to_str().unwrap(), &b.id])
             .success();

@@ -1,7 +1,8 @@
-//! Networks under load and violence: a hundred starts at once, and a kill at any point.
+//! hull's own networks under load and with faults: a hundred starts at once, and SIGKILL of hull at
+//! any point.
 
-use crate::net_world::{World, ip, links, rules, shell, start};
-use crate::support::{Bundle, leaks, until};
+use crate::support::network::{World, ip, links, rules, shell, start};
+use crate::support::{Bundle, Container, leaks, runtime, until};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ tests![
     a_hundred_parallel_starts_have_distinct_addresses,
     a_kill_at_any_point_leaves_nothing,
     a_kill_before_each_call_leaves_nothing,
-    addresses_of_the_dead_are_given_out_again
+    addresses_of_ended_containers_are_given_out_again
 ];
 
 fn a_hundred_parallel_starts_have_distinct_addresses() {
@@ -30,14 +31,9 @@ fn a_hundred_parallel_starts_have_distinct_addresses() {
         ]);
         children.push(leaks::spawn(&mut command).unwrap());
     }
-    let guards: Vec<_> = bundles.iter().map(crate::support::Container::new).collect();
-    for child in &mut children {
-        assert!(
-            crate::support::harness::wait_within(child, Duration::from_secs(120)),
-            "a start hangs"
-        );
-        assert!(child.wait().unwrap().success());
-        leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
+    let guards: Vec<_> = bundles.iter().map(Container::new).collect();
+    for child in children {
+        assert_eq!(runtime::wait(child, Duration::from_secs(120)), 0);
     }
     let document = w.inspect("default");
     let containers = document["containers"].as_array().unwrap();
@@ -83,13 +79,13 @@ fn a_kill_at_any_point_leaves_nothing() {
         std::thread::sleep(Duration::from_micros(step * 1200));
         child.kill().ok();
         child.wait().unwrap();
-        leaks::OWN.lock().unwrap().remove(&child.id().cast_signed());
+        leaks::forget(&child);
         nothing_is_left(&w, &b, &format!("killed after {} us", step * 1200));
     }
     assert!(ip("-br link").lines().count() <= 3);
 }
 
-/// What a killed `create` made is gone after a forced `delete`.
+/// Asserts that `delete --force` removes what a killed `create` made.
 fn nothing_is_left(w: &World, b: &Bundle, when: &str) {
     b.call(&["delete", "--force", &b.id]).success();
     until("the links are gone", || {
@@ -97,8 +93,8 @@ fn nothing_is_left(w: &World, b: &Bundle, when: &str) {
         links().iter().all(|link| link.starts_with("hull-"))
     });
     assert_eq!(rules(), "", "{when}");
-    let folder = w.state().join("@networks/default/endpoints");
-    let left: Vec<_> = std::fs::read_dir(&folder)
+    let endpoints = w.state().join("@networks/default/endpoints");
+    let left: Vec<_> = std::fs::read_dir(&endpoints)
         .into_iter()
         .flatten()
         .map(|entry| entry.unwrap().file_name())
@@ -106,8 +102,8 @@ fn nothing_is_left(w: &World, b: &Bundle, when: &str) {
     assert!(left.is_empty(), "{when}: addresses are held by {left:?}");
 }
 
-/// Before each call by which hull changes something outside itself, one run each: what the time of
-/// a kill hits only by chance.
+/// strace kills hull before each system call by which it changes something else, one run each: a
+/// kill at a given time hits some of them only by chance.
 fn a_kill_before_each_call_leaves_nothing() {
     only_hull!("networks are hull's own");
     if shell("command -v strace").status != 0 {
@@ -149,8 +145,7 @@ fn a_kill_before_each_call_leaves_nothing() {
                 hull.get_envs()
                     .filter_map(|(key, value)| Some((key, value?))),
             );
-            let status =
-                crate::support::runtime::finish(command, crate::support::runtime::LIMIT).status;
+            let status = runtime::finish(command, runtime::LIMIT).status;
             nothing_is_left(&w, &b, &format!("killed before {call} number {number}"));
             assert!(
                 [0, 137].contains(&status),
@@ -165,7 +160,7 @@ fn a_kill_before_each_call_leaves_nothing() {
     assert!(killed > 20, "only {killed} kills");
 }
 
-fn addresses_of_the_dead_are_given_out_again() {
+fn addresses_of_ended_containers_are_given_out_again() {
     only_hull!("networks are hull's own");
     let w = World::new();
     w.hull(&["network", "create", "--subnet", "10.77.0.0/30", "tiny"])
@@ -174,12 +169,12 @@ fn addresses_of_the_dead_are_given_out_again() {
     let c = start(&first, &["--network", "tiny"]);
     let (_none, out) = second.try_create(&["--network", "tiny"]);
     assert_has!(out.failure(), "has no free address");
-    // Nobody deletes it: its process is killed, and its network namespace ends.
+    // Without `delete`: the process is killed, and its network namespace ends.
     c.kill("KILL").success();
     c.wait_for("stopped");
     until("the address is free", || {
         second.run_with(&["--detach", "--network", "tiny"]).status == 0
     });
-    let _d = crate::support::Container::new(&second);
+    let _d = Container::new(&second);
     assert_eq!(w.addresses("tiny", &second.id), ["10.77.0.2"]);
 }
