@@ -32,27 +32,31 @@ pub fn prepare() {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // Valid: three entries, a timeout, no signal mask.
-    let _ = call!(
-        libc::SYS_ppoll,
-        stdio.as_mut_ptr(),
-        3,
-        &raw mut now,
-        std::ptr::null::<u8>(),
-        8
-    );
+    // SAFETY: three entries, a timeout, no signal mask.
+    let _ = unsafe {
+        call!(
+            libc::SYS_ppoll,
+            stdio.as_mut_ptr(),
+            3,
+            &raw mut now,
+            std::ptr::null::<u8>(),
+            8
+        )
+    };
     for _ in stdio
         .iter()
         .filter(|entry| entry.revents & libc::POLLNVAL != 0)
     {
-        // The lowest free number is the one that is closed. Valid: NUL-terminated.
-        let _ = call!(
-            libc::SYS_openat,
-            libc::AT_FDCWD,
-            c"/dev/null".as_ptr(),
-            libc::O_RDWR,
-            0
-        );
+        // The lowest free number is the one that is closed. SAFETY: NUL-terminated.
+        let _ = unsafe {
+            call!(
+                libc::SYS_openat,
+                libc::AT_FDCWD,
+                c"/dev/null".as_ptr(),
+                libc::O_RDWR,
+                0
+            )
+        };
     }
     super::process::ignore_broken_pipes();
 }

@@ -14,16 +14,18 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<u64>) -> Sys<usize> {
         tv_nsec: ((ms % 1000) * 1_000_000) as i64,
     });
     let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // Valid: the entries and their number belong together, a timeout or null, no signal mask.
     super::retry(|| {
-        call!(
-            libc::SYS_ppoll,
-            fds.as_mut_ptr(),
-            fds.len(),
-            spec_ptr,
-            std::ptr::null::<u8>(),
-            8
-        )
+        // SAFETY: the slice and the timeout, where there is one, live across the call.
+        unsafe {
+            call!(
+                libc::SYS_ppoll,
+                fds.as_mut_ptr(),
+                fds.len(),
+                spec_ptr,
+                std::ptr::null::<u8>(),
+                8
+            )
+        }
     })
     .map(|n| n as usize)
 }
@@ -33,13 +35,17 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<u64>) -> Sys<usize> {
 /// # Errors
 /// EBADF.
 pub fn nonblocking(raw: i32) -> Sys<()> {
-    let flags = call!(libc::SYS_fcntl, raw, libc::F_GETFL)?;
-    call!(
-        libc::SYS_fcntl,
-        raw,
-        libc::F_SETFL,
-        flags | libc::c_long::from(libc::O_NONBLOCK)
-    )
+    // SAFETY: numbers alone are passed.
+    let flags = unsafe { call!(libc::SYS_fcntl, raw, libc::F_GETFL) }?;
+    // SAFETY: numbers alone are passed.
+    unsafe {
+        call!(
+            libc::SYS_fcntl,
+            raw,
+            libc::F_SETFL,
+            flags | libc::c_long::from(libc::O_NONBLOCK)
+        )
+    }
     .map(drop)
 }
 
@@ -48,8 +54,8 @@ pub fn nonblocking(raw: i32) -> Sys<()> {
 /// # Errors
 /// EEXIST where it is there already; ENOEXEC, EKEYREJECTED and the module's own.
 pub fn load_module(file: i32) -> Sys<()> {
-    // Valid: an empty string of parameters.
-    call!(libc::SYS_finit_module, file, c"".as_ptr(), 0).map(drop)
+    // SAFETY: an empty string of parameters.
+    unsafe { call!(libc::SYS_finit_module, file, c"".as_ptr(), 0) }.map(drop)
 }
 
 /// reboot(2), `RB_AUTOBOOT`: the machine's end, where its monitor takes a reset for one.
@@ -57,20 +63,23 @@ pub fn load_module(file: i32) -> Sys<()> {
 /// # Errors
 /// EPERM.
 pub fn reset_machine() -> Sys<()> {
-    // Valid: the command that takes no argument; the magic numbers are those of reboot(2).
-    call!(
-        libc::SYS_reboot,
-        0xfee1_dead_u32,
-        672_274_793,
-        libc::RB_AUTOBOOT,
-        std::ptr::null::<u8>()
-    )
+    // SAFETY: the command that takes no argument; the magic numbers are those of reboot(2).
+    unsafe {
+        call!(
+            libc::SYS_reboot,
+            0xfee1_dead_u32,
+            672_274_793,
+            libc::RB_AUTOBOOT,
+            std::ptr::null::<u8>()
+        )
+    }
     .map(drop)
 }
 
 /// sync(2).
 pub fn sync() {
-    let _ = call!(libc::SYS_sync);
+    // SAFETY: numbers alone are passed.
+    let _ = unsafe { call!(libc::SYS_sync) };
 }
 
 /// clock_settime(2) of the real-time clock, in nanoseconds since 1970.
@@ -82,12 +91,14 @@ pub fn set_clock(nanoseconds: u64) -> Sys<()> {
         tv_sec: (nanoseconds / 1_000_000_000) as i64,
         tv_nsec: (nanoseconds % 1_000_000_000) as i64,
     };
-    // Valid: a pointer to the structure.
-    call!(
-        libc::SYS_clock_settime,
-        libc::CLOCK_REALTIME,
-        &raw const time
-    )
+    // SAFETY: a pointer to the structure.
+    unsafe {
+        call!(
+            libc::SYS_clock_settime,
+            libc::CLOCK_REALTIME,
+            &raw const time
+        )
+    }
     .map(drop)
 }
 
@@ -101,8 +112,8 @@ pub fn die_with_parent() -> Sys<()> {
 
 /// `PR_SET_NAME`, at most 15 bytes: what ps(1) shows.
 pub fn name_process(name: &CStr) {
-    // Valid: NUL-terminated; the kernel copies at most 16 bytes.
-    let _ = call!(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0);
+    // SAFETY: NUL-terminated; the kernel copies at most 16 bytes.
+    let _ = unsafe { call!(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
 /// Ends this process by a signal's default action, without a core file; returns where the signal
@@ -112,15 +123,18 @@ pub fn end_by(signal: i32) {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // Valid: a pointer to the structure, and no old limit.
-    let _ = call!(
-        libc::SYS_prlimit64,
-        0,
-        libc::RLIMIT_CORE,
-        &raw const none,
-        std::ptr::null::<u8>()
-    );
+    // SAFETY: a pointer to the structure, and no old limit.
+    let _ = unsafe {
+        call!(
+            libc::SYS_prlimit64,
+            0,
+            libc::RLIMIT_CORE,
+            &raw const none,
+            std::ptr::null::<u8>()
+        )
+    };
     super::process::default_signals(1 << (signal - 1));
     super::process::unblock_signals();
-    let _ = call!(libc::SYS_kill, super::process::getpid(), signal);
+    // SAFETY: numbers alone are passed.
+    let _ = unsafe { call!(libc::SYS_kill, super::process::getpid(), signal) };
 }

@@ -35,14 +35,16 @@ pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sy
     };
     let mut left = 128;
     loop {
-        // Valid: `path` is NUL-terminated, `how` lives across the call and its size is given.
-        match call!(
-            libc::SYS_openat2,
-            dir,
-            path.as_ptr(),
-            &raw const how,
-            size_of::<OpenHow>()
-        ) {
+        // SAFETY: `path` is NUL-terminated, `how` lives across the call and its size is given.
+        match unsafe {
+            call!(
+                libc::SYS_openat2,
+                dir,
+                path.as_ptr(),
+                &raw const how,
+                size_of::<OpenHow>()
+            )
+        } {
             Err(Errno::EAGAIN | Errno::EINTR) if left > 0 => left -= 1,
             other => return other.map(raw_fd),
         }
@@ -54,22 +56,25 @@ pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sy
 /// # Errors
 /// The kernel's.
 pub fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Sys<i32> {
-    // Valid: `path` is NUL-terminated.
     super::retry(|| {
-        call!(
-            libc::SYS_openat,
-            dir,
-            path.as_ptr(),
-            flags | libc::O_CLOEXEC,
-            mode
-        )
+        // SAFETY: the path is NUL-terminated.
+        unsafe {
+            call!(
+                libc::SYS_openat,
+                dir,
+                path.as_ptr(),
+                flags | libc::O_CLOEXEC,
+                mode
+            )
+        }
     })
     .map(raw_fd)
 }
 
 /// close(2); errors have no use.
 pub fn close(raw: i32) {
-    let _ = call!(libc::SYS_close, raw);
+    // SAFETY: numbers alone are passed.
+    let _ = unsafe { call!(libc::SYS_close, raw) };
 }
 
 /// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on ends at execve.
@@ -79,12 +84,15 @@ pub fn close(raw: i32) {
 /// ENOSYS before kernel 5.11.
 pub fn cloexec_from(first: i32) -> Sys<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    call!(
-        libc::SYS_close_range,
-        first as u32,
-        u32::MAX,
-        CLOSE_RANGE_CLOEXEC
-    )
+    // SAFETY: numbers alone are passed.
+    unsafe {
+        call!(
+            libc::SYS_close_range,
+            first as u32,
+            u32::MAX,
+            CLOSE_RANGE_CLOEXEC
+        )
+    }
     .map(drop)
 }
 
@@ -97,7 +105,8 @@ pub fn close_range(first: i32, last: i32) -> Sys<()> {
     if last < first {
         return Ok(());
     }
-    match call!(libc::SYS_close_range, first as u32, last as u32, 0) {
+    // SAFETY: numbers alone are passed.
+    match unsafe { call!(libc::SYS_close_range, first as u32, last as u32, 0) } {
         Err(Errno::ENOSYS) => {
             (first..=last.min(4096)).for_each(close);
             Ok(())
@@ -127,13 +136,16 @@ pub fn close_all_but(first: i32, kept: &mut [i32]) {
 /// # Errors
 /// The kernel's: ESPIPE for what is no file, EIO.
 pub fn start_writeback(raw: i32) -> Sys<()> {
-    call!(
-        libc::SYS_sync_file_range,
-        raw,
-        0_i64,
-        0_i64,
-        libc::SYNC_FILE_RANGE_WRITE
-    )
+    // SAFETY: numbers alone are passed.
+    unsafe {
+        call!(
+            libc::SYS_sync_file_range,
+            raw,
+            0_i64,
+            0_i64,
+            libc::SYNC_FILE_RANGE_WRITE
+        )
+    }
     .map(drop)
 }
 
@@ -156,7 +168,8 @@ pub fn read_whole(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
 /// # Errors
 /// The kernel's.
 pub fn lock(raw: i32) -> Sys<()> {
-    super::retry(|| call!(libc::SYS_flock, raw, libc::LOCK_EX)).map(drop)
+    // SAFETY: numbers alone are passed.
+    super::retry(|| unsafe { call!(libc::SYS_flock, raw, libc::LOCK_EX) }).map(drop)
 }
 
 /// mkdirat(2).
@@ -164,8 +177,8 @@ pub fn lock(raw: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn mkdirat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_mkdirat, dir, path.as_ptr(), mode).map(drop)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_mkdirat, dir, path.as_ptr(), mode) }.map(drop)
 }
 
 /// mknodat(2).
@@ -173,8 +186,8 @@ pub fn mkdirat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn mknodat(dir: i32, path: &CStr, mode: u32, dev: u64) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_mknodat, dir, path.as_ptr(), mode, dev).map(drop)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_mknodat, dir, path.as_ptr(), mode, dev) }.map(drop)
 }
 
 /// symlinkat(2).
@@ -182,8 +195,8 @@ pub fn mknodat(dir: i32, path: &CStr, mode: u32, dev: u64) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn symlinkat(target: &CStr, dir: i32, path: &CStr) -> Sys<()> {
-    // Valid: both NUL-terminated.
-    call!(libc::SYS_symlinkat, target.as_ptr(), dir, path.as_ptr()).map(drop)
+    // SAFETY: both NUL-terminated.
+    unsafe { call!(libc::SYS_symlinkat, target.as_ptr(), dir, path.as_ptr()) }.map(drop)
 }
 
 /// readlinkat(2): the length of what was written to `buffer`.
@@ -191,14 +204,16 @@ pub fn symlinkat(target: &CStr, dir: i32, path: &CStr) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn readlinkat(dir: i32, path: &CStr, buffer: &mut [u8]) -> Sys<usize> {
-    // Valid: the buffer and its length belong together.
-    call!(
-        libc::SYS_readlinkat,
-        dir,
-        path.as_ptr(),
-        buffer.as_mut_ptr(),
-        buffer.len()
-    )
+    // SAFETY: the buffer and its length belong together.
+    unsafe {
+        call!(
+            libc::SYS_readlinkat,
+            dir,
+            path.as_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len()
+        )
+    }
     .map(|n| n as usize)
 }
 
@@ -207,8 +222,8 @@ pub fn readlinkat(dir: i32, path: &CStr, buffer: &mut [u8]) -> Sys<usize> {
 /// # Errors
 /// The kernel's.
 pub fn unlinkat(dir: i32, path: &CStr, flags: i32) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_unlinkat, dir, path.as_ptr(), flags).map(drop)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_unlinkat, dir, path.as_ptr(), flags) }.map(drop)
 }
 
 /// fchmodat(2) without following nothing: the path is one component of a directory that hull holds.
@@ -216,8 +231,8 @@ pub fn unlinkat(dir: i32, path: &CStr, flags: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fchmodat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_fchmodat, dir, path.as_ptr(), mode).map(drop)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_fchmodat, dir, path.as_ptr(), mode) }.map(drop)
 }
 
 /// fchmod(2).
@@ -225,7 +240,8 @@ pub fn fchmodat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fchmod(raw: i32, mode: u32) -> Sys<()> {
-    call!(libc::SYS_fchmod, raw, mode).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fchmod, raw, mode) }.map(drop)
 }
 
 /// fchownat(2), not following a symbolic link; an empty path means `dir` itself.
@@ -233,15 +249,17 @@ pub fn fchmod(raw: i32, mode: u32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fchownat(dir: i32, path: &CStr, uid: u32, gid: u32) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(
-        libc::SYS_fchownat,
-        dir,
-        path.as_ptr(),
-        uid,
-        gid,
-        libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW
-    )
+    // SAFETY: NUL-terminated.
+    unsafe {
+        call!(
+            libc::SYS_fchownat,
+            dir,
+            path.as_ptr(),
+            uid,
+            gid,
+            libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW
+        )
+    }
     .map(drop)
 }
 
@@ -251,14 +269,16 @@ pub fn fchownat(dir: i32, path: &CStr, uid: u32, gid: u32) -> Sys<()> {
 /// The kernel's.
 pub fn fstat(raw: i32) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // Valid: the buffer has the size of the structure.
-    call!(
-        libc::SYS_newfstatat,
-        raw,
-        c"".as_ptr(),
-        stat.as_mut_ptr(),
-        libc::AT_EMPTY_PATH
-    )?;
+    // SAFETY: the buffer has the size of the structure.
+    unsafe {
+        call!(
+            libc::SYS_newfstatat,
+            raw,
+            c"".as_ptr(),
+            stat.as_mut_ptr(),
+            libc::AT_EMPTY_PATH
+        )
+    }?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
     Ok(unsafe { stat.assume_init() })
 }
@@ -269,14 +289,16 @@ pub fn fstat(raw: i32) -> Sys<libc::stat> {
 /// The kernel's.
 pub fn stat(path: &CStr) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // Valid: NUL-terminated; the buffer has the size of the structure.
-    call!(
-        libc::SYS_newfstatat,
-        libc::AT_FDCWD,
-        path.as_ptr(),
-        stat.as_mut_ptr(),
-        0
-    )?;
+    // SAFETY: NUL-terminated; the buffer has the size of the structure.
+    unsafe {
+        call!(
+            libc::SYS_newfstatat,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            stat.as_mut_ptr(),
+            0
+        )
+    }?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
     Ok(unsafe { stat.assume_init() })
 }
@@ -287,8 +309,8 @@ pub fn stat(path: &CStr) -> Sys<libc::stat> {
 /// The kernel's.
 pub fn filesystem_of(path: &CStr) -> Sys<i64> {
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // Valid: NUL-terminated; the buffer has the size of the structure.
-    call!(libc::SYS_statfs, path.as_ptr(), stat.as_mut_ptr())?;
+    // SAFETY: NUL-terminated; the buffer has the size of the structure.
+    unsafe { call!(libc::SYS_statfs, path.as_ptr(), stat.as_mut_ptr()) }?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
     Ok(unsafe { stat.assume_init() }.f_type)
 }
@@ -299,8 +321,8 @@ pub fn filesystem_of(path: &CStr) -> Sys<i64> {
 /// The kernel's.
 pub fn filesystem(raw: i32) -> Sys<i64> {
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // Valid: the buffer has the size of the structure.
-    call!(libc::SYS_fstatfs, raw, stat.as_mut_ptr())?;
+    // SAFETY: the buffer has the size of the structure.
+    unsafe { call!(libc::SYS_fstatfs, raw, stat.as_mut_ptr()) }?;
     // SAFETY: the call succeeded, so the kernel filled the structure.
     Ok(unsafe { stat.assume_init() }.f_type)
 }
@@ -311,7 +333,8 @@ pub fn filesystem(raw: i32) -> Sys<i64> {
 /// EACCES, or the kernel's.
 pub fn executable(raw: i32) -> Sys<()> {
     let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
-    call!(libc::SYS_faccessat2, raw, c"".as_ptr(), libc::X_OK, flags).map(drop)
+    // SAFETY: the path is NUL-terminated.
+    unsafe { call!(libc::SYS_faccessat2, raw, c"".as_ptr(), libc::X_OK, flags) }.map(drop)
 }
 
 /// chdir(2).
@@ -319,8 +342,8 @@ pub fn executable(raw: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn chdir(path: &CStr) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_chdir, path.as_ptr()).map(drop)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_chdir, path.as_ptr()) }.map(drop)
 }
 
 /// fchdir(2).
@@ -328,7 +351,8 @@ pub fn chdir(path: &CStr) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fchdir(raw: i32) -> Sys<()> {
-    call!(libc::SYS_fchdir, raw).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fchdir, raw) }.map(drop)
 }
 
 /// chroot(2).
@@ -336,8 +360,8 @@ pub fn fchdir(raw: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn chroot(path: &CStr) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_chroot, path.as_ptr()).map(drop)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_chroot, path.as_ptr()) }.map(drop)
 }
 
 /// getcwd(2): the length with the closing NUL. A directory outside the root is reported as
@@ -346,13 +370,14 @@ pub fn chroot(path: &CStr) -> Sys<()> {
 /// # Errors
 /// ENOENT when the directory is gone.
 pub fn getcwd(buffer: &mut [u8]) -> Sys<usize> {
-    // Valid: the buffer and its length belong together.
-    call!(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()).map(|n| n as usize)
+    // SAFETY: the buffer and its length belong together.
+    unsafe { call!(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }.map(|n| n as usize)
 }
 
 /// umask(2): the former mask.
 pub fn umask(mask: u32) -> u32 {
-    call!(libc::SYS_umask, mask)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_umask, mask) }
         .map(|old| old as u32)
         .unwrap_or(0)
 }
@@ -362,8 +387,8 @@ pub fn umask(mask: u32) -> u32 {
 /// # Errors
 /// The kernel's.
 pub fn read(raw: i32, buffer: &mut [u8]) -> Sys<usize> {
-    // Valid: the buffer and its length belong together.
-    super::retry(|| call!(libc::SYS_read, raw, buffer.as_mut_ptr(), buffer.len()))
+    // SAFETY: the buffer and its length belong together.
+    super::retry(|| unsafe { call!(libc::SYS_read, raw, buffer.as_mut_ptr(), buffer.len()) })
         .map(|n| n as usize)
 }
 
@@ -372,8 +397,9 @@ pub fn read(raw: i32, buffer: &mut [u8]) -> Sys<usize> {
 /// # Errors
 /// The kernel's.
 pub fn write(raw: i32, bytes: &[u8]) -> Sys<usize> {
-    // Valid: the buffer and its length belong together.
-    super::retry(|| call!(libc::SYS_write, raw, bytes.as_ptr(), bytes.len())).map(|n| n as usize)
+    // SAFETY: the buffer and its length belong together.
+    super::retry(|| unsafe { call!(libc::SYS_write, raw, bytes.as_ptr(), bytes.len()) })
+        .map(|n| n as usize)
 }
 
 /// fcntl(2) `F_GETFL`.
@@ -381,7 +407,8 @@ pub fn write(raw: i32, bytes: &[u8]) -> Sys<usize> {
 /// # Errors
 /// EBADF.
 pub fn status_flags(raw: i32) -> Sys<i32> {
-    call!(libc::SYS_fcntl, raw, libc::F_GETFL).map(raw_fd)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fcntl, raw, libc::F_GETFL) }.map(raw_fd)
 }
 
 /// dup3(2) without flags: the copy survives execve.
@@ -392,7 +419,8 @@ pub fn dup_to(old: i32, new: i32) -> Sys<()> {
     if old == new {
         return clear_cloexec(old);
     }
-    call!(libc::SYS_dup3, old, new, 0).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_dup3, old, new, 0) }.map(drop)
 }
 
 /// Ends a descriptor at execve.
@@ -400,7 +428,8 @@ pub fn dup_to(old: i32, new: i32) -> Sys<()> {
 /// # Errors
 /// EBADF.
 pub fn set_cloexec(raw: i32) -> Sys<()> {
-    call!(libc::SYS_fcntl, raw, libc::F_SETFD, libc::FD_CLOEXEC).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fcntl, raw, libc::F_SETFD, libc::FD_CLOEXEC) }.map(drop)
 }
 
 /// Lets a descriptor survive execve.
@@ -408,7 +437,8 @@ pub fn set_cloexec(raw: i32) -> Sys<()> {
 /// # Errors
 /// EBADF.
 pub fn clear_cloexec(raw: i32) -> Sys<()> {
-    call!(libc::SYS_fcntl, raw, libc::F_SETFD, 0).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fcntl, raw, libc::F_SETFD, 0) }.map(drop)
 }
 
 /// memfd_create(2): close-on-exec, seals allowed.
@@ -416,12 +446,14 @@ pub fn clear_cloexec(raw: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn memfd(name: &CStr, flags: u32) -> Sys<i32> {
-    // Valid: NUL-terminated.
-    call!(
-        libc::SYS_memfd_create,
-        name.as_ptr(),
-        flags | libc::MFD_CLOEXEC
-    )
+    // SAFETY: NUL-terminated.
+    unsafe {
+        call!(
+            libc::SYS_memfd_create,
+            name.as_ptr(),
+            flags | libc::MFD_CLOEXEC
+        )
+    }
     .map(raw_fd)
 }
 
@@ -430,7 +462,8 @@ pub fn memfd(name: &CStr, flags: u32) -> Sys<i32> {
 /// # Errors
 /// The kernel's.
 pub fn seal(raw: i32, seals: i32) -> Sys<()> {
-    call!(libc::SYS_fcntl, raw, libc::F_ADD_SEALS, seals).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fcntl, raw, libc::F_ADD_SEALS, seals) }.map(drop)
 }
 
 /// fcntl(2) `F_GET_SEALS`; EINVAL on what is no memory file.
@@ -438,7 +471,8 @@ pub fn seal(raw: i32, seals: i32) -> Sys<()> {
 /// # Errors
 /// EINVAL.
 pub fn seals(raw: i32) -> Sys<i32> {
-    call!(libc::SYS_fcntl, raw, libc::F_GET_SEALS).map(|value| value as i32)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fcntl, raw, libc::F_GET_SEALS) }.map(|value| value as i32)
 }
 
 /// sendfile(2): how many bytes went from `from` to `to`.
@@ -446,8 +480,9 @@ pub fn seals(raw: i32) -> Sys<i32> {
 /// # Errors
 /// The kernel's.
 pub fn sendfile(to: i32, from: i32, count: usize) -> Sys<usize> {
-    // Valid: a null offset means the file's own position.
-    call!(libc::SYS_sendfile, to, from, std::ptr::null::<i64>(), count).map(|n| n as usize)
+    // SAFETY: a null offset means the file's own position.
+    unsafe { call!(libc::SYS_sendfile, to, from, std::ptr::null::<i64>(), count) }
+        .map(|n| n as usize)
 }
 
 /// pipe2(2), close-on-exec: (read end, write end).
@@ -456,8 +491,8 @@ pub fn sendfile(to: i32, from: i32, count: usize) -> Sys<usize> {
 /// The kernel's.
 pub fn pipe() -> Sys<(i32, i32)> {
     let mut ends = [-1_i32; 2];
-    // Valid: room for two descriptors.
-    call!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC)?;
+    // SAFETY: room for two descriptors.
+    unsafe { call!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) }?;
     Ok((ends[0], ends[1]))
 }
 
@@ -466,7 +501,8 @@ pub fn pipe() -> Sys<(i32, i32)> {
 /// # Errors
 /// EBADF for what is no pipe.
 pub fn pipe_size(raw: i32) -> Sys<usize> {
-    call!(libc::SYS_fcntl, raw, libc::F_GETPIPE_SZ).map(|size| size as usize)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fcntl, raw, libc::F_GETPIPE_SZ) }.map(|size| size as usize)
 }
 
 /// Lets a pipe hold so many bytes (fcntl(2), `F_SETPIPE_SZ`). Who waits to write goes on (since
@@ -475,7 +511,8 @@ pub fn pipe_size(raw: i32) -> Sys<usize> {
 /// # Errors
 /// EPERM beyond `fs.pipe-max-size` or the user's share; EBADF for what is no pipe; EBUSY.
 pub fn set_pipe_size(raw: i32, size: usize) -> Sys<()> {
-    call!(libc::SYS_fcntl, raw, libc::F_SETPIPE_SZ, size).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fcntl, raw, libc::F_SETPIPE_SZ, size) }.map(drop)
 }
 
 /// What was written to a terminal or a socket and its reader has not taken (`TIOCOUTQ`, the same
@@ -483,8 +520,10 @@ pub fn set_pipe_size(raw: i32, size: usize) -> Sys<()> {
 /// everything else.
 pub fn untaken(raw: i32) -> i32 {
     let mut count = 0_i32;
-    // Valid: a pointer to an int.
-    let asked = |request: libc::Ioctl, count: *mut i32| call!(libc::SYS_ioctl, raw, request, count);
+    // SAFETY: a pointer to an int.
+    let asked = |request: libc::Ioctl, count: *mut i32| unsafe {
+        call!(libc::SYS_ioctl, raw, request, count)
+    };
     if asked(libc::TIOCOUTQ, &raw mut count).is_err()
         && asked(libc::FIONREAD, &raw mut count).is_err()
     {
@@ -506,7 +545,8 @@ pub fn rewind(raw: i32) -> Sys<()> {
 /// # Errors
 /// ESPIPE for what is no file; EINVAL.
 pub fn seek_to(raw: i32, position: u64) -> Sys<()> {
-    call!(libc::SYS_lseek, raw, position, libc::SEEK_SET).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_lseek, raw, position, libc::SEEK_SET) }.map(drop)
 }
 
 /// getdents64(2): how many bytes of directory entries were written to `buffer`; 0 at the end.
@@ -514,6 +554,7 @@ pub fn seek_to(raw: i32, position: u64) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn getdents(raw: i32, buffer: &mut [u8]) -> Sys<usize> {
-    // Valid: the buffer and its length belong together.
-    call!(libc::SYS_getdents64, raw, buffer.as_mut_ptr(), buffer.len()).map(|n| n as usize)
+    // SAFETY: the buffer and its length belong together.
+    unsafe { call!(libc::SYS_getdents64, raw, buffer.as_mut_ptr(), buffer.len()) }
+        .map(|n| n as usize)
 }

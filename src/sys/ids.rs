@@ -9,7 +9,8 @@ use std::ffi::CStr;
 /// # Errors
 /// EPERM, EINVAL for an unmapped id.
 pub fn setresuid(uid: u32) -> Sys<()> {
-    call!(libc::SYS_setresuid, uid, uid, uid).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_setresuid, uid, uid, uid) }.map(drop)
 }
 
 /// setresgid(2), of this thread alone.
@@ -17,7 +18,8 @@ pub fn setresuid(uid: u32) -> Sys<()> {
 /// # Errors
 /// EPERM, EINVAL for an unmapped id.
 pub fn setresgid(gid: u32) -> Sys<()> {
-    call!(libc::SYS_setresgid, gid, gid, gid).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_setresgid, gid, gid, gid) }.map(drop)
 }
 
 /// setgroups(2) from little-endian words as a plan carries them; bytes beyond the last whole word
@@ -26,8 +28,8 @@ pub fn setresgid(gid: u32) -> Sys<()> {
 /// # Errors
 /// EPERM where the user namespace denies it.
 pub fn setgroups(groups: &[u8]) -> Sys<()> {
-    // Valid: the bytes hold that many native 32-bit words; the kernel copies from any alignment.
-    call!(libc::SYS_setgroups, groups.len() / 4, groups.as_ptr()).map(drop)
+    // SAFETY: the bytes hold that many native 32-bit words; the kernel copies from any alignment.
+    unsafe { call!(libc::SYS_setgroups, groups.len() / 4, groups.as_ptr()) }.map(drop)
 }
 
 /// prctl(2) with integers only.
@@ -35,7 +37,8 @@ pub fn setgroups(groups: &[u8]) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn prctl(option: i32, a: u64, b: u64) -> Sys<i64> {
-    call!(libc::SYS_prctl, option, a, b, 0, 0)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_prctl, option, a, b, 0, 0) }
 }
 
 /// The three sets of capset(2), as masks.
@@ -75,8 +78,8 @@ pub fn capset(sets: CapSets) -> Sys<()> {
         (p >> 32) as u32,
         (i >> 32) as u32,
     ];
-    // Valid: version 3 has two data structures of three words.
-    call!(libc::SYS_capset, &raw const header, data.as_ptr()).map(drop)
+    // SAFETY: version 3 has two data structures of three words.
+    unsafe { call!(libc::SYS_capset, &raw const header, data.as_ptr()) }.map(drop)
 }
 
 /// capget(2) of this thread.
@@ -89,8 +92,8 @@ pub fn capget() -> Sys<CapSets> {
         pid: 0,
     };
     let mut data = [0_u32; 6];
-    // Valid: version 3 has two data structures of three words.
-    call!(libc::SYS_capget, &raw const header, data.as_mut_ptr())?;
+    // SAFETY: version 3 has two data structures of three words.
+    unsafe { call!(libc::SYS_capget, &raw const header, data.as_mut_ptr()) }?;
     let wide = |low: usize| u64::from(data[low]) | (u64::from(data[low + 3]) << 32);
     Ok(CapSets {
         effective: wide(0),
@@ -114,8 +117,8 @@ pub fn seccomp_filter(program: &[u8], flags: u32) -> Sys<i64> {
         len: (program.len() / 8) as u16,
         filter: program.as_ptr(),
     };
-    // Valid: pointer and length belong together; the kernel copies from any alignment.
-    call!(libc::SYS_seccomp, 1, flags, &raw const program)
+    // SAFETY: pointer and length belong together; the kernel copies from any alignment.
+    unsafe { call!(libc::SYS_seccomp, 1, flags, &raw const program) }
 }
 
 /// prlimit64(2) of another process.
@@ -124,14 +127,16 @@ pub fn seccomp_filter(program: &[u8], flags: u32) -> Sys<i64> {
 /// EPERM when raising without CAP_SYS_RESOURCE.
 pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
     let limit = [soft, hard];
-    // Valid: the new limit only.
-    call!(
-        libc::SYS_prlimit64,
-        pid,
-        resource,
-        limit.as_ptr(),
-        std::ptr::null::<u8>()
-    )
+    // SAFETY: the new limit only.
+    unsafe {
+        call!(
+            libc::SYS_prlimit64,
+            pid,
+            resource,
+            limit.as_ptr(),
+            std::ptr::null::<u8>()
+        )
+    }
     .map(drop)
 }
 
@@ -141,14 +146,16 @@ pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
 /// EINVAL for an unknown resource.
 pub fn hard_limit(resource: u32) -> Sys<u64> {
     let mut limit = [0_u64; 2];
-    // Valid: the old limit only.
-    call!(
-        libc::SYS_prlimit64,
-        0,
-        resource,
-        std::ptr::null::<u8>(),
-        limit.as_mut_ptr()
-    )?;
+    // SAFETY: the old limit only.
+    unsafe {
+        call!(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            std::ptr::null::<u8>(),
+            limit.as_mut_ptr()
+        )
+    }?;
     Ok(limit[1])
 }
 
@@ -167,7 +174,8 @@ pub fn raise_open_files() -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn personality(persona: u64) -> Sys<()> {
-    call!(libc::SYS_personality, persona).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_personality, persona) }.map(drop)
 }
 
 /// ioprio_set(2) of this thread.
@@ -175,7 +183,8 @@ pub fn personality(persona: u64) -> Sys<()> {
 /// # Errors
 /// EPERM for the real-time class.
 pub fn ioprio_set(value: u32) -> Sys<()> {
-    call!(libc::SYS_ioprio_set, 1, 0, value).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_ioprio_set, 1, 0, value) }.map(drop)
 }
 
 /// sched_setattr(2) of this thread with the kernel's structure as bytes.
@@ -183,8 +192,8 @@ pub fn ioprio_set(value: u32) -> Sys<()> {
 /// # Errors
 /// EPERM, EINVAL.
 pub fn sched_setattr(attr: &[u8]) -> Sys<()> {
-    // Valid: the structure states its own size in its first word.
-    call!(libc::SYS_sched_setattr, 0, attr.as_ptr(), 0).map(drop)
+    // SAFETY: the structure states its own size in its first word.
+    unsafe { call!(libc::SYS_sched_setattr, 0, attr.as_ptr(), 0) }.map(drop)
 }
 
 /// sched_setaffinity(2).
@@ -192,8 +201,8 @@ pub fn sched_setattr(attr: &[u8]) -> Sys<()> {
 /// # Errors
 /// EINVAL when no CPU of the mask exists.
 pub fn sched_setaffinity(pid: i32, mask: &[u8]) -> Sys<()> {
-    // Valid: mask and length belong together.
-    call!(libc::SYS_sched_setaffinity, pid, mask.len(), mask.as_ptr()).map(drop)
+    // SAFETY: mask and length belong together.
+    unsafe { call!(libc::SYS_sched_setaffinity, pid, mask.len(), mask.as_ptr()) }.map(drop)
 }
 
 /// set_mempolicy(2); the mask in 64-bit words.
@@ -206,14 +215,16 @@ pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
     } else {
         mask.as_ptr()
     };
-    // Valid: mask and its number of bits belong together; the kernel reads whole words, and plans
+    // SAFETY: mask and its number of bits belong together; the kernel reads whole words, and plans
     // pad to them.
-    call!(
-        libc::SYS_set_mempolicy,
-        mode,
-        pointer,
-        mask.len() * 8 + usize::from(!mask.is_empty())
-    )
+    unsafe {
+        call!(
+            libc::SYS_set_mempolicy,
+            mode,
+            pointer,
+            mask.len() * 8 + usize::from(!mask.is_empty())
+        )
+    }
     .map(drop)
 }
 
@@ -222,8 +233,8 @@ pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
 /// # Errors
 /// EDQUOT, ENOSYS, EPERM.
 pub fn join_session_keyring(name: &CStr) -> Sys<i64> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_keyctl, 1, name.as_ptr())
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_keyctl, 1, name.as_ptr()) }
 }
 
 /// keyctl(2) `KEYCTL_DESCRIBE` then `KEYCTL_SETPERM`: adds the owner's search right as runc does
@@ -232,7 +243,8 @@ pub fn join_session_keyring(name: &CStr) -> Sys<i64> {
 /// # Errors
 /// The kernel's.
 pub fn keyring_permissions(serial: i64, permissions: u32) -> Sys<()> {
-    call!(libc::SYS_keyctl, 5, serial, permissions).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_keyctl, 5, serial, permissions) }.map(drop)
 }
 
 /// keyctl(2) `KEYCTL_DESCRIBE`: the length of the text.
@@ -240,14 +252,16 @@ pub fn keyring_permissions(serial: i64, permissions: u32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn keyring_describe(serial: i64, buffer: &mut [u8]) -> Sys<usize> {
-    // Valid: the buffer and its length belong together.
-    call!(
-        libc::SYS_keyctl,
-        6,
-        serial,
-        buffer.as_mut_ptr(),
-        buffer.len()
-    )
+    // SAFETY: the buffer and its length belong together.
+    unsafe {
+        call!(
+            libc::SYS_keyctl,
+            6,
+            serial,
+            buffer.as_mut_ptr(),
+            buffer.len()
+        )
+    }
     .map(|n| n as usize)
 }
 
@@ -256,8 +270,8 @@ pub fn keyring_describe(serial: i64, buffer: &mut [u8]) -> Sys<usize> {
 /// # Errors
 /// EPERM.
 pub fn sethostname(name: &[u8]) -> Sys<()> {
-    // Valid: pointer and length belong together.
-    call!(libc::SYS_sethostname, name.as_ptr(), name.len()).map(drop)
+    // SAFETY: pointer and length belong together.
+    unsafe { call!(libc::SYS_sethostname, name.as_ptr(), name.len()) }.map(drop)
 }
 
 /// setdomainname(2).
@@ -265,6 +279,6 @@ pub fn sethostname(name: &[u8]) -> Sys<()> {
 /// # Errors
 /// EPERM.
 pub fn setdomainname(name: &[u8]) -> Sys<()> {
-    // Valid: pointer and length belong together.
-    call!(libc::SYS_setdomainname, name.as_ptr(), name.len()).map(drop)
+    // SAFETY: pointer and length belong together.
+    unsafe { call!(libc::SYS_setdomainname, name.as_ptr(), name.len()) }.map(drop)
 }

@@ -30,12 +30,11 @@ use nix::errno::Errno;
 /// What a raw call answers.
 pub type Sys<T> = std::result::Result<T, Errno>;
 
-/// Calls `libc::syscall` and turns -1 into the error number.
+/// Calls `libc::syscall` and turns -1 into the error number. It stands in an `unsafe` block, whose
+/// comment says why the arguments are valid for this call; the kernel checks all else.
 macro_rules! call {
     ($nr:expr $(, $arg:expr)* $(,)?) => {
-        // SAFETY: the caller of this macro states why the arguments are valid for this call; the
-        // kernel checks all else.
-        match unsafe { libc::syscall($nr $(, $arg)*) } {
+        match libc::syscall($nr $(, $arg)*) {
             -1 => Err(nix::errno::Errno::last()),
             value => Ok(value),
         }

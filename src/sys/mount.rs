@@ -52,15 +52,17 @@ pub fn mount(source: &CStr, target: &CStr, fstype: &CStr, flags: u64, data: &CSt
     } else {
         data.as_ptr()
     };
-    // Valid: all strings are NUL-terminated; a null data means none.
-    call!(
-        libc::SYS_mount,
-        source.as_ptr(),
-        target.as_ptr(),
-        fstype.as_ptr(),
-        flags,
-        data
-    )
+    // SAFETY: all strings are NUL-terminated; a null data means none.
+    unsafe {
+        call!(
+            libc::SYS_mount,
+            source.as_ptr(),
+            target.as_ptr(),
+            fstype.as_ptr(),
+            flags,
+            data
+        )
+    }
     .map(drop)
 }
 
@@ -69,8 +71,8 @@ pub fn mount(source: &CStr, target: &CStr, fstype: &CStr, flags: u64, data: &CSt
 /// # Errors
 /// The kernel's.
 pub fn umount(target: &CStr, flags: i32) -> Sys<()> {
-    // Valid: NUL-terminated.
-    call!(libc::SYS_umount2, target.as_ptr(), flags).map(drop)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_umount2, target.as_ptr(), flags) }.map(drop)
 }
 
 /// pivot_root(2).
@@ -78,8 +80,8 @@ pub fn umount(target: &CStr, flags: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn pivot_root(new: &CStr, old: &CStr) -> Sys<()> {
-    // Valid: both NUL-terminated.
-    call!(libc::SYS_pivot_root, new.as_ptr(), old.as_ptr()).map(drop)
+    // SAFETY: both NUL-terminated.
+    unsafe { call!(libc::SYS_pivot_root, new.as_ptr(), old.as_ptr()) }.map(drop)
 }
 
 /// open_tree(2), close-on-exec; an empty path means `dir` itself.
@@ -88,8 +90,8 @@ pub fn pivot_root(new: &CStr, old: &CStr) -> Sys<()> {
 /// The kernel's.
 pub fn open_tree(dir: i32, path: &CStr, flags: u32) -> Sys<i32> {
     let flags = flags | libc::O_CLOEXEC as u32 | libc::AT_EMPTY_PATH as u32;
-    // Valid: NUL-terminated.
-    call!(libc::SYS_open_tree, dir, path.as_ptr(), flags).map(raw_fd)
+    // SAFETY: NUL-terminated.
+    unsafe { call!(libc::SYS_open_tree, dir, path.as_ptr(), flags) }.map(raw_fd)
 }
 
 /// move_mount(2): the mount `from` is attached on the place `to` is open at.
@@ -99,15 +101,17 @@ pub fn open_tree(dir: i32, path: &CStr, flags: u32) -> Sys<i32> {
 pub fn move_mount(from: i32, to: i32) -> Sys<()> {
     const F_EMPTY_PATH: u32 = 0x4;
     const T_EMPTY_PATH: u32 = 0x40;
-    // Valid: empty paths with descriptors.
-    call!(
-        libc::SYS_move_mount,
-        from,
-        c"".as_ptr(),
-        to,
-        c"".as_ptr(),
-        F_EMPTY_PATH | T_EMPTY_PATH
-    )
+    // SAFETY: empty paths with descriptors.
+    unsafe {
+        call!(
+            libc::SYS_move_mount,
+            from,
+            c"".as_ptr(),
+            to,
+            c"".as_ptr(),
+            F_EMPTY_PATH | T_EMPTY_PATH
+        )
+    }
     .map(drop)
 }
 
@@ -117,15 +121,17 @@ pub fn move_mount(from: i32, to: i32) -> Sys<()> {
 /// The kernel's.
 pub fn move_mount_on_root(from: i32) -> Sys<()> {
     const F_EMPTY_PATH: u32 = 0x4;
-    // Valid: NUL-terminated paths.
-    call!(
-        libc::SYS_move_mount,
-        from,
-        c"".as_ptr(),
-        libc::AT_FDCWD,
-        c"/".as_ptr(),
-        F_EMPTY_PATH
-    )
+    // SAFETY: NUL-terminated paths.
+    unsafe {
+        call!(
+            libc::SYS_move_mount,
+            from,
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            c"/".as_ptr(),
+            F_EMPTY_PATH
+        )
+    }
     .map(drop)
 }
 
@@ -135,15 +141,17 @@ pub fn move_mount_on_root(from: i32) -> Sys<()> {
 /// The kernel's.
 pub fn mount_setattr(raw: i32, flags: u32, attr: &MountAttr) -> Sys<()> {
     let flags = flags | libc::AT_EMPTY_PATH as u32;
-    // Valid: the structure lives across the call and its size is given.
-    call!(
-        libc::SYS_mount_setattr,
-        raw,
-        c"".as_ptr(),
-        flags,
-        std::ptr::from_ref(attr),
-        size_of::<MountAttr>()
-    )
+    // SAFETY: the structure lives across the call and its size is given.
+    unsafe {
+        call!(
+            libc::SYS_mount_setattr,
+            raw,
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<MountAttr>()
+        )
+    }
     .map(drop)
 }
 
@@ -152,8 +160,8 @@ pub fn mount_setattr(raw: i32, flags: u32, attr: &MountAttr) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fsopen(fstype: &CStr) -> Sys<i32> {
-    // Valid: NUL-terminated; 1 is FSOPEN_CLOEXEC.
-    call!(libc::SYS_fsopen, fstype.as_ptr(), 1).map(raw_fd)
+    // SAFETY: NUL-terminated; 1 is FSOPEN_CLOEXEC.
+    unsafe { call!(libc::SYS_fsopen, fstype.as_ptr(), 1) }.map(raw_fd)
 }
 
 /// fsconfig(2) `FSCONFIG_SET_STRING`.
@@ -161,8 +169,8 @@ pub fn fsopen(fstype: &CStr) -> Sys<i32> {
 /// # Errors
 /// The kernel's.
 pub fn fsconfig_string(raw: i32, key: &CStr, value: &CStr) -> Sys<()> {
-    // Valid: both NUL-terminated.
-    call!(libc::SYS_fsconfig, raw, 1, key.as_ptr(), value.as_ptr(), 0).map(drop)
+    // SAFETY: both NUL-terminated.
+    unsafe { call!(libc::SYS_fsconfig, raw, 1, key.as_ptr(), value.as_ptr(), 0) }.map(drop)
 }
 
 /// fsconfig(2) `FSCONFIG_SET_FLAG`.
@@ -170,15 +178,17 @@ pub fn fsconfig_string(raw: i32, key: &CStr, value: &CStr) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fsconfig_flag(raw: i32, key: &CStr) -> Sys<()> {
-    // Valid: NUL-terminated; a flag has no value.
-    call!(
-        libc::SYS_fsconfig,
-        raw,
-        0,
-        key.as_ptr(),
-        std::ptr::null::<u8>(),
-        0
-    )
+    // SAFETY: NUL-terminated; a flag has no value.
+    unsafe {
+        call!(
+            libc::SYS_fsconfig,
+            raw,
+            0,
+            key.as_ptr(),
+            std::ptr::null::<u8>(),
+            0
+        )
+    }
     .map(drop)
 }
 
@@ -187,15 +197,17 @@ pub fn fsconfig_flag(raw: i32, key: &CStr) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fsconfig_create(raw: i32) -> Sys<()> {
-    // Valid: null key and value for this command.
-    call!(
-        libc::SYS_fsconfig,
-        raw,
-        6,
-        std::ptr::null::<u8>(),
-        std::ptr::null::<u8>(),
-        0
-    )
+    // SAFETY: null key and value for this command.
+    unsafe {
+        call!(
+            libc::SYS_fsconfig,
+            raw,
+            6,
+            std::ptr::null::<u8>(),
+            std::ptr::null::<u8>(),
+            0
+        )
+    }
     .map(drop)
 }
 
@@ -204,7 +216,8 @@ pub fn fsconfig_create(raw: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fsmount(raw: i32, attributes: u64) -> Sys<i32> {
-    call!(libc::SYS_fsmount, raw, 1, attributes).map(raw_fd)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_fsmount, raw, 1, attributes) }.map(raw_fd)
 }
 
 /// The `ST_*` flags of the mount that a descriptor is on (statfs(2), `f_flags`).
@@ -215,7 +228,7 @@ pub fn mount_flags(raw: i32) -> Sys<u64> {
     // The kernel's structure on 64-bit machines is fifteen words, of which the eleventh is
     // `f_flags`; libc hides that field.
     let mut words = [0_u64; 15];
-    // Valid: the buffer has the size of the structure.
-    call!(libc::SYS_fstatfs, raw, words.as_mut_ptr())?;
+    // SAFETY: the buffer has the size of the structure.
+    unsafe { call!(libc::SYS_fstatfs, raw, words.as_mut_ptr()) }?;
     Ok(words[10])
 }

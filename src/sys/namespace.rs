@@ -26,7 +26,8 @@ pub fn open(path: impl AsRef<Path>) -> Result<Fd> {
 /// # Errors
 /// EPERM: the owner lies outside the caller's own user namespace.
 pub fn owner(namespace: i32) -> Sys<i32> {
-    call!(libc::SYS_ioctl, namespace, NS_GET_USERNS).map(raw_fd)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_ioctl, namespace, NS_GET_USERNS) }.map(raw_fd)
 }
 
 /// `NS_GET_NSTYPE`: the kind of a namespace, as its `CLONE_NEW*`.
@@ -34,5 +35,6 @@ pub fn owner(namespace: i32) -> Sys<i32> {
 /// # Errors
 /// ENOTTY: the descriptor is not a namespace's.
 pub fn kind(namespace: i32) -> Sys<u32> {
-    call!(libc::SYS_ioctl, namespace, NS_GET_NSTYPE).map(|kind| kind as u32)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_ioctl, namespace, NS_GET_NSTYPE) }.map(|kind| kind as u32)
 }

@@ -18,12 +18,15 @@ use std::sync::atomic::Ordering;
 pub fn socket_in(namespace: i32, domain: i32, kind: i32, protocol: i32) -> Sys<OwnedFd> {
     in_shared_table(|| {
         process::setns(namespace, libc::CLONE_NEWNET as u64)?;
-        call!(
-            libc::SYS_socket,
-            domain,
-            kind | libc::SOCK_CLOEXEC,
-            protocol
-        )
+        // SAFETY: numbers alone are passed.
+        unsafe {
+            call!(
+                libc::SYS_socket,
+                domain,
+                kind | libc::SOCK_CLOEXEC,
+                protocol
+            )
+        }
         .map(raw_fd)
     })
 }
@@ -102,13 +105,15 @@ pub fn bind_packet(socket: i32, index: u32) -> Sys<()> {
         sll_halen: 0,
         sll_addr: [0; 8],
     };
-    // Valid: the structure and its size.
-    call!(
-        libc::SYS_bind,
-        socket,
-        &raw const address,
-        size_of::<libc::sockaddr_ll>()
-    )
+    // SAFETY: the structure and its size.
+    unsafe {
+        call!(
+            libc::SYS_bind,
+            socket,
+            &raw const address,
+            size_of::<libc::sockaddr_ll>()
+        )
+    }
     .map(drop)
 }
 
@@ -139,7 +144,7 @@ pub fn open_tap(name: &str) -> Sys<i32> {
         libc::O_RDWR,
         0,
     )?);
-    // Valid: the structure has the size of `struct ifreq`.
-    super::call!(libc::SYS_ioctl, tun.0, TUNSETIFF, &raw mut request)?;
+    // SAFETY: the structure has the size of `struct ifreq`.
+    unsafe { super::call!(libc::SYS_ioctl, tun.0, TUNSETIFF, &raw mut request) }?;
     Ok(tun.keep())
 }

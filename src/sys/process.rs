@@ -58,8 +58,8 @@ pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup as u64;
     }
-    // Valid: without CLONE_VM and a stack the child goes on here on its own copy of this one.
-    match call!(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())? {
+    // SAFETY: without CLONE_VM and a stack the child goes on here on its own copy of this one.
+    match unsafe { call!(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) }? {
         0 => Ok(Cloned::Child),
         pid => Ok(Cloned::Parent {
             pid: raw_fd(pid),
@@ -73,7 +73,8 @@ pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
 /// # Errors
 /// The kernel's.
 pub fn unshare(flags: u64) -> Sys<()> {
-    call!(libc::SYS_unshare, flags).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_unshare, flags) }.map(drop)
 }
 
 /// setns(2): by a namespace's descriptor, or by a pidfd with several flags.
@@ -81,7 +82,8 @@ pub fn unshare(flags: u64) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn setns(raw: i32, flags: u64) -> Sys<()> {
-    call!(libc::SYS_setns, raw, flags).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_setns, raw, flags) }.map(drop)
 }
 
 /// setsid(2).
@@ -89,7 +91,8 @@ pub fn setns(raw: i32, flags: u64) -> Sys<()> {
 /// # Errors
 /// EPERM when already a leader.
 pub fn setsid() -> Sys<()> {
-    call!(libc::SYS_setsid).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_setsid) }.map(drop)
 }
 
 /// pidfd_open(2).
@@ -97,7 +100,8 @@ pub fn setsid() -> Sys<()> {
 /// # Errors
 /// ESRCH.
 pub fn pidfd_open(pid: i32) -> Sys<i32> {
-    call!(libc::SYS_pidfd_open, pid, 0).map(raw_fd)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_pidfd_open, pid, 0) }.map(raw_fd)
 }
 
 /// pidfd_send_signal(2).
@@ -105,14 +109,16 @@ pub fn pidfd_open(pid: i32) -> Sys<i32> {
 /// # Errors
 /// ESRCH, EPERM, EINVAL.
 pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Sys<()> {
-    // Valid: no siginfo.
-    call!(
-        libc::SYS_pidfd_send_signal,
-        pidfd,
-        signal,
-        std::ptr::null::<u8>(),
-        0
-    )
+    // SAFETY: no siginfo.
+    unsafe {
+        call!(
+            libc::SYS_pidfd_send_signal,
+            pidfd,
+            signal,
+            std::ptr::null::<u8>(),
+            0
+        )
+    }
     .map(drop)
 }
 
@@ -121,18 +127,21 @@ pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn pidfd_getfd(pidfd: i32, raw: i32) -> Sys<i32> {
-    call!(libc::SYS_pidfd_getfd, pidfd, raw, 0).map(raw_fd)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_pidfd_getfd, pidfd, raw, 0) }.map(raw_fd)
 }
 
 /// getpid(2), asked of the kernel: the C library's copy may be another's after a clone.
 pub fn getpid() -> i32 {
-    call!(libc::SYS_getpid).map(raw_fd).unwrap_or(0)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_getpid) }.map(raw_fd).unwrap_or(0)
 }
 
 /// Ends this process without any of the C library's exit machinery.
 pub fn exit(status: i32) -> ! {
     loop {
-        let _ = call!(libc::SYS_exit_group, status);
+        // SAFETY: numbers alone are passed.
+        let _ = unsafe { call!(libc::SYS_exit_group, status) };
     }
 }
 
@@ -163,16 +172,18 @@ pub fn wait(pidfd: i32, nohang: bool) -> Sys<Option<Ended>> {
     const P_PIDFD: i32 = 3;
     let options = libc::WEXITED | if nohang { libc::WNOHANG } else { 0 };
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    // Valid: the buffer has the size of the structure; no rusage.
     super::retry(|| {
-        call!(
-            libc::SYS_waitid,
-            P_PIDFD,
-            pidfd,
-            info.as_mut_ptr(),
-            options,
-            std::ptr::null::<u8>()
-        )
+        // SAFETY: `info` has room for the kernel's siginfo_t.
+        unsafe {
+            call!(
+                libc::SYS_waitid,
+                P_PIDFD,
+                pidfd,
+                info.as_mut_ptr(),
+                options,
+                std::ptr::null::<u8>()
+            )
+        }
     })?;
     // SAFETY: zeroed is a valid value, and the kernel filled it if a child was found.
     let info = unsafe { info.assume_init() };
@@ -235,15 +246,17 @@ impl Arrays {
         let Some(envp) = self.pointers.get(count + 1..).filter(|_| whole) else {
             return Errno::E2BIG;
         };
-        // Valid: both arrays end in null, and the strings that they point to outlive this call.
-        match call!(
-            libc::SYS_execveat,
-            dir,
-            path.as_ptr(),
-            self.pointers.as_ptr(),
-            envp.as_ptr(),
-            flags
-        ) {
+        // SAFETY: both arrays end in null, and the strings that they point to outlive this call.
+        match unsafe {
+            call!(
+                libc::SYS_execveat,
+                dir,
+                path.as_ptr(),
+                self.pointers.as_ptr(),
+                envp.as_ptr(),
+                flags
+            )
+        } {
             Err(errno) => errno,
             Ok(_) => Errno::UnknownErrno,
         }
@@ -267,14 +280,16 @@ pub fn default_signals(mask: u64) {
     };
     for signal in 1..=64 {
         if mask & (1 << (signal - 1)) != 0 {
-            // Valid: the structure is the kernel's own layout, with an 8-byte mask.
-            let _ = call!(
-                libc::SYS_rt_sigaction,
-                signal,
-                &raw const default,
-                std::ptr::null::<u8>(),
-                8
-            );
+            // SAFETY: the structure is the kernel's own layout, with an 8-byte mask.
+            let _ = unsafe {
+                call!(
+                    libc::SYS_rt_sigaction,
+                    signal,
+                    &raw const default,
+                    std::ptr::null::<u8>(),
+                    8
+                )
+            };
         }
     }
 }
@@ -288,14 +303,16 @@ pub fn ignore_broken_pipes() {
 /// Unblocks all signals.
 pub fn unblock_signals() {
     let none = 0_u64;
-    // Valid: an 8-byte mask.
-    let _ = call!(
-        libc::SYS_rt_sigprocmask,
-        libc::SIG_SETMASK,
-        &raw const none,
-        std::ptr::null::<u8>(),
-        8
-    );
+    // SAFETY: an 8-byte mask.
+    let _ = unsafe {
+        call!(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null::<u8>(),
+            8
+        )
+    };
 }
 
 /// Whether the other side of a pipe is gone, waited for so many milliseconds.
@@ -312,16 +329,18 @@ pub fn hung_up(pipe: i32, timeout_ms: u64) -> Sys<bool> {
         tv_sec: (timeout_ms / 1000) as i64,
         tv_nsec: ((timeout_ms % 1000) * 1_000_000) as i64,
     };
-    // Valid: one entry, a timeout, no signal mask.
     super::retry(|| {
-        call!(
-            libc::SYS_ppoll,
-            fds.as_mut_ptr(),
-            1,
-            &raw const spec,
-            std::ptr::null::<u8>(),
-            8
-        )
+        // SAFETY: the array and the timeout live across the call.
+        unsafe {
+            call!(
+                libc::SYS_ppoll,
+                fds.as_mut_ptr(),
+                1,
+                &raw const spec,
+                std::ptr::null::<u8>(),
+                8
+            )
+        }
     })?;
     Ok(fds[0].revents != 0)
 }
@@ -349,16 +368,18 @@ pub fn poll2(first: i32, second: i32, timeout_ms: Option<u64>) -> Sys<(bool, boo
         tv_nsec: ((ms % 1000) * 1_000_000) as i64,
     });
     let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // Valid: two entries, a timeout or null, no signal mask.
     super::retry(|| {
-        call!(
-            libc::SYS_ppoll,
-            fds.as_mut_ptr(),
-            2,
-            spec_ptr,
-            std::ptr::null::<u8>(),
-            8
-        )
+        // SAFETY: the array and the timeout, where there is one, live across the call.
+        unsafe {
+            call!(
+                libc::SYS_ppoll,
+                fds.as_mut_ptr(),
+                2,
+                spec_ptr,
+                std::ptr::null::<u8>(),
+                8
+            )
+        }
     })?;
     Ok((fds[0].revents != 0, fds[1].revents != 0))
 }

@@ -33,14 +33,16 @@ pub fn send_fd(socket: i32, bytes: &[u8], descriptor: i32) -> Sys<()> {
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control>();
-    // Valid: every pointer of the header refers to a local that outlives the call.
     super::retry(|| {
-        call!(
-            libc::SYS_sendmsg,
-            socket,
-            &raw const message,
-            libc::MSG_NOSIGNAL
-        )
+        // SAFETY: the message and what it points to live across the call.
+        unsafe {
+            call!(
+                libc::SYS_sendmsg,
+                socket,
+                &raw const message,
+                libc::MSG_NOSIGNAL
+            )
+        }
     })
     .map(drop)
 }
@@ -51,17 +53,19 @@ pub fn send_fd(socket: i32, bytes: &[u8], descriptor: i32) -> Sys<()> {
 /// The kernel's.
 pub fn send(socket: i32, bytes: &[u8]) -> Sys<()> {
     let none = std::ptr::null::<u8>();
-    // Valid: pointer and length belong together; no address.
     super::retry(|| {
-        call!(
-            libc::SYS_sendto,
-            socket,
-            bytes.as_ptr(),
-            bytes.len(),
-            libc::MSG_NOSIGNAL,
-            none,
-            0
-        )
+        // SAFETY: the buffer lives across the call and its length is given.
+        unsafe {
+            call!(
+                libc::SYS_sendto,
+                socket,
+                bytes.as_ptr(),
+                bytes.len(),
+                libc::MSG_NOSIGNAL,
+                none,
+                0
+            )
+        }
     })
     .map(drop)
 }
@@ -72,17 +76,19 @@ pub fn send(socket: i32, bytes: &[u8]) -> Sys<()> {
 /// The kernel's.
 pub fn recv(socket: i32, buffer: &mut [u8]) -> Sys<usize> {
     let none = std::ptr::null::<u8>();
-    // Valid: pointer and length belong together; no address wanted.
     super::retry(|| {
-        call!(
-            libc::SYS_recvfrom,
-            socket,
-            buffer.as_mut_ptr(),
-            buffer.len(),
-            0,
-            none,
-            none
-        )
+        // SAFETY: the buffer lives across the call and its length is given.
+        unsafe {
+            call!(
+                libc::SYS_recvfrom,
+                socket,
+                buffer.as_mut_ptr(),
+                buffer.len(),
+                0,
+                none,
+                none
+            )
+        }
     })
     .map(|n| n as usize)
 }
@@ -93,14 +99,16 @@ pub fn recv(socket: i32, buffer: &mut [u8]) -> Sys<usize> {
 /// The kernel's.
 pub fn message_pair() -> Sys<(i32, i32)> {
     let mut pair = [-1_i32; 2];
-    // Valid: room for two descriptors.
-    call!(
-        libc::SYS_socketpair,
-        libc::AF_UNIX,
-        libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
-        0,
-        pair.as_mut_ptr()
-    )?;
+    // SAFETY: room for two descriptors.
+    unsafe {
+        call!(
+            libc::SYS_socketpair,
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+            pair.as_mut_ptr()
+        )
+    }?;
     Ok((pair[0], pair[1]))
 }
 
@@ -115,25 +123,30 @@ pub fn loopback_up() -> Sys<()> {
         flags: i16,
         pad: [u8; 22],
     }
-    let socket = super::raw_fd(call!(
-        libc::SYS_socket,
-        libc::AF_INET,
-        libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-        0
-    )?);
+    // SAFETY: numbers alone are passed.
+    let socket = super::raw_fd(unsafe {
+        call!(
+            libc::SYS_socket,
+            libc::AF_INET,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            0
+        )
+    }?);
     let mut request = Request {
         name: [0; 16],
         flags: (libc::IFF_UP | libc::IFF_RUNNING) as i16,
         pad: [0; 22],
     };
     request.name[..2].copy_from_slice(b"lo");
-    // Valid: the structure has the size of `struct ifreq`.
-    let result = call!(
-        libc::SYS_ioctl,
-        socket,
-        libc::SIOCSIFFLAGS,
-        &raw const request
-    );
+    // SAFETY: the structure has the size of `struct ifreq`.
+    let result = unsafe {
+        call!(
+            libc::SYS_ioctl,
+            socket,
+            libc::SIOCSIFFLAGS,
+            &raw const request
+        )
+    };
     super::file::close(socket);
     result.map(drop)
 }
@@ -145,7 +158,8 @@ pub fn loopback_up() -> Sys<()> {
 /// The kernel's.
 pub fn pty_peer(master: i32) -> Sys<i32> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    call!(libc::SYS_ioctl, master, libc::TIOCGPTPEER, flags).map(super::raw_fd)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_ioctl, master, libc::TIOCGPTPEER, flags) }.map(super::raw_fd)
 }
 
 /// Unlocks a pseudo-terminal's peer (`TIOCSPTLCK`).
@@ -154,8 +168,8 @@ pub fn pty_peer(master: i32) -> Sys<i32> {
 /// The kernel's.
 pub fn pty_unlock(master: i32) -> Sys<()> {
     let locked = 0_i32;
-    // Valid: a pointer to an int.
-    call!(libc::SYS_ioctl, master, libc::TIOCSPTLCK, &raw const locked).map(drop)
+    // SAFETY: a pointer to an int.
+    unsafe { call!(libc::SYS_ioctl, master, libc::TIOCSPTLCK, &raw const locked) }.map(drop)
 }
 
 /// Makes a terminal the controlling one of this session (`TIOCSCTTY`).
@@ -163,7 +177,8 @@ pub fn pty_unlock(master: i32) -> Sys<()> {
 /// # Errors
 /// EPERM.
 pub fn controlling_terminal(terminal: i32) -> Sys<()> {
-    call!(libc::SYS_ioctl, terminal, libc::TIOCSCTTY, 0).map(drop)
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_ioctl, terminal, libc::TIOCSCTTY, 0) }.map(drop)
 }
 
 /// Sets a terminal's size in characters (`TIOCSWINSZ`).
@@ -177,8 +192,8 @@ pub fn window_size(terminal: i32, rows: u16, columns: u16) -> Sys<()> {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // Valid: a pointer to the structure.
-    call!(libc::SYS_ioctl, terminal, libc::TIOCSWINSZ, &raw const size).map(drop)
+    // SAFETY: a pointer to the structure.
+    unsafe { call!(libc::SYS_ioctl, terminal, libc::TIOCSWINSZ, &raw const size) }.map(drop)
 }
 
 /// Whether the other side of a socket is gone, as an error number that says so.
@@ -207,8 +222,8 @@ pub fn terminal_size(raw: i32) -> Option<(u16, u16)> {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // Valid: a pointer to the structure.
-    call!(libc::SYS_ioctl, raw, libc::TIOCGWINSZ, &raw mut size).ok()?;
+    // SAFETY: a pointer to the structure.
+    unsafe { call!(libc::SYS_ioctl, raw, libc::TIOCGWINSZ, &raw mut size) }.ok()?;
     (size.ws_row != 0 || size.ws_col != 0).then_some((size.ws_row, size.ws_col))
 }
 

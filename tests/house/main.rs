@@ -60,6 +60,45 @@ fn unsafe_stands_at_the_bottom_only() {
     fail_on(wrong, "unsafe outside src/sys");
 }
 
+/// Macros that hide `unsafe` and are used above, each with the file and the reason.
+const HIDING: [(&str, &str, &str); 1] = [(
+    "src/main.rs",
+    "entry!",
+    "the program's entry point has to be exported by the binary itself",
+)];
+
+/// A macro that is defined at the bottom and hides `unsafe` is used there only.
+#[test]
+fn no_macro_carries_unsafe_upward() {
+    let files = files();
+    let mut hiding = Vec::new();
+    for file in files.iter().filter(|file| is_low(file)) {
+        for definition in file.code().split("macro_rules! ").skip(1) {
+            let name = definition.split([' ', '{']).next().unwrap_or_default();
+            let end = definition.find("\n}").unwrap_or(definition.len());
+            if source::has_word(&definition[..end], "unsafe") {
+                hiding.push(format!("{name}!"));
+            }
+        }
+    }
+    let mut wrong = Vec::new();
+    for file in files.iter().filter(|file| !is_low(file)) {
+        for (at, line) in file.code_lines() {
+            let known = |name: &str| {
+                let mut known = HIDING.iter();
+                known.any(|(place, one, _)| *place == file.name && *one == name)
+            };
+            if hiding
+                .iter()
+                .any(|name| line.contains(name) && !known(name))
+            {
+                wrong.push(format!("{}:{at}: {}", file.name, line.trim()));
+            }
+        }
+    }
+    fail_on(wrong, "unsafe that a macro hides outside src/sys");
+}
+
 /// The compiler holds it too: each module of the library but `sys` forbids it, and what lies below
 /// a module cannot allow it again.
 #[test]
