@@ -3,8 +3,8 @@
 
 use super::criu::{self, Event, Heard, Session, World};
 use super::inventory::Mounts;
+use super::proto::rpc::CriuReqType;
 use super::request::{self, Images};
-use super::rpc::Kind;
 use super::tmpfs::StandIn;
 use super::{NETWORK, joined, network_lock};
 use crate::backend::barrier::{Met, Unmet};
@@ -145,7 +145,7 @@ impl<'a> CriuBackend<'a> {
             },
         );
         crate::log::debug(|| format!("criu: {asked:?}"));
-        self.session()?.ask(Kind::Restore, asked)
+        self.session()?.ask(CriuReqType::Restore, asked)
     }
 
     /// Hears criu until an event, which then waits for a reply; does what others ask for.
@@ -161,7 +161,7 @@ impl<'a> CriuBackend<'a> {
                 }
                 Heard::Event(event) => self.answer(event)?,
                 Heard::Answer(answer) => {
-                    self.session()?.done(Kind::Restore, *answer, &log)?;
+                    self.session()?.done(CriuReqType::Restore, *answer, &log)?;
                     return Err(Unmet::Error(Error::new(format!(
                         "criu did not tell of {script:?}"
                     ))));
@@ -213,7 +213,7 @@ impl<'a> CriuBackend<'a> {
             match self.session()?.hear(&log)? {
                 Heard::Event(event) => self.answer(event)?,
                 Heard::Answer(answer) => {
-                    self.session()?.done(Kind::Restore, *answer, &log)?;
+                    self.session()?.done(CriuReqType::Restore, *answer, &log)?;
                     break;
                 }
             }

@@ -1,7 +1,8 @@
 //! What criu need not do with cgroups, as it is there already.
 
 use crate::cgroups::tree::{Tree, Version};
-use crate::checkpoint::files::fields;
+use crate::checkpoint::proto::cgroup::CgroupEntry;
+use prost::Message;
 use std::path::Path;
 
 /// A directory in which each hierarchy is mounted under the name that criu gives it (criu(8),
@@ -35,36 +36,26 @@ pub fn of_machine() -> Option<String> {
 /// `IMG_COMMON_MAGIC` and `CGROUP_MAGIC`.
 const MAGIC: [u8; 8] = [0x19, 0x43, 0x56, 0x54, 0x30, 0x33, 0x38, 0x59];
 
-/// Whether all saved processes were in one cgroup that had none below it, and in no cgroup
-/// namespace: where hull makes that cgroup and criu is born in it, nothing is left for criu to do.
+/// Whether all dumped processes were in one cgroup that had none below it, and in no cgroup
+/// namespace: where hull creates that cgroup and starts CRIU in it, CRIU has nothing to restore.
 pub fn is_flat(images: &Path) -> bool {
     std::fs::read(images.join("cgroup.img")).is_ok_and(|image| flat(&image) == Some(true))
 }
 
-/// `cgroup_entry`: 1 the sets of cgroups that processes are in (2 their members, with 3 the length
-/// of a cgroup namespace's prefix), 2 the controllers (2 their cgroups, with 2 those below).
+/// The same of the image's bytes: two magic numbers, the length of the message, and the message.
+/// `None` where they are something else.
 fn flat(image: &[u8]) -> Option<bool> {
-    let (length, entry) = image.strip_prefix(&MAGIC)?.split_first_chunk::<4>()?;
-    let entry = fields(entry.get(..u32::from_le_bytes(*length) as usize)?)?;
-    let inner = |number: u64, message: &[u8]| {
-        fields(message).map(|all| {
-            all.into_iter()
-                .filter(|field| field.number == number)
-                .map(|field| field.bytes.to_vec())
-                .collect::<Vec<_>>()
-        })
-    };
-    let (mut sets, mut simple) = (0, true);
-    for field in &entry {
-        for part in inner(2, field.bytes)? {
-            match field.number {
-                1 => simple &= fields(&part)?.iter().all(|field| field.number != 3),
-                _ => simple &= inner(2, &part)?.is_empty(),
-            }
-        }
-        sets += usize::from(field.number == 1);
-    }
-    Some(simple && sets == 1)
+    let (length, message) = image.strip_prefix(&MAGIC)?.split_first_chunk::<4>()?;
+    let message = message.get(..u32::from_le_bytes(*length) as usize)?;
+    let entry = CgroupEntry::decode(message).ok()?;
+    let one_set = entry.sets.len() == 1;
+    let mut members = entry.sets.iter().flat_map(|set| &set.ctls);
+    let mut dirs = entry.controllers.iter().flat_map(|all| &all.dirs);
+    Some(
+        one_set
+            && members.all(|member| member.cgns_prefix.is_none())
+            && dirs.all(|dir| dir.children.is_empty()),
+    )
 }
 
 #[cfg(test)]

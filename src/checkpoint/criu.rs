@@ -14,7 +14,7 @@
 //! ```
 
 use super::log;
-use super::rpc::{Features, Kind, Options, Request, Response};
+use super::proto::rpc::{CriuFeatures, CriuOpts, CriuReq, CriuReqType, CriuResp};
 use super::tmpfs::StandIn;
 use crate::checkpoint::writeback;
 use crate::checkpoint::writeback::Following;
@@ -135,7 +135,7 @@ pub enum Heard {
     /// Something happens, and criu waits for a reply.
     Event(Event),
     /// What was asked for is done, or has failed.
-    Answer(Box<Response>),
+    Answer(Box<CriuResp>),
 }
 
 /// Answers what criu tells; it may ask what is known of the images.
@@ -309,10 +309,10 @@ impl Session {
             version: 0,
         };
         session.take_socket(&sync)?;
-        let question = Request {
-            kind: Kind::Version as i32,
+        let question = CriuReq {
+            r#type: CriuReqType::Version as i32,
             keep_open: Some(true),
-            ..Request::default()
+            ..CriuReq::default()
         };
         session
             .send(&question)
@@ -340,8 +340,10 @@ impl Session {
                 self.program.display()
             ))
         })?;
-        let number = (version.major * 10_000 + version.minor * 100 + version.sublevel.unwrap_or(0))
-            .unsigned_abs();
+        let number = (version.major_number * 10_000
+            + version.minor_number * 100
+            + version.sublevel.unwrap_or(0))
+        .unsigned_abs();
         crate::log::debug(|| {
             format!(
                 "criu {} is version {}",
@@ -385,12 +387,12 @@ impl Session {
     ///
     /// # Errors
     /// criu ended, or cannot be asked.
-    pub fn features(&mut self, wanted: Features) -> Result<Features> {
-        let request = Request {
-            kind: Kind::FeatureCheck as i32,
+    pub fn features(&mut self, wanted: CriuFeatures) -> Result<CriuFeatures> {
+        let request = CriuReq {
+            r#type: CriuReqType::FeatureCheck as i32,
             keep_open: Some(true),
             features: Some(wanted),
-            ..Request::default()
+            ..CriuReq::default()
         };
         self.send(&request)?;
         let answer = self.receive()?.0;
@@ -406,11 +408,11 @@ impl Session {
     ///
     /// # Errors
     /// criu has ended.
-    pub fn ask(&mut self, kind: Kind, options: Options) -> Result<()> {
-        let request = Request {
-            kind: kind as i32,
-            options: Some(options),
-            ..Request::default()
+    pub fn ask(&mut self, kind: CriuReqType, options: CriuOpts) -> Result<()> {
+        let request = CriuReq {
+            r#type: kind as i32,
+            opts: Some(options),
+            ..CriuReq::default()
         };
         self.works = true;
         self.send(&request)
@@ -424,7 +426,7 @@ impl Session {
         let (answer, descriptor) = self
             .receive()
             .map_err(|error| self.failed(log, Some(error)))?;
-        if answer.kind() != Kind::Notify || !answer.success {
+        if answer.r#type() != CriuReqType::Notify || !answer.success {
             return Ok(Heard::Answer(Box::new(answer)));
         }
         let notice = answer.notify.unwrap_or_default();
@@ -442,10 +444,10 @@ impl Session {
     /// # Errors
     /// criu has ended.
     pub fn reply(&self, accepted: bool) -> Result<()> {
-        self.send(&Request {
-            kind: Kind::Notify as i32,
+        self.send(&CriuReq {
+            r#type: CriuReqType::Notify as i32,
             notify_success: Some(accepted),
-            ..Request::default()
+            ..CriuReq::default()
         })
     }
 
@@ -453,11 +455,11 @@ impl Session {
     ///
     /// # Errors
     /// It is not, in criu's own decisive words.
-    pub fn done(&self, kind: Kind, answer: Response, log: &Path) -> Result<Response> {
-        if answer.success && answer.kind() == kind {
+    pub fn done(&self, kind: CriuReqType, answer: CriuResp, log: &Path) -> Result<CriuResp> {
+        if answer.success && answer.r#type() == kind {
             Ok(answer)
         } else {
-            Err(self.failed(log, answer.message.map(Error::new)))
+            Err(self.failed(log, answer.cr_errmsg.map(Error::new)))
         }
     }
 
@@ -468,12 +470,12 @@ impl Session {
     /// criu's, in its own decisive words; that of `on`.
     pub fn execute(
         &mut self,
-        kind: Kind,
-        options: Options,
+        kind: CriuReqType,
+        options: CriuOpts,
         log: &Path,
         mut following: Option<&mut Following>,
         on: Answer,
-    ) -> Result<Response> {
+    ) -> Result<CriuResp> {
         self.ask(kind, options)?;
         let mut refused = None;
         loop {
@@ -532,7 +534,7 @@ impl Session {
         Error::new(format!("criu failed: {why}{place}{hint}"))
     }
 
-    fn send(&self, request: &Request) -> Result<()> {
+    fn send(&self, request: &CriuReq) -> Result<()> {
         socket::send(self.socket.0, &request.encode_to_vec()).on("send a request to", "criu")
     }
 
@@ -553,13 +555,13 @@ impl Session {
     }
 
     /// One message; a descriptor may come with it.
-    fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
+    fn receive(&self) -> Result<(CriuResp, Option<OwnedFd>)> {
         let mut bytes = vec![0_u8; 64 * 1024];
         let (count, descriptor) = message(self.socket.0, &mut bytes)?;
         if count == 0 {
             return Err(Error::new("criu ended without an answer"));
         }
-        let response = Response::decode(&bytes[..count])
+        let response = CriuResp::decode(&bytes[..count])
             .map_err(|error| Error::new(format!("criu's answer cannot be read: {error}")))?;
         Ok((response, descriptor))
     }

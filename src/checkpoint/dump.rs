@@ -4,7 +4,7 @@ use super::criu::{self, Session, World};
 use super::images::{self, Beside};
 use super::inventory::{self, Mounts};
 use super::lock::Locks;
-use super::rpc::{self, Features, Kind};
+use super::proto::rpc::{self, CriuFeatures, CriuReqType};
 use super::tmpfs::StandIn;
 use crate::checkpoint::writeback::Following;
 use crate::checkpoint::{Common, Directories, archive, cgroups, root};
@@ -172,14 +172,14 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
         options.status_fd = dump.status_fd.map(|_| criu::FIRST);
     }
     if session.version >= criu::SKIPS_LOCK && nothing_to_lock(container, dump, &options) {
-        options.network_lock = Some(rpc::NetworkLock::Skip as i32);
+        options.network_lock = Some(rpc::CriuNetworkLockMethod::Skip as i32);
     }
     crate::log::debug(|| format!("criu: {options:?}"));
     let mut status = dump.status_fd.map(crate::sys::fd::Fd);
     let kind = if dump.pre_dump {
-        Kind::PreDump
+        CriuReqType::PreDump
     } else {
-        Kind::Dump
+        CriuReqType::Dump
     };
     let mut following = Following::begin(images, dump.is_summed());
     session.execute(
@@ -219,7 +219,7 @@ fn describe(
     container: &Container,
     dump: &Dump,
     beside: &Beside,
-    options: &mut rpc::Options,
+    options: &mut rpc::CriuOpts,
 ) -> Result<()> {
     options
         .external
@@ -245,7 +245,7 @@ fn describe(
 /// No packet comes from outside into a network namespace that has a loopback alone, and what goes
 /// through that is of the processes that stand still: only open connections could still be changed
 /// by it, and those are saved or closed on request alone.
-fn nothing_to_lock(container: &Container, dump: &Dump, options: &rpc::Options) -> bool {
+fn nothing_to_lock(container: &Container, dump: &Dump, options: &rpc::CriuOpts) -> bool {
     let lonely = || {
         let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", container.record.pid))
             .unwrap_or_default();
@@ -300,7 +300,7 @@ fn check_features(session: &mut Session, dump: &Dump) -> Result<()> {
     let common = &dump.common;
     let memory = dump.pre_dump || dump.parent.is_some();
     if memory || common.lazy_pages {
-        let wanted = Features {
+        let wanted = CriuFeatures {
             mem_track: memory.then_some(true),
             lazy_pages: common.lazy_pages.then_some(true),
         };
@@ -326,10 +326,10 @@ fn options(
     container: &Container,
     dump: &Dump,
     directories: &Directories,
-) -> Result<rpc::Options> {
+) -> Result<rpc::CriuOpts> {
     let record = &container.record;
     let spec = &record.spec;
-    let mut options = rpc::Options {
+    let mut options = rpc::CriuOpts {
         pid: Some(record.pid),
         root: Some(spec.rootfs().to_string_lossy().into_owned()),
         leave_running: Some(dump.leave_running),
@@ -340,10 +340,10 @@ fn options(
             .as_ref()
             .map(|path| path.to_string_lossy().into_owned()),
         track_mem: (dump.parent.is_some() || dump.pre_dump).then_some(true),
-        page_server: dump
+        ps: dump
             .page_server
             .as_ref()
-            .map(|(address, port)| rpc::PageServer {
+            .map(|(address, port)| rpc::CriuPageServerInfo {
                 address: Some(address.clone()),
                 port: Some(i32::from(*port)),
             }),
@@ -363,9 +363,9 @@ fn options(
         let plan = super::plan_of(store, record)?;
         let externals = inventory::externals(&plan, &inventory::recorded(&record.outcomes));
         for (point, key, _) in inventory::present(&externals, &Mounts::of(record.pid)?)? {
-            options.ext_mnt.push(rpc::ExternalMount {
+            options.ext_mnt.push(rpc::ExtMountMap {
                 key: point,
-                value: key,
+                val: key,
             });
         }
     }

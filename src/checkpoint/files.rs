@@ -28,19 +28,19 @@ const SIZE: u64 = 8;
 const MODE: u64 = 10;
 
 /// One field of a message (protocol buffers, Encoding).
-pub struct Field<'a> {
+struct Field<'a> {
     /// Its number.
-    pub number: u64,
+    number: u64,
     /// As it stands in the message, tag and all.
     whole: &'a [u8],
     /// Of a number.
     value: u64,
     /// Of bytes.
-    pub bytes: &'a [u8],
+    bytes: &'a [u8],
 }
 
 /// The message's fields; none where it is not well formed.
-pub fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
+fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
     let (mut rest, mut found) = (message, Vec::new());
     while !rest.is_empty() {
         let begin = rest;

@@ -20,16 +20,15 @@ pub mod lock;
 pub mod log;
 pub mod network_lock;
 pub mod plan;
+pub mod proto;
 pub mod request;
 pub mod restore;
 pub mod root;
-pub mod rpc;
 pub mod targets;
 pub mod tmpfs;
 pub mod writeback;
 
-use crate::checkpoint::rpc::CgroupMode;
-use crate::checkpoint::rpc::NetworkLock;
+use crate::checkpoint::proto::rpc::{self, CriuCgMode, CriuNetworkLockMethod};
 use crate::facts::Owner;
 use crate::spec::Spec;
 use crate::state::Record;
@@ -61,11 +60,11 @@ pub struct Common {
     /// `--lazy-pages`.
     pub lazy_pages: bool,
     /// `--manage-cgroups-mode`.
-    pub cgroups: Option<CgroupMode>,
+    pub cgroups: Option<CriuCgMode>,
     /// `--empty-ns`: `CLONE_NEW*`.
     pub empty_ns: u32,
     /// `--network-lock`.
-    pub network_lock: Option<NetworkLock>,
+    pub network_lock: Option<CriuNetworkLockMethod>,
     /// `--criu`.
     pub criu: Option<PathBuf>,
 }
@@ -106,8 +105,8 @@ impl Common {
         &self,
         directories: &Directories,
         annotations: &std::collections::BTreeMap<String, String>,
-    ) -> rpc::Options {
-        rpc::Options {
+    ) -> rpc::CriuOpts {
+        rpc::CriuOpts {
             images_dir_fd: criu::IMAGES,
             work_dir_fd: Some(criu::WORK),
             log_level: Some(4),
@@ -126,18 +125,18 @@ impl Common {
             // The terminal of a shell's job is the caller's, and nobody is sent it.
             orphan_pts_master: Some(!self.shell_job),
             manage_cgroups: Some(true),
-            manage_cgroups_mode: Some(self.cgroups.unwrap_or(CgroupMode::Default) as i32),
+            manage_cgroups_mode: Some(self.cgroups.unwrap_or(CriuCgMode::Default) as i32),
             empty_ns: Some(self.empty_ns),
             network_lock: self.network_lock.map(|lock| lock as i32),
             config_file: config_file(annotations),
-            ..rpc::Options::default()
+            ..rpc::CriuOpts::default()
         }
     }
 }
 
 /// Whether criu's network lock is hull's to leave out where there is nothing to hold back: nobody
 /// asked for one, and there are no open connections to be kept or closed.
-fn may_skip_lock(common: &Common, options: &rpc::Options) -> bool {
+fn may_skip_lock(common: &Common, options: &rpc::CriuOpts) -> bool {
     options.network_lock.is_none()
         && options.config_file.is_none()
         && !common.tcp_established

@@ -4,7 +4,7 @@
 use super::criu::{self, Mounting};
 use super::images::{self, Beside};
 use super::inventory::{self, External};
-use super::rpc::{self, CgroupMode};
+use super::proto::rpc::{self, CriuCgMode};
 use super::{Common, Directories, cgroups, has_own_network, targets};
 use crate::compile::{Compiled, Options};
 use crate::spec::Spec;
@@ -49,7 +49,7 @@ pub(super) struct Images<'a> {
 }
 
 /// What criu is asked: the command's options, external mounts, namespaces to join, inherited files.
-pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Options> {
+pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::CriuOpts> {
     let Images {
         options: asked,
         beside,
@@ -60,7 +60,7 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
     } = images;
     let spec = &compiled.spec;
     let root = root.canonicalize().on("open", root.display())?;
-    let mut options = rpc::Options {
+    let mut options = rpc::CriuOpts {
         root: Some(root.to_string_lossy().into_owned()),
         evasive_devices: Some(true),
         rst_sibling: Some(true),
@@ -70,9 +70,9 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
             .common
             .options(directories, &spec.config().annotations)
     };
-    if asked.common.cgroups == Some(CgroupMode::Strict) {
+    if asked.common.cgroups == Some(CriuCgMode::Strict) {
         // All values, as with strict; that the cgroup is new is seen to.
-        options.manage_cgroups_mode = Some(CgroupMode::Full as i32);
+        options.manage_cgroups_mode = Some(CriuCgMode::Full as i32);
     }
     let rootfs = spec.rootfs();
     for external in *externals {
@@ -85,9 +85,9 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
             Error::new(format!("path {} is not UTF-8", external.source.display()))
         })?;
         if !options.ext_mnt.iter().any(|known| known.key == key) {
-            options.ext_mnt.push(rpc::ExternalMount {
+            options.ext_mnt.push(rpc::ExtMountMap {
                 key,
-                value: source.to_owned(),
+                val: source.to_owned(),
             });
         }
     }
@@ -101,8 +101,8 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
         };
         if known.owner != crate::facts::Owner::Own {
             options.join_ns.push(rpc::JoinNamespace {
-                kind: kind.to_owned(),
-                file: known.path.clone(),
+                ns: kind.to_owned(),
+                ns_file: known.path.clone(),
             });
         }
     }
@@ -112,7 +112,7 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
         if name.starts_with("pipe:") && !options.inherit_fd.iter().any(|known| known.key == name) {
             options.inherit_fd.push(rpc::InheritFd {
                 key: name,
-                descriptor: number,
+                fd: number,
             });
         }
     }
@@ -124,7 +124,7 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
         .inherit_fd
         .extend(beside.files.iter().map(|(key, descriptor)| rpc::InheritFd {
             key: key.clone(),
-            descriptor: *descriptor,
+            fd: *descriptor,
         }));
     Ok(options)
 }
@@ -133,9 +133,9 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
 pub(super) fn inherited(keys: &[&str]) -> Vec<rpc::InheritFd> {
     (criu::FIRST..)
         .zip(keys)
-        .map(|(descriptor, key)| rpc::InheritFd {
+        .map(|(fd, key)| rpc::InheritFd {
             key: (*key).to_owned(),
-            descriptor,
+            fd,
         })
         .collect()
 }
@@ -156,11 +156,16 @@ pub(super) struct Spared {
 
 /// What criu need not do, unless it was asked for: hold packets back where there is no link that
 /// could options one, and move processes into the cgroup that they are born in.
-pub(super) fn leave_out(options: &mut rpc::Options, images: &Images, spec: &Spec, spared: &Spared) {
+pub(super) fn leave_out(
+    options: &mut rpc::CriuOpts,
+    images: &Images,
+    spec: &Spec,
+    spared: &Spared,
+) {
     let common = &images.options.common;
     let images = &images.directories.images;
     if spared.lock && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
-        options.network_lock = Some(rpc::NetworkLock::Skip as i32);
+        options.network_lock = Some(rpc::CriuNetworkLockMethod::Skip as i32);
     }
     let own_namespace = spec.namespace(LinuxNamespaceType::Cgroup).is_some();
     if spared.cgroups
@@ -169,7 +174,7 @@ pub(super) fn leave_out(options: &mut rpc::Options, images: &Images, spec: &Spec
         && options.config_file.is_none()
         && cgroups::is_flat(images)
     {
-        options.manage_cgroups_mode = Some(CgroupMode::Ignore as i32);
+        options.manage_cgroups_mode = Some(CriuCgMode::Ignore as i32);
     }
 }
 
@@ -185,7 +190,7 @@ pub(super) fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
         };
         for controller in controllers.split(',') {
             roots.push(rpc::CgroupRoot {
-                controller: Some(controller.to_owned()),
+                ctrl: Some(controller.to_owned()),
                 path: path.to_owned(),
             });
         }

@@ -5,8 +5,8 @@ use super::criu;
 use super::images::{self, Beside};
 use super::inventory;
 use super::plan;
+use super::proto::rpc::CriuCgMode;
 use super::request::{Images, RestoreOptions};
-use super::rpc::CgroupMode;
 use super::{root, targets};
 use crate::backend::namespaces::Target;
 use crate::backend::run;
@@ -309,7 +309,7 @@ impl Restore<'_> {
             targets::prepare(&spec.rootfs(), plan, &externals);
         }
         let _shown = Shown::to(spec, &directories.images)?;
-        if self.options.common.cgroups == Some(CgroupMode::Strict) {
+        if self.options.common.cgroups == Some(CriuCgMode::Strict) {
             refuse_existing_cgroups(plan)?;
         }
         keep_config(spec, &directory)?;

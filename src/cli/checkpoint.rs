@@ -3,7 +3,7 @@
 use super::Global;
 use crate::checkpoint;
 use crate::checkpoint::dump::Dump;
-use crate::checkpoint::rpc::{CgroupMode, NetworkLock};
+use crate::checkpoint::proto::rpc::{CriuCgMode, CriuNetworkLockMethod};
 use crate::checkpoint::{Common, Scratch};
 use crate::{Error, Result};
 use clap::ValueEnum;
@@ -118,10 +118,10 @@ impl Shared {
             auto_dedup: self.auto_dedup,
             lazy_pages: self.lazy_pages,
             cgroups: self.manage_cgroups_mode.map(|mode| match mode {
-                Mode::Soft => CgroupMode::Soft,
-                Mode::Full => CgroupMode::Full,
-                Mode::Strict => CgroupMode::Strict,
-                Mode::Ignore => CgroupMode::Ignore,
+                Mode::Soft => CriuCgMode::Soft,
+                Mode::Full => CriuCgMode::Full,
+                Mode::Strict => CriuCgMode::Strict,
+                Mode::Ignore => CriuCgMode::Ignore,
             }),
             empty_ns: if self.empty_ns.is_empty() {
                 0
@@ -129,9 +129,9 @@ impl Shared {
                 libc::CLONE_NEWNET as u32
             },
             network_lock: self.network_lock.map(|lock| match lock {
-                Lock::Iptables => NetworkLock::Iptables,
-                Lock::Nftables => NetworkLock::Nftables,
-                Lock::Skip => NetworkLock::Skip,
+                Lock::Iptables => CriuNetworkLockMethod::Iptables,
+                Lock::Nftables => CriuNetworkLockMethod::Nftables,
+                Lock::Skip => CriuNetworkLockMethod::Skip,
             }),
             criu: global.criu.clone(),
         }
