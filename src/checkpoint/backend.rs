@@ -1,12 +1,14 @@
 //! criu in the place of clone: it makes the container's processes from the images, and its events
 //! are the barriers of a restore.
 
-use super::criu::{self, Event, Heard, Session, World};
-use super::inventory::Mounts;
+use super::criu;
+use super::mounts::Mounts;
+use super::namespaces::{NETWORK_LABEL, joined};
+use super::network_lock;
 use super::proto::rpc::CriuReqType;
 use super::request::{self, Images};
-use super::tmpfs::StandIn;
-use super::{NETWORK, joined, network_lock};
+use super::session::{Incoming, Notification, Session, SessionConfig};
+use super::tmpfs::TarShim;
 use crate::backend::barrier::{Met, Unmet};
 use crate::backend::namespaces::{Target, open_common};
 use crate::backend::run::{Backend, Birth, Made, Network};
@@ -43,7 +45,7 @@ pub(super) struct CriuBackend<'a> {
     /// The socket that takes the terminal.
     pub console: Option<Fd>,
     /// What criu finds before PATH.
-    pub stand_in: Option<StandIn>,
+    pub tar_shim: Option<TarShim>,
     /// The network namespace that hull made, where the container is on networks of hull's.
     pub network: Option<Namespace>,
     /// criu leaves the container's network namespace empty.
@@ -53,7 +55,7 @@ pub(super) struct CriuBackend<'a> {
     /// It was asked to restore.
     pub asked: bool,
     /// The event that waits for a reply.
-    pub event: Option<Event>,
+    pub event: Option<Notification>,
     /// The container's init, once criu has made it.
     pub pid: i32,
     /// A descriptor of it, once its processes stand.
@@ -76,7 +78,7 @@ impl<'a> CriuBackend<'a> {
             images,
             record,
             console: None,
-            stand_in: None,
+            tar_shim: None,
             network: None,
             empty_network: false,
             session: None,
@@ -97,8 +99,8 @@ impl<'a> CriuBackend<'a> {
         let at = |number: u32| slots.get(number as usize).copied().unwrap_or(-1);
         let namespaces = (slot::FIRST_FREE..)
             .zip(joined(&self.compiled.facts))
-            .map(|(slot, joined)| (joined.key, at(slot)));
-        let own = self.network.iter().map(|own| (NETWORK, own.0.0));
+            .map(|(slot, joined)| (joined.label, at(slot)));
+        let own = self.network.iter().map(|own| (NETWORK_LABEL, own.0.0));
         namespaces.chain(own).collect()
     }
 
@@ -107,16 +109,16 @@ impl<'a> CriuBackend<'a> {
         if std::mem::replace(&mut self.asked, true) {
             return Ok(());
         }
-        let stand_in = self.stand_in.as_ref();
-        stand_in.map_or(Ok(()), StandIn::make)?;
+        let tar_shim = self.tar_shim.as_ref();
+        tar_shim.map_or(Ok(()), TarShim::make)?;
         let Images {
             options,
-            beside,
+            manifest,
             directories,
             ..
         } = &self.images;
         if !options.common.auto_dedup {
-            beside.verify(&directories.images)?;
+            manifest.verify(&directories.images)?;
         }
         let keys: Vec<&str> = self
             .inherited(&[])
@@ -124,7 +126,7 @@ impl<'a> CriuBackend<'a> {
             .map(|(key, _)| key)
             .collect();
         let (network, in_cgroup) = (self.network.is_some(), self.record.cgroup.is_some());
-        self.session()?.greet()?;
+        self.session()?.check_version()?;
         let session = self.session.as_ref();
         let session = session.ok_or_else(|| Error::new("criu has not been started"))?;
         let mut asked = request::request(&self.images, self.compiled)?;
@@ -140,12 +142,12 @@ impl<'a> CriuBackend<'a> {
             &self.images,
             &self.compiled.spec,
             &request::Spared {
-                lock: session.version >= criu::SKIPS_LOCK && self.empty_network,
+                lock: session.version >= criu::SKIP_LOCK_VERSION && self.empty_network,
                 cgroups: in_cgroup,
             },
         );
         crate::log::debug(|| format!("criu: {asked:?}"));
-        self.session()?.ask(CriuReqType::Restore, asked)
+        self.session()?.request(CriuReqType::Restore, asked)
     }
 
     /// Hears criu until an event, which then waits for a reply; does what others ask for.
@@ -153,15 +155,15 @@ impl<'a> CriuBackend<'a> {
         self.ask()?;
         let log = self.images.directories.log.clone();
         loop {
-            match self.session()?.hear(&log)? {
-                Heard::Event(event) if event.script == script => {
+            match self.session()?.next_message(&log)? {
+                Incoming::Notification(event) if event.script == script => {
                     self.pid = event.pid;
                     self.event = Some(event);
                     return Ok(());
                 }
-                Heard::Event(event) => self.answer(event)?,
-                Heard::Answer(answer) => {
-                    self.session()?.done(CriuReqType::Restore, *answer, &log)?;
+                Incoming::Notification(event) => self.answer(event)?,
+                Incoming::Response(answer) => {
+                    self.session()?.check(CriuReqType::Restore, *answer, &log)?;
                     return Err(Unmet::Error(Error::new(format!(
                         "criu did not tell of {script:?}"
                     ))));
@@ -171,7 +173,7 @@ impl<'a> CriuBackend<'a> {
     }
 
     /// Does what an event asks for, and replies.
-    fn answer(&mut self, event: Event) -> Result<()> {
+    fn answer(&mut self, event: Notification) -> Result<()> {
         let done = match event.script.as_str() {
             "setup-namespaces" => {
                 self.pid = event.pid;
@@ -183,21 +185,23 @@ impl<'a> CriuBackend<'a> {
         };
         if done.is_err() {
             // What it has done criu takes back, and says so last.
-            self.session()?.reply(false)?;
+            self.session()?.acknowledge(false)?;
             self.drain();
             return done;
         }
-        self.session()?.reply(true)
+        self.session()?.acknowledge(true)
     }
 
     /// Hears criu to its last word.
     fn drain(&mut self) {
         let log = self.images.directories.log.clone();
-        while let Some(Ok(Heard::Event(_))) = self.session.as_mut().map(|one| one.hear(&log)) {
+        while let Some(Ok(Incoming::Notification(_))) =
+            self.session.as_mut().map(|one| one.next_message(&log))
+        {
             if self
                 .session
                 .as_ref()
-                .is_some_and(|one| one.reply(false).is_err())
+                .is_some_and(|one| one.acknowledge(false).is_err())
             {
                 break;
             }
@@ -208,19 +212,19 @@ impl<'a> CriuBackend<'a> {
     fn finish(&mut self) -> Result<()> {
         let log = self.images.directories.log.clone();
         self.event = None;
-        self.session()?.reply(true)?;
+        self.session()?.acknowledge(true)?;
         loop {
-            match self.session()?.hear(&log)? {
-                Heard::Event(event) => self.answer(event)?,
-                Heard::Answer(answer) => {
-                    self.session()?.done(CriuReqType::Restore, *answer, &log)?;
+            match self.session()?.next_message(&log)? {
+                Incoming::Notification(event) => self.answer(event)?,
+                Incoming::Response(answer) => {
+                    self.session()?.check(CriuReqType::Restore, *answer, &log)?;
                     break;
                 }
             }
         }
-        self.stand_in = None;
+        self.tar_shim = None;
         match self.session.take() {
-            Some(session) => session.end(&log)?,
+            Some(session) => session.wait(&log)?,
             None => return Err(Error::new("criu has not been started")),
         }
         self.compare_privileges();
@@ -268,7 +272,7 @@ impl<'a> CriuBackend<'a> {
     }
 
     /// The terminal's other end, for whoever holds the console.
-    fn terminal(&self, event: Event) -> Result<()> {
+    fn terminal(&self, event: Notification) -> Result<()> {
         let master = event
             .descriptor
             .ok_or_else(|| Error::new("criu sent no terminal"))?;
@@ -315,7 +319,7 @@ impl Backend for CriuBackend<'_> {
             Network::Attach(setup) => {
                 setup.prepare_files(directory)?;
                 let namespace = saved::new_namespace()?;
-                network_lock::packets(&namespace)?;
+                network_lock::drop_incoming(&namespace)?;
                 crate::net::attach::attach(setup, id, &namespace, process::getpid(), directory)?;
                 self.network = Some(namespace);
                 Ok(())
@@ -325,7 +329,7 @@ impl Backend for CriuBackend<'_> {
                     return Ok(());
                 };
                 saved::adopt(directory, id, self.pid)?;
-                network_lock::release(namespace)?;
+                network_lock::accept_incoming(namespace)?;
                 saved::announce(setup, id, namespace)
             }
             Network::Device { .. } | Network::Interfaces(_) => {
@@ -340,7 +344,7 @@ impl Backend for CriuBackend<'_> {
         let inherit: Vec<i32> = inherited.iter().map(|(_, raw)| *raw).collect();
         let namespaces = joined(&self.compiled.facts).len();
         let first = slot::FIRST_FREE as usize + namespaces;
-        let stand_in = self.stand_in.insert(StandIn::of(self.target.directory)?);
+        let tar_shim = self.tar_shim.insert(TarShim::of(self.target.directory)?);
         let Images {
             options,
             directories,
@@ -353,15 +357,15 @@ impl Backend for CriuBackend<'_> {
             .may_use_tls(&self.compiled.spec.config().annotations);
         let session = Session::start(
             program,
-            &World {
+            &SessionConfig {
                 images: &directories.images,
                 work: &directories.work,
                 inherit: &inherit,
-                stdio: true,
+                keep_stdio: true,
                 mounts,
                 cgroup: birth.cgroup,
                 tasks: birth.slots.get(first..).unwrap_or_default(),
-                stand_in,
+                tar_shim,
                 tls,
             },
         )?;
@@ -428,19 +432,21 @@ impl Backend for CriuBackend<'_> {
             Barrier::Recorded => Ok(self.finish()?),
             _ => {
                 self.event = None;
-                Ok(self.session()?.reply(true)?)
+                Ok(self.session()?.acknowledge(true)?)
             }
         }
     }
 
     fn abandon(&mut self) {
         if self.event.take().is_some() {
-            let _ = self.session().and_then(|session| session.reply(false));
+            let _ = self
+                .session()
+                .and_then(|session| session.acknowledge(false));
             self.drain();
         }
         // criu takes back what it has not finished.
         self.session = None;
-        self.stand_in = None;
+        self.tar_shim = None;
         if let Some(pidfd) = &self.pidfd {
             let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
         }

@@ -1,15 +1,17 @@
-//! What criu need not do with cgroups, as it is there already.
+//! What CRIU need not do for cgroups because the host or hull has done it already.
 
 use crate::cgroups::tree::{Tree, Version};
 use crate::checkpoint::proto::cgroup::CgroupEntry;
 use prost::Message;
 use std::path::Path;
 
-/// A directory in which each hierarchy is mounted under the name that criu gives it (criu(8),
-/// `--cgroup-yard`); none where there is no such one, and criu mounts them all for itself. It has
-/// to wait for the kernel then: a mount of cgroup2 beside v1 hierarchies takes a lock with a grace
-/// period in it (`cgroup_favor_dynmods`), while the container stands still.
-pub fn yard(tree: &Tree, own: &str) -> Option<String> {
+/// The host's cgroup yard (criu(8), `--cgroup-yard`): a directory in which each hierarchy is
+/// mounted under the name that CRIU expects. `own` is the text of `/proc/self/cgroup`.
+///
+/// Without one CRIU mounts all hierarchies itself, and waits for the kernel while the container is
+/// frozen: a mount of cgroup2 beside v1 hierarchies takes a lock that waits for an RCU grace period
+/// (`cgroup_favor_dynmods`).
+fn cgroup_yard(tree: &Tree, own: &str) -> Option<String> {
     let parent = |point: &str| point.rsplit_once('/').map(|(parent, _)| parent.to_owned());
     let directory = parent(&tree.hierarchies.first()?.mount_point)?;
     let fits = tree.hierarchies.iter().all(|hierarchy| {
@@ -27,10 +29,10 @@ pub fn yard(tree: &Tree, own: &str) -> Option<String> {
     (fits && tree.hierarchies.len() == own.lines().count()).then_some(directory)
 }
 
-/// The same of this machine.
-pub fn of_machine() -> Option<String> {
+/// The cgroup yard of this host, if it has one.
+pub fn host_cgroup_yard() -> Option<String> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    yard(&Tree::probe(0, false).ok()?, &own)
+    cgroup_yard(&Tree::probe(0, false).ok()?, &own)
 }
 
 /// `IMG_COMMON_MAGIC` and `CGROUP_MAGIC`.
@@ -42,8 +44,8 @@ pub fn is_flat(images: &Path) -> bool {
     std::fs::read(images.join("cgroup.img")).is_ok_and(|image| flat(&image) == Some(true))
 }
 
-/// The same of the image's bytes: two magic numbers, the length of the message, and the message.
-/// `None` where they are something else.
+/// [`is_flat`] of the bytes of `cgroup.img`: two magic numbers, the length of the message, and the
+/// message. `None` where they are something else.
 fn flat(image: &[u8]) -> Option<bool> {
     let (length, message) = image.strip_prefix(&MAGIC)?.split_first_chunk::<4>()?;
     let message = message.get(..u32::from_le_bytes(*length) as usize)?;
@@ -63,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_yard_has_each_hierarchy_by_its_name() {
+    fn a_cgroup_yard_has_each_hierarchy_by_its_name() {
         let own = "5:cpu,cpuacct:/a\n3:name=systemd:/\n0::/\n";
         let mount = |point: &str, fstype: &str, options: &str| {
             format!(
@@ -74,7 +76,7 @@ mod tests {
         let cpu = mount("/sys/fs/cgroup/cpu,cpuacct", "cgroup", "cpu,cpuacct");
         let systemd = mount("/sys/fs/cgroup/systemd", "cgroup", "name=systemd");
         let of = |unified: &str| {
-            yard(
+            cgroup_yard(
                 &Tree::parse(
                     &format!("{cpu}{systemd}{}", mount(unified, "cgroup2", "nsdelegate")),
                     own,
@@ -88,7 +90,7 @@ mod tests {
         );
         assert_eq!(of("/sys/fs/cgroup"), None);
         // One hierarchy is mounted nowhere.
-        assert_eq!(yard(&Tree::parse(&systemd, own), own), None);
+        assert_eq!(cgroup_yard(&Tree::parse(&systemd, own), own), None);
     }
 
     fn message(number: u8, bytes: &[u8]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! The plan of a restore: create's host steps around criu, which takes the place of clone and of the
 //! container steps.
 
-use super::joined;
+use super::namespaces::joined;
 use crate::facts::Facts;
 use crate::net::setup::Setup;
 use crate::step::container::{Barrier, slot};

@@ -1,11 +1,14 @@
 //! What criu is asked at a restore: the command's options, external mounts, namespaces to join,
 //! inherited descriptors, and what criu can be spared.
 
-use super::criu::{self, Mounting};
-use super::images::{self, Beside};
-use super::inventory::{self, External};
+use super::external_mounts::{self, ExternalMount};
+use super::images;
+use super::manifest::Manifest;
+use super::namespaces;
+use super::options::{CommonOptions, Directories};
 use super::proto::rpc::{self, CriuCgMode};
-use super::{Common, Directories, cgroups, has_own_network, targets};
+use super::session::{self, CriuMount};
+use super::{cgroups, targets};
 use crate::compile::{Compiled, Options};
 use crate::spec::Spec;
 use crate::sys::file;
@@ -17,7 +20,7 @@ use std::path::Path;
 #[derive(Default)]
 pub struct RestoreOptions {
     /// What checkpoint is asked as well.
-    pub common: Common,
+    pub common: CommonOptions,
     /// What create is asked: pid file, systemd, and the like.
     pub options: Options,
     /// `--lsm-profile`: kind and name.
@@ -35,7 +38,7 @@ pub(super) struct Images<'a> {
     /// What restore was asked.
     pub options: &'a RestoreOptions,
     /// hull's own part of the images.
-    pub beside: &'a Beside,
+    pub manifest: &'a Manifest,
     /// Where images, work files and log are.
     pub directories: &'a Directories,
     /// criu's program.
@@ -43,16 +46,16 @@ pub(super) struct Images<'a> {
     /// Where the root is mounted for criu.
     pub root: &'a Path,
     /// Mounts for criu alone.
-    pub mounts: &'a [Mounting],
+    pub mounts: &'a [CriuMount],
     /// Mounts of the container that come from the host.
-    pub externals: &'a [External],
+    pub externals: &'a [ExternalMount],
 }
 
 /// What criu is asked: the command's options, external mounts, namespaces to join, inherited files.
 pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::CriuOpts> {
     let Images {
         options: asked,
-        beside,
+        manifest,
         directories,
         root,
         externals,
@@ -68,7 +71,7 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::CriuO
         lsm_mount_context: asked.lsm_mount_context.clone(),
         ..asked
             .common
-            .options(directories, &spec.config().annotations)
+            .criu_opts(directories, &spec.config().annotations)
     };
     if asked.common.cgroups == Some(CriuCgMode::Strict) {
         // All values, as with strict; that the cgroup is new is seen to.
@@ -76,7 +79,7 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::CriuO
     }
     let rootfs = spec.rootfs();
     for external in *externals {
-        let key = if external.key == inventory::NULL {
+        let key = if external.key == external_mounts::MASKED_FILE_KEY {
             external.key.clone()
         } else {
             targets::resolved(&rootfs, &external.target)
@@ -116,22 +119,22 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::CriuO
             });
         }
     }
-    for (stream, position) in &beside.read_at {
+    for at in &manifest.offsets {
         // What is no file here has no place to go on at.
-        let _ = file::seek_to(*stream, *position);
+        let _ = file::seek_to(at.stream, at.offset);
     }
     options
         .inherit_fd
-        .extend(beside.files.iter().map(|(key, descriptor)| rpc::InheritFd {
-            key: key.clone(),
-            fd: *descriptor,
+        .extend(manifest.files.iter().map(|file| rpc::InheritFd {
+            key: file.key.clone(),
+            fd: file.stream,
         }));
     Ok(options)
 }
 
-/// The descriptors that criu inherits, from [`criu::FIRST`] on.
+/// The descriptors that criu inherits, from [`session::FIRST_INHERITED_FD`] on.
 pub(super) fn inherited(keys: &[&str]) -> Vec<rpc::InheritFd> {
-    (criu::FIRST..)
+    (session::FIRST_INHERITED_FD..)
         .zip(keys)
         .map(|(fd, key)| rpc::InheritFd {
             key: (*key).to_owned(),
@@ -143,7 +146,7 @@ pub(super) fn inherited(keys: &[&str]) -> Vec<rpc::InheritFd> {
 /// Whether criu may leave the container's network namespace empty, as the images hold nothing of
 /// it.
 pub(super) fn is_without_network(images: &Images, compiled: &Compiled) -> bool {
-    has_own_network(&compiled.spec) && !images::hold_network(&images.directories.images)
+    namespaces::has_own_network(&compiled.spec) && !images::hold_network(&images.directories.images)
 }
 
 /// What criu can be spared.
@@ -164,7 +167,10 @@ pub(super) fn leave_out(
 ) {
     let common = &images.options.common;
     let images = &images.directories.images;
-    if spared.lock && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
+    if spared.lock
+        && !namespaces::hooks_may_add_links(spec)
+        && common.may_skip_network_lock(options)
+    {
         options.network_lock = Some(rpc::CriuNetworkLockMethod::Skip as i32);
     }
     let own_namespace = spec.namespace(LinuxNamespaceType::Cgroup).is_some();

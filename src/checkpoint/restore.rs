@@ -2,12 +2,14 @@
 
 use super::backend::CriuBackend;
 use super::criu;
-use super::images::{self, Beside};
-use super::inventory;
+use super::external_mounts;
+use super::images;
+use super::layers;
+use super::manifest::Manifest;
 use super::plan;
 use super::proto::rpc::CriuCgMode;
 use super::request::{Images, RestoreOptions};
-use super::{root, targets};
+use super::targets;
 use crate::backend::namespaces::Target;
 use crate::backend::run;
 use crate::compile::{self, Compiled, Options};
@@ -51,20 +53,20 @@ impl Drop for MountPoint {
 /// A restore's config and plan, before anything is made.
 struct Planned {
     compiled: Compiled,
-    beside: Beside,
+    manifest: Manifest,
     /// What create would be asked.
     create: Options,
 }
 
 impl Planned {
     fn of(store: &Store, id: &str, spec: &Spec, options: &RestoreOptions) -> Result<Self> {
-        let beside = Beside::read(&options.common.images)?;
+        let manifest = Manifest::read(&options.common.images)?;
         let identity = if options.copy {
             Identity::New
         } else {
             Identity::Same
         };
-        let network = beside.network.as_ref();
+        let network = manifest.network.as_ref();
         let network = network
             .map(|saved| saved.setup(store, id, identity))
             .transpose()?;
@@ -74,9 +76,9 @@ impl Planned {
             spec.clone()
         };
         let whole = options.copy || options.whole;
-        let layers = beside.layers.as_ref();
+        let layers = manifest.layers.as_ref();
         let layers = layers
-            .map(|layers| root::placed(layers, &store.directory(id), whole))
+            .map(|layers| layers::relocate(layers, &store.directory(id), whole))
             .transpose()?;
         let create = Options {
             layers,
@@ -88,14 +90,14 @@ impl Planned {
         };
         Ok(Self {
             compiled,
-            beside,
+            manifest,
             create,
         })
     }
 
     /// A copy's host name, where the images have another's.
     fn hostname(&self) -> Option<&str> {
-        let former = self.beside.spec.as_ref()?;
+        let former = self.manifest.spec.as_ref()?;
         let uts = former.namespace(LinuxNamespaceType::Uts)?;
         let former = former.config().hostname.as_ref();
         let name = self.compiled.spec.config().hostname.as_ref()?;
@@ -139,7 +141,7 @@ pub fn restore(
     options: &RestoreOptions,
     console: Option<Fd>,
 ) -> Result<(Container, Fd)> {
-    super::needs_root("restore")?;
+    criu::require_root("restore")?;
     crate::store::check_id(id)?;
     check_images(&options.common.images)?;
     let program = criu::find(options.common.criu.as_deref())?;
@@ -283,7 +285,7 @@ impl Restore<'_> {
     fn run(&self, console: Option<Fd>) -> Result<(Container, Fd)> {
         let Planned {
             compiled,
-            beside,
+            manifest,
             create,
         } = self.planned;
         let Compiled {
@@ -292,19 +294,19 @@ impl Restore<'_> {
         let directory = self.store.directory(self.id);
         let facts = facts.clone();
         let mut record = create::blank_record(self.id, spec, facts, create, compile::stdio());
-        record.outcomes.clone_from(&beside.outcomes);
+        record.outcomes.clone_from(&manifest.outcomes);
         let point = MountPoint::make(directory.join(ROOT))?;
         let directories = self.options.common.directories(LOG)?;
-        let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
+        let mut externals =
+            external_mounts::of_plan(plan, &external_mounts::saved(&record.outcomes));
         let layers = create.layers.as_ref();
-        let mounts = root::prepare(
-            plan,
-            spec,
-            layers,
-            (&directory, &point.0),
-            (&directories.images, self.options.copy),
-        )?;
-        root::point_at(&mut externals, plan, &directory);
+        let places = layers::Places {
+            container: &directory,
+            root: &point.0,
+            images: &directories.images,
+        };
+        let mounts = layers::prepare(plan, spec, layers, &places, self.options.copy)?;
+        layers::set_sources(&mut externals, plan, &directory);
         if layers.is_none() {
             targets::prepare(&spec.rootfs(), plan, &externals);
         }
@@ -321,7 +323,7 @@ impl Restore<'_> {
         };
         let images = Images {
             options: self.options,
-            beside,
+            manifest,
             directories: &directories,
             program: self.program,
             root: &point.0,

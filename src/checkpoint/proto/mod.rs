@@ -5,9 +5,10 @@
 //! again, and `scripts/criu-proto --check` fails where they are out of date.
 
 /// The image `cgroup.img`.
-pub mod cgroup;
+pub(crate) mod cgroup;
 /// Requests to CRIU and its responses.
-pub mod rpc;
+#[allow(dead_code)] // prost-build gives every enum functions that hull does not call
+pub(crate) mod rpc;
 
 #[cfg(test)]
 mod tests {

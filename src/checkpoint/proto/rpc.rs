@@ -167,13 +167,6 @@ pub struct CriuOpts {
     #[prost(enumeration = "CriuNetworkLockMethod", optional, tag = "64")]
     pub network_lock: ::core::option::Option<i32>,
 }
-/// The response to a restore.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CriuRestoreResp {
-    /// Process id of the restored root process, in CRIU's PID namespace.
-    #[prost(int32, required, tag = "1")]
-    pub pid: i32,
-}
 /// A notification that CRIU sends in the course of a request.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CriuNotify {
@@ -222,9 +215,6 @@ pub struct CriuResp {
     /// Whether the request succeeded.
     #[prost(bool, required, tag = "2")]
     pub success: bool,
-    /// The result of a restore.
-    #[prost(message, optional, tag = "4")]
-    pub restore: ::core::option::Option<CriuRestoreResp>,
     /// The notification, where the type is NOTIFY.
     #[prost(message, optional, tag = "5")]
     pub notify: ::core::option::Option<CriuNotify>,
