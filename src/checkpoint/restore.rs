@@ -1,4 +1,4 @@
-//! `restore`: host steps as for create, and criu in the place of clone.
+//! `hull restore`: the host steps of create, with CRIU in the place of clone.
 
 use super::backend::CriuBackend;
 use super::criu;
@@ -8,7 +8,7 @@ use super::layers;
 use super::manifest::Manifest;
 use super::plan;
 use super::proto::rpc::CriuCgMode;
-use super::request::{Images, RestoreOptions};
+use super::request::{RestoreInput, RestoreOptions};
 use super::targets;
 use crate::backend::namespaces::Target;
 use crate::backend::run;
@@ -28,13 +28,13 @@ use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-/// The log's name in the work path.
+/// The log's file name in the work directory, which is runc's.
 const LOG: &str = "restore.log";
 
-/// The mount point of the container's root for criu, in the container's directory.
+/// The mount point of the container's root for CRIU, in the container's directory.
 const ROOT: &str = "criu-root";
 
-/// Where the root is mounted for criu; gone with it.
+/// The directory on which the root is mounted for CRIU. It is removed when this is dropped.
 struct MountPoint(PathBuf);
 
 impl MountPoint {
@@ -50,11 +50,11 @@ impl Drop for MountPoint {
     }
 }
 
-/// A restore's config and plan, before anything is made.
+/// The config and plan of a restore, before anything is created.
 struct Planned {
     compiled: Compiled,
     manifest: Manifest,
-    /// What create would be asked.
+    /// The options that create would have.
     create: Options,
 }
 
@@ -71,7 +71,7 @@ impl Planned {
             .map(|saved| saved.setup(store, id, identity))
             .transpose()?;
         let spec = if network.is_some() {
-            wired(store, id, spec)?
+            with_hulls_network(store, id, spec)?
         } else {
             spec.clone()
         };
@@ -95,7 +95,7 @@ impl Planned {
         })
     }
 
-    /// A copy's host name, where the images have another's.
+    /// The host name to set, where the images have another one.
     fn hostname(&self) -> Option<&str> {
         let former = self.manifest.spec.as_ref()?;
         let uts = former.namespace(LinuxNamespaceType::Uts)?;
@@ -104,9 +104,9 @@ impl Planned {
         (uts.path.is_none() && former.is_some_and(|former| former != name)).then_some(name)
     }
 
-    /// The host steps, and how many slots they use.
+    /// The host steps, and the number of slots that they use.
     fn steps(&self) -> (Vec<Placed<HostStep>>, u32) {
-        plan::restore(&plan::Request {
+        plan::restore(&plan::RestoreRequest {
             plan: &self.compiled.plan,
             facts: &self.compiled.facts,
             network: self.compiled.network.as_ref(),
@@ -115,10 +115,10 @@ impl Planned {
     }
 }
 
-/// The host steps by which a container would be restored, for `hull plan --restore`.
+/// The host steps by which [`restore`] would restore a container, for `hull plan --restore`.
 ///
 /// # Errors
-/// There are no images; what of [`restore`] is known before anything is made.
+/// The directory holds no images; the config cannot be compiled.
 pub fn preview(
     store: &Store,
     id: &str,
@@ -129,11 +129,12 @@ pub fn preview(
     Ok(Planned::of(store, id, spec, options)?.steps().0)
 }
 
-/// Restores a container from a directory of images; its processes run. Answers it and a descriptor
-/// of its init, which is hull's child.
+/// Restores a container from a directory of images, and lets its processes run. Returns the
+/// container and a pidfd of its init, which is hull's child.
 ///
 /// # Errors
-/// There are no images; another kernel's; criu fails: nothing of the container is left then.
+/// hull does not run as root; the id is in use or not valid; the directory holds no images; CRIU is
+/// not installed, or fails. Then nothing of the container is left.
 pub fn restore(
     store: &Store,
     id: &str,
@@ -179,13 +180,14 @@ fn check_images(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The images, shown to the container's root for the time of the restore: criu reads some of them
-/// from within its user namespace, first as root of the machine and then as that user. They stay
-/// root's, and their group is one that nobody but that container is in.
-struct Shown(Vec<PathBuf>);
+/// Makes the images readable for the container's root during the restore, until this is dropped:
+/// CRIU reads some of them in the container's user namespace, first as root of the host and then as
+/// root of the container. The images stay root's; their group becomes that of the container's root,
+/// in which no process of the host is.
+struct ReadableImages(Vec<PathBuf>);
 
-impl Shown {
-    fn to(spec: &Spec, directory: &Path) -> Result<Self> {
+impl ReadableImages {
+    fn new(spec: &Spec, directory: &Path) -> Result<Self> {
         let maps = spec
             .config()
             .linux
@@ -199,18 +201,18 @@ impl Shown {
         else {
             return Ok(Self(Vec::new()));
         };
-        let mut shown = Self(Vec::new());
+        let mut readable = Self(Vec::new());
         for entry in std::fs::read_dir(directory).on("read", directory.display())? {
             let entry = entry.on("read", directory.display())?;
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                shown.show(entry.path(), group, 0o640)?;
+                readable.add(entry.path(), group, 0o640)?;
             }
         }
-        shown.show(directory.to_owned(), group, 0o710)?;
-        Ok(shown)
+        readable.add(directory.to_owned(), group, 0o710)?;
+        Ok(readable)
     }
 
-    fn show(&mut self, path: PathBuf, group: u32, mode: u32) -> Result<()> {
+    fn add(&mut self, path: PathBuf, group: u32, mode: u32) -> Result<()> {
         chown(&path, None, Some(group)).on("change the group of", path.display())?;
         std::fs::set_permissions(&path, Permissions::from_mode(mode))
             .on("change the mode of", path.display())?;
@@ -219,7 +221,7 @@ impl Shown {
     }
 }
 
-impl Drop for Shown {
+impl Drop for ReadableImages {
     fn drop(&mut self) {
         for path in &self.0 {
             let _ = std::fs::set_permissions(
@@ -231,9 +233,9 @@ impl Drop for Shown {
     }
 }
 
-/// The container's network namespace is hull's to make, and its hosts and resolv.conf are hull's
-/// files.
-fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
+/// The config for a container on hull's own networks: hull creates its network namespace, and
+/// mounts the hosts and resolv.conf that hull writes.
+fn with_hulls_network(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
     let mut config = spec.config().clone();
     let linux = config.linux.get_or_insert_default();
     linux
@@ -272,7 +274,7 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
     Spec::check(config, spec.bundle().to_owned())
 }
 
-/// What is restored, where and how.
+/// The arguments of [`restore`], and what they were resolved to.
 struct Restore<'a> {
     store: &'a Store,
     id: &'a str,
@@ -310,18 +312,18 @@ impl Restore<'_> {
         if layers.is_none() {
             targets::prepare(&spec.rootfs(), plan, &externals);
         }
-        let _shown = Shown::to(spec, &directories.images)?;
+        let _readable = ReadableImages::new(spec, &directories.images)?;
         if self.options.common.cgroups == Some(CriuCgMode::Strict) {
             refuse_existing_cgroups(plan)?;
         }
-        keep_config(spec, &directory)?;
+        write_config(spec, &directory)?;
         record.write(self.store)?;
         let target = Target {
             spec,
             id: self.id,
             directory: &directory,
         };
-        let images = Images {
+        let input = RestoreInput {
             options: self.options,
             manifest,
             directories: &directories,
@@ -330,13 +332,13 @@ impl Restore<'_> {
             mounts: &mounts,
             externals: &externals,
         };
-        let mut backend = CriuBackend::new(target, self.store, compiled, images, record);
+        let mut backend = CriuBackend::new(target, self.store, compiled, input, record);
         backend.console = console;
         let (steps, slots) = self.planned.steps();
         run::run(&steps, slots, &directory, &mut backend)?;
         let CriuBackend { record, pidfd, .. } = backend;
-        let gone = || Error::new("criu did not say which process it restored");
-        let pidfd = pidfd.ok_or_else(gone)?;
+        let unknown = || Error::new("criu did not say which process it restored");
+        let pidfd = pidfd.ok_or_else(unknown)?;
         let container = Container::made(record, self.store);
         create::announce(&container, &pidfd, &self.options.options)
             .inspect_err(|_| drop(container.take_down()))?;
@@ -344,8 +346,8 @@ impl Restore<'_> {
     }
 }
 
-/// A container whose bundle is its own directory (an imported one, a copy) has its config there.
-fn keep_config(spec: &Spec, directory: &Path) -> Result<()> {
+/// Writes the config of a container whose bundle is its own directory: an imported one, or a copy.
+fn write_config(spec: &Spec, directory: &Path) -> Result<()> {
     if spec.bundle() != directory {
         return Ok(());
     }
@@ -355,8 +357,8 @@ fn keep_config(spec: &Spec, directory: &Path) -> Result<()> {
     std::fs::write(&path, text).on("write", path.display())
 }
 
-/// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup
-/// that hull is about to make.
+/// Fails if one of the container's cgroups exists, for `--manage-cgroups-mode strict`. CRIU itself
+/// would find the cgroup that hull is about to create.
 fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
     let places = plan.host.iter().filter_map(|placed| match &placed.step {
         HostStep::Cgroup { plan, .. } => Some(&plan.places),
@@ -367,7 +369,7 @@ fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
         .find(|place| Path::new(&place.dir).exists())
     {
         Some(place) => Err(Error::new(format!(
-            "cgroup {} is there already, which --manage-cgroups-mode strict forbids",
+            "cgroup {} exists, which --manage-cgroups-mode strict forbids",
             place.dir
         ))),
         None => Ok(()),
