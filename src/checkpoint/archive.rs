@@ -1,11 +1,12 @@
-//! A checkpoint in one file: a directory of images, compressed and checksummed, for its owner alone.
+//! An exported checkpoint: a directory of images in one compressed file with a checksum.
 //!
 //! ```text
-//! "HULLCKPT"   version: u32   zero: u32   length: u64   SHA-256 of what follows: 32 bytes   │ zstd of a tar file
+//! header   "HULLCKPT"   version: u32   0: u32   length: u64   SHA-256: 32 bytes
+//! body     a tar file, compressed by zstd
 //! ```
-//! Numbers are little-endian; the length is that of what follows the header. A file that was cut
-//! off, changed by accident or is something else is refused before anything of it is used. Whoever
-//! can write the file can write the checksum too: it is no signature.
+//! Numbers are little-endian; length and SHA-256 are those of the body. hull refuses a file that
+//! was cut off, was changed by accident or is something else before it unpacks anything. The
+//! checksum is no signature: whoever can write the file can write the checksum too.
 
 use super::images;
 use crate::sys::replace::{Lasting, Replacement};
@@ -20,8 +21,8 @@ const MAGIC: &[u8; 8] = b"HULLCKPT";
 const VERSION: u32 = 1;
 const HEADER: usize = 8 + 4 + 4 + 8 + 32;
 
-/// A bar for people; engines and logs see none.
-fn bar(what: &str, bytes: u64) -> ProgressBar {
+/// A progress bar on stderr, if that is a terminal. `bytes` is the length of the whole.
+fn progress_bar(what: &str, bytes: u64) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {
@@ -34,19 +35,20 @@ fn bar(what: &str, bytes: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar.set_prefix(what.to_owned());
-    // At once: a short work would end unseen.
+    // Draw it now: a short operation would end before the first update.
     bar.tick();
     bar
 }
 
-/// Sums and counts what is written.
-struct Summed<W> {
+/// Computes SHA-256 and length of what is written through it.
+struct HashingWriter<W> {
     inner: W,
     sum: Sha256,
+    /// Bytes written so far.
     length: u64,
 }
 
-impl<W: Write> Write for Summed<W> {
+impl<W: Write> Write for HashingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let count = self.inner.write(bytes)?;
         self.sum.update(&bytes[..count]);
@@ -70,25 +72,29 @@ fn header(length: u64, sum: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// Packs the files of a directory. The file has its name only once all of it is on the disk.
+/// Writes the images of a directory and of its parents to one file with mode 0600. The file gets
+/// its name when all of it is on the disk.
 ///
 /// # Errors
-/// A full disk, and the like; nothing is left then.
+/// An image cannot be read, or the file cannot be written. Then no file is left.
 pub fn pack(directory: &Path, to: &Path) -> Result<()> {
     if to.file_name().is_none() {
-        return Err(Error::new(format!("{} is no file's name", to.display())));
+        return Err(Error::new(format!(
+            "{} is not the name of a file",
+            to.display()
+        )));
     }
     let mut new = Replacement::new(to, 0o600)?;
     write(new.file(), directory, to)?;
     new.commit(Lasting::PowerCut)
 }
 
-/// Writes the archive of a directory to an empty file, which will be called `to`.
+/// Writes the images of a directory and of its parents to an empty file, which will be named `to`.
 fn write(file: &mut File, directory: &Path, to: &Path) -> Result<()> {
-    let files = files_of(directory)?;
-    let total = files.iter().map(|(_, _, bytes)| bytes).sum();
-    let progress = bar("saving", total);
-    let mut out = Summed {
+    let images = images_of(directory)?;
+    let total = images.iter().map(|image| image.length).sum();
+    let progress = progress_bar("saving", total);
+    let mut out = HashingWriter {
         inner: BufWriter::new(file),
         sum: Sha256::new(),
         length: 0,
@@ -98,19 +104,20 @@ fn write(file: &mut File, directory: &Path, to: &Path) -> Result<()> {
         .on("write", to.display())?;
     let compressor = zstd::Encoder::new(&mut out, 1).on("compress", to.display())?;
     let mut tar = tar::Builder::new(compressor);
-    for (name, source, bytes) in files {
+    for image in images {
+        let Image { name, path, length } = image;
         let mut header = tar::Header::new_gnu();
-        header.set_size(bytes);
+        header.set_size(length);
         header.set_mode(0o600);
-        let reader = File::open(&source).on("open", source.display())?;
-        tar.append_data(&mut header, &name, progress.wrap_read(reader.take(bytes)))
-            .on("save", source.display())?;
+        let reader = File::open(&path).on("open", path.display())?;
+        tar.append_data(&mut header, &name, progress.wrap_read(reader.take(length)))
+            .on("save", path.display())?;
     }
     tar.into_inner()
         .and_then(zstd::Encoder::finish)
         .on("write", to.display())?;
     progress.finish_and_clear();
-    let Summed { inner, sum, length } = out;
+    let HashingWriter { inner, sum, length } = out;
     let file = inner
         .into_inner()
         .map_err(|error| Error::io("write", to.display(), error.error()))?;
@@ -121,20 +128,29 @@ fn write(file: &mut File, directory: &Path, to: &Path) -> Result<()> {
     finished.on("write", to.display())
 }
 
-/// criu's link from images to those that they rest on (`CR_PARENT_LINK`); in the file and where it
-/// is unpacked it is a directory.
+/// CRIU's symbolic link to the parent images: those of the dump before, which hold the pages that
+/// have not changed since (`CR_PARENT_LINK`). In the tar file, and where it is unpacked, it is a
+/// directory.
 const PARENT: &str = "parent";
-/// Pre-dumps rest on each other no deeper; a link to itself has no end.
-const DEEPEST: usize = 256;
+/// The longest chain of parents. A link to its own directory would have no end.
+const MAX_PARENTS: usize = 256;
 
-/// Its name in the file, where it is, and how long, in bytes.
-type Image = (String, PathBuf, u64);
+/// An image that goes into the file.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Image {
+    /// Its path in the tar file.
+    name: String,
+    /// Where it is.
+    path: PathBuf,
+    /// Its length in bytes.
+    length: u64,
+}
 
-/// The files of a directory and, by names of more than one part, of those that it rests on.
-fn files_of(directory: &Path) -> Result<Vec<Image>> {
-    let (mut files, mut prefix, mut at) = (Vec::new(), String::new(), directory.to_owned());
-    for _ in 0..DEEPEST {
-        let mut below = None;
+/// The images of a directory and of its parents.
+fn images_of(directory: &Path) -> Result<Vec<Image>> {
+    let (mut images, mut prefix, mut at) = (Vec::new(), String::new(), directory.to_owned());
+    for _ in 0..MAX_PARENTS {
+        let mut parent = None;
         for entry in std::fs::read_dir(&at).on("read", at.display())? {
             let entry = entry.on("read", at.display())?;
             let name = entry
@@ -143,51 +159,55 @@ fn files_of(directory: &Path) -> Result<Vec<Image>> {
                 .map_err(|name| Error::new(format!("{} is not UTF-8", name.display())))?;
             let metadata = std::fs::metadata(entry.path()).on("stat", entry.path().display())?;
             match (name.as_str(), metadata.is_dir(), metadata.is_file()) {
-                (PARENT, true, _) => below = Some(entry.path()),
-                (_, _, true) => {
-                    files.push((format!("{prefix}{name}"), entry.path(), metadata.len()))
-                }
+                (PARENT, true, _) => parent = Some(entry.path()),
+                (_, _, true) => images.push(Image {
+                    name: format!("{prefix}{name}"),
+                    path: entry.path(),
+                    length: metadata.len(),
+                }),
                 _ => {
                     return Err(Error::new(format!(
-                        "{} among the images is no file",
+                        "{} among the images is not a regular file",
                         entry.path().display()
                     )));
                 }
             }
         }
-        let Some(below) = below else {
-            files.sort();
-            return Ok(files);
+        let Some(parent) = parent else {
+            images.sort();
+            return Ok(images);
         };
-        // The kernel goes over forty links in one name and no further (path_resolution(7)).
-        at = std::fs::canonicalize(&below).on("find", below.display())?;
+        // Resolved at each step: the kernel follows no more than forty links in one path
+        // (path_resolution(7)).
+        at = std::fs::canonicalize(&parent).on("find", parent.display())?;
         prefix.push_str(PARENT);
         prefix.push('/');
     }
     Err(Error::new(format!(
-        "the images in {} rest on others without an end",
+        "the chain of parent images of {} has no end",
         directory.display()
     )))
 }
 
-/// Whether a name is a file's of the directory, or of one that it rests on.
-fn belongs(name: &Path) -> bool {
+/// Whether a path in the tar file is that of an image of the directory or of one of its parents.
+fn is_image(name: &Path) -> bool {
     let mut parts = name.components().rev();
     matches!(parts.next(), Some(Component::Normal(_)))
-        && name.components().count() <= DEEPEST
+        && name.components().count() <= MAX_PARENTS
         && parts.all(|part| part == Component::Normal(PARENT.as_ref()))
 }
 
-/// Checks a file and unpacks it into a directory that is there.
+/// Verifies a file and unpacks it into an existing directory.
 ///
 /// # Errors
-/// It is no checkpoint, is cut off, or was changed: then nothing was unpacked.
+/// The file is not an exported checkpoint, was cut off, or was changed: then nothing was unpacked.
+/// An image cannot be written.
 pub fn unpack(from: &Path, directory: &Path) -> Result<()> {
     let mut file = File::open(from).on("open", from.display())?;
     let length = verify(&mut file, from)?;
     file.seek(SeekFrom::Start(HEADER as u64))
         .on("read", from.display())?;
-    let progress = bar("unpacking", length);
+    let progress = progress_bar("unpacking", length);
     let damaged = |error: std::io::Error| Error::io("unpack", from.display(), &error);
     let reader = zstd::Decoder::new(progress.wrap_read(BufReader::new(file).take(length)))
         .map_err(damaged)?;
@@ -195,9 +215,9 @@ pub fn unpack(from: &Path, directory: &Path) -> Result<()> {
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let name = entry.path().map_err(damaged)?.into_owned();
-        if !belongs(&name) || !entry.header().entry_type().is_file() {
+        if !is_image(&name) || !entry.header().entry_type().is_file() {
             return Err(Error::new(format!(
-                "{}: {} does not belong into a checkpoint",
+                "{}: {} is not part of a checkpoint",
                 from.display(),
                 name.display()
             )));
@@ -223,7 +243,7 @@ pub fn unpack(from: &Path, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The length of what follows the header.
+/// Verifies header, length and checksum. Returns the length of the body in bytes.
 fn verify(file: &mut File, path: &Path) -> Result<u64> {
     let place = path.to_string_lossy();
     let whole = file.metadata().on("stat", &place)?.len();
@@ -231,7 +251,7 @@ fn verify(file: &mut File, path: &Path) -> Result<u64> {
     let read = file.read_exact(&mut head);
     if read.is_err() || head[..8] != MAGIC[..] {
         return Err(Error::new(format!(
-            "{place} is no checkpoint that hull exported"
+            "{place} is not a checkpoint that hull exported"
         )));
     }
     let number = |at: usize| {
@@ -254,7 +274,7 @@ fn verify(file: &mut File, path: &Path) -> Result<u64> {
             HEADER as u64 + length
         )));
     }
-    let progress = bar("checking", length);
+    let progress = progress_bar("checking", length);
     let mut sum = Sha256::new();
     let mut buffer = vec![0_u8; 1 << 20];
     let mut reader = progress.wrap_read(&mut *file);
@@ -267,7 +287,7 @@ fn verify(file: &mut File, path: &Path) -> Result<u64> {
     progress.finish_and_clear();
     if sum.finalize()[..] != head[24..HEADER] {
         return Err(Error::new(format!(
-            "{place} was changed after it was exported: its checksum is not that of its contents"
+            "{place} was changed after it was exported: its checksum does not match"
         )));
     }
     Ok(length)
@@ -278,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_images_rest_on_goes_with_them() {
+    fn parent_images_are_packed_as_well() {
         let top = std::env::temp_dir().join(format!("hull-archive-chain-{}", std::process::id()));
         for directory in ["first", "second", "last", "out"] {
             std::fs::create_dir_all(top.join(directory)).unwrap();
@@ -299,14 +319,14 @@ mod tests {
         assert!(!out.join("parent/parent/parent").exists());
         std::os::unix::fs::symlink("../last", top.join("first/parent")).unwrap();
         let error = pack(&top.join("last"), &file).unwrap_err().to_string();
-        assert!(error.contains("without an end"), "{error}");
+        assert!(error.contains("has no end"), "{error}");
         std::fs::remove_dir_all(&top).unwrap();
     }
 
     #[test]
     fn a_name_stays_within_the_directory() {
         for good in ["a.img", "parent/a.img", "parent/parent/a.img", "parent"] {
-            assert!(belongs(Path::new(good)), "{good}");
+            assert!(is_image(Path::new(good)), "{good}");
         }
         for bad in [
             "../a.img",
@@ -316,7 +336,7 @@ mod tests {
             "parent/other/a.img",
             "",
         ] {
-            assert!(!belongs(Path::new(bad)), "{bad}");
+            assert!(!is_image(Path::new(bad)), "{bad}");
         }
     }
 
@@ -349,10 +369,10 @@ mod tests {
         for length in [good.len() - 1, HEADER + 1, HEADER] {
             says(&good[..length], "cut off");
         }
-        says(&good[..20], "no checkpoint");
+        says(&good[..20], "not a checkpoint");
         says(
             b"PK\x03\x04 something else that is long enough to hold a header of this kind....",
-            "no checkpoint",
+            "not a checkpoint",
         );
         assert_eq!(std::fs::read_dir(top.join("none")).unwrap().count(), 0);
         std::fs::remove_dir_all(&top).unwrap();

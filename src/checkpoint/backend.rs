@@ -1,12 +1,14 @@
-//! criu in the place of clone: it makes the container's processes from the images, and its events
-//! are the barriers of a restore.
+//! The backend of a restore: CRIU creates the container's processes from the images, and its
+//! notifications are the barriers.
 
-use super::criu::{self, Event, Heard, Session, World};
-use super::inventory::Mounts;
-use super::request::{self, Images};
-use super::rpc::Kind;
-use super::tmpfs::StandIn;
-use super::{NETWORK, joined, network_lock};
+use super::criu;
+use super::mounts::Mounts;
+use super::namespaces::{NETWORK_LABEL, joined};
+use super::network_lock;
+use super::proto::rpc::CriuReqType;
+use super::request::{self, RestoreInput};
+use super::session::{Incoming, Notification, Session, SessionConfig};
+use super::tmpfs::TarShim;
 use crate::backend::barrier::{Met, Unmet};
 use crate::backend::namespaces::{Target, open_common};
 use crate::backend::run::{Backend, Birth, Made, Network};
@@ -30,58 +32,58 @@ use std::os::fd::AsRawFd;
 
 /// A restore.
 pub(super) struct CriuBackend<'a> {
-    /// Whose steps they are.
+    /// The container.
     pub target: Target<'a>,
-    /// Where the record is.
+    /// The store with the container's record.
     pub store: &'a Store,
-    /// The config, and create's plan of it.
+    /// The config, and the plan of create for it.
     pub compiled: &'a Compiled,
-    /// What is restored.
-    pub images: Images<'a>,
-    /// The record, kept up to date.
+    /// Options, images and directories.
+    pub input: RestoreInput<'a>,
+    /// The container's record; every change is written to the store.
     pub record: Record,
-    /// The socket that takes the terminal.
+    /// The console socket, to which hull sends the terminal.
     pub console: Option<Fd>,
-    /// What criu finds before PATH.
-    pub stand_in: Option<StandIn>,
-    /// The network namespace that hull made, where the container is on networks of hull's.
+    /// hull in the place of `tar`, while CRIU runs.
+    pub tar_shim: Option<TarShim>,
+    /// The network namespace that hull created, where the container is on hull's own networks.
     pub network: Option<Namespace>,
-    /// criu leaves the container's network namespace empty.
+    /// CRIU leaves the container's network namespace empty, and hull sets it up.
     pub empty_network: bool,
-    /// A running criu.
+    /// The session with CRIU, while CRIU runs.
     pub session: Option<Session>,
-    /// It was asked to restore.
-    pub asked: bool,
-    /// The event that waits for a reply.
-    pub event: Option<Event>,
-    /// The container's init, once criu has made it.
+    /// The restore was requested.
+    pub requested: bool,
+    /// The notification that hull has not acknowledged yet.
+    pub pending: Option<Notification>,
+    /// Process id of the container's init; 0 until CRIU has created it.
     pub pid: i32,
-    /// A descriptor of it, once its processes stand.
+    /// A pidfd of the container's init, once CRIU has restored its processes.
     pub pidfd: Option<Fd>,
 }
 
 impl<'a> CriuBackend<'a> {
-    /// Before any step.
+    /// The backend before the first step.
     pub fn new(
         target: Target<'a>,
         store: &'a Store,
         compiled: &'a Compiled,
-        images: Images<'a>,
+        input: RestoreInput<'a>,
         record: Record,
     ) -> Self {
         Self {
             target,
             store,
             compiled,
-            images,
+            input,
             record,
             console: None,
-            stand_in: None,
+            tar_shim: None,
             network: None,
             empty_network: false,
             session: None,
-            asked: false,
-            event: None,
+            requested: false,
+            pending: None,
             pid: 0,
             pidfd: None,
         }
@@ -92,138 +94,143 @@ impl<'a> CriuBackend<'a> {
         session.ok_or_else(|| Error::new("criu has not been started"))
     }
 
-    /// The descriptors that criu inherits, by the names that the images have for them.
+    /// The file descriptors that CRIU inherits, by their labels in the images.
     fn inherited(&self, slots: &[i32]) -> Vec<(&'static str, i32)> {
         let at = |number: u32| slots.get(number as usize).copied().unwrap_or(-1);
         let namespaces = (slot::FIRST_FREE..)
             .zip(joined(&self.compiled.facts))
-            .map(|(slot, joined)| (joined.key, at(slot)));
-        let own = self.network.iter().map(|own| (NETWORK, own.0.0));
+            .map(|(slot, joined)| (joined.label, at(slot)));
+        let own = self.network.iter().map(|own| (NETWORK_LABEL, own.0.0));
         namespaces.chain(own).collect()
     }
 
-    /// Asks criu to restore, once it is found that the images are whole. criu loads meanwhile.
-    fn ask(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.asked, true) {
+    /// Requests the restore, unless that was done. hull first verifies the images, while CRIU
+    /// loads.
+    fn request(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.requested, true) {
             return Ok(());
         }
-        let stand_in = self.stand_in.as_ref();
-        stand_in.map_or(Ok(()), StandIn::make)?;
-        let Images {
+        let tar_shim = self.tar_shim.as_ref();
+        tar_shim.map_or(Ok(()), TarShim::make)?;
+        let RestoreInput {
             options,
-            beside,
+            manifest,
             directories,
             ..
-        } = &self.images;
+        } = &self.input;
         if !options.common.auto_dedup {
-            beside.verify(&directories.images)?;
+            manifest.verify(&directories.images)?;
         }
-        let keys: Vec<&str> = self
+        let labels: Vec<&str> = self
             .inherited(&[])
             .into_iter()
-            .map(|(key, _)| key)
+            .map(|(label, _)| label)
             .collect();
         let (network, in_cgroup) = (self.network.is_some(), self.record.cgroup.is_some());
-        self.session()?.greet()?;
+        self.session()?.check_version()?;
         let session = self.session.as_ref();
         let session = session.ok_or_else(|| Error::new("criu has not been started"))?;
-        let mut asked = request::request(&self.images, self.compiled)?;
-        asked.cg_root = request::cgroup_roots(session.pid)?;
-        asked.inherit_fd.extend(request::inherited(&keys));
-        self.empty_network = !network && request::is_without_network(&self.images, self.compiled);
+        let mut opts = request::criu_opts(&self.input, self.compiled)?;
+        opts.cg_root = request::cgroup_roots(session.pid)?;
+        opts.inherit_fd.extend(request::inherited_fds(&labels));
+        self.empty_network = !network && request::is_without_network(&self.input, self.compiled);
         if self.empty_network {
-            let kinds = asked.empty_ns;
-            asked.empty_ns = kinds.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
+            let kinds = opts.empty_ns;
+            opts.empty_ns = kinds.map(|kinds| kinds | libc::CLONE_NEWNET as u32);
         }
-        request::leave_out(
-            &mut asked,
-            &self.images,
+        request::skip_unneeded(
+            &mut opts,
+            &self.input,
             &self.compiled.spec,
-            &request::Spared {
-                lock: session.version >= criu::SKIPS_LOCK && self.empty_network,
+            &request::Unneeded {
+                network_lock: session.version >= criu::SKIP_LOCK_VERSION && self.empty_network,
                 cgroups: in_cgroup,
             },
         );
-        crate::log::debug(|| format!("criu: {asked:?}"));
-        self.session()?.ask(Kind::Restore, asked)
+        crate::log::debug(|| format!("criu: {opts:?}"));
+        self.session()?.request(CriuReqType::Restore, opts)
     }
 
-    /// Hears criu until an event, which then waits for a reply; does what others ask for.
-    fn hear_until(&mut self, script: &str) -> Met {
-        self.ask()?;
-        let log = self.images.directories.log.clone();
+    /// Waits for a notification, which is then pending. Handles those that come before it.
+    fn wait_for(&mut self, script: &str) -> Met {
+        self.request()?;
+        let log = self.input.directories.log.clone();
         loop {
-            match self.session()?.hear(&log)? {
-                Heard::Event(event) if event.script == script => {
-                    self.pid = event.pid;
-                    self.event = Some(event);
+            match self.session()?.next_message(&log)? {
+                Incoming::Notification(notification) if notification.script == script => {
+                    self.pid = notification.pid;
+                    self.pending = Some(notification);
                     return Ok(());
                 }
-                Heard::Event(event) => self.answer(event)?,
-                Heard::Answer(answer) => {
-                    self.session()?.done(Kind::Restore, *answer, &log)?;
+                Incoming::Notification(notification) => self.handle(notification)?,
+                Incoming::Response(response) => {
+                    self.session()?
+                        .check(CriuReqType::Restore, *response, &log)?;
                     return Err(Unmet::Error(Error::new(format!(
-                        "criu did not tell of {script:?}"
+                        "criu restored without the notification {script:?}"
                     ))));
                 }
             }
         }
     }
 
-    /// Does what an event asks for, and replies.
-    fn answer(&mut self, event: Event) -> Result<()> {
-        let done = match event.script.as_str() {
+    /// Handles a notification, and acknowledges it.
+    fn handle(&mut self, notification: Notification) -> Result<()> {
+        let handled = match notification.script.as_str() {
             "setup-namespaces" => {
-                self.pid = event.pid;
+                self.pid = notification.pid;
                 Ok(())
             }
             "post-setup-namespaces" if self.empty_network => self.set_up_network(),
-            "orphan-pts-master" => self.terminal(event),
+            "orphan-pts-master" => self.send_terminal(notification),
             _ => Ok(()),
         };
-        if done.is_err() {
-            // What it has done criu takes back, and says so last.
-            self.session()?.reply(false)?;
+        if handled.is_err() {
+            // CRIU rolls back, and sends its response after that.
+            self.session()?.acknowledge(false)?;
             self.drain();
-            return done;
+            return handled;
         }
-        self.session()?.reply(true)
+        self.session()?.acknowledge(true)
     }
 
-    /// Hears criu to its last word.
+    /// Receives CRIU's messages until it has sent its response or ended.
     fn drain(&mut self) {
-        let log = self.images.directories.log.clone();
-        while let Some(Ok(Heard::Event(_))) = self.session.as_mut().map(|one| one.hear(&log)) {
+        let log = self.input.directories.log.clone();
+        while let Some(Ok(Incoming::Notification(_))) =
+            self.session.as_mut().map(|one| one.next_message(&log))
+        {
             if self
                 .session
                 .as_ref()
-                .is_some_and(|one| one.reply(false).is_err())
+                .is_some_and(|one| one.acknowledge(false).is_err())
             {
                 break;
             }
         }
     }
 
-    /// Lets the processes run, and waits for criu's end.
+    /// Lets the processes run, and waits until CRIU has ended.
     fn finish(&mut self) -> Result<()> {
-        let log = self.images.directories.log.clone();
-        self.event = None;
-        self.session()?.reply(true)?;
+        let log = self.input.directories.log.clone();
+        self.pending = None;
+        self.session()?.acknowledge(true)?;
         loop {
-            match self.session()?.hear(&log)? {
-                Heard::Event(event) => self.answer(event)?,
-                Heard::Answer(answer) => {
-                    self.session()?.done(Kind::Restore, *answer, &log)?;
+            match self.session()?.next_message(&log)? {
+                Incoming::Notification(notification) => self.handle(notification)?,
+                Incoming::Response(response) => {
+                    self.session()?
+                        .check(CriuReqType::Restore, *response, &log)?;
                     break;
                 }
             }
         }
-        self.stand_in = None;
+        self.tar_shim = None;
         match self.session.take() {
-            Some(session) => session.end(&log)?,
+            Some(session) => session.wait(&log)?,
             None => return Err(Error::new("criu has not been started")),
         }
-        self.compare_privileges();
+        self.warn_of_lost_no_new_privs();
         Ok(())
     }
 
@@ -235,8 +242,8 @@ impl<'a> CriuBackend<'a> {
         &self.compiled.spec
     }
 
-    /// What create does in a new network namespace, before there are sockets again: its loopback,
-    /// and the config's settings.
+    /// Sets up the container's new network namespace as create does, before CRIU restores sockets:
+    /// the loopback device and the config's `net` sysctls.
     fn set_up_network(&self) -> Result<()> {
         let settings = self
             .plan()
@@ -252,10 +259,11 @@ impl<'a> CriuBackend<'a> {
         let pidfd = process::pidfd_open(self.pid)
             .map(Fd)
             .on("open", "the restored process")?;
-        inside(
+        in_namespace(
             &pidfd,
             libc::CLONE_NEWNET,
-            ("set up", "the container's network namespace"),
+            "set up",
+            "the container's network namespace",
             || {
                 socket::loopback_up()?;
                 settings.iter().try_for_each(|(path, value)| {
@@ -267,9 +275,9 @@ impl<'a> CriuBackend<'a> {
         )
     }
 
-    /// The terminal's other end, for whoever holds the console.
-    fn terminal(&self, event: Event) -> Result<()> {
-        let master = event
+    /// Sends the master end of the container's terminal to the console socket.
+    fn send_terminal(&self, notification: Notification) -> Result<()> {
+        let master = notification
             .descriptor
             .ok_or_else(|| Error::new("criu sent no terminal"))?;
         let Some(console) = &self.console else {
@@ -281,9 +289,9 @@ impl<'a> CriuBackend<'a> {
             .on("send the terminal to", "the console socket")
     }
 
-    /// Warns of a criu that does not bring `no_new_privs` back (before 3.19): nobody else can give
-    /// it to a process. Asked when criu is done, which sets it last.
-    fn compare_privileges(&self) {
+    /// Warns where CRIU did not restore `no_new_privs` (before 3.19): no other process can set it.
+    /// To be called when CRIU has ended, as CRIU sets it last.
+    fn warn_of_lost_no_new_privs(&self) {
         let pid = self.record.pid;
         let wanted = self
             .spec()
@@ -307,15 +315,16 @@ impl Backend for CriuBackend<'_> {
         open_common(what)
     }
 
-    /// A network namespace with the container's links and addresses, in which no packet passes yet.
-    /// hull holds the addresses until the container's init does.
+    /// Creates a network namespace with the container's links and addresses, in which hull drops
+    /// incoming packets until the processes are restored. The addresses belong to hull's process
+    /// until [`Network::Adopt`] gives them to the container's init.
     fn network(&mut self, network: Network, _child: Option<&Child>) -> Result<()> {
         let Target { id, directory, .. } = self.target;
         match network {
             Network::Attach(setup) => {
                 setup.prepare_files(directory)?;
                 let namespace = saved::new_namespace()?;
-                network_lock::packets(&namespace)?;
+                network_lock::drop_incoming(&namespace)?;
                 crate::net::attach::attach(setup, id, &namespace, process::getpid(), directory)?;
                 self.network = Some(namespace);
                 Ok(())
@@ -325,7 +334,7 @@ impl Backend for CriuBackend<'_> {
                     return Ok(());
                 };
                 saved::adopt(directory, id, self.pid)?;
-                network_lock::release(namespace)?;
+                network_lock::accept_incoming(namespace)?;
                 saved::announce(setup, id, namespace)
             }
             Network::Device { .. } | Network::Interfaces(_) => {
@@ -334,34 +343,34 @@ impl Backend for CriuBackend<'_> {
         }
     }
 
-    /// criu, born in the container's cgroup: what it makes is born there too.
+    /// Starts CRIU in the container's cgroup, so that the processes that it creates are there too.
     fn clone(&mut self, birth: Birth) -> Result<Child> {
         let inherited = self.inherited(birth.slots);
         let inherit: Vec<i32> = inherited.iter().map(|(_, raw)| *raw).collect();
         let namespaces = joined(&self.compiled.facts).len();
         let first = slot::FIRST_FREE as usize + namespaces;
-        let stand_in = self.stand_in.insert(StandIn::of(self.target.directory)?);
-        let Images {
+        let tar_shim = self.tar_shim.insert(TarShim::of(self.target.directory)?);
+        let RestoreInput {
             options,
             directories,
             program,
             mounts,
             ..
-        } = &self.images;
+        } = &self.input;
         let tls = options
             .common
             .may_use_tls(&self.compiled.spec.config().annotations);
         let session = Session::start(
             program,
-            &World {
+            &SessionConfig {
                 images: &directories.images,
                 work: &directories.work,
                 inherit: &inherit,
-                stdio: true,
+                keep_stdio: true,
                 mounts,
                 cgroup: birth.cgroup,
                 tasks: birth.slots.get(first..).unwrap_or_default(),
-                stand_in,
+                tar_shim,
                 tls,
             },
         )?;
@@ -382,8 +391,8 @@ impl Backend for CriuBackend<'_> {
         self.target.hook(list, index, hook, self.pid)
     }
 
-    /// With the restored processes the record knows them: whatever becomes of hull, `delete` finds
-    /// them.
+    /// Records the processes as soon as they are restored, so that `delete` finds them even if hull
+    /// is killed.
     fn record(&mut self, made: Made) -> Result<()> {
         match made {
             Made::Cgroup(cgroup) => self.record.cgroup = Some(cgroup),
@@ -409,7 +418,7 @@ impl Backend for CriuBackend<'_> {
     fn hostname(&mut self, name: &str) -> Result<()> {
         let pidfd = self.pidfd.as_ref();
         let pidfd = pidfd.ok_or_else(|| Error::new("there is no restored process"))?;
-        rename(pidfd, name)
+        set_hostname(pidfd, name)
     }
 
     fn child_failed(&mut self, _child: &Child) -> Error {
@@ -417,7 +426,7 @@ impl Backend for CriuBackend<'_> {
     }
 
     fn wait(&mut self, _child: &Child, kind: Barrier) -> Met {
-        self.hear_until(match kind {
+        self.wait_for(match kind {
             Barrier::Hooks => "setup-namespaces",
             _ => "post-restore",
         })
@@ -427,28 +436,31 @@ impl Backend for CriuBackend<'_> {
         match kind {
             Barrier::Recorded => Ok(self.finish()?),
             _ => {
-                self.event = None;
-                Ok(self.session()?.reply(true)?)
+                self.pending = None;
+                Ok(self.session()?.acknowledge(true)?)
             }
         }
     }
 
     fn abandon(&mut self) {
-        if self.event.take().is_some() {
-            let _ = self.session().and_then(|session| session.reply(false));
+        if self.pending.take().is_some() {
+            let _ = self
+                .session()
+                .and_then(|session| session.acknowledge(false));
             self.drain();
         }
-        // criu takes back what it has not finished.
+        // CRIU rolls back what it has not finished.
         self.session = None;
-        self.stand_in = None;
+        self.tar_shim = None;
         if let Some(pidfd) = &self.pidfd {
             let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
         }
     }
 }
 
-/// What the steps' policies have come to in a restored container, which another runtime's images
-/// decided: seen in its mounts. The kernel refuses file systems in user namespaces alone.
+/// The outcomes of the steps' policies in a container that was restored from another runtime's
+/// images, as far as its mounts show them. `user` says that it has a user namespace: the kernel
+/// refuses to mount file systems only there.
 fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
     let host = Mounts::of(process::getpid()).ok();
     let is_hosts = |target: &str, source: &str| {
@@ -489,24 +501,24 @@ fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
     outcomes
 }
 
-/// Sets the host name in the container, whose images may have another container's.
-///
-/// # Errors
-/// The kernel's.
-pub fn rename(pidfd: &Fd, name: &str) -> Result<()> {
-    inside(
+/// Sets the host name in the container's UTS namespace.
+fn set_hostname(pidfd: &Fd, name: &str) -> Result<()> {
+    in_namespace(
         pidfd,
         libc::CLONE_NEWUTS,
-        ("set the host name to", name),
+        "set the host name to",
+        name,
         || crate::sys::ids::sethostname(name.as_bytes()),
     )
 }
 
-/// Does something in a namespace of the container's, in a process of its own.
-fn inside(
+/// Runs `work` in a child process that joins one of the container's namespaces; `kind` is a
+/// `CLONE_NEW*` flag. Operation and object are for the error message.
+fn in_namespace(
     pidfd: &Fd,
     kind: i32,
-    (operation, object): (&str, &str),
+    operation: &str,
+    object: &str,
     work: impl FnOnce() -> Sys<()>,
 ) -> Result<()> {
     match process::clone(0, None).on("make", "a process in the container's namespaces")? {
@@ -517,7 +529,7 @@ fn inside(
         process::Cloned::Parent { pidfd, .. } => match process::wait(Fd(pidfd).0, false)
             .on("wait for", "a process in the container's namespaces")?
         {
-            // It may have come to its end already.
+            // ESRCH: the container has ended already.
             Some(process::Ended::Exited(0 | libc::ESRCH)) => Ok(()),
             Some(process::Ended::Exited(number)) => Err(Error::sys(
                 operation,
@@ -525,7 +537,7 @@ fn inside(
                 nix::errno::Errno::from_raw(number),
             )),
             _ => Err(Error::new(format!(
-                "{operation} {object}: the process was ended"
+                "{operation} {object}: the process was killed"
             ))),
         },
     }

@@ -1,14 +1,17 @@
-//! What criu need not do with cgroups, as it is there already.
+//! What CRIU need not do for cgroups because the host or hull has done it already.
 
 use crate::cgroups::tree::{Tree, Version};
-use crate::checkpoint::files::fields;
+use crate::checkpoint::proto::cgroup::CgroupEntry;
+use prost::Message;
 use std::path::Path;
 
-/// A directory in which each hierarchy is mounted under the name that criu gives it (criu(8),
-/// `--cgroup-yard`); none where there is no such one, and criu mounts them all for itself. It has
-/// to wait for the kernel then: a mount of cgroup2 beside v1 hierarchies takes a lock with a grace
-/// period in it (`cgroup_favor_dynmods`), while the container stands still.
-pub fn yard(tree: &Tree, own: &str) -> Option<String> {
+/// The host's cgroup yard (criu(8), `--cgroup-yard`): a directory in which each hierarchy is
+/// mounted under the name that CRIU expects. `own` is the text of `/proc/self/cgroup`.
+///
+/// Without one CRIU mounts all hierarchies itself, and waits for the kernel while the container is
+/// frozen: a mount of cgroup2 beside v1 hierarchies takes a lock that waits for an RCU grace period
+/// (`cgroup_favor_dynmods`).
+fn cgroup_yard(tree: &Tree, own: &str) -> Option<String> {
     let parent = |point: &str| point.rsplit_once('/').map(|(parent, _)| parent.to_owned());
     let directory = parent(&tree.hierarchies.first()?.mount_point)?;
     let fits = tree.hierarchies.iter().all(|hierarchy| {
@@ -26,45 +29,35 @@ pub fn yard(tree: &Tree, own: &str) -> Option<String> {
     (fits && tree.hierarchies.len() == own.lines().count()).then_some(directory)
 }
 
-/// The same of this machine.
-pub fn of_machine() -> Option<String> {
+/// The cgroup yard of this host, if it has one.
+pub fn host_cgroup_yard() -> Option<String> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    yard(&Tree::probe(0, false).ok()?, &own)
+    cgroup_yard(&Tree::probe(0, false).ok()?, &own)
 }
 
 /// `IMG_COMMON_MAGIC` and `CGROUP_MAGIC`.
 const MAGIC: [u8; 8] = [0x19, 0x43, 0x56, 0x54, 0x30, 0x33, 0x38, 0x59];
 
-/// Whether all saved processes were in one cgroup that had none below it, and in no cgroup
-/// namespace: where hull makes that cgroup and criu is born in it, nothing is left for criu to do.
+/// Whether all dumped processes were in one cgroup that had none below it, and in no cgroup
+/// namespace: where hull creates that cgroup and starts CRIU in it, CRIU has nothing to restore.
 pub fn is_flat(images: &Path) -> bool {
     std::fs::read(images.join("cgroup.img")).is_ok_and(|image| flat(&image) == Some(true))
 }
 
-/// `cgroup_entry`: 1 the sets of cgroups that processes are in (2 their members, with 3 the length
-/// of a cgroup namespace's prefix), 2 the controllers (2 their cgroups, with 2 those below).
+/// [`is_flat`] of the bytes of `cgroup.img`: two magic numbers, the length of the message, and the
+/// message. `None` where they are something else.
 fn flat(image: &[u8]) -> Option<bool> {
-    let (length, entry) = image.strip_prefix(&MAGIC)?.split_first_chunk::<4>()?;
-    let entry = fields(entry.get(..u32::from_le_bytes(*length) as usize)?)?;
-    let inner = |number: u64, message: &[u8]| {
-        fields(message).map(|all| {
-            all.into_iter()
-                .filter(|field| field.number == number)
-                .map(|field| field.bytes.to_vec())
-                .collect::<Vec<_>>()
-        })
-    };
-    let (mut sets, mut simple) = (0, true);
-    for field in &entry {
-        for part in inner(2, field.bytes)? {
-            match field.number {
-                1 => simple &= fields(&part)?.iter().all(|field| field.number != 3),
-                _ => simple &= inner(2, &part)?.is_empty(),
-            }
-        }
-        sets += usize::from(field.number == 1);
-    }
-    Some(simple && sets == 1)
+    let (length, message) = image.strip_prefix(&MAGIC)?.split_first_chunk::<4>()?;
+    let message = message.get(..u32::from_le_bytes(*length) as usize)?;
+    let entry = CgroupEntry::decode(message).ok()?;
+    let one_set = entry.sets.len() == 1;
+    let mut members = entry.sets.iter().flat_map(|set| &set.ctls);
+    let mut dirs = entry.controllers.iter().flat_map(|all| &all.dirs);
+    Some(
+        one_set
+            && members.all(|member| member.cgns_prefix.is_none())
+            && dirs.all(|dir| dir.children.is_empty()),
+    )
 }
 
 #[cfg(test)]
@@ -72,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_yard_has_each_hierarchy_by_its_name() {
+    fn a_cgroup_yard_has_each_hierarchy_by_its_name() {
         let own = "5:cpu,cpuacct:/a\n3:name=systemd:/\n0::/\n";
         let mount = |point: &str, fstype: &str, options: &str| {
             format!(
@@ -83,7 +76,7 @@ mod tests {
         let cpu = mount("/sys/fs/cgroup/cpu,cpuacct", "cgroup", "cpu,cpuacct");
         let systemd = mount("/sys/fs/cgroup/systemd", "cgroup", "name=systemd");
         let of = |unified: &str| {
-            yard(
+            cgroup_yard(
                 &Tree::parse(
                     &format!("{cpu}{systemd}{}", mount(unified, "cgroup2", "nsdelegate")),
                     own,
@@ -97,7 +90,7 @@ mod tests {
         );
         assert_eq!(of("/sys/fs/cgroup"), None);
         // One hierarchy is mounted nowhere.
-        assert_eq!(yard(&Tree::parse(&systemd, own), own), None);
+        assert_eq!(cgroup_yard(&Tree::parse(&systemd, own), own), None);
     }
 
     fn message(number: u8, bytes: &[u8]) -> Vec<u8> {

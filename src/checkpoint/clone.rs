@@ -1,12 +1,13 @@
-//! `clone`: containers like a running one, which runs on: their own id, name, address, hardware
-//! address and machine id.
+//! `hull clone`: copies of a running container, which continues to run. Each copy has its own id,
+//! host name, IP address, MAC address and machine-id(5).
 
-use super::images::Beside;
+use super::dump::{DumpOptions, checkpoint, plan_of};
+use super::images::TemporaryImages;
+use super::manifest::Manifest;
+use super::options::CommonOptions;
+use super::request::RestoreOptions;
+use super::restore::restore;
 use crate::adhoc::keeper::Streams;
-use crate::checkpoint::dump::{Dump, checkpoint};
-use crate::checkpoint::request::RestoreOptions;
-use crate::checkpoint::restore::restore;
-use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::Container;
 use crate::error::Kind;
@@ -16,25 +17,26 @@ use crate::store::{Store, check_id};
 use crate::sys::mount::ATTR_RDONLY;
 use crate::{Error, Result};
 
-/// What `clone` was asked.
-pub struct Clones {
-    /// criu, locks, and how sockets are treated; the directories are hull's own.
-    pub common: Common,
-    /// The new ids.
+/// The options of `hull clone`.
+pub struct CloneOptions {
+    /// Options of checkpoint and restore. hull sets the directories itself.
+    pub common: CommonOptions,
+    /// The ids of the copies.
     pub names: Vec<String>,
-    /// Volumes and a root that can be written may be shared.
-    pub share: bool,
+    /// `--share-volumes`: copies may share writable volumes and a writable root with the source.
+    pub share_volumes: bool,
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,
 }
 
-/// Makes the copies; all of them, or none.
+/// Creates all of the copies, or none.
 ///
 /// # Errors
-/// A writable volume would be shared; an id in use; what checkpoint and restore say.
-pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
-    clones.names.iter().try_for_each(|name| check_id(name))?;
-    if let Some(name) = clones
+/// An id is in use or not valid; a copy would share a writable volume or root; checkpoint or
+/// restore fails.
+pub fn clone(store: &Store, id: &str, options: &CloneOptions) -> Result<()> {
+    options.names.iter().try_for_each(|name| check_id(name))?;
+    if let Some(name) = options
         .names
         .iter()
         .find(|name| store.directory(name).exists())
@@ -45,30 +47,44 @@ pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
         ));
     }
     let source = Container::open(store, id)?;
-    if !clones.share {
-        refuse_shared(&source, &super::plan_of(store, &source.record)?)?;
+    if !options.share_volumes {
+        refuse_shared(&source, &plan_of(store, &source.record)?)?;
     }
-    let scratch = Scratch::new(store, id)?;
-    // The source keeps its connections, so they are saved; its copies cannot have them.
-    let saved = Common {
-        images: scratch.path().to_owned(),
+    let images = TemporaryImages::new(store, id)?;
+    // The source keeps its connections, so that CRIU must dump them; the copies close them.
+    let common = CommonOptions {
+        images: images.path().to_owned(),
         tcp_established: true,
         tcp_close: false,
-        ..clones.common.clone()
+        ..options.common.clone()
     };
     checkpoint(
         store,
         id,
-        &Dump {
-            common: saved.clone(),
+        &DumpOptions {
+            common: common.clone(),
             leave_running: true,
-            ..Dump::default()
+            ..DumpOptions::default()
         },
     )?;
-    let beside = Beside::read(scratch.path())?;
+    let manifest = Manifest::read(images.path())?;
+    let restore_options = RestoreOptions {
+        common: CommonOptions {
+            tcp_established: false,
+            tcp_close: true,
+            ..common
+        },
+        options: Options {
+            systemd_cgroup: options.systemd_cgroup,
+            ..Options::default()
+        },
+        copy: true,
+        whole: true,
+        ..RestoreOptions::default()
+    };
     let mut made: Vec<Container> = Vec::new();
-    for name in &clones.names {
-        match copy(store, name, &beside, (&saved, clones.systemd_cgroup)) {
+    for name in &options.names {
+        match restore_copy(store, name, &manifest, &restore_options) {
             Ok(container) => made.push(container),
             Err(error) => {
                 made.iter()
@@ -80,51 +96,38 @@ pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
     Ok(())
 }
 
-fn copy(
+fn restore_copy(
     store: &Store,
     name: &str,
-    beside: &Beside,
-    (saved, systemd_cgroup): (&Common, bool),
+    manifest: &Manifest,
+    options: &RestoreOptions,
 ) -> Result<Container> {
-    let spec = beside.spec_for(store, name)?;
-    let bring = RestoreOptions {
-        common: Common {
-            tcp_established: false,
-            tcp_close: true,
-            ..saved.clone()
-        },
-        options: Options {
-            systemd_cgroup,
-            ..Options::default()
-        },
-        copy: true,
-        whole: true,
-        ..RestoreOptions::default()
-    };
+    let spec = manifest.spec_for(store, name)?;
     let terminal = spec
         .config()
         .process
         .as_ref()
         .is_some_and(|process| process.terminal);
-    if !beside.logs {
+    if !manifest.logs {
         return match terminal {
             true => Err(Error::new(
-                "a container with a terminal that nobody keeps cannot be copied: its copy's would \
-                    be held by nobody",
+                "a container with a terminal can be cloned only if hull keeps its output: no \
+                    process would hold the terminal of the copy",
             )),
-            false => restore(store, name, &spec, &bring, None).map(|(container, _)| container),
+            false => restore(store, name, &spec, options, None).map(|(container, _)| container),
         };
     }
     let mut streams = Streams::make(terminal)?;
     let (container, _) =
-        streams.while_redirected(|console| restore(store, name, &spec, &bring, console))?;
+        streams.while_redirected(|console| restore(store, name, &spec, options, console))?;
     streams
         .hand_over(&container.directory(), None)
         .inspect_err(|_| drop(container.take_down()))?;
     Ok(container)
 }
 
-/// Two programs that do not know of each other would write the same files.
+/// Refuses a copy that would share a writable volume or a writable root with the source: two
+/// programs that do not know of each other would write the same files.
 fn refuse_shared(source: &Container, plan: &Plan) -> Result<()> {
     let record = &source.record;
     let own = source.directory();

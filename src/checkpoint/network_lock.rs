@@ -1,6 +1,6 @@
-//! No packet reaches a container that is being brought back: for one of an open connection the
-//! kernel, which does not know it yet, would answer with a reset. criu holds packets back only in
-//! namespaces that it makes itself.
+//! hull drops incoming packets during restore, so that the kernel sends no RST: it does not know
+//! the open connections before CRIU has restored them. CRIU drops packets only in network
+//! namespaces that it creates itself.
 
 use crate::net::netlink::Namespace;
 use crate::sys::fd::{Fd, c_path, c_string};
@@ -11,63 +11,73 @@ use crate::{Context, Error, Result};
 use std::ffi::CStr;
 use std::io::Read;
 
-const HOLD: &str = "table inet hull-restore {\n chain input {\n  type filter hook input priority \
-    -400; policy drop;\n }\n}\n";
-const RELEASE: &str = "delete table inet hull-restore\n";
+const DROP_RULES: &str = "\
+table inet hull-restore {
+ chain input {
+  type filter hook input priority -400; policy drop;
+ }
+}
+";
+const REMOVE_RULES: &str = "delete table inet hull-restore\n";
 
-/// Holds back all that comes into a namespace.
+/// Drops all packets that come into a network namespace.
 ///
 /// # Errors
-/// nft is not there, or refuses.
-pub fn packets(namespace: &Namespace) -> Result<()> {
-    nft(namespace, HOLD)
+/// nft is not installed, or fails.
+pub fn drop_incoming(namespace: &Namespace) -> Result<()> {
+    nft(namespace, DROP_RULES)
 }
 
-/// Lets packets in again.
+/// Accepts packets again.
 ///
 /// # Errors
-/// nft refuses.
-pub fn release(namespace: &Namespace) -> Result<()> {
-    nft(namespace, RELEASE)
+/// nft fails.
+pub fn accept_incoming(namespace: &Namespace) -> Result<()> {
+    nft(namespace, REMOVE_RULES)
 }
 
 fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
-    run(namespace, "nft", &[c"-f", c"-"], rules).map(drop)
+    run_in_namespace(namespace, "nft", &[c"-f", c"-"], rules).map(drop)
 }
 
-/// Runs a program of the machine's in a network namespace, which hull itself does not join; gives
-/// what it said.
+/// Runs a program of the host in a network namespace, which hull itself does not join, with `input`
+/// as its stdin. Returns its output.
 ///
 /// # Errors
-/// It is not there, or refuses.
-pub fn run(namespace: &Namespace, name: &str, args: &[&CStr], input: &str) -> Result<String> {
+/// The program is not installed, or its exit status is not 0.
+pub fn run_in_namespace(
+    namespace: &Namespace,
+    name: &str,
+    args: &[&CStr],
+    input: &str,
+) -> Result<String> {
     let program = in_path_or_sbin(name)
         .ok_or_else(|| Error::new(format!("{name} is not installed: networks need it")))?;
-    let (path, own) = (c_path(&program)?, c_string(name)?);
+    let (path, arg0) = (c_path(&program)?, c_string(name)?);
     let memory = |what| {
         file::memfd(what, 0)
             .map(Fd)
             .on("make", format!("a memory file for {name}"))
     };
-    let (given, said) = (memory(c"hull:rules")?, memory(c"hull:said")?);
-    file::write(given.0, input.as_bytes())
-        .and_then(|_| file::rewind(given.0))
+    let (stdin, output) = (memory(c"hull:rules")?, memory(c"hull:output")?);
+    file::write(stdin.0, input.as_bytes())
+        .and_then(|_| file::rewind(stdin.0))
         .on("write", format!("rules for {name}"))?;
     let mut arrays = Arrays::with_room(args.len() + 1);
     match process::clone(0, None).on("start", program.display())? {
         Cloned::Child => {
             let entered = process::setns(namespace.0.0, libc::CLONE_NEWNET as u64)
-                .and_then(|()| file::dup_to(given.0, 0));
+                .and_then(|()| file::dup_to(stdin.0, 0));
             let errno = match entered
-                .and_then(|()| file::dup_to(said.0, 1))
-                .and_then(|()| file::dup_to(said.0, 2))
+                .and_then(|()| file::dup_to(output.0, 1))
+                .and_then(|()| file::dup_to(output.0, 2))
             {
                 Ok(()) => {
                     process::unblock_signals();
                     arrays.execveat(
                         libc::AT_FDCWD,
                         &path,
-                        std::iter::once(own.as_c_str()).chain(args.iter().copied()),
+                        std::iter::once(arg0.as_c_str()).chain(args.iter().copied()),
                         [],
                         0,
                     )
@@ -79,8 +89,8 @@ pub fn run(namespace: &Namespace, name: &str, args: &[&CStr], input: &str) -> Re
         Cloned::Parent { pidfd, .. } => {
             let ended = process::wait(Fd(pidfd).0, false).on("wait for", name)?;
             let mut text = String::new();
-            file::rewind(said.0).on("read from", name)?;
-            let _ = std::fs::File::from(crate::sys::socket::owned(said.keep()))
+            file::rewind(output.0).on("read from", name)?;
+            let _ = std::fs::File::from(crate::sys::socket::owned(output.keep()))
                 .read_to_string(&mut text);
             match ended {
                 Some(process::Ended::Exited(0)) => Ok(text),

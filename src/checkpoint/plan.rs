@@ -1,7 +1,7 @@
-//! The plan of a restore: create's host steps around criu, which takes the place of clone and of the
-//! container steps.
+//! The plan of a restore: the host steps of create, in which CRIU takes the place of clone and of
+//! the container steps.
 
-use super::joined;
+use super::namespaces::joined;
 use crate::facts::Facts;
 use crate::net::setup::Setup;
 use crate::step::container::{Barrier, slot};
@@ -9,24 +9,25 @@ use crate::step::draft::{Placed, Plan};
 use crate::step::host::{HostStep, Open};
 use std::borrow::Cow;
 
-/// What a restore's steps are made from.
-pub struct Request<'a> {
-    /// Create's plan of the same config.
+/// The input of [`restore`].
+pub struct RestoreRequest<'a> {
+    /// The plan of create for the same config.
     pub plan: &'a Plan,
-    /// What the host can do.
+    /// The facts of the host for which that plan was made.
     pub facts: &'a Facts,
-    /// The networks of hull's that the container is put on.
+    /// hull's own networks that the container is attached to; none means no network of hull's.
     pub network: Option<&'a Setup>,
-    /// A copy's host name, where the images have another.
+    /// The host name to set, where the images have another one: a copy's.
     pub hostname: Option<&'a str>,
 }
 
-/// The host steps of a restore, and how many slots they use. criu is started by the step Clone, in
-/// the container's cgroup; its events are the barriers: it comes to [`Barrier::Hooks`] when the
-/// container's namespaces are there, and to [`Barrier::Ready`] when its processes stand, before
-/// they run.
-pub fn restore(request: &Request) -> (Vec<Placed<HostStep>>, u32) {
-    let Request {
+/// The host steps of a restore, and the number of slots that they use.
+///
+/// The step Clone starts CRIU in the container's cgroup. Notifications of CRIU are the barriers:
+/// [`Barrier::Hooks`] when it has created the container's namespaces, [`Barrier::Ready`] when it
+/// has restored the processes, before they run.
+pub fn restore(request: &RestoreRequest) -> (Vec<Placed<HostStep>>, u32) {
+    let RestoreRequest {
         plan,
         facts,
         network,
@@ -65,7 +66,7 @@ pub fn restore(request: &Request) -> (Vec<Placed<HostStep>>, u32) {
             | HostStep::HooksDone
             | HostStep::Barrier(Barrier::Hooks | Barrier::Ready | Barrier::Recorded)
             | HostStep::Record => placed.step.clone(),
-            // criu's own, from the images.
+            // CRIU does these by its images, or a restore has no use for them.
             HostStep::Open { .. }
             | HostStep::Undumpable
             | HostStep::Affinity { .. }

@@ -1,11 +1,14 @@
-//! What criu is asked at a restore: the command's options, external mounts, namespaces to join,
-//! inherited descriptors, and what criu can be spared.
+//! The request by which CRIU restores a container: the command's options, external mounts,
+//! namespaces to join, inherited file descriptors, and what CRIU need not do.
 
-use super::criu::{self, Mounting};
-use super::images::{self, Beside};
-use super::inventory::{self, External};
-use super::rpc::{self, CgroupMode};
-use super::{Common, Directories, cgroups, has_own_network, targets};
+use super::external_mounts::{self, ExternalMount};
+use super::images;
+use super::manifest::Manifest;
+use super::namespaces;
+use super::options::{CommonOptions, Directories};
+use super::proto::rpc::{self, CriuCgMode, CriuOpts};
+use super::session::{self, CriuMount};
+use super::{cgroups, targets};
 use crate::compile::{Compiled, Options};
 use crate::spec::Spec;
 use crate::sys::file;
@@ -13,70 +16,75 @@ use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::Path;
 
-/// What `restore` was asked.
+/// The options of `hull restore`.
 #[derive(Default)]
 pub struct RestoreOptions {
-    /// What checkpoint is asked as well.
-    pub common: Common,
-    /// What create is asked: pid file, systemd, and the like.
+    /// The options that checkpoint has as well.
+    pub common: CommonOptions,
+    /// The options that create has as well, such as the pid file and the systemd cgroup driver.
     pub options: Options,
-    /// `--lsm-profile`: kind and name.
+    /// `--lsm-profile`: `TYPE:NAME`.
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`.
     pub lsm_mount_context: Option<String>,
-    /// Another container beside the saved one.
+    /// The container is a copy: the dumped one may exist as well.
     pub copy: bool,
-    /// The root's changes come from the images too, wherever they were kept.
+    /// The changes in the root are taken from the images even where their directory on the host
+    /// still exists.
     pub whole: bool,
 }
 
-/// What a restore is made from.
-pub(super) struct Images<'a> {
-    /// What restore was asked.
+/// What a restore needs besides the compiled bundle.
+pub(super) struct RestoreInput<'a> {
+    /// The command's options.
     pub options: &'a RestoreOptions,
-    /// hull's own part of the images.
-    pub beside: &'a Beside,
-    /// Where images, work files and log are.
+    /// hull's manifest among the images.
+    pub manifest: &'a Manifest,
+    /// The directories of images, work files and log.
     pub directories: &'a Directories,
-    /// criu's program.
+    /// The CRIU program.
     pub program: &'a Path,
-    /// Where the root is mounted for criu.
+    /// Where the container's root is mounted for CRIU.
     pub root: &'a Path,
-    /// Mounts for criu alone.
-    pub mounts: &'a [Mounting],
-    /// Mounts of the container that come from the host.
-    pub externals: &'a [External],
+    /// The mounts in CRIU's mount namespace.
+    pub mounts: &'a [CriuMount],
+    /// The container's external mounts.
+    pub externals: &'a [ExternalMount],
 }
 
-/// What criu is asked: the command's options, external mounts, namespaces to join, inherited files.
-pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Options> {
-    let Images {
-        options: asked,
-        beside,
+/// CRIU's options for a restore, without what depends on the CRIU process.
+///
+/// # Errors
+/// `descriptors.json` cannot be read; the path of an external mount is not UTF-8.
+pub(super) fn criu_opts(input: &RestoreInput, compiled: &Compiled) -> Result<CriuOpts> {
+    let RestoreInput {
+        options,
+        manifest,
         directories,
         root,
         externals,
         ..
-    } = images;
+    } = input;
     let spec = &compiled.spec;
     let root = root.canonicalize().on("open", root.display())?;
-    let mut options = rpc::Options {
+    let mut opts = CriuOpts {
         root: Some(root.to_string_lossy().into_owned()),
         evasive_devices: Some(true),
         rst_sibling: Some(true),
-        lsm_profile: asked.lsm_profile.clone(),
-        lsm_mount_context: asked.lsm_mount_context.clone(),
-        ..asked
+        lsm_profile: options.lsm_profile.clone(),
+        lsm_mount_context: options.lsm_mount_context.clone(),
+        ..options
             .common
-            .options(directories, &spec.config().annotations)
+            .criu_opts(directories, &spec.config().annotations)
     };
-    if asked.common.cgroups == Some(CgroupMode::Strict) {
-        // All values, as with strict; that the cgroup is new is seen to.
-        options.manage_cgroups_mode = Some(CgroupMode::Full as i32);
+    if options.common.cgroups == Some(CriuCgMode::Strict) {
+        // CRIU would fail, as hull has created the cgroup. That it did not exist before was
+        // checked.
+        opts.manage_cgroups_mode = Some(CriuCgMode::Full as i32);
     }
     let rootfs = spec.rootfs();
     for external in *externals {
-        let key = if external.key == inventory::NULL {
+        let key = if external.key == external_mounts::MASKED_FILE_KEY {
             external.key.clone()
         } else {
             targets::resolved(&rootfs, &external.target)
@@ -84,10 +92,10 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
         let source = external.source.to_str().ok_or_else(|| {
             Error::new(format!("path {} is not UTF-8", external.source.display()))
         })?;
-        if !options.ext_mnt.iter().any(|known| known.key == key) {
-            options.ext_mnt.push(rpc::ExternalMount {
+        if !opts.ext_mnt.iter().any(|known| known.key == key) {
+            opts.ext_mnt.push(rpc::ExtMountMap {
                 key,
-                value: source.to_owned(),
+                val: source.to_owned(),
             });
         }
     }
@@ -100,80 +108,89 @@ pub(super) fn request(images: &Images, compiled: &Compiled) -> Result<rpc::Optio
             _ => continue,
         };
         if known.owner != crate::facts::Owner::Own {
-            options.join_ns.push(rpc::JoinNamespace {
-                kind: kind.to_owned(),
-                file: known.path.clone(),
+            opts.join_ns.push(rpc::JoinNamespace {
+                ns: kind.to_owned(),
+                ns_file: known.path.clone(),
             });
         }
     }
-    // Pipes are the caller's new ones; all else that the container had is in the images or the
-    // container.
-    for (number, name) in (0..).zip(images::descriptors(&asked.common.images)?) {
-        if name.starts_with("pipe:") && !options.inherit_fd.iter().any(|known| known.key == name) {
-            options.inherit_fd.push(rpc::InheritFd {
+    // Pipes are replaced by the caller's. Whatever else the streams were is in the images.
+    for (number, name) in (0..).zip(images::descriptors(&options.common.images)?) {
+        if name.starts_with("pipe:") && !opts.inherit_fd.iter().any(|known| known.key == name) {
+            opts.inherit_fd.push(rpc::InheritFd {
                 key: name,
-                descriptor: number,
+                fd: number,
             });
         }
     }
-    for (stream, position) in &beside.read_at {
-        // What is no file here has no place to go on at.
-        let _ = file::seek_to(*stream, *position);
+    for at in &manifest.offsets {
+        // A stream of the caller that is not a file cannot seek.
+        let _ = file::seek_to(at.stream, at.offset);
     }
-    options
-        .inherit_fd
-        .extend(beside.files.iter().map(|(key, descriptor)| rpc::InheritFd {
-            key: key.clone(),
-            descriptor: *descriptor,
+    opts.inherit_fd
+        .extend(manifest.files.iter().map(|file| rpc::InheritFd {
+            key: file.key.clone(),
+            fd: file.stream,
         }));
-    Ok(options)
+    Ok(opts)
 }
 
-/// The descriptors that criu inherits, from [`criu::FIRST`] on.
-pub(super) fn inherited(keys: &[&str]) -> Vec<rpc::InheritFd> {
-    (criu::FIRST..)
-        .zip(keys)
-        .map(|(descriptor, key)| rpc::InheritFd {
-            key: (*key).to_owned(),
-            descriptor,
+/// The file descriptors that CRIU inherits, by their labels in the images: the numbers from
+/// [`session::FIRST_INHERITED_FD`] on.
+pub(super) fn inherited_fds(labels: &[&str]) -> Vec<rpc::InheritFd> {
+    (session::FIRST_INHERITED_FD..)
+        .zip(labels)
+        .map(|(fd, label)| rpc::InheritFd {
+            key: (*label).to_owned(),
+            fd,
         })
         .collect()
 }
 
-/// Whether criu may leave the container's network namespace empty, as the images hold nothing of
+/// Whether CRIU is to leave the container's network namespace empty because the images do not hold
 /// it.
-pub(super) fn is_without_network(images: &Images, compiled: &Compiled) -> bool {
-    has_own_network(&compiled.spec) && !images::hold_network(&images.directories.images)
+pub(super) fn is_without_network(input: &RestoreInput, compiled: &Compiled) -> bool {
+    namespaces::has_own_network(&compiled.spec) && !images::hold_network(&input.directories.images)
 }
 
-/// What criu can be spared.
-pub(super) struct Spared {
-    /// It can be told not to hold packets back, and no link could bring one.
-    pub lock: bool,
-    /// It is born in the container's cgroup.
+/// What CRIU need not do, as far as hull has made sure of that.
+pub(super) struct Unneeded {
+    /// CRIU knows the option to lock no network, and the network namespace is empty.
+    pub network_lock: bool,
+    /// CRIU runs in the container's cgroup.
     pub cgroups: bool,
 }
 
-/// What criu need not do, unless it was asked for: hold packets back where there is no link that
-/// could options one, and move processes into the cgroup that they are born in.
-pub(super) fn leave_out(options: &mut rpc::Options, images: &Images, spec: &Spec, spared: &Spared) {
-    let common = &images.options.common;
-    let images = &images.directories.images;
-    if spared.lock && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
-        options.network_lock = Some(rpc::NetworkLock::Skip as i32);
+/// Tells CRIU what it need not do, unless the caller requested it: lock a network in which no link
+/// can receive a packet, and move processes into the cgroup in which they are created.
+pub(super) fn skip_unneeded(
+    opts: &mut CriuOpts,
+    input: &RestoreInput,
+    spec: &Spec,
+    unneeded: &Unneeded,
+) {
+    let common = &input.options.common;
+    if unneeded.network_lock
+        && !namespaces::hooks_may_add_links(spec)
+        && common.may_skip_network_lock(opts)
+    {
+        opts.network_lock = Some(rpc::CriuNetworkLockMethod::Skip as i32);
     }
     let own_namespace = spec.namespace(LinuxNamespaceType::Cgroup).is_some();
-    if spared.cgroups
+    if unneeded.cgroups
         && !own_namespace
         && common.cgroups.is_none()
-        && options.config_file.is_none()
-        && cgroups::is_flat(images)
+        && opts.config_file.is_none()
+        && cgroups::is_flat(&input.directories.images)
     {
-        options.manage_cgroups_mode = Some(CgroupMode::Ignore as i32);
+        opts.manage_cgroups_mode = Some(CriuCgMode::Ignore as i32);
     }
 }
 
-/// Every controller's cgroup of criu is the container's.
+/// CRIU's own cgroups as the roots of the restored ones: CRIU runs in the container's cgroup.
+///
+/// # Errors
+/// `/proc/PID/cgroup` cannot be read: CRIU has ended.
 pub(super) fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
     let path = format!("/proc/{pid}/cgroup");
     let text = std::fs::read_to_string(&path).on("read", &path)?;
@@ -185,7 +202,7 @@ pub(super) fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
         };
         for controller in controllers.split(',') {
             roots.push(rpc::CgroupRoot {
-                controller: Some(controller.to_owned()),
+                ctrl: Some(controller.to_owned()),
                 path: path.to_owned(),
             });
         }

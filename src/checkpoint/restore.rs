@@ -1,13 +1,15 @@
-//! `restore`: host steps as for create, and criu in the place of clone.
+//! `hull restore`: the host steps of create, with CRIU in the place of clone.
 
 use super::backend::CriuBackend;
 use super::criu;
-use super::images::{self, Beside};
-use super::inventory;
+use super::external_mounts;
+use super::images;
+use super::layers;
+use super::manifest::Manifest;
 use super::plan;
-use super::request::{Images, RestoreOptions};
-use super::rpc::CgroupMode;
-use super::{root, targets};
+use super::proto::rpc::CriuCgMode;
+use super::request::{RestoreInput, RestoreOptions};
+use super::targets;
 use crate::backend::namespaces::Target;
 use crate::backend::run;
 use crate::compile::{self, Compiled, Options};
@@ -26,13 +28,13 @@ use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-/// The log's name in the work path.
+/// The log's file name in the work directory, which is runc's.
 const LOG: &str = "restore.log";
 
-/// The mount point of the container's root for criu, in the container's directory.
+/// The mount point of the container's root for CRIU, in the container's directory.
 const ROOT: &str = "criu-root";
 
-/// Where the root is mounted for criu; gone with it.
+/// The directory on which the root is mounted for CRIU. It is removed when this is dropped.
 struct MountPoint(PathBuf);
 
 impl MountPoint {
@@ -48,35 +50,35 @@ impl Drop for MountPoint {
     }
 }
 
-/// A restore's config and plan, before anything is made.
+/// The config and plan of a restore, before anything is created.
 struct Planned {
     compiled: Compiled,
-    beside: Beside,
-    /// What create would be asked.
+    manifest: Manifest,
+    /// The options that create would have.
     create: Options,
 }
 
 impl Planned {
     fn of(store: &Store, id: &str, spec: &Spec, options: &RestoreOptions) -> Result<Self> {
-        let beside = Beside::read(&options.common.images)?;
+        let manifest = Manifest::read(&options.common.images)?;
         let identity = if options.copy {
             Identity::New
         } else {
             Identity::Same
         };
-        let network = beside.network.as_ref();
+        let network = manifest.network.as_ref();
         let network = network
             .map(|saved| saved.setup(store, id, identity))
             .transpose()?;
         let spec = if network.is_some() {
-            wired(store, id, spec)?
+            with_hulls_network(store, id, spec)?
         } else {
             spec.clone()
         };
         let whole = options.copy || options.whole;
-        let layers = beside.layers.as_ref();
+        let layers = manifest.layers.as_ref();
         let layers = layers
-            .map(|layers| root::placed(layers, &store.directory(id), whole))
+            .map(|layers| layers::relocate(layers, &store.directory(id), whole))
             .transpose()?;
         let create = Options {
             layers,
@@ -88,23 +90,23 @@ impl Planned {
         };
         Ok(Self {
             compiled,
-            beside,
+            manifest,
             create,
         })
     }
 
-    /// A copy's host name, where the images have another's.
+    /// The host name to set, where the images have another one.
     fn hostname(&self) -> Option<&str> {
-        let former = self.beside.spec.as_ref()?;
+        let former = self.manifest.spec.as_ref()?;
         let uts = former.namespace(LinuxNamespaceType::Uts)?;
         let former = former.config().hostname.as_ref();
         let name = self.compiled.spec.config().hostname.as_ref()?;
         (uts.path.is_none() && former.is_some_and(|former| former != name)).then_some(name)
     }
 
-    /// The host steps, and how many slots they use.
+    /// The host steps, and the number of slots that they use.
     fn steps(&self) -> (Vec<Placed<HostStep>>, u32) {
-        plan::restore(&plan::Request {
+        plan::restore(&plan::RestoreRequest {
             plan: &self.compiled.plan,
             facts: &self.compiled.facts,
             network: self.compiled.network.as_ref(),
@@ -113,10 +115,10 @@ impl Planned {
     }
 }
 
-/// The host steps by which a container would be restored, for `hull plan --restore`.
+/// The host steps by which [`restore`] would restore a container, for `hull plan --restore`.
 ///
 /// # Errors
-/// There are no images; what of [`restore`] is known before anything is made.
+/// The directory holds no images; the config cannot be compiled.
 pub fn preview(
     store: &Store,
     id: &str,
@@ -127,11 +129,12 @@ pub fn preview(
     Ok(Planned::of(store, id, spec, options)?.steps().0)
 }
 
-/// Restores a container from a directory of images; its processes run. Answers it and a descriptor
-/// of its init, which is hull's child.
+/// Restores a container from a directory of images, and lets its processes run. Returns the
+/// container and a pidfd of its init, which is hull's child.
 ///
 /// # Errors
-/// There are no images; another kernel's; criu fails: nothing of the container is left then.
+/// hull does not run as root; the id is in use or not valid; the directory holds no images; CRIU is
+/// not installed, or fails. Then nothing of the container is left.
 pub fn restore(
     store: &Store,
     id: &str,
@@ -139,7 +142,7 @@ pub fn restore(
     options: &RestoreOptions,
     console: Option<Fd>,
 ) -> Result<(Container, Fd)> {
-    super::needs_root("restore")?;
+    criu::require_root("restore")?;
     crate::store::check_id(id)?;
     check_images(&options.common.images)?;
     let program = criu::find(options.common.criu.as_deref())?;
@@ -177,13 +180,14 @@ fn check_images(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The images, shown to the container's root for the time of the restore: criu reads some of them
-/// from within its user namespace, first as root of the machine and then as that user. They stay
-/// root's, and their group is one that nobody but that container is in.
-struct Shown(Vec<PathBuf>);
+/// Makes the images readable for the container's root during the restore, until this is dropped:
+/// CRIU reads some of them in the container's user namespace, first as root of the host and then as
+/// root of the container. The images stay root's; their group becomes that of the container's root,
+/// in which no process of the host is.
+struct ReadableImages(Vec<PathBuf>);
 
-impl Shown {
-    fn to(spec: &Spec, directory: &Path) -> Result<Self> {
+impl ReadableImages {
+    fn new(spec: &Spec, directory: &Path) -> Result<Self> {
         let maps = spec
             .config()
             .linux
@@ -197,18 +201,18 @@ impl Shown {
         else {
             return Ok(Self(Vec::new()));
         };
-        let mut shown = Self(Vec::new());
+        let mut readable = Self(Vec::new());
         for entry in std::fs::read_dir(directory).on("read", directory.display())? {
             let entry = entry.on("read", directory.display())?;
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                shown.show(entry.path(), group, 0o640)?;
+                readable.add(entry.path(), group, 0o640)?;
             }
         }
-        shown.show(directory.to_owned(), group, 0o710)?;
-        Ok(shown)
+        readable.add(directory.to_owned(), group, 0o710)?;
+        Ok(readable)
     }
 
-    fn show(&mut self, path: PathBuf, group: u32, mode: u32) -> Result<()> {
+    fn add(&mut self, path: PathBuf, group: u32, mode: u32) -> Result<()> {
         chown(&path, None, Some(group)).on("change the group of", path.display())?;
         std::fs::set_permissions(&path, Permissions::from_mode(mode))
             .on("change the mode of", path.display())?;
@@ -217,7 +221,7 @@ impl Shown {
     }
 }
 
-impl Drop for Shown {
+impl Drop for ReadableImages {
     fn drop(&mut self) {
         for path in &self.0 {
             let _ = std::fs::set_permissions(
@@ -229,9 +233,9 @@ impl Drop for Shown {
     }
 }
 
-/// The container's network namespace is hull's to make, and its hosts and resolv.conf are hull's
-/// files.
-fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
+/// The config for a container on hull's own networks: hull creates its network namespace, and
+/// mounts the hosts and resolv.conf that hull writes.
+fn with_hulls_network(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
     let mut config = spec.config().clone();
     let linux = config.linux.get_or_insert_default();
     linux
@@ -270,7 +274,7 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
     Spec::check(config, spec.bundle().to_owned())
 }
 
-/// What is restored, where and how.
+/// The arguments of [`restore`], and what they were resolved to.
 struct Restore<'a> {
     store: &'a Store,
     id: &'a str,
@@ -283,7 +287,7 @@ impl Restore<'_> {
     fn run(&self, console: Option<Fd>) -> Result<(Container, Fd)> {
         let Planned {
             compiled,
-            beside,
+            manifest,
             create,
         } = self.planned;
         let Compiled {
@@ -292,49 +296,49 @@ impl Restore<'_> {
         let directory = self.store.directory(self.id);
         let facts = facts.clone();
         let mut record = create::blank_record(self.id, spec, facts, create, compile::stdio());
-        record.outcomes.clone_from(&beside.outcomes);
+        record.outcomes.clone_from(&manifest.outcomes);
         let point = MountPoint::make(directory.join(ROOT))?;
         let directories = self.options.common.directories(LOG)?;
-        let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
+        let mut externals =
+            external_mounts::of_plan(plan, &external_mounts::saved(&record.outcomes));
         let layers = create.layers.as_ref();
-        let mounts = root::prepare(
-            plan,
-            spec,
-            layers,
-            (&directory, &point.0),
-            (&directories.images, self.options.copy),
-        )?;
-        root::point_at(&mut externals, plan, &directory);
+        let places = layers::Places {
+            container: &directory,
+            root: &point.0,
+            images: &directories.images,
+        };
+        let mounts = layers::prepare(plan, spec, layers, &places, self.options.copy)?;
+        layers::set_sources(&mut externals, plan, &directory);
         if layers.is_none() {
             targets::prepare(&spec.rootfs(), plan, &externals);
         }
-        let _shown = Shown::to(spec, &directories.images)?;
-        if self.options.common.cgroups == Some(CgroupMode::Strict) {
+        let _readable = ReadableImages::new(spec, &directories.images)?;
+        if self.options.common.cgroups == Some(CriuCgMode::Strict) {
             refuse_existing_cgroups(plan)?;
         }
-        keep_config(spec, &directory)?;
+        write_config(spec, &directory)?;
         record.write(self.store)?;
         let target = Target {
             spec,
             id: self.id,
             directory: &directory,
         };
-        let images = Images {
+        let input = RestoreInput {
             options: self.options,
-            beside,
+            manifest,
             directories: &directories,
             program: self.program,
             root: &point.0,
             mounts: &mounts,
             externals: &externals,
         };
-        let mut backend = CriuBackend::new(target, self.store, compiled, images, record);
+        let mut backend = CriuBackend::new(target, self.store, compiled, input, record);
         backend.console = console;
         let (steps, slots) = self.planned.steps();
         run::run(&steps, slots, &directory, &mut backend)?;
         let CriuBackend { record, pidfd, .. } = backend;
-        let gone = || Error::new("criu did not say which process it restored");
-        let pidfd = pidfd.ok_or_else(gone)?;
+        let unknown = || Error::new("criu did not say which process it restored");
+        let pidfd = pidfd.ok_or_else(unknown)?;
         let container = Container::made(record, self.store);
         create::announce(&container, &pidfd, &self.options.options)
             .inspect_err(|_| drop(container.take_down()))?;
@@ -342,8 +346,8 @@ impl Restore<'_> {
     }
 }
 
-/// A container whose bundle is its own directory (an imported one, a copy) has its config there.
-fn keep_config(spec: &Spec, directory: &Path) -> Result<()> {
+/// Writes the config of a container whose bundle is its own directory: an imported one, or a copy.
+fn write_config(spec: &Spec, directory: &Path) -> Result<()> {
     if spec.bundle() != directory {
         return Ok(());
     }
@@ -353,8 +357,8 @@ fn keep_config(spec: &Spec, directory: &Path) -> Result<()> {
     std::fs::write(&path, text).on("write", path.display())
 }
 
-/// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup
-/// that hull is about to make.
+/// Fails if one of the container's cgroups exists, for `--manage-cgroups-mode strict`. CRIU itself
+/// would find the cgroup that hull is about to create.
 fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
     let places = plan.host.iter().filter_map(|placed| match &placed.step {
         HostStep::Cgroup { plan, .. } => Some(&plan.places),
@@ -365,7 +369,7 @@ fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
         .find(|place| Path::new(&place.dir).exists())
     {
         Some(place) => Err(Error::new(format!(
-            "cgroup {} is there already, which --manage-cgroups-mode strict forbids",
+            "cgroup {} exists, which --manage-cgroups-mode strict forbids",
             place.dir
         ))),
         None => Ok(()),

@@ -1,7 +1,7 @@
-//! The mount points of a root that criu brings mounts back to: their names as the kernel has them,
-//! and those that a fresh root lacks.
+//! The mount points of a root in which CRIU restores mounts: their paths as the kernel lists them,
+//! and those that a new root lacks.
 
-use super::inventory::External;
+use super::external_mounts::ExternalMount;
 use crate::step::container::Step;
 use crate::step::draft::Plan;
 use crate::sys::fd::{Fd, c_path, c_string};
@@ -9,8 +9,8 @@ use crate::sys::file;
 use crate::sys::resolve::make_directory;
 use std::path::Path;
 
-/// A path of the container as the kernel lists it: symbolic links of the root followed, as far as
-/// the path is there.
+/// A path of the container as the kernel lists it: symbolic links are followed within the root, as
+/// far as the path exists.
 pub fn resolved(rootfs: &Path, target: &str) -> String {
     let Some(root) = open(rootfs) else {
         return target.to_owned();
@@ -21,17 +21,17 @@ pub fn resolved(rootfs: &Path, target: &str) -> String {
     let (mut head, mut tail) = (target.to_owned(), String::new());
     loop {
         let name = c_string(head.as_str()).unwrap_or_default();
-        if let Ok(held) = crate::sys::resolve::lookup(root.0, &name, 0, true).map(Fd) {
-            let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
+        if let Ok(fd) = crate::sys::resolve::lookup(root.0, &name, 0, true).map(Fd) {
+            let real = std::fs::read_link(format!("/proc/self/fd/{}", fd.0)).unwrap_or_default();
             return match real.strip_prefix(&base) {
-                Ok(inside) if inside.as_os_str().is_empty() => {
+                Ok(below) if below.as_os_str().is_empty() => {
                     if tail.is_empty() {
                         "/".to_owned()
                     } else {
                         tail
                     }
                 }
-                Ok(inside) => format!("/{}{tail}", inside.display()),
+                Ok(below) => format!("/{}{tail}", below.display()),
                 Err(_) => target.to_owned(),
             };
         }
@@ -45,10 +45,12 @@ pub fn resolved(rootfs: &Path, target: &str) -> String {
     }
 }
 
-/// Makes the mount points that a fresh root lacks, as create does; on file systems that criu fills
-/// itself it makes them too. Where the root cannot be written they must be there, and criu says so.
-pub fn prepare(rootfs: &Path, plan: &Plan, externals: &[External]) {
+/// Creates the mount points that a new root lacks, as create does. Those on file systems whose
+/// content CRIU restores are CRIU's to create. Errors are ignored: on a root that is not writable
+/// the mount points must exist, and CRIU reports those that do not.
+pub fn prepare(rootfs: &Path, plan: &Plan, externals: &[ExternalMount]) {
     let Some(root) = open(rootfs) else { return };
+    // Mount points so far: what is below one of them is not in the root.
     let mut covered: Vec<&str> = Vec::new();
     for placed in &plan.container {
         let (target, directory) = match &placed.step {
@@ -80,11 +82,11 @@ fn make_target(root: i32, target: &str, directory: bool) {
     let Ok(path) = c_string(if whole.is_empty() { "/" } else { whole }) else {
         return;
     };
-    let Ok(held) = make_directory(root, &path, true).map(Fd) else {
+    let Ok(parent_fd) = make_directory(root, &path, true).map(Fd) else {
         return;
     };
     if !directory && let Ok(name) = c_string(name) {
-        let _ = file::mknodat(held.0, &name, libc::S_IFREG | 0o644, 0);
+        let _ = file::mknodat(parent_fd.0, &name, libc::S_IFREG | 0o644, 0);
     }
 }
 

@@ -1,11 +1,14 @@
-//! What tmpfs mounts hold: saved and brought back by one short program, hull itself.
+//! The content of tmpfs mounts, which CRIU has `tar` save and restore: hull takes the place of
+//! `tar`.
 //!
-//! For each of them criu runs `tar`, which runs `sh` and `gzip` at a dump and `gzip` at a restore:
-//! with the usual four mounts that is twenty programs while the container stands still. criu finds
-//! `tar` by PATH, so hull puts a directory in front of it in which `tar` is hull. It writes what tar
-//! writes, in gzip's frame (RFC 1952) and stored there as it is (RFC 1951, 3.2.4). What is not
-//! simple (large, sparse, with several names, compressed by another's tar) is the true tar's, and
-//! so is all of a container in a user namespace, whose root cannot enter the directory.
+//! For each tmpfs CRIU executes `tar`, which executes `sh` and `gzip` at dump and `gzip` at
+//! restore: with the usual four mounts that is twenty programs while the container is frozen. CRIU
+//! finds `tar` in PATH, so hull puts a directory in front of PATH in which `tar` is hull. It writes
+//! the format of tar in that of gzip (RFC 1952), without compression (RFC 1951, 3.2.4).
+//!
+//! hull executes the real tar for what is not simple: large or sparse files, files with several
+//! links, and an image that another tar compressed. For a container in a user namespace CRIU
+//! executes the real tar itself, as the container's root may not enter the directory.
 
 use crate::sys::fd::{Fd, c_path};
 use crate::sys::{file, search};
@@ -21,12 +24,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
 
-/// The directory that stands in front of PATH.
-const MARK: &str = "HULL_TAR";
-/// Beyond so many bytes tar and gzip save more than they cost.
-const LIMIT: u64 = 1 << 20;
-/// How criu's tar saves, but for the directory (criu 3.0 to 4.2, `tmpfs_dump`).
-const SAVE: [&str; 9] = [
+/// The environment variable with the directory in front of PATH; hull knows by it that CRIU
+/// executes it as `tar`.
+const DIRECTORY_VARIABLE: &str = "HULL_TAR";
+/// The size of a tmpfs up to which hull saves it, in bytes. For a larger one compression saves more
+/// time than the programs cost.
+const MAX_BYTES: u64 = 1 << 20;
+/// The arguments by which CRIU saves a directory, without those that name it (CRIU 3.0 to 4.2,
+/// `tmpfs_dump`).
+const CREATE_ARGS: [&str; 9] = [
     "--create",
     "--gzip",
     "--no-unquote",
@@ -37,30 +43,33 @@ const SAVE: [&str; 9] = [
     "--sparse",
     "--numeric-owner",
 ];
-/// How it brings back.
-const BRING: [&str; 4] = ["--extract", "--gzip", "--no-unquote", "--no-wildcards"];
+/// The arguments by which CRIU restores a directory.
+const EXTRACT_ARGS: [&str; 4] = ["--extract", "--gzip", "--no-unquote", "--no-wildcards"];
 
-/// The directory in front of criu's PATH; gone with it.
-pub struct StandIn(PathBuf);
+/// The directory in front of CRIU's PATH, in which `tar` is hull. It is removed when this is
+/// dropped.
+pub struct TarShim(PathBuf);
 
-impl StandIn {
-    /// Its place, in the container's directory; it is to be made while criu loads.
+impl TarShim {
+    /// The directory's path in the container's directory. [`Self::make`] creates it later, while
+    /// CRIU loads.
     ///
     /// # Errors
-    /// There is no current directory, and the container's is relative to that.
+    /// The container's directory is a relative path, and the current directory is gone.
     pub fn of(container: &Path) -> Result<Self> {
         std::path::absolute(container.join("criu-path"))
             .map(Self)
             .on("find", container.display())
     }
 
-    /// Makes it.
+    /// Creates the directory.
     ///
     /// # Errors
-    /// The disk's.
+    /// mkdir(2) or symlink(2) fails: the container's directory is not writable, or the disk is
+    /// full.
     pub fn make(&self) -> Result<()> {
         let Self(directory) = self;
-        // One that a killed hull left names another process.
+        // One that a killed hull left links to another process.
         let _ = std::fs::remove_dir_all(directory);
         DirBuilder::new()
             .mode(0o700)
@@ -73,7 +82,7 @@ impl StandIn {
         .on("make a link in", directory.display())
     }
 
-    /// An environment in which it is found; without a PATH nothing is.
+    /// The environment with the directory in front of PATH; unchanged where it has no PATH.
     pub fn environment(
         &self,
         environment: impl Iterator<Item = (OsString, OsString)>,
@@ -81,51 +90,53 @@ impl StandIn {
         let mut all: Vec<_> = environment.collect();
         if let Some((_, path)) = all.iter_mut().find(|(name, _)| name == "PATH") {
             *path = [self.0.as_os_str(), path].join(OsStr::new(":"));
-            all.push((MARK.into(), self.0.clone().into()));
+            all.push((DIRECTORY_VARIABLE.into(), self.0.clone().into()));
         }
         all
     }
 }
 
-impl Drop for StandIn {
+impl Drop for TarShim {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Whether this process is criu's `tar`.
-pub fn is_stand_in() -> bool {
-    std::env::args_os().next().is_some_and(|name| name == "tar") && std::env::var_os(MARK).is_some()
+/// Whether CRIU executed this process as `tar`.
+pub fn is_tar() -> bool {
+    std::env::args_os().next().is_some_and(|name| name == "tar")
+        && std::env::var_os(DIRECTORY_VARIABLE).is_some()
 }
 
-/// Does tar's work, or becomes the true one. Answers the exit status.
-pub fn stand_in() -> u8 {
+/// Does what CRIU wants of `tar`, or executes the real tar. Returns the exit status.
+pub fn run_tar() -> u8 {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let known = |options: &[&str], rest: usize| {
         args.len() == options.len() + rest
             && options.iter().zip(&args).all(|(option, arg)| arg == option)
     };
-    let done = if known(&SAVE, 3) && args[9] == "--directory" && args[11] == "." {
+    let done = if known(&CREATE_ARGS, 3) && args[9] == "--directory" && args[11] == "." {
         save_to_stdout(Path::new(&args[10]))
-    } else if known(&BRING, 2) && args[4] == "--directory" {
-        bring_from_stdin(Path::new(&args[5]))
+    } else if known(&EXTRACT_ARGS, 2) && args[4] == "--directory" {
+        restore_from_stdin(Path::new(&args[5]))
     } else {
         Ok(false)
     };
     match done {
         Ok(true) => 0,
-        Ok(false) => true_tar(&args),
+        Ok(false) => execute_tar(&args),
         Err(error) => {
-            // In criu's log, as a line of criu's own: the first of its kind is what hull's error
-            // says.
+            // This line goes to CRIU's log. In the format of CRIU's errors, as hull reports the
+            // first of them.
             eprintln!("Error (tar): tmpfs: {error}");
             1
         }
     }
 }
 
-fn true_tar(args: &[OsString]) -> u8 {
-    let ours = std::env::var_os(MARK).unwrap_or_default();
+/// Executes the first `tar` in PATH that is not hull.
+fn execute_tar(args: &[OsString]) -> u8 {
+    let ours = std::env::var_os(DIRECTORY_VARIABLE).unwrap_or_default();
     let others = search::path()
         .into_iter()
         .filter(|directory| directory.as_os_str() != ours);
@@ -140,18 +151,20 @@ fn true_tar(args: &[OsString]) -> u8 {
     126
 }
 
+/// Saves a directory to stdout; false where it is not simple.
 fn save_to_stdout(directory: &Path) -> Result<bool> {
-    let Some(archive) = save(directory)? else {
+    let Some(archive) = archive(directory)? else {
         return Ok(false);
     };
     let mut out = std::io::stdout().lock();
-    out.write_all(&stored(&archive))
+    out.write_all(&gzip_stored(&archive))
         .and_then(|()| out.flush())
         .on("write", "the image")?;
     Ok(true)
 }
 
-fn bring_from_stdin(directory: &Path) -> Result<bool> {
+/// Restores a directory from stdin; false where the archive is not simple.
+fn restore_from_stdin(directory: &Path) -> Result<bool> {
     let mut image = File::from(
         nix::unistd::dup(std::io::stdin())
             .map_err(std::io::Error::from)
@@ -159,13 +172,13 @@ fn bring_from_stdin(directory: &Path) -> Result<bool> {
     );
     let begin = image.stream_position().on("seek in", "the image")?;
     let mut bytes = Vec::new();
-    // As much again for the headers.
+    // Twice the limit, to have room for the headers.
     Read::by_ref(&mut image)
-        .take(2 * LIMIT)
+        .take(2 * MAX_BYTES)
         .read_to_end(&mut bytes)
         .on("read", "the image")?;
-    if let Some(archive) = unstored(&bytes).filter(|archive| is_simple(archive)) {
-        bring(&archive, directory)?;
+    if let Some(archive) = gunzip_stored(&bytes).filter(|archive| is_simple(archive)) {
+        extract(&archive, directory)?;
         return Ok(true);
     }
     image
@@ -174,8 +187,8 @@ fn bring_from_stdin(directory: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// The archive of a directory; none where it is not simple.
-fn save(directory: &Path) -> Result<Option<Vec<u8>>> {
+/// The archive of a directory; `None` where it is not simple.
+fn archive(directory: &Path) -> Result<Option<Vec<u8>>> {
     let top = std::fs::metadata(directory).on("stat", directory.display())?;
     let mut walk = Walk {
         directory,
@@ -184,7 +197,7 @@ fn save(directory: &Path) -> Result<Option<Vec<u8>>> {
         out: Builder::new(Vec::new()),
     };
     let mut first = header(EntryType::Directory, &top);
-    // tar's own name for it, which the crate would cut to nothing.
+    // tar's name for the directory itself, which the crate tar would normalise to an empty one.
     first.as_old_mut().name[..2].copy_from_slice(b"./");
     first.set_cksum();
     walk.out
@@ -228,7 +241,7 @@ impl Walk<'_> {
             () if kind.is_char_device() => EntryType::Char,
             () if kind.is_block_device() => EntryType::Block,
             () if kind.is_fifo() => EntryType::Fifo,
-            // criu binds it again, and tar passes it over.
+            // CRIU binds it again, and tar skips it.
             () if kind.is_socket() => return Ok(true),
             () => EntryType::Regular,
         };
@@ -236,7 +249,7 @@ impl Walk<'_> {
         let sparse = kind == EntryType::Regular && stat.blocks() * 512 < stat.len();
         if stat.dev() != self.device
             || sparse
-            || self.bytes > LIMIT
+            || self.bytes > MAX_BYTES
             || (kind != EntryType::Directory && stat.nlink() > 1)
         {
             return Ok(false);
@@ -281,9 +294,9 @@ fn header(kind: EntryType, stat: &Metadata) -> Header {
     header
 }
 
-/// gzip's frame around stored blocks.
-fn stored(bytes: &[u8]) -> Vec<u8> {
-    // No flags, no time, Unix.
+/// The format of gzip, with blocks that are not compressed.
+fn gzip_stored(bytes: &[u8]) -> Vec<u8> {
+    // The header: deflate, no flags, no time, Unix.
     let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
     let mut blocks = bytes.chunks(0xffff).peekable();
     while let Some(block) = blocks.next() {
@@ -298,8 +311,8 @@ fn stored(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What [`stored`] had; none of anything else.
-fn unstored(image: &[u8]) -> Option<Vec<u8>> {
+/// The input of [`gzip_stored`] by its output; `None` for any other gzip file.
+fn gunzip_stored(image: &[u8]) -> Option<Vec<u8>> {
     let mut rest = image.strip_prefix(&[0x1f, 0x8b, 8, 0])?.get(6..)?;
     let (mut out, mut last) = (Vec::with_capacity(image.len()), false);
     while !last {
@@ -320,16 +333,16 @@ fn unstored(image: &[u8]) -> Option<Vec<u8>> {
     (rest == sums).then_some(out)
 }
 
-/// Whether all of it is of the kinds that [`save`] writes.
+/// Whether an archive holds only what [`archive`] writes.
 fn is_simple(archive: &[u8]) -> bool {
     use EntryType::{Block, Char, Directory, Fifo, Regular, Symlink};
     let simple = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
         entry.is_ok_and(|entry| {
-            let inside = entry.path().is_ok_and(|path| {
+            let is_below = entry.path().is_ok_and(|path| {
                 path.components()
                     .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
             });
-            inside
+            is_below
                 && matches!(
                     entry.header().entry_type(),
                     Block | Char | Directory | Fifo | Regular | Symlink
@@ -342,7 +355,8 @@ fn is_simple(archive: &[u8]) -> bool {
         .is_ok_and(|mut entries| entries.all(simple))
 }
 
-fn bring(archive: &[u8], directory: &Path) -> Result<()> {
+/// Unpacks an archive into a directory.
+fn extract(archive: &[u8], directory: &Path) -> Result<()> {
     let open = |path: &Path| {
         file::openat(
             libc::AT_FDCWD,
@@ -359,7 +373,7 @@ fn bring(archive: &[u8], directory: &Path) -> Result<()> {
         let mut entry = entry.on("read", "the image")?;
         let path = entry.path().on("read", "the image")?.into_owned();
         let header = entry.header().clone();
-        // Normal parts alone: nothing leads outside, and symbolic links are not followed.
+        // Without `..` a path cannot lead out of the directory; `below` follows no symbolic links.
         let path: PathBuf = path
             .components()
             .filter(|part| matches!(part, Component::Normal(_)))
@@ -370,13 +384,13 @@ fn bring(archive: &[u8], directory: &Path) -> Result<()> {
             continue;
         };
         let parent = below(&root, parent)?;
-        put(&parent, &c_path(name)?, &mut entry).on("bring back", path.display())?;
+        put(&parent, &c_path(name)?, &mut entry).on("restore", path.display())?;
         match header.entry_type() {
             EntryType::Directory => directories.push((path, header)),
-            _ => attributes(&parent, Path::new(name), &header).on("bring back", path.display())?,
+            _ => attributes(&parent, Path::new(name), &header).on("restore", path.display())?,
         }
     }
-    // Last, and from below, as what is put into a directory changes its times.
+    // Directories last, the deepest first: creating a file in a directory changes its times.
     for (path, header) in directories.iter().rev() {
         let name = path.file_name().map_or(Path::new("."), Path::new);
         attributes(
@@ -384,11 +398,12 @@ fn bring(archive: &[u8], directory: &Path) -> Result<()> {
             name,
             header,
         )
-        .on("bring back", path.display())?;
+        .on("restore", path.display())?;
     }
     Ok(())
 }
 
+/// Opens a directory below a root, without following symbolic links.
 fn below(root: &Fd, path: &Path) -> Result<Fd> {
     let name = if path.as_os_str().is_empty() {
         Path::new(".")
@@ -407,9 +422,10 @@ fn below(root: &Fd, path: &Path) -> Result<Fd> {
     .on("open", path.display())
 }
 
+/// Creates the file of an entry, without its attributes.
 fn put(parent: &Fd, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std::io::Result<()> {
     let header = entry.header();
-    // What is no device has nothing in these fields.
+    // Other files than devices have no numbers in these fields.
     let number = |field: std::io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
     let device = libc::makedev(number(header.device_major()), number(header.device_minor()));
     let done = match header.entry_type() {
@@ -434,7 +450,8 @@ fn put(parent: &Fd, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std::i
     done.map_err(std::io::Error::from)
 }
 
-/// Owner first: with it the kernel takes the set-user-ID bit away.
+/// Sets owner, mode and times. The owner comes first: the kernel clears the set-user-ID bit when
+/// the owner changes.
 fn attributes(parent: &Fd, name: &Path, header: &Header) -> std::io::Result<()> {
     let c_name = CString::new(name.as_os_str().as_bytes())?;
     file::fchownat(

@@ -1,12 +1,12 @@
-//! Images of memory are followed while criu writes them: what is there goes on its way to the disk,
-//! and what does not grow any more is summed up. When the container stands ready to end, little is
-//! left to wait for.
+//! The images of memory while CRIU writes them: hull starts the writeback of what is there, and
+//! computes the checksums of those that do not grow any more, so that little is left to wait for
+//! when the dump is complete.
 //!
-//! They are looked at now and then, while hull waits for criu all the same. A watch (inotify) would
-//! be asked for less, but its end takes milliseconds (`fsnotify_wait_marks_destroyed`), at the very
-//! end of the command.
+//! hull looks at the images at intervals while it waits for CRIU. A watch (inotify(7)) would need
+//! fewer looks, but closing it takes milliseconds (`fsnotify_wait_marks_destroyed`) at the very end
+//! of the command.
 
-use crate::checkpoint::images::{Sum, sum};
+use super::images::Checksum;
 use crate::sys::file;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -14,76 +14,79 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// How long hull waits for criu between two looks, in milliseconds.
-pub const PAUSE: u16 = 8;
-/// So much more than before is worth a request to the disk, in bytes.
+/// The interval between two looks, in milliseconds.
+pub const INTERVAL: u16 = 8;
+/// hull starts the writeback of an image that grows each time it is longer by so many bytes.
 const STEP: u64 = 8 << 20;
 
-/// The images of a directory that is being written.
-pub struct Following {
+/// The images of memory in a directory that CRIU is writing.
+pub struct Writeback {
     directory: PathBuf,
-    summed: bool,
-    /// Images of a dump before this one. criu truncates them when it comes to them, and what it
-    /// then writes may be as long as before: they are not followed.
-    former: HashSet<OsString>,
+    checksums: bool,
+    /// Images of an earlier dump. CRIU truncates them when it comes to them, and may then write as
+    /// many bytes as before, which hull could not tell from the old ones: it leaves them alone.
+    earlier: HashSet<OsString>,
     images: HashMap<OsString, Image>,
 }
 
-/// What is known of one. criu made it and only appends to it: of the same length it is the same.
+/// One image. CRIU created it and only appends to it: with the same length it has the same content.
 #[derive(Default)]
 struct Image {
+    /// The length at the last look, in bytes.
     length: u64,
-    /// How long it was when it was last sent on its way.
-    sent: u64,
-    sum: Option<Sum>,
+    /// The length when writeback was last started, in bytes.
+    started: u64,
+    checksum: Option<Checksum>,
 }
 
-impl Following {
-    /// Begins to follow, before criu writes; with `summed` it sums up as well.
-    pub fn begin(directory: &Path, summed: bool) -> Self {
+impl Writeback {
+    /// For a directory that CRIU will write to; to be called before it does. `checksums` says
+    /// whether the images will get checksums.
+    pub fn new(directory: &Path, checksums: bool) -> Self {
         Self {
             directory: directory.to_owned(),
-            summed,
-            former: images(directory).collect(),
+            checksums,
+            earlier: memory_images(directory).collect(),
             images: HashMap::new(),
         }
     }
 
-    /// Looks once. An image that cannot be read now is one that cannot be saved later, and is left
-    /// for then.
+    /// Looks at the images once. One that cannot be read now cannot be synced later either: the
+    /// error is reported then.
     pub fn look(&mut self) {
-        for name in images(&self.directory) {
-            if !self.former.contains(&name) {
-                let _ = self.image(name);
+        for name in memory_images(&self.directory) {
+            if !self.earlier.contains(&name) {
+                let _ = self.look_at(name);
             }
         }
     }
 
-    fn image(&mut self, name: OsString) -> Option<()> {
+    fn look_at(&mut self, name: OsString) -> Option<()> {
         let path = self.directory.join(&name);
         let length = path.metadata().ok()?.len();
         let image = self.images.entry(name).or_default();
         let grows = length != image.length;
         image.length = length;
-        if length >= image.sent + STEP || !grows && length > image.sent {
-            image.sent = length;
+        if length >= image.started + STEP || !grows && length > image.started {
+            image.started = length;
             file::start_writeback(File::open(&path).ok()?.as_raw_fd()).ok()?;
         }
-        if self.summed && !grows && image.sum.is_none_or(|(summed, _)| summed != length) {
-            image.sum = sum(&path).ok();
+        let is_stale = |checksum: Checksum| checksum.length != length;
+        if self.checksums && !grows && image.checksum.is_none_or(is_stale) {
+            image.checksum = Checksum::of(&path).ok();
         }
         Some(())
     }
 
-    /// The sum of an image, if it has not grown since.
-    pub fn sum(&self, path: &Path) -> Option<Sum> {
-        let sum = self.images.get(path.file_name()?)?.sum?;
-        (path.metadata().ok()?.len() == sum.0).then_some(sum)
+    /// The checksum of an image, if it was computed and the image has not grown since.
+    pub fn checksum(&self, path: &Path) -> Option<Checksum> {
+        let checksum = self.images.get(path.file_name()?)?.checksum?;
+        (path.metadata().ok()?.len() == checksum.length).then_some(checksum)
     }
 }
 
 /// The names of the images of memory in a directory.
-fn images(directory: &Path) -> impl Iterator<Item = OsString> + use<> {
+fn memory_images(directory: &Path) -> impl Iterator<Item = OsString> + use<> {
     let names = std::fs::read_dir(directory)
         .into_iter()
         .flatten()
@@ -99,45 +102,51 @@ mod tests {
 
     fn directory(name: &str) -> PathBuf {
         let directory =
-            std::env::temp_dir().join(format!("hull-following-{name}-{}", std::process::id()));
+            std::env::temp_dir().join(format!("hull-writeback-{name}-{}", std::process::id()));
         std::fs::create_dir(&directory).unwrap();
         directory
     }
 
     #[test]
-    fn an_image_of_a_former_dump_has_no_sum_beforehand() {
-        let directory = directory("former");
+    fn an_image_of_an_earlier_dump_has_no_checksum_yet() {
+        let directory = directory("earlier");
         let pages = directory.join("pages-1.img");
         std::fs::write(&pages, "then").unwrap();
-        let mut following = Following::begin(&directory, true);
-        (0..3).for_each(|_| following.look());
+        let mut writeback = Writeback::new(&directory, true);
+        (0..3).for_each(|_| writeback.look());
         std::fs::write(&pages, "this").unwrap();
-        (0..3).for_each(|_| following.look());
-        assert_eq!(following.sum(&pages), None);
+        (0..3).for_each(|_| writeback.look());
+        assert_eq!(writeback.checksum(&pages), None);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
-    fn an_image_is_summed_up_when_it_does_not_grow() {
+    fn an_image_gets_its_checksum_when_it_does_not_grow() {
         let directory = directory("grows");
-        let mut following = Following::begin(&directory, true);
+        let mut writeback = Writeback::new(&directory, true);
         let (pages, other) = (directory.join("pages-1.img"), directory.join("core-1.img"));
         let mut file = File::create(&pages).unwrap();
         file.write_all(b"half").unwrap();
         std::fs::write(&other, "core").unwrap();
-        following.look();
-        assert_eq!((following.sum(&pages), following.sum(&other)), (None, None));
-        following.look();
+        writeback.look();
         assert_eq!(
-            (following.sum(&pages), following.sum(&other)),
-            (Some(sum(&pages).unwrap()), None)
+            (writeback.checksum(&pages), writeback.checksum(&other)),
+            (None, None)
+        );
+        writeback.look();
+        assert_eq!(
+            (writeback.checksum(&pages), writeback.checksum(&other)),
+            (Some(Checksum::of(&pages).unwrap()), None)
         );
         file.write_all(b" and half").unwrap();
-        assert_eq!(following.sum(&pages), None);
-        following.look();
-        assert_eq!(following.sum(&pages), None);
-        following.look();
-        assert_eq!(following.sum(&pages), Some(sum(&pages).unwrap()));
+        assert_eq!(writeback.checksum(&pages), None);
+        writeback.look();
+        assert_eq!(writeback.checksum(&pages), None);
+        writeback.look();
+        assert_eq!(
+            writeback.checksum(&pages),
+            Some(Checksum::of(&pages).unwrap())
+        );
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

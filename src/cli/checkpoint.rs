@@ -2,9 +2,10 @@
 
 use super::Global;
 use crate::checkpoint;
-use crate::checkpoint::dump::Dump;
-use crate::checkpoint::rpc::{CgroupMode, NetworkLock};
-use crate::checkpoint::{Common, Scratch};
+use crate::checkpoint::dump::{DumpOptions, PageServer};
+use crate::checkpoint::images::TemporaryImages;
+use crate::checkpoint::options::CommonOptions;
+use crate::checkpoint::proto::rpc::{CriuCgMode, CriuNetworkLockMethod};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -106,8 +107,8 @@ enum Lock {
 
 impl Shared {
     /// The options for the library.
-    pub fn common(&self, global: &Global) -> Common {
-        Common {
+    pub fn common(&self, global: &Global) -> CommonOptions {
+        CommonOptions {
             images: self.image_path.clone(),
             work: self.work_path.clone(),
             tcp_established: self.tcp_established,
@@ -118,10 +119,10 @@ impl Shared {
             auto_dedup: self.auto_dedup,
             lazy_pages: self.lazy_pages,
             cgroups: self.manage_cgroups_mode.map(|mode| match mode {
-                Mode::Soft => CgroupMode::Soft,
-                Mode::Full => CgroupMode::Full,
-                Mode::Strict => CgroupMode::Strict,
-                Mode::Ignore => CgroupMode::Ignore,
+                Mode::Soft => CriuCgMode::Soft,
+                Mode::Full => CriuCgMode::Full,
+                Mode::Strict => CriuCgMode::Strict,
+                Mode::Ignore => CriuCgMode::Ignore,
             }),
             empty_ns: if self.empty_ns.is_empty() {
                 0
@@ -129,9 +130,9 @@ impl Shared {
                 libc::CLONE_NEWNET as u32
             },
             network_lock: self.network_lock.map(|lock| match lock {
-                Lock::Iptables => NetworkLock::Iptables,
-                Lock::Nftables => NetworkLock::Nftables,
-                Lock::Skip => NetworkLock::Skip,
+                Lock::Iptables => CriuNetworkLockMethod::Iptables,
+                Lock::Nftables => CriuNetworkLockMethod::Nftables,
+                Lock::Skip => CriuNetworkLockMethod::Skip,
             }),
             criu: global.criu.clone(),
         }
@@ -139,15 +140,15 @@ impl Shared {
 }
 
 /// Address and port, the last colon between them.
-fn page_server(text: &str) -> Result<(String, u16)> {
+fn page_server(text: &str) -> Result<PageServer> {
     let parsed = text.rsplit_once(':').and_then(|(address, port)| {
-        Some((
-            address.trim_matches(['[', ']']).to_owned(),
-            port.parse().ok()?,
-        ))
+        Some(PageServer {
+            address: address.trim_matches(['[', ']']).to_owned(),
+            port: port.parse().ok()?,
+        })
     });
     parsed
-        .filter(|(address, _)| !address.is_empty())
+        .filter(|server| !server.address.is_empty())
         .ok_or_else(|| Error::new(format!("--page-server wants ADDRESS:PORT, not {text:?}")))
 }
 
@@ -157,7 +158,7 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
     let scratch = args
         .export
         .as_ref()
-        .map(|_| Scratch::new(&store, &args.id))
+        .map(|_| TemporaryImages::new(&store, &args.id))
         .transpose()?;
     let common = args.shared.common(global);
     let images = scratch.as_ref().map_or_else(
@@ -165,11 +166,11 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
         |scratch| scratch.path().to_owned(),
     );
     let parent = match (&scratch, &args.parent_path) {
-        (Some(scratch), Some(parent)) => Some(scratch.way_to(parent)?),
+        (Some(scratch), Some(parent)) => Some(scratch.relative(parent)?),
         (_, parent) => parent.clone(),
     };
-    let dump = Dump {
-        common: Common { images, ..common },
+    let options = DumpOptions {
+        common: CommonOptions { images, ..common },
         export: args.export.clone(),
         leave_running: args.leave_running,
         pre_dump: args.pre_dump,
@@ -179,22 +180,23 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
         page_server: args.page_server.as_deref().map(page_server).transpose()?,
         status_fd: Some(args.status_fd).filter(|fd| *fd >= 0),
     };
-    checkpoint::dump::checkpoint(&store, &args.id, &dump)
+    checkpoint::dump::checkpoint(&store, &args.id, &options)
         .map_err(|error| error.within(format!("checkpoint {}", args.id)))?;
     Ok(0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::page_server;
+    use super::{PageServer, page_server};
 
     #[test]
     fn a_page_server_is_an_address_and_a_port() {
-        assert_eq!(
-            page_server("10.0.0.1:99").unwrap(),
-            ("10.0.0.1".to_owned(), 99)
-        );
-        assert_eq!(page_server("[::1]:99").unwrap(), ("::1".to_owned(), 99));
+        let server = |address: &str| PageServer {
+            address: address.to_owned(),
+            port: 99,
+        };
+        assert_eq!(page_server("10.0.0.1:99").unwrap(), server("10.0.0.1"));
+        assert_eq!(page_server("[::1]:99").unwrap(), server("::1"));
         for bad in ["", "host", ":9", "a:b", "a:70000"] {
             assert!(page_server(bad).is_err(), "{bad}");
         }

@@ -3,7 +3,7 @@
 use super::Global;
 use super::checkpoint::Shared;
 use crate::checkpoint;
-use crate::checkpoint::clone::Clones;
+use crate::checkpoint::clone::CloneOptions;
 use crate::stdio::output::print_line;
 use crate::{Error, Result};
 
@@ -35,14 +35,14 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             .map(|number| format!("{}-{number}", args.new))
             .collect(),
     };
-    let clones = Clones {
+    let options = CloneOptions {
         common: args.shared.common(global),
         names,
-        share: args.share_volumes,
+        share_volumes: args.share_volumes,
         systemd_cgroup: global.systemd_cgroup,
     };
-    checkpoint::clone::clone(&global.store(), &args.id, &clones)
+    checkpoint::clone::clone(&global.store(), &args.id, &options)
         .map_err(|error| error.within(format!("clone {}", args.id)))?;
-    clones.names.iter().try_for_each(print_line)?;
+    options.names.iter().try_for_each(print_line)?;
     Ok(0)
 }

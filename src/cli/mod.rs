@@ -244,9 +244,9 @@ pub fn main() -> u8 {
     if crate::guest::is_first() {
         crate::guest::main();
     }
-    if crate::checkpoint::tmpfs::is_stand_in() {
+    if crate::checkpoint::tmpfs::is_tar() {
         crate::sys::entry::prepare();
-        return crate::checkpoint::tmpfs::stand_in();
+        return crate::checkpoint::tmpfs::run_tar();
     }
     command()
 }

@@ -2,7 +2,8 @@
 
 use super::{Global, process_args};
 use crate::checkpoint;
-use crate::checkpoint::images::Beside;
+use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::options::CommonOptions;
 use crate::checkpoint::request::RestoreOptions;
 use crate::compile::{self, Options};
 use crate::facts::Facts;
@@ -191,16 +192,16 @@ fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<
 /// A restore; without a bundle's config in the directory named, by the one among the images.
 fn restore(args: &Args, global: &Global, options: Options, images: &Path) -> Result<Shown> {
     let store = global.store();
-    let beside = Beside::read(images)?;
+    let manifest = Manifest::read(images)?;
     let spec = if args.bundle.join("config.json").exists() {
         Spec::load(&args.bundle)?
     } else {
-        beside.spec_for(&store, &args.id)?
+        manifest.spec_for(&store, &args.id)?
     };
     let asked = RestoreOptions {
-        common: checkpoint::Common {
+        common: CommonOptions {
             images: images.to_owned(),
-            ..checkpoint::Common::default()
+            ..CommonOptions::default()
         },
         options,
         ..RestoreOptions::default()

@@ -5,9 +5,10 @@ use super::checkpoint::Shared;
 use super::create::connect_console;
 use crate::adhoc::keeper::Streams;
 use crate::checkpoint;
-use crate::checkpoint::images::Beside;
+use crate::checkpoint::images::TemporaryImages;
+use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::options::CommonOptions;
 use crate::checkpoint::request::RestoreOptions;
-use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::delete::delete;
 use crate::spec::Spec;
@@ -74,46 +75,46 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
 fn find(
     args: &Args,
     store: &Store,
-    common: &mut Common,
-) -> Result<(Option<Scratch>, String, Spec, Beside)> {
+    common: &mut CommonOptions,
+) -> Result<(Option<TemporaryImages>, String, Spec, Manifest)> {
     let scratch = match &args.import {
         Some(file) => {
-            let scratch = Scratch::new(store, "import")?;
+            let scratch = TemporaryImages::new(store, "import")?;
             checkpoint::archive::unpack(file, scratch.path())?;
             scratch.path().clone_into(&mut common.images);
             Some(scratch)
         }
         None => None,
     };
-    let beside = Beside::read(&common.images)?;
+    let manifest = Manifest::read(&common.images)?;
     let id = args
         .id
         .clone()
         .or_else(|| args.name.clone())
-        .unwrap_or_else(|| beside.id.clone());
+        .unwrap_or_else(|| manifest.id.clone());
     // Without a bundle: the one in the working directory, as with create; or what is among the
     // images.
     let here = Path::new(".");
     let spec = match &args.bundle {
         Some(bundle) => Spec::load(bundle)?,
         None if scratch.is_none() && here.join("config.json").exists() => Spec::load(here)?,
-        None if beside.spec.is_some() => beside.spec_for(store, &id)?,
+        None if manifest.spec.is_some() => manifest.spec_for(store, &id)?,
         None => Spec::load(here)?,
     };
-    Ok((scratch, id, spec, beside))
+    Ok((scratch, id, spec, manifest))
 }
 
 fn bring_back(args: Args, global: &Global) -> Result<u8> {
     let store = Store::new(std::path::absolute(global.store().root()).on("find", "the store")?);
     let mut common = args.shared.common(global);
-    let (scratch, id, spec, beside) = find(&args, &store, &mut common)?;
+    let (scratch, id, spec, manifest) = find(&args, &store, &mut common)?;
     let terminal = spec
         .config()
         .process
         .as_ref()
         .is_some_and(|process| process.terminal);
     let given = connect_console(args.console_socket.as_deref())?;
-    let kept = args.detach && beside.logs && given.is_none();
+    let kept = args.detach && manifest.logs && given.is_none();
     match (terminal, &given, args.detach && !kept) {
         (true, None, true) => {
             return Err(Error::new(

@@ -102,7 +102,7 @@ fn plans_of_restores() {
             text: serde_json::to_string(&with_hooks(&case)).unwrap(),
         };
         let plan = case_with_hooks.compile(Host::RootHybrid, &bundle).unwrap();
-        let (steps, _) = restore::restore(&restore::Request {
+        let (steps, _) = restore::restore(&restore::RestoreRequest {
             plan: &plan,
             facts: &facts,
             network: None,

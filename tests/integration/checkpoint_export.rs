@@ -188,12 +188,12 @@ fn a_damaged_file_starts_nothing() {
         assert!(!a.exists(&a.ids[0]));
     };
     refused(&good[..good.len() - 7], "cut off");
-    refused(&good[..30], "no checkpoint");
+    refused(&good[..30], "not a checkpoint");
     let mut changed = good.clone();
     changed[good.len() / 2] ^= 4;
     refused(&changed, "was changed");
-    refused(&[b'x'; 1000], "no checkpoint");
-    refused(b"", "no checkpoint");
+    refused(&[b'x'; 1000], "not a checkpoint");
+    refused(b"", "not a checkpoint");
     fs::write(&file, &good).unwrap();
     a.call(&["restore", "--detach", "--import", text(&file)])
         .success();

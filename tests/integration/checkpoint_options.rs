@@ -62,7 +62,7 @@ fn strict_mode_refuses_an_existing_cgroup() {
         checkpoint
             .restore(&b, &["--manage-cgroups-mode", "strict"])
             .failure(),
-        "is there already"
+        "exists, which --manage-cgroups-mode strict forbids"
     );
     assert!(
         b.cgroup_dir("pids").exists(),

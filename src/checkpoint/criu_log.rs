@@ -1,41 +1,42 @@
-//! criu's log: the line that says why, and what to do about it.
+//! CRIU's log: the line that tells why it failed, and what the user can do about it.
 
 use std::path::Path;
 
-/// The first line that criu marks as an error and that decides something, without its time stamp:
-/// what follows are its consequences. None in a log without one.
-pub fn decisive(path: &Path) -> Option<String> {
+/// The first error in the log that made CRIU fail, without time stamp and source line; the errors
+/// after it are its consequences. `None` where the log has no such line or cannot be read.
+pub fn first_error(path: &Path) -> Option<String> {
     let text = std::fs::read(path).ok()?;
     let text = String::from_utf8_lossy(&text);
-    // "file.c:line): what happened"
-    let words = |rest: &str| {
+    // "FILE:LINE): MESSAGE"
+    let message = |rest: &str| {
         rest.split_once("): ")
-            .map_or(rest, |(_, words)| words)
+            .map_or(rest, |(_, message)| message)
             .trim()
             .to_owned()
     };
     let errors = text
         .lines()
-        .filter_map(|line| line.split_once("Error (").map(|(_, rest)| words(rest)));
+        .filter_map(|line| line.split_once("Error (").map(|(_, rest)| message(rest)));
     let mut errors: Vec<String> = errors
         .filter(|line| !HARMLESS.iter().any(|known| line.starts_with(known)))
         .collect();
     let first = errors
         .iter()
-        .position(|line| !line.starts_with(OF_A_PROGRAM))
+        .position(|line| !line.starts_with(PROGRAM_FAILED))
         .unwrap_or(0);
     (first < errors.len()).then(|| errors.swap_remove(first))
 }
 
-/// Lines that criu prints as errors and after which it goes on.
+/// Errors after which CRIU continues.
 const HARMLESS: [&str; 2] = [
     "rlimit: Can't setup RLIMIT_NOFILE for self",
     "tun: Unable to create tun",
 ];
-/// A program that criu ran has failed; what it was for stands in the next line.
-const OF_A_PROGRAM: &str = "exited, status=";
+/// A program that CRIU executed failed; the next error tells what it was needed for.
+const PROGRAM_FAILED: &str = "exited, status=";
 
-/// What to do, where the line tells it.
+/// What the user can do about an error of CRIU's, where hull knows it; `version` is CRIU's, such as
+/// 40201 for 4.2.1.
 pub fn hint(line: &str, version: u32) -> Option<String> {
     let has = |part: &str| line.contains(part);
     let kernel = || {
@@ -57,22 +58,25 @@ pub fn hint(line: &str, version: u32) -> Option<String> {
     }
     if has("Connected TCP socket") || has("tcp-established") {
         return Some(
-            "an open TCP connection is saved with --tcp-established, or closed with --tcp-close"
+            "an open TCP connection is dumped with --tcp-established, or closed with --tcp-close"
                 .into(),
         );
     }
     if has("External socket is used") || has("ext-unix-sk") {
-        return Some("a Unix socket to somebody outside is allowed with --ext-unix-sk".into());
+        return Some(
+            "a Unix socket whose peer is outside the container is allowed with --ext-unix-sk"
+                .into(),
+        );
     }
     if has("file-locks") || has("Some file locks are hold") {
-        return Some("held file locks are saved with --file-locks".into());
+        return Some("file locks are dumped with --file-locks".into());
     }
     if has("shell-job")
         || has("its parent pid")
         || has("leader of its session")
         || (has("Can't lookup mount") && has("path=/dev/pts/"))
     {
-        return Some("a program on the caller's own terminal is saved with --shell-job".into());
+        return Some("a program on the caller's own terminal is dumped with --shell-job".into());
     }
     None
 }
@@ -82,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_error_is_the_decisive_line() {
+    fn the_first_error_that_is_not_harmless_is_found() {
         let path = std::env::temp_dir().join(format!("hull-log-{}", std::process::id()));
         std::fs::write(
             &path,
@@ -90,14 +94,17 @@ mod tests {
             dangling tty\n(00.003) Error (criu/cr-dump.c:9): Dumping FAILED.\n",
         )
         .unwrap();
-        assert_eq!(decisive(&path).as_deref(), Some("tty: Found dangling tty"));
+        assert_eq!(
+            first_error(&path).as_deref(),
+            Some("tty: Found dangling tty")
+        );
         std::fs::write(
             &path,
             "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for \
             self: no\nError (criu/util.c:657): exited, status=1\n",
         )
         .unwrap();
-        assert_eq!(decisive(&path).as_deref(), Some("exited, status=1"));
+        assert_eq!(first_error(&path).as_deref(), Some("exited, status=1"));
         std::fs::write(
             &path,
             "Error (criu/util.c:657): exited, status=1\nError \
@@ -105,7 +112,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            decisive(&path).as_deref(),
+            first_error(&path).as_deref(),
             Some("Can't restore tmpfs content")
         );
         std::fs::write(
@@ -114,7 +121,7 @@ mod tests {
             self: no\n(00.001) fine\n",
         )
         .unwrap();
-        assert_eq!(decisive(&path), None);
+        assert_eq!(first_error(&path), None);
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -1,10 +1,11 @@
-//! The root that was put together of layers: its changes are saved with the images, and it is
-//! mounted again for criu.
+//! A root file system that consists of layers: hull saves the changes in its overlays among the
+//! images, and at restore mounts the overlays for CRIU.
 
-use super::changes::{self, View};
-use super::criu::Mounting;
+use super::external_mounts::ExternalMount;
 use super::images;
-use super::inventory::{External, Mounts};
+use super::mounts::Mounts;
+use super::overlay_diff::{self, Overlay};
+use super::session::{CriuMount, MountSource};
 use crate::container::Container;
 use crate::spec::Spec;
 use crate::step::container::Step;
@@ -14,11 +15,12 @@ use crate::{Context, Error, Result};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Saves what a container changed in each of its overlays. Its processes stand still.
+/// Saves the changes in each of the container's overlays. The container's processes must be
+/// stopped.
 ///
 /// # Errors
-/// A file that cannot be read; a full disk.
-pub fn save(container: &Container, directory: &Path) -> Result<()> {
+/// A file in an overlay cannot be read, or the disk is full.
+pub fn save_changes(container: &Container, directory: &Path) -> Result<()> {
     let Some(layers) = &container.record.layers else {
         return Ok(());
     };
@@ -35,8 +37,8 @@ pub fn save(container: &Container, directory: &Path) -> Result<()> {
             .filter_map(|mounted| mounted.point.strip_prefix(prefix))
             .map(str::to_owned)
             .collect();
-        changes::save(
-            &View {
+        overlay_diff::save(
+            &Overlay {
                 merged: &merged,
                 lower,
                 mounts: below,
@@ -47,15 +49,15 @@ pub fn save(container: &Container, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The layers of a container that is brought back: changes in memory, and with `fresh` all changes,
-/// now lie in its own directory, and go with it.
+/// The layers of a restored container. Upper directories that were in memory, and with `fresh` all
+/// upper directories, get a place in the container's directory `directory` and are removed with it.
 ///
 /// # Errors
-/// The layers are those of a user namespace.
-pub fn placed(layers: &Layers, directory: &Path, fresh: bool) -> Result<Layers> {
+/// The overlays were mounted in a user namespace.
+pub fn relocate(layers: &Layers, directory: &Path, fresh: bool) -> Result<Layers> {
     if layers.in_user_namespace {
         return Err(Error::new(
-            "a root that was put together in a user namespace cannot be brought back",
+            "a root whose layers were mounted in a user namespace cannot be restored",
         ));
     }
     let directory = std::path::absolute(directory).on("find", directory.display())?;
@@ -82,23 +84,33 @@ pub fn placed(layers: &Layers, directory: &Path, fresh: bool) -> Result<Layers> 
     Ok(layers)
 }
 
-/// Makes the directories of the layers, puts the saved changes there, and tells what criu is to find
-/// mounted.
+/// The directories of a restore that [`prepare`] needs.
+pub struct Places<'a> {
+    /// The container's directory.
+    pub container: &'a Path,
+    /// Where the container's root is mounted for CRIU.
+    pub root: &'a Path,
+    /// The directory of images.
+    pub images: &'a Path,
+}
+
+/// Creates the directories of the layers, unpacks the saved changes there, and returns the mounts
+/// that CRIU needs. `copy` says that the container is another one than the dumped one: its root
+/// gets a machine-id(5) of its own.
 ///
 /// # Errors
-/// A lower directory that is not here; a full disk.
+/// A lower directory does not exist; saved changes cannot be unpacked; the disk is full.
 pub fn prepare(
     plan: &Plan,
     spec: &Spec,
     layers: Option<&Layers>,
-    (directory, root): (&Path, &Path),
-    (images, copy): (&Path, bool),
-) -> Result<Vec<Mounting>> {
+    places: &Places,
+    copy: bool,
+) -> Result<Vec<CriuMount>> {
     let Some(layers) = layers else {
-        return Ok(vec![Mounting {
-            source: spec.rootfs(),
-            target: root.to_owned(),
-            overlay: None,
+        return Ok(vec![CriuMount {
+            source: MountSource::Bind(spec.rootfs()),
+            target: places.root.to_owned(),
         }]);
     };
     for (index, part) in layers.parts.iter().enumerate() {
@@ -110,15 +122,11 @@ pub fn prepare(
         else {
             continue;
         };
-        make(
-            kept,
-            lower,
-            images,
-            index,
-            kept.upper.starts_with(directory) || !kept.upper.exists(),
-        )?;
+        let fill = kept.upper.starts_with(places.container) || !kept.upper.exists();
+        let changes = places.images.join(images::layer(index));
+        make_directories(kept, lower, fill.then_some(changes.as_path()))?;
         if copy && target == "/" {
-            another_machine(&kept.upper, lower)?;
+            replace_machine_id(&kept.upper, lower)?;
         }
     }
     let mut mounts = Vec::new();
@@ -133,21 +141,18 @@ pub fn prepare(
         else {
             continue;
         };
-        let overlay = Some(
-            format!("lowerdir={lower},upperdir={upper},workdir={work}").replace(&['\n'][..], ""),
-        );
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}").replace('\n', "");
         let target = if target == "/root/" {
-            root.to_owned()
+            places.root.to_owned()
         } else {
-            merged(directory, index)
+            merged(places.container, index)
         };
-        if target != root {
+        if target != places.root {
             std::fs::create_dir_all(&target).on("make", target.display())?;
         }
-        mounts.push(Mounting {
-            source: PathBuf::new(),
+        mounts.push(CriuMount {
+            source: MountSource::Overlay(options),
             target,
-            overlay,
         });
     }
     Ok(mounts)
@@ -160,12 +165,14 @@ fn overlays(plan: &Plan) -> impl Iterator<Item = &Step> {
         .filter(|step| matches!(step, Step::Layer { .. }))
 }
 
+/// Where an overlay below the root's top is mounted for CRIU.
 fn merged(directory: &Path, index: usize) -> PathBuf {
     directory.join("merged").join(index.to_string())
 }
 
-/// The sources of overlays below the top are where [`prepare`] has criu find them.
-pub fn point_at(externals: &mut [External], plan: &Plan, directory: &Path) {
+/// Sets the sources of the external mounts that are overlays below the root's top to the paths at
+/// which [`prepare`] has them mounted.
+pub fn set_sources(externals: &mut [ExternalMount], plan: &Plan, directory: &Path) {
     for (index, layer) in overlays(plan).enumerate() {
         let Step::Layer { target, .. } = layer else {
             continue;
@@ -178,8 +185,8 @@ pub fn point_at(externals: &mut [External], plan: &Plan, directory: &Path) {
     }
 }
 
-/// `fill`: the changes come from the images.
-fn make(kept: &Kept, lower: &Path, images: &Path, index: usize, fill: bool) -> Result<()> {
+/// Creates the upper and work directory of an overlay, and unpacks changes there if any are given.
+fn make_directories(kept: &Kept, lower: &Path, changes: Option<&Path>) -> Result<()> {
     let below = std::fs::metadata(lower).on("open the root's lower directory", lower.display())?;
     let directory = |path: &Path| {
         std::fs::DirBuilder::new()
@@ -190,7 +197,7 @@ fn make(kept: &Kept, lower: &Path, images: &Path, index: usize, fill: bool) -> R
     };
     directory(&kept.work)?;
     directory(&kept.upper)?;
-    if fill {
+    if let Some(changes) = changes {
         std::fs::set_permissions(
             &kept.upper,
             std::fs::Permissions::from_mode(below.mode() & 0o7777),
@@ -198,13 +205,13 @@ fn make(kept: &Kept, lower: &Path, images: &Path, index: usize, fill: bool) -> R
         .on("change the mode of", kept.upper.display())?;
         std::os::unix::fs::chown(&kept.upper, Some(below.uid()), Some(below.gid()))
             .on("change the owner of", kept.upper.display())?;
-        changes::apply(&images.join(images::layer(index)), &kept.upper)?;
+        overlay_diff::apply(changes, &kept.upper)?;
     }
     Ok(())
 }
 
-/// A copy is another machine: its machine-id(5) is a new one, where it has one.
-fn another_machine(upper: &Path, lower: &Path) -> Result<()> {
+/// Gives a copied root a new machine-id(5), if it has one.
+fn replace_machine_id(upper: &Path, lower: &Path) -> Result<()> {
     const FILE: &str = "etc/machine-id";
     let is_file = |path: PathBuf| {
         path.symlink_metadata()
@@ -232,7 +239,7 @@ fn another_machine(upper: &Path, lower: &Path) -> Result<()> {
             .on("change the owner of", etc.display())?;
     }
     let path = upper.join(FILE);
-    // A new file, for the old one may have other names, or be held open.
+    // A new file: the old one may have other links, or may be open in a restored process.
     let _ = std::fs::remove_file(&path);
     std::fs::write(&path, format!("{id}\n")).on("write", path.display())?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444))

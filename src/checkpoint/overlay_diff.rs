@@ -1,9 +1,9 @@
-//! What a container changed in an overlay: saved as a tar file in which `.wh.NAME` says that NAME
-//! is gone (OCI image spec, Whiteouts), and put into an upper layer again.
+//! The changes that a container made in an overlay, as a tar file: `.wh.NAME` stands for a removed
+//! NAME (OCI image spec, Whiteouts). At restore hull unpacks them into a new upper directory.
 //!
-//! An upper layer in memory cannot be reached by any name. But overlayfs copies a directory up before
-//! it changes anything below it, and what was copied up has a new change time: so the merged view
-//! and the lower one are compared, and equal directories are not entered.
+//! The upper directory may be in memory, where it has no path. Therefore hull compares the merged
+//! directory with the lower one. It need not enter equal directories: overlayfs copies a directory
+//! up before it changes anything below it, and the copy has a new change time.
 
 use crate::sys::fd::{Fd, c_path};
 use crate::sys::file;
@@ -16,32 +16,32 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
 
-/// The mark of a name that is gone.
-const GONE: &str = ".wh.";
+/// The prefix of a whiteout.
+const WHITEOUT: &str = ".wh.";
 
-/// The merged view of an overlay, and what lies below it.
-pub struct View<'a> {
-    /// The overlay as the container sees it.
+/// A mounted overlay.
+pub struct Overlay<'a> {
+    /// The merged directory, which the container sees.
     pub merged: &'a Path,
     /// The lower directory.
     pub lower: &'a Path,
-    /// Mount points below the overlay, from its top on with a leading slash: what is there is not
-    /// the overlay's.
+    /// Mount points in the overlay, relative to its root with a leading slash. What is mounted
+    /// there is not part of the overlay.
     pub mounts: HashSet<String>,
 }
 
-/// Writes what differs to a tar file, for its owner alone.
+/// Writes the changes to a tar file that only its owner may read.
 ///
 /// # Errors
-/// A file that cannot be read; a full disk.
-pub fn save(view: &View, to: &Path) -> Result<()> {
+/// A file in the overlay cannot be read, or the disk is full.
+pub fn save(overlay: &Overlay, to: &Path) -> Result<()> {
     super::images::write_private(to, b"")?;
     let file = File::options()
         .write(true)
         .open(to)
         .on("open", to.display())?;
     let mut walk = Walk {
-        view,
+        overlay,
         out: Builder::new(BufWriter::new(file)),
         links: HashMap::new(),
     };
@@ -51,12 +51,13 @@ pub fn save(view: &View, to: &Path) -> Result<()> {
 }
 
 struct Walk<'a> {
-    view: &'a View<'a>,
+    overlay: &'a Overlay<'a>,
     out: Builder<BufWriter<File>>,
-    /// Files with several names, by device and inode: the first name.
+    /// The first path of each file with several links, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
 }
 
+/// The names in a directory; none where there is no such directory.
 fn names(directory: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
     match std::fs::read_dir(directory) {
         Ok(entries) => Ok(entries
@@ -74,8 +75,9 @@ fn names(directory: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
     }
 }
 
-/// What overlayfs shows of a file that was never copied up is the lower one's own.
-fn is_lower(merged: &Metadata, lower: &Metadata) -> bool {
+/// Whether a file of the merged directory was never copied up: then overlayfs shows the attributes
+/// of the lower file.
+fn is_unchanged(merged: &Metadata, lower: &Metadata) -> bool {
     let times = |stat: &Metadata| {
         (
             stat.mtime(),
@@ -84,22 +86,22 @@ fn is_lower(merged: &Metadata, lower: &Metadata) -> bool {
             stat.ctime_nsec(),
         )
     };
-    let whose = |stat: &Metadata| (stat.mode(), stat.uid(), stat.gid(), stat.rdev());
+    let owner_and_mode = |stat: &Metadata| (stat.mode(), stat.uid(), stat.gid(), stat.rdev());
     times(merged) == times(lower)
-        && whose(merged) == whose(lower)
+        && owner_and_mode(merged) == owner_and_mode(lower)
         && (merged.is_dir() || merged.len() == lower.len())
 }
 
 impl Walk<'_> {
     fn directory(&mut self, path: &Path, has_lower: bool) -> Result<()> {
         let lower = if has_lower {
-            names(&self.view.lower.join(path))?
+            names(&self.overlay.lower.join(path))?
         } else {
             BTreeSet::new()
         };
-        let merged = names(&self.view.merged.join(path))?;
+        let merged = names(&self.overlay.merged.join(path))?;
         for name in lower.difference(&merged) {
-            let mut mark = std::ffi::OsString::from(GONE);
+            let mut mark = std::ffi::OsString::from(WHITEOUT);
             mark.push(name);
             let mark = path.join(mark);
             self.put(&mark, EntryType::Regular, None)?;
@@ -111,11 +113,15 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: &Path, has_lower: bool) -> Result<()> {
-        let whole = self.view.merged.join(path);
+        let whole = self.overlay.merged.join(path);
         let stat = whole.symlink_metadata().on("stat", whole.display())?;
-        if self.view.mounts.contains(&format!("/{}", path.display())) {
-            // What is below the mount is not seen; a mount point that was made for it must be there
-            // again.
+        if self
+            .overlay
+            .mounts
+            .contains(&format!("/{}", path.display()))
+        {
+            // The mount hides what is below it. A mount point that the lower directory lacks must
+            // exist again at restore.
             let kind = if stat.is_dir() {
                 EntryType::Directory
             } else {
@@ -132,11 +138,14 @@ impl Walk<'_> {
             };
         }
         let below = if has_lower {
-            self.view.lower.join(path).symlink_metadata().ok()
+            self.overlay.lower.join(path).symlink_metadata().ok()
         } else {
             None
         };
-        if below.as_ref().is_some_and(|below| is_lower(&stat, below)) {
+        if below
+            .as_ref()
+            .is_some_and(|below| is_unchanged(&stat, below))
+        {
             return Ok(());
         }
         let kind = stat.file_type();
@@ -145,7 +154,7 @@ impl Walk<'_> {
             return self.directory(path, below.is_some_and(|below| below.is_dir()));
         }
         if kind.is_socket() {
-            // criu binds it again.
+            // CRIU binds it again.
             return Ok(());
         }
         if stat.nlink() > 1 && kind.is_file() {
@@ -171,7 +180,7 @@ impl Walk<'_> {
     }
 
     fn put(&mut self, path: &Path, kind: EntryType, stat: Option<&Metadata>) -> Result<()> {
-        let whole = self.view.merged.join(path);
+        let whole = self.overlay.merged.join(path);
         let mut header = header(kind, stat);
         if stat.is_some() && kind != EntryType::Symlink {
             self.attributes(&whole)?;
@@ -198,8 +207,8 @@ impl Walk<'_> {
         done.on("save", whole.display())
     }
 
-    /// Extended attributes go in front of the file, as everybody's tar has them. overlayfs's own
-    /// are not the file's.
+    /// Writes the file's extended attributes in front of it, as GNU tar and others do. Those of
+    /// overlayfs do not belong to the file.
     fn attributes(&mut self, whole: &Path) -> Result<()> {
         let Ok(names) = xattr::list(whole) else {
             return Ok(());
@@ -239,10 +248,10 @@ fn header(kind: EntryType, stat: Option<&Metadata>) -> Header {
     header
 }
 
-/// Puts saved changes into an upper layer.
+/// Unpacks changes into an upper directory.
 ///
 /// # Errors
-/// The file is damaged, names something outside, or the disk is full.
+/// The tar file is damaged or contains a path that leads outside, or the disk is full.
 pub fn apply(from: &Path, upper: &Path) -> Result<()> {
     let file = File::open(from).on("open", from.display())?;
     let mut archive = Archive::new(BufReader::new(file));
@@ -281,9 +290,9 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
             header.device_minor().ok().flatten().unwrap_or(0),
         );
         let mode = header.mode().unwrap_or(0o600) & 0o7777;
-        match (header.entry_type(), last.strip_prefix(GONE)) {
-            // overlayfs's own mark of what is gone is a character device with the numbers 0 and 0.
-            (_, Some(gone)) => node(&root, &path.with_file_name(gone), libc::S_IFCHR, 0)?,
+        match (header.entry_type(), last.strip_prefix(WHITEOUT)) {
+            // overlayfs's whiteout is a character device with the numbers 0 and 0.
+            (_, Some(name)) => node(&root, &path.with_file_name(name), libc::S_IFCHR, 0)?,
             (EntryType::Char, None) => node(&root, &path, libc::S_IFCHR | mode, device)?,
             (EntryType::Block, None) => node(&root, &path, libc::S_IFBLK | mode, device)?,
             (EntryType::Fifo, None) => node(&root, &path, libc::S_IFIFO | mode, 0)?,
@@ -314,8 +323,8 @@ fn node(root: &Fd, path: &Path, mode: u32, device: u64) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Two directories stand for the merged and the lower view: what is in both with the same times is
-    /// no change.
+    /// Two directories are used as merged and lower directory: what is in both with the same times
+    /// counts as unchanged.
     #[test]
     fn changes_are_saved_and_applied() {
         let top = std::env::temp_dir().join(format!("hull-changes-{}", std::process::id()));
@@ -326,17 +335,17 @@ mod tests {
         std::fs::write(lower.join("etc/old"), "old").unwrap();
         std::fs::hard_link(lower.join("etc/old"), lower.join("etc/same")).unwrap();
         std::fs::hard_link(lower.join("etc/old"), merged.join("etc/same")).unwrap();
-        // The kernel's clock of files is a coarse one.
+        // The kernel's clock for file times is a coarse one.
         std::thread::sleep(std::time::Duration::from_millis(30));
         std::fs::write(merged.join("etc/new"), "new").unwrap();
         std::os::unix::fs::symlink("new", merged.join("etc/link")).unwrap();
         std::fs::create_dir(merged.join("mounted")).unwrap();
-        let view = View {
+        let overlay = Overlay {
             merged: &merged,
             lower: &lower,
             mounts: HashSet::from(["/mounted".to_owned()]),
         };
-        save(&view, &top.join("layer.tar")).unwrap();
+        save(&overlay, &top.join("layer.tar")).unwrap();
         let mut archive = Archive::new(File::open(top.join("layer.tar")).unwrap());
         let names: Vec<String> = archive
             .entries()
