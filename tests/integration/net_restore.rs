@@ -191,7 +191,7 @@ fn a_clone_has_a_network_of_its_own() {
             .err()
             .expect("two containers have one address")
             .to_string(),
-        "the port is container"
+        "publishes the port already"
     );
     let clone = Restored::new(&saved, w.state(), "clone", Identity::New).unwrap();
     let addresses = w.addresses("default", "clone");
@@ -249,6 +249,6 @@ fn a_missing_network_is_made_again() {
             .err()
             .expect("the network has other addresses")
             .to_string(),
-        "has other subnets here"
+        "has other subnets on this host"
     );
 }
