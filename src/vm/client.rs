@@ -87,12 +87,13 @@ impl Vm {
             .as_ref()
             .and_then(|memory| memory.limit)
             .filter(|limit| *limit != 0);
-        let wanted = limit.map(|limit| {
+        let wanted: Option<(u64, u64)> = limit.map(|limit| {
             crate::settings::vm::memory_for(
                 u64::try_from(limit).ok(),
                 machine.memory,
                 machine.memory_max,
             )
+            .into()
         });
         match (limit, machine.memory_max) {
             (Some(limit), None) if limit > 0 && limit as u64 > machine.memory => {

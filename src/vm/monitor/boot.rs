@@ -218,11 +218,11 @@ impl Monitor {
         let boot = Boot {
             id: &job.id,
             directory: &job.directory,
-            program: job.options.program.as_deref(),
+            program: job.options.hypervisor.as_deref(),
             accelerator: job.accelerator,
             kernel: &job.kernel,
             initramfs: &job.initramfs,
-            parameters: &job.options.parameters,
+            parameters: &job.options.kernel_parameters,
             memory: job.memory,
             more: job.memory_max.map(|most| (most - job.memory, job.plugged)),
             cpus: job.cpus,
