@@ -104,7 +104,7 @@ impl Agent {
     pub fn serve(&mut self) -> Result<()> {
         loop {
             let mut fds = vec![
-                self.channel.interest(),
+                self.channel.pollfd(),
                 libc::pollfd {
                     fd: self.signals.as_raw_fd(),
                     events: libc::POLLIN,
@@ -144,7 +144,7 @@ impl Agent {
             }
             let mut streams = Vec::new();
             let first_stream = fds.len();
-            self.streams.interests(&mut fds, &mut streams);
+            self.streams.pollfds(&mut fds, &mut streams);
             event::poll(&mut fds, None).on("wait for", "the channel")?;
             if fds[0].revents & !libc::POLLOUT != 0 && !self.channel.fill()? {
                 // Nobody has the other end open.
@@ -207,7 +207,7 @@ impl Agent {
                         .message(frame.stream, &FromGuest::Refused(error.to_string()))?,
                 }
             }
-            _ => drop(self.streams.take(&mut self.channel, &frame)),
+            _ => drop(self.streams.handle(&mut self.channel, &frame)),
         }
         Ok(())
     }
@@ -306,10 +306,10 @@ impl Agent {
             .ok_or_else(|| Error::new("there is no program"))
             .and_then(|program| network::connect(program, address));
         if made
-            .and_then(|socket| self.streams.connect((back, there), socket))
+            .and_then(|socket| self.streams.add_connection(back, there, socket))
             .is_err()
         {
-            self.streams.forget(session);
+            self.streams.remove_session(session);
             self.channel.put(Kind::Closed, there, &[]);
             self.channel.put(Kind::End, back, &[]);
         }
@@ -451,7 +451,7 @@ impl Agent {
         if task.terminal {
             let (ours, theirs) = socket_pair()?;
             session.console = Some(ours);
-            self.streams.expect(stream(number, STDIN));
+            self.streams.expect_sink(stream(number, STDIN));
             let null = || {
                 file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
                     .map(Fd)
@@ -465,10 +465,10 @@ impl Agent {
                 nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).on("make", "a pipe")?;
             let (read, write) = (Fd(read.into_raw_fd()), Fd(write.into_raw_fd()));
             if which == STDIN {
-                self.streams.receive(stream(number, which), write)?;
+                self.streams.add_sink(stream(number, which), write)?;
                 stdio.push(read);
             } else {
-                self.streams.send(stream(number, which), read)?;
+                self.streams.add_source(stream(number, which), read)?;
                 stdio.push(write);
             }
         }
@@ -569,8 +569,8 @@ impl Agent {
             let _ = socket::window_size(master.as_raw_fd(), rows, columns);
         }
         session.terminal = Some(copy()?);
-        self.streams.receive(stream(number, STDIN), copy()?)?;
-        self.streams.send(stream(number, STDOUT), copy()?)
+        self.streams.add_sink(stream(number, STDIN), copy()?)?;
+        self.streams.add_source(stream(number, STDOUT), copy()?)
     }
 
     /// A session's end is told after the last byte that its program wrote. What its own children
@@ -597,9 +597,9 @@ impl Agent {
                 }
                 for which in [STDOUT, STDERR] {
                     self.streams
-                        .finish(&mut self.channel, stream(number, which));
+                        .finish_source(&mut self.channel, stream(number, which));
                 }
-                self.streams.forget(number);
+                self.streams.remove_session(number);
                 self.channel.message(number, &last)?;
             }
         }

@@ -23,7 +23,7 @@ const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// # Errors
 /// mkfs.erofs is not installed or fails; the directory changes meanwhile; the cache cannot be
 /// written.
-pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
+pub(crate) fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
     let directory = store.cache("vm")?;
     let before = fingerprint(root)?;
     let path = directory.join(format!("root-{before:016x}.erofs"));

@@ -87,7 +87,7 @@ impl Archive {
 ///
 /// # Errors
 /// The kernel lacks a required module; a module cannot be read; the cache cannot be written.
-pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
+pub(crate) fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
     let directory = store.cache("vm")?;
     let build = build_id()?;
     let path = directory.join(format!("initramfs-{}-{build:016x}", kernel.release));

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 /// A kernel for a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// Path of the image: a bzImage, or an ELF image with a PVH entry.
     pub image: PathBuf,
     /// The release, as uname(2) returns it in the guest.
@@ -26,7 +26,7 @@ pub struct Kernel {
 ///
 /// # Errors
 /// The named image cannot be read or is not a bzImage; no kernel has its modules installed.
-pub fn find(named: Option<&Path>) -> Result<Kernel> {
+pub(crate) fn find(named: Option<&Path>) -> Result<Kernel> {
     match named {
         Some(image) => at(image, &[]),
         None => find_below(Path::new("/"), &host_release()),
@@ -171,7 +171,7 @@ fn release(image: &Path) -> Result<String> {
 
 /// A module of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Module {
+pub(crate) struct Module {
     /// The name, with underscores.
     pub name: String,
     /// The files of its dependencies and its own, in load order, relative to the directory of the

@@ -29,7 +29,7 @@ const PHYS32_ENTRY: u32 = 18;
 ///
 /// # Errors
 /// The kernel cannot be read; the cache cannot be written.
-pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
+pub(crate) fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     use std::os::unix::fs::MetadataExt;
     let directory = store.cache("vm")?;
     let meta = fs::metadata(&kernel.image).on("stat", kernel.image.display())?;
