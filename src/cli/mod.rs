@@ -241,7 +241,7 @@ impl Command {
 
 /// hull's entry; answers with the exit status.
 pub fn main() -> u8 {
-    if crate::guest::is_first() {
+    if crate::guest::is_pid1() {
         crate::guest::main();
     }
     if crate::checkpoint::tmpfs::is_tar() {

@@ -168,7 +168,7 @@ fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<
             keyring,
             ..vm::exec::request(&spec)
         };
-        let guest = vm::translate::facts(&spec, None);
+        let guest = vm::translate::facts::guest_facts(&spec, None);
         let plan = vm::exec::compile(&guest, &process, &request)?;
         return Ok(in_vm(&vm::plan::host_exec(process.terminal), &plan));
     }

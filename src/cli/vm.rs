@@ -1,11 +1,11 @@
-//! VmOptions of the VM backend.
+//! Options of the VM backend.
 
 use crate::settings::values::{Engine, RootFrom};
 use crate::settings::vm::VmOptions;
 use clap::ValueEnum;
 use std::path::PathBuf;
 
-/// VmOptions of the VM backend, that `create` and `run` share.
+/// Options of the VM backend, that `create` and `run` share.
 #[derive(clap::Args, Clone)]
 pub struct Machine {
     /// Run in a virtual machine of its own
@@ -63,8 +63,8 @@ impl Machine {
         });
         let (memory, memory_max, cpus) = (self.vm_memory, self.vm_memory_max, self.vm_cpus);
         VmOptions {
-            on: self.vm,
-            named: crate::settings::vm::is_named(),
+            enabled: self.vm,
+            by_program_name: crate::settings::vm::started_by_name(),
             kernel: self.vm_kernel.clone(),
             engine,
             memory,

@@ -18,7 +18,7 @@ use crate::store::START_FIFO;
 use crate::store::Store;
 use crate::sys::fd::Fd;
 use crate::sys::process;
-use crate::vm::channel::client::Request;
+use crate::vm::channel::client::MonitorRequest;
 use crate::vm::client::Vm;
 use crate::{Error, Result};
 use nix::errno::Errno;
@@ -101,7 +101,7 @@ impl Container {
         if self.record.vm.is_some() {
             return if self
                 .directory()
-                .join(crate::vm::monitor::control::PAUSED)
+                .join(crate::vm::monitor::state::PAUSED)
                 .exists()
             {
                 Status::Paused
@@ -200,7 +200,7 @@ impl Container {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
             Status::Running | Status::Created if self.record.vm.is_some() => {
-                drop(self.vm().ask(&Request::Pause)?)
+                drop(self.vm().request(&MonitorRequest::Pause)?)
             }
             Status::Running | Status::Created => self.needed_group()?.freeze()?,
             _ => return Err(Error::new("container not running")),
@@ -216,7 +216,9 @@ impl Container {
     pub fn resume(&self) -> Result<()> {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
-            Status::Paused if self.record.vm.is_some() => drop(self.vm().ask(&Request::Resume)?),
+            Status::Paused if self.record.vm.is_some() => {
+                drop(self.vm().request(&MonitorRequest::Resume)?)
+            }
             Status::Paused => self.needed_group()?.thaw()?,
             _ => return Err(Error::new("container not paused")),
         }

@@ -3,7 +3,7 @@
 use super::create::has_pid_namespace;
 use super::{Container, Status};
 use crate::sys::process;
-use crate::vm::channel::client::Request;
+use crate::vm::channel::client::MonitorRequest;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -70,7 +70,7 @@ impl Container {
     /// `container not running`.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         if all && self.record.vm.is_some() && signal != libc::SIGKILL {
-            return self.vm().signal(&Request::SignalAll(signal));
+            return self.vm().signal(&MonitorRequest::SignalAll(signal));
         }
         if all && self.record.vm.is_none() {
             return self.kill_all(signal);
@@ -81,7 +81,7 @@ impl Container {
             return Err(Error::new("container not running"));
         }
         if self.record.vm.is_some() && signal != libc::SIGKILL {
-            return self.vm().signal(&Request::Signal(signal));
+            return self.vm().signal(&MonitorRequest::Signal(signal));
         }
         let pidfd = self.pidfd()?;
         self.let_settle(signal);

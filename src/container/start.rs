@@ -161,7 +161,7 @@ impl Container {
                 return Ok(false);
             }
             if self.record.vm.is_some() && looks.is_multiple_of(ASK_EVERY) {
-                crate::vm::channel::client::is_there(&self.directory())?;
+                crate::vm::channel::client::check_answers(&self.directory())?;
             }
         }
         Ok(true)

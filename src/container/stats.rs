@@ -103,7 +103,7 @@ impl Container {
             return self.needed_group()?.oom_events().map(OomKills::Cgroup);
         }
         let socket = client::connect(&self.directory())?;
-        client::send(&socket, &client::Request::Watch, &[])?;
+        client::send(&socket, &client::MonitorRequest::Watch, &[])?;
         match client::receive::<FromGuest>(&socket)? {
             Some((FromGuest::Done, _)) => Ok(OomKills::Machine(socket)),
             Some((FromGuest::Refused(why), _)) => Err(Error::new(why)),

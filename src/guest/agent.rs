@@ -1,21 +1,21 @@
-//! The agent: serves the channel, and keeps the sessions. It never waits for anything but all of
-//! them at once.
+//! The agent: PID 1 of the guest, which serves the channel. Its event loop waits for all of its
+//! descriptors at once and never blocks on a single one; each program has a session process, which
+//! may block.
 
 use crate::cgroups;
 use crate::cgroups::group::Group;
 use crate::cgroups::oom::{Oom, OomEvents};
+use crate::guest::boot::{describe, mount_on};
 use crate::guest::modules::Modules;
-use crate::guest::session;
-use crate::guest::session::{Launch, Report, START};
-use crate::guest::{describe, mount_on};
-use crate::guest::{disks, network};
+use crate::guest::session::{self, Launch, Report, START};
+use crate::guest::{disks, network, processes};
 use crate::stdio::foreground::receive_terminal;
 use crate::stdio::notify;
 use crate::stdio::notify::GUEST_DIRECTORY;
 use crate::step::host::HostStep;
 use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::process::{self, Cloned};
-use crate::sys::{event, file, socket};
+use crate::sys::{event, file, mount, socket};
 use crate::vm::channel::frame::{Frame, Kind, LONGEST};
 use crate::vm::channel::message::{
     FromGuest, MACHINE, PROGRAM, Process, SHARE, Setup, Task, ToGuest,
@@ -30,149 +30,159 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-/// So much of a process's command line is told, in bytes.
-const COMMAND: usize = 4096;
+/// How many notifications the agent reads in one turn of its loop. The kernel queues about as many
+/// (net.unix.max_dgram_qlen), and a program that sends more must not keep the agent busy.
+const NOTIFICATIONS: usize = 16;
 
-/// A session as the agent keeps it.
+/// What the agent knows of a session.
+#[derive(Default)]
 struct Session {
+    /// The socket to the session's process.
     link: Option<Fd>,
-    /// The program's process; 0 before it is made.
+    /// The program's pid; 0 before it is cloned.
     pid: i32,
+    /// The program's pidfd.
     pidfd: Option<Fd>,
-    /// Where the terminal comes from.
+    /// The socket on which the terminal's master will come.
     console: Option<Fd>,
-    /// The terminal, for its size.
+    /// The terminal's master, kept to set its size.
     terminal: Option<Fd>,
+    /// The terminal's size: rows, columns.
     size: Option<(u16, u16)>,
-    /// How it ended: told once its streams are carried.
-    last: Option<FromGuest>,
+    /// How the program ended, until it is reported.
+    end: Option<FromGuest>,
 }
 
 /// The agent.
-pub struct Agent {
+pub(super) struct Agent {
     channel: Channel,
     streams: Streams,
     modules: Modules,
     signals: SignalFd,
     sessions: BTreeMap<u32, Session>,
+    /// The payload of the last blob of a session, until its message comes.
     blobs: BTreeMap<u32, Vec<u8>>,
+    /// The container's cgroup, once its session is spawned.
     cgroup: Option<cgroups::group::Record>,
-    /// Tells of kills for lack of memory; none before the container's cgroup is there.
+    /// The OOM kills in the container's cgroup, once it exists.
     oom: Option<OomEvents>,
-    /// Where the container says that it is ready, from its start until it has said so.
+    /// The socket for the container's readiness notification, from the start until the
+    /// notification has come.
     notify: Option<UnixDatagram>,
 }
 
-/// Whose a descriptor of the poll is.
+/// What a descriptor of the poll set belongs to.
 #[derive(Clone, Copy)]
-enum Whose {
+enum Source {
+    /// A session's process.
     Link(u32),
+    /// The console socket of a session.
     Console(u32),
+    /// The OOM events.
     Oom,
+    /// The notification socket.
     Notify,
 }
 
+fn readable(fd: i32) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }
+}
+
 impl Agent {
-    /// An agent on a port.
+    /// An agent for the channel's port.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The port cannot be made non-blocking; signalfd(2) fails.
     pub fn new(port: Fd, modules: Modules) -> Result<Self> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGCHLD);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).on("block", "signals")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .on("make", "a signalfd")?;
-        let (sessions, blobs) = (BTreeMap::new(), BTreeMap::new());
+            .on("create", "a signalfd")?;
         Ok(Self {
             channel: Channel::new(port)?,
             streams: Streams::default(),
             modules,
             signals,
-            sessions,
-            blobs,
+            sessions: BTreeMap::new(),
+            blobs: BTreeMap::new(),
             cgroup: None,
             oom: None,
             notify: None,
         })
     }
 
-    /// Serves for ever.
+    /// Serves the channel; returns only with an error.
     ///
     /// # Errors
-    /// The channel is broken.
+    /// poll(2) fails; the channel's port cannot be read or written.
     pub fn serve(&mut self) -> Result<()> {
         loop {
-            let mut fds = vec![
-                self.channel.interest(),
-                libc::pollfd {
-                    fd: self.signals.as_raw_fd(),
-                    events: libc::POLLIN,
-                    revents: 0,
-                },
-            ];
-            let mut whose = Vec::new();
-            for (number, session) in &self.sessions {
-                let mut watch = |held: &Option<Fd>, as_whose| {
-                    if let Some(held) = held {
-                        fds.push(libc::pollfd {
-                            fd: held.0,
-                            events: libc::POLLIN,
-                            revents: 0,
-                        });
-                        whose.push(as_whose);
-                    }
-                };
-                watch(&session.link, Whose::Link(*number));
-                watch(&session.console, Whose::Console(*number));
-            }
-            if let Some(oom) = &self.oom {
-                fds.push(libc::pollfd {
-                    fd: oom.as_fd().as_raw_fd(),
-                    events: libc::POLLIN,
-                    revents: 0,
-                });
-                whose.push(Whose::Oom);
-            }
-            if let Some(notify) = &self.notify {
-                fds.push(libc::pollfd {
-                    fd: notify.as_raw_fd(),
-                    events: libc::POLLIN,
-                    revents: 0,
-                });
-                whose.push(Whose::Notify);
-            }
-            let mut streams = Vec::new();
+            let mut fds = vec![self.channel.pollfd(), readable(self.signals.as_raw_fd())];
+            let mut sources = Vec::new();
+            self.add_sources(&mut fds, &mut sources);
+            let mut ends = Vec::new();
             let first_stream = fds.len();
-            self.streams.interests(&mut fds, &mut streams);
-            event::poll(&mut fds, None).on("wait for", "the channel")?;
+            self.streams.pollfds(&mut fds, &mut ends);
+            event::poll(&mut fds, None).on("poll", "the channel")?;
             if fds[0].revents & !libc::POLLOUT != 0 && !self.channel.fill()? {
-                // Nobody has the other end open.
+                // No process on the host has the port open.
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
             if fds[1].revents != 0 {
                 self.reap();
             }
-            for (which, events) in streams
-                .iter()
-                .zip(fds[first_stream..].iter().map(|fd| fd.revents))
-            {
-                self.streams.ready(&mut self.channel, *which, events);
+            for (end, fd) in ends.iter().zip(&fds[first_stream..]) {
+                self.streams.ready(&mut self.channel, *end, fd.revents);
             }
-            for (which, events) in whose.iter().zip(fds[2..].iter().map(|fd| fd.revents)) {
-                if events != 0 {
-                    self.session_ready(*which)?;
+            for (source, fd) in sources.iter().zip(&fds[2..]) {
+                if fd.revents != 0 {
+                    self.ready(*source)?;
                 }
             }
             while let Some(frame) = self.channel.next_frame() {
-                self.take(frame)?;
+                self.handle_frame(frame)?;
             }
-            self.tell_the_ended()?;
+            self.report_ends()?;
             self.channel.flush()?;
         }
     }
 
-    /// Every orphan of the machine is the first process's to reap.
+    fn add_sources(&self, fds: &mut Vec<libc::pollfd>, sources: &mut Vec<Source>) {
+        let mut add = |fd: i32, source| {
+            fds.push(readable(fd));
+            sources.push(source);
+        };
+        for (number, session) in &self.sessions {
+            if let Some(link) = &session.link {
+                add(link.0, Source::Link(*number));
+            }
+            if let Some(console) = &session.console {
+                add(console.0, Source::Console(*number));
+            }
+        }
+        if let Some(oom) = &self.oom {
+            add(oom.as_fd().as_raw_fd(), Source::Oom);
+        }
+        if let Some(notify) = &self.notify {
+            add(notify.as_raw_fd(), Source::Notify);
+        }
+    }
+
+    fn ready(&mut self, source: Source) -> Result<()> {
+        match source {
+            Source::Link(number) => self.read_link(number),
+            Source::Console(number) => self.receive_terminal(number),
+            Source::Oom => self.report_oom(),
+            Source::Notify => self.report_readiness(),
+        }
+    }
+
+    /// Reaps all orphans of the guest and the session processes.
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -183,22 +193,19 @@ impl Agent {
         }
     }
 
-    fn take(&mut self, frame: Frame) -> Result<()> {
+    fn handle_frame(&mut self, frame: Frame) -> Result<()> {
         match frame.kind {
             Kind::Hello => {
                 let text = serde_json::to_vec(&describe()?)
-                    .map_err(|error| Error::new(format!("describe the guest: {error}")))?;
+                    .map_err(|error| Error::new(format!("encode the handshake: {error}")))?;
                 let payload = [&frame.payload[..], &text].concat();
                 self.channel.put(Kind::Hello, 0, &payload);
             }
             Kind::Blob => drop(self.blobs.insert(frame.stream, frame.payload)),
             Kind::Message => {
-                let answer = match serde_json::from_slice(&frame.payload) {
-                    Ok(message) => self.message(frame.stream, message),
-                    Err(error) => Err(Error::new(format!(
-                        "a message that cannot be read: {error}"
-                    ))),
-                };
+                let answer = serde_json::from_slice(&frame.payload)
+                    .map_err(|error| Error::new(format!("decode a message: {error}")))
+                    .and_then(|message| self.handle_message(frame.stream, message));
                 match answer {
                     Ok(None) => {}
                     Ok(Some(answer)) => self.answer(frame.stream, &answer)?,
@@ -207,19 +214,20 @@ impl Agent {
                         .message(frame.stream, &FromGuest::Refused(error.to_string()))?,
                 }
             }
-            _ => drop(self.streams.take(&mut self.channel, &frame)),
+            _ => drop(self.streams.handle(&mut self.channel, &frame)),
         }
         Ok(())
     }
 
+    /// Sends an answer, or an error if it is too long for a frame.
     fn answer(&mut self, number: u32, answer: &FromGuest) -> Result<()> {
         let text = serde_json::to_vec(answer)
-            .map_err(|error| Error::new(format!("write an answer: {error}")))?;
+            .map_err(|error| Error::new(format!("encode an answer: {error}")))?;
         if text.len() > LONGEST {
             return self.channel.message(
                 number,
                 &FromGuest::Refused(format!(
-                    "the guest's answer has {} bytes: too many",
+                    "the guest's answer has {} bytes, more than {LONGEST}",
                     text.len()
                 )),
             );
@@ -228,17 +236,20 @@ impl Agent {
         Ok(())
     }
 
-    fn message(&mut self, number: u32, message: ToGuest) -> Result<Option<FromGuest>> {
+    /// Handles a message to the session with this number. Returns the answer, if it has one now.
+    fn handle_message(&mut self, number: u32, message: ToGuest) -> Result<Option<FromGuest>> {
         match message {
-            ToGuest::Setup(setup) => self.set_up(&setup).map(|()| Some(FromGuest::Done)),
-            ToGuest::Spawn(task) => self.spawn(number, *task).map(|()| None),
+            ToGuest::Setup(setup) => {
+                self.set_up(&setup)?;
+                Ok(Some(FromGuest::Done))
+            }
+            ToGuest::Spawn(task) => {
+                self.spawn(number, *task)?;
+                Ok(None)
+            }
             ToGuest::Start => {
-                self.notify = notify::listen(Path::new(GUEST_DIRECTORY))?;
-                self.notify
-                    .as_ref()
-                    .map_or(Ok(()), |socket| socket.set_nonblocking(true))
-                    .on("use", "the notification socket")?;
-                self.speak(number, START).map(|()| None)
+                self.start(number)?;
+                Ok(None)
             }
             ToGuest::Signal(signal) => {
                 self.signal(number, signal);
@@ -248,28 +259,16 @@ impl Agent {
                 self.signal(PROGRAM, signal);
                 Ok(Some(FromGuest::Done))
             }
-            ToGuest::SignalAll(signal) => self.signal_all(signal).map(|()| Some(FromGuest::Done)),
+            ToGuest::SignalAll(signal) => {
+                self.signal_all(signal)?;
+                Ok(Some(FromGuest::Done))
+            }
             ToGuest::Resize(rows, columns) => {
-                if let Some(session) = self.sessions.get_mut(&number) {
-                    session.size = Some((rows, columns));
-                    if let Some(terminal) = &session.terminal {
-                        let _ = socket::window_size(terminal.0, rows, columns);
-                    }
-                }
+                self.resize(number, rows, columns);
                 Ok(None)
             }
-            ToGuest::Stats => {
-                let stats = self.group()?.stats()?;
-                serde_json::to_value(stats)
-                    .map(|value| Some(FromGuest::Value(value)))
-                    .map_err(|error| Error::new(format!("stats: {error}")))
-            }
-            ToGuest::Processes => {
-                let list = self.processes()?;
-                serde_json::to_value(list)
-                    .map(|value| Some(FromGuest::Value(value)))
-                    .map_err(|error| Error::new(format!("processes: {error}")))
-            }
+            ToGuest::Stats => value("stats", self.group()?.stats()?).map(Some),
+            ToGuest::Processes => value("processes", self.processes()?).map(Some),
             ToGuest::Handled => {
                 let pid = self.sessions.get(&PROGRAM).map_or(0, |session| session.pid);
                 Ok(Some(FromGuest::Value(
@@ -277,44 +276,67 @@ impl Agent {
                 )))
             }
             ToGuest::Update(resources) => {
-                // The machine's memory may change with the limit; a guest that lives without does
-                // without the driver.
+                // The balloon changes the guest's memory with its limit. Its driver is loaded only
+                // when it is needed.
                 self.modules.load("virtio_balloon")?;
-                self.group()?
-                    .update(&resources)
-                    .map(|()| Some(FromGuest::Done))
+                self.group()?.update(&resources)?;
+                Ok(Some(FromGuest::Done))
             }
             ToGuest::Connect(session, address) => {
                 self.connect(session, address);
                 Ok(None)
             }
-            ToGuest::Clock(now) => event::set_clock(now)
-                .on("set", "the clock")
-                .map(|()| Some(FromGuest::Done)),
+            ToGuest::Clock(now) => {
+                event::set_clock(now).on("set", "the clock")?;
+                Ok(Some(FromGuest::Done))
+            }
         }
     }
 
-    /// A connection from the host's side of the container's network. Where nobody listens, its end
-    /// says so.
+    /// Lets the program start, and listens for its readiness notification from here on.
+    fn start(&mut self, number: u32) -> Result<()> {
+        self.notify = notify::listen(Path::new(GUEST_DIRECTORY))?;
+        self.notify
+            .as_ref()
+            .map_or(Ok(()), |socket| socket.set_nonblocking(true))
+            .on("use", "the notification socket")?;
+        let link = self
+            .sessions
+            .get(&number)
+            .and_then(|session| session.link.as_ref());
+        let link = link.ok_or_else(|| Error::new(format!("there is no session {number}")))?;
+        socket::send(link.0, &[START]).on("send to session", number)
+    }
+
+    fn resize(&mut self, number: u32, rows: u16, columns: u16) {
+        if let Some(session) = self.sessions.get_mut(&number) {
+            session.size = Some((rows, columns));
+            if let Some(terminal) = &session.terminal {
+                let _ = socket::window_size(terminal.0, rows, columns);
+            }
+        }
+    }
+
+    /// Connects to an address in the container's network namespace and forwards the connection. If
+    /// that fails, the streams' end tells the host.
     fn connect(&mut self, session: u32, address: SocketAddr) {
-        let (there, back) = (stream(session, STDIN), stream(session, STDOUT));
+        let (from_host, to_host) = (stream(session, STDIN), stream(session, STDOUT));
         let program = self
             .sessions
             .get(&PROGRAM)
             .and_then(|session| session.pidfd.as_ref());
-        let made = program
+        let connected = program
             .ok_or_else(|| Error::new("there is no program"))
-            .and_then(|program| network::connect(program, address));
-        if made
-            .and_then(|socket| self.streams.connect((back, there), socket))
-            .is_err()
-        {
-            self.streams.forget(session);
-            self.channel.put(Kind::Closed, there, &[]);
-            self.channel.put(Kind::End, back, &[]);
+            .and_then(|program| network::connect(program, address))
+            .and_then(|socket| self.streams.add_connection(to_host, from_host, socket));
+        if connected.is_err() {
+            self.streams.remove_session(session);
+            self.channel.put(Kind::Closed, from_host, &[]);
+            self.channel.put(Kind::End, to_host, &[]);
         }
     }
 
+    /// Sets up the guest before its first program.
     fn set_up(&mut self, setup: &Setup) -> Result<()> {
         event::set_clock(setup.clock).on("set", "the clock")?;
         setup
@@ -323,8 +345,8 @@ impl Agent {
             .try_for_each(|name| self.modules.load(name))?;
         socket::loopback_up().on("bring up", "lo")?;
         if let Some(tag) = &setup.share {
-            std::fs::create_dir_all(SHARE).on("make", SHARE)?;
-            crate::sys::mount::mount(
+            std::fs::create_dir_all(SHARE).on("create", SHARE)?;
+            mount::mount(
                 &c_string(tag.as_str())?,
                 &c_string(SHARE)?,
                 c"virtiofs",
@@ -337,27 +359,18 @@ impl Agent {
         disks::make_nodes(&setup.nodes)?;
         disks::set_up(&setup.disks, &mut self.modules)?;
         if setup.notify {
-            std::fs::create_dir_all(GUEST_DIRECTORY).on("make", GUEST_DIRECTORY)?;
+            std::fs::create_dir_all(GUEST_DIRECTORY).on("create", GUEST_DIRECTORY)?;
         }
         if let Some(line) = &setup.interpreter {
-            let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
-            mount_on(crate::binfmt::REGISTRY, "binfmt_misc", safe, "")?;
+            let flags = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
+            mount_on(crate::binfmt::REGISTRY, "binfmt_misc", flags, "")?;
             crate::binfmt::register(line)?;
         }
-        // What a container mounts is its own file system; the machine has one of each to begin
-        // with.
+        // A container mounts a devpts instance of its own; this one is the guest's.
         mount_on("/dev/pts", "devpts", libc::MS_NOSUID | libc::MS_NOEXEC, "")
     }
 
-    fn speak(&self, number: u32, byte: u8) -> Result<()> {
-        let link = self
-            .sessions
-            .get(&number)
-            .and_then(|session| session.link.as_ref());
-        let link = link.ok_or_else(|| Error::new(format!("no session {number}")))?;
-        socket::send(link.0, &[byte]).on("speak to session", number)
-    }
-
+    /// The container's cgroup.
     fn group(&self) -> Result<Group> {
         Group::open(
             self.cgroup
@@ -366,7 +379,7 @@ impl Agent {
         )
     }
 
-    /// One that has ended meanwhile needs none.
+    /// Signals the program of a session. If the program has ended, nothing happens.
     fn signal(&self, number: u32, signal: i32) {
         if let Some(pidfd) = self
             .sessions
@@ -391,15 +404,16 @@ impl Agent {
             .group()?
             .pids(true)?
             .into_iter()
-            .filter_map(|pid| look_at(pid.as_raw()))
+            .filter_map(|pid| processes::read(pid.as_raw()))
             .collect())
     }
 
+    /// Clones a session's process for a program.
     fn spawn(&mut self, number: u32, task: Task) -> Result<()> {
         let script = self
             .blobs
             .remove(&number)
-            .ok_or_else(|| Error::new("a task without its script"))?;
+            .ok_or_else(|| Error::new("the container steps are missing"))?;
         if let (PROGRAM, Some(plan)) = (
             number,
             task.steps.iter().find_map(|placed| match &placed.step {
@@ -410,20 +424,12 @@ impl Agent {
             self.cgroup = Some(plan.record());
         }
         let program = self.sessions.get(&PROGRAM).map_or(0, |session| session.pid);
-        let mut session = Session {
-            link: None,
-            pid: 0,
-            pidfd: None,
-            console: None,
-            terminal: None,
-            size: None,
-            last: None,
-        };
-        let (stdio, console) = self.wire(number, &task, &mut session)?;
+        let mut session = Session::default();
+        let (stdio, console) = self.open_stdio(number, &task, &mut session)?;
         let (ours, theirs) = socket_pair()?;
         session.link = Some(ours);
         self.sessions.insert(number, session);
-        match process::clone(0, None).on("make", "a session")? {
+        match process::clone(0, None).on("clone", "a session")? {
             Cloned::Child => session::run(
                 Launch {
                     task,
@@ -441,8 +447,9 @@ impl Agent {
         }
     }
 
-    /// Pipes for the program, or the socket on which its terminal will come.
-    fn wire(
+    /// Opens the stdio of a session's program: pipes, or `/dev/null` and the console socket on
+    /// which its terminal will come.
+    fn open_stdio(
         &mut self,
         number: u32,
         task: &Task,
@@ -451,7 +458,7 @@ impl Agent {
         if task.terminal {
             let (ours, theirs) = socket_pair()?;
             session.console = Some(ours);
-            self.streams.expect(stream(number, STDIN));
+            self.streams.expect_sink(stream(number, STDIN));
             let null = || {
                 file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
                     .map(Fd)
@@ -462,66 +469,60 @@ impl Agent {
         let mut stdio = Vec::new();
         for which in [STDIN, STDOUT, STDERR] {
             let (read, write) =
-                nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).on("make", "a pipe")?;
+                nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).on("create", "a pipe")?;
             let (read, write) = (Fd(read.into_raw_fd()), Fd(write.into_raw_fd()));
             if which == STDIN {
-                self.streams.receive(stream(number, which), write)?;
+                self.streams.add_sink(stream(number, which), write)?;
                 stdio.push(read);
             } else {
-                self.streams.send(stream(number, which), read)?;
+                self.streams.add_source(stream(number, which), read)?;
                 stdio.push(write);
             }
         }
         Ok((stdio, None))
     }
 
-    fn session_ready(&mut self, which: Whose) -> Result<()> {
-        match which {
-            Whose::Console(number) => self.take_terminal(number),
-            Whose::Oom => self.tell_of_kills(),
-            Whose::Notify => self.tell_of_readiness(),
-            Whose::Link(number) => {
-                let Some(session) = self.sessions.get_mut(&number) else {
-                    return Ok(());
-                };
-                let Some(link) = &session.link else {
-                    return Ok(());
-                };
-                let mut buffer = [0_u8; 16384];
-                let count = socket::recv(link.0, &mut buffer).unwrap_or(0);
-                let report = serde_json::from_slice(&buffer[..count]);
-                match report {
-                    Ok(Report::Pid(pid)) => {
-                        session.pid = pid;
-                        session.pidfd = process::pidfd_open(pid).ok().map(Fd);
-                    }
-                    Ok(Report::Say(
-                        last @ (FromGuest::Exited(_)
-                        | FromGuest::Killed(_)
-                        | FromGuest::Failed(..)
-                        | FromGuest::Refused(_)),
-                    )) => {
-                        session.last = Some(last);
-                        session.link = None;
-                    }
-                    Ok(Report::Say(message)) => {
-                        if number == PROGRAM && matches!(message, FromGuest::Ready(_)) {
-                            // A guest without the memory controller has nothing to tell.
-                            self.oom = self.group().and_then(|group| group.oom_events()).ok();
-                        }
-                        self.channel.message(number, &message)?;
-                    }
-                    Err(_) => {
-                        session.link = None;
-                        session.last.get_or_insert(FromGuest::Killed(libc::SIGKILL));
-                    }
+    /// Reads a report of a session's process.
+    fn read_link(&mut self, number: u32) -> Result<()> {
+        let Some(session) = self.sessions.get_mut(&number) else {
+            return Ok(());
+        };
+        let Some(link) = &session.link else {
+            return Ok(());
+        };
+        let mut buffer = [0_u8; 16384];
+        let count = socket::recv(link.0, &mut buffer).unwrap_or(0);
+        match serde_json::from_slice(&buffer[..count]) {
+            Ok(Report::Pid(pid)) => {
+                session.pid = pid;
+                session.pidfd = process::pidfd_open(pid).ok().map(Fd);
+            }
+            Ok(Report::Say(
+                end @ (FromGuest::Exited(_)
+                | FromGuest::Killed(_)
+                | FromGuest::Failed(..)
+                | FromGuest::Refused(_)),
+            )) => {
+                session.end = Some(end);
+                session.link = None;
+            }
+            Ok(Report::Say(message)) => {
+                if number == PROGRAM && matches!(message, FromGuest::Ready(_)) {
+                    // Without the memory controller there are no events.
+                    self.oom = self.group().and_then(|group| group.oom_events()).ok();
                 }
-                Ok(())
+                self.channel.message(number, &message)?;
+            }
+            // The session's process was killed.
+            Err(_) => {
+                session.link = None;
+                session.end.get_or_insert(FromGuest::Killed(libc::SIGKILL));
             }
         }
+        Ok(())
     }
 
-    fn tell_of_kills(&mut self) -> Result<()> {
+    fn report_oom(&mut self) -> Result<()> {
         match self.oom.as_mut().map(OomEvents::read) {
             Some(Ok(Oom::Kills(count))) => self.channel.message(MACHINE, &FromGuest::Oom(count)),
             Some(Ok(Oom::Gone) | Err(_)) => {
@@ -532,16 +533,14 @@ impl Agent {
         }
     }
 
-    /// Passes on what the container says of its being ready. After that nobody listens, as behind
-    /// the namespace backend.
-    fn tell_of_readiness(&mut self) -> Result<()> {
-        // As many as the socket keeps (net.unix.max_dgram_qlen): a program that goes on talking
-        // holds nobody up.
-        for _ in 0..16 {
-            let Some(Ok(said)) = self.notify.as_ref().map(notify::receive_ready) else {
+    /// Passes on the container's readiness notification. After it, the agent closes the socket, as
+    /// hull does with the namespace backend.
+    fn report_readiness(&mut self) -> Result<()> {
+        for _ in 0..NOTIFICATIONS {
+            let Some(Ok(notification)) = self.notify.as_ref().map(notify::receive_ready) else {
                 break;
             };
-            if let Some(line) = said {
+            if let Some(line) = notification {
                 self.notify = None;
                 self.channel.message(MACHINE, &FromGuest::Notify(line))?;
             }
@@ -549,7 +548,8 @@ impl Agent {
         Ok(())
     }
 
-    fn take_terminal(&mut self, number: u32) -> Result<()> {
+    /// Receives the master of a session's terminal and connects the streams to it.
+    fn receive_terminal(&mut self, number: u32) -> Result<()> {
         let Some(session) = self.sessions.get_mut(&number) else {
             return Ok(());
         };
@@ -563,44 +563,45 @@ impl Agent {
             master
                 .try_clone()
                 .map(|fd| Fd(fd.into_raw_fd()))
-                .on("copy", "the terminal")
+                .on("duplicate", "the terminal")
         };
         if let Some((rows, columns)) = session.size {
             let _ = socket::window_size(master.as_raw_fd(), rows, columns);
         }
         session.terminal = Some(copy()?);
-        self.streams.receive(stream(number, STDIN), copy()?)?;
-        self.streams.send(stream(number, STDOUT), copy()?)
+        self.streams.add_sink(stream(number, STDIN), copy()?)?;
+        self.streams.add_source(stream(number, STDOUT), copy()?)
     }
 
-    /// A session's end is told after the last byte that its program wrote. What its own children
-    /// write later is not waited for.
-    fn tell_the_ended(&mut self) -> Result<()> {
+    /// Reports the sessions' ends, each after the last byte that its program wrote. What the
+    /// program's children write later is not sent.
+    fn report_ends(&mut self) -> Result<()> {
         let ended: Vec<u32> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.last.is_some())
+            .filter(|(_, session)| session.end.is_some())
             .map(|(number, _)| *number)
             .collect();
         for number in ended {
-            if let Some(last) = self
+            if let Some(end) = self
                 .sessions
                 .remove(&number)
-                .and_then(|session| session.last)
+                .and_then(|session| session.end)
             {
                 if number == PROGRAM {
-                    // The kill that ended it, and what it said last, are told before its end.
-                    self.tell_of_kills()?;
-                    self.tell_of_readiness()?;
-                    // What was written to shared mappings is the host's before the machine ends.
+                    // The OOM kill that ended the program and its last notification come before
+                    // its end.
+                    self.report_oom()?;
+                    self.report_readiness()?;
+                    // Dirty pages of shared mappings reach the host before the VM ends.
                     event::sync();
                 }
                 for which in [STDOUT, STDERR] {
                     self.streams
-                        .finish(&mut self.channel, stream(number, which));
+                        .finish_source(&mut self.channel, stream(number, which));
                 }
-                self.streams.forget(number);
-                self.channel.message(number, &last)?;
+                self.streams.remove_session(number);
+                self.channel.message(number, &end)?;
             }
         }
         debug_assert!(!self.sessions.contains_key(&MACHINE));
@@ -608,30 +609,9 @@ impl Agent {
     }
 }
 
-/// What proc(5) says of a process; none where it is gone.
-fn look_at(pid: i32) -> Option<Process> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let number = |at: usize| {
-        fields
-            .get(at)
-            .and_then(|text| text.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let uid = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .and_then(|line| line.split_whitespace().next()?.parse().ok())?;
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&line[..line.len().min(COMMAND)])
-        .trim_end_matches('\0')
-        .replace('\0', " ");
-    Some(Process {
-        pid,
-        parent: number(1) as i32,
-        uid,
-        ticks: number(11) + number(12),
-        command,
-    })
+/// An answer with a value.
+fn value(what: &str, value: impl serde::Serialize) -> Result<FromGuest> {
+    serde_json::to_value(value)
+        .map(FromGuest::Value)
+        .map_err(|error| Error::new(format!("encode {what}: {error}")))
 }

@@ -1,30 +1,35 @@
-//! The machine's disks and device nodes, in the guest's own root: a container's are bound from
-//! there.
+//! Disks and device nodes in the guest's initial root, from which a container's are bound, and the
+//! image of the root filesystem.
 
+use crate::guest::boot::mount_on;
 use crate::guest::modules::Modules;
-use crate::guest::mount_on;
 use crate::sys::fd::c_string;
 use crate::sys::{file, mount};
 use crate::vm::boot::disk::serial;
 use crate::vm::channel::message::{DISKS, Disk, IMAGE, Node, OVERLAY};
 use crate::{Context, Error, Result};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// File systems that an image of a root may have, and whether their modules are loaded for it.
-const IMAGES: [&str; 4] = ["erofs", "squashfs", "ext4", "xfs"];
-/// What an overlay keeps its changes in, below the guest's own root, which is memory.
+/// The filesystems that the image of a root filesystem may have, in the order in which hull tries
+/// them.
+const IMAGE_FILESYSTEMS: [&str; 4] = ["erofs", "squashfs", "ext4", "xfs"];
+/// The directory with the overlay's `upper` and `work` directories, on the guest's initial tmpfs.
 const CHANGES: &str = "/run/hull/changes";
 
-/// Makes device nodes where there are none.
-pub fn make_nodes(nodes: &[Node]) -> Result<()> {
+/// Makes the device nodes that do not exist yet.
+///
+/// # Errors
+/// mkdir(2), mknod(2), chmod(2) or chown(2) fails.
+pub(super) fn make_nodes(nodes: &[Node]) -> Result<()> {
     for node in nodes
         .iter()
         .filter(|node| fs::symlink_metadata(&node.path).is_err())
     {
         if let Some(directory) = Path::new(&node.path).parent() {
-            fs::create_dir_all(directory).on("make", directory.display())?;
+            fs::create_dir_all(directory).on("create", directory.display())?;
         }
         make_node(&node.path, node.mode, node.numbers, node.owner)?;
     }
@@ -38,8 +43,8 @@ fn make_node(
     (uid, gid): (u32, u32),
 ) -> Result<()> {
     let name = c_string(path)?;
-    file::mknodat(libc::AT_FDCWD, &name, mode, libc::makedev(major, minor)).on("make", path)?;
-    // The mask of the process does not count.
+    file::mknodat(libc::AT_FDCWD, &name, mode, libc::makedev(major, minor)).on("mknod", path)?;
+    // mknod(2) applies the umask.
     fs::set_permissions(
         path,
         std::os::unix::fs::PermissionsExt::from_mode(mode & 0o7777),
@@ -48,12 +53,15 @@ fn make_node(
     file::fchownat(libc::AT_FDCWD, &name, uid, gid).on("set the owner of", path)
 }
 
-/// Gives each disk its node, and mounts the image of the root.
-pub fn set_up(disks: &[Disk], modules: &mut Modules) -> Result<()> {
+/// Makes a node for each disk, and mounts the image of the root filesystem.
+///
+/// # Errors
+/// A disk does not appear within 10 s; a node cannot be made; the image cannot be mounted.
+pub(super) fn set_up(disks: &[Disk], modules: &mut Modules) -> Result<()> {
     if disks.is_empty() {
         return Ok(());
     }
-    fs::create_dir_all(DISKS).on("make", DISKS)?;
+    fs::create_dir_all(DISKS).on("create", DISKS)?;
     for (index, disk) in disks.iter().enumerate() {
         let numbers = find(&serial(index))?;
         let path = format!("{DISKS}/{index}");
@@ -68,7 +76,8 @@ pub fn set_up(disks: &[Disk], modules: &mut Modules) -> Result<()> {
     Ok(())
 }
 
-/// A disk's numbers; its driver may bring it a moment later.
+/// Finds the major and minor number of the disk with this serial number. The driver may add the
+/// disk some time after its module is loaded.
 fn find(serial: &str) -> Result<(u32, u32)> {
     for _ in 0..1000 {
         for disk in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
@@ -77,60 +86,55 @@ fn find(serial: &str) -> Result<(u32, u32)> {
             {
                 let text = fs::read_to_string(disk.path().join("dev"))
                     .on("read", disk.path().join("dev").display())?;
-                let (major, minor) = text
-                    .trim()
-                    .split_once(':')
-                    .ok_or_else(|| Error::new(format!("a disk's numbers are {text:?}")))?;
+                let (major, minor) = text.trim().split_once(':').ok_or_else(|| {
+                    Error::new(format!("disk {serial}: invalid device number {text:?}"))
+                })?;
                 let number = |text: &str| {
-                    text.parse()
-                        .map_err(|_| Error::new(format!("a disk's number is {text:?}")))
+                    text.parse().map_err(|_| {
+                        Error::new(format!("disk {serial}: invalid device number {text:?}"))
+                    })
                 };
                 return Ok((number(major)?, number(minor)?));
             }
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Err(Error::new(format!("the machine has no disk {serial}")))
+    Err(Error::new(format!("the VM has no disk {serial}")))
 }
 
-/// The image is not written to: an overlay has what is changed.
+/// Mounts the image read-only, with the first filesystem that accepts it, and an overlay over it.
 fn mount_image(path: &str, modules: &mut Modules) -> Result<()> {
-    fs::create_dir_all(IMAGE).on("make", IMAGE)?;
-    let read_only = libc::MS_RDONLY;
-    let mut refusals = Vec::new();
-    for kind in IMAGES {
-        // A journal that wants to be replayed cannot be, on a disk that is not written to.
+    fs::create_dir_all(IMAGE).on("create", IMAGE)?;
+    let mut errors = Vec::new();
+    for kind in IMAGE_FILESYSTEMS {
+        // ext4 cannot replay its journal on a read-only disk.
         let options = if kind == "ext4" { c"noload" } else { c"" };
         let mounted = modules.load(kind).and_then(|()| {
-            mount::mount(
-                &c_string(path)?,
-                &c_string(IMAGE)?,
-                &c_string(kind)?,
-                read_only,
-                options,
-            )
-            .on("mount as", kind)
+            let (source, target) = (c_string(path)?, c_string(IMAGE)?);
+            mount::mount(&source, &target, &c_string(kind)?, libc::MS_RDONLY, options)
+                .on("mount as", kind)
         });
         match mounted {
-            Ok(()) => return put_overlay(modules),
-            Err(error) => refusals.push(error.to_string()),
+            Ok(()) => return mount_overlay(modules),
+            Err(error) => errors.push(error.to_string()),
         }
     }
     Err(Error::new(format!(
-        "the root's image: {}",
-        refusals.join("; ")
+        "mount the image of the root filesystem: {}",
+        errors.join("; ")
     )))
 }
 
-fn put_overlay(modules: &mut Modules) -> Result<()> {
+/// Mounts an overlay of the image with a directory on the guest's tmpfs, for the container's
+/// changes.
+fn mount_overlay(modules: &mut Modules) -> Result<()> {
     for directory in ["upper", "work"] {
-        fs::create_dir_all(format!("{CHANGES}/{directory}")).on("make", CHANGES)?;
+        fs::create_dir_all(format!("{CHANGES}/{directory}")).on("create", CHANGES)?;
     }
-    // The directory of the changes becomes the root's own: it is to be as the image's.
-    let meta = fs::metadata(IMAGE).on("look at", IMAGE)?;
+    // The upper directory provides the mode and owner of the overlay's root.
+    let meta = fs::metadata(IMAGE).on("stat", IMAGE)?;
     let upper = format!("{CHANGES}/upper");
     fs::set_permissions(&upper, meta.permissions()).on("set the mode of", &upper)?;
-    use std::os::unix::fs::MetadataExt;
     std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid()))
         .on("set the owner of", &upper)?;
     modules.load("overlay")?;

@@ -1,5 +1,5 @@
-//! Kernel modules out of the initramfs: each with what it rests on, in load order, written down by
-//! the host that packed them.
+//! Kernel modules from the initramfs. The host has written a list with each module's files: those
+//! of its dependencies first, in load order.
 
 use crate::sys::fd::{Fd, c_string};
 use crate::sys::{event, file};
@@ -8,19 +8,23 @@ use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The modules that can be loaded.
-pub struct Modules {
+/// The modules of the initramfs.
+pub(super) struct Modules {
+    /// The directory of the modules' files.
     directory: Fd,
+    /// The modules that are loaded at boot.
     boot: Vec<String>,
+    /// For each module the files to load, in this order. A built-in module has none.
     files: BTreeMap<String, Vec<String>>,
+    /// The files that are loaded.
     loaded: BTreeSet<String>,
 }
 
 impl Modules {
-    /// Reads the list.
+    /// Reads the list and opens the directory.
     ///
     /// # Errors
-    /// It is not there.
+    /// The list or the directory cannot be opened.
     pub fn read() -> Result<Self> {
         let text = std::fs::read_to_string(MODULE_LIST).on("read", MODULE_LIST)?;
         let directory = file::openat(
@@ -41,40 +45,42 @@ impl Modules {
             let Some((name, files)) = line.split_once(':') else {
                 continue;
             };
-            let plain = name.trim_start_matches('!');
-            if plain != name {
-                modules.boot.push(plain.to_owned());
+            let module = name.trim_start_matches('!');
+            if module != name {
+                modules.boot.push(module.to_owned());
             }
             modules.files.insert(
-                plain.to_owned(),
+                module.to_owned(),
                 files.split_whitespace().map(str::to_owned).collect(),
             );
         }
         Ok(modules)
     }
 
-    /// Loads what the channel and the share need.
+    /// Loads the modules of the channel and the share.
     ///
     /// # Errors
-    /// The kernel's.
+    /// As [`Modules::load`].
     pub fn load_for_boot(&mut self) -> Result<()> {
         std::mem::take(&mut self.boot)
             .iter()
             .try_for_each(|name| self.load(name))
     }
 
-    /// Loads one with what it rests on; one that is built in or loaded is no error.
+    /// Loads a module with its dependencies, unless it is built in or loaded already.
     ///
     /// # Errors
-    /// It is not in the initramfs; the kernel refuses it.
+    /// The guest's kernel has no such module; finit_module(2) fails.
     pub fn load(&mut self, name: &str) -> Result<()> {
-        // They ask the kernel's crypto for it, which modules.dep does not tell; where it is no
-        // module, the kernel has it.
+        // These filesystems request crc32c from the kernel's crypto API at run time, which
+        // modules.dep does not list. A kernel without the module has it built in.
         if matches!(name, "erofs" | "ext4" | "xfs") && self.files.contains_key("crc32c_generic") {
             self.load("crc32c_generic")?;
         }
         let files = self.files.get(name).cloned().ok_or_else(|| {
-            Error::new(format!("load module {name}: the guest's kernel has none"))
+            Error::new(format!(
+                "load module {name}: the guest's kernel does not have it"
+            ))
         })?;
         for file_name in files {
             if self.loaded.contains(&file_name) {

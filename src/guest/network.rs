@@ -1,5 +1,5 @@
-//! The guest's network interfaces: found by their hardware addresses, named, addressed, brought up
-//! and given their routes.
+//! The guest's network interfaces: hull finds each by its MAC address, renames it, adds its IP
+//! addresses and routes, and brings it up.
 
 use crate::net::address;
 use crate::net::link::{self, mac_text};
@@ -20,35 +20,38 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::time::Duration;
 
-/// Sets one interface up.
+/// Sets up an interface in the guest's initial network namespace.
 ///
 /// # Errors
-/// It does not come; the kernel refuses a value.
-pub fn set_up(interface: &Interface) -> Result<()> {
+/// The interface does not appear within 10 s; a netlink request fails.
+pub(super) fn set_up(interface: &Interface) -> Result<()> {
     set_up_in(&mut Socket::open()?, interface)
 }
 
-/// Moves one interface into a network namespace, and sets it up there.
+/// Moves an interface to a network namespace, and sets it up there.
 ///
 /// # Errors
-/// It does not come; the kernel refuses a value.
-pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
+/// As [`set_up`].
+pub(super) fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
     let mut here = Socket::open()?;
     let device = find(&mut here, &interface.hardware)?;
     here.execute(&[link::move_to(
         device.index,
         &interface.name,
         &namespace.0,
-        format!("move {} into the container", interface.name),
+        format!(
+            "move {} to the container's network namespace",
+            interface.name
+        ),
     )])?;
     set_up_in(&mut Socket::open_in(namespace)?, interface)
 }
 
-/// Begins a connection in the network namespace of a process, given by its pidfd.
+/// Starts a TCP connection in the network namespace of a process, given by its pidfd.
 ///
 /// # Errors
-/// Nobody listens there.
-pub fn connect(process: &Fd, address: SocketAddr) -> Result<Fd> {
+/// The namespace cannot be joined; connect(2) fails at once.
+pub(super) fn connect(process: &Fd, address: SocketAddr) -> Result<Fd> {
     let family = if address.is_ipv4() {
         libc::AF_INET
     } else {
@@ -60,12 +63,12 @@ pub fn connect(process: &Fd, address: SocketAddr) -> Result<Fd> {
         libc::SOCK_STREAM | libc::SOCK_NONBLOCK,
         0,
     )
-    .on("make", "a socket")?;
-    let began = match address {
+    .on("create", "a socket")?;
+    let started = match address {
         SocketAddr::V4(v4) => nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn::from(v4)),
         SocketAddr::V6(v6) => nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
     };
-    match began {
+    match started {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(Fd(socket.into_raw_fd())),
         Err(errno) => Err(Error::sys("connect to", address, errno)),
     }
@@ -75,18 +78,18 @@ fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {
     let device = find(here, &interface.hardware)?;
     let name = &interface.name;
     let mut requests = Vec::new();
-    // The kernel names what it finds in its own order: another interface may have the name for now,
-    // and gets its own later.
+    // The kernel names interfaces in the order in which it finds them, so another one may have the
+    // name. It gets its own later.
     if let Some(other) = here.link(name)?.filter(|other| other.index != device.index) {
-        requests.push(renamed(&other, format!("hull{}", other.index)));
+        requests.push(rename(&other, format!("hull{}", other.index)));
     }
-    requests.push(named(&device, interface));
+    requests.push(configure(&device, interface));
     for text in &interface.addresses {
         let prefix = address::parse_prefix(text)?;
         requests.push(address::add(
             device.index,
             prefix,
-            format!("give {name} the address {text}"),
+            format!("add address {text} to {name}"),
         ));
     }
     requests.push(link::set_up(device.index, true, format!("bring up {name}")));
@@ -96,27 +99,26 @@ fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {
     here.execute(&requests)
 }
 
-/// The driver may bring it a moment later.
-fn find(here: &mut Socket, hardware: &str) -> Result<Link> {
+/// Finds an interface by its MAC address. The driver may add it some time after its module is
+/// loaded.
+fn find(here: &mut Socket, mac: &str) -> Result<Link> {
     for _ in 0..1000 {
         if let Some(link) = here
             .links()?
             .into_iter()
-            .find(|link| mac_text(&link.mac) == hardware)
+            .find(|link| mac_text(&link.mac) == mac)
         {
             return Ok(link);
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Err(Error::new(format!(
-        "the machine has no network interface {hardware}"
-    )))
+    Err(Error::new(format!("the VM has no network interface {mac}")))
 }
 
-fn renamed(device: &Link, name: String) -> Request {
+fn rename(device: &Link, name: String) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = device.index;
-    let what = format!("name {name}");
+    let what = format!("rename {} to {name}", device.name);
     message.attributes.push(LinkAttribute::IfName(name));
     Request {
         message: RouteNetlinkMessage::NewLink(message),
@@ -125,7 +127,8 @@ fn renamed(device: &Link, name: String) -> Request {
     }
 }
 
-fn named(device: &Link, interface: &Interface) -> Request {
+/// Sets name and MTU.
+fn configure(device: &Link, interface: &Interface) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = device.index;
     if device.name != interface.name {
@@ -137,13 +140,13 @@ fn named(device: &Link, interface: &Interface) -> Request {
     Request {
         message: RouteNetlinkMessage::NewLink(message),
         flags: 0,
-        what: format!("name {}", interface.name),
+        what: format!("set the name and MTU of {}", interface.name),
     }
 }
 
 fn route(index: u32, destination: &str, gateway: Option<&str>) -> Result<Request> {
     let prefix = address::parse_prefix(destination)?;
-    let of = |address: IpAddr| match address {
+    let encode = |address: IpAddr| match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),
     };
@@ -166,17 +169,20 @@ fn route(index: u32, destination: &str, gateway: Option<&str>) -> Result<Request
     if prefix.prefix_len() > 0 {
         message
             .attributes
-            .push(RouteAttribute::Destination(of(prefix.addr())));
+            .push(RouteAttribute::Destination(encode(prefix.addr())));
     }
     if let Some(gateway) = gateway {
         let gateway: IpAddr = gateway
             .parse()
-            .map_err(|_| Error::new(format!("{gateway} is no address")))?;
+            .map_err(|_| Error::new(format!("{gateway} is not an IP address")))?;
         message
             .attributes
-            .push(RouteAttribute::Gateway(of(gateway)));
+            .push(RouteAttribute::Gateway(encode(gateway)));
     }
-    let what = format!("route {destination} by {}", gateway.unwrap_or("the link"));
+    let what = match gateway {
+        Some(gateway) => format!("add route to {destination} via {gateway}"),
+        None => format!("add route to {destination}"),
+    };
     Ok(Request {
         message: RouteNetlinkMessage::NewRoute(message),
         flags: NLM_F_CREATE | NLM_F_REPLACE,

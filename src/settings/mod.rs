@@ -1,6 +1,6 @@
 //! The administrator's defaults, a TOML file: `--config FILE`, else the environment variable
-//! `HULL_CONFIG`, else `/etc/hull/config.toml` where it is there. Read by what needs it alone: a
-//! container with the namespace backend costs no system call more.
+//! `HULL_CONFIG`, else `/etc/hull/config.toml` if it exists. Only commands that use a setting read
+//! it: creating a container with the namespace backend costs no additional system call.
 //!
 //! ```toml
 //! criu = "/opt/criu/sbin/criu"
@@ -15,53 +15,53 @@
 pub mod values;
 pub mod vm;
 
+use crate::settings::values::{Engine, RootFrom, memory_size};
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use values::{Engine, RootFrom};
 
-/// The file for the whole machine.
+/// The settings file of the host.
 pub const FILE: &str = "/etc/hull/config.toml";
-/// The variable that names another.
+/// The environment variable that names another settings file.
 pub const VARIABLE: &str = "HULL_CONFIG";
 
 static NAMED: OnceLock<PathBuf> = OnceLock::new();
 
-/// What the file may say.
+/// The contents of the settings file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
-    /// The criu program.
+    /// Path of the criu program.
     pub criu: Option<PathBuf>,
-    /// Machines.
-    pub vm: Vm,
+    /// Defaults of the VM backend.
+    pub vm: VmSettings,
 }
 
 /// Defaults of the VM backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Vm {
-    /// The guest's kernel.
+pub struct VmSettings {
+    /// Path of the guest's kernel image.
     pub kernel: Option<PathBuf>,
-    /// Who runs it.
+    /// Whether QEMU uses KVM.
     pub engine: Option<Engine>,
-    /// Memory at boot, in bytes; in the file a number, or one with k, m or g.
+    /// Memory at boot, in bytes; in the file a number, or a string with a unit (`"512m"`).
     #[serde(deserialize_with = "memory")]
     pub memory: Option<u64>,
-    /// The memory that a guest may grow to, in bytes.
+    /// The size up to which `update --memory` may grow the memory, in bytes.
     #[serde(deserialize_with = "memory")]
     pub memory_max: Option<u64>,
-    /// Processors.
+    /// Number of virtual CPUs.
     pub cpus: Option<u32>,
-    /// How long a guest may take to stand before its program, in seconds.
+    /// How long a guest may take until the container is created, in seconds.
     pub boot_timeout: Option<u64>,
-    /// How long a guest may take to answer a command once it has come up, in seconds.
+    /// How long a running guest may take to answer a command, in seconds.
     pub answer_timeout: Option<u64>,
-    /// The machine monitor's program.
+    /// Path of the QEMU program.
     pub hypervisor: Option<PathBuf>,
-    /// Where a guest's root file system comes from: `share` or `image`.
+    /// The source of a guest's root filesystem: `share` or `image`.
     #[serde(deserialize_with = "rootfs")]
     pub rootfs: Option<RootFrom>,
 }
@@ -87,20 +87,20 @@ fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::
         Size::Bytes(bytes) => bytes.to_string(),
         Size::Text(text) => text,
     };
-    values::memory_size(&text)
-        .map(Some)
-        .map_err(D::Error::custom)
+    memory_size(&text).map(Some).map_err(D::Error::custom)
 }
 
-/// `--config`: the file to read, once.
+/// Names the settings file (`--config`). Only the first call has an effect.
 pub fn name(file: PathBuf) {
     let _ = NAMED.set(file);
 }
 
-/// Reads the file. One that nobody named may be missing.
+/// Reads the settings file. [`FILE`] may be missing; a file that `--config` or [`VARIABLE`] names
+/// may not.
 ///
 /// # Errors
-/// A file that was named cannot be read; an unknown key, a wrong type or value, with its line.
+/// The file cannot be read; it has an unknown key, or a value of the wrong type or out of range:
+/// the error names the line.
 pub fn read() -> Result<Settings> {
     let variable = || {
         std::env::var_os(VARIABLE)
@@ -148,7 +148,7 @@ mod tests {
         let text = "criu = '/c'\n[vm]\nkernel = '/k'\nengine = 'qemu'\nmemory = '1g'\nmemory-max \
             = '4g'\ncpus = 2\nboot-timeout = 30\nanswer-timeout = 5\nhypervisor = '/q'\nrootfs = \
             'image'\n";
-        let vm = Vm {
+        let vm = VmSettings {
             kernel: Some("/k".into()),
             engine: Some(Engine::Qemu),
             memory: Some(1 << 30),

@@ -1,78 +1,79 @@
-//! Whether a container gets a machine, and which.
+//! Whether a container runs in a VM, and with which options.
 
-use super::values::{Engine, RootFrom};
+use crate::settings::values::{Engine, RootFrom};
 use crate::spec::Spec;
+use crate::spec::config::{Vm, VmImage};
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The annotation that asks for this backend.
-pub const ANNOTATION: &str = "org.hull.backend";
+/// The annotation that chooses the backend: `namespaces` or `vm`.
+pub(crate) const ANNOTATION: &str = "org.hull.backend";
 
-/// The name of hull's binary that asks for this backend: for engines, which name a program and no
-/// options.
-pub const NAME: &str = "hull-vm";
+/// The name of hull's binary that chooses the VM backend, for container engines, whose
+/// configuration names a program without options.
+pub(crate) const PROGRAM_NAME: &str = "hull-vm";
 
-/// Whether this process was started under [`NAME`].
-pub fn is_named() -> bool {
+/// Whether this process was started as [`PROGRAM_NAME`].
+pub(crate) fn started_by_name() -> bool {
     std::env::args_os().next().is_some_and(|name| {
         std::path::Path::new(&name)
             .file_name()
-            .is_some_and(|name| name == NAME)
+            .is_some_and(|name| name == PROGRAM_NAME)
     })
 }
 
-/// What was asked of the machine.
+/// Memory of a guest for which neither a size nor a memory limit is given, in bytes.
+const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// The least memory that hull gives a guest whose size follows from a memory limit, in bytes.
+const LEAST_MEMORY: u64 = 256 << 20;
+
+/// The granularity of a guest's memory, in bytes: the block size of its virtio-mem device.
+const MEMORY_BLOCK: u64 = 2 << 20;
+
+/// Memory that a guest's kernel needs in addition to the container's limit, in bytes.
+const KERNEL_MEMORY: u64 = 128 << 20;
+
+/// The options of a container's VM. An option that nobody gave is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmOptions {
-    /// This backend.
-    pub on: bool,
-    /// hull goes by [`NAME`]: this backend, unless the container says otherwise.
-    pub named: bool,
-    /// The kernel's file.
+    /// `--vm`, or the result of [`VmOptions::for_spec`]: the container runs in a VM.
+    pub enabled: bool,
+    /// hull was started as [`PROGRAM_NAME`]: the container runs in a VM unless its annotation says
+    /// otherwise.
+    pub by_program_name: bool,
+    /// The image of the guest's kernel.
     pub kernel: Option<PathBuf>,
-    /// Words for its command line.
-    pub parameters: Vec<String>,
-    /// Who runs it.
+    /// Parameters appended to the kernel's command line.
+    pub kernel_parameters: Vec<String>,
+    /// Whether QEMU uses KVM.
     pub engine: Option<Engine>,
     /// Memory at boot, in bytes.
     pub memory: Option<u64>,
-    /// The memory that it may grow to, in bytes.
+    /// The size up to which `update --memory` may grow the memory, in bytes.
     pub memory_max: Option<u64>,
-    /// Processors.
+    /// Number of virtual CPUs.
     pub cpus: Option<u32>,
-    /// How long a guest may take to its first word, in seconds.
+    /// How long the guest may take until the container is created, in seconds.
     pub boot_timeout: Option<u64>,
-    /// The machine monitor's program.
-    pub program: Option<PathBuf>,
-    /// Where the root file system comes from.
+    /// Path of the QEMU program.
+    pub hypervisor: Option<PathBuf>,
+    /// The source of the root filesystem.
     pub rootfs: Option<RootFrom>,
 }
 
-/// An image's format in QEMU's words (config-vm.md, image).
-fn image_format(format: &str) -> Result<&'static str> {
-    match format {
-        "raw" => Ok("raw"),
-        "qcow2" => Ok("qcow2"),
-        "vdi" => Ok("vdi"),
-        "vmdk" => Ok("vmdk"),
-        "vhd" => Ok("vpc"),
-        other => Err(Error::new(format!(
-            "vm.image.format is {other:?}: raw, qcow2, vdi, vmdk and vhd are known"
-        ))),
-    }
-}
-
-/// Memory of a guest whose config says nothing, in bytes.
-const MEMORY: u64 = 512 << 20;
-
 impl VmOptions {
-    /// The options of a bundle: what the command says goes before the config's `vm` section, and
-    /// that before the defaults of [`crate::settings`]. The backend is chosen by the command's option,
-    /// else by the annotation, else by the section or the program's name.
+    /// The options for a bundle, or `None` if its container runs with the namespace backend.
+    ///
+    /// `--vm` chooses the backend; without it the annotation does; without that, the config's `vm`
+    /// section or the name under which hull was started. Each option is taken from the command
+    /// line, else from the `vm` section, else from the settings file.
     ///
     /// # Errors
-    /// An annotation that is none of hull's words; a section that a machine cannot have; the file
-    /// of defaults.
+    /// The annotation has an unknown value; the `vm` section has a property that hull does not
+    /// support; the settings file cannot be read or parsed; `--vm-memory-max` is less than the
+    /// memory at boot.
     pub fn for_spec(&self, spec: &Spec) -> Result<Option<Self>> {
         let config = spec.config();
         let annotated = match config.annotations.get(ANNOTATION).map(String::as_str) {
@@ -85,132 +86,127 @@ impl VmOptions {
                 )));
             }
         };
-        // A pod's sandbox only holds namespaces, for the engine to join by path: a machine for it
-        // would be of no use to anybody.
-        if !self.on && is_sandbox(spec) {
+        // The sandbox of a pod only holds namespaces, which the container engine joins by path. A
+        // VM for it would have no use.
+        if !self.enabled && is_sandbox(spec) {
             return Ok(None);
         }
-        let asks = |vm: &crate::spec::config::Vm| !vm.kernel.path.is_empty();
-        let otherwise = self.named || config.vm.as_ref().is_some_and(asks);
-        if !(self.on || annotated.unwrap_or(otherwise)) {
+        let names_kernel = |vm: &Vm| !vm.kernel.path.is_empty();
+        let default = self.by_program_name || config.vm.as_ref().is_some_and(names_kernel);
+        if !(self.enabled || annotated.unwrap_or(default)) {
             return Ok(None);
         }
         let mut options = Self {
-            on: true,
+            enabled: true,
             ..self.clone()
         };
         if let Some(vm) = &config.vm {
-            options.kernel = options.kernel.or(Some(&vm.kernel.path)
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from));
-            if vm.kernel.initrd.is_some() {
-                return Err(Error::new(
-                    "vm.kernel.initrd: the guest's first file system is hull's own",
-                ));
-            }
-            if let Some(image) = vm.image.as_ref().filter(|image| !image.path.is_empty()) {
-                let format = image_format(&image.format)?.to_owned();
-                options.rootfs = options.rootfs.or(Some(RootFrom::File {
-                    path: PathBuf::from(&image.path),
-                    format,
-                }));
-            }
-            options.parameters.extend(vm.kernel.parameters.clone());
-            if let Some(monitor) = &vm.hypervisor {
-                options.program = options.program.or(monitor.path.clone().map(PathBuf::from));
-                if !monitor.parameters.is_empty() {
-                    return Err(Error::new(
-                        "vm.hypervisor.parameters: hull drives the monitor itself",
-                    ));
-                }
-            }
-            if let Some(hardware) = &vm.hw_config {
-                options.cpus = options.cpus.or(hardware.vcpus);
-                options.memory = options.memory.or(hardware.memory);
-                if hardware.device_tree.is_some()
-                    || !hardware.dtdevs.is_empty()
-                    || !hardware.iomems.is_empty()
-                    || !hardware.irqs.is_empty()
-                {
-                    return Err(Error::new(
-                        "vm.hwConfig: devices of the host are not handed to a guest",
-                    ));
-                }
-            }
+            options.add_section(vm)?;
         }
-        options.fill(&crate::settings::read()?.vm);
+        options.add_settings(&crate::settings::read()?.vm);
         options.check(spec)?;
         Ok(Some(options))
     }
 
-    /// The administrator's defaults, for what nobody has said.
-    fn fill(&mut self, defaults: &crate::settings::Vm) {
+    /// Adds the config's `vm` section (runtime spec, config-vm.md).
+    fn add_section(&mut self, vm: &Vm) -> Result<()> {
+        let unsupported = |text: &str| Err(Error::new(text));
+        if self.kernel.is_none() && !vm.kernel.path.is_empty() {
+            self.kernel = Some(PathBuf::from(&vm.kernel.path));
+        }
+        if vm.kernel.initrd.is_some() {
+            return unsupported("vm.kernel.initrd: hull boots the guest with its own initramfs");
+        }
+        if let Some(image) = vm.image.as_ref().filter(|image| !image.path.is_empty()) {
+            let image = root_image(image)?;
+            self.rootfs.get_or_insert(image);
+        }
+        self.kernel_parameters.extend(vm.kernel.parameters.clone());
+        if let Some(hypervisor) = &vm.hypervisor {
+            if self.hypervisor.is_none() {
+                self.hypervisor = hypervisor.path.clone().map(PathBuf::from);
+            }
+            if !hypervisor.parameters.is_empty() {
+                return unsupported(
+                    "vm.hypervisor.parameters: hull writes QEMU's command line itself",
+                );
+            }
+        }
+        if let Some(hardware) = &vm.hw_config {
+            self.cpus = self.cpus.or(hardware.vcpus);
+            self.memory = self.memory.or(hardware.memory);
+            if hardware.device_tree.is_some()
+                || !hardware.dtdevs.is_empty()
+                || !hardware.iomems.is_empty()
+                || !hardware.irqs.is_empty()
+            {
+                return unsupported(
+                    "vm.hwConfig: hull does not pass devices of the host through to a guest",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the settings file's `[vm]` table.
+    fn add_settings(&mut self, defaults: &crate::settings::VmSettings) {
         self.kernel = self.kernel.take().or_else(|| defaults.kernel.clone());
         self.engine = self.engine.or(defaults.engine);
         self.memory = self.memory.or(defaults.memory);
         self.memory_max = self.memory_max.or(defaults.memory_max);
         self.cpus = self.cpus.or(defaults.cpus);
         self.boot_timeout = self.boot_timeout.or(defaults.boot_timeout);
-        self.program = self.program.take().or_else(|| defaults.hypervisor.clone());
+        self.hypervisor = self
+            .hypervisor
+            .take()
+            .or_else(|| defaults.hypervisor.clone());
         self.rootfs = self.rootfs.take().or_else(|| defaults.rootfs.clone());
     }
 
-    /// A maximum below what the machine boots with is a mistake of somebody's.
     fn check(&self, spec: &Spec) -> Result<()> {
         let memory = self.memory(spec);
         match self.memory_max {
-            Some(most) if most < memory => Err(Error::new(format!(
-                "--vm-memory-max {most}: the guest boots with {memory} bytes"
+            Some(max) if max < memory => Err(Error::new(format!(
+                "--vm-memory-max {max}: the guest boots with {memory} bytes"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Where the root file system comes from.
+    /// The source of the root filesystem.
     pub fn root(&self) -> RootFrom {
         self.rootfs.clone().unwrap_or_default()
     }
 
-    /// What the guest's memory may grow to, in bytes, where that is more than it boots with.
+    /// The size up to which the guest's memory may grow, in bytes, if that is more than it boots
+    /// with.
     pub fn memory_max(&self, spec: &Spec) -> Option<u64> {
         self.memory_max
-            .map(|most| most.next_multiple_of(2 << 20))
-            .filter(|most| *most > self.memory(spec))
+            .map(|max| max.next_multiple_of(MEMORY_BLOCK))
+            .filter(|max| *max > self.memory(spec))
     }
 
-    /// The guest's memory in bytes: what was asked, or the container's limit and room for a kernel,
-    /// a multiple of 2 MiB.
+    /// The guest's memory at boot, in bytes, a multiple of 2 MiB: the size that was given, else
+    /// the container's memory limit plus [`KERNEL_MEMORY`], else [`DEFAULT_MEMORY`].
     pub fn memory(&self, spec: &Spec) -> u64 {
-        let limit = spec
-            .config()
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit);
-        let by_limit = limit
-            .filter(|limit| *limit > 0)
-            .map(|limit| (limit as u64).saturating_add(KERNEL));
-        let bytes = self
-            .memory
-            .unwrap_or_else(|| by_limit.unwrap_or(MEMORY).max(256 << 20));
-        bytes.next_multiple_of(2 << 20)
+        let bytes = self.memory.unwrap_or_else(|| {
+            memory_limit(spec)
+                .map_or(DEFAULT_MEMORY, |limit| limit.saturating_add(KERNEL_MEMORY))
+                .max(LEAST_MEMORY)
+        });
+        bytes.next_multiple_of(MEMORY_BLOCK)
     }
 
-    /// How much of what the guest may grow by it has from the beginning, in bytes: what its limit
-    /// needs beyond the memory at boot.
+    /// How much of the hot-pluggable memory the guest has from the beginning, in bytes: what the
+    /// container's memory limit needs beyond the memory at boot.
     pub fn plugged(&self, spec: &Spec) -> u64 {
-        let limit = spec
-            .config()
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.resources.as_ref()?.memory.as_ref()?.limit)
-            .filter(|limit| *limit > 0);
-        limit.map_or(0, |limit| {
-            memory_for(Some(limit as u64), self.memory(spec), self.memory_max(spec)).1
+        memory_limit(spec).map_or(0, |limit| {
+            memory_for(Some(limit), self.memory(spec), self.memory_max(spec)).plugged
         })
     }
 
-    /// The guest's processors: what was asked, or what the container's quota can use, at most the
-    /// host's.
+    /// Number of the guest's virtual CPUs: the number that was given, else as many as the
+    /// container's CPU quota can use, at most the host's CPUs.
     pub fn cpus(&self, spec: &Spec) -> u32 {
         let host = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let cpu = spec
@@ -230,34 +226,80 @@ impl VmOptions {
     }
 }
 
-/// What a guest's kernel needs beside the container's limit, in bytes.
-pub const KERNEL: u64 = 128 << 20;
-
-/// What a machine has of memory for a container of some limit, in bytes: what the balloon leaves of
-/// that at boot, and what is plugged in beside it, at most to `most`. Without a limit it is all
-/// that there can be.
-pub fn memory_for(limit: Option<u64>, boot: u64, most: Option<u64>) -> (u64, u64) {
-    let most = most.unwrap_or(boot);
-    let wanted = limit.map_or(most, |limit| {
-        limit
-            .saturating_add(KERNEL)
-            .next_multiple_of(2 << 20)
-            .min(most)
-    });
-    (wanted.min(boot), wanted.saturating_sub(boot))
+/// `linux.resources.memory.limit` in bytes, if it limits anything.
+fn memory_limit(spec: &Spec) -> Option<u64> {
+    let linux = spec.config().linux.as_ref()?;
+    let limit = linux.resources.as_ref()?.memory.as_ref()?.limit?;
+    u64::try_from(limit).ok().filter(|limit| *limit > 0)
 }
 
-/// By these annotations an engine says what a container of a pod is: containerd's and CRI-O's.
-/// Podman says nothing of its infra containers.
-const TYPES: [&str; 2] = [
+/// `vm.image` with its format by QEMU's name (runtime spec, config-vm.md, image).
+fn root_image(image: &VmImage) -> Result<RootFrom> {
+    let format = match image.format.as_str() {
+        format @ ("raw" | "qcow2" | "vdi" | "vmdk") => format,
+        "vhd" => "vpc",
+        other => {
+            return Err(Error::new(format!(
+                "vm.image.format is {other:?}: raw, qcow2, vdi, vmdk and vhd are known"
+            )));
+        }
+    };
+    Ok(RootFrom::File {
+        path: PathBuf::from(&image.path),
+        format: format.to_owned(),
+    })
+}
+
+/// The memory of a guest, in bytes, in its two parts. Its JSON form is the pair of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
+pub(crate) struct GuestMemory {
+    /// What the balloon leaves the guest of the memory that it booted with.
+    pub at_boot: u64,
+    /// What is plugged in by virtio-mem.
+    pub plugged: u64,
+}
+
+impl From<(u64, u64)> for GuestMemory {
+    fn from((at_boot, plugged): (u64, u64)) -> Self {
+        Self { at_boot, plugged }
+    }
+}
+
+impl From<GuestMemory> for (u64, u64) {
+    fn from(memory: GuestMemory) -> Self {
+        (memory.at_boot, memory.plugged)
+    }
+}
+
+/// The memory of a guest that booted with `boot` bytes and may grow to `max`, for a container with
+/// a memory limit: the limit plus [`KERNEL_MEMORY`], at most `max`. Without a limit it is all of
+/// `max`.
+pub(crate) fn memory_for(limit: Option<u64>, boot: u64, max: Option<u64>) -> GuestMemory {
+    let max = max.unwrap_or(boot);
+    let wanted = limit.map_or(max, |limit| {
+        limit
+            .saturating_add(KERNEL_MEMORY)
+            .next_multiple_of(MEMORY_BLOCK)
+            .min(max)
+    });
+    GuestMemory {
+        at_boot: wanted.min(boot),
+        plugged: wanted.saturating_sub(boot),
+    }
+}
+
+/// The annotations by which containerd and CRI-O tell what a container of a pod is. Podman sets
+/// none on its infra containers.
+const CONTAINER_TYPES: [&str; 2] = [
     "io.kubernetes.cri.container-type",
     "io.kubernetes.cri-o.ContainerType",
 ];
 
-/// Whether it is a pod's sandbox: it runs nothing of the user's, and engines hand its namespaces on
-/// by path.
-pub fn is_sandbox(spec: &Spec) -> bool {
-    TYPES.iter().any(|name| {
+/// Whether the container is the sandbox of a pod: it runs no program of the user, and the
+/// container engine passes its namespaces by path to the pod's other containers.
+pub(crate) fn is_sandbox(spec: &Spec) -> bool {
+    CONTAINER_TYPES.iter().any(|name| {
         spec.config()
             .annotations
             .get(*name)
@@ -288,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_word_chooses_the_wall() {
+    fn command_line_then_annotation_then_config_choose_the_backend() {
         let nothing = VmOptions::default();
         let named = VmOptions {
-            named: true,
+            by_program_name: true,
             ..VmOptions::default()
         };
-        let asked = VmOptions {
-            on: true,
+        let enabled = VmOptions {
+            enabled: true,
             ..VmOptions::default()
         };
         assert!(!chosen(&nothing, None, false) && !chosen(&nothing, Some("namespaces"), false));
@@ -305,34 +347,35 @@ mod tests {
             !chosen(&named, Some("namespaces"), false)
                 && !chosen(&nothing, Some("namespaces"), true)
         );
-        assert!(chosen(&asked, Some("namespaces"), false));
+        assert!(chosen(&enabled, Some("namespaces"), false));
     }
 
     #[test]
     fn memory_follows_the_limit() {
-        use memory_for;
         let (mib, boot) = (1_u64 << 20, 320 << 20);
-        assert_eq!(memory_for(Some(64 * mib), boot, None), (192 * mib, 0));
+        let sizes = |limit, max| {
+            let memory = memory_for(limit, boot, max);
+            (memory.at_boot, memory.plugged)
+        };
+        assert_eq!(sizes(Some(64 * mib), None), (192 * mib, 0));
         assert_eq!(
-            memory_for(Some(300 * mib), boot, None),
+            sizes(Some(300 * mib), None),
             (boot, 0),
-            "not past what it booted with"
+            "at most the memory at boot"
         );
+        let max = Some(1024 * mib);
+        assert_eq!(sizes(Some(600 * mib), max), (boot, 408 * mib));
         assert_eq!(
-            memory_for(Some(600 * mib), boot, Some(1024 * mib)),
-            (boot, 408 * mib)
-        );
-        assert_eq!(
-            memory_for(Some(600 * mib + 1), boot, Some(1024 * mib)),
+            sizes(Some(600 * mib + 1), max),
             (boot, 410 * mib),
-            "by blocks of 2 MiB"
+            "in blocks of 2 MiB"
         );
         assert_eq!(
-            memory_for(Some(1024 * mib), boot, Some(1024 * mib)),
+            sizes(Some(1024 * mib), max),
             (boot, 704 * mib),
-            "not past what it may grow to"
+            "at most the maximum"
         );
-        assert_eq!(memory_for(None, boot, Some(1024 * mib)), (boot, 704 * mib));
+        assert_eq!(sizes(None, max), (boot, 704 * mib));
     }
 
     fn spec_of(changes: &serde_json::Value) -> Spec {
@@ -348,9 +391,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_is_known_by_its_annotation() {
+    fn a_sandbox_is_recognised_by_its_annotation() {
         assert!(!is_sandbox(&spec_of(&json!({}))));
-        for name in TYPES {
+        for name in CONTAINER_TYPES {
             assert!(is_sandbox(&spec_of(
                 &json!({ "annotations": { name: "sandbox" } })
             )));

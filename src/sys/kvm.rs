@@ -1,4 +1,4 @@
-//! The program of a throw-away guest, and the memory that it runs in: see `vm::probe`.
+//! The program of a throw-away guest, and the memory that it runs in: see `vm::vmm::probe`.
 
 use super::Sys;
 use kvm_bindings::kvm_userspace_memory_region;

@@ -28,12 +28,12 @@ use crate::sys::{file, socket};
 use crate::vm;
 use crate::vm::boot::{initramfs, kernel};
 use crate::vm::channel::client;
-use crate::vm::channel::client::News;
-use crate::vm::engine::Accelerator;
-use crate::vm::monitor::boot::Job as Monitor;
-use crate::vm::rootless::{self, Own};
+use crate::vm::channel::client::ToParent;
+use crate::vm::monitor::config::MonitorConfig as Monitor;
+use crate::vm::rootless::{self, IdMaps};
 use crate::vm::translate;
 use crate::vm::translate::{Share, Translated};
+use crate::vm::vmm::Accelerator;
 use crate::{Context, Error, Result};
 use std::time::Duration;
 
@@ -179,14 +179,14 @@ impl Backend for VmBackend<'_> {
     }
 
     fn wait(&mut self, child: &Child, kind: Barrier) -> Met {
-        match (client::receive::<News>(&child.sync)?, kind) {
-            (Some((News::Placed, _)), Barrier::Hooks) => Ok(()),
-            (Some((News::Ready(outcomes, facts), _)), Barrier::Ready) => {
+        match (client::receive::<ToParent>(&child.sync)?, kind) {
+            (Some((ToParent::NetworkReady, _)), Barrier::Hooks) => Ok(()),
+            (Some((ToParent::Ready(outcomes, facts), _)), Barrier::Ready) => {
                 let facts = facts.ok_or_else(|| Error::new("the monitor names no facts"))?;
                 (self.outcomes, self.vm.facts) = (outcomes, *facts);
                 Ok(())
             }
-            (Some((News::Failed(text, status), _)), _) => {
+            (Some((ToParent::Failed(text, status), _)), _) => {
                 let error = Error::new(text);
                 Err(Unmet::Error(match status {
                     Some(status) => error.with_status(status),
@@ -225,9 +225,9 @@ fn compile(
     root: RootImage,
 ) -> Result<(Translated, Options, Plan)> {
     let mut translated = translate::translate(spec, options.layers.as_ref())?;
-    vm::boot::disk::root_from_image(&mut translated, root.from, spec, root.make.then_some(store))?;
+    translate::root_from_image(&mut translated, root.from, spec, root.make.then_some(store))?;
     translated.add_interpreter(binfmt::of_bundle(spec)?);
-    let facts = translate::facts(&translated.spec, None);
+    let facts = translate::facts::guest_facts(&translated.spec, None);
     let create = Options {
         systemd_cgroup: false,
         layers: translated.layers.take(),
@@ -240,8 +240,11 @@ fn compile(
         .linux
         .as_ref()
         .and_then(|linux| linux.resources.as_ref());
-    plan.warnings
-        .extend(resources.map(translate::without_effect).unwrap_or_default());
+    plan.warnings.extend(
+        resources
+            .map(translate::limits::without_effect)
+            .unwrap_or_default(),
+    );
     vm::plan::guest(&plan, &[])?;
     Ok((translated, create, plan))
 }
@@ -285,7 +288,7 @@ pub fn preview(
         spec
     };
     let facts = Facts::probe(&spec)?;
-    let (own, guests) = Own::of(&spec, &facts)?.unzip();
+    let (own, guests) = IdMaps::for_spec(&spec, &facts)?.unzip();
     let root = RootImage {
         from: &machine.root(),
         make: false,
@@ -349,7 +352,7 @@ fn prepare(request: &Request) -> Result<Prepared> {
         ..
     } = request;
     let spec = target.spec;
-    let (own, guests) = Own::of(spec, request.facts)?.unzip();
+    let (own, guests) = IdMaps::for_spec(spec, request.facts)?.unzip();
     let root = RootImage {
         from: &asked.root(),
         make: true,
@@ -390,7 +393,7 @@ fn prepare(request: &Request) -> Result<Prepared> {
         kernel,
         initramfs,
         shares: translated.shares,
-        opened: translated
+        open_disks: translated
             .disks
             .iter()
             .map(vm::boot::disk::Disk::open)
@@ -400,12 +403,9 @@ fn prepare(request: &Request) -> Result<Prepared> {
         interpreter: translated.interpreter,
         network: translated.network,
         start: Fd(-1),
-        own,
+        id_maps: own,
         tasks: Vec::new(),
         console: None,
-        facts: None,
-        interfaces: Vec::new(),
-        sessions: 0,
     };
     Ok(Prepared {
         monitor,
@@ -421,7 +421,7 @@ fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
     if engine == Engine::Qemu {
         return Ok(Accelerator::Tcg);
     }
-    match (vm::engine::probe::probe(), engine) {
+    match (vm::vmm::probe::probe(), engine) {
         (Ok(()), _) => Ok(Accelerator::Kvm),
         (Err(error), Engine::Kvm) => Err(error),
         (Err(error), _) => {
@@ -463,7 +463,7 @@ fn host_cgroup(request: &HostCgroup) -> Result<cgroups::plan::Plan> {
     let config = spec.config();
     let linux = config.linux.as_ref();
     let resources =
-        translate::host_limits(linux.and_then(|linux| linux.resources.as_ref()), *memory);
+        translate::limits::host_limits(linux.and_then(|linux| linux.resources.as_ref()), *memory);
     let driver = if options.systemd_cgroup {
         Driver::Systemd {
             user: facts.euid != 0,

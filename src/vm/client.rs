@@ -1,21 +1,21 @@
-//! What hull's commands ask of a container's VM, by way of its monitor.
+//! What hull's commands do with a running VM, through its monitor's control socket.
 
 use crate::cgroups::group::Group;
 use crate::cgroups::stats::types::Stats;
+use crate::settings::vm::{GuestMemory, memory_for};
 use crate::spec::Spec;
 use crate::spec::config::{Memory, Resources};
 use crate::state::VmRecord;
-use crate::vm::channel::client;
-use crate::vm::channel::client::Request;
+use crate::vm::channel::client::{self, MonitorRequest};
 use crate::vm::channel::message;
-use crate::vm::translate;
+use crate::vm::translate::limits;
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a guest may take to bring memory into use that was plugged in or that the balloon gives
-/// back, or to empty it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a guest may take to online memory that was plugged in or that the balloon gave back,
+/// or to offline it.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A container's VM, by the container's directory.
 pub struct Vm {
@@ -24,60 +24,71 @@ pub struct Vm {
 
 impl Vm {
     /// The VM of the container in this directory.
-    pub fn of(directory: PathBuf) -> Self {
+    pub(crate) fn of(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// Asks the monitor.
+    /// Sends the monitor a request and waits for the answer.
     ///
     /// # Errors
-    /// `container not running`; the guest's.
-    pub fn ask(&self, request: &Request) -> Result<Option<serde_json::Value>> {
-        client::ask(&self.directory, request)
+    /// `container not running`; the guest or QEMU refuses the request, or does not answer in time.
+    pub(crate) fn request(&self, request: &MonitorRequest) -> Result<Option<serde_json::Value>> {
+        client::request(&self.directory, request)
     }
 
-    /// A signal for the program or for all, by the guest. One that the kernel would act on itself,
-    /// on the monitor, goes the same way.
-    pub fn signal(&self, request: &Request) -> Result<()> {
+    /// Has the guest send a signal to the container's program or to all of its processes. The
+    /// host's kill(2) would act on the monitor process instead.
+    ///
+    /// # Errors
+    /// `container not running`; the guest refuses the signal.
+    pub(crate) fn signal(&self, request: &MonitorRequest) -> Result<()> {
         client::signal(&self.directory, request)
     }
 
-    /// Whether the program does nothing about a signal: the guest's kernel is asked.
-    pub fn leaves_to_default(&self, signal: i32) -> bool {
-        let answer = self.ask(&Request::Handled).ok().flatten();
+    /// Whether the container's program leaves a signal to its default action, as far as the guest
+    /// answers.
+    pub(crate) fn leaves_to_default(&self, signal: i32) -> bool {
+        let answer = self.request(&MonitorRequest::Handled).ok().flatten();
         answer
             .and_then(|mask| mask.as_u64())
             .is_some_and(|mask| mask & (1 << (signal - 1)) == 0)
     }
 
     /// The counters of the container's cgroup in the guest.
-    pub fn stats(&self) -> Result<Stats> {
+    ///
+    /// # Errors
+    /// As [`Vm::request`].
+    pub(crate) fn stats(&self) -> Result<Stats> {
         let value = self
-            .ask(&Request::Stats)?
-            .ok_or_else(|| Error::new("the guest gives no counters"))?;
+            .request(&MonitorRequest::Stats)?
+            .ok_or_else(client::unexpected_answer)?;
         serde_json::from_value(value)
-            .map_err(|error| Error::new(format!("the guest's counters: {error}")))
+            .map_err(|error| Error::new(format!("decode the guest's counters: {error}")))
     }
 
     /// The guest's processes that belong to the container.
     ///
     /// # Errors
-    /// `container not running`.
-    pub fn processes(&self) -> Result<Vec<message::Process>> {
+    /// As [`Vm::request`].
+    pub(crate) fn processes(&self) -> Result<Vec<message::Process>> {
         let value = self
-            .ask(&Request::Processes)?
-            .ok_or_else(|| Error::new("the guest gives no processes"))?;
+            .request(&MonitorRequest::Processes)?
+            .ok_or_else(client::unexpected_answer)?;
         serde_json::from_value(value)
-            .map_err(|error| Error::new(format!("the guest's processes: {error}")))
+            .map_err(|error| Error::new(format!("decode the guest's processes: {error}")))
     }
 
-    /// New limits: the guest's kernel applies them to the container, the balloon takes what the
-    /// container may not have any more, memory is plugged in where it may have more than the
-    /// machine booted with, and the host's cgroup limits what is the host's. `before` has the
-    /// limits until now.
-    pub fn update(
+    /// Sets new resource limits. The guest's kernel applies them to the container's cgroup in the
+    /// guest. A lower memory limit inflates the balloon; one above the memory at boot plugs memory
+    /// in. `group` is the container's cgroup on the host, which limits the monitor, the share
+    /// server and QEMU; `before` has the limits until now.
+    ///
+    /// # Errors
+    /// The new memory limit is more than the guest can have; the guest refuses a limit or does not
+    /// take its new memory in time. The limits on the host are restored then.
+    pub(crate) fn update(
         &self,
-        machine: &VmRecord,
+        vm: &VmRecord,
         group: &mut Group,
         change: &Resources,
         before: &Spec,
@@ -87,53 +98,23 @@ impl Vm {
             .as_ref()
             .and_then(|memory| memory.limit)
             .filter(|limit| *limit != 0);
-        let wanted = limit.map(|limit| {
-            crate::settings::vm::memory_for(
-                u64::try_from(limit).ok(),
-                machine.memory,
-                machine.memory_max,
-            )
-        });
-        match (limit, machine.memory_max) {
-            (Some(limit), None) if limit > 0 && limit as u64 > machine.memory => {
-                return Err(Error::new(format!(
-                    "memory limit {limit}: the guest was booted with {} bytes, and a balloon \
-                        cannot grow past that (--vm-memory-max, when it is made)",
-                    machine.memory
-                )));
-            }
-            (Some(limit), Some(most)) if limit > 0 && limit as u64 > most => {
-                return Err(Error::new(format!(
-                    "memory limit {limit}: the guest was made to grow to {most} bytes at most \
-                        (--vm-memory-max)"
-                )));
-            }
-            _ => {}
-        }
-        translate::without_effect(change)
+        check_memory_limit(vm, limit)?;
+        let wanted =
+            limit.map(|limit| memory_for(u64::try_from(limit).ok(), vm.memory, vm.memory_max));
+        limits::without_effect(change)
             .iter()
             .for_each(|words| crate::log::warn(words));
-        let grows = match wanted {
-            Some((left, plugged)) => plugged > 0 || self.number(&Request::Left)? < left,
-            None => false,
-        };
-        let mut host = translate::host_limits(Some(change), machine.memory);
-        host.memory = match wanted {
-            Some((_, plugged)) if grows => higher_limit(group, machine.memory + plugged)?,
+        let grow = match wanted {
+            Some(wanted) if self.grows_to(wanted)? => Some(wanted),
             _ => None,
         };
-        group.update(&host)?;
-        let limits = Request::Update(Box::new(translate::guests_part(change)));
-        let carried_out = match wanted {
-            // Before the limit: a program that may have more would be killed for the lack of what
-            // is still on its way.
-            Some((left, plugged)) if grows => {
-                self.grow(left, plugged).and_then(|()| self.ask(&limits))
-            }
-            _ => self.ask(&limits),
+        let mut host = limits::host_limits(Some(change), vm.memory);
+        host.memory = match grow {
+            Some(wanted) => higher_limit(group, vm.memory + wanted.plugged)?,
+            None => None,
         };
-        if let Err(refused) = carried_out {
-            // All or nothing: the host's part is as it was.
+        group.update(&host)?;
+        if let Err(error) = self.update_guest(change, grow) {
             let before = before
                 .config()
                 .linux
@@ -141,69 +122,97 @@ impl Vm {
                 .and_then(|linux| linux.resources.as_ref());
             group.update(&Resources {
                 memory: None,
-                ..translate::host_limits(before, machine.memory)
+                ..limits::host_limits(before, vm.memory)
             })?;
-            return Err(refused);
+            return Err(error);
         }
-        match wanted {
-            Some((left, _)) if !grows => self.shrink(machine, left),
+        match (wanted, grow) {
+            (Some(wanted), None) => self.shrink(vm, wanted.at_boot),
             _ => Ok(()),
         }
     }
 
-    /// Plugs memory in and has the balloon give back what it took, and waits until the guest has
-    /// both.
-    fn grow(&self, left: u64, plugged: u64) -> Result<()> {
-        self.ask(&Request::Memory(left, plugged))?;
-        let late = |what: &str, came: u64| {
-            Err(Error::new(format!(
-                "give the guest {what} {came} within {} s",
-                PATIENCE.as_secs()
-            )))
-        };
-        if plugged > 0 {
-            let taken = self.number_when(&Request::Plugged, |taken| taken >= plugged)?;
-            if taken < plugged {
-                return late(&format!("{plugged} bytes of memory more: it took"), taken);
-            }
+    /// The guest gets more memory before the higher limit: with the limit alone, its kernel would
+    /// kill a program for lack of the memory that is not there yet.
+    fn update_guest(&self, change: &Resources, grow: Option<GuestMemory>) -> Result<()> {
+        if let Some(wanted) = grow {
+            self.grow(wanted)?;
         }
-        match self.number_when(&Request::Left, |now| now >= left)? {
-            now if now >= left => Ok(()),
-            now => late(
-                &format!("{left} bytes of the memory it was booted with: the balloon left it"),
-                now,
-            ),
-        }
+        let limits = limits::guest_limits(change);
+        self.request(&MonitorRequest::Update(Box::new(limits)))
+            .map(drop)
     }
 
-    /// Takes what was plugged in, and then what the balloon is to take: the guest moves what is in
-    /// the one into the other.
-    fn shrink(&self, machine: &VmRecord, left: u64) -> Result<()> {
-        if machine.memory_max.is_some() {
-            self.ask(&Request::Memory(machine.memory, 0))?;
-            let kept = self.number_when(&Request::Plugged, |kept| kept == 0)?;
+    /// Whether the guest has less memory than this.
+    fn grows_to(&self, wanted: GuestMemory) -> Result<bool> {
+        Ok(wanted.plugged > 0 || self.number(&MonitorRequest::Balloon)? < wanted.at_boot)
+    }
+
+    /// Plugs memory in and deflates the balloon, and waits until the guest has the memory.
+    fn grow(&self, wanted: GuestMemory) -> Result<()> {
+        self.request(&MonitorRequest::Memory(wanted))?;
+        let seconds = MEMORY_TIMEOUT.as_secs();
+        let GuestMemory { at_boot, plugged } = wanted;
+        if plugged > 0 {
+            let taken = self.number_when(&MonitorRequest::Plugged, |taken| taken >= plugged)?;
+            if taken < plugged {
+                return Err(Error::new(format!(
+                    "plug in {plugged} bytes of memory: the guest took {taken} bytes within \
+                        {seconds} s"
+                )));
+            }
+        }
+        let balloon = self.number_when(&MonitorRequest::Balloon, |now| now >= at_boot)?;
+        if balloon < at_boot {
+            return Err(Error::new(format!(
+                "deflate the balloon to leave {at_boot} bytes: it left {balloon} bytes within \
+                    {seconds} s"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Unplugs all that was plugged in and then inflates the balloon, so that it leaves the guest
+    /// `at_boot` bytes. In this order the guest can migrate the pages of the memory that is
+    /// unplugged to the memory at boot.
+    fn shrink(&self, vm: &VmRecord, at_boot: u64) -> Result<()> {
+        if vm.memory_max.is_some() {
+            self.request(&MonitorRequest::Memory(GuestMemory {
+                at_boot: vm.memory,
+                plugged: 0,
+            }))?;
+            let kept = self.number_when(&MonitorRequest::Plugged, |kept| kept == 0)?;
             if kept > 0 {
                 crate::log::warn(&format!(
-                    "the guest keeps {kept} bytes of its memory for now: it has no place for what \
-                        is in them"
+                    "the guest keeps {kept} bytes of the memory that was plugged in: it cannot \
+                        move the pages there to other memory now"
                 ));
             }
         }
-        self.ask(&Request::Memory(left, 0)).map(drop)
+        self.request(&MonitorRequest::Memory(GuestMemory {
+            at_boot,
+            plugged: 0,
+        }))
+        .map(drop)
     }
 
-    /// What is asked for by its number.
-    fn number(&self, request: &Request) -> Result<u64> {
-        let number = self.ask(request)?.and_then(|value| value.as_u64());
-        number.ok_or_else(|| Error::new("the container's monitor answers something else"))
+    /// A request that is answered by a number.
+    fn number(&self, request: &MonitorRequest) -> Result<u64> {
+        let number = self.request(request)?.and_then(|value| value.as_u64());
+        number.ok_or_else(client::unexpected_answer)
     }
 
-    /// The same, once the number is as wanted, or as it is after a while.
-    fn number_when(&self, request: &Request, done: impl Fn(u64) -> bool) -> Result<u64> {
-        let until = Instant::now() + PATIENCE;
+    /// Repeats the request until the number satisfies the condition, for [`MEMORY_TIMEOUT`] at
+    /// most; returns the last number.
+    fn number_when(
+        &self,
+        request: &MonitorRequest,
+        condition: impl Fn(u64) -> bool,
+    ) -> Result<u64> {
+        let until = Instant::now() + MEMORY_TIMEOUT;
         loop {
             let number = self.number(request)?;
-            if done(number) || Instant::now() >= until {
+            if condition(number) || Instant::now() >= until {
                 return Ok(number);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -211,13 +220,29 @@ impl Vm {
     }
 }
 
-/// The host's limit for a machine of so much memory, where the one in force is lower. It is never
-/// lowered: a guest gives its memory back when it can, and below what it has the kernel would end
-/// it.
+/// A limit above the memory that the guest can have is an error.
+fn check_memory_limit(vm: &VmRecord, limit: Option<i64>) -> Result<()> {
+    match (limit, vm.memory_max) {
+        (Some(limit), None) if limit > 0 && limit as u64 > vm.memory => Err(Error::new(format!(
+            "memory limit {limit}: the guest was booted with {} bytes, and a balloon cannot grow \
+                past that (--vm-memory-max, when it is made)",
+            vm.memory
+        ))),
+        (Some(limit), Some(max)) if limit > 0 && limit as u64 > max => Err(Error::new(format!(
+            "memory limit {limit}: the guest was made to grow to {max} bytes at most \
+                (--vm-memory-max)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The memory limit on the host for a guest of this size, in bytes, if it is above the limit in
+/// force. hull never lowers this limit: the guest gives its memory back when it can, and with a
+/// limit below what QEMU uses the host's kernel would kill it.
 fn higher_limit(group: &Group, guest_memory: u64) -> Result<Option<Memory>> {
-    let wanted = translate::host_memory(guest_memory);
+    let wanted = limits::host_memory(guest_memory);
     let now = group.stats()?.memory.usage.limit;
-    // None at all where the host has no such controller.
+    // The limit is 0 if the host has no memory controller.
     Ok((1..wanted as u64).contains(&now).then(|| Memory {
         limit: Some(wanted),
         ..Memory::default()

@@ -18,7 +18,7 @@ use crate::sys::fd::{Fd, socket_pair};
 use crate::sys::file;
 use crate::sys::page::Page;
 use crate::sys::process::{self, Cloned};
-use crate::vm::channel::client::{self, News};
+use crate::vm::channel::client::{self, ToParent};
 use crate::vm::{plan, proxy};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -129,7 +129,7 @@ impl Backend for Proxied<'_> {
     }
 
     fn clone(&mut self, birth: Birth) -> Result<Child> {
-        let patience = client::patience()?;
+        let timeout = client::answer_timeout()?;
         let console = birth.slots.get(slot::CONSOLE as usize).copied();
         let console = console.filter(|fd| *fd >= 0);
         let (sync, theirs) = socket_pair()?;
@@ -137,12 +137,12 @@ impl Backend for Proxied<'_> {
         match process::clone(birth.flags, birth.cgroup).on("clone", "the exec's process")? {
             Cloned::Child => {
                 file::close_all_but(3, &mut [theirs.0, console.unwrap_or(-1)]);
-                let job = proxy::Job {
+                let job = proxy::ProxyConfig {
                     directory: &self.directory,
                     task: plan::guest_exec(self.plan, self.terminal),
                     plan: self.plan,
                     console: console.map(Fd),
-                    patience,
+                    timeout,
                     size: self.size,
                 };
                 proxy::run(job, &theirs)
@@ -161,9 +161,9 @@ impl Backend for Proxied<'_> {
     }
 
     fn wait(&mut self, child: &Child, _kind: Barrier) -> Met {
-        match client::receive::<News>(&child.sync)? {
-            Some((News::Ready(..), _)) => Ok(()),
-            Some((News::Failed(text, status), _)) => {
+        match client::receive::<ToParent>(&child.sync)? {
+            Some((ToParent::Ready(..), _)) => Ok(()),
+            Some((ToParent::Failed(text, status), _)) => {
                 let error = Error::new(text);
                 Err(Unmet::Error(match status {
                     Some(status) => error.with_status(status),

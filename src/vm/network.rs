@@ -1,12 +1,13 @@
-//! The host's part of a machine's network: every interface that is in the container's network
-//! namespace (an engine put it there, or hull's own networks did) gets a tap beside it, and all
-//! that arrives on the one is sent out of the other. The guest's interface has the hardware
-//! address, the addresses and the routes that the namespace's has; nothing there answers in its
-//! place, for nothing arrives.
+//! The network of a VM on the host. For each interface in the container's network namespace, which
+//! a container engine or hull's own networks put there, hull makes a tap device and redirects all
+//! incoming packets of the one to the other (traffic control, u32 filters). The guest's interface
+//! gets the MAC address, the IP addresses and the routes of the interface in the namespace. The
+//! host's kernel answers nothing there, since the redirection takes each packet before the IP
+//! layer.
 
-use super::engine::Tap;
+use super::vmm::Tap;
 use crate::net::link::{self, mac_text};
-use crate::net::netlink::{Link, Socket};
+use crate::net::netlink::{Link, Request, Socket};
 use crate::net::shape;
 use crate::step::host::Interface;
 use crate::sys::fd::Fd;
@@ -20,16 +21,25 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use std::net::IpAddr;
 
-/// Taps are named by this and a number.
-pub const TAP: &str = "hulltap";
+/// The prefix of the tap devices' names; a number follows.
+pub(crate) const TAP: &str = "hulltap";
 
-/// Carries the interfaces of this process's network namespace into a machine.
+/// An interface of the VM: its tap device on the host, and its description for the guest.
+pub(crate) struct Connected {
+    /// The tap device.
+    pub tap: Tap,
+    /// What the guest sets up.
+    pub interface: Interface,
+}
+
+/// Connects the interfaces of this process's network namespace to tap devices.
 ///
 /// # Errors
-/// Another machine has them. The kernel's: it may lack tun or the u32 filter.
-pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
+/// The interfaces are connected to another VM already; a netlink request fails, such as for lack
+/// of the kernel's tun module or u32 filter.
+pub(crate) fn connect() -> Result<Vec<Connected>> {
     let mut here = Socket::open()?;
-    let mut found = Vec::new();
+    let mut connected = Vec::new();
     let links: Vec<Link> = here
         .links()?
         .into_iter()
@@ -43,82 +53,82 @@ pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
     }
     for (number, link) in links.iter().enumerate() {
         let interface = describe(&mut here, link)?;
-        found.push((beside(&mut here, link, number)?, interface));
+        connected.push(Connected {
+            tap: add_tap(&mut here, link, number)?,
+            interface,
+        });
     }
-    Ok(found)
+    Ok(connected)
 }
 
-/// Takes back what was put on the interfaces of this process's network namespace: the taps end with
-/// the machine.
-pub fn let_go() {
-    let undone = Socket::open().and_then(|mut here| {
+/// Removes the ingress qdiscs, with their filters, from the interfaces of this process's network
+/// namespace. The kernel removes the tap devices when QEMU ends.
+pub(crate) fn disconnect() {
+    let removed = Socket::open().and_then(|mut here| {
         let links = here.links()?;
-        let carried = links
+        let requests: Vec<_> = links
             .iter()
-            .filter(|link| link.ethernet && !link.name.starts_with(TAP));
-        here.attempt(
-            &carried
-                .map(|link| {
-                    shape::no_ingress(
-                        link.index,
-                        format!("forget what was watched on {}", link.name),
-                    )
-                })
-                .collect::<Vec<_>>(),
-        )
+            .filter(|link| link.ethernet && !link.name.starts_with(TAP))
+            .map(remove_ingress)
+            .collect();
+        here.attempt(&requests)
     });
-    if let Err(error) = undone {
-        crate::log::debug(|| format!("the interfaces are still watched: {error}"));
+    if let Err(error) = removed {
+        crate::log::debug(|| format!("the interfaces keep their ingress qdiscs: {error}"));
     }
 }
 
-/// A tap, and the two ways between it and the interface.
-fn beside(here: &mut Socket, device: &Link, number: usize) -> Result<Tap> {
+fn remove_ingress(link: &Link) -> Request {
+    shape::no_ingress(
+        link.index,
+        format!("remove the ingress qdisc of {}", link.name),
+    )
+}
+
+/// Makes a tap device and redirects packets both ways between it and an interface.
+fn add_tap(here: &mut Socket, device: &Link, number: usize) -> Result<Tap> {
     let name = format!("{TAP}{number}");
     let fd = match netns::open_tap(&name).map(Fd) {
-        // Not the tap's own want.
         Err(Errno::ENOENT) => {
             return Err(Error::new(
                 "open /dev/net/tun: no such file or directory: the kernel's module tun is not \
                     loaded",
             ));
         }
-        other => other.on("make tap", &name)?,
+        other => other.on("create tap", &name)?,
     };
     let tap = here
         .link(&name)?
-        .ok_or_else(|| Error::new(format!("tap {name} is gone")))?;
-    // A machine that was here before, of a container that an engine starts anew in its pod, left
-    // its filters: its tap is gone.
-    here.attempt(&[shape::no_ingress(
-        device.index,
-        format!("forget what was watched on {}", device.name),
-    )])?;
+        .ok_or_else(|| Error::new(format!("tap {name} has disappeared")))?;
+    // When a container engine restarts a container in its pod, the VM before may have left its
+    // filters, which redirect to a tap device that no longer exists.
+    here.attempt(&[remove_ingress(device)])?;
     here.execute(&[
         link::set_up(tap.index, true, format!("bring up {name}")),
         link::set_up(device.index, true, format!("bring up {}", device.name)),
         shape::ingress(
             device.index,
-            format!("watch what arrives on {}", device.name),
+            format!("add an ingress qdisc to {}", device.name),
         ),
         shape::redirect(
             device.index,
             tap.index,
-            format!("send what arrives on {} through {name}", device.name),
+            format!("redirect packets from {} to {name}", device.name),
         ),
-        shape::ingress(tap.index, format!("watch what arrives on {name}")),
+        shape::ingress(tap.index, format!("add an ingress qdisc to {name}")),
         shape::redirect(
             tap.index,
             device.index,
-            format!("send what arrives on {name} through {}", device.name),
+            format!("redirect packets from {name} to {}", device.name),
         ),
     ])?;
     Ok(Tap {
         fd,
-        hardware: mac_text(&device.mac),
+        mac: mac_text(&device.mac),
     })
 }
 
+/// The description of an interface for the guest.
 fn describe(here: &mut Socket, device: &Link) -> Result<Interface> {
     let mut interface = Interface {
         hardware: mac_text(&device.mac),
@@ -134,22 +144,22 @@ fn describe(here: &mut Socket, device: &Link) -> Result<Interface> {
         }
     }
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut asked = RouteMessage::default();
-        asked.header.address_family = family;
-        for answer in here.dump(RouteNetlinkMessage::GetRoute(asked))? {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        for answer in here.dump(RouteNetlinkMessage::GetRoute(request))? {
             if let RouteNetlinkMessage::NewRoute(message) = answer {
                 interface.routes.extend(route(&message, device.index));
             }
         }
     }
-    // A gateway that is reached by a route of its own comes after that.
+    // The kernel accepts a route through a gateway only if another route leads to the gateway.
     interface
         .routes
         .sort_by_key(|(_, gateway)| gateway.is_some());
     Ok(interface)
 }
 
-/// An address with its prefix; link-local ones the guest makes by itself.
+/// An address with its prefix length. The guest's kernel makes link-local addresses by itself.
 fn address(message: &AddressMessage) -> Option<String> {
     let find = |local: bool| {
         message
@@ -166,18 +176,18 @@ fn address(message: &AddressMessage) -> Option<String> {
     (!link_local).then(|| format!("{ip}/{}", message.header.prefix_len))
 }
 
-/// A route of the main table by this interface that somebody made: those of the addresses come with
-/// them.
+/// Destination and gateway of a route of the main table over this interface. Routes of protocol
+/// `kernel` are left out: the kernel makes them for each address.
 fn route(message: &RouteMessage, index: u32) -> Option<(String, Option<String>)> {
     let header = &message.header;
-    let by_hand = header.table == RouteHeader::RT_TABLE_MAIN
+    let configured = header.table == RouteHeader::RT_TABLE_MAIN
         && header.kind == RouteType::Unicast
         && header.protocol != RouteProtocol::Kernel;
     let over = message
         .attributes
         .iter()
         .any(|attribute| matches!(attribute, RouteAttribute::Oif(oif) if *oif == index));
-    if !by_hand || !over {
+    if !configured || !over {
         return None;
     }
     let text = |address: &RouteAddress| match address {

@@ -2,7 +2,7 @@
 //! for the guest, around the container's process. The container steps are those of the guest's plan.
 
 use super::channel::message::Task;
-use super::rootless::{self, Own};
+use super::rootless::{self, IdMaps};
 use crate::cgroups;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
@@ -22,7 +22,7 @@ pub struct HostRequest<'a> {
     /// The cgroup of all the VM's processes.
     pub cgroup: cgroups::plan::Plan,
     /// An ordinary user's ids: the monitor is root of a user namespace of its own.
-    pub own: Option<&'a Own>,
+    pub own: Option<&'a IdMaps>,
     /// The networks of hull's that the container is put on.
     pub network: Option<&'a crate::net::setup::Setup>,
 }
@@ -59,7 +59,7 @@ pub fn host(request: HostRequest) -> (Vec<Placed<HostStep>>, u32) {
     let by_systemd = matches!(cgroup.driver, cgroups::request::Driver::Systemd { .. });
     let tasks = if by_systemd { 0 } else { cgroup.v1_count() };
     let clone = HostStep::Clone {
-        flags: own.map_or(0, |_| rootless::KINDS),
+        flags: own.map_or(0, |_| rootless::CLONE_FLAGS),
         stage: None,
         into_cgroup: !by_systemd,
     };

@@ -1,8 +1,7 @@
-//! An ordinary user's machine. All that there is of it on the host lives in a user namespace
-//! (user_namespaces(7)), whose root is the monitor: it may mount the shares, redirect packets and
-//! give files to the ids that the user has been granted. Those ids of the host are mapped there;
-//! the guest sees files as that namespace does, so a user namespace of the config's maps the same
-//! ids to themselves in it.
+//! Rootless VMs: hull's user is not root. The monitor, the share server and QEMU then run in a user
+//! namespace (user_namespaces(7)) in which the monitor is root: there it may mount the shares,
+//! redirect packets, and give files to the subordinate ids of hull's user. The guest sees the ids
+//! of that namespace, so a user namespace of the config maps each id to itself within the guest.
 
 use crate::facts::Facts;
 use crate::namespaces::subid::Maps;
@@ -12,25 +11,27 @@ use crate::step::host::{HostStep, MapWriter};
 use crate::sys::{ids, socket};
 use crate::{Context, Error, Result};
 
-/// `CLONE_NEW*` of the monitor.
-pub const KINDS: u64 = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u64;
-/// What the monitor hears when its maps are written.
-pub const MAPPED: &[u8] = b"i";
+/// `CLONE_NEW*` flags with which a rootless monitor is cloned.
+pub(crate) const CLONE_FLAGS: u64 = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u64;
+/// The message to the monitor that its id maps are written.
+pub(crate) const MAPPED: &[u8] = b"i";
 
-/// The ids of the user namespace, and who writes its maps.
+/// The id maps of the monitor's user namespace, and who writes them.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub struct IdMaps {
     maps: Maps,
+    /// For the uid and the gid map: the writer, and whether `setgroups` must be denied before.
     writers: [(MapWriter, bool); 2],
 }
 
-impl Own {
-    /// What an ordinary user's machine needs, and the config with the guest's ids; nothing for
-    /// root, in whatever user namespace.
+impl IdMaps {
+    /// The id maps for a container, and its config with the mappings that apply in the guest; or
+    /// `None` if hull runs as root, in any user namespace. `facts` are the host's for this config.
     ///
     /// # Errors
-    /// The ids that the config maps are not the user's.
-    pub fn of(spec: &Spec, facts: &Facts) -> Result<Option<(Self, Spec)>> {
+    /// The config does not map the container's root; hull's user may not map the ids
+    /// (`/etc/subuid`, newuidmap(1)).
+    pub fn for_spec(spec: &Spec, facts: &Facts) -> Result<Option<(Self, Spec)>> {
         if nix::unistd::geteuid().is_root() {
             return Ok(None);
         }
@@ -47,31 +48,31 @@ impl Own {
         };
         if !maps.has(0, 0) {
             return Err(Error::new(
-                "linux.uidMappings: the VM backend needs the container's root mapped: it serves \
-                    the files",
+                "linux.uidMappings: the VM backend needs a mapping of the container's root, as \
+                    which the share server accesses the files",
             ));
         }
         let facts = facts.clone().for_mappings();
-        let writer = |uid, map: &[IdMapping], from: &str| {
+        let writer = |uid, map: &[IdMapping], field: &str| {
             crate::namespaces::plan::map_writer(&facts, uid, map)
-                .map_err(|error| error.within(from))
+                .map_err(|error| error.within(field))
         };
         let writers = [
             writer(true, &maps.uid, "linux.uidMappings")?,
             writer(false, &maps.gid, "linux.gidMappings")?,
         ];
-        let guests = if spec
+        let guest_spec = if spec
             .namespace(oci_spec::runtime::LinuxNamespaceType::User)
             .is_some()
         {
-            spec.with_mappings(to_themselves(&maps.uid), to_themselves(&maps.gid))
+            spec.with_mappings(identity(&maps.uid), identity(&maps.gid))
         } else {
             spec.with_mappings(Vec::new(), Vec::new())
         };
-        Ok(Some((Self { maps, writers }, guests)))
+        Ok(Some((Self { maps, writers }, guest_spec)))
     }
 
-    /// The host steps that map the monitor's ids.
+    /// The host steps that write the id maps of the monitor.
     pub fn steps(&self) -> Vec<HostStep> {
         [(true, &self.maps.uid), (false, &self.maps.gid)]
             .into_iter()
@@ -87,25 +88,27 @@ impl Own {
             .collect()
     }
 
-    /// The monitor becomes root of its user namespace.
+    /// In the monitor: waits until its id maps are written and becomes root of its user namespace.
+    /// `parent` is the socket to the process that writes them.
     ///
     /// # Errors
-    /// the parent process exited.
-    pub fn become_root(&self, maker: i32) -> Result<()> {
-        let mut word = [0_u8; 1];
-        if socket::recv(maker, &mut word) != Ok(MAPPED.len()) {
+    /// The parent process exited; setresgid(2) or setresuid(2) fails.
+    pub fn become_root(&self, parent: i32) -> Result<()> {
+        let mut byte = [0_u8; 1];
+        if socket::recv(parent, &mut byte) != Ok(MAPPED.len()) {
             return Err(Error::new("the parent process exited"));
         }
         ids::setresgid(0).on("become", "root of the user namespace")?;
         ids::setresuid(0).on("become", "root of the user namespace")?;
-        // That took it away (prctl(2)).
+        // A change of the effective uid clears the dumpable flag (PR_SET_DUMPABLE(2const)), and
+        // with it access to /proc/self.
         ids::prctl(libc::PR_SET_DUMPABLE, 1, 0)
-            .on("become", "dumpable")
+            .on("set", "PR_SET_DUMPABLE")
             .map(drop)
     }
 
-    /// An id without rights to be QEMU's: root's, which has no capabilities either then, where
-    /// there is no other.
+    /// The id as which QEMU runs: `nobody` if the maps have it, otherwise 0, which has no
+    /// capabilities in QEMU's process either.
     pub fn unprivileged(&self, nobody: u32) -> u32 {
         if self.maps.has(nobody, nobody) {
             nobody
@@ -115,12 +118,12 @@ impl Own {
     }
 }
 
-/// The same ids, mapped to themselves.
-fn to_themselves(map: &[IdMapping]) -> Vec<IdMapping> {
+/// Maps each id of the container to itself.
+fn identity(map: &[IdMapping]) -> Vec<IdMapping> {
     map.iter()
-        .map(|run| IdMapping {
-            host_id: run.container_id,
-            ..run.clone()
+        .map(|range| IdMapping {
+            host_id: range.container_id,
+            ..range.clone()
         })
         .collect()
 }

@@ -1,5 +1,6 @@
-//! A process of hull's that stands for a program in a guest: its own stdin, stdout and stderr, or a
-//! terminal, as ends that never block whoever serves the channel.
+//! The stdio of a host process that represents a program in the guest: hull copies between the
+//! process's stdin, stdout and stderr (or a pseudoterminal) and stream sockets, which the event
+//! loop that serves the channel can use without blocking.
 
 use crate::sys::fd::Fd;
 use crate::sys::{file, socket};
@@ -10,47 +11,50 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-/// What a pipe is made to hold for a reader who is late, in bytes: all that can be on its way when
-/// a program ends (the channel's last word, its window, and what lies between it and the pipe).
-const KEPT: usize = 2 << 20;
-/// What is written at once, in bytes: a write that waits tells of its reader's progress only when
-/// it is done.
+/// The capacity that a pipe gets when its reader is late, in bytes: room for all output that can be
+/// in transit when a program ends (the channel's window and last data, and the sockets' buffers).
+const PIPE_SIZE: usize = 2 << 20;
+/// The size of one write, in bytes. A longer write to a full pipe would show the reader's progress
+/// only when all of it is written.
 const PIECE: usize = libc::PIPE_BUF;
 
-/// The far ends, for the channel.
-pub struct Ends {
-    /// Brings the program's stdin.
+/// The ends for the channel.
+pub(crate) struct Ends {
+    /// hull reads the program's stdin here.
     pub stdin: Fd,
-    /// Takes its stdout.
+    /// hull writes the program's stdout here.
     pub stdout: Fd,
-    /// Takes its stderr; none with a terminal.
+    /// hull writes the program's stderr here. A terminal has none.
     pub stderr: Option<Fd>,
 }
 
-/// The near ends.
-pub enum Stdio {
-    /// Pumps, before and after they run.
+/// The ends for the process's own stdio.
+pub(crate) enum Stdio {
+    /// Copying threads.
     Pipes {
-        /// From where to where; the first is for stdin.
+        /// Source and destination of each thread that is not started yet; stdin's is the first.
         pairs: Vec<(Fd, Fd)>,
-        /// Those of stdout and stderr.
+        /// The running threads for stdout and stderr.
         pumps: Vec<Pump>,
     },
-    /// The terminal's far side, for its size.
+    /// The slave side of a pseudoterminal, kept to read its size.
     Terminal(Fd),
 }
 
-/// One that carries what the program writes.
-pub struct Pump {
+/// A thread that copies the program's output.
+pub(crate) struct Pump {
     thread: JoinHandle<()>,
-    /// Where to; its end is the thread's to make.
+    /// The destination. The thread owns it, so that it is closed when the thread ends.
     to: Weak<Fd>,
-    /// How many bytes it has written there.
-    carried: Arc<AtomicU64>,
+    /// How many bytes the thread has written to it.
+    written: Arc<AtomicU64>,
 }
 
-/// A pair of stream sockets, close-on-exec.
-pub fn stream_pair() -> Result<(Fd, Fd)> {
+/// Creates a pair of connected Unix stream sockets, close-on-exec.
+///
+/// # Errors
+/// socketpair(2) fails.
+pub(crate) fn stream_pair() -> Result<(Fd, Fd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     let (a, b) = socketpair(
         AddressFamily::Unix,
@@ -58,29 +62,33 @@ pub fn stream_pair() -> Result<(Fd, Fd)> {
         None,
         SockFlag::SOCK_CLOEXEC,
     )
-    .on("make", "a socket pair")?;
+    .on("create", "a socket pair")?;
     Ok((Fd(a.into_raw_fd()), Fd(b.into_raw_fd())))
 }
 
-/// Copies of this process's stdio, which others may then replace.
-pub fn own() -> Result<[Fd; 3]> {
+/// Duplicates this process's stdin, stdout and stderr.
+///
+/// # Errors
+/// fcntl(2) fails (F_DUPFD_CLOEXEC).
+pub(crate) fn copy_own() -> Result<[Fd; 3]> {
     let copy = |raw: i32| {
         nix::fcntl::fcntl(
             socket::borrow(raw),
             nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
         )
         .map(Fd)
-        .on("copy", "stdio")
+        .on("duplicate", "stdio")
     };
     Ok([copy(0)?, copy(1)?, copy(2)?])
 }
 
-/// Leaves the caller's stdin and stdout to their copies: whoever reads to the end of what the
-/// program writes waits for the last holder. stderr stays for what this process itself has to say.
+/// Replaces this process's stdin and stdout by `/dev/null`, after they were duplicated: the reader
+/// of the program's output sees end of file only when no process has it open any more. stderr stays
+/// open for hull's own messages.
 ///
 /// # Errors
-/// The kernel's.
-pub fn let_go() -> Result<()> {
+/// `/dev/null` cannot be opened; dup3(2) fails.
+pub(crate) fn release_own() -> Result<()> {
     let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
         .map(Fd)
         .on("open", "/dev/null")?;
@@ -90,10 +98,10 @@ pub fn let_go() -> Result<()> {
 }
 
 impl Stdio {
-    /// Pipes for three descriptors of this process's.
+    /// Copies between these descriptors and new sockets, once [`Stdio::start`] is called.
     ///
     /// # Errors
-    /// The kernel's.
+    /// socketpair(2) fails.
     pub fn pipes(own: [Fd; 3]) -> Result<(Self, Ends)> {
         let [stdin, stdout, stderr] = own;
         let ((in_far, in_near), (out_far, out_near), (err_far, err_near)) =
@@ -112,12 +120,13 @@ impl Stdio {
         ))
     }
 
-    /// A terminal of the host's, whose near side goes over the console's socket as the container's
-    /// would. The guest's own terminal does the editing, so this one is raw; it is this process's
-    /// controlling one, so that its size and its end are told by signals.
+    /// Opens a pseudoterminal on the host and sends its master over the console socket, as the
+    /// namespace backend does. `size` is rows and columns; (0, 0) leaves the default. The terminal
+    /// in the guest does the line editing, so this one is in raw mode. It becomes the controlling
+    /// terminal of this process, which so gets SIGWINCH and SIGHUP.
     ///
     /// # Errors
-    /// The kernel's.
+    /// `/dev/ptmx` cannot be opened or set up; the console socket is closed.
     pub fn terminal(console: &Fd, size: (u16, u16)) -> Result<(Self, Ends)> {
         let master = file::openat(
             libc::AT_FDCWD,
@@ -128,65 +137,68 @@ impl Stdio {
         .map(Fd)
         .on("open", "/dev/ptmx")?;
         socket::pty_unlock(master.0).on("unlock", "the terminal")?;
-        let peer = Fd(socket::pty_peer(master.0).on("open", "the terminal")?);
-        let mut settings = tcgetattr(socket::borrow(peer.0)).on("ask", "the terminal")?;
+        let slave = Fd(socket::pty_peer(master.0).on("open", "the terminal")?);
+        let mut settings =
+            tcgetattr(socket::borrow(slave.0)).on("get the settings of", "the terminal")?;
         cfmakeraw(&mut settings);
-        tcsetattr(socket::borrow(peer.0), SetArg::TCSANOW, &settings).on("set", "the terminal")?;
+        tcsetattr(socket::borrow(slave.0), SetArg::TCSANOW, &settings)
+            .on("set the settings of", "the terminal")?;
         if size != (0, 0) {
-            socket::window_size(master.0, size.0, size.1).on("size", "the terminal")?;
+            socket::window_size(master.0, size.0, size.1).on("set the size of", "the terminal")?;
         }
         socket::send_fd(console.0, b"/dev/ptmx", master.0).on("send", "the terminal")?;
-        socket::controlling_terminal(peer.0).on("take", "the terminal")?;
-        // As it would be the program's stdio. What the caller had there it reads to the end, and
-        // must not wait for this process.
+        socket::controlling_terminal(slave.0).on("set", "the controlling terminal")?;
+        // As in a process of the namespace backend, the terminal replaces the caller's stdio, whose
+        // reader then does not wait for this process.
         for number in 0..3 {
-            file::dup_to(peer.0, number).on("set", "stdio")?;
+            file::dup_to(slave.0, number).on("set", "stdio")?;
         }
         let copy = || {
             nix::fcntl::fcntl(
-                socket::borrow(peer.0),
+                socket::borrow(slave.0),
                 nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
             )
             .map(Fd)
-            .on("copy", "the terminal")
+            .on("duplicate", "the terminal")
         };
         let ends = Ends {
             stdin: copy()?,
             stdout: copy()?,
             stderr: None,
         };
-        Ok((Stdio::Terminal(peer), ends))
+        Ok((Stdio::Terminal(slave), ends))
     }
 
-    /// The terminal's size: rows and columns.
+    /// The terminal's size: rows and columns. Pipes have none.
     pub fn size(&self) -> Option<(u16, u16)> {
         match self {
-            Stdio::Terminal(peer) => socket::terminal_size(peer.0),
+            Stdio::Terminal(slave) => socket::terminal_size(slave.0),
             Stdio::Pipes { .. } => None,
         }
     }
 
-    /// Begins to carry. After this the process has more than one thread.
+    /// Starts the copying threads. From here on the process has more than one thread and must not
+    /// clone.
     pub fn start(&mut self) {
         let Stdio::Pipes { pairs, pumps } = self else {
             return;
         };
         for (index, (from, to)) in std::mem::take(pairs).into_iter().enumerate() {
-            let (to, carried) = (Arc::new(to), Arc::new(AtomicU64::new(0)));
-            let (held, count) = (Arc::downgrade(&to), Arc::clone(&carried));
+            let (to, written) = (Arc::new(to), Arc::new(AtomicU64::new(0)));
+            let (weak, count) = (Arc::downgrade(&to), Arc::clone(&written));
             let thread = std::thread::spawn(move || pump(&from, &to, &count));
             if index > 0 {
                 pumps.push(Pump {
                     thread,
-                    to: held,
-                    carried,
+                    to: weak,
+                    written,
                 });
             }
         }
     }
 
-    /// Whether all that the program wrote has been taken, or is kept where it stays without this
-    /// process.
+    /// Whether all output of the program has reached its destination, so that this process may
+    /// end.
     pub fn is_done(&self) -> bool {
         match self {
             Stdio::Pipes { pumps, .. } => pumps.iter().all(|pump| pump.thread.is_finished()),
@@ -194,23 +206,24 @@ impl Stdio {
         }
     }
 
-    /// Another number whenever a reader has taken something of what the program wrote.
-    pub fn taken(&self) -> u64 {
-        let not_taken = |fd: i32| file::untaken(fd).unsigned_abs().into();
+    /// How many bytes of the program's output have been read, up to a constant: the number changes
+    /// whenever a reader reads.
+    pub fn read_by_readers(&self) -> u64 {
+        let unread = |fd: i32| file::untaken(fd).unsigned_abs().into();
         match self {
             Stdio::Pipes { pumps, .. } => pumps.iter().fold(0, |sum, pump| {
-                let kept: u64 = pump.to.upgrade().map_or(0, |to| not_taken(to.0));
-                sum.wrapping_add(pump.carried.load(Ordering::Relaxed))
-                    .wrapping_sub(kept)
+                let unread: u64 = pump.to.upgrade().map_or(0, |to| unread(to.0));
+                sum.wrapping_add(pump.written.load(Ordering::Relaxed))
+                    .wrapping_sub(unread)
             }),
-            Stdio::Terminal(peer) => 0_u64.wrapping_sub(not_taken(peer.0)),
+            Stdio::Terminal(slave) => 0_u64.wrapping_sub(unread(slave.0)),
         }
     }
 
-    /// The program has ended, and its reader takes nothing: a pipe is made to hold all of it, as
-    /// what a program writes to a pipe stays there for as long as the reader likes. What is no
-    /// pipe, or may not grow, stays as it is.
-    pub fn make_room(&self) {
+    /// Enlarges the pipes (F_SETPIPE_SZ), for a program that has ended and whose reader does not
+    /// read: its output then stays in the pipe as long as the reader likes, as that of a program on
+    /// the host does. What is not a pipe, or may not grow, is left as it is.
+    pub fn enlarge_pipes(&self) {
         let Stdio::Pipes { pumps, .. } = self else {
             return;
         };
@@ -218,8 +231,8 @@ impl Stdio {
             let Ok(size) = file::pipe_size(to.0) else {
                 continue;
             };
-            // An ordinary user may have `fs.pipe-max-size`.
-            let sizes = std::iter::successors(Some(KEPT), |size| Some(size / 2))
+            // Without CAP_SYS_RESOURCE the limit is the sysctl fs.pipe-max-size.
+            let sizes = std::iter::successors(Some(PIPE_SIZE), |size| Some(size / 2))
                 .take_while(|wanted| *wanted > size);
             let _ = sizes
                 .map(|wanted| file::set_pipe_size(to.0, wanted))
@@ -228,14 +241,15 @@ impl Stdio {
     }
 }
 
-/// Carries to the end of either side. These descriptors block, and are nobody's else to wait for.
-fn pump(from: &Fd, to: &Fd, carried: &AtomicU64) {
+/// Copies until end of file or until nobody reads the destination. Only this thread waits for these
+/// descriptors, so they may block.
+fn pump(from: &Fd, to: &Fd, written: &AtomicU64) {
     let mut buffer = vec![0_u8; 32768];
     loop {
         let count = match file::read(from.0, &mut buffer) {
             Ok(0) => return,
             Ok(count) => count,
-            // A stdin that its owner made non-blocking.
+            // The process that owns stdin has made it non-blocking.
             Err(nix::errno::Errno::EAGAIN) => {
                 let _ = crate::sys::process::poll2(from.0, -1, None);
                 continue;
@@ -245,9 +259,9 @@ fn pump(from: &Fd, to: &Fd, carried: &AtomicU64) {
         let mut left = &buffer[..count];
         while !left.is_empty() {
             match file::write(to.0, &left[..left.len().min(PIECE)]) {
-                Ok(written) => {
-                    left = &left[written..];
-                    carried.fetch_add(written as u64, Ordering::Relaxed);
+                Ok(count) => {
+                    left = &left[count..];
+                    written.fetch_add(count as u64, Ordering::Relaxed);
                 }
                 Err(nix::errno::Errno::EAGAIN) => {
                     let mut fds = [libc::pollfd {
@@ -271,7 +285,7 @@ mod tests {
     fn until(what: &str, condition: impl Fn() -> bool) {
         let end = Instant::now() + Duration::from_secs(60);
         while !condition() {
-            assert!(Instant::now() < end, "waited in vain: {what}");
+            assert!(Instant::now() < end, "timeout: {what}");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -287,8 +301,8 @@ mod tests {
         }
     }
 
-    /// Bytes on their way to a stdout; whoever writes them may have to wait.
-    fn written(stdout: Fd, bytes: Vec<u8>) -> (Stdio, JoinHandle<()>) {
+    /// Copies these bytes to a stdout; the thread that writes them may have to wait.
+    fn output(stdout: Fd, bytes: Vec<u8>) -> (Stdio, JoinHandle<()>) {
         let (mut stdio, ends) = Stdio::pipes([null(), stdout, null()]).unwrap();
         stdio.start();
         let Ends { stdout, .. } = ends;
@@ -298,26 +312,26 @@ mod tests {
         )
     }
 
-    /// The reader takes nothing, and all that has room has been written.
-    fn wait_till_still(stdio: &Stdio) {
-        until("nothing moves", || {
-            let before = stdio.taken();
+    /// Waits until all buffers are full.
+    fn wait_until_full(stdio: &Stdio) {
+        until("nothing is copied any more", || {
+            let before = stdio.read_by_readers();
             std::thread::sleep(Duration::from_millis(100));
-            stdio.taken() == before
+            stdio.read_by_readers() == before
         });
     }
 
     #[test]
-    fn a_pipe_keeps_all_for_a_reader_who_comes_after_the_end() {
+    fn a_pipe_keeps_all_output_for_a_late_reader() {
         let bytes: Vec<u8> = (0..120_000_u32).flat_map(u32::to_le_bytes).collect();
         let (reader, to) = file::pipe()
             .map(|(reader, to)| (Fd(reader), Fd(to)))
             .unwrap();
-        let (stdio, writer) = written(to, bytes.clone());
-        wait_till_still(&stdio);
+        let (stdio, writer) = output(to, bytes.clone());
+        wait_until_full(&stdio);
         assert!(!stdio.is_done());
         until("all is in the pipe", || {
-            stdio.make_room();
+            stdio.enlarge_pipes();
             stdio.is_done()
         });
         writer.join().unwrap();
@@ -330,21 +344,21 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_of_what_cannot_grow_is_seen_to_take() {
+    fn progress_of_a_slow_reader_of_a_socket_is_seen() {
         const ALL: usize = 1 << 20;
         let (to, reader) = stream_pair().unwrap();
-        let (stdio, writer) = written(to, vec![1; ALL]);
-        wait_till_still(&stdio);
-        stdio.make_room();
+        let (stdio, writer) = output(to, vec![1; ALL]);
+        wait_until_full(&stdio);
+        stdio.enlarge_pipes();
         assert!(!stdio.is_done());
         let (mut got, mut buffer) = (0, [0; PIECE]);
         while got < ALL / 2 {
-            let (before, from) = (stdio.taken(), got);
-            while stdio.taken() == before {
+            let (before, from) = (stdio.read_by_readers(), got);
+            while stdio.read_by_readers() == before {
                 got += file::read(reader.0, &mut buffer).unwrap();
                 assert!(
                     got - from <= 16 * PIECE,
-                    "{} bytes were taken and not seen",
+                    "{} bytes were read and not counted",
                     got - from
                 );
             }
@@ -353,6 +367,6 @@ mod tests {
             got += file::read(reader.0, &mut buffer).unwrap();
         }
         writer.join().unwrap();
-        until("all is taken", || stdio.is_done());
+        until("all is read", || stdio.is_done());
     }
 }

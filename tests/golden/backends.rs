@@ -76,7 +76,7 @@ fn plans_of_vms() {
 /// The guest's plan of a config.
 fn guest(spec: &Spec) -> Plan {
     let translated = vm::translate::translate(spec, None).unwrap();
-    let facts = vm::translate::facts(&translated.spec, None);
+    let facts = vm::translate::facts::guest_facts(&translated.spec, None);
     let request = Request {
         id: "c1".into(),
         ..Request::default()

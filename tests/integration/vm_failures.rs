@@ -26,7 +26,7 @@ fn a_guest_kernel_panic_is_an_error_with_the_console() {
         json!({ "kernel": { "path": "", "parameters": ["rdinit=/nothing", "init=/nothing"] } }),
     );
     let error = vm.refused();
-    assert_has!(error, "the machine ended");
+    assert_has!(error, "the vm ended");
     assert_has!(error, "kernel panic");
 }
 
@@ -108,7 +108,7 @@ fn a_vm_that_does_not_answer_can_be_ended() {
     for args in [&["kill", id, "TERM"][..], &["kill", "--all", id, "USR1"]] {
         assert_has!(
             call(args).success().stderr,
-            format!("the signal waits: the container's machine {help}")
+            format!("the signal is pending: the container's VM {help}")
         );
     }
     signal(qemu(&container), Signal::CONT);

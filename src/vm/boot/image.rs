@@ -1,9 +1,9 @@
-//! An image of the root file system: EROFS, made by mkfs.erofs(1), and kept in the store by what it
-//! holds.
+//! Images of root filesystems: EROFS, made by mkfs.erofs(1), and cached in the store under a
+//! fingerprint of the directory.
 //!
-//! What a directory holds is told without reading its files: every name with its mode, owner, size,
-//! inode number and time of change, which no user can set (inode(7), ctime). A file that is written
-//! to has another.
+//! The fingerprint covers each path with its mode, owner, size, device, inode number and ctime, and
+//! does not read the files: a write to a file changes its ctime, which no system call can set
+//! (inode(7)).
 
 use crate::store::Store;
 use crate::sys::replace::{Lasting, Replacement};
@@ -15,32 +15,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-/// How long an image that nobody boots is kept.
-const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long an image is kept after its last use.
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The image of a directory, out of the store or made now.
+/// The path of the image of a directory, which is made if the cache does not have it.
 ///
 /// # Errors
-/// mkfs.erofs is not installed, or fails; the directory changes meanwhile.
-pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
+/// mkfs.erofs is not installed or fails; the directory changes meanwhile; the cache cannot be
+/// written.
+pub(crate) fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
     let directory = store.cache("vm")?;
     let before = fingerprint(root)?;
     let path = directory.join(format!("root-{before:016x}.erofs"));
     if let Ok(file) = fs::File::options().append(true).open(&path) {
         file.set_modified(SystemTime::now())
-            .on("mark", path.display())?;
+            .on("set the time of", path.display())?;
         return Ok(path);
     }
     let new = Replacement::new(&path, 0o644)?;
     make(new.path(), root)?;
     if fingerprint(root)? != before {
         return Err(Error::new(format!(
-            "{} changes while its image is made",
+            "{} has changed while its image was made",
             root.display()
         )));
     }
     new.commit(Lasting::Process)?;
-    forget_old(&directory);
+    remove_old(&directory);
     Ok(path)
 }
 
@@ -53,22 +54,26 @@ fn make(image: &Path, root: &Path) -> Result<()> {
         .stdin(Stdio::null());
     let output = command.output().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            Error::new("an image of the root file system needs mkfs.erofs: install erofs-utils")
+            Error::new("an image of the root filesystem needs mkfs.erofs: install erofs-utils")
         }
         _ => Error::io("run", "mkfs.erofs", &error),
     })?;
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     Err(Error::new(format!(
         "mkfs.erofs of {}: {}",
         root.display(),
-        said.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+        message
+            .lines()
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join("; ")
     )))
 }
 
-/// What a directory holds, as a number.
+/// A hash of a directory's tree.
 fn fingerprint(root: &Path) -> Result<u64> {
     let mut hasher = std::hash::DefaultHasher::new();
     add(root, &mut hasher)?;
@@ -76,7 +81,7 @@ fn fingerprint(root: &Path) -> Result<u64> {
 }
 
 fn add(path: &Path, hasher: &mut impl Hasher) -> Result<()> {
-    let meta = fs::symlink_metadata(path).on("look at", path.display())?;
+    let meta = fs::symlink_metadata(path).on("stat", path.display())?;
     path.hash(hasher);
     (
         meta.mode(),
@@ -101,13 +106,14 @@ fn add(path: &Path, hasher: &mut impl Hasher) -> Result<()> {
     Ok(())
 }
 
-/// A machine that runs holds its image open: it may be removed.
-fn forget_old(directory: &Path) {
+/// Removes images that were not used for [`MAX_AGE`]. A running VM has its image open, so that it
+/// may be removed.
+fn remove_old(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let old = entry
             .metadata()
             .and_then(|meta| meta.modified())
-            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > KEPT));
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MAX_AGE));
         if old && entry.file_name().to_string_lossy().starts_with("root-") {
             let _ = fs::remove_file(entry.path());
         }
@@ -119,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_any_kind_is_another_image() {
+    fn any_change_changes_the_fingerprint() {
         let root = std::env::temp_dir().join(format!("hull-image-{}", std::process::id()));
         fs::create_dir_all(root.join("directory")).unwrap();
         fs::write(root.join("directory/file"), "one").unwrap();

@@ -1,6 +1,6 @@
-//! The guest's first file system: hull's own binary as `/init` and just the modules needed, in the
-//! kernel's `newc` form (Documentation/driver-api/early-userspace/buffer-format.rst). Made once for
-//! each kernel and each hull, and cached.
+//! The guest's initramfs: hull's own binary as `/init` and the modules that it may need, as a cpio
+//! archive of the format `newc` (Documentation/driver-api/early-userspace/buffer-format.rst). hull
+//! makes it once for each kernel and each build of hull, and caches it.
 
 use crate::store::Store;
 use crate::sys::replace::{Lasting, replace};
@@ -9,11 +9,12 @@ use crate::{Context, Error, Result};
 use std::fs;
 use std::path::PathBuf;
 
-/// Loaded before the channel is there. The share is loaded with them: there is hardly a machine
-/// without.
+/// Modules that the guest loads before it opens the channel. virtiofs is among them since almost
+/// every VM has a share.
 const BOOT: [&str; 3] = ["virtio_pci", "virtio_console", "virtiofs"];
-/// Packed where the kernel has them, and loaded when something needs them.
-const LATER: [&str; 13] = [
+/// Modules that the guest loads when it needs them. Those that the kernel does not have are left
+/// out.
+const ON_DEMAND: [&str; 13] = [
     "overlay",
     "virtio_net",
     "virtio_balloon",
@@ -29,31 +30,35 @@ const LATER: [&str; 13] = [
     "virtio_mem",
 ];
 
-/// A file system in the making.
+/// A cpio archive that is being written.
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
+    /// The last inode number.
     inode: u32,
 }
 
 impl Archive {
+    /// Appends an entry. `device` is the major and minor number of a device node.
     fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         self.inode += 1;
+        let (uid, gid, links, mtime, checksum) = (0, 0, 1, 0, 0);
+        let (filesystem_major, filesystem_minor) = (0, 0);
         let (major, minor) = device;
         let fields = [
             self.inode,
             mode,
-            0,
-            0,
-            1,
-            0,
+            uid,
+            gid,
+            links,
+            mtime,
             content.len() as u32,
-            0,
-            0,
+            filesystem_major,
+            filesystem_minor,
             major,
             minor,
             name.len() as u32 + 1,
-            0,
+            checksum,
         ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
@@ -78,26 +83,26 @@ impl Archive {
     }
 }
 
-/// The initramfs for a kernel, out of the cache or made now.
+/// The path of the initramfs for a kernel, which is made if the cache does not have it.
 ///
 /// # Errors
-/// A module is missing or cannot be read; the cache cannot be written.
-pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
+/// The kernel lacks a required module; a module cannot be read; the cache cannot be written.
+pub(crate) fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
     let directory = store.cache("vm")?;
-    let own = own_identity()?;
-    let path = directory.join(format!("initramfs-{}-{own:016x}", kernel.release));
-    let stamp = fs::metadata(kernel.modules.join("modules.dep"))
+    let build = build_id()?;
+    let path = directory.join(format!("initramfs-{}-{build:016x}", kernel.release));
+    let modules_time = fs::metadata(kernel.modules.join("modules.dep"))
         .and_then(|meta| meta.modified())
-        .on("look at", kernel.modules.display())?;
+        .on("stat modules.dep in", kernel.modules.display())?;
     if fs::metadata(&path)
         .and_then(|meta| meta.modified())
-        .is_ok_and(|made| made >= stamp)
+        .is_ok_and(|made| made >= modules_time)
     {
         return Ok(path);
     }
     let bytes = make(kernel)?;
     replace(&path, &bytes, 0o666, Lasting::Process)?;
-    // Those that an older hull made for this kernel are of no use.
+    // Remove those that other builds of hull have made for this kernel.
     let prefix = format!("initramfs-{}-", kernel.release);
     for entry in fs::read_dir(&directory)
         .on("read", directory.display())?
@@ -115,13 +120,14 @@ pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Which hull this is: the size of its file and what it was built of.
-fn own_identity() -> Result<u64> {
+/// Identifies this build of hull: a hash of its version, the size of its binary, and 256 samples of
+/// its content.
+fn build_id() -> Result<u64> {
     use std::hash::{Hash, Hasher};
     use std::os::unix::fs::{FileExt, MetadataExt};
     let file = fs::File::open("/proc/self/exe").on("open", "/proc/self/exe")?;
-    let meta = file.metadata().on("look at", "/proc/self/exe")?;
-    // The sealed copy has no times of its own: pieces of the content tell one build from another.
+    let meta = file.metadata().on("stat", "/proc/self/exe")?;
+    // hull may run from a sealed memfd, whose times say nothing about the build.
     let mut hasher = std::hash::DefaultHasher::new();
     (meta.size(), env!("CARGO_PKG_VERSION")).hash(&mut hasher);
     let mut piece = vec![0_u8; 4096];
@@ -139,18 +145,18 @@ fn make(kernel: &Kernel) -> Result<Vec<u8>> {
     for directory in ["dev", "proc", "sys", "root", "modules"] {
         archive.entry(directory, libc::S_IFDIR | 0o755, (0, 0), &[]);
     }
-    // The kernel opens it for the first process before anything is mounted.
+    // The kernel opens the console for PID 1 before anything is mounted.
     archive.entry("dev/console", libc::S_IFCHR | 0o600, (5, 1), &[]);
-    let own = fs::read("/proc/self/exe").on("read", "/proc/self/exe")?;
+    let binary = fs::read("/proc/self/exe").on("read", "/proc/self/exe")?;
     archive.entry(
         "init",
         libc::S_IFREG | 0o755,
         (0, 0),
-        loaded_part(&own)?.as_slice(),
+        loaded_part(&binary)?.as_slice(),
     );
     let mut list = String::new();
     let mut packed = std::collections::BTreeSet::new();
-    for module in kernel.modules(&BOOT, &LATER)? {
+    for module in kernel.modules(&BOOT, &ON_DEMAND)? {
         let mut names = Vec::new();
         for file in &module.files {
             let name = file
@@ -188,10 +194,10 @@ fn make(kernel: &Kernel) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// What of an ELF file the kernel loads: a build with its symbols is several times as large, and
-/// the guest would keep them in memory.
+/// The part of an ELF file that the kernel loads. A build with debug symbols is several times as
+/// large, and the initramfs stays in the guest's memory.
 fn loaded_part(elf: &[u8]) -> Result<Vec<u8>> {
-    let bad = || Error::new("/proc/self/exe is no ELF file that hull knows");
+    let bad = || Error::new("/proc/self/exe is not a valid 64-bit ELF file");
     let half = |at: usize| {
         elf.get(at..at + 2)
             .and_then(|b| b.try_into().ok())
@@ -220,7 +226,7 @@ fn loaded_part(elf: &[u8]) -> Result<Vec<u8>> {
         end = end.max(offset + length);
     }
     let mut part = elf.get(..end).ok_or_else(bad)?.to_vec();
-    // No section headers: they lie beyond.
+    // The section headers lie beyond the end: clear e_shoff, e_shentsize, e_shnum and e_shstrndx.
     part[40..48].fill(0);
     part[58..64].fill(0);
     Ok(part)
@@ -231,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_archive_is_what_cpio_reads() {
+    fn an_archive_has_the_newc_format() {
         let mut archive = Archive::default();
         archive.entry("dir", libc::S_IFDIR | 0o755, (0, 0), &[]);
         archive.entry("dir/file", libc::S_IFREG | 0o644, (0, 0), b"content");
@@ -240,8 +246,7 @@ mod tests {
         assert_eq!(&bytes[..6], b"070701");
         let text = String::from_utf8_lossy(&bytes);
         let file = text.find("dir/file").unwrap();
-        // The name stands 110 bytes after its entry's start, its length in the header's last but
-        // one field.
+        // The name follows the header of 110 bytes, whose last field but one is the name's length.
         assert_eq!(&text[file - 16..file - 8], "00000009");
         assert_eq!(&text[file - 110 + 54..file - 110 + 62], "00000007");
         assert!(

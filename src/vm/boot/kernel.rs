@@ -1,4 +1,5 @@
-//! The guest's kernel: one that the host already has, or one that is named, with its modules.
+//! The guest's kernel: an image that is installed on the host, or one that the options name, with
+//! its modules.
 
 use crate::{Context, Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,25 +7,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A kernel that can be booted.
+/// A kernel for a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    /// The file.
+pub(crate) struct Kernel {
+    /// Path of the image: a bzImage, or an ELF image with a PVH entry.
     pub image: PathBuf,
-    /// Its release, as uname(2) will say it.
+    /// The release, as uname(2) returns it in the guest.
     pub release: String,
-    /// The directory of its modules.
+    /// The directory with `modules.dep` and the modules.
     pub modules: PathBuf,
 }
 
-/// Finds a kernel: the one named, or the host's own, or the newest there is.
+/// Finds a kernel: the one that is named, otherwise the one that the host runs, otherwise the
+/// newest that is installed.
 ///
-/// Looked for: Debian's, Ubuntu's, Alpine's and Fedora's `/boot/vmlinuz-*`, Arch's
-/// `/boot/vmlinuz-linux`, and the `vmlinuz` beside the modules (Fedora, Arch).
+/// Installed kernels are `/boot/vmlinuz-*` (Debian, Ubuntu, Alpine, Fedora), `/boot/vmlinuz-linux`
+/// (Arch) and `vmlinuz` in the directory of the modules (Fedora, Arch).
 ///
 /// # Errors
-/// There is none whose modules are there too.
-pub fn find(named: Option<&Path>) -> Result<Kernel> {
+/// The named image cannot be read or is not a bzImage; no kernel has its modules installed.
+pub(crate) fn find(named: Option<&Path>) -> Result<Kernel> {
     match named {
         Some(image) => at(image, &[]),
         None => find_below(Path::new("/"), &host_release()),
@@ -37,16 +39,17 @@ fn host_release() -> String {
         .unwrap_or_default()
 }
 
-fn find_below(root: &Path, own: &str) -> Result<Kernel> {
+/// Finds a kernel below a root directory, first that of the release `host`.
+fn find_below(root: &Path, host: &str) -> Result<Kernel> {
     let modules: Vec<PathBuf> = ["lib/modules", "usr/lib/modules"]
         .iter()
         .map(|name| root.join(name))
         .collect();
-    let mut images: Vec<PathBuf> = [root.join("boot").join(format!("vmlinuz-{own}"))].into();
+    let mut images: Vec<PathBuf> = [root.join("boot").join(format!("vmlinuz-{host}"))].into();
     images.extend(
         modules
             .iter()
-            .map(|directory| directory.join(own).join("vmlinuz")),
+            .map(|directory| directory.join(host).join("vmlinuz")),
     );
     let mut others: Vec<PathBuf> = entries(&root.join("boot"))
         .filter(|path| file_name(path).starts_with("vmlinuz"))
@@ -65,8 +68,8 @@ fn find_below(root: &Path, own: &str) -> Result<Kernel> {
         .find_map(|image| at(image, &modules).ok());
     found.ok_or_else(|| {
         Error::new(
-            "no kernel with its modules in /boot or /lib/modules: install \
-        a kernel package, or name one with --vm-kernel",
+            "no kernel with its modules in /boot or /lib/modules: install a kernel package, or \
+                name one with --vm-kernel",
         )
     })
 }
@@ -85,7 +88,7 @@ fn file_name(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// The numbers in a name: newer releases sort after older ones.
+/// The numbers in a path, by which a newer release sorts after an older one.
 fn numbers(path: &Path) -> Vec<u64> {
     let text = path.to_string_lossy();
     text.split(|c: char| !c.is_ascii_digit())
@@ -93,32 +96,33 @@ fn numbers(path: &Path) -> Vec<u64> {
         .collect()
 }
 
-/// A kernel file, its release out of its header, and its modules: in the directories given, or beside
-/// it (`../lib/modules/RELEASE`, `lib/modules/RELEASE`, `modules/RELEASE`, `modules`, the file's
-/// own directory).
+/// The kernel of an image. Its modules are looked for in the directories given, relative to the
+/// image (`../lib/modules/RELEASE`, `../usr/lib/modules/RELEASE`, `lib/modules/RELEASE`,
+/// `modules/RELEASE`, `modules`, the image's directory), and in `/lib/modules/RELEASE` and
+/// `/usr/lib/modules/RELEASE`.
 fn at(image: &Path, directories: &[PathBuf]) -> Result<Kernel> {
     let image = image.canonicalize().on("open kernel", image.display())?;
     let release = release(&image)?;
-    let beside = image.parent().unwrap_or(Path::new("/"));
-    let above = beside.parent().unwrap_or(beside);
-    let mut places: Vec<PathBuf> = directories
+    let directory = image.parent().unwrap_or(Path::new("/"));
+    let parent = directory.parent().unwrap_or(directory);
+    let mut candidates: Vec<PathBuf> = directories
         .iter()
         .map(|directory| directory.join(&release))
         .collect();
-    places.extend(
+    candidates.extend(
         [
-            above.join("lib/modules"),
-            above.join("usr/lib/modules"),
-            beside.join("lib/modules"),
-            beside.join("modules"),
+            parent.join("lib/modules"),
+            parent.join("usr/lib/modules"),
+            directory.join("lib/modules"),
+            directory.join("modules"),
         ]
-        .map(|p| p.join(&release)),
+        .map(|path| path.join(&release)),
     );
-    places.extend([beside.join("modules"), beside.to_owned()]);
-    places.extend(
+    candidates.extend([directory.join("modules"), directory.to_owned()]);
+    candidates.extend(
         ["/lib/modules", "/usr/lib/modules"].map(|directory| Path::new(directory).join(&release)),
     );
-    match places
+    match candidates
         .into_iter()
         .find(|directory| directory.join("modules.dep").is_file())
     {
@@ -134,7 +138,7 @@ fn at(image: &Path, directories: &[PathBuf]) -> Result<Kernel> {
     }
 }
 
-/// The release in a bzImage's header (x86 boot protocol 2.00, `kernel_version`).
+/// The release in a bzImage's header (Documentation/arch/x86/boot.rst, `kernel_version`).
 fn release(image: &Path) -> Result<String> {
     use std::os::unix::fs::FileExt;
     let file = fs::File::open(image).on("open kernel", image.display())?;
@@ -157,7 +161,7 @@ fn release(image: &Path) -> Result<String> {
         .collect();
     if word.is_empty() {
         Err(Error::new(format!(
-            "kernel {}: its header names no release",
+            "kernel {}: the header has no release",
             image.display()
         )))
     } else {
@@ -165,42 +169,43 @@ fn release(image: &Path) -> Result<String> {
     }
 }
 
-/// A module and the files it rests on, in load order, relative to the modules' directory.
+/// A module of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Module {
-    /// Its name, with underscores.
+pub(crate) struct Module {
+    /// The name, with underscores.
     pub name: String,
-    /// Empty where it is built in.
+    /// The files of its dependencies and its own, in load order, relative to the directory of the
+    /// modules. A built-in module has none.
     pub files: Vec<String>,
 }
 
 impl Kernel {
-    /// Where modules are and what they rest on (modules.dep(5)); those that are built in have no
-    /// files; a missing one is left out.
+    /// Finds modules with their dependencies (modules.dep(5)). An optional module that the kernel
+    /// does not have is left out.
     ///
     /// # Errors
-    /// `modules.dep` cannot be read; a needed one is missing.
-    pub fn modules(&self, needed: &[&str], wanted: &[&str]) -> Result<Vec<Module>> {
+    /// `modules.dep` cannot be read; the kernel does not have a required module.
+    pub fn modules(&self, required: &[&str], optional: &[&str]) -> Result<Vec<Module>> {
         let path = self.modules.join("modules.dep");
         let text = fs::read_to_string(&path).on("read", path.display())?;
         let files: BTreeMap<String, (&str, Vec<&str>)> = text
             .lines()
             .filter_map(|line| line.split_once(':'))
-            .map(|(file, rests)| {
+            .map(|(file, dependencies)| {
                 (
                     module_name(file),
-                    (file, rests.split_whitespace().collect()),
+                    (file, dependencies.split_whitespace().collect()),
                 )
             })
             .collect();
         let built_in = fs::read_to_string(self.modules.join("modules.builtin")).unwrap_or_default();
         let built_in: BTreeSet<String> = built_in.lines().map(module_name).collect();
         let mut found = Vec::new();
-        for name in needed.iter().chain(wanted) {
+        for name in required.iter().chain(optional) {
             match files.get(*name) {
-                // What a module rests on is listed with the deepest last.
-                Some((file, rests)) => {
-                    let files = rests
+                // A module comes before its own dependencies in the list: load in reverse order.
+                Some((file, dependencies)) => {
+                    let files = dependencies
                         .iter()
                         .rev()
                         .chain([file])
@@ -215,9 +220,9 @@ impl Kernel {
                     name: (*name).to_owned(),
                     files: Vec::new(),
                 }),
-                None if needed.contains(name) => {
+                None if required.contains(name) => {
                     return Err(Error::new(format!(
-                        "kernel {}: it has no module {name}, which the VM backend needs",
+                        "kernel {}: no module {name}, which the VM backend needs",
                         self.image.display()
                     )));
                 }
@@ -227,10 +232,10 @@ impl Kernel {
         Ok(found)
     }
 
-    /// A module's bytes, unpacked by the packer's own program.
+    /// Reads a module's file. A compressed one is decompressed by xz, zstd or gzip.
     ///
     /// # Errors
-    /// It cannot be read; the program is not installed.
+    /// The file cannot be read; the program that decompresses it is not installed or fails.
     pub fn read_module(&self, file: &str) -> Result<Vec<u8>> {
         let path = self.modules.join(file);
         let program = match path.extension().and_then(|end| end.to_str()) {
@@ -257,7 +262,7 @@ impl Kernel {
     }
 }
 
-/// The name of a module's file: without directory and ending, with underscores.
+/// The name of a module by its file: without directory and suffix, with underscores.
 fn module_name(file: &str) -> String {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.split(".ko").next().unwrap_or(name).replace('-', "_")
@@ -271,7 +276,7 @@ mod tests {
         let mut bytes = vec![0_u8; 0x400];
         bytes[0x202..0x206].copy_from_slice(b"HdrS");
         bytes[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
-        let text = format!("{release} (somebody@somewhere) #1\0");
+        let text = format!("{release} (builder@host) #1\0");
         bytes[0x300..0x300 + text.len()].copy_from_slice(text.as_bytes());
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
@@ -291,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_of_the_distributions_are_found() {
+    fn kernels_of_distributions_are_found() {
         let root = std::env::temp_dir().join(format!("hull-kernels-{}", std::process::id()));
         let cases = [
             (
@@ -344,19 +349,19 @@ mod tests {
         assert_eq!(
             find_below(&debian, "6.1.0-9-amd64").unwrap().release,
             "6.1.0-9-amd64",
-            "the host's own"
+            "the one that the host runs"
         );
         let named = at(&debian.join("boot/vmlinuz-6.1.0-9-amd64"), &[]).unwrap();
         assert_eq!(
             named.modules,
             debian.join("lib/modules/6.1.0-9-amd64"),
-            "beside the file"
+            "relative to the image"
         );
         fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
-    fn what_a_module_rests_on_comes_first() {
+    fn dependencies_of_a_module_come_first() {
         let root = std::env::temp_dir().join(format!("hull-modules-{}", std::process::id()));
         modules(&root);
         let kernel = Kernel {

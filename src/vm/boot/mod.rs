@@ -1,7 +1,7 @@
-//! What a VM boots from: kernel, initramfs, root image, disks.
+//! What a VM boots from: the kernel, the initramfs, the image of the root filesystem, and disks.
 
-pub mod disk;
-pub mod image;
-pub mod initramfs;
-pub mod kernel;
-pub mod vmlinux;
+pub(crate) mod disk;
+pub(crate) mod image;
+pub(crate) mod initramfs;
+pub(crate) mod kernel;
+pub(crate) mod vmlinux;

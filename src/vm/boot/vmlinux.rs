@@ -1,9 +1,9 @@
-//! The kernel proper out of a bzImage: an emulated machine takes a second or more to unpack its own
-//! kernel, and the host hardly any time, once. QEMU starts an ELF image directly where it has the
-//! PVH entry (Xen's `PHYS32_ENTRY` note; CONFIG_PVH). Cached per kernel.
+//! The ELF image in a bzImage. An emulated guest takes a second or more to decompress its kernel;
+//! hull decompresses it once on the host and caches it. QEMU boots an ELF image directly if it has
+//! a PVH entry (Xen's `PHYS32_ENTRY` note; CONFIG_PVH).
 //!
-//! Where the packed payload lies is in the boot header: `setup_sects`, `payload_offset` and
-//! `payload_length` (Documentation/arch/x86/boot.rst, protocol 2.08).
+//! The boot header gives the position of the compressed payload: `setup_sects`, `payload_offset`
+//! and `payload_length` (Documentation/arch/x86/boot.rst, protocol 2.08).
 
 use crate::store::Store;
 use crate::sys::replace::{Lasting, replace};
@@ -13,8 +13,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Magic numbers, and who unpacks.
-const PACKERS: [(&[u8], &str, &[&str]); 4] = [
+/// The magic number of each compression format, and the program and arguments that decompress it.
+const FORMATS: [(&[u8], &str, &[&str]); 4] = [
     (&[0xfd, b'7', b'z', b'X'], "xz", &["-dc", "--single-stream"]),
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", &["-dc"]),
     (&[0x02, 0x21, 0x4c, 0x18], "lz4", &["-dc"]),
@@ -23,15 +23,16 @@ const PACKERS: [(&[u8], &str, &[&str]); 4] = [
 /// XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h).
 const PHYS32_ENTRY: u32 = 18;
 
-/// The kernel with its unpacked image, out of the cache or made now; as it was where there is no
-/// such image: packed in another way, by a program that is not installed, or without the entry.
+/// The kernel with its ELF image, which is decompressed if the cache does not have it. The kernel
+/// stays as it is if the image has another format, if the program that decompresses it is not
+/// installed, or if the ELF image has no PVH entry.
 ///
 /// # Errors
 /// The kernel cannot be read; the cache cannot be written.
-pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
+pub(crate) fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     use std::os::unix::fs::MetadataExt;
     let directory = store.cache("vm")?;
-    let meta = fs::metadata(&kernel.image).on("look at", kernel.image.display())?;
+    let meta = fs::metadata(&kernel.image).on("stat", kernel.image.display())?;
     let path = directory.join(format!(
         "vmlinux-{}-{:x}-{:x}",
         kernel.release,
@@ -40,17 +41,17 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     ));
     if !path.is_file() {
         let bytes = fs::read(&kernel.image).on("read", kernel.image.display())?;
-        let Some(elf) = unpack(&bytes, &directory)?.filter(|elf| has_entry(elf)) else {
+        let Some(elf) = decompress(&bytes, &directory)?.filter(|elf| has_entry(elf)) else {
             crate::log::debug(|| {
                 format!(
-                    "kernel {}: no image in it that starts directly",
+                    "kernel {}: no ELF image with a PVH entry: QEMU boots the bzImage",
                     kernel.image.display()
                 )
             });
             return Ok(kernel);
         };
         replace(&path, &elf, 0o666, Lasting::Process)?;
-        // Those of this release's earlier builds are of no use.
+        // Remove those of earlier builds of this release.
         let prefix = format!("vmlinux-{}-", kernel.release);
         for entry in fs::read_dir(&directory)
             .on("read", directory.display())?
@@ -72,15 +73,19 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
     })
 }
 
-/// The ELF image in a bzImage; none where it is packed in a way, or by a program, that is not known
-/// here.
-fn unpack(image: &[u8], directory: &Path) -> Result<Option<Vec<u8>>> {
-    let Some((program, args, payload)) = packed(image) else {
+/// The ELF image in a bzImage, or `None` if its format is unknown or its program is not installed.
+fn decompress(image: &[u8], directory: &Path) -> Result<Option<Vec<u8>>> {
+    let Some(compressed) = payload(image) else {
         return Ok(None);
     };
-    // By a file: one process cannot both write to the unpacker and read from it.
+    let Payload {
+        program,
+        args,
+        bytes,
+    } = compressed;
+    // With a file as its input the program cannot block on a pipe that hull does not read.
     let input = directory.join(format!(".payload-{}", std::process::id()));
-    fs::write(&input, payload).on("write", input.display())?;
+    fs::write(&input, bytes).on("write", input.display())?;
     let opened = fs::File::open(&input).on("open", input.display());
     let _ = fs::remove_file(&input);
     let output = Command::new(program)
@@ -88,16 +93,25 @@ fn unpack(image: &[u8], directory: &Path) -> Result<Option<Vec<u8>>> {
         .stdin(Stdio::from(opened?))
         .stderr(Stdio::null())
         .output();
-    // What follows the stream is the unpacked length: the unpackers complain of it after all is
-    // written.
+    // The exit status is not checked: the decompressed length follows the stream, and the programs
+    // fail on these trailing bytes after they have written everything.
     Ok(output
         .ok()
         .map(|output| output.stdout)
         .filter(|bytes| bytes.starts_with(b"\x7fELF")))
 }
 
-/// Who unpacks it, and what.
-fn packed(image: &[u8]) -> Option<(&'static str, &'static [&'static str], &[u8])> {
+/// The compressed payload of a bzImage.
+struct Payload<'a> {
+    /// The program that decompresses it.
+    program: &'static str,
+    /// The program's arguments.
+    args: &'static [&'static str],
+    bytes: &'a [u8],
+}
+
+/// Finds the payload by the boot header.
+fn payload(image: &[u8]) -> Option<Payload<'_>> {
     if image.get(0x202..0x206)? != b"HdrS" {
         return None;
     }
@@ -106,13 +120,18 @@ fn packed(image: &[u8]) -> Option<(&'static str, &'static [&'static str], &[u8])
         count => usize::from(count),
     };
     let start = ((sectors + 1) * 512).checked_add(word(image, 0x248)?)?;
-    let payload = image.get(start..start.checked_add(word(image, 0x24c)?)?)?;
-    let (_, program, args) = PACKERS
+    let bytes = image.get(start..start.checked_add(word(image, 0x24c)?)?)?;
+    let (_, program, args) = FORMATS
         .iter()
-        .find(|(magic, ..)| payload.starts_with(magic))?;
-    Some((program, args, payload))
+        .find(|(magic, ..)| bytes.starts_with(magic))?;
+    Some(Payload {
+        program,
+        args,
+        bytes,
+    })
 }
 
+/// The little-endian 32-bit number at this offset.
 fn word(bytes: &[u8], at: usize) -> Option<usize> {
     bytes
         .get(at..at.checked_add(4)?)?
@@ -121,14 +140,14 @@ fn word(bytes: &[u8], at: usize) -> Option<usize> {
         .map(|bytes| u32::from_le_bytes(bytes) as usize)
 }
 
-/// Whether an ELF image has the note of an entry for PVH.
+/// Whether an ELF image has the note of a PVH entry.
 fn has_entry(elf: &[u8]) -> bool {
     let half = |at: usize| {
         elf.get(at..at + 2)
             .and_then(|b| b.try_into().ok())
             .map_or(0, |b| usize::from(u16::from_le_bytes(b)))
     };
-    // The low half of a 64-bit field: no kernel file is larger.
+    // The low half of a 64-bit field is enough, since no kernel image exceeds 4 GiB.
     let field = |at: usize| word(elf, at).unwrap_or(0);
     let (table, size, count) = (field(32), half(54), half(56));
     (0..count)
@@ -140,8 +159,8 @@ fn has_entry(elf: &[u8]) -> bool {
         })
 }
 
-/// Goes through notes: name's length, content's length, kind, and both padded to four bytes
-/// (elf(5)).
+/// Whether a note section has the PVH entry. A note has the length of its name, the length of its
+/// content and its type, then name and content, each padded to four bytes (elf(5)).
 fn notes_entry(mut notes: &[u8]) -> bool {
     while let (Some(name), Some(content), Some(kind)) =
         (word(notes, 0), word(notes, 4), word(notes, 8))
@@ -202,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_image_is_unpacked() {
+    fn a_compressed_image_is_decompressed() {
         let directory = std::env::temp_dir().join(format!("hull-vmlinux-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let content = elf(&note(b"Xen\0", 18, &[0; 8]));
@@ -219,12 +238,12 @@ mod tests {
         image[0x24c..0x250].copy_from_slice(&(packed.len() as u32 + 4).to_le_bytes());
         image.extend_from_slice(&packed);
         image.extend_from_slice(&(content.len() as u32).to_le_bytes());
-        assert_eq!(unpack(&image, &directory).unwrap(), Some(content));
+        assert_eq!(decompress(&image, &directory).unwrap(), Some(content));
         image[1024] = 0;
         assert_eq!(
-            unpack(&image, &directory).unwrap(),
+            decompress(&image, &directory).unwrap(),
             None,
-            "not a packer's mark"
+            "unknown magic number"
         );
         fs::remove_dir_all(directory).unwrap();
     }

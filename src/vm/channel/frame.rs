@@ -1,26 +1,27 @@
-//! Frames on a byte stream that knows no connections: a virtio-console port outlives whoever has it
-//! open at either end, so what is read first may be the rest of somebody else's frame.
+//! The frames of the channel. A virtio-console port is a byte stream without connections: it stays
+//! when a process at either end closes it, so the first bytes read may be the rest of a frame of an
+//! earlier process.
 //!
 //! ```text
-//! 0      4     5        8        12       16    20
-//! magic  kind  0 0 0    stream   length   sum   payload (length bytes)
+//! 0      4     5        8        12       16        20
+//! magic  kind  0 0 0    stream   length   checksum  payload (length bytes)
 //! ```
-//! Numbers are little-endian. The sum covers the sixteen bytes before it. A header that is none is
-//! skipped byte by byte until one is found, so both sides are in step again after any garbage; the
-//! handshake's nonce then tells old frames from new ones.
+//! Numbers are little-endian. The checksum covers the sixteen bytes before it. The parser skips
+//! bytes until it finds a valid header, so both sides resynchronize after any garbage; the
+//! handshake's nonce then tells new frames from old ones.
 
 /// The first bytes of every frame.
 const MAGIC: [u8; 4] = [0xf5, b'h', b'u', b'l'];
 const HEADER: usize = 20;
-/// The longest payload in bytes: a script with its filter, or the facts of a guest.
-pub const LONGEST: usize = 4 << 20;
+/// The longest payload, in bytes: encoded steps with a seccomp filter, or the facts of a guest.
+pub(crate) const LONGEST: usize = 4 << 20;
 
 macro_rules! kinds {
     ($($(#[$meta:meta])* $name:ident = $tag:literal),* $(,)?) => {
-        /// What a frame is.
+        /// The kind of a frame.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        pub enum Kind { $($(#[$meta])* $name = $tag),* }
+        pub(crate) enum Kind { $($(#[$meta])* $name = $tag),* }
         impl Kind {
             fn from_tag(tag: u8) -> Option<Self> {
                 match tag { $($tag => Some(Kind::$name),)* _ => None }
@@ -29,64 +30,65 @@ macro_rules! kinds {
     };
 }
 kinds! {
-    /// The handshake: the host's nonce; the guest answers with it and what it is.
+    /// The handshake: the host sends a nonce; the guest answers with the nonce and its description.
     Hello = 1,
-    /// A message in JSON, to or from the session whose number `stream` is.
+    /// A JSON message to or from the session with the number `stream`.
     Message = 2,
-    /// Bytes that the session's next message speaks of.
+    /// Bytes that belong to the session's next message.
     Blob = 3,
-    /// Bytes of a stream, never more than its credit; but for what a program wrote last before its
-    /// end.
+    /// Bytes of a stream, not more than its credit, except for the last output of a program that
+    /// has ended.
     Data = 4,
-    /// So many more bytes (a 32-bit number) may be sent on a stream.
+    /// The sender may send this number of bytes (32 bits) more on a stream.
     Credit = 5,
-    /// The stream has ended.
+    /// End of file: no more bytes come on the stream.
     End = 6,
-    /// Nobody reads the stream any more.
+    /// The receiver has closed the stream; the sender must stop.
     Closed = 7,
 }
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// What it is.
+pub(crate) struct Frame {
+    /// The kind.
     pub kind: Kind,
-    /// A session's or a stream's number.
+    /// The number of a session or of a stream, depending on the kind.
     pub stream: u32,
-    /// What it carries.
+    /// At most [`LONGEST`] bytes.
     pub payload: Vec<u8>,
 }
 
-/// FNV-1a: a header is told from chance and from damage, not from malice.
-fn sum(bytes: &[u8]) -> u32 {
+/// FNV-1a. It protects against accidental headers and damage, not against an attacker.
+fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     })
 }
 
-/// Appends a frame to what is to be sent.
-pub fn put(out: &mut Vec<u8>, kind: Kind, stream: u32, payload: &[u8]) {
+/// Appends an encoded frame to `out`.
+pub(crate) fn put(out: &mut Vec<u8>, kind: Kind, stream: u32, payload: &[u8]) {
     let start = out.len();
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[kind as u8, 0, 0, 0]);
     out.extend_from_slice(&stream.to_le_bytes());
     out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    let check = sum(&out[start..]);
+    let check = checksum(&out[start..]);
     out.extend_from_slice(&check.to_le_bytes());
     out.extend_from_slice(payload);
 }
 
-/// Finds the frames in a stream of bytes.
+/// Finds the frames in a byte stream.
 #[derive(Default)]
-pub struct Parser {
+pub(crate) struct Parser {
     bytes: Vec<u8>,
     at: usize,
-    /// How many bytes were no part of a frame.
-    pub skipped: u64,
+    /// How many bytes were not part of a frame.
+    #[cfg(test)]
+    skipped: u64,
 }
 
 impl Parser {
-    /// Takes what was read.
+    /// Appends bytes that were read.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.at == self.bytes.len() {
             self.bytes.clear();
@@ -95,7 +97,7 @@ impl Parser {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole frame.
+    /// The next complete frame, or `None` until more bytes are pushed.
     pub fn next_frame(&mut self) -> Option<Frame> {
         loop {
             let left = self
@@ -117,14 +119,17 @@ impl Parser {
         }
     }
 
-    /// To the next place where a frame may begin.
+    /// Skips to the next byte with which a frame may begin.
     fn skip(&mut self) {
         let from = self.at + 1;
         let next = self.bytes[from..]
             .iter()
             .position(|byte| *byte == MAGIC[0])
             .map_or(self.bytes.len(), |at| from + at);
-        self.skipped += (next - self.at) as u64;
+        #[cfg(test)]
+        {
+            self.skipped += (next - self.at) as u64;
+        }
         self.at = next;
         self.compact();
     }
@@ -137,6 +142,7 @@ impl Parser {
     }
 }
 
+/// Kind, stream and payload length, if these bytes are a valid header.
 fn header(bytes: &[u8]) -> Option<(Kind, u32, usize)> {
     let word = |at: usize| {
         bytes
@@ -144,7 +150,7 @@ fn header(bytes: &[u8]) -> Option<(Kind, u32, usize)> {
             .and_then(|word| word.try_into().ok())
             .map(u32::from_le_bytes)
     };
-    if bytes[..4] != MAGIC || word(16)? != sum(&bytes[..16]) {
+    if bytes[..4] != MAGIC || word(16)? != checksum(&bytes[..16]) {
         return None;
     }
     let length = word(12)? as usize;
@@ -160,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_as_they_went_in_whatever_the_pieces() {
+    fn frames_are_parsed_from_pieces_of_any_size() {
         let frames: Vec<Frame> = (0..200_u32)
             .map(|n| Frame {
                 kind: if n % 3 == 0 {
@@ -193,7 +199,7 @@ mod tests {
         let mut bytes = b"the rest of somebody's frame \xf5hul and a false start".to_vec();
         let garbage = bytes.len() as u64;
         put(&mut bytes, Kind::Data, 7, b"one");
-        // A frame whose length was damaged on the way: its sum says so.
+        // A frame whose length is damaged: the checksum does not match.
         let mut damaged = Vec::new();
         put(&mut damaged, Kind::Data, 8, b"lost");
         damaged[12] = 0xff;
@@ -210,11 +216,11 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_all_reason_is_no_frame() {
+    fn a_header_with_too_long_a_payload_is_skipped() {
         let mut bytes = Vec::new();
         put(&mut bytes, Kind::Blob, 1, b"");
         bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-        let check = sum(&bytes[..16]);
+        let check = checksum(&bytes[..16]);
         bytes[16..20].copy_from_slice(&check.to_le_bytes());
         put(&mut bytes, Kind::End, 1, b"");
         let mut parser = Parser::default();
@@ -223,9 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_frames_with_garbage_between_them_all_come_out() {
-        // Linear congruential: the same noise in every run. Half of it is made of what a frame
-        // begins with.
+    fn ten_thousand_frames_with_garbage_between_them_are_all_parsed() {
+        // A linear congruential generator: the same noise in every run. Half of it is bytes of the
+        // magic number.
         let mut seed = 0x2545_f491_4f6c_dd1d_u64;
         let mut next = |below: usize| {
             seed = seed

@@ -1,6 +1,7 @@
-//! How the host and the guest, and hull's commands and a VM's monitor, speak to each other.
+//! The channel between host and guest, and the control socket between hull's commands and a VM's
+//! monitor.
 
-pub mod client;
-pub mod frame;
-pub mod message;
-pub mod mux;
+pub(crate) mod client;
+pub(crate) mod frame;
+pub(crate) mod message;
+pub(crate) mod mux;

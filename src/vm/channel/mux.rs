@@ -1,9 +1,9 @@
-//! One end of the channel: frames in and out of a descriptor that never blocks, and the streams
-//! that it carries.
+//! One end of the channel: frames over a non-blocking descriptor, and the streams multiplexed on
+//! it.
 //!
-//! A stream's sender may have [`WINDOW`] bytes on the way; the receiver gives credit back as its
-//! sink takes them. So an unread stream holds back its own sender and nothing else, and the queues
-//! stay small whatever is read or not.
+//! A stream's sender may have [`WINDOW`] bytes in transit; the receiver returns credit as it writes
+//! them to its sink. So a stream that nobody reads blocks its own sender only, and the queues have
+//! a bounded size.
 
 use crate::sys::fd::Fd;
 use crate::sys::{event, file};
@@ -13,30 +13,30 @@ use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, VecDeque};
 
-/// How many bytes of a stream may be on the way, unread.
-pub const WINDOW: u32 = 64 << 10;
-/// The most that one frame of a stream carries.
+/// How many bytes of a stream may be in transit, not yet written to its sink.
+const WINDOW: u32 = 64 << 10;
+/// The most bytes of a stream in one frame.
 const PIECE: usize = 16 << 10;
-/// The most that a pipe keeps of its writer (`fs.pipe-max-size`): what a program's own children go
-/// on writing has no end.
+/// The most bytes sent without credit when a program has ended: the most that a pipe can hold
+/// (`fs.pipe-max-size`). The program's children may go on writing without end.
 const LAST: usize = 1 << 20;
-/// What a sink may ever have to keep, and then some.
+/// The most bytes that a sink may have to buffer, with a margin.
 const MOST: usize = WINDOW as usize + LAST + 2 * PIECE;
 
-/// A session's three streams (with a terminal, two).
-pub const STDIN: u32 = 0;
-/// See [`STDIN`].
-pub const STDOUT: u32 = 1;
-/// See [`STDIN`].
-pub const STDERR: u32 = 2;
+/// The first of a session's streams. With a terminal it has two: input and output.
+pub(crate) const STDIN: u32 = 0;
+/// The second of a session's streams.
+pub(crate) const STDOUT: u32 = 1;
+/// The third of a session's streams.
+pub(crate) const STDERR: u32 = 2;
 
-/// A stream's number.
-pub fn stream(session: u32, which: u32) -> u32 {
+/// The number of a session's stream on the channel.
+pub(crate) fn stream(session: u32, which: u32) -> u32 {
     session * 4 + which
 }
 
-/// The descriptor and its queues.
-pub struct Channel {
+/// The channel's descriptor with its buffers.
+pub(crate) struct Channel {
     fd: Fd,
     parser: Parser,
     out: Vec<u8>,
@@ -44,10 +44,10 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Takes a descriptor.
+    /// Takes the descriptor and makes it non-blocking.
     ///
     /// # Errors
-    /// EBADF.
+    /// fcntl(2) fails.
     pub fn new(fd: Fd) -> Result<Self> {
         event::nonblocking(fd.0).on("use", "the channel")?;
         Ok(Self {
@@ -58,8 +58,8 @@ impl Channel {
         })
     }
 
-    /// What poll(2) is to watch.
-    pub fn interest(&self) -> libc::pollfd {
+    /// The entry for poll(2): readable, and writable if frames are queued.
+    pub fn pollfd(&self) -> libc::pollfd {
         let events = if self.out.is_empty() {
             libc::POLLIN
         } else {
@@ -72,7 +72,7 @@ impl Channel {
         }
     }
 
-    /// How many bytes the other end has not taken.
+    /// How many queued bytes the descriptor has not taken yet.
     pub fn unsent(&self) -> usize {
         self.out.len() - self.sent
     }
@@ -82,28 +82,28 @@ impl Channel {
         frame::put(&mut self.out, kind, stream, payload);
     }
 
-    /// Queues a message.
+    /// Queues a message of a session.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
+    /// The message cannot be encoded as JSON.
     pub fn message<T: serde::Serialize>(&mut self, session: u32, message: &T) -> Result<()> {
         let text = serde_json::to_vec(message)
-            .map_err(|error| Error::new(format!("write a message: {error}")))?;
+            .map_err(|error| Error::new(format!("encode a message: {error}")))?;
         self.put(Kind::Message, session, &text);
         Ok(())
     }
 
-    /// Sends what the descriptor takes.
+    /// Writes as much of the queued bytes as the descriptor takes.
     ///
     /// # Errors
-    /// The kernel's; the other end is gone.
+    /// write(2) fails for another reason than that the peer has closed the channel.
     pub fn flush(&mut self) -> Result<()> {
         while self.sent < self.out.len() {
             match file::write(self.fd.0, &self.out[self.sent..]) {
                 Ok(count) => self.sent += count,
                 Err(Errno::EAGAIN) => break,
-                // The other end is gone, which is told by its reading's end, after what it said
-                // last.
+                // The peer has closed the channel. The caller learns it by end of file when it
+                // reads, after the peer's last frames.
                 Err(Errno::EPIPE | Errno::ECONNRESET) => self.sent = self.out.len(),
                 Err(errno) => return Err(Error::sys("write to", "the channel", errno)),
             }
@@ -118,10 +118,10 @@ impl Channel {
         Ok(())
     }
 
-    /// Reads once what there is; false at the end.
+    /// Reads once what is available; returns false at end of file.
     ///
     /// # Errors
-    /// The kernel's.
+    /// read(2) fails.
     pub fn fill(&mut self) -> Result<bool> {
         let mut buffer = [0_u8; 65536];
         match file::read(self.fd.0, &mut buffer) {
@@ -135,28 +135,31 @@ impl Channel {
         }
     }
 
-    /// The next frame that was read.
+    /// The next complete frame of what was read.
     pub fn next_frame(&mut self) -> Option<Frame> {
         self.parser.next_frame()
     }
 }
 
-/// A descriptor whose bytes go out as a stream.
+/// A descriptor whose bytes are sent as a stream.
 struct Source {
     fd: Fd,
+    /// How many bytes may be sent.
     credit: u32,
 }
 
-/// A descriptor that takes a stream's bytes.
+/// A descriptor to which a stream's bytes are written.
 struct Sink {
-    /// None once it takes no more: what comes is dropped, and its credit given back.
+    /// `None` once nobody reads it: bytes that come are dropped, and their credit is returned.
     fd: Option<Fd>,
+    /// Bytes that are not written yet.
     pending: VecDeque<u8>,
+    /// The sender has sent end of file.
     ended: bool,
-    /// Its descriptor comes later: what is sent meanwhile is kept.
+    /// The descriptor will come later; until then bytes are kept.
     awaited: bool,
-    /// It is one way of a connection: its end is told to the peer, which the other way's descriptor
-    /// would keep from it.
+    /// The descriptor is a connected socket, whose duplicate is a source. End of file is told by
+    /// shutdown(2), since closing one of two descriptors does not tell the peer.
     connection: bool,
 }
 
@@ -180,29 +183,38 @@ impl Drop for Sink {
     }
 }
 
-/// All streams of one end.
+/// One of a stream's two ends, with the stream's number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum StreamEnd {
+    /// The descriptor that is read.
+    Source(u32),
+    /// The descriptor that is written.
+    Sink(u32),
+}
+
+/// The streams of one end of the channel.
 #[derive(Default)]
-pub struct Streams {
+pub(crate) struct Streams {
     sources: BTreeMap<u32, Source>,
     sinks: BTreeMap<u32, Sink>,
 }
 
 impl Streams {
-    /// A descriptor is read, and its bytes are sent.
+    /// Sends the bytes of a descriptor as a stream.
     ///
     /// # Errors
-    /// EBADF.
-    pub fn send(&mut self, stream: u32, fd: Fd) -> Result<()> {
+    /// fcntl(2) fails to make the descriptor non-blocking.
+    pub fn add_source(&mut self, stream: u32, fd: Fd) -> Result<()> {
         event::nonblocking(fd.0).on("use", "a stream")?;
         self.sources.insert(stream, Source { fd, credit: WINDOW });
         Ok(())
     }
 
-    /// What comes on a stream is written to a descriptor.
+    /// Writes the bytes of a stream to a descriptor.
     ///
     /// # Errors
-    /// EBADF.
-    pub fn receive(&mut self, stream: u32, fd: Fd) -> Result<()> {
+    /// fcntl(2) fails to make the descriptor non-blocking.
+    pub fn add_sink(&mut self, stream: u32, fd: Fd) -> Result<()> {
         event::nonblocking(fd.0).on("use", "a stream")?;
         let mut sink = self
             .sinks
@@ -216,38 +228,38 @@ impl Streams {
         Ok(())
     }
 
-    /// A descriptor for a stream will come ([`Streams::receive`]); what comes before it is kept.
-    pub fn expect(&mut self, stream: u32) {
+    /// Keeps the bytes of a stream until [`Streams::add_sink`] gives it a descriptor.
+    pub fn expect_sink(&mut self, stream: u32) {
         let mut sink = Sink::new(None);
         sink.awaited = true;
         self.sinks.insert(stream, sink);
     }
 
-    /// A connection is carried both ways: what it brings goes out as the first stream, what comes
-    /// on the second is sent over it.
+    /// Forwards a connected socket both ways: its bytes are sent as the stream `outgoing`, and
+    /// those of the stream `incoming` are written to it.
     ///
     /// # Errors
-    /// EBADF, EMFILE.
-    pub fn connect(&mut self, (out, back): (u32, u32), socket: Fd) -> Result<()> {
+    /// fcntl(2) fails to duplicate the socket (EMFILE) or to make it non-blocking.
+    pub fn add_connection(&mut self, outgoing: u32, incoming: u32, socket: Fd) -> Result<()> {
         let copy = nix::fcntl::fcntl(
             crate::sys::socket::borrow(socket.0),
             nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
         )
-        .on("copy", "a connection")?;
-        self.send(out, Fd(copy))?;
-        self.receive(back, socket)?;
-        if let Some(sink) = self.sinks.get_mut(&back) {
+        .on("duplicate", "a connection")?;
+        self.add_source(outgoing, Fd(copy))?;
+        self.add_sink(incoming, socket)?;
+        if let Some(sink) = self.sinks.get_mut(&incoming) {
             sink.connection = true;
         }
         Ok(())
     }
 
-    /// How many connections are carried.
+    /// How many connections are forwarded.
     pub fn connections(&self) -> usize {
         self.sinks.values().filter(|sink| sink.connection).count()
     }
 
-    /// Whether a stream still brings something, or holds what its sink has not taken.
+    /// Whether a stream's source may still send, or its sink may still get bytes.
     pub fn is_open(&self, stream: u32) -> bool {
         self.sources.contains_key(&stream)
             || self
@@ -256,14 +268,15 @@ impl Streams {
                 .is_some_and(|sink| sink.fd.is_some())
     }
 
-    /// How many bytes a stream's sink has not taken yet.
+    /// How many received bytes of a stream are not written to its sink yet.
     pub fn pending(&self, stream: u32) -> usize {
         self.sinks.get(&stream).map_or(0, |sink| sink.pending.len())
     }
 
-    /// A source's program has ended: what it wrote last goes out whatever the credit, as it would
-    /// stay in a pipe, and then the end. So no end of a program waits for a reader.
-    pub fn finish(&mut self, channel: &mut Channel, stream: u32) {
+    /// Sends the rest of a source whose program has ended, up to [`LAST`] bytes without regard to
+    /// credit, and then end of file. So the report of a program's end does not wait for the reader
+    /// of its output, as a pipe on the host does not make a program's end wait.
+    pub fn finish_source(&mut self, channel: &mut Channel, stream: u32) {
         if let Some(source) = self.sources.remove(&stream) {
             let (mut buffer, mut rest) = ([0_u8; PIECE], LAST);
             while rest > 0
@@ -276,32 +289,33 @@ impl Streams {
         channel.put(Kind::End, stream, &[]);
     }
 
-    /// A source is read no more, and no end is told.
-    pub fn stop_sending(&mut self, stream: u32) {
+    /// Removes a source without sending end of file.
+    pub fn remove_source(&mut self, stream: u32) {
         self.sources.remove(&stream);
     }
 
-    /// Forgets a session's streams.
-    pub fn forget(&mut self, session: u32) {
+    /// Removes all streams of a session.
+    pub fn remove_session(&mut self, session: u32) {
         for which in [STDIN, STDOUT, STDERR] {
             self.sources.remove(&stream(session, which));
             self.sinks.remove(&stream(session, which));
         }
     }
 
-    /// What poll(2) is to watch, and whose it is; see [`Streams::ready`].
-    pub fn interests(&self, fds: &mut Vec<libc::pollfd>, whose: &mut Vec<(u32, bool)>) {
+    /// Appends the entries for poll(2), and for each the stream's end that it belongs to, for
+    /// [`Streams::ready`].
+    pub fn pollfds(&self, fds: &mut Vec<libc::pollfd>, ends: &mut Vec<StreamEnd>) {
         for (number, source) in self.sources.iter().filter(|(_, source)| source.credit > 0) {
             fds.push(libc::pollfd {
                 fd: source.fd.0,
                 events: libc::POLLIN,
                 revents: 0,
             });
-            whose.push((*number, true));
+            ends.push(StreamEnd::Source(*number));
         }
         for (number, sink) in &self.sinks {
             if let Some(fd) = &sink.fd {
-                // Without POLLOUT only the end of its reader is told.
+                // With no events requested, poll reports only that the reader has closed it.
                 let events = if sink.pending.is_empty() {
                     0
                 } else {
@@ -312,26 +326,24 @@ impl Streams {
                     events,
                     revents: 0,
                 });
-                whose.push((*number, false));
+                ends.push(StreamEnd::Sink(*number));
             }
         }
     }
 
-    /// Carries what is ready.
-    pub fn ready(&mut self, channel: &mut Channel, (number, is_source): (u32, bool), events: i16) {
-        if events == 0 {
-            return;
-        }
-        if is_source {
-            self.carry_source(channel, number);
-        } else if events & libc::POLLOUT != 0 {
-            self.carry_sink(channel, number);
-        } else {
-            self.close_sink(channel, number);
+    /// Reads or writes the descriptor of a stream's end for which poll(2) returned these events.
+    pub fn ready(&mut self, channel: &mut Channel, end: StreamEnd, events: i16) {
+        match end {
+            _ if events == 0 => {}
+            StreamEnd::Source(number) => self.read_source(channel, number),
+            StreamEnd::Sink(number) if events & libc::POLLOUT != 0 => {
+                self.write_sink(channel, number)
+            }
+            StreamEnd::Sink(number) => self.close_sink(channel, number),
         }
     }
 
-    fn carry_source(&mut self, channel: &mut Channel, number: u32) {
+    fn read_source(&mut self, channel: &mut Channel, number: u32) {
         let Some(source) = self.sources.get_mut(&number) else {
             return;
         };
@@ -339,7 +351,7 @@ impl Streams {
         let room = PIECE.min(source.credit as usize);
         match file::read(source.fd.0, &mut buffer[..room]) {
             Err(Errno::EAGAIN) => {}
-            // EIO: nobody has the terminal open any more.
+            // EIO: no process has the terminal open any more.
             Ok(0) | Err(_) => {
                 channel.put(Kind::End, number, &[]);
                 self.sources.remove(&number);
@@ -351,12 +363,12 @@ impl Streams {
         }
     }
 
-    fn carry_sink(&mut self, channel: &mut Channel, number: u32) {
+    fn write_sink(&mut self, channel: &mut Channel, number: u32) {
         let Some(sink) = self.sinks.get_mut(&number) else {
             return;
         };
         let Some(fd) = &sink.fd else { return };
-        let mut taken = 0;
+        let mut written = 0;
         let mut broken = false;
         while let (head, _) = sink.pending.as_slices()
             && !head.is_empty()
@@ -364,7 +376,7 @@ impl Streams {
             match file::write(fd.0, head) {
                 Ok(count) => {
                     sink.pending.drain(..count);
-                    taken += count as u32;
+                    written += count as u32;
                 }
                 Err(Errno::EAGAIN) => break,
                 Err(_) => {
@@ -373,8 +385,8 @@ impl Streams {
                 }
             }
         }
-        if taken > 0 {
-            channel.put(Kind::Credit, number, &taken.to_le_bytes());
+        if written > 0 {
+            channel.put(Kind::Credit, number, &written.to_le_bytes());
         }
         if broken {
             self.close_sink(channel, number);
@@ -383,17 +395,17 @@ impl Streams {
         }
     }
 
-    /// Nobody reads what the sink is given: the sender is told, so that its program gets the signal
-    /// it would have got.
+    /// Nobody reads the sink any more: tells the sender, which closes its source, so that the
+    /// program gets SIGPIPE.
     fn close_sink(&mut self, channel: &mut Channel, number: u32) {
         let Some(sink) = self.sinks.get_mut(&number) else {
             return;
         };
-        let lost = sink.pending.len() as u32;
+        let dropped = sink.pending.len() as u32;
         sink.pending.clear();
         sink.fd = None;
-        if lost > 0 {
-            channel.put(Kind::Credit, number, &lost.to_le_bytes());
+        if dropped > 0 {
+            channel.put(Kind::Credit, number, &dropped.to_le_bytes());
         }
         channel.put(Kind::Closed, number, &[]);
         if sink.ended {
@@ -401,19 +413,18 @@ impl Streams {
         }
     }
 
-    /// Takes a frame of a stream; false when it is none.
-    pub fn take(&mut self, channel: &mut Channel, frame: &Frame) -> bool {
+    /// Handles a frame of a stream; returns false if it is a frame of another kind.
+    pub fn handle(&mut self, channel: &mut Channel, frame: &Frame) -> bool {
         let number = frame.stream;
         match frame.kind {
             Kind::Data => match self.sinks.get_mut(&number) {
-                // More than any sender has credit for comes from one that keeps no rules; hull's
-                // memory is not its own.
+                // A peer that sends more than it has credit for must not use up hull's memory.
                 Some(sink) if sink.pending.len() + frame.payload.len() > MOST => {
                     self.close_sink(channel, number)
                 }
                 Some(sink) if sink.awaited || sink.fd.is_some() => {
                     sink.pending.extend(&frame.payload);
-                    self.carry_sink(channel, number);
+                    self.write_sink(channel, number);
                 }
                 _ => channel.put(
                     Kind::Credit,
@@ -454,9 +465,9 @@ mod tests {
 
     const STREAMS: u32 = 20;
     const PACKETS: usize = 500;
-    /// A part of the window, which is never given in smaller parts then.
+    /// Divides the window, so that credit comes in whole packets.
     const PACKET: usize = 1024;
-    /// Its reader has stopped.
+    /// A stream that nobody reads.
     const UNREAD: u32 = 99;
 
     fn pair(kind: SockType) -> (Fd, Fd) {
@@ -465,7 +476,7 @@ mod tests {
         (Fd(a.into_raw_fd()), Fd(b.into_raw_fd()))
     }
 
-    /// What a packet of a stream holds: no two are alike.
+    /// The contents of a packet of a stream; no two are alike.
     fn packet(stream: u32, number: usize) -> Vec<u8> {
         let mut seed = u64::from(stream) << 32 | number as u64 | 1 << 60;
         let step = |_| {
@@ -477,11 +488,11 @@ mod tests {
         (0..PACKET).map(step).collect()
     }
 
-    /// One end, what it says and what it heard.
+    /// One end of the channel, and the frames that came which belong to no stream.
     struct End {
         channel: Channel,
         streams: Streams,
-        heard: Vec<Frame>,
+        others: Vec<Frame>,
         data: usize,
     }
 
@@ -490,27 +501,27 @@ mod tests {
             Self {
                 channel: Channel::new(fd).unwrap(),
                 streams: Streams::default(),
-                heard: Vec::new(),
+                others: Vec::new(),
                 data: 0,
             }
         }
 
-        /// Carries what is ready.
+        /// One turn of the event loop.
         fn turn(&mut self) {
-            let (mut fds, mut whose) = (vec![self.channel.interest()], Vec::new());
-            self.streams.interests(&mut fds, &mut whose);
+            let (mut fds, mut ends) = (vec![self.channel.pollfd()], Vec::new());
+            self.streams.pollfds(&mut fds, &mut ends);
             event::poll(&mut fds, Some(0)).unwrap();
             if fds[0].revents & libc::POLLIN != 0 {
                 assert!(self.channel.fill().unwrap());
             }
             while let Some(frame) = self.channel.next_frame() {
                 self.data += usize::from(frame.kind == Kind::Data);
-                if !self.streams.take(&mut self.channel, &frame) {
-                    self.heard.push(frame);
+                if !self.streams.handle(&mut self.channel, &frame) {
+                    self.others.push(frame);
                 }
             }
-            for (pollfd, whose) in fds[1..].iter().zip(whose) {
-                self.streams.ready(&mut self.channel, whose, pollfd.revents);
+            for (pollfd, end) in fds[1..].iter().zip(ends) {
+                self.streams.ready(&mut self.channel, end, pollfd.revents);
             }
             self.channel.flush().unwrap();
         }
@@ -532,18 +543,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_keeps_no_rules_is_not_kept() {
+    fn a_sender_that_ignores_its_credit_is_closed() {
         let (ours, theirs) = pair(SockType::Stream);
         let (_peer, mut host) = (ours, End::new(theirs));
         let (sink, _reader) = pair(SockType::Stream);
-        host.streams.receive(1, sink).unwrap();
+        host.streams.add_sink(1, sink).unwrap();
         let frame = Frame {
             kind: Kind::Data,
             stream: 1,
             payload: vec![7; PIECE],
         };
         for _ in 0..10 * MOST / PIECE {
-            assert!(host.streams.take(&mut host.channel, &frame));
+            assert!(host.streams.handle(&mut host.channel, &frame));
             let kept = host
                 .streams
                 .sinks
@@ -551,23 +562,23 @@ mod tests {
                 .map_or(0, |sink| sink.pending.len());
             assert!(kept <= MOST, "{kept} bytes");
         }
-        assert!(!host.streams.is_open(1), "it is closed to such a sender");
+        assert!(!host.streams.is_open(1), "the sink is closed");
     }
 
     #[test]
-    fn ten_thousand_frames_garbage_between_them_and_a_reader_that_has_stopped() {
+    fn streams_survive_garbage_and_a_reader_that_has_stopped() {
         let (ours, theirs) = pair(SockType::Stream);
         let (mut guest, mut host) = (End::new(ours), End::new(theirs));
         let mut ends = Vec::new();
         for number in (0..STREAMS).chain([UNREAD]) {
-            // A message is a frame: what is written at once is read at once.
+            // A datagram socket: what is written at once is read at once, and becomes one frame.
             let (program, source) = pair(SockType::SeqPacket);
             let (sink, reader) = pair(SockType::Stream);
-            guest.streams.send(number, source).unwrap();
-            host.streams.receive(number, sink).unwrap();
+            guest.streams.add_source(number, source).unwrap();
+            host.streams.add_sink(number, sink).unwrap();
             ends.push((number, Some(program), reader, 0, Vec::new()));
         }
-        let (mut signals, mut turns) = (0, 0);
+        let (mut messages, mut turns) = (0, 0);
         while ends
             .iter()
             .any(|(number, _, _, _, got)| *number != UNREAD && got.len() < PACKETS * PACKET)
@@ -588,22 +599,22 @@ mod tests {
                     read(reader, got);
                 }
             }
-            // What is queued ends with a whole frame: the garbage comes between two.
+            // The queue ends with a whole frame, so the garbage comes between two.
             guest
                 .channel
                 .out
                 .extend_from_slice(b"\xf5hul \xf5hul the guest's kernel says something in between");
             if turns % 10 == 0 {
                 host.channel.put(Kind::Message, 1, &[turns as u8]);
-                signals += 1;
+                messages += 1;
             }
             guest.turn();
             host.turn();
             turns += 1;
-            // What is on the way is bounded, whatever is read or not.
+            // The number of bytes in transit is bounded, whether they are read or not.
             assert!(
-                guest.heard.len() + 1 >= signals,
-                "a signal stands behind the streams"
+                guest.others.len() + 1 >= messages,
+                "a message waits behind the streams"
             );
             assert!(host.streams.sinks[&UNREAD].pending.len() <= WINDOW as usize);
         }
@@ -614,15 +625,15 @@ mod tests {
         );
         assert_eq!(
             guest.streams.sources[&UNREAD].credit, 0,
-            "the stopped reader's program is held back"
+            "the sender of the unread stream has no credit"
         );
         for (number, _, _, _, got) in &ends[..STREAMS as usize] {
             let whole: Vec<u8> = (0..PACKETS).flat_map(|n| packet(*number, n)).collect();
             assert!(*got == whole, "stream {number}");
         }
-        // Its end does not wait for the reader, who finds all of it.
+        // The end does not wait for the reader, which can read all of it later.
         let (_, _, reader, sent, mut got) = ends.pop().unwrap();
-        guest.streams.finish(&mut guest.channel, UNREAD);
+        guest.streams.finish_source(&mut guest.channel, UNREAD);
         assert!(!guest.streams.is_open(UNREAD));
         while host.streams.is_open(UNREAD) {
             guest.turn();
@@ -637,6 +648,6 @@ mod tests {
             "{} bytes of {sent} packets",
             got.len()
         );
-        assert_eq!(guest.heard.len(), signals);
+        assert_eq!(guest.others.len(), messages);
     }
 }

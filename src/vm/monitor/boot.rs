@@ -1,280 +1,32 @@
-//! From a job to a machine that boots.
+//! The start of a monitor: from its configuration to a VM that boots.
 
+use super::config::MonitorConfig;
 use super::forward::Forward;
-use super::{Monitor, Stage};
-use crate::compile::Options as CreateOptions;
-use crate::settings::vm::VmOptions;
+use super::state::{Monitor, PendingCommand, Stage, VmmCommand};
 use crate::spec::Spec;
-use crate::step::container::slot;
 use crate::step::host::Interface;
-use crate::store::Store;
 use crate::sys::fd::Fd;
 use crate::sys::page::Page;
-use crate::sys::{event, file, ids, process};
-use crate::vm::boot::disk::{Disk, Opened};
-use crate::vm::boot::kernel::Kernel;
-use crate::vm::channel::client;
-use crate::vm::channel::client::News;
+use crate::sys::{event, file, ids, process, socket};
+use crate::vm::channel::client::{self, ToParent};
 use crate::vm::channel::frame::Kind;
-use crate::vm::channel::message::{Node, PROGRAM};
-use crate::vm::channel::mux::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
-use crate::vm::engine::{Accelerator, Boot, Machine, Tap};
-use crate::vm::plan::FIRST_CGROUP;
-use crate::vm::rootless::Own;
+use crate::vm::channel::message::PROGRAM;
+use crate::vm::channel::mux::{Channel, STDERR, STDOUT, Streams, stream};
+use crate::vm::host_process::block_signals;
+use crate::vm::network;
 use crate::vm::share;
 use crate::vm::stdio::{self, Ends, Stdio};
-use crate::vm::translate::{Network, Share};
+use crate::vm::translate::Network;
+use crate::vm::vmm::qemu::{Qemu, Started};
+use crate::vm::vmm::{Hotplug, Tap, VmConfig};
 use crate::{Context, Error, Result};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// What a monitor is to do.
-pub struct Job {
-    /// The container's id.
-    pub id: String,
-    /// Its directory.
-    pub directory: PathBuf,
-    /// Where compiled filters are cached.
-    pub store: Store,
-    /// The guest's config.
-    pub spec: Spec,
-    /// What create was asked.
-    pub create: CreateOptions,
-    /// What was asked of the machine.
-    pub options: VmOptions,
-    /// How it runs.
-    pub accelerator: Accelerator,
-    /// The kernel.
-    pub kernel: Kernel,
-    /// The guest's first file system.
-    pub initramfs: PathBuf,
-    /// Memory in bytes.
-    pub memory: u64,
-    /// What it may grow to, where that is more.
-    pub memory_max: Option<u64>,
-    /// How much of that is there from the beginning.
-    pub plugged: u64,
-    /// Processors.
-    pub cpus: u32,
-    /// What the guest sees of the host.
-    pub shares: Vec<Share>,
-    /// Disks, and their files.
-    pub disks: Vec<Disk>,
-    /// The files, until the machine has them.
-    pub opened: Vec<Opened>,
-    /// Device nodes of the guest's own root.
-    pub nodes: Vec<Node>,
-    /// What the guest's binfmt_misc is told.
-    pub interpreter: Option<String>,
-    /// The host's part of the network.
-    pub network: Network,
-    /// The fifo of start.
-    pub start: Fd,
-    /// An ordinary user's ids.
-    pub own: Option<Own>,
-    /// v1 cgroups to join.
-    pub tasks: Vec<Fd>,
-    /// The socket that takes the terminal.
-    pub console: Option<Fd>,
-    /// How long until the container is made.
-    pub timeout: Duration,
-    /// What the guest's kernel can do, once it has said so.
-    pub facts: Option<crate::facts::Facts>,
-    /// What the guest has of the network.
-    pub interfaces: Vec<Interface>,
-    /// The last session's number.
-    pub sessions: u32,
-}
-
-impl Job {
-    /// The descriptors that the monitor needs of its maker's; `maker` is where whoever makes the
-    /// container listens.
-    pub fn descriptors(&self, maker: i32) -> Vec<i32> {
-        let disks = self.opened.iter().map(|opened| &opened.fd);
-        [maker, self.start.0]
-            .into_iter()
-            .chain(
-                self.tasks
-                    .iter()
-                    .chain(&self.console)
-                    .chain(disks)
-                    .map(|held| held.0),
-            )
-            .collect()
-    }
-
-    /// Takes over what the host's steps filled the slots with. (In the monitor's own process.)
-    pub fn with_slots(mut self, slots: &[i32]) -> Self {
-        let at = |number: u32| slots.get(number as usize).copied().unwrap_or(-1);
-        self.start = Fd(at(slot::START));
-        self.console = Some(at(slot::CONSOLE)).filter(|fd| *fd >= 0).map(Fd);
-        self.tasks = (FIRST_CGROUP..slots.len() as u32)
-            .map(|slot| Fd(at(slot)))
-            .collect();
-        self
-    }
-
-    /// A number for a session.
-    pub(super) fn next_session(&mut self) -> u32 {
-        self.sessions = self.sessions.max(PROGRAM) + 1;
-        self.sessions
-    }
-}
-
-impl Monitor {
-    pub(super) fn boot(mut job: Job, maker: Fd, page: Page) -> Result<Self, (Error, Fd)> {
-        match Self::try_boot(&mut job, &maker) {
-            Ok(parts) => {
-                let Parts {
-                    machine,
-                    share,
-                    channel,
-                    streams,
-                    stdin,
-                    stdio,
-                    signals,
-                    console,
-                    listener,
-                    forward,
-                    nonce,
-                } = parts;
-                let deadline = Instant::now() + job.timeout;
-                Ok(Self {
-                    job,
-                    stage: Stage::Booting,
-                    machine,
-                    share,
-                    channel,
-                    streams,
-                    stdin: Some(stdin),
-                    stdio,
-                    signals,
-                    console,
-                    tail: VecDeque::new(),
-                    listener,
-                    forward,
-                    connections: BTreeMap::new(),
-                    next: 1,
-                    sessions: BTreeMap::new(),
-                    asked_guest: VecDeque::new(),
-                    // The first answer of the engine is to the language's own opening.
-                    asked_engine: VecDeque::from([(super::control::Asked::Opening, 0)]),
-                    paused: false,
-                    nonce,
-                    plan: None,
-                    maker: Some(maker),
-                    recorded: false,
-                    page,
-                    deadline,
-                    ended: None,
-                    taken: None,
-                })
-            }
-            Err(error) => Err((error, maker)),
-        }
-    }
-
-    fn try_boot(job: &mut Job, maker: &Fd) -> Result<Parts> {
-        event::name_process(c"hull-vm");
-        let _ = process::setsid();
-        let signals = hold_signals()?;
-        // Each exec and each connection has some.
-        ids::raise_open_files().on("raise", "the limit of open files")?;
-        job.own
-            .as_ref()
-            .map_or(Ok(()), |own| own.become_root(maker.0))?;
-        for tasks in std::mem::take(&mut job.tasks) {
-            file::write(tasks.0, b"0").on("join", "the cgroup")?;
-        }
-        enter_network(&job.network)?;
-        let taps = interfaces(job, maker)?;
-        // Until here the network of an ordinary user comes in by programs of the same user
-        // (ptrace(2), access mode checking).
-        ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
-        let own = stdio::own()?;
-        // Before the share's server, which keeps what is stdio then.
-        let (mut stdio, ends) = match job.console.take() {
-            Some(console) => Stdio::terminal(&console, terminal_size(&job.spec))?,
-            None => Stdio::pipes(own)?,
-        };
-        let share = if job.shares.is_empty() {
-            None
-        } else {
-            Some(share::start(&job.directory, &job.shares)?)
-        };
-        let (share, share_socket) = match share {
-            Some(share::Server { pidfd, socket }) => (
-                Some(share::Server {
-                    pidfd,
-                    socket: Fd(-1),
-                }),
-                Some(socket),
-            ),
-            None => (None, None),
-        };
-        let boot = Boot {
-            id: &job.id,
-            directory: &job.directory,
-            program: job.options.program.as_deref(),
-            accelerator: job.accelerator,
-            kernel: &job.kernel,
-            initramfs: &job.initramfs,
-            parameters: &job.options.parameters,
-            memory: job.memory,
-            more: job.memory_max.map(|most| (most - job.memory, job.plugged)),
-            cpus: job.cpus,
-            share: share_socket,
-            taps,
-            own: job.own.as_ref(),
-            disks: std::mem::take(&mut job.opened),
-        };
-        let (machine, channel, console) = Machine::boot(boot)?;
-        if matches!(stdio, Stdio::Pipes { .. }) {
-            stdio::let_go()?;
-        }
-        let listener = client::listen(&job.directory)?;
-        // While QEMU starts.
-        let forward = if job.interfaces.is_empty() {
-            None
-        } else {
-            Forward::open()
-        };
-        let mut streams = Streams::default();
-        let Ends {
-            stdin,
-            stdout,
-            stderr,
-        } = ends;
-        streams.receive(stream(PROGRAM, STDOUT), stdout)?;
-        stderr.map_or(Ok(()), |stderr| {
-            streams.receive(stream(PROGRAM, STDERR), stderr)
-        })?;
-        stdio.start();
-        let mut channel = Channel::new(channel)?;
-        let nonce = nonce()?;
-        channel.put(Kind::Hello, 0, &nonce);
-        event::nonblocking(console.0).on("use", "the guest's console")?;
-        Ok(Parts {
-            machine,
-            share,
-            channel,
-            streams,
-            stdin,
-            stdio,
-            signals,
-            console,
-            listener,
-            forward,
-            nonce,
-        })
-    }
-}
-
-struct Parts {
-    machine: Machine,
+/// What [`try_boot`] has started.
+struct Booted {
+    qemu: Qemu,
     share: Option<share::Server>,
     channel: Channel,
     streams: Streams,
@@ -284,31 +36,167 @@ struct Parts {
     console: Fd,
     listener: Fd,
     forward: Option<Forward>,
+    interfaces: Vec<Interface>,
     nonce: [u8; 16],
 }
 
-/// A session's ends become its streams.
-pub(super) fn wire(streams: &mut Streams, session: u32, ends: Ends) -> Result<()> {
+impl Monitor {
+    /// Sets up this process as a monitor and starts the share server and QEMU. The socket to the
+    /// parent is given back with an error.
+    pub(super) fn boot(
+        mut config: MonitorConfig,
+        parent: Fd,
+        page: Page,
+    ) -> Result<Self, (Error, Fd)> {
+        let booted = match try_boot(&mut config, &parent) {
+            Ok(booted) => booted,
+            Err(error) => return Err((error, parent)),
+        };
+        let deadline = Instant::now() + config.timeout;
+        Ok(Self {
+            config,
+            stage: Stage::Booting,
+            qemu: booted.qemu,
+            share: booted.share,
+            channel: booted.channel,
+            streams: booted.streams,
+            stdin: Some(booted.stdin),
+            stdio: booted.stdio,
+            signals: booted.signals,
+            console: booted.console,
+            console_tail: VecDeque::new(),
+            listener: booted.listener,
+            forward: booted.forward,
+            connections: BTreeMap::new(),
+            next_connection: 1,
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            pending_guest: VecDeque::new(),
+            pending_vmm: VecDeque::from([PendingCommand {
+                command: VmmCommand::Capabilities,
+                connection: None,
+            }]),
+            paused: false,
+            nonce: booted.nonce,
+            plan: None,
+            facts: None,
+            interfaces: booted.interfaces,
+            parent: Some(parent),
+            recorded: false,
+            page,
+            deadline,
+            ended: None,
+            progress: None,
+        })
+    }
+}
+
+fn try_boot(config: &mut MonitorConfig, parent: &Fd) -> Result<Booted> {
+    event::name_process(c"hull-vm");
+    let _ = process::setsid();
+    let signals = block_signals()?;
+    // Each exec and each connection needs descriptors.
+    ids::raise_open_files().on("raise", "the limit of open files")?;
+    if let Some(id_maps) = &config.id_maps {
+        id_maps.become_root(parent.0)?;
+    }
+    for tasks in std::mem::take(&mut config.tasks) {
+        file::write(tasks.0, b"0").on("join", "the cgroup")?;
+    }
+    enter_network(&config.network)?;
+    let (taps, interfaces) = connect_network(parent)?;
+    // While the parent attaches an unprivileged user's network, programs of that user access this
+    // process (ptrace(2), "Ptrace access mode checking"). From here on none may.
+    ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("clear", "PR_SET_DUMPABLE")?;
+    // The share server replaces its stdio, and a terminal replaces this process's: duplicate it
+    // before.
+    let own = stdio::copy_own()?;
+    let (mut stdio, ends) = match config.console.take() {
+        Some(console) => Stdio::terminal(&console, terminal_size(&config.spec))?,
+        None => Stdio::pipes(own)?,
+    };
+    let mut share = if config.shares.is_empty() {
+        None
+    } else {
+        Some(share::start(&config.directory, &config.shares)?)
+    };
+    let share_socket = share
+        .as_mut()
+        .map(|server| std::mem::replace(&mut server.socket, Fd(-1)));
+    let Started {
+        qemu,
+        channel,
+        console,
+    } = start_qemu(config, share_socket, taps)?;
+    if matches!(stdio, Stdio::Pipes { .. }) {
+        stdio::release_own()?;
+    }
+    let listener = client::listen(&config.directory)?;
+    // QEMU starts meanwhile.
+    let forward = if interfaces.is_empty() {
+        None
+    } else {
+        Forward::open()
+    };
+    let mut streams = Streams::default();
     let Ends {
         stdin,
         stdout,
         stderr,
     } = ends;
-    streams.send(stream(session, STDIN), stdin)?;
-    streams.receive(stream(session, STDOUT), stdout)?;
+    streams.add_sink(stream(PROGRAM, STDOUT), stdout)?;
     stderr.map_or(Ok(()), |stderr| {
-        streams.receive(stream(session, STDERR), stderr)
+        streams.add_sink(stream(PROGRAM, STDERR), stderr)
+    })?;
+    stdio.start();
+    let mut channel = Channel::new(channel)?;
+    let nonce = nonce()?;
+    channel.put(Kind::Hello, 0, &nonce);
+    event::nonblocking(console.0).on("use", "the guest's console")?;
+    Ok(Booted {
+        qemu,
+        share,
+        channel,
+        streams,
+        stdin,
+        stdio,
+        signals,
+        console,
+        listener,
+        forward,
+        interfaces,
+        nonce,
     })
 }
 
-/// All signals come by a descriptor: they are the program's.
-pub fn hold_signals() -> Result<SignalFd> {
-    let set = SigSet::all();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None).on("block", "signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .on("make", "a signalfd")
+fn start_qemu(
+    config: &mut MonitorConfig,
+    share_socket: Option<Fd>,
+    taps: Vec<Tap>,
+) -> Result<Started> {
+    let hotplug = config.memory_max.map(|max| Hotplug {
+        size: max - config.memory,
+        plugged: config.plugged,
+    });
+    Qemu::start(VmConfig {
+        id: &config.id,
+        directory: &config.directory,
+        program: config.options.hypervisor.as_deref(),
+        accelerator: config.accelerator,
+        kernel: &config.kernel,
+        initramfs: &config.initramfs,
+        kernel_parameters: &config.options.kernel_parameters,
+        memory: config.memory,
+        hotplug,
+        cpus: config.cpus,
+        share: share_socket,
+        taps,
+        id_maps: config.id_maps.as_ref(),
+        disks: std::mem::take(&mut config.open_disks),
+    })
 }
 
+/// The size of the config's `process.consoleSize`: rows and columns.
 fn terminal_size(spec: &Spec) -> (u16, u16) {
     let size = spec
         .config()
@@ -329,23 +217,25 @@ fn nonce() -> Result<[u8; 16]> {
     Ok(nonce)
 }
 
-/// The interfaces of the namespace, those that hull's own networks put there among them.
-fn interfaces(job: &mut Job, maker: &Fd) -> Result<Vec<Tap>> {
-    client::send(maker, &News::Placed, &[])?;
+/// Has the parent attach hull's own networks and run the host's hooks, which may add interfaces,
+/// and then connects all interfaces of the network namespace to tap devices.
+fn connect_network(parent: &Fd) -> Result<(Vec<Tap>, Vec<Interface>)> {
+    client::send(parent, &ToParent::NetworkReady, &[])?;
     let mut byte = [0_u8; 1];
-    if crate::sys::socket::recv(maker.0, &mut byte) != Ok(1) {
+    if socket::recv(parent.0, &mut byte) != Ok(1) {
         return Err(Error::new("the parent process exited"));
     }
-    let (taps, interfaces) = crate::vm::network::carry_in()?.into_iter().unzip();
-    job.interfaces = interfaces;
-    Ok(taps)
+    Ok(network::connect()?
+        .into_iter()
+        .map(|connected| (connected.tap, connected.interface))
+        .unzip())
 }
 
-/// The container's network namespace on the host's side: the one that is given, or a new one.
+/// Makes or enters the container's network namespace on the host.
 fn enter_network(network: &Network) -> Result<()> {
     match network {
         Network::New => {
-            process::unshare(libc::CLONE_NEWNET as u64).on("make", "a network namespace")
+            process::unshare(libc::CLONE_NEWNET as u64).on("unshare", "a network namespace")
         }
         Network::Path(path) => {
             let namespace = crate::sys::namespace::open(path)?;

@@ -1,7 +1,6 @@
-//! The file system itself: the crate virtiofsd's, with what must not come from a guest refused
-//! before it is reached.
+//! The virtio-fs filesystem: that of the crate virtiofsd, behind a filter that refuses what a guest
+//! must not do.
 
-use super::Roots;
 use crate::{Context, Error, Result};
 use std::ffi::CStr;
 use std::fs::File;
@@ -23,16 +22,19 @@ use virtiofsd::soft_idmap::Id;
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-/// Serves one machine, to its end.
+/// Serves the process's root filesystem to one VM over vhost-user, until the VMM disconnects.
+/// `descriptors` is `/proc/self/fd` and `mountinfo` is `/proc/self/mountinfo`, which the process
+/// cannot open any more.
 ///
 /// # Errors
-/// The file system cannot be made; the machine's monitor speaks another protocol.
-pub fn serve(listener: UnixListener, roots: Roots) -> Result<()> {
-    let word = |what: &'static str| {
+/// The root cannot be opened; the device's queues or threads cannot be made; the VMM violates the
+/// vhost-user protocol.
+pub(super) fn serve(listener: UnixListener, descriptors: File, mountinfo: File) -> Result<()> {
+    let failed = |what: &'static str| {
         move |error: &dyn std::fmt::Display| Error::new(format!("{what}: {error}"))
     };
-    let limit = crate::sys::ids::hard_limit(libc::RLIMIT_NOFILE)
-        .on("ask for", "the limit of open files")?;
+    let limit =
+        crate::sys::ids::hard_limit(libc::RLIMIT_NOFILE).on("get", "the limit of open files")?;
     let config = Config {
         entry_timeout: Duration::from_secs(1),
         attr_timeout: Duration::from_secs(1),
@@ -40,55 +42,62 @@ pub fn serve(listener: UnixListener, roots: Roots) -> Result<()> {
         root_dir: "/".into(),
         xattr: true,
         readdirplus: true,
-        proc_sfd_rawfd: Some(roots.descriptors),
-        proc_mountinfo_rawfd: Some(roots.mounts),
+        proc_sfd_rawfd: Some(descriptors),
+        proc_mountinfo_rawfd: Some(mountinfo),
         announce_submounts: true,
         clean_noatime: true,
         guest_fd_limit: limit.saturating_sub(64),
         ..Config::default()
     };
-    let fs = Guarded(PassthroughFs::new(config).map_err(|error| word("open the share")(&error))?);
+    let fs =
+        Filtered(PassthroughFs::new(config).map_err(|error| failed("open the share")(&error))?);
     let backend = VhostUserFsBackendBuilder::default()
         .set_thread_pool_size(0)
         .build(fs)
-        .map_err(|error| word("make the share's device")(&error))?;
+        .map_err(|error| failed("create the share's device")(&error))?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("hull-share".into(), Arc::new(backend), memory)
-        .map_err(|error| word("make the share's device")(&error))?;
+        .map_err(|error| failed("create the share's device")(&error))?;
     daemon
         .start(&mut Listener::from(listener))
-        .map_err(|error| word("serve the share")(&error))?;
+        .map_err(|error| failed("serve the share")(&error))?;
     daemon
         .wait()
-        .map_err(|error| word("serve the share")(&error))
+        .map_err(|error| failed("serve the share")(&error))
 }
 
-/// The file system with its guard.
-struct Guarded(PassthroughFs);
+/// The filesystem with the calls that it refuses.
+struct Filtered(PassthroughFs);
 
+/// The error of a call that is refused.
 fn refused() -> io::Error {
     io::Error::from_raw_os_error(libc::EPERM)
 }
 
-/// Whether a file of these bits and this owner would give root's rights, or its group's, to whoever
-/// runs it.
+/// Whether a file with this mode and owner would run as root or with root's group on the host.
+/// Set-group-id without group execute marks mandatory locking and gives no rights.
 fn gives_rights(mode: u32, uid: u32, gid: u32) -> bool {
     mode & libc::S_IFMT != libc::S_IFDIR
         && (mode & libc::S_ISUID != 0 && uid == 0
             || mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP && gid == 0)
 }
 
-/// Calls that go through as they come.
+/// Calls that the filesystem gets unchanged.
 macro_rules! through {
-    ($( fn $name:ident $(<$generic:ident: $bound:path>)? (&self $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)?; )*) => { $(
-        fn $name $(<$generic: $bound>)? (&self $(, $arg: $ty)*) $(-> $ret)? { self.0.$name($($arg),*) }
+    ($(
+        fn $name:ident $(<$generic:ident: $bound:path>)?
+            (&self $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)?;
+    )*) => { $(
+        fn $name $(<$generic: $bound>)? (&self $(, $arg: $ty)*) $(-> $ret)? {
+            self.0.$name($($arg),*)
+        }
     )* };
 }
 
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
 
-impl FileSystem for Guarded {
+impl FileSystem for Filtered {
     type Inode = Inode;
     type Handle = Handle;
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
@@ -99,36 +108,76 @@ impl FileSystem for Guarded {
         fn lookup(&self, ctx: Caller, parent: Inode, name: &CStr) -> io::Result<Entry>;
         fn forget(&self, ctx: Caller, inode: Inode, count: u64);
         fn batch_forget(&self, ctx: Caller, requests: Vec<(Inode, u64)>);
-        fn getattr(&self, ctx: Caller, inode: Inode, handle: Option<Handle>) -> io::Result<(fuse::Attr, Duration)>;
+        fn getattr(
+            &self, ctx: Caller, inode: Inode, handle: Option<Handle>,
+        ) -> io::Result<(fuse::Attr, Duration)>;
         fn readlink(&self, ctx: Caller, inode: Inode) -> io::Result<Vec<u8>>;
-        fn symlink(&self, ctx: Caller, target: &CStr, parent: Inode, name: &CStr, extensions: Extensions) -> io::Result<Entry>;
-        fn mkdir(&self, ctx: Caller, parent: Inode, name: &CStr, mode: u32, umask: u32, extensions: Extensions) -> io::Result<Entry>;
+        fn symlink(
+            &self, ctx: Caller, target: &CStr, parent: Inode, name: &CStr, extensions: Extensions,
+        ) -> io::Result<Entry>;
+        fn mkdir(
+            &self, ctx: Caller, parent: Inode, name: &CStr, mode: u32, umask: u32,
+            extensions: Extensions,
+        ) -> io::Result<Entry>;
         fn unlink(&self, ctx: Caller, parent: Inode, name: &CStr) -> io::Result<()>;
         fn rmdir(&self, ctx: Caller, parent: Inode, name: &CStr) -> io::Result<()>;
-        fn rename(&self, ctx: Caller, old: Inode, old_name: &CStr, new: Inode, new_name: &CStr, flags: u32) -> io::Result<()>;
+        fn rename(
+            &self, ctx: Caller, old: Inode, old_name: &CStr, new: Inode, new_name: &CStr,
+            flags: u32,
+        ) -> io::Result<()>;
         fn link(&self, ctx: Caller, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry>;
-        fn open(&self, ctx: Caller, inode: Inode, kill_priv: bool, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-        fn read<W: ZeroCopyWriter>(&self, ctx: Caller, inode: Inode, handle: Handle, to: W, size: u32, offset: u64, owner: Option<u64>, flags: u32) -> io::Result<usize>;
-        fn write<R: ZeroCopyReader>(&self, ctx: Caller, inode: Inode, handle: Handle, from: R, size: u32, offset: u64, owner: Option<u64>, delayed: bool, kill_priv: bool, flags: u32) -> io::Result<usize>;
+        fn open(
+            &self, ctx: Caller, inode: Inode, kill_priv: bool, flags: u32,
+        ) -> io::Result<(Option<Handle>, OpenOptions)>;
+        fn read<W: ZeroCopyWriter>(
+            &self, ctx: Caller, inode: Inode, handle: Handle, to: W, size: u32, offset: u64,
+            owner: Option<u64>, flags: u32,
+        ) -> io::Result<usize>;
+        fn write<R: ZeroCopyReader>(
+            &self, ctx: Caller, inode: Inode, handle: Handle, from: R, size: u32, offset: u64,
+            owner: Option<u64>, delayed: bool, kill_priv: bool, flags: u32,
+        ) -> io::Result<usize>;
         fn flush(&self, ctx: Caller, inode: Inode, handle: Handle, owner: u64) -> io::Result<()>;
-        fn fsync(&self, ctx: Caller, inode: Inode, data_only: bool, handle: Handle) -> io::Result<()>;
-        fn fallocate(&self, ctx: Caller, inode: Inode, handle: Handle, mode: u32, offset: u64, length: u64) -> io::Result<()>;
-        fn release(&self, ctx: Caller, inode: Inode, flags: u32, handle: Handle, flush: bool, unlock: bool, owner: Option<u64>) -> io::Result<()>;
+        fn fsync(
+            &self, ctx: Caller, inode: Inode, data_only: bool, handle: Handle,
+        ) -> io::Result<()>;
+        fn fallocate(
+            &self, ctx: Caller, inode: Inode, handle: Handle, mode: u32, offset: u64, length: u64,
+        ) -> io::Result<()>;
+        fn release(
+            &self, ctx: Caller, inode: Inode, flags: u32, handle: Handle, flush: bool,
+            unlock: bool, owner: Option<u64>,
+        ) -> io::Result<()>;
         fn statfs(&self, ctx: Caller, inode: Inode) -> io::Result<libc::statvfs64>;
-        fn getxattr(&self, ctx: Caller, inode: Inode, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
+        fn getxattr(
+            &self, ctx: Caller, inode: Inode, name: &CStr, size: u32,
+        ) -> io::Result<GetxattrReply>;
         fn listxattr(&self, ctx: Caller, inode: Inode, size: u32) -> io::Result<ListxattrReply>;
         fn removexattr(&self, ctx: Caller, inode: Inode, name: &CStr) -> io::Result<()>;
-        fn opendir(&self, ctx: Caller, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-        fn readdir(&self, ctx: Caller, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
-        fn fsyncdir(&self, ctx: Caller, inode: Inode, data_only: bool, handle: Handle) -> io::Result<()>;
-        fn releasedir(&self, ctx: Caller, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
+        fn opendir(
+            &self, ctx: Caller, inode: Inode, flags: u32,
+        ) -> io::Result<(Option<Handle>, OpenOptions)>;
+        fn readdir(
+            &self, ctx: Caller, inode: Inode, handle: Handle, size: u32, offset: u64,
+        ) -> io::Result<Self::DirIter>;
+        fn fsyncdir(
+            &self, ctx: Caller, inode: Inode, data_only: bool, handle: Handle,
+        ) -> io::Result<()>;
+        fn releasedir(
+            &self, ctx: Caller, inode: Inode, flags: u32, handle: Handle,
+        ) -> io::Result<()>;
         fn access(&self, ctx: Caller, inode: Inode, mask: u32) -> io::Result<()>;
-        fn lseek(&self, ctx: Caller, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
-        fn copyfilerange(&self, ctx: Caller, from: Inode, from_handle: Handle, from_offset: u64, to: Inode, to_handle: Handle, to_offset: u64, length: u64, flags: u64) -> io::Result<usize>;
+        fn lseek(
+            &self, ctx: Caller, inode: Inode, handle: Handle, offset: u64, whence: u32,
+        ) -> io::Result<u64>;
+        fn copyfilerange(
+            &self, ctx: Caller, from: Inode, from_handle: Handle, from_offset: u64, to: Inode,
+            to_handle: Handle, to_offset: u64, length: u64, flags: u64,
+        ) -> io::Result<usize>;
         fn syncfs(&self, ctx: Caller, inode: Inode) -> io::Result<()>;
     }
 
-    /// A device node of the guest's making would be one of the host's devices to the host.
+    /// Refuses device nodes, which on the host would be nodes of the host's devices.
     fn mknod(
         &self,
         ctx: Caller,
@@ -194,8 +243,8 @@ impl FileSystem for Guarded {
         self.0.setattr(ctx, inode, attr, handle, valid)
     }
 
-    /// `security.capability` gives root's rights as a set-user-id bit does; the labels are the
-    /// host's to give.
+    /// Refuses the namespace `security`: `security.capability` gives rights as a set-user-id bit
+    /// does, and the other attributes are labels of the host's security modules.
     fn setxattr(
         &self,
         ctx: Caller,
@@ -212,7 +261,7 @@ impl FileSystem for Guarded {
     }
 }
 
-impl SerializableFileSystem for Guarded {
+impl SerializableFileSystem for Filtered {
     through! {
         fn prepare_serialization(&self, cancel: Arc<AtomicBool>);
         fn serialize(&self, to: File) -> io::Result<()>;
@@ -225,15 +274,12 @@ mod tests {
     use super::gives_rights;
 
     #[test]
-    fn only_what_runs_as_root_is_dangerous() {
+    fn only_files_that_run_as_root_give_rights() {
         let file = libc::S_IFREG;
         assert!(gives_rights(file | 0o4755, 0, 5));
         assert!(!gives_rights(file | 0o4755, 1000, 0));
         assert!(gives_rights(file | 0o2755, 1000, 0));
-        assert!(
-            !gives_rights(file | 0o2745, 1000, 0),
-            "mandatory locking's mark, not a right"
-        );
+        assert!(!gives_rights(file | 0o2745, 1000, 0), "mandatory locking");
         assert!(!gives_rights(libc::S_IFDIR | 0o6755, 0, 0));
         assert!(!gives_rights(file | 0o755, 0, 0));
     }

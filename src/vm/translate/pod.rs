@@ -1,12 +1,14 @@
-//! What an engine's pod gives its containers, and what of it a machine can have.
+//! Namespaces and shared memory that the containers of a pod share, and what a container in a VM
+//! has in their place:
 //!
-//! | of the pod | in the machine |
-//! |---|---|
-//! | the sandbox container, which holds the namespaces | is none: it stays with the namespace backend |
-//! | the network namespace | its interfaces are carried in ([`super::network`]) |
-//! | the uts namespace | its names are the guest's |
-//! | the ipc namespace | the guest has its own: System V objects and queues are a kernel's |
-//! | `/dev/shm`, a tmpfs of the host | a tmpfs of the guest, as large: shared memory is a kernel's too |
+//! - The sandbox container, which holds the namespaces, has no VM: it runs with the namespace
+//!   backend.
+//! - The network namespace: its interfaces are connected to the VM ([`crate::vm::network`]).
+//! - The UTS namespace: its host name and domain name become the guest's.
+//! - The IPC namespace: the guest has one of its own, since System V objects and message queues
+//!   exist within one kernel.
+//! - `/dev/shm`, a tmpfs of the host: a tmpfs of the same size in the guest, since shared memory
+//!   exists within one kernel too.
 
 use crate::spec::config::{Config, Mount, Namespace};
 use crate::sys::fd::Fd;
@@ -16,22 +18,24 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
 
-/// Makes the guest's own of the namespaces that a pod shares and a machine cannot join.
+/// Replaces the IPC and UTS namespaces that the config joins by path by new namespaces in the
+/// guest, and sets the config's host and domain name.
 ///
 /// # Errors
-/// The ipc namespace is none; the uts namespace cannot be asked for its names.
-pub fn own(config: &mut Config) -> Result<()> {
+/// The path of the IPC namespace is another kind of namespace; the UTS namespace cannot be joined,
+/// or its names cannot be read.
+pub(super) fn replace_namespaces(config: &mut Config) -> Result<()> {
     let namespaces = &mut config.linux.get_or_insert_default().namespaces;
-    let given = |namespace: &Namespace| namespace.path.clone().filter(|path| !path.is_empty());
+    let path = |namespace: &Namespace| namespace.path.clone().filter(|path| !path.is_empty());
     for namespace in namespaces
         .iter_mut()
         .filter(|namespace| namespace.typ == Some(Kind::Ipc))
     {
-        if let Some(path) = given(namespace) {
-            let kind = namespace::kind(namespace::open(&path)?.0).on("look at namespace", &path)?;
+        if let Some(path) = path(namespace) {
+            let kind = namespace::kind(namespace::open(&path)?.0).on("query namespace", &path)?;
             if kind != libc::CLONE_NEWIPC as u32 {
                 return Err(Error::new(format!(
-                    "linux.namespaces: {path} is a {} namespace, where ipc is asked for",
+                    "linux.namespaces: {path} is a {} namespace, not an ipc namespace",
                     crate::spec::names::kind_name(kind)
                 )));
             }
@@ -41,58 +45,68 @@ pub fn own(config: &mut Config) -> Result<()> {
             namespace.path = None;
         }
     }
-    // Without a uts namespace of its own a container has its host's names.
-    let found = namespaces
+    // A container without a UTS namespace has the names of its host.
+    let uts = namespaces
         .iter_mut()
         .find(|namespace| namespace.typ == Some(Kind::Uts));
-    let place = match &found {
-        Some(namespace) => given(namespace),
+    let source = match &uts {
+        Some(namespace) => path(namespace),
         None => Some("/proc/self/ns/uts".to_owned()),
     };
-    let Some(place) = place else { return Ok(()) };
-    match found {
+    let Some(source) = source else { return Ok(()) };
+    match uts {
         Some(namespace) => namespace.path = None,
         None => namespaces.push(Namespace {
             typ: Some(Kind::Uts),
             ..Namespace::default()
         }),
     }
-    let [host, domain] = names(&place)?;
-    config.hostname = Some(host);
-    config.domainname = Some(domain).filter(|name| !name.is_empty() && name != "(none)");
+    let names = read_names(&source)?;
+    config.hostname = Some(names.host);
+    config.domainname = Some(names.domain).filter(|name| !name.is_empty() && name != "(none)");
     Ok(())
 }
 
-/// Host name and domain name of a uts namespace. It is joined for that, and left: only there the
-/// kernel tells them.
-fn names(place: &str) -> Result<[String; 2]> {
-    let join = |namespace: &Fd| {
-        process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", place)
-    };
-    let (own, theirs) = (
-        namespace::open("/proc/self/ns/uts")?,
-        namespace::open(place)?,
-    );
-    join(&theirs)?;
-    let read = |name: &str| {
-        std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name))
-            .on("read the name of", place)
-    };
-    let names = read("hostname").and_then(|host| Ok([host, read("domainname")?]));
-    join(&own)?;
-    Ok(names?.map(|name| name.trim_end().to_owned()))
+/// The names of a UTS namespace.
+struct Names {
+    host: String,
+    domain: String,
 }
 
-/// A bind mount of a tmpfs of the host's on `/dev/shm`, as CRI and Podman have it, becomes a tmpfs
-/// of the guest's. Whether it was one.
-pub fn own_shared_memory(mount: &mut Mount, path: &Path) -> bool {
-    let Ok(about) = statfs(path) else {
+/// Reads the names of a UTS namespace. The kernel has no call for it from outside, so hull joins
+/// the namespace for a moment.
+fn read_names(path: &str) -> Result<Names> {
+    let join = |namespace: &Fd| {
+        process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", path)
+    };
+    let own = namespace::open("/proc/self/ns/uts")?;
+    let joined = namespace::open(path)?;
+    join(&joined)?;
+    let read = |name: &str| {
+        std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name))
+            .map(|name| name.trim_end().to_owned())
+            .on("read the names of", path)
+    };
+    let names = read("hostname").and_then(|host| {
+        Ok(Names {
+            host,
+            domain: read("domainname")?,
+        })
+    });
+    join(&own)?;
+    names
+}
+
+/// Turns a bind mount of a tmpfs of the host on `/dev/shm`, as CRI and Podman write it, into a
+/// tmpfs of the guest with the same size. Returns whether it was one.
+pub(super) fn replace_shared_memory(mount: &mut Mount, source: &Path) -> bool {
+    let Ok(filesystem) = statfs(source) else {
         return false;
     };
-    if mount.destination != "/dev/shm" || about.filesystem_type() != TMPFS_MAGIC {
+    if mount.destination != "/dev/shm" || filesystem.filesystem_type() != TMPFS_MAGIC {
         return false;
     }
-    let bytes = about.blocks() * about.block_size().unsigned_abs();
+    let bytes = filesystem.blocks() * filesystem.block_size().unsigned_abs();
     mount.typ = Some("tmpfs".into());
     mount.source = Some("shm".into());
     mount.options.retain(|option| {
@@ -128,9 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_names_of_its_own_has_those_of_its_host() {
+    fn a_guest_without_a_uts_namespace_has_the_hosts_names() {
         let mut config = spec(&json!({})).config().clone();
-        own(&mut config).unwrap();
+        replace_namespaces(&mut config).unwrap();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(config.hostname.as_deref(), Some(host.trim_end()));
         let uts = |config: &Config| {
@@ -145,7 +159,7 @@ mod tests {
         };
         assert_eq!(uts(&config), 1);
         config.hostname = Some("its-own".into());
-        own(&mut config).unwrap();
+        replace_namespaces(&mut config).unwrap();
         assert_eq!(
             (config.hostname.as_deref(), uts(&config)),
             (Some("its-own"), 1)
@@ -153,15 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_is_the_guests_own() {
+    fn the_hosts_shared_memory_becomes_a_tmpfs_of_the_guest() {
         let mut mount = Mount {
             destination: "/dev/shm".into(),
             typ: Some("bind".into()),
             options: ["rbind", "rprivate", "nosuid"].map(str::to_owned).to_vec(),
             ..Mount::default()
         };
-        assert!(!own_shared_memory(&mut mount, Path::new("/proc")));
-        assert!(own_shared_memory(&mut mount, Path::new("/dev/shm")));
+        assert!(!replace_shared_memory(&mut mount, Path::new("/proc")));
+        assert!(replace_shared_memory(&mut mount, Path::new("/dev/shm")));
         assert_eq!(
             (mount.typ.as_deref(), &mount.options[..2]),
             (
@@ -170,6 +184,6 @@ mod tests {
             )
         );
         mount.destination = "/elsewhere".into();
-        assert!(!own_shared_memory(&mut mount, Path::new("/dev/shm")));
+        assert!(!replace_shared_memory(&mut mount, Path::new("/dev/shm")));
     }
 }
