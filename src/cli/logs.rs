@@ -2,7 +2,7 @@
 
 use super::Global;
 use crate::adhoc;
-use crate::adhoc::keeper::Keep;
+use crate::adhoc::keeper::KeeperOptions;
 use crate::store::Store;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             ))
         })?),
     };
-    let options = adhoc::logs::Options {
+    let options = adhoc::logs::LogOptions {
         follow: args.follow,
         tail,
         timestamps: args.timestamps,
@@ -62,7 +62,7 @@ pub fn keep(args: KeeperArgs, global: &Global) -> Result<u8> {
     let remove = args
         .remove
         .map(|id| (Store::new(global.store().root().to_owned()), id));
-    adhoc::keeper::keep(&Keep {
+    adhoc::keeper::run(&KeeperOptions {
         directory: args.directory,
         terminal: args.terminal,
         remove,

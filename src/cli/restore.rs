@@ -3,7 +3,7 @@
 use super::Global;
 use super::checkpoint::Shared;
 use super::create::connect_console;
-use crate::adhoc::keeper::Streams;
+use crate::adhoc::keeper::LoggedOutput;
 use crate::checkpoint;
 use crate::checkpoint::images::TemporaryImages;
 use crate::checkpoint::manifest::Manifest;
@@ -142,12 +142,12 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
         whole: scratch.is_some(),
     };
     if kept {
-        let mut streams = Streams::make(terminal)?;
-        let (container, _) = streams.while_redirected(|console| {
+        let mut output = LoggedOutput::new(terminal)?;
+        let (container, _) = output.while_redirected(|console| {
             checkpoint::restore::restore(&store, &id, &spec, &bring, console)
         })?;
-        streams
-            .hand_over(&container.directory(), None)
+        output
+            .start_keeper(&container.directory(), None)
             .inspect_err(|_| drop(container.take_down()))?;
         return Ok(0);
     }

@@ -3,7 +3,7 @@
 use super::Global;
 use super::create::{Make, connect_console};
 use crate::adhoc;
-use crate::adhoc::flags::Flags;
+use crate::adhoc::flags::AdhocFlags;
 use crate::adhoc::run::Mode;
 use crate::container::create::create;
 use crate::container::start::{begin, executed};
@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(value_name = "ID | -- COMMAND", required = true)]
     words: Vec<String>,
     #[command(flatten)]
-    people: Flags,
+    adhoc: AdhocFlags,
     #[command(flatten)]
     make: Make,
 }
@@ -35,7 +35,7 @@ pub struct Args {
 impl Args {
     /// Whether this is the form for people.
     pub fn is_for_people(&self) -> bool {
-        self.people.rootfs.is_some()
+        self.adhoc.rootfs.is_some()
     }
 }
 
@@ -53,7 +53,7 @@ fn run_directory(args: &Args, global: &Global) -> Result<u8> {
         detach,
         keep,
         words,
-        people: flags,
+        adhoc: flags,
         make,
     } = args;
     if make.bundle.as_os_str() != "." || make.console_socket.is_some() {
@@ -73,7 +73,7 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
         detach,
         keep,
         words,
-        people: _,
+        adhoc: _,
         make,
     } = args;
     let [id] = &words[..] else {
