@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[command(next_help_heading = "Options with --rootfs")]
 #[group(requires = "rootfs")]
 pub struct AdhocFlags {
-    /// Run COMMAND in this root filesystem, without a bundle; / is the host's. Changes go to a
+    /// Run COMMAND in this root filesystem, without a bundle; / is the host's own. Changes go to a
     /// temporary layer
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,

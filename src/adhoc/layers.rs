@@ -204,8 +204,8 @@ fn keep_changes(
     let Some(parent) = parent else {
         let directory = directory.display();
         return Err(Error::new(format!(
-            "--keep-changes {directory}: it is the top of a filesystem; give a directory in it, such \
-             as {directory}/changes"
+            "--keep-changes {directory}: it is the top of a filesystem; give a directory in it, as \
+             {directory}/changes"
         )));
     };
     let work = parent.join(format!(".hull-work-{id}"));

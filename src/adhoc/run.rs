@@ -15,7 +15,7 @@ use crate::facts;
 use crate::namespaces::subid::Maps;
 use crate::security::caps;
 use crate::spec::Spec;
-use crate::stdio::foreground::{Relays, Signals, attend_init, console_pair, receive_terminal};
+use crate::stdio::foreground::{Console, Relays, Signals, attend_init};
 use crate::stdio::streams::Pipes;
 use crate::step::layers::Layers;
 use crate::store::Store;
@@ -130,21 +130,21 @@ impl Run<'_> {
         if !self.adhoc.interactive {
             null_stdin()?;
         }
-        let console = if self.adhoc.tty {
-            Some(console_pair()?)
-        } else {
-            None
-        };
-        let (ours, theirs) = console.unzip();
+        let mut console = Console::new(self.adhoc.tty, None)?;
         let signals = Signals::block()?;
         let pipes = Pipes::replace_nonblocking()?;
-        let (container, made) =
-            create(self.store, &self.adhoc.id, self.spec, self.options, theirs)?;
+        let (container, made) = create(
+            self.store,
+            &self.adhoc.id,
+            self.spec,
+            self.options,
+            console.sender.take(),
+        )?;
         let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams);
         let started = self
             .write_bundle(&container)
             .and_then(|()| begin(&container, &made));
-        let ended = match (started, ours.as_ref().map(receive_terminal).transpose()) {
+        let ended = match (started, console.receive()) {
             (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
                 let relays = Relays {
                     terminal,
