@@ -1,7 +1,8 @@
-//! The config that a person would have had to write.
+//! Generates the config of an ad hoc container, as its user would have to write it in a bundle.
 
-use crate::adhoc::flags::{Ask, Filter};
-use crate::adhoc::users::Who;
+use crate::adhoc::layers::Tmpfs;
+use crate::adhoc::options::{AdhocOptions, Filter};
+use crate::adhoc::users::UserIds;
 use crate::namespaces::subid::Maps;
 use crate::security::{caps, default_profile};
 use crate::spec::config::{
@@ -13,66 +14,67 @@ use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
 
-/// What the host adds to what was asked.
+/// What the config needs besides the flags.
 pub struct Host {
-    /// Who the program runs as.
-    pub who: Who,
-    /// The maps of a new user namespace, where one is made.
+    /// UserIds the program runs as.
+    pub user: UserIds,
+    /// The id maps of the new user namespace, where there is one.
     pub maps: Option<Maps>,
-    /// hull may make cgroups and devices.
+    /// Whether hull may create cgroups and devices.
     pub privileged: bool,
-    /// Places that begin as empty file systems in memory, with their modes.
-    pub fresh: Vec<(String, u32)>,
-    /// hull's own terminal: rows and columns.
+    /// The directories that are tmpfs.
+    pub tmpfs: Vec<Tmpfs>,
+    /// The size of hull's terminal: rows and columns.
     pub window: Option<(u16, u16)>,
-    /// hull's TERM.
+    /// The value of TERM that hull has.
     pub term: Option<String>,
 }
 
-/// Writes the config.
+/// Generates the config.
 ///
 /// # Errors
-/// The filter's file cannot be read.
-pub fn generate(ask: &Ask, host: &Host) -> Result<Config> {
-    let root = ask
+/// A path is not UTF-8; the file of `--seccomp` cannot be read, or is not a `linux.seccomp`
+/// section.
+pub fn generate(options: &AdhocOptions, host: &Host) -> Result<Config> {
+    let root = options
         .rootfs
         .to_str()
-        .ok_or_else(|| Error::new(format!("--rootfs {}: not UTF-8", ask.rootfs.display())))?;
+        .ok_or_else(|| Error::new(format!("--rootfs {}: not UTF-8", options.rootfs.display())))?;
     Ok(Config {
         oci_version: "1.3.0".into(),
         root: Some(Root {
             path: root.to_owned(),
-            readonly: ask.read_only,
+            readonly: options.read_only,
         }),
-        mounts: mounts(ask, host)?,
-        process: Some(process(ask, host)),
-        hostname: Some(ask.hostname.clone()),
-        linux: Some(linux(ask, host)?),
+        mounts: mounts(options, host)?,
+        process: Some(process(options, host)),
+        hostname: Some(options.hostname.clone()),
+        linux: Some(linux(options, host)?),
         ..Config::default()
     })
 }
 
-fn process(ask: &Ask, host: &Host) -> Process {
-    let names = caps::names(ask.capabilities);
+fn process(options: &AdhocOptions, host: &Host) -> Process {
+    let names = caps::names(options.capabilities);
     let term = host
         .term
         .as_deref()
-        .filter(|term| !term.is_empty() && ask.tty)
-        .unwrap_or(if ask.tty { "xterm" } else { "" });
-    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", ask.hostname)];
+        .filter(|term| !term.is_empty() && options.tty)
+        .unwrap_or(if options.tty { "xterm" } else { "" });
+    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", options.hostname)];
     env.extend((!term.is_empty()).then(|| format!("TERM={term}")));
-    // Where a name comes twice, the last one stands alone.
-    for variable in &ask.env {
+    // Of variables with the same name, only the last one stays.
+    for variable in &options.env {
         let name = variable.split('=').next().unwrap_or_default();
         env.retain(|earlier| earlier.split('=').next() != Some(name));
         env.push(variable.clone());
     }
-    let Who { uid, gid, groups } = host.who.clone();
+    let UserIds { uid, gid, groups } = host.user.clone();
     Process {
-        terminal: ask.tty,
+        terminal: options.tty,
         console_size: host
             .window
-            .filter(|_| ask.tty)
+            .filter(|_| options.tty)
             .map(|(rows, columns)| ConsoleSize {
                 height: rows.into(),
                 width: columns.into(),
@@ -83,9 +85,9 @@ fn process(ask: &Ask, host: &Host) -> Process {
             additional_gids: groups,
             ..User::default()
         },
-        args: ask.command.clone(),
+        args: options.command.clone(),
         env,
-        cwd: ask.workdir.clone(),
+        cwd: options.workdir.clone(),
         capabilities: Some(Capabilities {
             bounding: names.clone(),
             effective: names.clone(),
@@ -96,17 +98,17 @@ fn process(ask: &Ask, host: &Host) -> Process {
     }
 }
 
-fn mount(destination: &str, fstype: &str, source: &str, options: &[&str]) -> Mount {
+fn mount(destination: &str, fstype: &str, source: &str, flags: &[&str]) -> Mount {
     Mount {
         destination: destination.into(),
         typ: Some(fstype.into()),
         source: Some(source.into()),
-        options: options.iter().map(ToString::to_string).collect(),
+        options: flags.iter().map(ToString::to_string).collect(),
         ..Mount::default()
     }
 }
 
-fn mounts(ask: &Ask, host: &Host) -> Result<Vec<Mount>> {
+fn mounts(options: &AdhocOptions, host: &Host) -> Result<Vec<Mount>> {
     const QUIET: [&str; 3] = ["nosuid", "noexec", "nodev"];
     let mut pts = vec![
         "nosuid",
@@ -115,7 +117,7 @@ fn mounts(ask: &Ask, host: &Host) -> Result<Vec<Mount>> {
         "ptmxmode=0666",
         "mode=0620",
     ];
-    // Group 5 is `tty` on every Linux; a single mapped id does not have it.
+    // Group 5 is `tty` on Linux; devpts refuses a group that is not mapped.
     pts.extend(
         host.maps
             .as_ref()
@@ -153,7 +155,7 @@ fn mounts(ask: &Ask, host: &Host) -> Result<Vec<Mount>> {
             &["nosuid", "noexec", "nodev", "relatime", "ro"],
         ));
     }
-    for (target, mode) in &host.fresh {
+    for Tmpfs { target, mode } in &host.tmpfs {
         list.push(mount(
             target,
             "tmpfs",
@@ -161,7 +163,7 @@ fn mounts(ask: &Ask, host: &Host) -> Result<Vec<Mount>> {
             &["nosuid", "nodev", &format!("mode={mode:o}")],
         ));
     }
-    for volume in &ask.volumes {
+    for volume in &options.volumes {
         let source = volume
             .source
             .to_str()
@@ -176,7 +178,7 @@ fn mounts(ask: &Ask, host: &Host) -> Result<Vec<Mount>> {
     Ok(list)
 }
 
-fn linux(ask: &Ask, host: &Host) -> Result<Linux> {
+fn linux(options: &AdhocOptions, host: &Host) -> Result<Linux> {
     let kinds = [
         Kind::Pid,
         Kind::Mount,
@@ -201,17 +203,17 @@ fn linux(ask: &Ask, host: &Host) -> Result<Linux> {
         namespaces: namespaces.collect(),
         uid_mappings,
         gid_mappings,
-        // Without a path it would lie below the caller's own, and share its limits.
-        cgroups_path: host.privileged.then(|| format!("/hull/{}", ask.id)),
-        resources: resources(ask, host),
-        seccomp: seccomp(ask)?,
+        // Without a path the cgroup would be below the caller's own, and share its limits.
+        cgroups_path: host.privileged.then(|| format!("/hull/{}", options.id)),
+        resources: resources(options, host),
+        seccomp: seccomp(options)?,
         masked_paths: MASKED_PATHS.map(String::from).into(),
         readonly_paths: READONLY_PATHS.map(String::from).into(),
         ..Linux::default()
     })
 }
 
-fn resources(ask: &Ask, host: &Host) -> Option<Resources> {
+fn resources(options: &AdhocOptions, host: &Host) -> Option<Resources> {
     let denied = DeviceRule {
         allow: false,
         access: Some("rwm".into()),
@@ -223,33 +225,34 @@ fn resources(ask: &Ask, host: &Host) -> Option<Resources> {
         } else {
             Vec::new()
         },
-        // Swap is counted with memory: a limit that could be passed by swapping would be none.
-        memory: ask.memory.map(|bytes| Memory {
+        // The same limit for memory and swap together, so that the program cannot exceed it by
+        // swapping.
+        memory: options.memory.map(|bytes| Memory {
             limit: Some(bytes),
             swap: Some(bytes),
             ..Memory::default()
         }),
-        cpu: ask.cpu_quota.map(|quota| Cpu {
+        cpu: options.cpu_quota.map(|quota| Cpu {
             quota: Some(quota),
             period: Some(100_000),
             ..Cpu::default()
         }),
-        pids: ask.pids.map(|limit| Pids { limit: Some(limit) }),
+        pids: options.pids.map(|limit| Pids { limit: Some(limit) }),
         ..Resources::default()
     };
     (resources != Resources::default()).then_some(resources)
 }
 
-fn seccomp(ask: &Ask) -> Result<Option<Seccomp>> {
-    match &ask.filter {
-        Filter::Default => Ok(Some(default_profile::profile(ask.capabilities))),
+fn seccomp(options: &AdhocOptions) -> Result<Option<Seccomp>> {
+    match &options.filter {
+        Filter::Default => Ok(Some(default_profile::profile(options.capabilities))),
         Filter::Unconfined => Ok(None),
         Filter::File(path) => read_filter(path).map(Some),
     }
 }
 
-/// A `linux.seccomp` section. An engine's own profile looks like one, and means another thing: its
-/// rules have conditions of their own.
+/// Reads a `linux.seccomp` section. It refuses an engine's profile, which looks similar, but whose
+/// rules have conditions that only the engine evaluates.
 fn read_filter(path: &Path) -> Result<Seccomp> {
     let shown = path.display();
     let text = std::fs::read(path).on("--seccomp: read", path.display())?;

@@ -1,13 +1,13 @@
-//! The keeper of a detached container's output: a small process of hull's own, which reads two
-//! pipes or a terminal and writes the log.
+//! The log keeper of a detached container: a process of hull's that reads the container's stdout
+//! and stderr, or its terminal, and writes the log.
 //!
 //! ```text
-//! container ──stdout──▶ │        │   log      <time> stdout F <line>     (the format of Kubernetes' container logs)
-//!           ──stderr──▶ │ keeper │──▶ log.1    what was there when the log was full
-//!         or a terminal │        │   log.lock held as long as the keeper lives
+//! container ──stdout──▶ │        │    log       <time> stdout F <line>
+//!           ──stderr──▶ │ keeper │──▶ log.1     the previous log, when that was full
+//!         or a terminal │        │    log.lock  locked as long as the keeper runs
 //! ```
-//! It holds nothing else: no descriptor of the caller's, no terminal, not a directory. It ends when
-//! nobody can write any more.
+//! The format of the lines is that of Kubernetes' container logs. The keeper has no other
+//! descriptor open, and its working directory is `/`. It ends when no process can write any more.
 
 use crate::container::{Container, delete};
 use crate::stdio::foreground::{console_pair, receive_terminal};
@@ -27,56 +27,73 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The log's name in the container's directory.
+/// The name of the log in the container's directory.
 pub const LOG: &str = "log";
-/// Where a full log goes.
+/// The name that a full log is renamed to.
 pub const OLD_LOG: &str = "log.1";
-/// Locked by the keeper.
+/// The name of the file that the keeper has locked.
 pub const LOCK: &str = "log.lock";
-/// A log that has grown to this many bytes is put aside, and the one before it is forgotten.
+/// Size of a full log, in bytes: it is renamed then, which removes the previous one.
 const FULL: u64 = 16 << 20;
 
-/// The two ends of a container's output, before it has a keeper.
-pub struct Streams {
-    /// Read by the keeper: stdout and stderr, or the socket on which the terminal comes.
-    read: (OwnedFd, Option<OwnedFd>),
-    /// Written by the container.
-    write: Option<(OwnedFd, OwnedFd)>,
-    console: Option<Fd>,
+/// The output of a container that will be logged.
+pub struct LoggedOutput {
+    /// Read by the keeper.
+    source: Source,
+    /// Given to the container.
+    sink: Option<Sink>,
 }
 
-impl Streams {
-    /// Makes pipes, or the way of a terminal.
+/// What the keeper reads.
+enum Source {
+    /// The read ends of two pipes.
+    Pipes { stdout: OwnedFd, stderr: OwnedFd },
+    /// The socket over which the child sends the terminal's master.
+    Terminal(OwnedFd),
+}
+
+/// What the container gets.
+enum Sink {
+    /// The write ends of the pipes.
+    Pipes { stdout: OwnedFd, stderr: OwnedFd },
+    /// The child's end of the console socket.
+    Terminal(Fd),
+}
+
+impl LoggedOutput {
+    /// Makes two pipes, or a console socket pair with `terminal`.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn make(terminal: bool) -> Result<Self> {
+    /// pipe2(2) or socketpair(2) fails.
+    pub fn new(terminal: bool) -> Result<Self> {
         if terminal {
             let (ours, theirs) = console_pair()?;
             return Ok(Self {
-                read: (ours, None),
-                write: None,
-                console: Some(theirs),
+                source: Source::Terminal(ours),
+                sink: Some(Sink::Terminal(theirs)),
             });
         }
-        let (out, out_write) = pipe2(OFlag::O_CLOEXEC).on("make", "a pipe for stdout")?;
-        let (err, err_write) = pipe2(OFlag::O_CLOEXEC).on("make", "a pipe for stderr")?;
+        let (stdout, stdout_write) = pipe2(OFlag::O_CLOEXEC).on("make", "a pipe for stdout")?;
+        let (stderr, stderr_write) = pipe2(OFlag::O_CLOEXEC).on("make", "a pipe for stderr")?;
         Ok(Self {
-            read: (out, Some(err)),
-            write: Some((out_write, err_write)),
-            console: None,
+            source: Source::Pipes { stdout, stderr },
+            sink: Some(Sink::Pipes {
+                stdout: stdout_write,
+                stderr: stderr_write,
+            }),
         })
     }
 
-    /// Does something while hull's own stdout and stderr are the container's, which a child made
-    /// meanwhile inherits.
+    /// Calls `work` while hull's own stdout and stderr are the pipes, so that a child created
+    /// meanwhile inherits them; or passes the console socket to it.
     ///
     /// # Errors
-    /// The work's own; the kernel's.
+    /// `work` fails; dup2(2) fails.
     pub fn while_redirected<T>(&mut self, work: impl FnOnce(Option<Fd>) -> Result<T>) -> Result<T> {
-        let console = self.console.take();
-        let Some((out, err)) = self.write.take() else {
-            return work(console);
+        let (out, err) = match self.sink.take() {
+            None => return work(None),
+            Some(Sink::Terminal(console)) => return work(Some(console)),
+            Some(Sink::Pipes { stdout, stderr }) => (stdout, stderr),
         };
         let saved =
             |fd: std::os::fd::BorrowedFd| fd.try_clone_to_owned().on("save", "stdout and stderr");
@@ -86,18 +103,19 @@ impl Streams {
         );
         dup2_stdout(&out).on("redirect", "stdout")?;
         dup2_stderr(&err).on("redirect", "stderr")?;
-        let result = work(console);
+        let result = work(None);
         dup2_stdout(&own_out).on("restore", "stdout")?;
         dup2_stderr(&own_err).on("restore", "stderr")?;
         result
     }
 
-    /// Starts the keeper. The lock is taken here and goes over to it, so that there is no moment
-    /// without.
+    /// Starts the keeper for the container with this directory. With `remove` the keeper deletes
+    /// that container at its end. hull locks the file here and the keeper inherits the lock, so
+    /// that it is locked all the time.
     ///
     /// # Errors
-    /// The log cannot be made; the process cannot be started.
-    pub fn hand_over(self, directory: &Path, remove: Option<(&Store, &str)>) -> Result<()> {
+    /// The log or the lock file cannot be made; flock(2) fails; the process cannot be started.
+    pub fn start_keeper(self, directory: &Path, remove: Option<(&Store, &str)>) -> Result<()> {
         open_log(directory)?;
         let path = directory.join(LOCK);
         let lock = File::options()
@@ -108,8 +126,8 @@ impl Streams {
             .on("make", path.display())?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| Error::sys("lock", path.display(), errno))?;
-        // Closing a descriptor leaves the lock in place as long as a copy is open; only unlocking
-        // would end it.
+        // The lock stays as long as a copy of the descriptor is open. Dropping the guard would
+        // unlock it for all of them.
         let kept = lock.try_clone().on("copy", path.display())?;
         std::mem::forget(lock);
         let mut command = Command::new("/proc/self/exe");
@@ -119,9 +137,13 @@ impl Streams {
             .arg(directory)
             .current_dir("/")
             .env_clear();
-        if self.read.1.is_none() {
-            command.arg("--terminal");
-        }
+        let (stdin, stdout) = match self.source {
+            Source::Pipes { stdout, stderr } => (stdout, Stdio::from(stderr)),
+            Source::Terminal(socket) => {
+                command.arg("--terminal");
+                (socket, Stdio::null())
+            }
+        };
         if let Some((store, id)) = remove {
             command
                 .arg("--root")
@@ -129,67 +151,64 @@ impl Streams {
                 .arg("--remove")
                 .arg(id);
         }
-        command
-            .stdin(self.read.0)
-            .stdout(self.read.1.map_or_else(Stdio::null, Stdio::from))
-            .stderr(kept);
-        command
-            .spawn()
-            .map(drop)
-            .on("start", "the keeper of the log")
+        command.stdin(stdin).stdout(stdout).stderr(kept);
+        command.spawn().map(drop).on("start", "the log keeper")
     }
 }
 
-/// What the keeper was told.
-pub struct Keep {
+/// The arguments of the keeper.
+pub struct KeeperOptions {
     /// The container's directory.
     pub directory: PathBuf,
-    /// stdin is a socket on which a terminal comes.
+    /// Whether stdin is the socket over which the child sends the terminal's master.
     pub terminal: bool,
-    /// The container to remove at its end.
+    /// The container to delete at its end, and its store.
     pub remove: Option<(Store, String)>,
 }
 
-/// The keeper's whole life: stdin and stdout are what it reads, stderr is the lock.
+/// Runs the keeper. Its stdin and stdout are what it reads, its stderr is the locked file.
 ///
 /// # Errors
-/// The terminal does not come; the container cannot be removed.
-pub fn keep(keep: &Keep) -> Result<()> {
+/// The child does not send the terminal; the container cannot be deleted.
+pub fn run(options: &KeeperOptions) -> Result<()> {
     let _ = process::setsid();
     file::close_all_but(3, &mut []);
-    let own = |fd: std::os::fd::BorrowedFd| fd.try_clone_to_owned().on("copy", "a stream");
-    let mut sources = if keep.terminal {
-        vec![("stdout", receive_terminal(&own(std::io::stdin().as_fd())?)?)]
+    let copy = |fd: std::os::fd::BorrowedFd| fd.try_clone_to_owned().on("copy", "a stream");
+    let mut sources = if options.terminal {
+        vec![(
+            "stdout",
+            receive_terminal(&copy(std::io::stdin().as_fd())?)?,
+        )]
     } else {
         vec![
-            ("stdout", own(std::io::stdin().as_fd())?),
-            ("stderr", own(std::io::stdout().as_fd())?),
+            ("stdout", copy(std::io::stdin().as_fd())?),
+            ("stderr", copy(std::io::stdout().as_fd())?),
         ]
     };
-    // The originals are closed: what is left open is what is read.
+    // Only the copies stay open, so that the keeper sees the end of the input.
     file::close(0);
     file::close(1);
     let mut log = Log {
-        directory: keep.directory.clone(),
-        file: open_log(&keep.directory).ok(),
+        directory: options.directory.clone(),
+        file: open_log(&options.directory).ok(),
         size: 0,
     };
     while !sources.is_empty() {
         let ready = wait(&sources);
         let mut index = 0;
         sources.retain(|(name, source)| {
-            let open = !ready.get(index).copied().unwrap_or(false) || log.take(name, source);
+            let open = !ready.get(index).copied().unwrap_or(false) || log.relay(name, source);
             index += 1;
             open
         });
     }
-    match &keep.remove {
+    match &options.remove {
         Some((store, id)) => remove(store, id),
         None => Ok(()),
     }
 }
 
-/// Which of them have something to read, or have ended.
+/// Waits until sources are readable or at their end, and tells which.
 fn wait(sources: &[(&str, OwnedFd)]) -> Vec<bool> {
     let mut fds: Vec<PollFd> = sources
         .iter()
@@ -228,9 +247,9 @@ struct Log {
 }
 
 impl Log {
-    /// One bufferful; false at the end. A log that cannot be written must not stop the container:
-    /// it is read on.
-    fn take(&mut self, name: &str, source: &OwnedFd) -> bool {
+    /// Reads once and logs it; returns false at the end of the input. If the log cannot be written,
+    /// the keeper still reads on, since otherwise the container would block.
+    fn relay(&mut self, name: &str, source: &OwnedFd) -> bool {
         let mut buffer = [0_u8; 65536];
         match nix::unistd::read(source, &mut buffer) {
             Ok(0) => false,
@@ -239,7 +258,7 @@ impl Log {
                 true
             }
             Err(Errno::EINTR | Errno::EAGAIN) => true,
-            // EIO: nobody has the terminal open any more.
+            // EIO: no process has the terminal open any more.
             Err(_) => false,
         }
     }
@@ -248,7 +267,7 @@ impl Log {
         let time = now();
         let mut text = Vec::with_capacity(bytes.len() + 64);
         for line in bytes.split_inclusive(|&b| b == b'\n') {
-            // P is a part of a line, F its end.
+            // The tag is P for a part of a line, F for a whole line or its end.
             let (line, tag) = line
                 .strip_suffix(b"\n")
                 .map_or((line, 'P'), |line| (line, 'F'));
@@ -271,12 +290,12 @@ impl Log {
     }
 }
 
-/// Whether a keeper lives that still writes.
-pub fn is_kept(directory: &Path) -> bool {
+/// Whether the keeper of the container with this directory still runs.
+pub fn is_running(directory: &Path) -> bool {
     let Ok(file) = File::open(directory.join(LOCK)) else {
         return false;
     };
-    // Reading needs no right to write: a shared lock tells as much.
+    // A shared lock, which needs no permission to write the file.
     matches!(
         Flock::lock(file, FlockArg::LockSharedNonblock),
         Err((_, Errno::EWOULDBLOCK))

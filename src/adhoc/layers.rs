@@ -1,38 +1,47 @@
-//! What the root is put together of, on this host: one overlay, or one for each top directory where
-//! the kernel takes no single one.
+//! Chooses the layers of the root filesystem on this host: one overlay, or one for each top-level
+//! directory where the kernel does not accept a single one.
 
-use crate::adhoc::flags::Ask;
+use crate::adhoc::options::AdhocOptions;
 use crate::step::layers::{Kept, Layers, Part};
 use crate::sys::mountinfo;
 use crate::{Context, Error, Result};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The root's parts, and the directories that begin as empty file systems in memory (with their modes).
+/// How the root filesystem is assembled.
 #[derive(Debug, Default)]
 pub struct Root {
-    /// The parts; none where the directory itself is the root.
+    /// The layers; `None` where the directory itself is the root filesystem.
     pub layers: Option<Layers>,
-    /// What is a tmpfs on the host too: `/run`, often `/tmp`.
-    pub fresh: Vec<(String, u32)>,
-    /// Sentences for the person.
+    /// The directories that are tmpfs, because they are on the host: `/run`, often `/tmp`.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Warnings for the user, each a sentence.
     pub warnings: Vec<String>,
 }
 
-/// A mount of the host, below the root's directory.
-struct Below {
-    /// From the root's directory on, with a leading slash.
+/// A directory of the container that is an empty tmpfs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// The path in the container.
+    pub target: String,
+    /// The mode of the directory.
+    pub mode: u32,
+}
+
+/// A mount of the host below the root directory.
+struct HostMount {
+    /// The path relative to the root directory, with a leading slash.
     target: String,
     source: PathBuf,
     fstype: String,
 }
 
-/// The container mounts its own here.
-const OWN: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// The container has mounts of its own here.
+const CONTAINER_MOUNTS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// File systems that hold nothing of the root's: kernel interfaces, memory, others' containers,
-/// users' sessions.
-const LEFT_OUT: [&str; 23] = [
+/// Filesystem types that contain nothing of the root filesystem: kernel interfaces, tmpfs, the
+/// roots of other containers, files of users' sessions.
+const IGNORED_TYPES: [&str; 23] = [
     "proc",
     "sysfs",
     "tmpfs",
@@ -58,33 +67,39 @@ const LEFT_OUT: [&str; 23] = [
     "overlay",
 ];
 
-/// Looks at the host. `locked`: the overlays are made in a user namespace, where a directory with
-/// mounts below takes none (EINVAL: what is mounted there may be there to hide something).
+/// Chooses the layers by the mounts of the host. `locked` says that the overlays are created in a
+/// user namespace: there the kernel refuses an overlay on a directory with mounts below it
+/// (EINVAL), since these may hide something.
 ///
 /// # Errors
-/// The root or the directory for changes cannot be read or made; the two overlap.
-pub fn root(ask: &Ask, locked: bool) -> Result<Root> {
+/// The root directory or the mounts cannot be read; the directory of `--keep-changes` cannot be
+/// made, is the top of a filesystem, or lies in the root directory on the same filesystem.
+pub fn root(options: &AdhocOptions, locked: bool) -> Result<Root> {
     let mut root = Root::default();
-    if ask.read_write {
+    if options.read_write {
         return Ok(root);
     }
-    let mounts = below(&ask.rootfs)?;
-    let top = |target: &str| target.matches('/').count() == 1 && !OWN.contains(&target);
+    let mounts = mounts_below(&options.rootfs)?;
+    let top =
+        |target: &str| target.matches('/').count() == 1 && !CONTAINER_MOUNTS.contains(&target);
     for mount in mounts
         .iter()
         .filter(|mount| mount.fstype == "tmpfs" && top(&mount.target))
     {
         let mode = std::fs::metadata(&mount.source)
             .map_or(0o755, |metadata| metadata.permissions().mode() & 0o7777);
-        root.fresh.push((mount.target.clone(), mode));
+        root.tmpfs.push(Tmpfs {
+            target: mount.target.clone(),
+            mode,
+        });
     }
     let mut parts = if locked && !mounts.is_empty() {
-        split(ask, &mounts, &root.fresh)?
+        overlay_per_directory(options, &mounts, &root.tmpfs)?
     } else {
-        whole(ask, &mounts)
+        one_overlay(options, &mounts)
     };
-    if let Some(directory) = &ask.keep_changes {
-        keep(directory, &ask.id, &mut parts, &mut root.warnings)?;
+    if let Some(directory) = &options.keep_changes {
+        keep_changes(directory, &options.id, &mut parts, &mut root.warnings)?;
     }
     root.layers = Some(Layers {
         parts,
@@ -101,33 +116,39 @@ fn overlay(target: &str, lower: PathBuf) -> Part {
     }
 }
 
-/// One overlay on everything, and one on each file system of the host that is mounted below.
-fn whole(ask: &Ask, mounts: &[Below]) -> Vec<Part> {
-    let own = |target: &str| {
-        OWN.iter()
+/// One overlay on the whole root, and one on each filesystem that the host has mounted below it.
+fn one_overlay(options: &AdhocOptions, mounts: &[HostMount]) -> Vec<Part> {
+    let is_own = |target: &str| {
+        CONTAINER_MOUNTS
+            .iter()
             .chain(&["/run"])
             .any(|own| Path::new(target).starts_with(own))
     };
-    let held = |mount: &&Below| {
-        !own(&mount.target)
-            && !LEFT_OUT.contains(&mount.fstype.as_str())
+    let is_part = |mount: &&HostMount| {
+        !is_own(&mount.target)
+            && !IGNORED_TYPES.contains(&mount.fstype.as_str())
             && !mount.fstype.starts_with("fuse")
             && mount.source.is_dir()
     };
     let below = mounts
         .iter()
-        .filter(held)
+        .filter(is_part)
         .map(|mount| overlay(&mount.target, mount.source.clone()));
-    std::iter::once(overlay("/", ask.rootfs.clone()))
+    std::iter::once(overlay("/", options.rootfs.clone()))
         .chain(below)
         .collect()
 }
 
-/// An overlay on each top directory; those with mounts below as they are, read-only; links as links.
-fn split(ask: &Ask, mounts: &[Below], fresh: &[(String, u32)]) -> Result<Vec<Part>> {
+/// An overlay on each top-level directory. Files, and directories with mounts below them, are bind
+/// mounted read-only; symlinks are copied.
+fn overlay_per_directory(
+    options: &AdhocOptions,
+    mounts: &[HostMount],
+    tmpfs: &[Tmpfs],
+) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
-    let mut entries: Vec<_> = std::fs::read_dir(&ask.rootfs)
-        .on("read", ask.rootfs.display())?
+    let mut entries: Vec<_> = std::fs::read_dir(&options.rootfs)
+        .on("read", options.rootfs.display())?
         .filter_map(std::result::Result::ok)
         .collect();
     entries.sort_by_key(std::fs::DirEntry::file_name);
@@ -139,7 +160,9 @@ fn split(ask: &Ask, mounts: &[Below], fresh: &[(String, u32)]) -> Result<Vec<Par
         let Ok(kind) = entry.file_type() else {
             continue;
         };
-        if OWN.contains(&target.as_str()) || fresh.iter().any(|(fresh, _)| *fresh == target) {
+        if CONTAINER_MOUNTS.contains(&target.as_str())
+            || tmpfs.iter().any(|tmpfs| tmpfs.target == target)
+        {
             continue;
         }
         let has_mounts = mounts.iter().any(|mount| {
@@ -163,8 +186,13 @@ fn split(ask: &Ask, mounts: &[Below], fresh: &[(String, u32)]) -> Result<Vec<Par
     Ok(parts)
 }
 
-/// Gives the overlays their directories below that of `--keep-changes`.
-fn keep(directory: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<String>) -> Result<()> {
+/// Gives the overlays upper and work directories for `--keep-changes`.
+fn keep_changes(
+    directory: &Path,
+    id: &str,
+    parts: &mut [Part],
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     make(directory)?;
     let directory = directory.canonicalize().on("open", directory.display())?;
     let device = std::fs::metadata(&directory)
@@ -176,8 +204,8 @@ fn keep(directory: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<Strin
     let Some(parent) = parent else {
         let directory = directory.display();
         return Err(Error::new(format!(
-            "--keep-changes {directory}: it is the top of a file system; give a directory in it, as \
-                {directory}/changes"
+            "--keep-changes {directory}: it is the top of a filesystem; give a directory in it, as \
+             {directory}/changes"
         )));
     };
     let work = parent.join(format!(".hull-work-{id}"));
@@ -196,9 +224,9 @@ fn keep(directory: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<Strin
         else {
             continue;
         };
-        let inside = directory.starts_with(&*lower)
+        let overlaps = directory.starts_with(&*lower)
             && std::fs::metadata(&*lower).is_ok_and(|metadata| metadata.dev() == device);
-        match (target.as_str(), inside) {
+        match (target.as_str(), overlaps) {
             ("/", true) => return Err(overlapping(&directory, lower)),
             ("/", false) => {
                 *kept = Some(Kept {
@@ -213,7 +241,7 @@ fn keep(directory: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<Strin
                 })
             }
             (target, _) => warnings.push(format!(
-                "changes below {target} are not kept: the kernel takes no layer from there"
+                "--keep-changes: changes below {target} are not kept"
             )),
         }
     }
@@ -222,8 +250,8 @@ fn keep(directory: &Path, id: &str, parts: &mut [Part], warnings: &mut Vec<Strin
 
 fn overlapping(directory: &Path, lower: &Path) -> Error {
     Error::new(format!(
-        "--keep-changes {}: it lies in {}, on the same file system, where an overlay takes no \
-            layer from; give a directory elsewhere, as below /dev/shm",
+        "--keep-changes {}: it lies in {}, on the same filesystem, which an overlay does not \
+         allow; give a directory elsewhere, for instance below /dev/shm",
         directory.display(),
         lower.display()
     ))
@@ -236,11 +264,12 @@ fn make(directory: &Path) -> Result<()> {
     }
 }
 
-/// Makes the directories of kept layers, each like the one it lies over.
+/// Makes the upper and work directories of overlays that keep their changes. An upper directory
+/// gets the mode and, by root, the owner of the directory below it.
 ///
 /// # Errors
-/// The kernel's.
-pub fn make_kept(layers: &Layers) -> Result<()> {
+/// A directory cannot be made, or its mode or owner not be changed.
+pub fn make_directories(layers: &Layers) -> Result<()> {
     for part in &layers.parts {
         let Part::Overlay {
             lower,
@@ -269,9 +298,9 @@ pub fn make_kept(layers: &Layers) -> Result<()> {
     Ok(())
 }
 
-/// The mounts below a directory, in the order of their mounting, the last of each place.
-fn below(directory: &Path) -> Result<Vec<Below>> {
-    let mut list: Vec<Below> = Vec::new();
+/// The mounts below a directory, in the order of their mounting; of several at one place the last.
+fn mounts_below(directory: &Path) -> Result<Vec<HostMount>> {
+    let mut list: Vec<HostMount> = Vec::new();
     for mount in mountinfo::of("self")? {
         let Some(mount) = mount_below(mount, directory) else {
             continue;
@@ -282,13 +311,13 @@ fn below(directory: &Path) -> Result<Vec<Below>> {
     Ok(list)
 }
 
-fn mount_below(mount: mountinfo::Mount, directory: &Path) -> Option<Below> {
+fn mount_below(mount: mountinfo::Mount, directory: &Path) -> Option<HostMount> {
     let source = mount.mount_point;
     let rest = source
         .strip_prefix(directory)
         .ok()
         .filter(|rest| !rest.as_os_str().is_empty())?;
-    Some(Below {
+    Some(HostMount {
         target: format!("/{}", rest.to_str()?),
         fstype: mount.fstype,
         source,

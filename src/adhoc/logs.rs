@@ -1,6 +1,6 @@
-//! Showing a detached container's log.
+//! `hull logs`: prints the log of a detached container.
 
-use crate::adhoc::keeper::{LOG, OLD_LOG, is_kept};
+use crate::adhoc::keeper::{LOG, OLD_LOG, is_running};
 use crate::container::{Container, Status};
 use crate::store::Store;
 use crate::{Error, Result};
@@ -10,14 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// How to show it.
+/// How the log is printed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    /// Go on until the container's end.
+pub struct LogOptions {
+    /// Whether to go on printing until the container ends.
     pub follow: bool,
-    /// Only that many lines of the end.
+    /// How many of the last lines to print; `None` means all.
     pub tail: Option<usize>,
-    /// Each line with its time.
+    /// Whether to print the time of each line.
     pub timestamps: bool,
 }
 
@@ -44,16 +44,17 @@ fn parse(line: &[u8]) -> Option<Entry> {
     })
 }
 
-/// Prints the log: what was stdout to stdout, what was stderr to stderr.
+/// Prints the log: lines of stdout to stdout, lines of stderr to stderr. It ends without an error
+/// when the reader has closed hull's output.
 ///
 /// # Errors
 /// The container does not exist, or has no log.
-pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
+pub fn show(store: &Store, id: &str, options: LogOptions) -> Result<()> {
     let container = Container::open(store, id)?;
     let directory = container.directory();
     let Ok(mut log) = Reader::open(&directory) else {
         return Err(Error::new(format!(
-            "container {id} has no log: only what hull run -d --rootfs makes has one"
+            "container {id} has no log: only containers of hull run --detach --rootfs have one"
         )));
     };
     let mut printer = Printer {
@@ -66,7 +67,7 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
     entries.extend(log.entries());
     let first = options
         .tail
-        .map_or(0, |lines| begin_of_tail(&entries, lines));
+        .map_or(0, |lines| start_of_tail(&entries, lines));
     if !entries[first..].iter().all(|entry| printer.print(entry)) {
         return Ok(());
     }
@@ -74,8 +75,8 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
         return Ok(());
     }
     loop {
-        // Asked before the log is read: what was written before the end is read after.
-        let over = container.status() == Status::Stopped && !is_kept(&directory);
+        // Checked before the log is read, so that everything written before the end is read.
+        let over = container.status() == Status::Stopped && !is_running(&directory);
         let mut entries = log.entries();
         if let Some(next) = log.next(&directory) {
             entries.extend(log.entries());
@@ -93,14 +94,13 @@ pub fn show(store: &Store, id: &str, options: Options) -> Result<()> {
     }
 }
 
-/// The place of the entry with which the last `lines` lines begin. The parts of a line count as
-/// one.
-fn begin_of_tail(entries: &[Entry], lines: usize) -> usize {
+/// The index of the first entry of the last `lines` lines. The parts of a line count as one line.
+fn start_of_tail(entries: &[Entry], lines: usize) -> usize {
     let mut left = lines;
     let mut open = [true; 2];
     for (index, entry) in entries.iter().enumerate().rev() {
         let stream = usize::from(entry.is_error);
-        // Going backwards a line begins with its end, or with a part that has none yet.
+        // Backwards, a line begins with its end (F), or with a part that has no end yet.
         if entry.whole || open[stream] {
             if left == 0 {
                 return index + 1;
@@ -114,12 +114,12 @@ fn begin_of_tail(entries: &[Entry], lines: usize) -> usize {
 
 struct Printer {
     timestamps: bool,
-    /// A line is begun, on stdout and on stderr.
+    /// Whether a line has been printed in part, on stdout and on stderr.
     begun: [bool; 2],
 }
 
 impl Printer {
-    /// False when nobody reads any more.
+    /// Returns false if the reader has closed the output.
     fn print(&mut self, entry: &Entry) -> bool {
         let mut text = Vec::with_capacity(entry.text.len() + 40);
         let begun = &mut self.begun[usize::from(entry.is_error)];
@@ -140,7 +140,7 @@ impl Printer {
     }
 }
 
-/// A log being read; a line that is not whole yet waits.
+/// Reads a log; keeps the start of a line that is not complete yet.
 struct Reader {
     file: BufReader<File>,
     inode: u64,
@@ -166,7 +166,7 @@ impl Reader {
         })
     }
 
-    /// All whole lines from here on.
+    /// Reads all complete lines from here on.
     fn entries(&mut self) -> Vec<Entry> {
         let mut list = Vec::new();
         loop {
@@ -181,7 +181,7 @@ impl Reader {
         }
     }
 
-    /// The log that took this one's place.
+    /// Opens the log that has replaced this one, if there is one.
     fn next(&self, directory: &Path) -> Option<Self> {
         let next = Self::open(directory).ok()?;
         (next.inode != self.inode).then_some(next)
@@ -208,10 +208,10 @@ mod tests {
             "t stdout F o",
             "t stdout P thr",
         ]);
-        assert_eq!(begin_of_tail(&log, 1), 4);
-        assert_eq!(begin_of_tail(&log, 2), 3);
-        assert_eq!(begin_of_tail(&log, 0), 5);
-        assert_eq!(begin_of_tail(&log, 9), 0);
+        assert_eq!(start_of_tail(&log, 1), 4);
+        assert_eq!(start_of_tail(&log, 2), 3);
+        assert_eq!(start_of_tail(&log, 0), 5);
+        assert_eq!(start_of_tail(&log, 9), 0);
         assert!(parse(b"t stdin F x").is_none() && parse(b"no").is_none() && parse(b"").is_none());
     }
 }

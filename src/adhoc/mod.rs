@@ -1,6 +1,9 @@
-//! `hull run --rootfs DIR -- COMMAND`: a container without a config. What a person says
-//! ([`Ask`]) and what the host has become a config like any other, and parts of a root (see
-//! `plan::layers`); from there on it is a container like any other.
+//! Ad hoc containers, created from flags and not from a bundle: `hull run --rootfs DIR -- COMMAND`.
+//!
+//! [`config`] generates a config from the flags ([`options::AdhocOptions`]) and from what the host
+//! has, and [`layers`] chooses the overlays of the root filesystem
+//! ([`crate::step::layers::Layers`]). From there on such a container is like any other. A detached
+//! one has a log, which a process of hull's writes ([`keeper`]) and `hull logs` shows ([`logs`]).
 #![forbid(unsafe_code)]
 
 pub mod config;
@@ -8,6 +11,7 @@ pub mod flags;
 pub mod keeper;
 pub mod layers;
 pub mod logs;
+pub mod options;
 pub mod run;
 pub mod users;
 pub mod values;

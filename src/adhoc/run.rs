@@ -1,10 +1,11 @@
-//! From what was asked to a running container, in the foreground or not.
+//! Creates and starts an ad hoc container, in the foreground or detached.
 
 use crate::adhoc::config;
 use crate::adhoc::config::Host;
-use crate::adhoc::flags::{Ask, Flags};
+use crate::adhoc::flags::AdhocFlags;
+use crate::adhoc::options::AdhocOptions;
 use crate::adhoc::users;
-use crate::adhoc::users::Who;
+use crate::adhoc::users::UserIds;
 use crate::adhoc::{keeper, layers};
 use crate::compile::Options;
 use crate::container::create::create;
@@ -14,7 +15,7 @@ use crate::facts;
 use crate::namespaces::subid::Maps;
 use crate::security::caps;
 use crate::spec::Spec;
-use crate::stdio::foreground::{Relays, Signals, attend_init, console_pair, receive_terminal};
+use crate::stdio::foreground::{Console, Relays, Signals, attend_init};
 use crate::stdio::streams::Pipes;
 use crate::step::layers::Layers;
 use crate::store::Store;
@@ -22,92 +23,93 @@ use crate::{Context, Error, Result};
 use nix::unistd::{dup2_stdin, getegid, geteuid};
 use std::fs::File;
 
-/// What the container goes by, besides what was asked.
+/// The flags of `hull run` that count for bundles too.
 pub struct Mode {
-    /// Do not wait.
+    /// Whether hull returns when the program has started.
     pub detach: bool,
-    /// Keep the container's record after its end.
+    /// Whether the container is kept after its program has ended.
     pub keep: bool,
 }
 
-/// Executes `hull run --rootfs`; the status is the program's.
+/// Executes `hull run --rootfs`; returns the exit status of the program, or 0 with `detach`.
 ///
 /// # Errors
-/// What was asked is malformed; the host refuses. Nothing is left then.
+/// A flag is malformed; the container cannot be created or started. hull has removed what it made
+/// then.
 pub fn run(
-    flags: &Flags,
+    flags: &AdhocFlags,
     command: &[String],
     mode: &Mode,
     mut options: Options,
     store: &Store,
 ) -> Result<u8> {
     let store = Store::new(std::path::absolute(store.root()).on("find", store.root().display())?);
-    let held = caps::held()?;
-    let privileged = held & (1 << 21) != 0;
+    let capabilities = caps::held()?;
+    let privileged = capabilities & (1 << 21) != 0;
     let locked = !privileged || facts::in_user_namespace();
-    let ask = Ask::new(
+    let adhoc = AdhocOptions::new(
         flags,
         command,
-        if privileged { held } else { u64::MAX },
+        if privileged { capabilities } else { u64::MAX },
         mode.detach,
     )?;
-    let root = layers::root(&ask, locked)?;
+    let root = layers::root(&adhoc, locked)?;
     root.warnings
         .iter()
         .for_each(|warning| crate::log::warn(warning));
     let maps = (!privileged).then(|| Maps::of_user(geteuid().as_raw(), getegid().as_raw()));
     let host = Host {
-        who: who(&ask, maps.as_ref())?,
+        user: user_ids(&adhoc, maps.as_ref())?,
         maps,
         privileged: !locked,
-        fresh: root.fresh,
+        tmpfs: root.tmpfs,
         window: crate::sys::socket::terminal_size(0)
             .or_else(|| crate::sys::socket::terminal_size(1)),
         term: std::env::var("TERM").ok(),
     };
-    let spec = Spec::check(config::generate(&ask, &host)?, store.directory(&ask.id))?;
+    let spec = Spec::check(config::generate(&adhoc, &host)?, store.directory(&adhoc.id))?;
     options.layers = root.layers;
     let kept = options.layers.clone().unwrap_or_default();
-    layers::make_kept(&kept).inspect_err(|_| drop(remove_work(&kept)))?;
-    let job = Job {
-        ask: &ask,
+    layers::make_directories(&kept).inspect_err(|_| drop(remove_work(&kept)))?;
+    let run = Run {
+        adhoc: &adhoc,
         spec: &spec,
         options: &options,
         store: &store,
     };
     let result = if mode.detach {
-        job.detached()
+        run.detached()
     } else {
-        job.foreground(mode.keep)
+        run.foreground(mode.keep)
     };
-    if result.is_err() && !store.directory(&ask.id).exists() {
+    if result.is_err() && !store.directory(&adhoc.id).exists() {
         remove_work(&kept)?;
     }
     result
 }
 
-fn who(ask: &Ask, maps: Option<&Maps>) -> Result<Who> {
-    let Some(said) = &ask.user else {
-        return Ok(Who::default());
+fn user_ids(adhoc: &AdhocOptions, maps: Option<&Maps>) -> Result<UserIds> {
+    let Some(text) = &adhoc.user else {
+        return Ok(UserIds::default());
     };
-    let mut who = users::find(&ask.rootfs, said)?;
+    let mut ids = users::find(&adhoc.rootfs, text)?;
     if let Some(maps) = maps {
-        if !maps.has(who.uid, who.gid) {
+        if !maps.has(ids.uid, ids.gid) {
             let why = if maps.is_single() {
-                "an ordinary user without a range in /etc/subuid and /etc/subgid has only the \
-                    container's root"
+                "an unprivileged user without a range in /etc/subuid and /etc/subgid has only the \
+                 container's root"
             } else {
                 "it is outside the range that /etc/subuid and /etc/subgid give you"
             };
             return Err(Error::new(format!(
-                "-u {said:?}: user {} and group {} cannot be had: {why}",
-                who.uid, who.gid
+                "-u {text:?}: user {} and group {} are not mapped: {why}",
+                ids.uid, ids.gid
             )));
         }
-        who.groups
+        ids.groups
             .retain(|gid| !maps.is_single() && maps.has_group(*gid));
     }
-    Ok(who)
+    Ok(ids)
 }
 
 fn remove_work(layers: &Layers) -> Result<()> {
@@ -116,79 +118,79 @@ fn remove_work(layers: &Layers) -> Result<()> {
         .try_for_each(crate::rootfs::teardown::remove_work)
 }
 
-struct Job<'a> {
-    ask: &'a Ask,
+struct Run<'a> {
+    adhoc: &'a AdhocOptions,
     spec: &'a Spec,
     options: &'a Options,
     store: &'a Store,
 }
 
-impl Job<'_> {
+impl Run<'_> {
     fn foreground(&self, keep: bool) -> Result<u8> {
-        if !self.ask.interactive {
+        if !self.adhoc.interactive {
             null_stdin()?;
         }
-        let own = if self.ask.tty {
-            Some(console_pair()?)
-        } else {
-            None
-        };
-        let (ours, theirs) = own.unzip();
+        let mut console = Console::new(self.adhoc.tty, None)?;
         let signals = Signals::block()?;
         let pipes = Pipes::replace_nonblocking()?;
-        let (container, made) = create(self.store, &self.ask.id, self.spec, self.options, theirs)?;
+        let (container, made) = create(
+            self.store,
+            &self.adhoc.id,
+            self.spec,
+            self.options,
+            console.sender.take(),
+        )?;
         let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams);
         let started = self
             .write_bundle(&container)
             .and_then(|()| begin(&container, &made));
-        let ended = match (started, ours.as_ref().map(receive_terminal).transpose()) {
+        let ended = match (started, console.receive()) {
             (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
-                let carried = Relays {
+                let relays = Relays {
                     terminal,
                     pipes,
                     notify,
                 };
-                {
-                    let leaves_to_default = |signal| container.leaves_to_default(signal);
-                    attend_init(&made.child.pidfd, &leaves_to_default, &signals, carried)
-                }
+                let has_default_action = |signal| container.leaves_to_default(signal);
+                attend_init(&made.child.pidfd, &has_default_action, &signals, relays)
             }),
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
         if !keep || ended.is_err() {
-            delete::delete(self.store, &self.ask.id, true)?;
+            delete::delete(self.store, &self.adhoc.id, true)?;
         }
         let status = ended?.status() as u8;
         Ok(crate::backend::errors::refused_program(&made.child).unwrap_or(status))
     }
 
-    /// The container's output goes to its log from the first byte: its keeper reads it, and lives
-    /// as long as somebody can write.
+    /// All output of the container goes to its log: the log keeper reads it until no process can
+    /// write any more.
     fn detached(&self) -> Result<u8> {
-        let mut streams = keeper::Streams::make(self.ask.tty)?;
+        let mut output = keeper::LoggedOutput::new(self.adhoc.tty)?;
         null_stdin()?;
-        let created = streams.while_redirected(|console| {
-            create(self.store, &self.ask.id, self.spec, self.options, console)
+        let created = output.while_redirected(|console| {
+            create(self.store, &self.adhoc.id, self.spec, self.options, console)
         });
         let (container, made) = created?;
         let begun = self
             .write_bundle(&container)
             .and_then(|()| {
-                streams.hand_over(
+                output.start_keeper(
                     &container.directory(),
-                    self.ask
+                    self.adhoc
                         .remove
-                        .then_some((self.store, self.ask.id.as_str())),
+                        .then_some((self.store, self.adhoc.id.as_str())),
                 )
             })
             .and_then(|()| begin(&container, &made))
             .and_then(|notify| executed(&container, &made).map(|()| notify));
         let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
-        crate::stdio::output::print_line(&self.ask.id).map(|()| 0)
+        crate::stdio::output::print_line(&self.adhoc.id).map(|()| 0)
     }
 
-    /// The container's directory is a bundle too: `hull plan` shows how the container was made.
+    /// Writes the config to the container's directory, which is a bundle then: `hull plan` on it
+    /// shows how the container was created.
     fn write_bundle(&self, container: &Container) -> Result<()> {
         self.warn_of_refused_overlays(container);
         let path = container.directory().join("config.json");
@@ -213,7 +215,7 @@ impl Job<'_> {
         if refused > 0 {
             let of = layers.overlays().count();
             crate::log::warn(&format!(
-                "{refused} of {of} directories are read-only: the kernel takes no overlay on them"
+                "{refused} of {of} directories are read-only: the kernel refused an overlay on them"
             ));
         }
     }

@@ -1,5 +1,5 @@
-//! Names of users and groups, from the container's own files: never through the host's name
-//! service.
+//! Looks up users and groups in the container's own `/etc/passwd` and `/etc/group`, never through
+//! the host's name service.
 
 use crate::sys::fd::Fd;
 use crate::sys::fd::c_path;
@@ -9,22 +9,23 @@ use nix::errno::Errno;
 use std::io::Read;
 use std::path::Path;
 
-/// Who the program runs as.
+/// The ids that the program runs with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Who {
-    /// User id.
+pub struct UserIds {
+    /// The user id.
     pub uid: u32,
-    /// Group id.
+    /// The group id.
     pub gid: u32,
-    /// The groups that the user is listed in.
+    /// The supplementary groups: those that list the user as a member.
     pub groups: Vec<u32>,
 }
 
-/// The largest passwd or group file that is read.
+/// hull reads only this much of a passwd or group file, in bytes.
 const LARGEST: u64 = 16 << 20;
 
-/// A text file inside a root; links lead nowhere outside. Empty if there is none.
-fn text(rootfs: &Path, name: &std::ffi::CStr) -> Result<String> {
+/// Reads a text file of a root filesystem; symlinks are resolved inside it. Empty if the file does
+/// not exist.
+fn read(rootfs: &Path, name: &std::ffi::CStr) -> Result<String> {
     let shown = || format!("{} in {}", name.to_string_lossy(), rootfs.display());
     let root = c_path(rootfs)?;
     let fail = |errno| Error::sys("read", shown(), errno);
@@ -54,22 +55,22 @@ fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| plain && *id != u32::MAX)
 }
 
-/// Works out `USER[:GROUP]`, each a name or a number; the user's own group, or 0, where no group is
-/// said.
+/// Looks up `USER[:GROUP]`, each a name or an id. Without a group it is the user's group of
+/// `/etc/passwd`, or 0 where the user is not there.
 ///
 /// # Errors
-/// A name that the container's files do not have; a number out of range.
-pub fn find(rootfs: &Path, said: &str) -> Result<Who> {
-    let (user, group) = said
+/// The container's files do not have a name; an id is out of range; a part is empty.
+pub fn find(rootfs: &Path, text: &str) -> Result<UserIds> {
+    let (user, group) = text
         .split_once(':')
-        .map_or((said, None), |(user, group)| (user, Some(group)));
+        .map_or((text, None), |(user, group)| (user, Some(group)));
     if user.is_empty() || group == Some("") {
         return Err(Error::new(format!(
-            "-u {said:?}: empty; say a user, or USER:GROUP"
+            "-u {text:?}: empty; the form is USER[:GROUP]"
         )));
     }
-    let passwd = text(rootfs, c"etc/passwd")?;
-    let groups = text(rootfs, c"etc/group")?;
+    let passwd = read(rootfs, c"etc/passwd")?;
+    let groups = read(rootfs, c"etc/group")?;
     let known = passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let (name, uid, gid) = (
@@ -79,55 +80,66 @@ pub fn find(rootfs: &Path, said: &str) -> Result<Who> {
         );
         (name == user || number(user) == Some(uid)).then(|| (name.to_owned(), uid, gid))
     });
-    let (name, uid, own) = match (known, number(user)) {
+    let (name, uid, user_gid) = match (known, number(user)) {
         (Some((name, uid, gid)), _) => (Some(name), uid, gid),
         (None, Some(uid)) => (None, uid, 0),
         (None, None) => {
             return Err(Error::new(format!(
-                "-u {said:?}: there is no user {user:?} in the container's /etc/passwd"
+                "-u {text:?}: there is no user {user:?} in the container's /etc/passwd"
             )));
         }
     };
-    let entry = |line: &str| {
-        let fields: Vec<String> = line.split(':').map(String::from).collect();
-        Some((
-            fields.first()?.clone(),
-            number(fields.get(2)?)?,
-            fields.get(3).cloned().unwrap_or_default(),
-        ))
-    };
-    let list: Vec<(String, u32, String)> = groups.lines().filter_map(entry).collect();
+    let groups: Vec<Group> = groups.lines().filter_map(Group::parse).collect();
     if let Some(group) = group {
-        let found = list
+        let found = groups
             .iter()
-            .find(|(name, gid, _)| name == group || number(group) == Some(*gid))
-            .map(|(_, gid, _)| *gid);
-        let gid = found.or_else(|| number(group));
-        let gid = gid.ok_or_else(|| {
+            .find(|entry| entry.name == group || number(group) == Some(entry.gid))
+            .map(|entry| entry.gid);
+        let gid = found.or_else(|| number(group)).ok_or_else(|| {
             Error::new(format!(
-                "-u {said:?}: there is no group {group:?} in the container's /etc/group"
+                "-u {text:?}: there is no group {group:?} in the container's /etc/group"
             ))
         })?;
-        return Ok(Who {
+        return Ok(UserIds {
             uid,
             gid,
             groups: Vec::new(),
         });
     }
-    let member = |members: &str| {
+    let has_member = |entry: &&Group| {
         name.as_deref()
-            .is_some_and(|name| members.split(',').any(|member| member == name))
+            .is_some_and(|name| entry.members.split(',').any(|member| member == name))
     };
-    let groups = list
+    let groups = groups
         .iter()
-        .filter(|(_, gid, members)| *gid != own && member(members))
-        .map(|(_, gid, _)| *gid)
+        .filter(|entry| entry.gid != user_gid)
+        .filter(has_member)
+        .map(|entry| entry.gid)
         .collect();
-    Ok(Who {
+    Ok(UserIds {
         uid,
-        gid: own,
+        gid: user_gid,
         groups,
     })
+}
+
+/// An entry of `/etc/group` (group(5)).
+struct Group {
+    name: String,
+    gid: u32,
+    /// Names of users, with commas between them.
+    members: String,
+}
+
+impl Group {
+    fn parse(line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.split(':').collect();
+        Some(Self {
+            name: (*fields.first()?).to_owned(),
+            gid: number(fields.get(2)?)?,
+            members: fields.get(3).copied().unwrap_or_default().to_owned(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_from_the_roots_own_files() {
+    fn names_are_looked_up_in_the_root_filesystem() {
         let root =
             Directory(std::env::temp_dir().join(format!("hull-users-{}", std::process::id())));
         std::fs::create_dir_all(root.0.join("etc")).unwrap();
@@ -156,18 +168,18 @@ mod tests {
             "root:x:0:\nusers:x:100:ada\naudio:x:29:bob,ada\n",
         )
         .unwrap();
-        // An absolute link stays inside.
+        // An absolute symlink is resolved in the root filesystem.
         std::os::unix::fs::symlink("/etc/real", root.0.join("etc/group")).unwrap();
-        let who = |uid, gid, groups: &[u32]| Who {
+        let ids = |uid, gid, groups: &[u32]| UserIds {
             uid,
             gid,
             groups: groups.to_vec(),
         };
-        assert_eq!(find(&root.0, "ada").unwrap(), who(1000, 100, &[29]));
-        assert_eq!(find(&root.0, "1000").unwrap(), who(1000, 100, &[29]));
-        assert_eq!(find(&root.0, "ada:audio").unwrap(), who(1000, 29, &[]));
-        assert_eq!(find(&root.0, "77").unwrap(), who(77, 0, &[]));
-        assert_eq!(find(&root.0, "77:88").unwrap(), who(77, 88, &[]));
+        assert_eq!(find(&root.0, "ada").unwrap(), ids(1000, 100, &[29]));
+        assert_eq!(find(&root.0, "1000").unwrap(), ids(1000, 100, &[29]));
+        assert_eq!(find(&root.0, "ada:audio").unwrap(), ids(1000, 29, &[]));
+        assert_eq!(find(&root.0, "77").unwrap(), ids(77, 0, &[]));
+        assert_eq!(find(&root.0, "77:88").unwrap(), ids(77, 88, &[]));
         for bad in [
             "",
             ":",

@@ -1,13 +1,24 @@
-//! Values as people write them: sizes, parts of a CPU, volumes, variables.
+//! Values of flags: sizes, CPUs, volumes, environment variables.
 
-use crate::adhoc::flags::Volume;
 use crate::{Context, Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// A size in bytes, at least one: see [`crate::spec::size::parse`].
+/// A bind mount (`--volume`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// The path on the host: absolute and without symlinks.
+    pub source: PathBuf,
+    /// The path in the container.
+    pub target: String,
+    /// Whether the mount is read-only.
+    pub read_only: bool,
+}
+
+/// Parses a size in bytes, at least one: see [`crate::spec::size::parse`]. `option` is the flag,
+/// for the error message.
 ///
 /// # Errors
-/// It is not a size, or is nothing at all.
+/// The text is not a size, or the size is 0.
 pub fn size(option: &str, text: &str) -> Result<i64> {
     let refuse = |error: Error| error.within(format_args!("{option} {text:?}"));
     match crate::spec::size::parse(text).map_err(refuse)? {
@@ -16,10 +27,12 @@ pub fn size(option: &str, text: &str) -> Result<i64> {
     }
 }
 
-/// A number of CPUs as a quota in microseconds of each 100,000.
+/// Parses a number of CPUs, such as `0.5`, into a quota in microseconds per period of 100,000
+/// microseconds.
 ///
 /// # Errors
-/// No number; less than a hundredth of a CPU, which the kernel does not count.
+/// The text is not a number; less than 0.01 CPUs, since the kernel's least quota is 1,000
+/// microseconds.
 pub fn cpus(text: &str) -> Result<i64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let number = text
@@ -34,35 +47,34 @@ pub fn cpus(text: &str) -> Result<i64> {
             "--cpus {text:?}: out of range; the least is 0.01"
         ))),
         None => Err(Error::new(format!(
-            "--cpus {text:?}: not a number of CPUs; say 2 or 0.5"
+            "--cpus {text:?}: not a number of CPUs, such as 2 or 0.5"
         ))),
     }
 }
 
-/// A number of processes; -1 for any.
+/// Parses a limit of processes; -1 is no limit.
 ///
 /// # Errors
-/// No such number.
+/// The text is neither -1 nor a positive number.
 pub fn pids(text: &str) -> Result<i64> {
     match text.parse::<i64>() {
         Ok(-1) => Ok(-1),
         Ok(number) if number > 0 => Ok(number),
         _ => Err(Error::new(format!(
-            "--pids-limit {text:?}: not a number of processes; say 100, or -1 for no limit"
+            "--pids-limit {text:?}: not a number of processes, such as 100, or -1 for no limit"
         ))),
     }
 }
 
-/// `HOST:CONTAINER[:ro|rw]`; a path of the host that is not absolute starts from the working
-/// directory.
+/// Parses `HOST:CONTAINER[:ro|rw]`. A relative path of the host starts from the working directory.
 ///
 /// # Errors
-/// A part is missing or empty; the host has no such path; the place in the container is not
-/// absolute, or is its root.
+/// A part is missing or empty; the host has no such path; the path in the container is not
+/// absolute, or is the root.
 pub fn volume(text: &str) -> Result<Volume> {
     let refuse = |why: &str| {
         Error::new(format!(
-            "-v {text:?}: {why}; say HOST:CONTAINER or HOST:CONTAINER:ro"
+            "-v {text:?}: {why}; the form is HOST:CONTAINER[:ro]"
         ))
     };
     let parts: Vec<&str> = text.split(':').collect();
@@ -84,7 +96,7 @@ pub fn volume(text: &str) -> Result<Volume> {
         return Err(refuse("the container's path must begin with /"));
     }
     if crate::spec::names::inside_path(target) == "/" {
-        return Err(refuse("the container's root is what --rootfs says"));
+        return Err(refuse("the container's root is the directory of --rootfs"));
     }
     let source = Path::new(host)
         .canonicalize()
@@ -96,15 +108,16 @@ pub fn volume(text: &str) -> Result<Volume> {
     })
 }
 
-/// A variable: `NAME=VALUE`, or `NAME` alone for hull's own value, none where hull has none.
+/// Parses an environment variable: `NAME=VALUE`, or `NAME` alone for the value that hull itself
+/// has; `None` where hull has no such variable.
 ///
 /// # Errors
-/// No name.
+/// The name is empty; hull's value is not UTF-8.
 pub fn variable(text: &str) -> Result<Option<String>> {
     let name = text.split('=').next().unwrap_or_default();
     if name.is_empty() {
         return Err(Error::new(format!(
-            "-e {text:?}: no name; say NAME=VALUE, or NAME to pass your own value on"
+            "-e {text:?}: no name; the form is NAME=VALUE, or NAME for the caller's value"
         )));
     }
     if text.contains('=') {
@@ -119,11 +132,11 @@ pub fn variable(text: &str) -> Result<Option<String>> {
     }
 }
 
-/// A host's name (RFC 1123: letters, digits, hyphens, dots, at most 63 characters; the underscore
-/// is common).
+/// Checks a hostname: letters, digits, hyphens and dots (RFC 1123), or underscores, which are
+/// common; at most 63 characters.
 ///
 /// # Errors
-/// Something else.
+/// The name is empty or too long, or has other characters.
 pub fn hostname(text: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     if text.is_empty()
@@ -132,7 +145,7 @@ pub fn hostname(text: &str) -> Result<()> {
         || text.starts_with(['-', '.'])
     {
         return Err(Error::new(format!(
-            "--hostname {text:?}: a name has 1 to 63 letters, digits, hyphens and dots"
+            "--hostname {text:?}: a hostname has 1 to 63 letters, digits, hyphens and dots"
         )));
     }
     Ok(())

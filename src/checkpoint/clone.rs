@@ -7,7 +7,7 @@ use super::manifest::Manifest;
 use super::options::CommonOptions;
 use super::request::RestoreOptions;
 use super::restore::restore;
-use crate::adhoc::keeper::Streams;
+use crate::adhoc::keeper::LoggedOutput;
 use crate::compile::Options;
 use crate::container::Container;
 use crate::error::Kind;
@@ -117,11 +117,11 @@ fn restore_copy(
             false => restore(store, name, &spec, options, None).map(|(container, _)| container),
         };
     }
-    let mut streams = Streams::make(terminal)?;
+    let mut output = LoggedOutput::new(terminal)?;
     let (container, _) =
-        streams.while_redirected(|console| restore(store, name, &spec, options, console))?;
-    streams
-        .hand_over(&container.directory(), None)
+        output.while_redirected(|console| restore(store, name, &spec, options, console))?;
+    output
+        .start_keeper(&container.directory(), None)
         .inspect_err(|_| drop(container.take_down()))?;
     Ok(container)
 }

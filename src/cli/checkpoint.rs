@@ -17,70 +17,71 @@ pub struct Args {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    shared: Shared,
-    /// Directory of the former images, relative to --image-path; with --export to the current directory
+    criu: CriuArgs,
+    /// Directory of the parent images of an incremental checkpoint, relative to --image-path; with
+    /// --export relative to the current directory
     #[arg(long, value_name = "DIR")]
     parent_path: Option<PathBuf>,
-    /// Let the container run on
+    /// Let the container run on after the checkpoint
     #[arg(long)]
     leave_running: bool,
-    /// Leave out TCP connections that are being set up
+    /// Skip TCP connections that are being established
     #[arg(long)]
     tcp_skip_in_flight: bool,
-    /// Give removed files that are held open a name again
+    /// Link removed files that are still open under a new name
     #[arg(long)]
     link_remap: bool,
-    /// Gets a NUL byte when lazy pages can be asked for
+    /// Descriptor that gets a NUL byte when criu can serve lazy pages
     #[arg(long, value_name = "FD", allow_negative_numbers = true, default_value_t = -1)]
     status_fd: i32,
-    /// Send the pages to this page server
+    /// Send memory pages to this page server
     #[arg(long, value_name = "ADDRESS:PORT")]
     page_server: Option<String>,
-    /// Save memory only and let the container run on; a later checkpoint takes the rest
+    /// Save memory only and let the container run on; a later checkpoint saves the rest
     #[arg(long, conflicts_with = "export")]
     pre_dump: bool,
-    /// Save all into this one file, compressed, for hull restore --import
+    /// Write one compressed archive, for hull restore --import
     #[arg(long, value_name = "FILE", conflicts_with = "image_path")]
     export: Option<PathBuf>,
 }
 
-/// Options that `checkpoint` and `restore` share.
+/// Flags that `checkpoint`, `restore` and `clone` share.
 #[derive(clap::Args, Clone)]
-pub struct Shared {
+pub struct CriuArgs {
     /// Directory of the images
     #[arg(long, value_name = "DIR", default_value = "checkpoint")]
     pub image_path: PathBuf,
-    /// Directory of the log and of criu's work [default: that of the images]
+    /// Directory of criu's log and work files [default: that of the images]
     #[arg(long, value_name = "DIR")]
     work_path: Option<PathBuf>,
-    /// Keep open TCP connections
+    /// Allow open TCP connections and keep them
     #[arg(long, conflicts_with = "tcp_close")]
     tcp_established: bool,
     /// Close open TCP connections
     #[arg(long)]
     tcp_close: bool,
-    /// Allow Unix sockets that somebody outside holds the other end of
+    /// Allow Unix sockets that are connected to a process outside the container
     #[arg(long)]
     ext_unix_sk: bool,
-    /// Allow a program on the caller's own terminal
+    /// Allow a program on the caller's terminal
     #[arg(long)]
     shell_job: bool,
-    /// Keep held file locks
+    /// Allow file locks and keep them
     #[arg(long)]
     file_locks: bool,
-    /// What is done with cgroups
+    /// How criu manages cgroups
     #[arg(long, value_name = "MODE")]
     manage_cgroups_mode: Option<Mode>,
-    /// Make this namespace, and leave it empty
+    /// Create this namespace without restoring its contents
     #[arg(long, value_name = "KIND")]
     empty_ns: Vec<EmptyNamespace>,
-    /// Keep each page once only
+    /// Deduplicate memory images: store each page once
     #[arg(long)]
     auto_dedup: bool,
-    /// Bring memory back when it is used
+    /// Restore memory pages on demand, through userfaultfd
     #[arg(long)]
     lazy_pages: bool,
-    /// How packets are held back meanwhile
+    /// How network packets are blocked meanwhile
     #[arg(long, value_name = "METHOD")]
     network_lock: Option<Lock>,
 }
@@ -105,8 +106,8 @@ enum Lock {
     Skip,
 }
 
-impl Shared {
-    /// The options for the library.
+impl CriuArgs {
+    /// The options as the library takes them.
     pub fn common(&self, global: &Global) -> CommonOptions {
         CommonOptions {
             images: self.image_path.clone(),
@@ -139,7 +140,7 @@ impl Shared {
     }
 }
 
-/// Address and port, the last colon between them.
+/// Parses `ADDRESS:PORT`; an IPv6 address may be in brackets.
 fn page_server(text: &str) -> Result<PageServer> {
     let parsed = text.rsplit_once(':').and_then(|(address, port)| {
         Some(PageServer {
@@ -149,10 +150,10 @@ fn page_server(text: &str) -> Result<PageServer> {
     });
     parsed
         .filter(|server| !server.address.is_empty())
-        .ok_or_else(|| Error::new(format!("--page-server wants ADDRESS:PORT, not {text:?}")))
+        .ok_or_else(|| Error::new(format!("--page-server {text:?}: the form is ADDRESS:PORT")))
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
     let store = global.store();
     let scratch = args
@@ -160,7 +161,7 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
         .as_ref()
         .map(|_| TemporaryImages::new(&store, &args.id))
         .transpose()?;
-    let common = args.shared.common(global);
+    let common = args.criu.common(global);
     let images = scratch.as_ref().map_or_else(
         || common.images.clone(),
         |scratch| scratch.path().to_owned(),

@@ -1,7 +1,7 @@
 //! `hull clone`.
 
 use super::Global;
-use super::checkpoint::Shared;
+use super::checkpoint::CriuArgs;
 use crate::checkpoint;
 use crate::checkpoint::clone::CloneOptions;
 use crate::stdio::output::print_line;
@@ -13,30 +13,30 @@ pub struct Args {
     /// The running container
     #[arg(value_name = "ID")]
     id: String,
-    /// The copy's id; with --count the front of the copies' ids
+    /// The id of the copy; with --count the prefix of the copies' ids
     #[arg(value_name = "NEW")]
     new: String,
-    /// Make so many copies, NEW-1, NEW-2 and so on
+    /// Make N copies: NEW-1, NEW-2 and so on
     #[arg(long, value_name = "N")]
     count: Option<u32>,
-    /// Let the copies write the same volumes and root as the source
+    /// Share writable volumes and the root filesystem with the source
     #[arg(long)]
     share_volumes: bool,
     #[command(flatten)]
-    shared: Shared,
+    criu: CriuArgs,
 }
 
-/// Carries the command out; prints the copies' ids.
+/// Executes the command; prints the copies' ids.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let names: Vec<String> = match args.count {
         None => vec![args.new.clone()],
-        Some(0) => return Err(Error::new("--count 0 makes nothing")),
+        Some(0) => return Err(Error::new("--count must be at least 1")),
         Some(count) => (1..=count)
             .map(|number| format!("{}-{number}", args.new))
             .collect(),
     };
     let options = CloneOptions {
-        common: args.shared.common(global),
+        common: args.criu.common(global),
         names,
         share_volumes: args.share_volumes,
         systemd_cgroup: global.systemd_cgroup,

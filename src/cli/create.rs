@@ -16,47 +16,48 @@ pub struct Args {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    make: Make,
+    create: CreateArgs,
 }
 
-/// Options that `create` and `run` share.
+/// Flags that `create` and `run` share.
 #[derive(clap::Args, Clone)]
-pub struct Make {
+#[command(next_help_heading = None::<&'static str>)]
+pub struct CreateArgs {
     /// Directory of the bundle
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
-    /// Write the program's process id to this file
+    /// Write the process id of the program to this file
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// Unix socket that takes the container's terminal
+    /// Unix socket that receives the container's terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
-    /// Unix socket that takes a pidfd of the program
+    /// Unix socket that receives a pidfd of the program
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
-    /// How many more descriptors than 0, 1, 2 the program gets
+    /// Number of descriptors besides stdio that the program inherits
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
-    /// Move the root file system to / and do not pivot into it
+    /// Use MS_MOVE and chroot(2) instead of pivot_root(2)
     #[arg(long)]
     pub no_pivot: bool,
-    /// Stay in the caller's session keyring
+    /// Keep the caller's session keyring
     #[arg(long)]
     pub no_new_keyring: bool,
-    /// Do not become the reaper of the container's orphans (hull never does)
+    /// No effect, for callers of runc: hull is never a subreaper
     #[arg(long)]
     pub no_subreaper: bool,
-    /// Execute the plan's inside in a fresh process
+    /// Execute the container steps in a fresh process
     #[arg(long, hide = true)]
     pub fresh_init: bool,
     #[command(flatten)]
-    network: super::network::Wiring,
+    network: super::network::NetworkArgs,
     #[command(flatten)]
-    machine: crate::cli::vm::Machine,
+    vm: crate::cli::vm::VmArgs,
 }
 
-impl Make {
-    /// The options for the library.
+impl CreateArgs {
+    /// The options as the library takes them.
     pub fn options(&self, global: &Global) -> Options {
         Options {
             systemd_cgroup: global.systemd_cgroup,
@@ -68,13 +69,13 @@ impl Make {
             layers: None,
             fresh_init: self.fresh_init,
             notify: crate::stdio::notify::host_socket().is_some(),
-            network: self.network.asked(),
-            vm: self.machine.asked(),
+            network: self.network.options(),
+            vm: self.vm.options(),
         }
     }
 }
 
-/// Connects to the socket that takes the terminal.
+/// Connects to the socket that receives the terminal.
 pub fn connect_console(path: Option<&Path>) -> Result<Option<Fd>> {
     use std::os::fd::IntoRawFd;
     path.map(|path| {
@@ -85,12 +86,12 @@ pub fn connect_console(path: Option<&Path>) -> Result<Option<Fd>> {
     .transpose()
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
-    let Args { id, make } = args;
+    let Args { id, create: flags } = args;
     let failed = |error: crate::Error| error.within("hull create failed");
-    let spec = Spec::load(&make.bundle).map_err(failed)?;
-    let console = connect_console(make.console_socket.as_deref()).map_err(failed)?;
-    create(&global.store(), &id, &spec, &make.options(global), console).map_err(failed)?;
+    let spec = Spec::load(&flags.bundle).map_err(failed)?;
+    let console = connect_console(flags.console_socket.as_deref()).map_err(failed)?;
+    create(&global.store(), &id, &spec, &flags.options(global), console).map_err(failed)?;
     Ok(0)
 }

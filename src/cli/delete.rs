@@ -15,14 +15,14 @@ pub struct Args {
     ids: Vec<String>,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let store = global.store();
     let mut result = Ok(0);
     for id in &args.ids {
         if let Err(error) = delete(&store, id, args.force) {
             if args.ids.len() > 1 {
-                super::complain::say(&format!("hull: {error}"));
+                super::errors::write_line(&format!("hull: {error}"));
             }
             result = Err(error);
         }

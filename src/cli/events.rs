@@ -1,4 +1,5 @@
-//! `hull events`: a line of JSON for every sample and every OOM kill, in runc's form.
+//! `hull events`: prints statistics at an interval and every OOM kill, each as a line of JSON in
+//! runc's format.
 
 use super::Global;
 use crate::cgroups::oom::Oom;
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 /// Options of `events`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print the counters once, and end
+    /// Print the statistics once and exit
     #[arg(long)]
     stats: bool,
-    /// Time between samples, as 5s, 500ms or 1m30s
+    /// Interval between statistics, such as 5s, 500ms or 1m30s
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     interval: Duration,
     /// The container's id
@@ -24,7 +25,7 @@ pub struct Args {
     id: String,
 }
 
-/// Carries the command out; ends with the container.
+/// Executes the command; returns when the container ends.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let container = Container::open(&global.store(), &args.id)?;
     if args.interval.is_zero() {
@@ -44,14 +45,14 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-/// OOM kills are told when they happen; also the one that ended the container, whose end is seen
-/// only after it.
+/// Prints OOM kills when they happen, also the one that ended the container: its end is checked
+/// after the OOM events.
 fn watch(container: &Container, interval: Duration) -> Result<()> {
     let pidfd = container.pidfd()?;
     let mut oom = container.oom_kills()?;
     let mut next = Instant::now() + interval;
     loop {
-        // Rounded up: a millisecond too early would be a turn for nothing.
+        // Rounded up, so that poll does not return before the time of the sample.
         let wait = next
             .saturating_duration_since(Instant::now())
             .as_micros()
@@ -69,7 +70,7 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
                 }
             })?,
         };
-        // A machine's monitor closes its socket with its end, after its last word.
+        // A VM's monitor closes its socket when it ends, after its last event.
         if (ended && !oom.is_machines()) || !goes_on {
             return Ok(());
         }
@@ -77,7 +78,7 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
             if !sample(container)? {
                 return Ok(());
             }
-            // Not a burst of samples after hull itself was stopped for a while.
+            // If hull was stopped for a while, it does not make up for missed samples.
             next = (next + interval).max(Instant::now());
         }
     }
@@ -86,15 +87,14 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
 fn sample(container: &Container) -> Result<bool> {
     let mut data = serde_json::to_value(container.stats()?)
         .map_err(|error| Error::new(format!("print JSON: {error}")))?;
-    // Of a virtual machine: what it costs the host, its monitor and its memory.
-    if let Some(machine) = container.monitor_stats()? {
-        data["machine"] =
-            json!({ "cpu": machine.cpu, "memory": machine.memory, "pids": machine.pids });
+    // In VM mode also what the VM uses on the host: its monitor and its memory.
+    if let Some(vm) = container.monitor_stats()? {
+        data["vm"] = json!({ "cpu": vm.cpu, "memory": vm.memory, "pids": vm.pids });
     }
     print(&json!({ "type": "stats", "id": container.record.id, "data": data }))
 }
 
-/// Whether there is still a reader.
+/// Prints a line; returns false if the reader has closed the output.
 fn print(event: &Value) -> Result<bool> {
     match print_line(event) {
         Err(error) if error.kind() == Kind::OutputClosed => Ok(false),
@@ -102,13 +102,13 @@ fn print(event: &Value) -> Result<bool> {
     }
 }
 
-/// A duration as Go writes them (`1h2m`, `1.5s`, `200ms`); a number alone is seconds, as Podman
-/// takes it.
+/// Parses a duration in Go's format (`1h2m`, `1.5s`, `200ms`); a number alone means seconds, as in
+/// Podman.
 ///
 /// # Errors
-/// Anything else.
+/// The text is malformed, or the duration too long.
 pub fn duration(text: &str) -> std::result::Result<Duration, String> {
-    let refuse = || format!("invalid duration {text:?}: say 5s, 500ms or 1m30s");
+    let refuse = || format!("invalid duration {text:?}: the form is 5s, 500ms or 1m30s");
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(seconds.into()));
     }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_gos() {
+    fn durations_in_the_format_of_go() {
         for (text, millis) in [
             ("5s", 5000),
             ("500ms", 500),

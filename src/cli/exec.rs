@@ -7,7 +7,7 @@ use crate::Result;
 use crate::container::Container;
 use crate::container::create::write_pid_file;
 use crate::container::exec::Options;
-use crate::stdio::foreground::{Relays, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::foreground::{Console, Relays, Signals, attend};
 use crate::stdio::streams::Pipes;
 use crate::{Context, Error};
 use std::path::PathBuf;
@@ -17,28 +17,28 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     process: ProcessArgs,
-    /// Do not wait for the program
+    /// Return when the program has started
     #[arg(short, long)]
     detach: bool,
-    /// Write the program's process id to this file
+    /// Write the process id of the program to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Unix socket that takes the terminal
+    /// Unix socket that receives the terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// Unix socket that takes a pidfd of the program
+    /// Unix socket that receives a pidfd of the program
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
-    /// How many more descriptors than 0, 1, 2 the program gets
+    /// Number of descriptors besides stdio that the program inherits
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
-    /// Cgroup below the container's own, that is there; on v1 for some controllers alone
+    /// Existing cgroup below the container's; on cgroup v1 also for single controllers
     #[arg(long, value_name = "[CONTROLLER:]PATH")]
     cgroup: Vec<String>,
-    /// Run in a paused container too; it begins when the container is resumed
+    /// Allow exec in a paused container: the program starts when the container is resumed
     #[arg(long)]
     ignore_paused: bool,
-    /// Do not become the reaper of the program's orphans (hull never does)
+    /// No effect, for callers of runc: hull is never a subreaper
     #[arg(long, hide = true)]
     no_subreaper: bool,
     /// The container's id
@@ -49,7 +49,7 @@ pub struct Args {
     command: Vec<String>,
 }
 
-/// Carries the command out; the status is the program's.
+/// Executes the command; returns the exit status of the program.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
     exec(&args, global).map_err(|error| error.within("exec failed"))
 }
@@ -81,12 +81,7 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
         ignore_paused: args.ignore_paused,
         cgroup: args.cgroup.clone(),
     };
-    let own = if process.terminal && given.is_none() {
-        Some(console_pair()?)
-    } else {
-        None
-    };
-    let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
+    let mut console = Console::new(process.terminal, given)?;
     let signals = if args.detach {
         None
     } else {
@@ -97,7 +92,7 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
     } else {
         Pipes::replace_nonblocking()?
     };
-    let child = container.exec(&process, &options, theirs)?;
+    let child = container.exec(&process, &options, console.sender.take())?;
     let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams)?;
     if let Some(path) = &args.pidfd_socket {
         let socket = std::os::unix::net::UnixStream::connect(path)
@@ -110,7 +105,7 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
         write_pid_file(path, child.pid)?;
     }
     let Some(signals) = signals else { return Ok(0) };
-    let terminal = ours.as_ref().map(receive_terminal).transpose()?;
+    let terminal = console.receive()?;
     Ok(attend(
         &child.pidfd,
         &signals,

@@ -7,7 +7,7 @@ use crate::stdio::output::print_line;
 #[derive(clap::Args)]
 pub struct Args {}
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(_args: &Args) -> Result<u8> {
     let names: Vec<&str> = crate::spec::mount_options::names().collect();
     print_line(super::state::pretty(&crate::features::document(&names))?)?;

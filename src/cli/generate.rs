@@ -1,4 +1,4 @@
-//! `hull completions` and `hull man`: both are made from the parser, when they are asked for.
+//! `hull completions` and `hull man`: both are generated from the definition of the command line.
 
 use super::Cli;
 use crate::stdio::output::print;
@@ -19,19 +19,19 @@ pub struct CompletionsArgs {
 /// Options of `man`.
 #[derive(clap::Args)]
 pub struct ManArgs {
-    /// Directory of the pages, made if missing
+    /// Directory to write the pages to; created if it does not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
 
-/// Prints the shell's completions.
+/// Prints the completion script of a shell.
 pub fn completions(args: &CompletionsArgs) -> Result<u8> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "hull", &mut text);
     print(String::from_utf8_lossy(&text)).map(|()| 0)
 }
 
-/// Writes a page for hull and one for each command.
+/// Writes a manual page for hull and one for each command.
 pub fn man(args: &ManArgs) -> Result<u8> {
     std::fs::create_dir_all(&args.directory).on("make", args.directory.display())?;
     let mut command = Cli::command();

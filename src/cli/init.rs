@@ -1,4 +1,4 @@
-//! `hull init`: a fresh process that executes `inside`; hull's own use.
+//! `hull init`: a fresh process that executes the container steps of a plan. For hull's own use.
 
 use crate::Result;
 use crate::init::fresh::run_init;
@@ -6,15 +6,15 @@ use crate::init::fresh::run_init;
 /// Options of `init`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Descriptor of the script
+    /// Descriptor of the encoded steps
     #[arg(long)]
     script: i32,
-    /// Descriptors of the slots, by commas; -1 is an empty one
+    /// Descriptors of the slots, with commas between them; -1 is an empty slot
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     slots: Vec<i32>,
 }
 
-/// Carries the script out; does not return but on an error.
+/// Executes the steps; returns only with an error.
 pub fn run(args: &Args) -> Result<u8> {
     match run_init(args.script, &args.slots)? {}
 }

@@ -22,7 +22,7 @@ pub struct Args {
     signal: String,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let container = Container::open(&global.store(), &args.id)?;
     container.kill(signal::parse(&args.signal)?, args.all)?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Options of `list`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Form of the output
+    /// Format of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: ListFormat,
     /// Print ids only
@@ -25,10 +25,10 @@ enum ListFormat {
     Json,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let store = global.store();
-    // One that is removed meanwhile is left out.
+    // A container that is deleted meanwhile is left out.
     let containers: Vec<Container> = store
         .ids()?
         .iter()
@@ -82,7 +82,7 @@ fn entry(container: &Container) -> Value {
     state
 }
 
-/// The owner's name from the host's passwd, or `#` and the number as runc writes it.
+/// The name of the user in the host's `/etc/passwd`, or `#` and the id, as in runc.
 fn owner(uid: u32) -> String {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = passwd.lines().find_map(|line| {

@@ -1,8 +1,8 @@
-//! `hull logs`, and the process that keeps them.
+//! `hull logs`, and the entry of the log keeper.
 
 use super::Global;
 use crate::adhoc;
-use crate::adhoc::keeper::Keep;
+use crate::adhoc::keeper::KeeperOptions;
 use crate::store::Store;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use std::path::PathBuf;
 /// Options of `logs`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Go on until the container's end
+    /// Go on printing until the container ends
     #[arg(short, long)]
     follow: bool,
-    /// Only the last N lines
+    /// Print only the last N lines
     #[arg(short = 'n', long, value_name = "N", default_value = "all")]
     tail: String,
-    /// Begin each line with its time
+    /// Print the time of each line
     #[arg(short, long)]
     timestamps: bool,
     /// The container's id
@@ -30,15 +30,15 @@ pub struct KeeperArgs {
     /// The container's directory
     #[arg(long)]
     directory: PathBuf,
-    /// A terminal comes over the socket that stdin is
+    /// stdin is a socket over which the child sends the terminal
     #[arg(long)]
     terminal: bool,
-    /// Remove this container when it has ended
+    /// Delete this container when it has ended
     #[arg(long)]
     remove: Option<String>,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let tail = match args.tail.as_str() {
         "all" => None,
@@ -48,7 +48,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             ))
         })?),
     };
-    let options = adhoc::logs::Options {
+    let options = adhoc::logs::LogOptions {
         follow: args.follow,
         tail,
         timestamps: args.timestamps,
@@ -57,12 +57,12 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-/// Carries the hidden command out.
-pub fn keep(args: KeeperArgs, global: &Global) -> Result<u8> {
+/// Executes the hidden command `log-keeper`.
+pub fn run_keeper(args: KeeperArgs, global: &Global) -> Result<u8> {
     let remove = args
         .remove
         .map(|id| (Store::new(global.store().root().to_owned()), id));
-    adhoc::keeper::keep(&Keep {
+    adhoc::keeper::run(&KeeperOptions {
         directory: args.directory,
         terminal: args.terminal,
         remove,

@@ -1,12 +1,12 @@
-//! The command line: one file a verb, each parses, makes one call, and prints.
+//! The command line. Each command has a file: it parses the arguments, makes one call and prints.
 
 #![forbid(unsafe_code)]
 
 mod checkpoint;
 mod clone;
-mod complain;
 mod create;
 mod delete;
+mod errors;
 mod events;
 mod exec;
 mod features;
@@ -32,8 +32,6 @@ mod update;
 mod version;
 mod vm;
 
-use complain::complain;
-
 use crate::Result;
 use crate::error::Kind;
 use crate::log::{self, Format};
@@ -42,7 +40,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Run programs in containers: one bundle, behind the backend of your choice.
+/// An OCI container runtime: runs the program of a bundle in namespaces or in a virtual machine.
 #[derive(Parser)]
 #[command(
     name = "hull",
@@ -50,11 +48,11 @@ use std::path::PathBuf;
     subcommand_required = true,
     arg_required_else_help = true
 )]
-// Podman gives `--leave-running` twice, and for runc the last of a repeated option counts.
+// Podman gives `--leave-running` twice, and runc uses the last value of a repeated flag.
 #[command(args_override_self = true)]
 #[command(
-    after_help = "A bundle is a directory with a config.json and a root file system (OCI runtime \
-        spec 1.x)."
+    after_help = "A bundle is a directory with a config.json and a root filesystem, as defined by \
+                  the OCI runtime specification."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -65,30 +63,38 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Directory of the containers' records [default: /run/hull, or $XDG_RUNTIME_DIR/hull for an
-    /// ordinary user]
+    /// Directory of the containers' state [default: /run/hull, or $XDG_RUNTIME_DIR/hull for an
+    /// unprivileged user]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Write the log to this file and not to stderr
+    /// Write the log to this file instead of stderr
     #[arg(long, global = true, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Format of the log
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// Log what hull does
+    /// Log debug messages
     #[arg(long, global = true)]
     debug: bool,
-    /// Let systemd make the cgroups; cgroupsPath is then slice:prefix:name
+    /// Let systemd create the cgroups; cgroupsPath is slice:prefix:name then
     #[arg(long, global = true)]
     systemd_cgroup: bool,
-    /// Whether to run as an ordinary user: true, false or auto; hull finds out by itself
-    #[arg(id = "when_rootless", long = "rootless", value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// No effect, for callers of runc: hull finds out by itself whether it is rootless
+    #[arg(
+        id = "when_rootless",
+        long = "rootless",
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     rootless: Option<Rootless>,
-    /// Path of the criu program, for checkpoint and restore
+    /// Path of the criu binary, for checkpoint, restore and clone
     #[arg(long, global = true, value_name = "PATH")]
     criu: Option<PathBuf>,
-    /// The administrator's defaults, in place of /etc/hull/config.toml
+    /// Configuration file, instead of /etc/hull/config.toml
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print the version
@@ -110,10 +116,10 @@ enum LogFormat {
 }
 
 impl Global {
-    /// The containers' store.
+    /// The store of containers.
     fn store(&self) -> Store {
         let default = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(directory) if !is_machines_root() => PathBuf::from(directory).join("hull"),
+            Some(directory) if !is_host_root() => PathBuf::from(directory).join("hull"),
             _ if nix::unistd::geteuid().is_root() => PathBuf::from("/run/hull"),
             _ => PathBuf::from(format!("/tmp/hull-{}", nix::unistd::geteuid())),
         };
@@ -121,79 +127,80 @@ impl Global {
     }
 }
 
-/// Whether the caller is root, and not an ordinary user who is root of a user namespace: rootless
-/// Podman and buildah call from there, with the user's own XDG_RUNTIME_DIR. Someone who became root
-/// inside a container has USER=root (runc's rule).
-fn is_machines_root() -> bool {
+/// Whether the caller is root of the host, and not an unprivileged user who is root of a user
+/// namespace: rootless Podman and buildah call hull from there, with the user's XDG_RUNTIME_DIR. In
+/// a user namespace USER=root means root of a container, which has the host's default (runc's
+/// rule).
+fn is_host_root() -> bool {
     let named = std::env::var_os("USER").is_some_and(|user| user == "root");
     nix::unistd::geteuid().is_root() && (named || !crate::facts::in_user_namespace())
 }
 
-// There is one of it in a process.
+// A process has one value of it.
 #[allow(clippy::large_enum_variant)]
 #[derive(Subcommand)]
 enum Command {
-    /// Make a container whose program waits for start
+    /// Create a container, whose program waits for start
     Create(create::Args),
-    /// Let a created container's program begin
+    /// Start the program of a created container
     Start(start::Args),
     /// Print a container's state as JSON
     State(state::Args),
     /// Send a signal to a container
     Kill(kill::Args),
-    /// Remove a container and all that belongs to it
+    /// Delete a container and everything that hull made for it
     #[command(visible_alias = "rm")]
     Delete(delete::Args),
-    /// Make a container, run its program and remove it
+    /// Create a container, run its program and delete it
     Run(run::Args),
-    /// Run another program in a container
+    /// Run another program in a running container
     Exec(exec::Args),
-    /// Show what a detached container printed
+    /// Print the output of a detached container
     Logs(logs::Args),
-    /// Make, list and remove networks, and watch what passes
+    /// Create, list and remove networks, and capture packets
     Network(network::Args),
     /// List containers
     #[command(visible_alias = "ls")]
     List(list::Args),
     /// List the processes of a container
     Ps(ps::Args),
-    /// Freeze all processes of a container
+    /// Suspend all processes of a container
     Pause(pause::Args),
-    /// Thaw a paused container
+    /// Resume all processes of a paused container
     Resume(pause::Args),
-    /// Save a running container to a directory of images
+    /// Save a running container to a directory of images, with criu
     Checkpoint(Box<checkpoint::Args>),
-    /// Bring a container back from a directory of images
+    /// Restore a container from a directory of images, with criu
     Restore(Box<restore::Args>),
-    /// Make copies of a running container, which runs on
+    /// Copy a running container; the original runs on
     Clone(Box<clone::Args>),
-    /// Change the limits of a container
+    /// Change a container's resource limits
     Update(update::Args),
-    /// Print a container's counters again and again, and its OOM kills, as lines of JSON
+    /// Print a container's statistics and OOM kills, as lines of JSON
     Events(events::Args),
-    /// Show what containers use
+    /// Print the resource usage of containers
     Stats(stats::Args),
-    /// Write a config.json to begin with
+    /// Write a default config.json
     Spec(spec::Args),
-    /// Print what this runtime can do, as the runtime spec's features document
+    /// Print hull's features, as the document that the runtime specification defines
     Features(features::Args),
-    /// Print the steps by which a bundle becomes a container
+    /// Print the steps that hull would execute for a bundle
     Plan(plan::Args),
-    /// Print a shell's completions
+    /// Print a completion script for a shell
     Completions(generate::CompletionsArgs),
-    /// Write the manual's pages
+    /// Write the manual pages
     Man(generate::ManArgs),
-    /// Execute a plan's inside in this process (hull's own use)
+    /// Execute the container steps of a plan in this process (internal)
     #[command(hide = true)]
     Init(init::Args),
-    /// Keep the output of a detached container (hull's own use)
+    /// Write the log of a detached container (internal)
     #[command(hide = true)]
     LogKeeper(logs::KeeperArgs),
 }
 
 impl Command {
-    /// What a reload of the firewall took from running containers comes back with the next command
-    /// about containers, whichever it is. That command does its work even where this fails.
+    /// Restores firewall rules that somebody removed, for instance by a reload of the firewall: any
+    /// of these commands does it. The command itself is executed even if this fails.
     fn recover_networks(&self, global: &Global) {
         use Command::{Create, Exec, List, Ps, Run, Start, Stats};
         if matches!(
@@ -234,12 +241,12 @@ impl Command {
             Command::Completions(args) => generate::completions(&args),
             Command::Man(args) => generate::man(&args),
             Command::Init(args) => init::run(&args),
-            Command::LogKeeper(args) => logs::keep(args, global),
+            Command::LogKeeper(args) => logs::run_keeper(args, global),
         }
     }
 }
 
-/// hull's entry; answers with the exit status.
+/// The entry point; returns the exit status.
 pub fn main() -> u8 {
     if crate::guest::is_pid1() {
         crate::guest::main();
@@ -253,7 +260,7 @@ pub fn main() -> u8 {
 
 fn command() -> u8 {
     crate::sys::entry::spare_the_heap();
-    // containerd's restore says it with one dash.
+    // containerd gives this flag of restore with one dash.
     let args: Vec<OsString> = std::env::args_os()
         .map(|arg| {
             if arg == "-no-subreaper" {
@@ -269,21 +276,21 @@ fn command() -> u8 {
     ) {
         return status(version::print(), 1);
     }
-    // Before the arguments are parsed, so that they are parsed once. A container named `run` costs
-    // one copy more, and nothing else.
-    let enters = |arg: &OsString| {
+    // hull protects its binary before it parses the arguments, since it executes itself anew then.
+    // A container with the id `run` costs only that.
+    let runs_program = |arg: &OsString| {
         matches!(
             arg.to_str(),
             Some("create" | "run" | "exec" | "restore" | "clone")
         )
     };
-    let protected = if args.iter().skip(1).any(enters) {
+    let protected = if args.iter().skip(1).any(runs_program) {
         own_binary::protect()
     } else {
         Ok(())
     };
     crate::sys::entry::prepare();
-    let for_people = args.iter().any(|arg| arg == "run")
+    let is_adhoc_run = args.iter().any(|arg| arg == "run")
         && args
             .iter()
             .any(|arg| arg.as_encoded_bytes().starts_with(b"--rootfs"));
@@ -292,10 +299,10 @@ fn command() -> u8 {
         Err(error) => {
             let _ = error.print();
             if lacks_value(&error) {
-                // By these words engines find out whether a runtime knows an option.
-                complain::say("flag needs an argument");
+                // Podman matches these words to find out whether a runtime knows a flag.
+                errors::write_line("flag needs an argument");
             }
-            let status = if for_people && error.exit_code() != 0 {
+            let status = if is_adhoc_run && error.exit_code() != 0 {
                 125
             } else {
                 error.exit_code()
@@ -315,17 +322,17 @@ fn command() -> u8 {
         format,
         debug: cli.global.debug,
     }) {
-        complain(&error);
+        errors::report(&error);
         return 1;
     }
     if let Some(file) = &cli.global.config {
         crate::settings::name(file.clone());
     }
-    // The command's status where hull itself fails. runc's exec: 1 may be the program's own.
-    // `docker run`: 125.
+    // The exit status for an error of hull's own: as in runc for exec, where 1 may be the program's
+    // status; as in `docker run` for an ad hoc container.
     let common = match &cli.command {
         Command::Exec(_) => 255,
-        Command::Run(args) if args.is_for_people() => 125,
+        Command::Run(args) if args.is_adhoc() => 125,
         _ => 1,
     };
     status(
@@ -334,7 +341,7 @@ fn command() -> u8 {
     )
 }
 
-/// Whether an option that needs a value was given none: clap reports the empty text as the value.
+/// Whether a flag lacks its value: clap then reports an empty value.
 fn lacks_value(error: &clap::Error) -> bool {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     error.kind() == ErrorKind::InvalidValue
@@ -344,19 +351,19 @@ fn lacks_value(error: &clap::Error) -> bool {
         )
 }
 
-/// The exit status of a command; `common` is the one for an error that has none of its own.
+/// The exit status of a command; `common` is the status for errors without one of their own.
 fn status(result: Result<u8>, common: u8) -> u8 {
     const SIGPIPE: i32 = libc::SIGPIPE;
     match result {
         Ok(status) => status,
-        // As every program that does not ignore SIGPIPE.
+        // Like any program that does not ignore SIGPIPE.
         Err(error) if error.kind() == Kind::OutputClosed => {
             crate::sys::event::end_by(SIGPIPE);
             128 + SIGPIPE as u8
         }
         Err(error) => {
-            complain(&error);
-            // Where a program cannot be executed, `run --rootfs` answers as a shell does.
+            errors::report(&error);
+            // If the program cannot be executed, `run --rootfs` exits with the status of a shell.
             error.status().filter(|_| common == 125).unwrap_or(common)
         }
     }

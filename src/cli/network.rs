@@ -1,4 +1,4 @@
-//! `hull network`, and the network options of the commands that make containers.
+//! `hull network`, and the network flags of the commands that create containers.
 
 use crate::cli::Global;
 use crate::cli::table::Table;
@@ -12,44 +12,43 @@ use crate::{Error, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-/// Network options of `create`, `run` and `plan`.
+/// Network flags of `create`, `run` and `plan`.
 #[derive(clap::Args, Clone, Default)]
 #[command(next_help_heading = "Network options")]
-pub struct Wiring {
-    /// Networks to be on, NAME[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS], or one of none, host,
-    /// container:ID, ns:PATH
+pub struct NetworkArgs {
+    /// Attach the container to a network: NAME[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS]; or use the
+    /// network namespace none, host, container:ID or ns:PATH
     #[arg(long, value_name = "NETWORK")]
     network: Vec<String>,
-    /// Publish ports of the container on the host: [IP:]HOST[-LAST]:CONTAINER[-LAST][/tcp|udp|sctp]
+    /// Publish ports on the host: [IP:]HOST[-LAST]:CONTAINER[-LAST][/tcp|udp|sctp]
     #[arg(short, long, value_name = "PORTS")]
     publish: Vec<String>,
-    /// Name server in place of the host's
+    /// Name server, instead of the host's
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String>,
-    /// Search domain in place of the host's
+    /// Search domain, instead of the host's
     #[arg(long, value_name = "DOMAIN")]
     dns_search: Vec<String>,
-    /// Line of the container's hosts file
+    /// Add a line to the container's /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS")]
     add_host: Vec<String>,
-    /// Another name by which its neighbours find the container
+    /// Another name of the container on its networks
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
-    /// How fast the container may receive, and send after a colon, as 50mbit:10mbit
+    /// Limit how fast the container receives and sends, such as 50mbit:10mbit
     #[arg(long, value_name = "DOWN[:UP]")]
     net_rate: Option<String>,
-    /// Bytes that may pass at once after silence, as 64k
+    /// Size of a burst above that limit, such as 64k
     #[arg(long, value_name = "BYTES")]
     net_burst: Option<String>,
-    /// Take these options from the config's annotations (hull.network.name and the like) where none
-    /// are given
+    /// Without these flags, use the annotations hull.network.* of the config
     #[arg(long)]
     network_annotations: bool,
 }
 
-impl Wiring {
-    /// The options for the library.
-    pub fn asked(&self) -> net::setup::NetworkOptions {
+impl NetworkArgs {
+    /// The options as the library takes them.
+    pub fn options(&self) -> net::setup::NetworkOptions {
         let flags = net::request::NetworkFlags {
             network: self.network.clone(),
             publish: self.publish.clone(),
@@ -77,35 +76,35 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Make a network
+    /// Create a network
     Create(Create),
     /// List networks
     #[command(visible_alias = "ls")]
     List {
-        /// Only their names
+        /// Print names only
         #[arg(short, long)]
         quiet: bool,
     },
-    /// Print a network and who is on it, as JSON
+    /// Print a network and its containers as JSON
     Inspect {
-        /// The network
+        /// Name of the network
         name: String,
     },
-    /// Remove networks that nobody is on
+    /// Remove networks without containers
     #[command(visible_alias = "rm")]
     Remove {
-        /// The networks
+        /// Names of the networks
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Write a container's traffic as pcap, until it ends or ^C
+    /// Capture a container's packets in pcap format, until it ends or hull is interrupted
     Capture {
-        /// The container's id
+        /// Id of the container
         id: String,
-        /// The file; - is stdout
+        /// File to write; - is stdout
         #[arg(default_value = "-")]
         file: String,
-        /// The container's network device
+        /// Network device of the container
         #[arg(long, default_value = "eth0")]
         interface: String,
     },
@@ -113,34 +112,37 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct Create {
-    /// Its name
+    /// Name of the network
     name: String,
-    /// How containers are attached
+    /// Kind of link that containers get
     #[arg(short, long, value_name = "DRIVER", default_value = "bridge")]
     driver: DriverName,
-    /// Addresses to give out, such as 10.1.2.0/24; at most one of each family [default: chosen,
-    /// both families]
+    /// Subnet, such as 10.1.2.0/24; at most one IPv4 and one IPv6 [default: hull chooses both]
     #[arg(long, value_name = "SUBNET")]
     subnet: Vec<String>,
-    /// The gateway's address in a subnet [default: the subnet's first address]
+    /// Gateway in a subnet [default: the first address of the subnet]
     #[arg(long, value_name = "ADDRESS")]
     gateway: Vec<String>,
-    /// The host's card (driver macvlan)
+    /// Network device of the host, for driver macvlan
     #[arg(long, value_name = "DEVICE")]
     parent: Option<String>,
-    /// No way out
+    /// Allow no packets to or from other networks
     #[arg(long)]
     internal: bool,
-    /// Containers do not reach each other
+    /// Allow no packets between the containers
     #[arg(long)]
     isolated: bool,
-    /// Bytes of the longest packet
-    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    /// Maximum transmission unit, in bytes
+    #[arg(
+        long,
+        default_value_t = 1500,
+        value_parser = clap::value_parser!(u32).range(1280..=65535)
+    )]
     mtu: u32,
-    /// How fast each container may receive, and send after a colon
+    /// Limit how fast each container receives and sends, such as 50mbit:10mbit
     #[arg(long, value_name = "DOWN[:UP]")]
     net_rate: Option<String>,
-    /// Bytes that may pass at once after silence
+    /// Size of a burst above that limit, such as 64k
     #[arg(long, value_name = "BYTES", requires = "net_rate")]
     net_burst: Option<String>,
 }
@@ -151,7 +153,7 @@ enum DriverName {
     Macvlan,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let networks = NetworkStore::of(&global.store());
     match &args.verb {
@@ -245,8 +247,13 @@ fn inspect(networks: &NetworkStore, name: &str) -> Result<()> {
         .map(|one| {
             let ports: Vec<String> = one.ports.iter().map(ToString::to_string).collect();
             json!({
-                "id": one.id, "interface": one.interface, "hostInterface": one.host, "mac": one.mac, "addresses": one.addresses,
-                "ports": ports, "names": one.names,
+                "id": one.id,
+                "interface": one.interface,
+                "hostInterface": one.host,
+                "mac": one.mac,
+                "addresses": one.addresses,
+                "ports": ports,
+                "names": one.names,
             })
         })
         .collect();

@@ -1,15 +1,15 @@
-//! The container can never get a writable handle on the host's `hull` (CVE-2019-5736): before hull
-//! makes or joins anything, it runs from where nobody can write. `/proc/self/exe`, a shebang or an
-//! `exec` of it in the container then lead there.
+//! Protects hull's own binary, so that a container never gets a writable handle on it
+//! (CVE-2019-5736): before hull creates or joins anything, it executes itself again from a
+//! read-only place. `/proc/self/exe` in the container, a shebang or an exec of it then lead to that
+//! place.
 //!
-//! Two such places, the first that can be had:
-//! - an overlay of hull's own directory without a writable layer, mounted nowhere: a fraction of a
-//!   millisecond. The kernel makes such a file system read-only as a whole, and no mount option
-//!   lifts that. (A read-only bind mount would cost as much and hold less: it is read-only by an
-//!   attribute of the mount, and the root of any user namespace may take that back from a mount
-//!   that is attached nowhere and that it has a descriptor of, such as the one in `/proc/PID/exe`.)
-//! - a sealed copy in memory: milliseconds, but it needs no privilege and no particular file
-//!   system.
+//! There are two such places; hull uses the first one that it can make:
+//! - An overlay of hull's directory without an upper layer, mounted nowhere: it takes a fraction of
+//!   a millisecond. The kernel makes such a filesystem read-only as a whole, which no mount option
+//!   changes. A read-only bind mount would take as long and protect less: its attribute belongs to
+//!   the mount, and the root of any user namespace may clear it on a detached mount that it has a
+//!   descriptor of, such as the one in `/proc/PID/exe`.
+//! - A sealed copy in memory: it takes milliseconds, but needs no privilege and no overlayfs.
 
 use crate::sys::fd::{Fd, c_string};
 use crate::sys::{file, mount, process};
@@ -19,16 +19,16 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStringExt;
 
 const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
-/// memfd_create(2): the file may be executed, also where `vm.memfd_noexec` says otherwise by
+/// memfd_create(2): makes the file executable even where the sysctl `vm.memfd_noexec` has another
 /// default (Linux 6.3).
 const MFD_EXEC: u32 = 0x10;
 const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
 const EXE: &CStr = c"/proc/self/exe";
 
-/// Goes on from a place where nobody can write; returns at once when it is there.
+/// Executes hull again from a read-only place; returns if it already runs from one.
 ///
 /// # Errors
-/// There is no such place.
+/// Neither place can be made; execveat(2) fails.
 pub fn protect() -> Result<()> {
     let mut link = [0_u8; libc::PATH_MAX as usize];
     let length = file::readlinkat(libc::AT_FDCWD, EXE, &mut link).on("read", "/proc/self/exe")?;
@@ -52,14 +52,14 @@ pub fn protect() -> Result<()> {
     let errno = arrays.execveat(program.0, c"", args, env, libc::AT_EMPTY_PATH);
     Err(Error::sys(
         "run",
-        "the protected copy of hull's own binary",
+        "the protected copy of hull's binary",
         errno,
     ))
 }
 
-/// Asks the kernel: a memory file has its seals, and a file system that is read-only as a whole
-/// says so even before it says that a running program is busy, which is what one answers whose
-/// mount alone is read-only.
+/// Whether hull runs from such a place. A memory file has the seals. A filesystem that is read-only
+/// as a whole refuses to open the file for writing with EROFS, before the check for a running
+/// program (ETXTBSY), which comes first where only the mount is read-only.
 fn is_protected(link: &[u8]) -> Result<bool> {
     if link.starts_with(b"/memfd:") {
         let own =
@@ -67,7 +67,7 @@ fn is_protected(link: &[u8]) -> Result<bool> {
                 .on("open", "/proc/self/exe")?);
         return Ok(file::seals(own.0).is_ok_and(|seals| seals & SEALS == SEALS));
     }
-    // A view made by hull is a mount of its own, whose root the file lies in.
+    // In an overlay that hull made, the file is in the root of a detached mount.
     if link.iter().filter(|&&byte| byte == b'/').count() > 1 {
         return Ok(false);
     }
@@ -79,9 +79,9 @@ fn is_protected(link: &[u8]) -> Result<bool> {
     }
 }
 
-/// hull's own file through an overlay of its directory and `/dev`: two lower layers are the least, and
-/// that directory is always there. None where the kernel has no overlay, hull may not mount, or the
-/// directory's name cannot be an option's value.
+/// Opens hull's file through an overlay of its directory and `/dev`: an overlay needs two lower
+/// layers, and `/dev` always exists. `None` where the kernel has no overlayfs, hull may not mount,
+/// or the path of the directory contains a character that overlayfs parses.
 fn read_only_view(link: &[u8]) -> Option<Fd> {
     let cut = link.iter().rposition(|&byte| byte == b'/')?;
     let directory = if cut == 0 { &b"/"[..] } else { &link[..cut] };
@@ -93,15 +93,16 @@ fn read_only_view(link: &[u8]) -> Option<Fd> {
     let context = Fd(mount::fsopen(c"overlay").ok()?);
     mount::fsconfig_string(context.0, c"lowerdir", &layers).ok()?;
     mount::fsconfig_create(context.0).ok()?;
-    // The last descriptors of this process before it begins anew: execve closes them.
+    // execve closes these descriptors.
     let view = mount::fsmount(context.keep(), mount::ATTR_RDONLY | mount::ATTR_NODEV).ok()?;
     let program = Fd(file::openat(view, &name, libc::O_PATH | libc::O_NOFOLLOW, 0).ok()?);
-    // Where the path leads to another file by now, a copy is made of the one that runs.
+    // If the path leads to another file by now, hull copies the file that it runs from.
     let (own, seen) = (file::stat(EXE).ok()?, file::fstat(program.0).ok()?);
     let key = |stat: &libc::stat| (stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     (key(&own) == key(&seen)).then_some(program)
 }
 
+/// Copies hull's file to a sealed memory file.
 fn sealed_copy() -> Result<Fd> {
     let own =
         Fd(file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?);
@@ -109,9 +110,9 @@ fn sealed_copy() -> Result<Fd> {
         Err(Errno::EINVAL) => file::memfd(c"hull", libc::MFD_ALLOW_SEALING),
         other => other,
     };
-    let copy = Fd(copy.on("make", "a memory file for hull's own binary")?);
-    while file::sendfile(copy.0, own.0, 1 << 30).on("copy", "hull's own binary")? > 0 {}
-    file::seal(copy.0, SEALS).on("seal", "the copy of hull's own binary")?;
+    let copy = Fd(copy.on("make", "a memory file for hull's binary")?);
+    while file::sendfile(copy.0, own.0, 1 << 30).on("copy", "hull's binary")? > 0 {}
+    file::seal(copy.0, SEALS).on("seal", "the copy of hull's binary")?;
     Ok(copy)
 }
 

@@ -12,13 +12,13 @@ pub struct Args {
     id: String,
 }
 
-/// Freezes.
+/// Executes `hull pause`.
 pub fn pause(args: &Args, global: &Global) -> Result<u8> {
     Container::open(&global.store(), &args.id)?.pause()?;
     Ok(0)
 }
 
-/// Thaws.
+/// Executes `hull resume`.
 pub fn resume(args: &Args, global: &Global) -> Result<u8> {
     Container::open(&global.store(), &args.id)?.resume()?;
     Ok(0)

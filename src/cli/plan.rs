@@ -28,22 +28,22 @@ pub struct Args {
     /// Directory of the bundle
     #[arg(value_name = "BUNDLE", default_value = ".")]
     bundle: PathBuf,
-    /// Show an exec of the process in this file, in a container of the bundle
+    /// Print the steps of an exec of the process in this file
     #[arg(long, value_name = "PROCESS", conflicts_with = "restore")]
     exec: Option<PathBuf>,
-    /// Show a restore from this directory of images
+    /// Print the steps of a restore from this directory of images
     #[arg(long, value_name = "IMAGES")]
     restore: Option<PathBuf>,
-    /// Form of the output
+    /// Format of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     format: PlanFormat,
-    /// The id that the container would have
+    /// Id that the container would have
     #[arg(long, default_value = "container")]
     id: String,
     #[command(flatten)]
-    network: super::network::Wiring,
+    network: super::network::NetworkArgs,
     #[command(flatten)]
-    machine: crate::cli::vm::Machine,
+    vm: crate::cli::vm::VmArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -52,8 +52,8 @@ enum PlanFormat {
     Json,
 }
 
-/// A plan in both forms.
-struct Shown {
+/// A plan in both formats.
+struct Printed {
     text: String,
     json: Value,
 }
@@ -65,33 +65,33 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         layers: recorded_layers(&args.bundle)?,
         network: crate::net::setup::NetworkOptions {
             preview: true,
-            ..args.network.asked()
+            ..args.network.options()
         },
-        vm: args.machine.asked(),
+        vm: args.vm.options(),
         ..Options::default()
     };
-    let shown = match (&args.restore, &args.exec) {
+    let printed = match (&args.restore, &args.exec) {
         (Some(images), _) => restore(args, global, options, images)?,
         (None, Some(process)) => exec(args, global, &options, process)?,
         (None, None) => create(args, global, &options)?,
     };
     match args.format {
-        PlanFormat::Text => print(shown.text)?,
-        PlanFormat::Json => print_line(super::state::pretty(&shown.json)?)?,
+        PlanFormat::Text => print(printed.text)?,
+        PlanFormat::Json => print_line(super::state::pretty(&printed.json)?)?,
     }
     Ok(0)
 }
 
-fn on_host(plan: &Plan) -> Shown {
-    Shown {
+fn on_host(plan: &Plan) -> Printed {
+    Printed {
         text: as_text(plan, Side::Host),
         json: as_json(plan, Side::Host),
     }
 }
 
-/// A VM's steps: the host's, and then the guest's with the container's.
-fn in_vm(host: &[Placed<HostStep>], guest: &Plan) -> Shown {
-    Shown {
+/// The steps of a container in VM mode: host steps, and then the guest's host and container steps.
+fn in_vm(host: &[Placed<HostStep>], guest: &Plan) -> Printed {
+    Printed {
         text: host_as_text(host) + &as_text(guest, Side::Guest),
         json: json!({
             "host": host_as_json(host, Side::Host),
@@ -100,12 +100,13 @@ fn in_vm(host: &[Placed<HostStep>], guest: &Plan) -> Shown {
     }
 }
 
-fn create(args: &Args, global: &Global, options: &Options) -> Result<Shown> {
+fn create(args: &Args, global: &Global, options: &Options) -> Result<Printed> {
     let spec = Spec::load(&args.bundle)?;
     match options.vm.for_spec(&spec)? {
-        Some(asked) => {
+        Some(vm) => {
             let store = global.store();
-            vm::backend::preview(&store, &spec, &args.id, options, &asked).map(|vm| create_vm(&vm))
+            vm::backend::preview(&store, &spec, &args.id, options, &vm)
+                .map(|preview| create_vm(&preview))
         }
         None => {
             let compiled = compile::compile(&global.store(), &spec, &args.id, options)?;
@@ -114,8 +115,8 @@ fn create(args: &Args, global: &Global, options: &Options) -> Result<Shown> {
     }
 }
 
-/// The VM, what it sees of the host, and the steps.
-fn create_vm(preview: &Preview) -> Shown {
+/// The VM, the directories of the host that it shares, and the steps.
+fn create_vm(preview: &Preview) -> Printed {
     let Preview {
         kernel,
         accelerator,
@@ -140,9 +141,9 @@ fn create_vm(preview: &Preview) -> Shown {
         let (name, path) = (&share.name, share.path.display());
         text.push_str(&format!("share     {name}: {path}{rights}\n"));
     }
-    let mut shown = in_vm(host, guest);
-    shown.text.insert_str(0, &text);
-    shown.json["vm"] = json!({
+    let mut printed = in_vm(host, guest);
+    printed.text.insert_str(0, &text);
+    printed.json["vm"] = json!({
         "kernel": kernel.image,
         "release": kernel.release,
         "accelerator": accelerator,
@@ -151,11 +152,11 @@ fn create_vm(preview: &Preview) -> Shown {
         "cpus": cpus,
         "shares": shares,
     });
-    shown
+    printed
 }
 
-/// An exec in a container that was created of this bundle on this host.
-fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<Shown> {
+/// The plan of an exec in a container that this bundle would give on this host.
+fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<Printed> {
     let spec = Spec::load(&args.bundle)?;
     let process = exec::completed(&process_args::read(file)?, &spec);
     let facts = Facts::probe(&spec)?;
@@ -189,8 +190,8 @@ fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<
     Ok(on_host(&exec::exec(&process, &facts, &request)?))
 }
 
-/// A restore; without a bundle's config in the directory named, by the one among the images.
-fn restore(args: &Args, global: &Global, options: Options, images: &Path) -> Result<Shown> {
+/// The plan of a restore. If the bundle's directory has no config, hull uses the one in the images.
+fn restore(args: &Args, global: &Global, options: Options, images: &Path) -> Result<Printed> {
     let store = global.store();
     let manifest = Manifest::read(images)?;
     let spec = if args.bundle.join("config.json").exists() {
@@ -198,7 +199,7 @@ fn restore(args: &Args, global: &Global, options: Options, images: &Path) -> Res
     } else {
         manifest.spec_for(&store, &args.id)?
     };
-    let asked = RestoreOptions {
+    let request = RestoreOptions {
         common: CommonOptions {
             images: images.to_owned(),
             ..CommonOptions::default()
@@ -206,15 +207,15 @@ fn restore(args: &Args, global: &Global, options: Options, images: &Path) -> Res
         options,
         ..RestoreOptions::default()
     };
-    let steps = checkpoint::restore::preview(&store, &args.id, &spec, &asked)?;
-    Ok(Shown {
+    let steps = checkpoint::restore::preview(&store, &args.id, &spec, &request)?;
+    Ok(Printed {
         text: host_as_text(&steps),
         json: json!({ "host": host_as_json(&steps, Side::Host) }),
     })
 }
 
-/// A container that people made has its bundle in its own directory, and beside it the record, which
-/// knows what the root is made of.
+/// The layers of an ad hoc container: its directory is a bundle, and its record is beside the
+/// config.
 fn recorded_layers(bundle: &Path) -> Result<Option<Layers>> {
     let path = bundle.join("state.json");
     if !path.exists() {

@@ -1,31 +1,31 @@
-//! The process of an exec: from a file, or from the container's own with flags over it.
+//! The process of an exec: read from a file, or the container's own process as changed by flags.
 
 use crate::spec::config::{Capabilities, Config, Process, User};
 use crate::{Context, Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Flags that describe a process.
+/// Flags of `exec` that describe the process.
 #[derive(clap::Args)]
 pub struct ProcessArgs {
-    /// JSON file of the process; other flags of the process do not count then
+    /// JSON file with the process, as in a config.json; then other flags for the process have no effect
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,
     /// Working directory
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<String>,
-    /// Variable of the environment
+    /// Set an environment variable
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub env: Vec<String>,
-    /// Give the program a terminal
+    /// Allocate a terminal for the program
     #[arg(short, long)]
     pub tty: bool,
-    /// User id, and group id after a colon
+    /// User id and group id
     #[arg(short, long, value_name = "UID[:GID]")]
     pub user: Option<String>,
-    /// Supplementary group
+    /// Supplementary group id
     #[arg(short = 'g', long, value_name = "GID")]
     pub additional_gids: Vec<u32>,
-    /// Capability to add to the bounding, effective, permitted and ambient-free sets
+    /// Add a capability to the bounding, effective and permitted sets
     #[arg(short, long, value_name = "CAP")]
     pub cap: Vec<String>,
     /// AppArmor profile
@@ -39,10 +39,10 @@ pub struct ProcessArgs {
     pub no_new_privs: bool,
 }
 
-/// A user as `UID` or `UID:GID`, nothing else (CVE-2026-30892 was a lenient parser).
+/// Parses `UID` or `UID:GID`, and nothing else (CVE-2026-30892 was a lenient parser).
 ///
 /// # Errors
-/// Anything that is not one or two numbers.
+/// A part is not a number, or out of range.
 pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     let number = |part: &str, what: &str| {
         let plain = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
@@ -50,7 +50,7 @@ pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
             .parse::<u32>()
             .ok()
             .filter(|id| plain && *id != u32::MAX);
-        parsed.ok_or_else(|| Error::new(format!("user {text:?}: {part:?} is no {what}")))
+        parsed.ok_or_else(|| Error::new(format!("user {text:?}: {part:?} is not a {what}")))
     };
     match text.split_once(':') {
         None => Ok((number(text, "user id")?, None)),
@@ -59,10 +59,11 @@ pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
 }
 
 impl ProcessArgs {
-    /// The process that is to run.
+    /// The process to execute. `config` is the container's config, `command` the program with its
+    /// arguments.
     ///
     /// # Errors
-    /// A file that cannot be read; a malformed flag; no program.
+    /// The file cannot be read or parsed; a flag is malformed; there is no command.
     pub fn process(&self, config: &Config, command: &[String]) -> Result<Process> {
         match &self.process {
             Some(path) => read(path),
@@ -117,8 +118,8 @@ impl ProcessArgs {
         })
     }
 
-    /// Adds capabilities as runc's exec does: to bounding, effective and permitted, and to ambient
-    /// where they are inheritable.
+    /// Adds capabilities as runc's exec does: to the bounding, effective and permitted sets, and to
+    /// the ambient set where the inheritable set has them.
     fn with_caps(&self, mut sets: Capabilities) -> Capabilities {
         for name in &self.cap {
             let inheritable = sets.inheritable.contains(name);

@@ -10,13 +10,13 @@ use std::process::{Command, Stdio};
 /// Options of `ps`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Form of the output
+    /// Format of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: PsFormat,
     /// The container's id
     #[arg(value_name = "ID")]
     id: String,
-    /// Options for ps(1)
+    /// Options of ps(1)
     #[arg(
         value_name = "PS OPTIONS",
         trailing_var_arg = true,
@@ -31,7 +31,7 @@ enum PsFormat {
     Json,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let container = Container::open(&global.store(), &args.id)?;
     if container.record.vm.is_some() && matches!(args.format, PsFormat::Table) {
@@ -77,12 +77,10 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-/// The guest's processes: ps(1) of the host knows nothing of them.
+/// Prints the processes of a guest, which the host's ps(1) does not see.
 fn of_guest(container: &Container, options: &[String]) -> Result<u8> {
     if !options.is_empty() {
-        return Err(Error::new(
-            "options for ps(1) cannot cross into a virtual machine",
-        ));
+        return Err(Error::new("options of ps(1) are not supported in VM mode"));
     }
     print_line(format_args!(
         "{:<8} {:>7} {:>7} {:>8} CMD",

@@ -1,9 +1,9 @@
 //! `hull restore`.
 
 use super::Global;
-use super::checkpoint::Shared;
+use super::checkpoint::CriuArgs;
 use super::create::connect_console;
-use crate::adhoc::keeper::Streams;
+use crate::adhoc::keeper::LoggedOutput;
 use crate::checkpoint;
 use crate::checkpoint::images::TemporaryImages;
 use crate::checkpoint::manifest::Manifest;
@@ -12,7 +12,7 @@ use crate::checkpoint::request::RestoreOptions;
 use crate::compile::Options;
 use crate::container::delete::delete;
 use crate::spec::Spec;
-use crate::stdio::foreground::{Relays, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::foreground::{Console, Relays, Signals, attend};
 use crate::store::Store;
 use crate::{Context, Error, Result};
 use std::path::{Path, PathBuf};
@@ -20,44 +20,44 @@ use std::path::{Path, PathBuf};
 /// Options of `restore`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The container's id; with --import the saved one's unless another is given
+    /// The container's id; with --import [default: the id at the checkpoint]
     #[arg(value_name = "ID", required_unless_present = "import")]
     id: Option<String>,
-    /// RestoreOptions back what hull checkpoint --export saved in this file
+    /// Restore from an archive of hull checkpoint --export
     #[arg(long, value_name = "FILE", conflicts_with = "image_path")]
     import: Option<PathBuf>,
-    /// The container's id, in place of the saved one
+    /// The container's id, for --import
     #[arg(long, value_name = "ID", requires = "import", conflicts_with = "id")]
     name: Option<String>,
     #[command(flatten)]
-    shared: Shared,
+    criu: CriuArgs,
     /// Directory of the bundle
     #[arg(short, long, value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// Unix socket that takes the container's terminal
+    /// Unix socket that receives the container's terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// Write the program's process id to this file
+    /// Write the process id of the program to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Do not wait for the program
+    /// Return when the program has been restored
     #[arg(short, long)]
     detach: bool,
-    /// Do not become the reaper of the container's orphans (hull never does)
+    /// No effect, for callers of runc: hull is never a subreaper
     #[arg(long)]
     no_subreaper: bool,
-    /// As for create; criu moves into the root by itself
+    /// No effect, for callers of runc: criu enters the root filesystem by itself
     #[arg(long)]
     no_pivot: bool,
-    /// LSM profile to restore with
+    /// LSM profile of the restored processes
     #[arg(long, value_name = "KIND:NAME")]
     lsm_profile: Option<String>,
-    /// LSM context to mount with
+    /// LSM context of the mounts
     #[arg(long, value_name = "CONTEXT")]
     lsm_mount_context: Option<String>,
 }
 
-/// Carries the command out; in the foreground the status is the program's.
+/// Executes the command; returns the exit status of the program, or 0 with `--detach`.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
     let what = args
         .id
@@ -68,16 +68,22 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
                 .as_ref()
                 .map_or_else(String::new, |file| file.display().to_string())
         });
-    bring_back(args, global).map_err(|error| error.within(format!("restore {what}")))
+    restore(args, global).map_err(|error| error.within(format!("restore {what}")))
 }
 
-/// The images, whose they were, and the config.
-fn find(
-    args: &Args,
-    store: &Store,
-    common: &mut CommonOptions,
-) -> Result<(Option<TemporaryImages>, String, Spec, Manifest)> {
-    let scratch = match &args.import {
+/// What is restored.
+struct Source {
+    /// The directory that the archive of `--import` was unpacked to.
+    unpacked: Option<TemporaryImages>,
+    /// What hull has stored beside criu's images.
+    manifest: Manifest,
+    id: String,
+    spec: Spec,
+}
+
+/// Finds the images, the container's id and its config.
+fn find(args: &Args, store: &Store, common: &mut CommonOptions) -> Result<Source> {
+    let unpacked = match &args.import {
         Some(file) => {
             let scratch = TemporaryImages::new(store, "import")?;
             checkpoint::archive::unpack(file, scratch.path())?;
@@ -92,30 +98,40 @@ fn find(
         .clone()
         .or_else(|| args.name.clone())
         .unwrap_or_else(|| manifest.id.clone());
-    // Without a bundle: the one in the working directory, as with create; or what is among the
-    // images.
+    // Without --bundle: the bundle in the working directory, as for create, or the config that is
+    // stored with the images.
     let here = Path::new(".");
     let spec = match &args.bundle {
         Some(bundle) => Spec::load(bundle)?,
-        None if scratch.is_none() && here.join("config.json").exists() => Spec::load(here)?,
+        None if unpacked.is_none() && here.join("config.json").exists() => Spec::load(here)?,
         None if manifest.spec.is_some() => manifest.spec_for(store, &id)?,
         None => Spec::load(here)?,
     };
-    Ok((scratch, id, spec, manifest))
+    Ok(Source {
+        unpacked,
+        manifest,
+        id,
+        spec,
+    })
 }
 
-fn bring_back(args: Args, global: &Global) -> Result<u8> {
+fn restore(args: Args, global: &Global) -> Result<u8> {
     let store = Store::new(std::path::absolute(global.store().root()).on("find", "the store")?);
-    let mut common = args.shared.common(global);
-    let (scratch, id, spec, manifest) = find(&args, &store, &mut common)?;
+    let mut common = args.criu.common(global);
+    let Source {
+        unpacked,
+        manifest,
+        id,
+        spec,
+    } = find(&args, &store, &mut common)?;
     let terminal = spec
         .config()
         .process
         .as_ref()
         .is_some_and(|process| process.terminal);
     let given = connect_console(args.console_socket.as_deref())?;
-    let kept = args.detach && manifest.logs && given.is_none();
-    match (terminal, &given, args.detach && !kept) {
+    let logged = args.detach && manifest.logs && given.is_none();
+    match (terminal, &given, args.detach && !logged) {
         (true, None, true) => {
             return Err(Error::new(
                 "cannot allocate tty if hull will detach without setting console socket",
@@ -128,7 +144,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
         }
         _ => {}
     }
-    let bring = RestoreOptions {
+    let options = RestoreOptions {
         common,
         options: Options {
             systemd_cgroup: global.systemd_cgroup,
@@ -139,31 +155,27 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
         lsm_profile: args.lsm_profile.clone(),
         lsm_mount_context: args.lsm_mount_context.clone(),
         copy: false,
-        whole: scratch.is_some(),
+        whole: unpacked.is_some(),
     };
-    if kept {
-        let mut streams = Streams::make(terminal)?;
-        let (container, _) = streams.while_redirected(|console| {
-            checkpoint::restore::restore(&store, &id, &spec, &bring, console)
+    if logged {
+        let mut output = LoggedOutput::new(terminal)?;
+        let (container, _) = output.while_redirected(|console| {
+            checkpoint::restore::restore(&store, &id, &spec, &options, console)
         })?;
-        streams
-            .hand_over(&container.directory(), None)
+        output
+            .start_keeper(&container.directory(), None)
             .inspect_err(|_| drop(container.take_down()))?;
         return Ok(0);
     }
     if args.detach {
-        checkpoint::restore::restore(&store, &id, &spec, &bring, given)?;
+        checkpoint::restore::restore(&store, &id, &spec, &options, given)?;
         return Ok(0);
     }
-    let own = if terminal && given.is_none() {
-        Some(console_pair()?)
-    } else {
-        None
-    };
-    let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
+    let mut console = Console::new(terminal, given)?;
     let signals = Signals::block()?;
-    let (container, pidfd) = checkpoint::restore::restore(&store, &id, &spec, &bring, theirs)?;
-    drop(scratch);
+    let sender = console.sender.take();
+    let (container, pidfd) = checkpoint::restore::restore(&store, &id, &spec, &options, sender)?;
+    drop(unpacked);
     let attended = |terminal| {
         attend(
             &pidfd,
@@ -174,11 +186,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
             },
         )
     };
-    let ended = ours
-        .as_ref()
-        .map(receive_terminal)
-        .transpose()
-        .and_then(attended);
+    let ended = console.receive().and_then(attended);
     delete(&store, &container.record.id, true)?;
     Ok(ended?.status() as u8)
 }

@@ -1,62 +1,63 @@
 //! `hull run`.
 
 use super::Global;
-use super::create::{Make, connect_console};
+use super::create::{CreateArgs, connect_console};
 use crate::adhoc;
-use crate::adhoc::flags::Flags;
+use crate::adhoc::flags::AdhocFlags;
 use crate::adhoc::run::Mode;
+use crate::compile::Options;
 use crate::container::create::create;
+use crate::container::delete;
 use crate::container::start::{begin, executed};
-use crate::container::{Container, delete};
 use crate::spec::Spec;
-use crate::stdio::foreground::{Relays, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::foreground::{Console, Relays, Signals, attend};
 use crate::stdio::streams::Pipes;
 use crate::store::Store;
+use crate::sys::fd::Fd;
 use crate::{Error, Result};
 
 /// Options of `run`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Do not wait for the program; with --rootfs its output is kept for hull logs
+    /// Return when the program has started; with --rootfs its output is for hull logs then
     #[arg(short, long)]
     detach: bool,
-    /// Keep the container after its end
+    /// Keep the container after its program has ended
     #[arg(long)]
     keep: bool,
-    /// With --rootfs the program and its arguments, else the container's id
+    /// The container's id, or with --rootfs the program and its arguments
     #[arg(value_name = "ID | -- COMMAND", required = true)]
     words: Vec<String>,
     #[command(flatten)]
-    people: Flags,
+    adhoc: AdhocFlags,
     #[command(flatten)]
-    make: Make,
+    create: CreateArgs,
 }
 
 impl Args {
-    /// Whether this is the form for people.
-    pub fn is_for_people(&self) -> bool {
-        self.people.rootfs.is_some()
+    /// Whether the command creates an ad hoc container (`--rootfs`).
+    pub fn is_adhoc(&self) -> bool {
+        self.adhoc.rootfs.is_some()
     }
 }
 
-/// Carries the command out; the status is the program's.
+/// Executes the command; returns the exit status of the program.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
-    if args.is_for_people() {
-        return run_directory(&args, global);
+    if args.is_adhoc() {
+        return run_adhoc(&args, global);
     }
     run_bundle(&args, &global.store(), global).map_err(|error| error.within("hull run failed"))
 }
 
-/// The form for people.
-fn run_directory(args: &Args, global: &Global) -> Result<u8> {
+fn run_adhoc(args: &Args, global: &Global) -> Result<u8> {
     let Args {
         detach,
         keep,
         words,
-        people: flags,
-        make,
+        adhoc: flags,
+        create,
     } = args;
-    if make.bundle.as_os_str() != "." || make.console_socket.is_some() {
+    if create.bundle.as_os_str() != "." || create.console_socket.is_some() {
         return Err(Error::new(
             "--bundle and --console-socket are for bundles; with --rootfs there is none",
         ));
@@ -65,7 +66,7 @@ fn run_directory(args: &Args, global: &Global) -> Result<u8> {
         detach: *detach,
         keep: *keep,
     };
-    adhoc::run::run(flags, words, &mode, make.options(global), &global.store())
+    adhoc::run::run(flags, words, &mode, create.options(global), &global.store())
 }
 
 fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
@@ -73,49 +74,31 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
         detach,
         keep,
         words,
-        people: _,
-        make,
+        adhoc: _,
+        create: flags,
     } = args;
     let [id] = &words[..] else {
         let words = words.join(" ");
         return Err(Error::new(format!(
-            "one container id is wanted, not {words:?}; to run a program on a directory: hull run \
-                --rootfs DIR -- COMMAND"
+            "one container id is needed, not {words:?}; to run a program without a bundle: hull \
+             run --rootfs DIR -- COMMAND"
         )));
     };
-    let spec = Spec::load(&make.bundle)?;
-    if spec.config().process.is_none() {
+    let spec = Spec::load(&flags.bundle)?;
+    let Some(process) = &spec.config().process else {
         return Err(Error::new("process property must not be empty"));
-    }
-    let options = make.options(global);
-    let terminal = spec
-        .config()
-        .process
-        .as_ref()
-        .is_some_and(|process| process.terminal);
-    let given = connect_console(make.console_socket.as_deref())?;
-    if *detach {
-        let (container, made) = create(store, id, &spec, &options, given)?;
-        let begun = begin(&container, &made)
-            .and_then(|notify| executed(&container, &made).map(|()| notify));
-        let notify = begun.inspect_err(|_| drop(container.take_down()))?;
-        notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
-        return Ok(0);
-    }
-    let own = if terminal && given.is_none() {
-        Some(console_pair()?)
-    } else {
-        None
     };
-    let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
+    let options = flags.options(global);
+    let given = connect_console(flags.console_socket.as_deref())?;
+    if *detach {
+        return run_detached(store, id, &spec, &options, given);
+    }
+    let mut console = Console::new(process.terminal, given)?;
     let signals = Signals::block()?;
     let pipes = Pipes::replace_nonblocking()?;
-    let (container, made) = create(store, id, &spec, &options, theirs)?;
+    let (container, made) = create(store, id, &spec, &options, console.sender.take())?;
     let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams);
-    let ended = match (
-        begin(&container, &made),
-        ours.as_ref().map(receive_terminal).transpose(),
-    ) {
+    let ended = match (begin(&container, &made), console.receive()) {
         (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
             attend(
                 &made.child.pidfd,
@@ -129,16 +112,25 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
         }),
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    finish(store, &container, *keep)?;
-    // The end of this process, which comes now, closes all by itself.
+    if !*keep {
+        delete::delete(store, &container.record.id, true)?;
+    }
+    // hull exits now, which closes all descriptors.
     std::mem::forget((made, signals));
     Ok(ended?.status() as u8)
 }
 
-/// The container goes with its program, unless it is kept.
-fn finish(store: &Store, container: &Container, keep: bool) -> Result<()> {
-    if keep {
-        return Ok(());
-    }
-    delete::delete(store, &container.record.id, true)
+fn run_detached(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    options: &Options,
+    console: Option<Fd>,
+) -> Result<u8> {
+    let (container, made) = create(store, id, spec, options, console)?;
+    let begun =
+        begin(&container, &made).and_then(|notify| executed(&container, &made).map(|()| notify));
+    let notify = begun.inspect_err(|_| drop(container.take_down()))?;
+    notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
+    Ok(0)
 }

@@ -10,12 +10,12 @@ pub struct Args {
     /// Directory of the bundle
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
-    /// A config for an ordinary user
+    /// Write a config for an unprivileged user
     #[arg(long)]
     rootless: bool,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args) -> Result<u8> {
     let path = args.bundle.join("config.json");
     if path.exists() {

@@ -12,7 +12,7 @@ pub struct Args {
     id: String,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Container::open(&global.store(), &args.id)?.start()?;
     Ok(0)

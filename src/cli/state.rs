@@ -13,14 +13,14 @@ pub struct Args {
     id: String,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let state = Container::open(&global.store(), &args.id)?.state();
     print_line(pretty(&state)?)?;
     Ok(0)
 }
 
-/// JSON for people.
+/// Formats JSON with indentation.
 pub fn pretty(value: &serde_json::Value) -> Result<String> {
     serde_json::to_string_pretty(value).map_err(|error| Error::new(format!("print JSON: {error}")))
 }

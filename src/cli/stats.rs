@@ -1,4 +1,5 @@
-//! `hull stats`: what containers use, as a table that is refreshed in place.
+//! `hull stats`: prints the resource usage of containers, on a terminal as a table that it
+//! refreshes.
 
 use crate::cgroups::stats::types::Stats;
 use crate::cli::Global;
@@ -15,22 +16,22 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// The share of a CPU is that of a span of time: for the first table, this long.
+/// The interval before the first table. CPU % is an average over an interval.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// Options of `stats`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print one table, and end; CPU % is that of half a second
+    /// Print one table and exit; CPU % is the average of half a second
     #[arg(long)]
     no_stream: bool,
-    /// Form of the output; JSON has one array a line, with bytes and percent as numbers
+    /// Format of the output; JSON is one array per line, with bytes and percent as numbers
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: StatsFormat,
-    /// Time between tables, as 5s, 500ms or 1m30s
+    /// Interval between tables, such as 5s, 500ms or 1m30s
     #[arg(short, long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     interval: Duration,
-    /// Containers; all that run if none is named
+    /// Ids of containers [default: all that run]
     #[arg(value_name = "ID")]
     ids: Vec<String>,
 }
@@ -45,18 +46,18 @@ enum StatsFormat {
 struct Sample {
     at: Instant,
     stats: Option<Stats>,
-    /// What its virtual machine costs the host, where it has one.
-    machine: Option<Stats>,
+    /// What its VM uses on the host, in VM mode.
+    vm: Option<Stats>,
 }
 
-/// What is shown of one container; what is not known is left open.
+/// What is printed for one container; `None` is not known.
 #[derive(Debug, PartialEq, Serialize)]
 struct Row {
     id: String,
-    /// Of one CPU: two busy ones are 200.
+    /// In percent of one CPU: two busy CPUs are 200.
     cpu_percent: Option<f64>,
     mem_usage: Option<u64>,
-    /// The container's, or the machine's memory where that is less.
+    /// The container's limit, or the memory of the host where that is less, in bytes.
     mem_limit: Option<u64>,
     mem_percent: Option<f64>,
     net_input: Option<u64>,
@@ -64,12 +65,12 @@ struct Row {
     block_input: Option<u64>,
     block_output: Option<u64>,
     pids: Option<u64>,
-    /// Of a virtual machine: what its monitor and it take of the host's memory.
+    /// In VM mode: what the VM and its monitor use of the host's memory, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    machine_mem_usage: Option<u64>,
+    vm_mem_usage: Option<u64>,
 }
 
-/// Carries the command out. With containers named it ends with the last of them.
+/// Executes the command. If it was given ids, it returns when the last of these containers ends.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     if args.interval.is_zero() {
         return Err(Error::new("duration interval must be greater than 0"));
@@ -80,12 +81,12 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         if container.status() == Status::Stopped {
             return Err(Error::new(format!("container with id {id} is not running")));
         }
-        // A machine's counters are the guest's, whose kernel has a cgroup for everyone.
+        // In VM mode the statistics are the guest's, whose kernel always has a cgroup.
         if container.record.vm.is_none() {
             container.needed_group()?;
         }
     }
-    let memory = machine_memory()?;
+    let memory = host_memory()?;
     let mut screen = Screen {
         refreshes: !args.no_stream && is_terminal(1),
         lines: 0,
@@ -114,7 +115,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     }
 }
 
-/// The counters of those that run now; the others are left out.
+/// Reads the statistics of the containers that run now.
 fn samples(store: &Store, ids: &[String]) -> Result<BTreeMap<String, Sample>> {
     let ids = if ids.is_empty() {
         store.ids()?
@@ -129,18 +130,19 @@ fn samples(store: &Store, ids: &[String]) -> Result<BTreeMap<String, Sample>> {
         let stats = match container.status() {
             Status::Stopped | Status::Creating => continue,
             _ if container.group()?.is_some() => Some(container.stats()?),
-            // An ordinary user's, who was given no cgroup.
+            // An unprivileged user's container may have no cgroup.
             _ => None,
         };
-        // Counters that were read while it ended, and its cgroup went, are none.
+        // Statistics that were read while the container ended and its cgroup was removed do not
+        // count.
         if container.status() != Status::Stopped {
-            let machine = container.monitor_stats()?;
+            let vm = container.monitor_stats()?;
             samples.insert(
                 id,
                 Sample {
                     at: Instant::now(),
                     stats,
-                    machine,
+                    vm,
                 },
             );
         }
@@ -148,7 +150,7 @@ fn samples(store: &Store, ids: &[String]) -> Result<BTreeMap<String, Sample>> {
     Ok(samples)
 }
 
-fn row(id: &str, before: Option<&Sample>, now: &Sample, machine: u64) -> Row {
+fn row(id: &str, before: Option<&Sample>, now: &Sample, host_memory: u64) -> Row {
     let stats = now.stats.as_ref();
     let earlier = before.and_then(|sample| Some((sample.at, sample.stats.as_ref()?)));
     let cpu_percent = stats.zip(earlier).map(|(stats, (at, old))| {
@@ -156,11 +158,11 @@ fn row(id: &str, before: Option<&Sample>, now: &Sample, machine: u64) -> Row {
         let span = now.at.saturating_duration_since(at).as_nanos().max(1);
         used as f64 / span as f64 * 100.0
     });
-    // A limit of 0 is that of a controller that is not there.
+    // A limit of 0 means that there is no memory controller.
     let memory = stats
         .map(|stats| &stats.memory.usage)
         .filter(|memory| memory.limit != 0);
-    let limit = memory.map(|memory| memory.limit.min(machine));
+    let limit = memory.map(|memory| memory.limit.min(host_memory));
     let network = |count: fn(&crate::cgroups::stats::types::NetworkInterface) -> u64| {
         stats.and_then(|stats| Some(stats.network_interfaces.as_ref()?.iter().map(count).sum()))
     };
@@ -188,15 +190,12 @@ fn row(id: &str, before: Option<&Sample>, now: &Sample, machine: u64) -> Row {
         block_input: block("Read"),
         block_output: block("Write"),
         pids: stats.map(|stats| stats.pids.current),
-        machine_mem_usage: now
-            .machine
-            .as_ref()
-            .map(|machine| machine.memory.usage.usage),
+        vm_mem_usage: now.vm.as_ref().map(|vm| vm.memory.usage.usage),
     }
 }
 
-/// The machine's memory in bytes.
-fn machine_memory() -> Result<u64> {
+/// The memory of the host, in bytes.
+fn host_memory() -> Result<u64> {
     const PATH: &str = "/proc/meminfo";
     let text = std::fs::read_to_string(PATH).on("read", PATH)?;
     let kilobytes = text.lines().find_map(|line| {
@@ -233,7 +232,7 @@ fn table(rows: &[Row]) -> Table {
             block_input,
             block_output,
             pids,
-            machine_mem_usage: _,
+            vm_mem_usage: _,
         } = row;
         let percent = |share: &Option<f64>| {
             share.map_or_else(|| "--".to_owned(), |share| format!("{share:.2}%"))
@@ -278,15 +277,15 @@ fn human(bytes: u64) -> String {
     format!("{text}{}", UNITS[unit])
 }
 
-/// Where tables are shown: each over the one before on a terminal, else one after another.
+/// Prints tables: on a terminal each over the previous one, and otherwise one after the other.
 struct Screen {
     refreshes: bool,
-    /// Of the table that is there.
+    /// Lines of the table on the terminal.
     lines: usize,
 }
 
 impl Screen {
-    /// Whether there is still a reader.
+    /// Prints a table; returns false if the reader has closed the output.
     fn show(&mut self, text: &str) -> Result<bool> {
         let mut out = String::new();
         if self.refreshes {
@@ -294,7 +293,7 @@ impl Screen {
             if self.lines > 0 {
                 out.push_str(&format!("\x1b[{}A", self.lines));
             }
-            // What does not fit would scroll or wrap, and the way back up would be another.
+            // Lines that do not fit would scroll or wrap, and the cursor would move up too little.
             let fitting = text.lines().take(usize::from(rows.max(2)) - 1);
             out.push_str("\r\x1b[J");
             self.lines = 0;
@@ -360,7 +359,7 @@ mod tests {
         Sample {
             at,
             stats: Some(stats),
-            machine: None,
+            vm: None,
         }
     }
 
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_left_open() {
+    fn unknown_values_are_printed_as_dashes() {
         let now = Instant::now();
         let alone = row("box", None, &sample(now, 5), 100_000);
         assert_eq!(
@@ -410,7 +409,7 @@ mod tests {
             &Sample {
                 at: now,
                 stats: None,
-                machine: None,
+                vm: None,
             },
             100_000,
         )])

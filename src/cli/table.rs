@@ -1,15 +1,15 @@
-//! Tables as the field's tools print them: columns as wide as their widest cell, three spaces
-//! between.
+//! Tables as runc and Podman print them: each column is as wide as its widest cell, with three
+//! spaces between columns.
 
 use std::fmt;
 
-/// A table in the making.
+/// A table of text cells.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table with its heading.
+    /// A table with a heading and no rows.
     pub fn new(heading: &[&str]) -> Self {
         Self {
             rows: vec![heading.iter().map(ToString::to_string).collect()],

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// Options of `update`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Take the limits from this file, or - for standard input: JSON, as linux.resources of a
-    /// config; what is left out stays
+    /// Read the limits as JSON from this file, or - for stdin, in the format of linux.resources;
+    /// limits that are left out do not change
     #[arg(
         short,
         long,
@@ -29,10 +29,10 @@ pub struct Args {
     id: String,
 }
 
-/// One flag a limit. Numbers are text here and parsed in runc's words.
+/// A flag for each limit. clap takes numbers as text, so that errors have runc's wording.
 #[derive(clap::Args)]
 struct Limits {
-    /// Weight of block IO among the neighbours, 10 to 1000
+    /// Block IO weight relative to sibling cgroups, 10 to 1000
     #[arg(long, value_name = "WEIGHT")]
     blkio_weight: Option<String>,
     /// Period of the CPU quota, in microseconds
@@ -41,54 +41,54 @@ struct Limits {
     /// CPU time in each period, in microseconds; -1 for no limit
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     cpu_quota: Option<String>,
-    /// Unused CPU time that may be added to a period, in microseconds
+    /// Unused CPU time that can be used in a later period, in microseconds
     #[arg(long, value_name = "TIME")]
     cpu_burst: Option<String>,
-    /// Period of real-time processes' CPU time, in microseconds
+    /// Period of the real-time CPU quota, in microseconds
     #[arg(long, value_name = "TIME")]
     cpu_rt_period: Option<String>,
-    /// CPU time of real-time processes in each such period, in microseconds
+    /// CPU time of real-time processes in each period, in microseconds
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     cpu_rt_runtime: Option<String>,
-    /// CPU time in proportion to the neighbours', 2 to 262144
+    /// CPU shares relative to sibling cgroups, 2 to 262144
     #[arg(long, value_name = "SHARES")]
     cpu_share: Option<String>,
-    /// CPUs to run on, as 0-2,5
+    /// CPUs to run on, such as 0-2,5
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
-    /// Memory nodes to use, as 0-1
+    /// Memory nodes to use, such as 0-1
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// Memory, in bytes or as 512m, 2g; -1 for no limit
+    /// Memory limit in bytes, or such as 512m; -1 for no limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory: Option<String>,
-    /// Memory that is left to the container while others need some; -1 for no limit
+    /// Soft memory limit, which counts when memory is short; -1 for no limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_reservation: Option<String>,
-    /// Memory and swap together; -1 for no limit
+    /// Limit of memory and swap together; -1 for no limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_swap: Option<String>,
-    /// Memory of the kernel for the container; newer kernels have no such limit
+    /// Kernel memory limit; newer kernels have none
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, hide = true)]
     kernel_memory: Option<String>,
-    /// Memory of the kernel for the container's TCP buffers
+    /// Kernel memory limit for TCP buffers
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, hide = true)]
     kernel_memory_tcp: Option<String>,
-    /// Number of tasks; -1 for no limit
+    /// Limit of the number of tasks; -1 for no limit
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pids_limit: Option<String>,
-    /// 1 to run only when nobody else wants a CPU, 0 for the usual
+    /// 1 schedules the container as SCHED_IDLE, 0 does not
     #[arg(long, value_name = "0|1", allow_hyphen_values = true)]
     cpu_idle: Option<String>,
-    /// Intel RDT's schema of the L3 cache
+    /// Intel RDT schema of the L3 cache; not supported
     #[arg(long, value_name = "SCHEMA")]
     l3_cache_schema: Option<String>,
-    /// Intel RDT's schema of memory bandwidth
+    /// Intel RDT schema of memory bandwidth; not supported
     #[arg(long, value_name = "SCHEMA")]
     mem_bw_schema: Option<String>,
 }
 
-/// Carries the command out.
+/// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let mut container = Container::open(&global.store(), &args.id)?;
     let change = match &args.resources {
@@ -138,7 +138,7 @@ impl Limits {
             l3_cache_schema,
             mem_bw_schema,
         } = self;
-        // As in a config: hull does not set Intel RDT up.
+        // As in a config, hull does not support Intel RDT.
         match (l3_cache_schema, mem_bw_schema) {
             (Some(_), _) => {
                 return Err(Error::new("Intel RDT/CAT: l3 cache schema is not enabled"));
@@ -185,7 +185,7 @@ impl Limits {
     }
 }
 
-/// A part that says nothing is left out.
+/// `None` for a part without any limit.
 fn some<T: Default + PartialEq>(part: T) -> Option<T> {
     (part != T::default()).then_some(part)
 }
@@ -200,7 +200,7 @@ fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(
         .map_err(|error| Error::new(format!("invalid value for {name}: {text:?}: {error}")))
 }
 
-/// A size as people write it; -1 is no limit, 0 changes nothing.
+/// Parses a size; -1 is no limit, 0 changes nothing.
 fn bytes(name: &str, text: &Option<String>) -> Result<Option<i64>> {
     match text.as_deref() {
         None => Ok(None),

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::stdio::output;
 
-/// The newest runtime spec that hull executes.
+/// The newest version of the OCI runtime specification that hull supports.
 pub const SPEC_VERSION: &str = "1.3.0";
 
 /// Prints name, version, commit, spec and libseccomp.

@@ -1,41 +1,42 @@
-//! Options of the VM backend.
+//! Flags of the VM backend.
 
-use crate::settings::values::{Engine, RootFrom};
+use crate::settings::values::{Engine, RootFrom, memory_size};
 use crate::settings::vm::VmOptions;
 use clap::ValueEnum;
 use std::path::PathBuf;
 
-/// Options of the VM backend, that `create` and `run` share.
+/// Flags of the VM backend, for `create`, `run` and `plan`.
 #[derive(clap::Args, Clone)]
-pub struct Machine {
-    /// Run in a virtual machine of its own
-    #[arg(long, help_heading = "Virtual machine")]
+#[command(next_help_heading = "VM options")]
+pub struct VmArgs {
+    /// Run the container in a virtual machine
+    #[arg(long)]
     vm: bool,
-    /// The guest's kernel, with its modules beside it [default: the host's]
-    #[arg(long, value_name = "FILE", help_heading = "Virtual machine")]
+    /// Kernel of the guest, with its modules beside it [default: the host's]
+    #[arg(long, value_name = "FILE")]
     vm_kernel: Option<PathBuf>,
-    /// Who runs the guest [default: auto]
-    #[arg(long, value_name = "ENGINE", help_heading = "Virtual machine")]
+    /// The hypervisor [default: auto]
+    #[arg(long, value_name = "ENGINE")]
     vm_engine: Option<WhichEngine>,
-    /// The guest's memory, such as 512m [default: the memory limit and 128 MiB, or 512 MiB]
-    #[arg(long, value_name = "SIZE", value_parser = crate::settings::values::memory_size, help_heading = "Virtual machine")]
+    /// Memory of the guest, such as 512m [default: the memory limit plus 128 MiB, or 512 MiB]
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
     vm_memory: Option<u64>,
-    /// The memory that `update --memory` can let the guest grow to [default: what it boots with]
-    #[arg(long, value_name = "SIZE", value_parser = crate::settings::values::memory_size, help_heading = "Virtual machine")]
+    /// Memory that update --memory can give to the guest at most [default: --vm-memory]
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
     vm_memory_max: Option<u64>,
-    /// The guest's processors [default: what the CPU quota can use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255), help_heading = "Virtual machine")]
+    /// CPUs of the guest [default: as many as the CPU quota can use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     vm_cpus: Option<u32>,
-    /// Where the guest has its root file system from [default: share]
-    #[arg(long, value_name = "FROM", help_heading = "Virtual machine")]
+    /// Where the root filesystem of the guest comes from [default: share]
+    #[arg(long, value_name = "FROM")]
     vm_rootfs: Option<WhichRoot>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum WhichRoot {
-    /// The bundle's directory, shared: changes reach it
+    /// The bundle's directory, by virtio-fs; the container's changes are made in it
     Share,
-    /// A read-only image of it, made once: changes are in the guest's memory and thrown away
+    /// A read-only image of that directory; changes stay in the guest's memory and are lost
     Image,
 }
 
@@ -45,13 +46,13 @@ enum WhichEngine {
     Kvm,
     /// QEMU without KVM
     Qemu,
-    /// KVM where it can run a kernel
+    /// QEMU with KVM where that can run a kernel, and otherwise without
     Auto,
 }
 
-impl Machine {
-    /// What was asked.
-    pub fn asked(&self) -> VmOptions {
+impl VmArgs {
+    /// The options as the library takes them.
+    pub fn options(&self) -> VmOptions {
         let engine = self.vm_engine.map(|engine| match engine {
             WhichEngine::Kvm => Engine::Kvm,
             WhichEngine::Qemu => Engine::Qemu,

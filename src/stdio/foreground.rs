@@ -84,6 +84,42 @@ pub fn console_pair() -> Result<(OwnedFd, Fd)> {
     Ok((crate::sys::socket::owned(ours.keep()), theirs))
 }
 
+/// The console socket of a program: what the child sends its terminal's master over.
+pub struct Console {
+    /// hull's end of a socket pair; `None` where the caller gave a socket, or there is no terminal.
+    receiver: Option<OwnedFd>,
+    /// The child's end of the pair, or the socket that the caller gave.
+    pub sender: Option<Fd>,
+}
+
+impl Console {
+    /// Makes a socket pair if the program has a terminal and the caller has given no socket for it.
+    ///
+    /// # Errors
+    /// As of [`console_pair`].
+    pub fn new(terminal: bool, given: Option<Fd>) -> Result<Self> {
+        if !terminal || given.is_some() {
+            return Ok(Self {
+                receiver: None,
+                sender: given,
+            });
+        }
+        let (receiver, sender) = console_pair()?;
+        Ok(Self {
+            receiver: Some(receiver),
+            sender: Some(sender),
+        })
+    }
+
+    /// Receives the terminal's master where hull itself relays it.
+    ///
+    /// # Errors
+    /// As of [`receive_terminal`].
+    pub fn receive(&self) -> Result<Option<OwnedFd>> {
+        self.receiver.as_ref().map(receive_terminal).transpose()
+    }
+}
+
 /// Receives the terminal's master from the child.
 ///
 /// # Errors

@@ -15,8 +15,8 @@ pub const LIMIT: Duration = Duration::from_secs(180);
 /// its own guests run.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The key under which `events` and `plan` report on the VM.
-pub const REPORT: &str = "machine";
+/// The key under which `events` and `stats` report on the VM.
+pub const REPORT: &str = "vm";
 
 /// A bundle whose container gets a VM.
 pub struct Vm {
