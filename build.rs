@@ -1,5 +1,5 @@
 //! Tells the program which commit it was built from (`hull --version`): `HULL_COMMIT` of the
-//! builder's environment, else git's answer where this folder is the top of a working tree, else
+//! builder's environment, else git's answer where this directory is the top of a working tree, else
 //! `unknown`.
 
 use std::path::Path;
@@ -34,7 +34,7 @@ fn from_git() -> Option<String> {
     git(&["rev-parse", "HEAD"])
 }
 
-/// A question to git about the package's folder, in which cargo runs this program; none where there
+/// A question to git about the package's directory, in which cargo runs this program; none where there
 /// is no git or no answer.
 fn git(args: &[&str]) -> Option<String> {
     let output = Command::new("git")

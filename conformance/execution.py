@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 
 HERE = pathlib.Path(__file__).resolve().parent
 TIMEOUT_SECONDS = 180
-# How much longer everything may take in an emulated machine.
+# How much longer everything may take in an emulated VM.
 PATIENCE = 5
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime under test. `view` is the cgroup tree it is shown (see box); `wall` is kernel or vm,
-    and `environment` what it is told by variables."""
+    """A runtime under test. `view` is the cgroup tree that it is shown (see box); `backend` is
+    namespaces or vm; `environment` holds additional variables for it.
+    """
 
     name: str
     path: str
     view: str
-    wall: str = "kernel"
+    backend: str = "namespaces"
     environment: dict = field(default_factory=dict)
 
 
@@ -64,11 +65,11 @@ def remove_cgroup(top):
     """Removes a cgroup and those below it; processes in it are dying already."""
     if not top.exists():
         return
-    folders = [pathlib.Path(f) for f, _, _ in os.walk(top, topdown=False)]
+    cgroups = [pathlib.Path(path) for path, _, _ in os.walk(top, topdown=False)]
     deadline = time.monotonic() + 10
-    while folders:
+    while cgroups:
         try:
-            folders[0].rmdir()
+            cgroups[0].rmdir()
         except FileNotFoundError:
             pass
         except OSError:
@@ -76,11 +77,11 @@ def remove_cgroup(top):
                 raise
             time.sleep(0.05)
             continue
-        folders.pop(0)
+        cgroups.pop(0)
 
 
 def thaw(name):
-    """Lets frozen processes run on: in a v1 freezer they could not even die."""
+    """Lets frozen processes run on: a v1 freezer would keep them from dying, too."""
     for root in hierarchies():
         for state in (root / name).rglob("freezer.state"):
             with contextlib.suppress(OSError):
@@ -101,29 +102,35 @@ def run(test, runtime, suite):
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="conformance-"))
     # Containers with a user namespace must reach their bundle below it.
     scratch.chmod(0o755)
-    name = scratch.name
+    # The cgroup has the name of the scratch directory.
+    cgroup = scratch.name
+    command = [HERE / "box", cgroup, runtime.view, suite, scratch, runtime.path, test]
     try:
-        with own_cgroup(name):
-            return _run_box(name, test, runtime, suite, scratch)
+        with own_cgroup(cgroup):
+            return _run_box(command, runtime, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run_box(name, test, runtime, suite, scratch):
-    command = [HERE / "box", name, runtime.view, suite, scratch, runtime.path, test]
+def _run_box(command, runtime, scratch):
     out, err = scratch / "stdout", scratch / "stderr"
     # To files, not pipes: a container left running holds them open.
     with open(out, "wb") as stdout, open(err, "wb") as stderr:
-        box = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True,
-                               env=dict(os.environ, **runtime.environment))
-        limit = TIMEOUT_SECONDS * (PATIENCE if runtime.wall == "vm" else 1)
+        box = subprocess.Popen(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            env=dict(os.environ, **runtime.environment),
+        )
+        limit = TIMEOUT_SECONDS * (PATIENCE if runtime.backend == "vm" else 1)
         _boxes.add(box)
         try:
             status = box.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            thaw(name)
+            thaw(scratch.name)
             # unshare --kill-child: the whole process namespace goes with it.
             box.kill()
             box.wait()

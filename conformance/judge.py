@@ -8,8 +8,16 @@ from dataclasses import dataclass
 # fail, one says so by its exit status. With every other test, a run without an
 # assertion has shown nothing.
 SILENT_WHEN_GOOD = frozenset(
-    "hooks poststart poststart_fail poststop poststop_fail prestart prestart_fail"
-    " process_rlimits_fail".split()
+    [
+        "hooks",
+        "poststart",
+        "poststart_fail",
+        "poststop",
+        "poststop_fail",
+        "prestart",
+        "prestart_fail",
+        "process_rlimits_fail",
+    ]
 )
 
 ASSERTION = re.compile(r"^(not )?ok\b(?P<rest>.*)$", re.MULTILINE)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import execution
 import judge
-import machines
 import report
+
+import vm
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHECKOUT = HERE.parent
@@ -22,8 +23,10 @@ HULL = CHECKOUT / "target/x86_64-unknown-linux-gnu/release/hull"
 
 @dataclass(frozen=True)
 class Expectation:
-    """A line of expected.tsv: what hull and Debian's runc should come to, and why. In a machine it is
-    the same where `vm` is empty; `n/a` is a test that says nothing of one, and fails."""
+    """A line of expected.tsv: the results that hull and Debian's runc should have, and why. With
+    the VM backend it is the same where `vm` is empty; `n/a` is a test that is not applicable in VM
+    mode, and fails.
+    """
 
     test: str
     hull: str
@@ -33,11 +36,12 @@ class Expectation:
     vm_reason: str
 
     def result(self, runtime):
-        """What a runtime should come to: pass or fail."""
+        """The result that a runtime should have: pass or fail."""
         if runtime.name == "runc":
             return self.runc
-        in_machine = "fail" if self.vm == "n/a" else self.vm or self.hull
-        return in_machine if runtime.wall == "vm" else self.hull
+        if runtime.backend == "vm":
+            return "fail" if self.vm == "n/a" else self.vm or self.hull
+        return self.hull
 
 
 def arguments():
@@ -50,16 +54,29 @@ def arguments():
         "$HULL_CACHE/conformance. Each test's output is kept there, in logs/. The exit status is 0 "
         "if every result is as expected, 1 if not, 2 if the suite could not run.",
     )
-    parser.add_argument("--runtime", metavar="PATH", action="append",
-                        help="a runtime to judge (default: hull, as built for release)")
-    parser.add_argument("--with-crun", action="store_true",
-                        help="also show crun, in a view of this machine with cgroup v1 alone")
-    parser.add_argument("--wall", choices=["kernel", "vm"], action="append",
-                        help="behind which wall hull runs the containers (default: kernel); both "
-                        "may be given. In machines, by emulation, the suite takes most of an hour")
+    parser.add_argument(
+        "--runtime",
+        metavar="PATH",
+        action="append",
+        help="a runtime to judge (default: hull, as built for release)",
+    )
+    parser.add_argument(
+        "--with-crun",
+        action="store_true",
+        help="also show crun, in a view of this host with cgroup v1 alone",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=["namespaces", "vm"],
+        action="append",
+        help="the backend with which hull runs the containers (default: namespaces); both may be "
+        "given. In VMs, by emulation, the suite takes most of an hour",
+    )
     parser.add_argument("--only", metavar="TEST", action="append", help="run this test only")
     parser.add_argument("--jobs", type=int, default=2, help="tests at a time (default: 2)")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/conformance.md")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="write docs/results/conformance.md"
+    )
     return parser.parse_args()
 
 
@@ -76,7 +93,7 @@ def columns(options, suite):
     if options.with_crun:
         peers.append(execution.Runtime("crun", "/usr/bin/crun", "v1"))
     judged = []
-    walls = options.wall or ["kernel"]
+    backends = options.backend or ["namespaces"]
     for given in options.runtime or [HULL]:
         path = pathlib.Path(given).resolve()
         if not os.access(path, os.X_OK):
@@ -84,16 +101,16 @@ def columns(options, suite):
         name = path.name
         # A second runc is a column of its own.
         name = f"{name}'" if name in [r.name for r in peers + judged] else name
-        if "kernel" in walls:
+        if "namespaces" in backends:
             view = "v1" if path.name == "crun" else "hybrid"
             judged.append(execution.Runtime(name, str(path), view))
-        if "vm" in walls:
-            judged.append(machines.runtime(path, suite))
+        if "vm" in backends:
+            judged.append(vm.runtime(path, suite))
     return peers, judged
 
 
 def build_suite():
-    """Builds the suite where that was not done, and returns its folder."""
+    """Builds the suite where that was not done, and returns its directory."""
     cache = pathlib.Path(os.environ.get("HULL_CACHE") or CHECKOUT / ".cache").resolve()
     suite = cache / "conformance"
     if subprocess.run([HERE / "build", suite], check=False).returncode != 0:
@@ -106,8 +123,10 @@ def run_one(test, runtime, suite):
     output = execution.run(test, runtime, suite)
     log = suite / "logs" / runtime.name / f"{test}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(f"exit status: {output.status}\n--- stdout\n{output.stdout}"
-                   f"--- stderr\n{output.stderr}", encoding="utf-8")
+    log.write_text(
+        f"exit status: {output.status}\n--- stdout\n{output.stdout}--- stderr\n{output.stderr}",
+        encoding="utf-8",
+    )
     return judge.judge(test, output)
 
 
@@ -137,19 +156,26 @@ def main():
     expected = expectations()
     tests = sorted(program.name for program in (suite / "bin").iterdir())
     if set(tests) != set(expected):
-        sys.exit(f"conformance/run: expected.tsv and the suite differ: {set(tests) ^ set(expected)}")
+        sys.exit(
+            f"conformance/run: expected.tsv and the suite differ: {set(tests) ^ set(expected)}"
+        )
     if options.only:
         tests = [t for t in tests if t in options.only]
-    verdicts = run_all(tests, peers + judged, suite, options.jobs)
-    print(report.table(tests, peers + judged, verdicts, expected))
+    runtimes = peers + judged
+    verdicts = run_all(tests, runtimes, suite, options.jobs)
+    results = report.Results(tests, runtimes, verdicts, expected)
+    print(report.table(results))
     if options.write_docs:
-        report.write_docs(CHECKOUT / "docs/conformance.md", tests, peers + judged, verdicts, expected)
-    differing = report.differences(tests, judged, verdicts, expected)
-    report.print_differences(differing, verdicts, expected, suite)
+        report.write_docs(CHECKOUT / "docs/results/conformance.md", results)
+    differing = results.differences(judged)
+    report.print_differences(results, differing, suite)
     for test in tests:
-        if verdicts["runc"][test].result != expected[test].runc:
-            print(f"note: runc's {test} is not as it was when expected.tsv was written:"
-                  f" {verdicts['runc'][test].result} {verdicts['runc'][test].detail}")
+        verdict = verdicts["runc"][test]
+        if verdict.result != expected[test].runc:
+            print(
+                f"note: runc's {test} is not as it was when expected.tsv was written:"
+                f" {verdict.result} {verdict.detail}"
+            )
     total = len(tests) * len(judged)
     print(f"{total - len(differing)} passed, {len(differing)} failed")
     return 1 if differing else 0

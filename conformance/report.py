@@ -1,62 +1,89 @@
-"""The table, on the terminal and in docs/conformance.md."""
+"""The table, on the terminal and in docs/results/conformance.md."""
+
+from dataclasses import dataclass
+
+PAGE = """# OCI runtime-tools: results
+
+Written by `conformance/run --backend namespaces --backend vm --write-docs`;
+[conformance.md](../conformance.md) explains the suite. `hull-vm` is hull's VM backend
+([vm.md](../vm.md)), by emulation; `n/a` is a test that is not applicable in VM mode, and fails
+there.
+
+Of {total} tests pass: {passing}.
+
+| test | {runtimes} | reason |
+|---|{rules}---|
+"""
 
 
-def cells(test, runtimes, verdicts, expected):
-    """A test's results, and the reasons of those that are not what one would wish."""
-    line = expected[test]
-    results, reasons = [], [line.reason]
-    for runtime in runtimes:
-        result = verdicts[runtime.name][test].result
-        if runtime.wall == "vm":
-            result = "n/a" if (line.vm, result) == ("n/a", "fail") else result
-            reasons.append(line.vm_reason)
-        results.append(result)
-    return [*results, "; ".join(filter(None, reasons))]
+@dataclass(frozen=True)
+class Results:
+    """The verdicts by runtime name and test, beside what was expected of each test."""
+
+    tests: list
+    runtimes: list
+    verdicts: dict
+    expected: dict
+
+    def verdict(self, runtime, test):
+        """The verdict on one test with one runtime."""
+        return self.verdicts[runtime.name][test]
+
+    def row(self, test):
+        """A test's results, and the reasons of those that are not what one would wish."""
+        line = self.expected[test]
+        results, reasons = [], [line.reason]
+        for runtime in self.runtimes:
+            result = self.verdict(runtime, test).result
+            if runtime.backend == "vm":
+                result = "n/a" if (line.vm, result) == ("n/a", "fail") else result
+                reasons.append(line.vm_reason)
+            results.append(result)
+        return [test, *results, "; ".join(filter(None, reasons))]
+
+    def differences(self, judged):
+        """(runtime, test) of every result of these runtimes that is not the expected one."""
+        return [
+            (runtime, test)
+            for runtime in judged
+            for test in self.tests
+            if self.verdict(runtime, test).result != self.expected[test].result(runtime)
+        ]
 
 
-def table(tests, runtimes, verdicts, expected):
-    """The table as aligned text: test | a column a runtime | reason."""
-    rows = [["test", *verdicts, "reason"]]
-    rows += [[t, *cells(t, runtimes, verdicts, expected)] for t in tests]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+def table(results):
+    """The table as aligned text: test | a column for each runtime | reason."""
+    rows = [["test", *(runtime.name for runtime in results.runtimes), "reason"]]
+    rows += [results.row(test) for test in results.tests]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[-1] = 0
-    return "\n".join(" | ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows)
+    lines = ([c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join(" | ".join(line).rstrip() for line in lines)
 
 
-def differences(tests, runtimes, verdicts, expected):
-    """(runtime, test) of every result that is not the expected one."""
-    return [(r, t) for r in runtimes for t in tests
-            if verdicts[r.name][t].result != expected[t].result(r)]
-
-
-def print_differences(differing, verdicts, expected, suite):
+def print_differences(results, differing, suite):
     """Says of each unexpected result what it was and where its output is."""
     for runtime, test in differing:
-        verdict = verdicts[runtime.name][test]
-        print(f"UNEXPECTED {runtime.name} {test}: {verdict.result},"
-              f" expected {expected[test].result(runtime)}"
-              f" ({suite}/logs/{runtime.name}/{test}.log)\n    {verdict.detail}")
+        verdict = results.verdict(runtime, test)
+        expected = results.expected[test].result(runtime)
+        print(
+            f"UNEXPECTED {runtime.name} {test}: {verdict.result}, expected {expected}"
+            f" ({suite}/logs/{runtime.name}/{test}.log)\n    {verdict.detail}"
+        )
 
 
-def write_docs(path, tests, runtimes, verdicts, expected):
+def write_docs(path, results):
     """Writes the page with the table as it was just measured."""
-    passing = {n: sum(v[t].result == "pass" for t in tests) for n, v in verdicts.items()}
-    lines = [
-        "# Conformance",
-        "",
-        "The validation suite of OCI runtime-tools, run by `conformance/run --wall kernel --wall vm",
-        "--write-docs`, which wrote this page. `conformance/NOTES.md` tells what the tests that others",
-        "fail ask for. `hull-vm` is hull behind its second wall ([vm.md](vm.md)), where each container",
-        "has an emulated machine; `n/a` is a test that says nothing of a machine, and fails there.",
-        "",
-        "Of {} tests pass: {}.".format(
-            len(tests), ", ".join(f"{name} {count}" for name, count in passing.items())),
-        "",
-        "| test | " + " | ".join(verdicts) + " | reason |",
-        "|---|" + "---|" * len(verdicts) + "---|",
-    ]
-    for test in tests:
-        row = [test, *cells(test, runtimes, verdicts, expected)]
-        lines.append("| " + " | ".join(row) + " |")
+    passing = {
+        runtime.name: sum(results.verdict(runtime, t).result == "pass" for t in results.tests)
+        for runtime in results.runtimes
+    }
+    head = PAGE.format(
+        total=len(results.tests),
+        passing=", ".join(f"{name} {count}" for name, count in passing.items()),
+        runtimes=" | ".join(passing),
+        rules="---|" * len(passing),
+    )
+    rows = ["| " + " | ".join(results.row(test)) + " |" for test in results.tests]
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")

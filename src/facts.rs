@@ -3,8 +3,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::cgroups::Tree;
-use crate::foreign::{self, Foreign};
+use crate::binfmt;
+use crate::binfmt::Foreign;
+use crate::cgroups::tree::Tree;
 use crate::security::lsm::Lsm;
 use crate::security::rlimits;
 use crate::spec::Spec;
@@ -80,7 +81,7 @@ pub struct Facts {
     pub lsm: Option<Lsm>,
     /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
     pub kcore: bool,
-    /// The program is another architecture's. Behind this wall the bundle must say so by its
+    /// The program is another architecture's. With this backend the bundle must say so by its
     /// annotation: looking at the program costs each start its calls.
     #[serde(default)]
     pub foreign: Option<Foreign>,
@@ -136,12 +137,21 @@ impl Facts {
                 .unwrap_or_default(),
             lsm: if labelled { Some(Lsm::probe()) } else { None },
             kcore: Path::new("/proc/kcore").exists(),
-            foreign: if foreign::annotated(spec).is_some() {
-                foreign::of_bundle(spec)?
+            foreign: if binfmt::annotated(spec).is_some() {
+                binfmt::of_bundle(spec)?
             } else {
                 None
             },
         })
+    }
+
+    /// The same for a Spec that maps ids: an unprivileged hull needs the helpers then.
+    #[must_use]
+    pub fn for_mappings(mut self) -> Self {
+        if !self.privileged && self.id_helpers.is_none() {
+            self.id_helpers = id_helpers();
+        }
+        self
     }
 
     /// Whether an unprivileged user can write a map alone: a single run of its own id
@@ -192,7 +202,7 @@ fn id_helpers() -> Option<IdHelpers> {
     let find = |name: &str| {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         std::env::split_paths(&path)
-            .map(|folder| folder.join(name))
+            .map(|directory| directory.join(name))
             .find(|path| path.is_file())
     };
     Some(IdHelpers {
@@ -206,10 +216,10 @@ fn identity(descriptor: i32) -> Result<(u64, u64), nix::errno::Errno> {
     file::fstat(descriptor).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-fn open(path: &str) -> Result<crate::init::Held> {
+fn open(path: &str) -> Result<crate::sys::fd::Fd> {
     let name = CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(crate::init::Held)
+        .map(crate::sys::fd::Fd)
         .on("open namespace", path)
 }
 
@@ -248,7 +258,7 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
             Owner::Outer
         } else {
             match kernel::owner_of_namespace(held.0)
-                .map(crate::init::Held)
+                .map(crate::sys::fd::Fd)
                 .and_then(|owner| identity(owner.0))
             {
                 Ok(owner) if Some(owner) == user => Owner::Joined,

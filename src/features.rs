@@ -54,7 +54,7 @@ const OPERATORS: [&str; 7] = [
 /// The last capability that hull has a name for: CAP_CHECKPOINT_RESTORE.
 const LAST_NAMED_CAPABILITY: u8 = 40;
 
-/// Cgroup versions, managers and controllers that `src/cgroups` carries out.
+/// Cgroup versions, managers and controllers that `src/cgroups` executes.
 const CGROUP_V1: bool = true;
 const CGROUP_V2: bool = true;
 const CGROUP_SYSTEMD: bool = true;

@@ -94,7 +94,7 @@ fn append(path: &Path) -> std::io::Result<File> {
 
 fn line(level: &str, message: &str) {
     let Some(target) = TARGET.get() else { return };
-    let time = crate::state::now();
+    let time = crate::sys::clock::now();
     // Whole seconds, as logrus writes them.
     let time = format!("{}Z", time.split('.').next().unwrap_or_default());
     let text = match target.format {

@@ -30,7 +30,7 @@ enum { FAILED = 125 };
 #define NAMESPACES (CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS | CLONE_NEWCGROUP)
 #define NOSUID_NOEXEC_NODEV (MS_NOSUID | MS_NOEXEC | MS_NODEV)
 
-// The v1 hierarchies of the machine, read once by the parent before anything is timed by the kernel's work.
+// The v1 hierarchies of the host, read once by the parent before anything is timed by the kernel's work.
 static char hierarchies[16][32];
 static int hierarchy_count;
 
@@ -167,7 +167,7 @@ static void write_file(const char *path, const char *text, size_t size)
 	close(fd);
 }
 
-// A new cpuset is empty and takes no process until it has the parent's processors and memory nodes.
+// A new cpuset is empty and takes no process until it has the parent's CPUs and memory nodes.
 static void copy_cpuset(const char *name, const char *file)
 {
 	char path[160], text[256];

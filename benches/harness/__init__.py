@@ -1,1 +1,1 @@
-"""The parts that the benches share: a private view of the machine, bundles, timing and intervals."""
+"""The parts that the benches share: a private view of the host, bundles, timing and intervals."""

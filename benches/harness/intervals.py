@@ -12,7 +12,9 @@ def median(values):
 
 
 def interval(values, of=median, level=0.95):
-    """The bootstrap interval of `of` over `values`: the percentiles of resamples drawn with a fixed seed."""
+    """The bootstrap interval of `of` over `values`: the percentiles of resamples drawn with a fixed
+    seed.
+    """
     if len(values) < 2:
         return (float("nan"), float("nan"))
     draw = random.Random(1)
@@ -22,5 +24,11 @@ def interval(values, of=median, level=0.95):
 
 
 def paired_ratios(values, base):
-    """Each value over the base of the same round; rounds in which one of the two failed are left out."""
-    return [value / under for value, under in zip(values, base) if value is not None and under]
+    """Each value over the base of the same round; rounds in which one of the two failed are left
+    out.
+    """
+    return [
+        value / under
+        for value, under in zip(values, base, strict=True)
+        if value is not None and under
+    ]

@@ -1,4 +1,6 @@
-"""Runs and times commands from a small process of its own, in a mount namespace with the wanted view of cgroups."""
+"""Runs and times commands from a small process of its own, in a mount namespace with the wanted
+view of cgroups.
+"""
 
 import json
 import os
@@ -8,17 +10,20 @@ import signal
 import socket
 import time
 
-from . import machine
+from . import host
 
 # A command that takes longer than this hangs, unless it is known to be slow.
 COMMAND_LIMIT_SECONDS = 60
 
-# Meant for the bench, which cleans up and then ends the timing processes; what they start gets the default back.
+# Meant for the bench, which cleans up and then ends the timing processes; what they start gets the
+# default back.
 TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Worker:
-    """A forked process that carries out steps. `without_v2` hides the v2 tree of a hybrid machine from it."""
+    """A forked process that executes steps. `without_v2` hides the v2 tree of a hybrid host from
+    it.
+    """
 
     def __init__(self, scratch, without_v2=False):
         ours, theirs = socket.socketpair()
@@ -35,20 +40,27 @@ class Worker:
         self._channel = ours.makefile("rw")
 
     def perform(self, steps, keep_output=False, limit=COMMAND_LIMIT_SECONDS):
-        """Carries out steps, each `["run", argv...]` or `["wait", pid file]`; returns the measured result.
+        """Executes steps, each `["run", argv...]` or `["wait", pid file]`; returns the measured
+        result.
 
-        The result has `seconds` (wall), `cpu` (s of user and system time of everything that was reaped), `status` (the
-        first one that is not zero), and `error` (what stderr says when the status is not zero). A command that takes
-        longer than `limit` seconds is killed and has status 124."""
-        self._channel.write(json.dumps({"steps": steps, "keep": keep_output, "limit": limit}) + "\n")
+        The result has `seconds` (elapsed), `cpu` (s of user and system time of everything that was
+        reaped), `status` (the first one that is not zero), and `error` (what stderr says when the
+        status is not zero). A command that takes longer than `limit` seconds is killed and has
+        status 124.
+        """
+        self._channel.write(
+            json.dumps({"steps": steps, "keep": keep_output, "limit": limit}) + "\n"
+        )
         self._channel.flush()
         line = self._channel.readline()
         if not line:
-            raise machine.BenchError("the timing process has died")
+            raise host.BenchError("the timing process has died")
         return json.loads(line)
 
     def close(self):
-        """Ends the process. It is told to: other workers hold copies of the channel, so it would see no end of file."""
+        """Ends the process. It is told to: other workers hold copies of the channel, so it would
+        see no end of file.
+        """
         try:
             self._channel.write("null\n")
             self._channel.close()
@@ -59,9 +71,10 @@ class Worker:
     def _serve(self, channel, without_v2):
         for number in TERMINAL_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        machine.prctl(machine.PR_SET_PDEATHSIG, signal.SIGKILL)
-        # Containers are left to this process when `create` ends, so their end can be waited for without polling.
-        machine.prctl(machine.PR_SET_CHILD_SUBREAPER, 1)
+        host.prctl(host.PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Containers are left to this process when `create` ends, so their end can be waited for
+        # without polling.
+        host.prctl(host.PR_SET_CHILD_SUBREAPER, 1)
         signal.signal(signal.SIGALRM, _give_up)
         if without_v2:
             _hide_v2()
@@ -73,7 +86,12 @@ class Worker:
             try:
                 result = self._measure(request)
             except (OSError, ValueError) as error:
-                result = {"seconds": 0, "cpu": 0, "status": 1, "error": f"the bench itself: {error}"}
+                result = {
+                    "seconds": 0,
+                    "cpu": 0,
+                    "status": 1,
+                    "error": f"the bench itself: {error}",
+                }
             stream.write(json.dumps(result) + "\n")
             stream.flush()
 
@@ -86,15 +104,23 @@ class Worker:
         start = time.perf_counter()
         status = 0
         for verb, *words in request["steps"]:
-            status = (_run(words, actions, request["limit"]) if verb == "run"
-                      else _wait(words[0], request["limit"]))
+            status = (
+                _run(words, actions, request["limit"])
+                if verb == "run"
+                else _wait(words[0], request["limit"])
+            )
             if status != 0:
                 break
         seconds = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         _reap_orphans()
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return {"seconds": seconds, "cpu": cpu, "status": status, "error": self._last_error() if status else ""}
+        return {
+            "seconds": seconds,
+            "cpu": cpu,
+            "status": status,
+            "error": self._last_error() if status else "",
+        }
 
     def _redirections(self, keep_output):
         output = self.output if keep_output else "/dev/null"
@@ -143,13 +169,23 @@ def _reap_orphans():
 
 
 def _run(argv, actions, limit):
-    return _reap(os.posix_spawn(argv[0], argv, os.environ, file_actions=actions,
-                                setsigdef=[*TERMINAL_SIGNALS, signal.SIGPIPE]), limit)
+    return _reap(
+        os.posix_spawn(
+            argv[0],
+            argv,
+            os.environ,
+            file_actions=actions,
+            setsigdef=[*TERMINAL_SIGNALS, signal.SIGPIPE],
+        ),
+        limit,
+    )
 
 
 def _wait(pid_file, limit):
-    """Waits for the container's first process. It is this process's child after `create` has ended, unless the runtime
-    leaves a process of its own between the two; then its end is seen, and its status is not."""
+    """Waits for the container's first process. It is this process's child after `create` has ended,
+    unless the runtime leaves a process of its own between the two; then its end is seen, and its
+    status is not.
+    """
     with open(pid_file, encoding="ascii") as text:
         pid = int(text.read())
     try:
@@ -170,6 +206,6 @@ def _await_stranger(pid, limit):
 
 def _hide_v2():
     """A view with v1 hierarchies only, for a runtime that refuses hybrid trees."""
-    if machine.LIBC.unshare(0x00020000) != 0:
-        raise machine.BenchError("unshare the mount namespace of the timing process")
-    machine.unmount(os.path.join(machine.CGROUPS, "unified"))
+    if host.LIBC.unshare(0x00020000) != 0:
+        raise host.BenchError("unshare the mount namespace of the timing process")
+    host.unmount(os.path.join(host.CGROUPS, "unified"))

@@ -1,6 +1,6 @@
 // Counts the user instructions of a program and of everything it starts, by stepping through them.
 //
-// For machines that hide the processor's own counter (most virtual ones). Simulators are no help here: they know neither
+// For hosts that hide the CPU's own counter (most VMs). Simulators are no help here: they know neither
 // clone3 nor a program that starts again from a memory file. A repeated string instruction counts once.
 //
 //   count FILE PROGRAM [ARG...]     writes the count to FILE; the exit status is the program's

@@ -1,4 +1,4 @@
-// The program inside every container of the isolation bench: a server under a steady load, and in one of the containers
+// The program in every container of the isolation bench: a server under a steady load, and in one of the containers
 // a misbehaving neighbour beside it.
 //
 //   load STRESS START_NS WARM_MS MEASURE_MS RATE TOLERANCE_MS DATA
@@ -6,7 +6,7 @@
 // STRESS is none, memory, fork, cpu or disk. All containers begin at the same instant, START_NS of CLOCK_MONOTONIC.
 // Requests arrive every 1/RATE seconds whether or not the server keeps up (an open loop), so falling behind shows as late
 // answers. An answer is good when it is ready within TOLERANCE_MS of the request's arrival. Requests that arrive in the
-// first WARM_MS are served and not counted. DATA is a folder on the disk that all containers share.
+// first WARM_MS are served and not counted. DATA is a directory on the disk that all containers share.
 //
 // Prints one line: REQUESTS GOOD P50_US P99_US MAX_US BUSY_US. Without that line the container did not report.
 #define _GNU_SOURCE
@@ -29,7 +29,7 @@ enum {
 	WORKING_SET = 256 * 1024,   // bytes a request maps, fills and unmaps
 	CONTENT = 4 * 1024 * 1024,  // bytes of the file that requests read from
 	ANSWER = 16 * 1024,         // bytes a request reads
-	HASH_ROUNDS = 4,            // passes over the working set: about a millisecond of processor time
+	HASH_ROUNDS = 4,            // passes over the working set: about a millisecond of CPU time
 	LOG_EVERY = 20,             // one request in so many makes its log entry durable
 	BOMB_CHUNK = 16 * 1024 * 1024,
 	DISK_PROCESSES = 10,
@@ -61,7 +61,7 @@ static int open_in(const struct plan *plan, const char *name, int number, int fl
 
 static volatile uint64_t sink;
 
-// Processor, memory, page cache and, now and then, the disk: what a small web server asks of the machine.
+// CPU, memory, page cache and, now and then, the disk: what a small web server asks of the host.
 static void serve_one(int content, int log, int64_t number)
 {
 	static char answer[ANSWER];

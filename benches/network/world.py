@@ -1,4 +1,6 @@
-"""Namespaces of a bench's own: a "host" that hull runs in, an "outside" behind a link, and hull's containers."""
+"""Network namespaces of a bench's own: one in which hull runs, `external` behind a link, and those
+of hull's containers.
+"""
 
 import json
 import os
@@ -9,17 +11,23 @@ import tempfile
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
-from harness import machine  # pylint: disable=wrong-import-position
+from harness import bundle, host
+
 HULL = os.path.join(HERE, "../../target/x86_64-unknown-linux-gnu/release/hull")
-HOST, OUTSIDE = "198.51.100.1", "198.51.100.2"
+HOST, EXTERNAL = "198.51.100.1", "198.51.100.2"
 
 
 def enter():
-    """Starts the program again in network and mount namespaces of its own; a signal ends it by an exception, so that it cleans up."""
-    if os.environ.get("HULL_BENCH_NETWORK") != "inside":
-        os.environ["HULL_BENCH_NETWORK"] = "inside"
-        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv])
-    machine.end_on_signals()
+    """Starts the program again in network and mount namespaces of its own; a signal ends it by an
+    exception, so that it cleans up.
+    """
+    if os.environ.get("HULL_BENCH_NETWORK") != str(os.getpid()):
+        os.environ["HULL_BENCH_NETWORK"] = str(os.getpid())
+        os.execvp(
+            "unshare",
+            ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv],
+        )
+    host.end_on_signals()
     shell("mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up")
 
 
@@ -29,29 +37,29 @@ def shell(line):
 
 
 def load():
-    """The machine's load, for the reader of the figures."""
-    return f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"
+    """The host's load, for the reader of the figures."""
+    return f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
 
 
 class World:
     """Use in a `with`: nothing is left afterwards."""
 
     def __init__(self, hull):
-        self.hull, self.scratch = os.path.realpath(hull), tempfile.mkdtemp(prefix="hull-bench-network-")
+        self.hull = os.path.realpath(hull)
+        self.scratch = tempfile.mkdtemp(prefix="hull-bench-network-")
         if not os.path.exists(self.hull):
             raise SystemExit("hull is not built: cargo build --release, or name it with --hull")
         self.root, self.ids = os.path.join(self.scratch, "state"), []
         self.rootfs = os.path.join(self.scratch, "rootfs")
 
     def __enter__(self):
-        for folder in ("bin", "proc", "sys", "dev", "etc", "tmp"):
-            os.makedirs(os.path.join(self.rootfs, folder))
-        shutil.copy(shutil.which("busybox"), os.path.join(self.rootfs, "bin/busybox"))
-        for name in ("sh", "sleep"):
-            os.symlink("busybox", os.path.join(self.rootfs, "bin", name))
-        shell(f"ip netns add outside; ip link add up0 type veth peer name out0 netns outside; ip addr add {HOST}/24 dev up0; "
-              f"ip link set up0 up; ip -n outside addr add {OUTSIDE}/24 dev out0; ip -n outside link set out0 up; "
-              f"ip -n outside link set lo up; ip route add default via {OUTSIDE}")
+        bundle.make_rootfs(self.rootfs, host.find_program("busybox"))
+        shell(
+            "ip netns add external; ip link add up0 type veth peer name out0 netns external; "
+            f"ip addr add {HOST}/24 dev up0; ip link set up0 up; "
+            f"ip -n external addr add {EXTERNAL}/24 dev out0; ip -n external link set out0 up; "
+            f"ip -n external link set lo up; ip route add default via {EXTERNAL}"
+        )
         return self
 
     def __exit__(self, *_):
@@ -60,32 +68,44 @@ class World:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def start(self, name, flags=(), args=("sleep", "1000"), resources=None):
-        """Starts a container; answers its process id and its IPv4 address."""
-        bundle = os.path.join(self.scratch, name)
-        os.makedirs(bundle, exist_ok=True)
-        path = os.path.join(bundle, "config.json")
-        if not os.path.exists(path):
-            subprocess.run([self.hull, "spec"], cwd=bundle, check=True)
-        with open(path, encoding="utf8") as file:
-            spec = json.load(file)
-        spec["process"].update(terminal=False, args=list(args))
-        spec["root"]["path"] = self.rootfs
-        spec["linux"]["cgroupsPath"] = f"/hull-bench-network-{os.getpid()}-{name}"
-        spec["linux"]["resources"] = {**spec["linux"].get("resources", {}), **(resources or {})}
-        with open(path, "w", encoding="utf8") as file:
-            json.dump(spec, file)
+        """Starts a container; returns its process id and its IPv4 address."""
+        directory = os.path.join(self.scratch, name)
+        os.makedirs(directory, exist_ok=True)
+        self._configure(directory, name, args, resources or {})
         self.ids.append(name)
+        command = [self.hull, "--root", self.root, "run", "-d", "-b", directory]
         with open(os.path.join(self.scratch, "said"), "w+", encoding="utf8") as said:
-            done = subprocess.run([self.hull, "--root", self.root, "run", "-d", "-b", bundle, "--network", "default", *flags, name],
-                                  check=False, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            done = subprocess.run(
+                [*command, "--network", "default", *flags, name],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
             said.seek(0)
             if done.returncode:
                 raise SystemExit(f"hull run {name}: {said.read()}")
         return self.pid(name), self.address(name)
 
+    def _configure(self, directory, name, args, resources):
+        """Writes or changes the config of a container."""
+        path = os.path.join(directory, "config.json")
+        if not os.path.exists(path):
+            subprocess.run([self.hull, "spec"], cwd=directory, check=True)
+        with open(path, encoding="utf8") as file:
+            spec = json.load(file)
+        spec["process"].update(terminal=False, args=list(args))
+        spec["root"]["path"] = self.rootfs
+        spec["linux"]["cgroupsPath"] = f"/hull-bench-network-{os.getpid()}-{name}"
+        spec["linux"]["resources"] = {**spec["linux"].get("resources", {}), **resources}
+        with open(path, "w", encoding="utf8") as file:
+            json.dump(spec, file)
+
     def call(self, *args):
         """A command of hull's."""
-        return subprocess.run([self.hull, "--root", self.root, *args], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(
+            [self.hull, "--root", self.root, *args], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     def pid(self, name):
         """A container's first process."""

@@ -15,7 +15,9 @@ class Bench:
 
 
 class Host:
-    """No container at all: the cost of starting and reaping the same program, in every other row too."""
+    """No container at all: the cost of starting and reaping the same program, in every other row
+    too.
+    """
 
     name, without_v2, mounts_comparable = "process", False, False
 
@@ -61,16 +63,23 @@ class Oci:
 
     def __init__(self, bench, name, path, without_v2=False):
         self.name, self.path, self.without_v2 = name, path, without_v2
-        self.root = bench.scratch.folder("state", name)
+        self.root = bench.scratch.directory("state", name)
         self.pid_file = os.path.join(self.root, "..", f"{name}.pid")
         self.held = f"hull-bench-{os.getpid()}-{name}-held"
         self.serial = 0
         self.bundles = {}
-        for role, args in (("true", [TRUE]), ("mounts", ["/bin/cat", "/proc/self/mountinfo"]),
-                           ("held", ["/bin/sleep", "100000"])):
+        for role, args in (
+            ("true", [TRUE]),
+            ("mounts", ["/bin/cat", "/proc/self/mountinfo"]),
+            ("held", ["/bin/sleep", "100000"]),
+        ):
             self.bundles[role] = bundle.write_bundle(
-                bench.scratch.folder("bundles", name, role), bench.spec, bench.rootfs,
-                f"{bench.cgroup}/{name}-{role}", args)
+                bench.scratch.directory("bundles", name, role),
+                bench.spec,
+                bench.rootfs,
+                f"{bench.cgroup}/{name}-{role}",
+                args,
+            )
 
     def _call(self, verb, *words):
         return ["run", self.path, "--root", self.root, verb, *words]
@@ -90,13 +99,23 @@ class Oci:
     def life_steps(self):
         """create, start, the program's own end, delete."""
         name = self._next_id()
-        return [self._call("create", "--bundle", self.bundles["true"], "--pid-file", self.pid_file, name),
-                self._call("start", name), ["wait", self.pid_file], self._call("delete", name)]
+        return [
+            self._call(
+                "create", "--bundle", self.bundles["true"], "--pid-file", self.pid_file, name
+            ),
+            self._call("start", name),
+            ["wait", self.pid_file],
+            self._call("delete", name),
+        ]
 
     def hold_steps(self):
-        """Starts the container that `exec` enters."""
-        return [self._call("create", "--bundle", self.bundles["held"], "--pid-file", self.pid_file, self.held),
-                self._call("start", self.held)]
+        """Starts the container in which `exec` runs."""
+        return [
+            self._call(
+                "create", "--bundle", self.bundles["held"], "--pid-file", self.pid_file, self.held
+            ),
+            self._call("start", self.held),
+        ]
 
     def held_pid(self):
         """The first process of the held container, as the host numbers it."""
@@ -113,19 +132,47 @@ class Oci:
 
 
 class Bubblewrap:
-    """bwrap with the options that come nearest to the default spec; it has no create, no exec and no cgroups.
+    """bwrap with the options that come nearest to the default spec; it has no create, no exec and
+    no cgroups.
 
-    Its own /proc covers what the spec's read-only paths cover; a fresh sysfs it cannot mount, so the host's is bound."""
+    Its own /proc covers what the spec's read-only paths cover; a fresh sysfs it cannot mount, so
+    the host's is bound.
+    """
 
     name, without_v2, mounts_comparable = "bubblewrap", False, True
 
     def __init__(self, bench, path):
         spec = bench.spec
-        self.head = [path, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
-                     "--unshare-cgroup", "--hostname", "bench", "--as-pid-1", "--die-with-parent", "--clearenv",
-                     "--setenv", "PATH", "/usr/bin:/bin", "--cap-drop", "ALL",
-                     "--ro-bind", bench.rootfs, "/", "--proc", "/proc", "--dev", "/dev",
-                     "--mqueue", "/dev/mqueue", "--ro-bind", "/sys", "/sys"]
+        self.head = [
+            path,
+            "--unshare-pid",
+            "--unshare-net",
+            "--unshare-ipc",
+            "--unshare-uts",
+            "--unshare-cgroup",
+            "--hostname",
+            "bench",
+            "--as-pid-1",
+            "--die-with-parent",
+            "--clearenv",
+            "--setenv",
+            "PATH",
+            "/usr/bin:/bin",
+            "--cap-drop",
+            "ALL",
+            "--ro-bind",
+            bench.rootfs,
+            "/",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--mqueue",
+            "/dev/mqueue",
+            "--ro-bind",
+            "/sys",
+            "/sys",
+        ]
         for masked in spec["linux"]["maskedPaths"]:
             if os.path.isdir(masked):
                 self.head += ["--tmpfs", masked, "--remount-ro", masked]
@@ -142,7 +189,9 @@ class Bubblewrap:
 
 
 class Nsenter:
-    """util-linux's nsenter into the floor's container: the least that a program can do to enter by namespaces."""
+    """util-linux's nsenter into the floor's container: the least that a program can do to enter by
+    namespaces.
+    """
 
     name, without_v2, mounts_comparable = "nsenter", False, False
 
@@ -151,5 +200,19 @@ class Nsenter:
 
     def exec_steps(self, pid):
         """A program in all namespaces of a running process."""
-        return [["run", self.path, "--target", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
-                 "--", TRUE]]
+        return [
+            [
+                "run",
+                self.path,
+                "--target",
+                str(pid),
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--net",
+                "--pid",
+                "--cgroup",
+                "--",
+                TRUE,
+            ]
+        ]

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 
-from harness import machine
+from harness import host
 
-# strace counts what a run happens to do; a signal or a retry adds a few. The least of three is the run's own need.
+# strace counts what a run happens to do; a signal or a retry adds a few. The least of three is the
+# run's own need.
 COUNT_REPEATS = 3
-# Stepping costs some 30 microseconds an instruction on a virtual machine: a few millions are all that is worth it.
+# Stepping costs some 30 microseconds an instruction on a virtual CPU: a few millions are all that
+# is worth it.
 STEPPING_LIMIT_SECONDS = 150
 
 
@@ -33,38 +35,45 @@ class Samples:
 
 
 def measure(peers, steps_of, worker_of, rounds, title):
-    """One warm-up and then `rounds` rounds: A B C, B C A, C A B, ...; the kernel settles before each run."""
+    """One warm-up and then `rounds` rounds: A B C, B C A, C A B, ...; the kernel settles before
+    each run.
+    """
     samples = [Samples(peer) for peer in peers]
     for peer in peers:
-        machine.settle()
+        host.settle()
         worker_of(peer).perform(steps_of(peer))
     for number in range(rounds):
         progress(f"{title}: round {number + 1} of {rounds}")
         for place in range(len(samples)):
             sample = samples[(place + number) % len(samples)]
-            machine.settle()
+            host.settle()
             sample.add(worker_of(sample.peer).perform(steps_of(sample.peer)))
     progress("")
     return samples
 
 
 def progress(text):
-    """One line that overwrites itself, only where a person watches."""
+    """One line that overwrites itself, only on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
 
 
 class ExecTargets:
-    """Running containers for the exec scenario: one of each runtime, and one of the floor's for the peers without.
+    """Running containers for the exec scenario: one of each runtime, and one of the floor's for the
+    peers without.
 
-    The floor's ends by itself after `seconds`, so that it cannot outlive a bench that was killed for long."""
+    The floor's ends by itself after `seconds`, so that it cannot outlive a bench that was killed
+    for long.
+    """
 
     def __init__(self, peers, floor, worker_of, seconds):
         self.worker_of, self.held, self.pids, self.failed = worker_of, [], {}, {}
-        # pylint: disable-next=consider-using-with
-        self.floor_process = subprocess.Popen(floor.command("/bin/sleep", str(seconds)), stdin=subprocess.DEVNULL,
-                                              stdout=subprocess.DEVNULL)
+        self.floor_process = subprocess.Popen(
+            floor.command("/bin/sleep", str(seconds)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         self.floor_pid = self._child_of(self.floor_process.pid)
         for peer in peers:
             if not hasattr(peer, "hold_steps"):
@@ -79,14 +88,16 @@ class ExecTargets:
 
     @staticmethod
     def _child_of(pid):
-        """The container's first process, once it has become the program (its namespaces are complete then)."""
+        """The container's first process, once it has become the program (its namespaces are
+        complete then).
+        """
         for _ in range(400):
             with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as text:
                 children = text.read().split()
             if children and os.readlink(f"/proc/{children[0]}/exe").endswith("busybox"):
                 return int(children[0])
-            machine.settle(0.02)
-        raise machine.BenchError("the floor's container did not start")
+            host.settle(0.02)
+        raise host.BenchError("the floor's container did not start")
 
     def close(self):
         """Ends all of them."""
@@ -99,17 +110,29 @@ class ExecTargets:
 
 
 def count_calls(worker, steps, strace, output):
-    """System calls of all processes of a run, by `strace -c -f`: (total, [(calls, name), ...]) or None if it fails.
+    """System calls of all processes of a run, by `strace -c -f`: (total, [(calls, name), ...]) or
+    None if it fails.
 
-    The tracer is detached (`-D`): the container outlives `create`, and the tracer stays with it."""
+    The tracer is detached (`-D`): the container outlives `create`, and the tracer stays with it.
+    """
     best = None
     for _ in range(COUNT_REPEATS):
-        machine.settle()
+        host.settle()
         counts = {}
         traced = []
         for number, (verb, *words) in enumerate(steps()):
             if verb == "run":
-                words = [strace, "-D", "-f", "-c", "-U", "calls,name", "-o", f"{output}.{number}", *words]
+                words = [
+                    strace,
+                    "-D",
+                    "-f",
+                    "-c",
+                    "-U",
+                    "calls,name",
+                    "-o",
+                    f"{output}.{number}",
+                    *words,
+                ]
                 traced.append(f"{output}.{number}")
             result = worker.perform([[verb, *words]])
             if result["status"] != 0:
@@ -129,7 +152,7 @@ def _await_counts(path):
         if os.path.exists(path) and os.path.getsize(path):
             return
         time.sleep(0.02)
-    raise machine.BenchError(f"strace wrote no counts to {path}")
+    raise host.BenchError(f"strace wrote no counts to {path}")
 
 
 def _read_counts(path, counts):
@@ -141,13 +164,16 @@ def _read_counts(path, counts):
 
 
 def count_instructions(worker, steps, tools, output):
-    """User instructions of a run: the processor's own count by `perf stat`, or else those that instructions/count.c
-    steps through. Returns the count, or None, and how it was found or why not."""
+    """User instructions of a run: the CPU's own count by `perf stat`, or else those that
+    instructions/count.c steps through. Returns the count, or None, and how it was found or why not.
+    """
     perf, stepper = tools
     command = steps()[0][1:]
     reason = "perf is not installed"
     if perf:
-        worker.perform([["run", perf, "stat", "-x", ",", "-e", "instructions:u", "-o", output, *command]])
+        worker.perform(
+            [["run", perf, "stat", "-x", ",", "-e", "instructions:u", "-o", output, *command]]
+        )
         with open(output, encoding="utf-8") as text:
             fields = next((line.split(",") for line in text if "instructions" in line), [""])
         if fields[0].isdigit():
@@ -163,7 +189,7 @@ def count_instructions(worker, steps, tools, output):
 
 
 def mounts_of(worker, steps):
-    """(path, type, ro or rw) of every mount inside a container, or None if it does not run."""
+    """(path, type, ro or rw) of every mount in a container, or None if it does not run."""
     result = worker.perform(steps, keep_output=True)
     if result["status"] != 0:
         return None

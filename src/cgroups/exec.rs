@@ -2,8 +2,8 @@
 
 use super::file;
 use super::group::{Group, join, open_dir};
-use super::plan::Place;
 use super::tree::Version;
+use crate::cgroups::plan::Place;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -14,11 +14,11 @@ use std::os::fd::OwnedFd;
 /// The cgroups for a further process.
 #[derive(Debug)]
 pub struct ExecTarget {
-    /// v2: the folder; hull itself moves the process there ([`Group::join_unified`]).
+    /// v2: the directory; hull itself moves the process there ([`Group::join_unified`]).
     pub unified: Option<String>,
     /// v1: the `tasks` files to which the child writes `0`.
     pub tasks: Vec<OwnedFd>,
-    /// The folders, for messages.
+    /// The directories, for messages.
     pub dirs: Vec<String>,
 }
 
@@ -81,7 +81,10 @@ impl Group {
                 .iter()
                 .find_map(|c| subs.get(c))
                 .or_else(|| subs.get(""));
-            let dir = match sub.map(|s| super::plan::clean(s)).filter(|s| !s.is_empty()) {
+            let dir = match sub
+                .map(|s| crate::cgroups::plan::clean(s))
+                .filter(|s| !s.is_empty())
+            {
                 Some(sub) => format!("{}/{sub}", place.dir),
                 None if place.version == Version::V2 && is_inner(&place.dir) => {
                     dir_of(place, init)?
@@ -143,7 +146,7 @@ fn is_inner(dir: &str) -> bool {
     file::read(dir, "cgroup.subtree_control").is_ok_and(|given| !given.trim().is_empty())
 }
 
-/// A process's cgroup of one hierarchy, as a folder.
+/// A process's cgroup of one hierarchy, as a directory.
 pub(super) fn dir_of(place: &Place, pid: Pid) -> Result<String> {
     let path = format!("/proc/{pid}");
     let text = file::read(&path, "cgroup").on("read", format_args!("{path}/cgroup"))?;

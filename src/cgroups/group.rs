@@ -3,9 +3,9 @@
 
 use super::devices::{Rules, Table};
 use super::file;
-use super::plan::{Driver, IfDenied, Place, Plan, find};
-use super::systemd::Client;
 use super::tree::Version;
+use crate::cgroups::plan::{Driver, IfDenied, Place, Plan, find};
+use crate::cgroups::systemd::client::Client;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -28,7 +28,7 @@ pub struct Record {
     pub unit: Option<String>,
 }
 
-/// The live handle. Dropped before [`Group::commit`], it removes the folders that it made and stops
+/// The live handle. Dropped before [`Group::commit`], it removes the directories that it made and stops
 /// the unit.
 #[derive(Debug)]
 pub struct Group {
@@ -36,19 +36,19 @@ pub struct Group {
     pub(super) places: Vec<Place>,
     pub(super) devices: Option<Rules>,
     pub(super) unit: Option<String>,
-    /// The v2 cgroup's folder, for CLONE_INTO_CGROUP.
+    /// The v2 cgroup's directory, for CLONE_INTO_CGROUP.
     unified: Option<OwnedFd>,
-    /// Folders made, in order.
+    /// Directories made, in order.
     made: Vec<String>,
     /// Whether the unit is this handle's to stop.
     started: bool,
 }
 
 impl Group {
-    /// Makes the folders of a plan and turns v2's controllers on.
+    /// Makes the directories of a plan and turns v2's controllers on.
     ///
     /// # Errors
-    /// The kernel refuses a folder or a needed controller; the cgroup is there already and has
+    /// The kernel refuses a directory or a needed controller; the cgroup is there already and has
     /// processes, or is frozen.
     pub fn create(plan: &Plan) -> Result<Self> {
         if plan.unit.is_some() {
@@ -122,7 +122,7 @@ impl Group {
             .unit
             .as_ref()
             .ok_or_else(|| Error::new("the container has no unit of systemd"))?;
-        let below = format!("/{}", super::plan::clean(below));
+        let below = format!("/{}", crate::cgroups::plan::clean(below));
         Client::connect(self.by_user())?.attach(name, &below, pid)
     }
 
@@ -239,7 +239,7 @@ impl Group {
         }
     }
 
-    /// v2's folder as an fd, and the rule of threads: below a cgroup that has processes or threads
+    /// v2's directory as an fd, and the rule of threads: below a cgroup that has processes or threads
     /// no domain can be.
     fn open_unified(&mut self, place: &Place) -> Result<()> {
         let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
@@ -384,7 +384,7 @@ impl Group {
         Ok(())
     }
 
-    /// Keeps the folders.
+    /// Keeps the directories.
     pub fn commit(&mut self) {
         self.made.clear();
         self.started = false;
@@ -416,12 +416,12 @@ impl Group {
         })
     }
 
-    /// The container's folder in the hierarchy of a controller.
+    /// The container's directory in the hierarchy of a controller.
     pub fn dir(&self, controller: &str) -> Option<&str> {
         find(&self.places, controller).map(|p| p.dir.as_str())
     }
 
-    /// All folders.
+    /// All directories.
     pub fn dirs(&self) -> impl Iterator<Item = &str> {
         self.places.iter().map(|p| p.dir.as_str())
     }
@@ -440,7 +440,7 @@ impl Drop for Group {
     }
 }
 
-/// A cgroup's folder. (CLONE_INTO_CGROUP and bpf(2) take no O_PATH fd.)
+/// A cgroup's directory. (CLONE_INTO_CGROUP and bpf(2) take no O_PATH fd.)
 pub(super) fn open_dir(dir: &str) -> Result<OwnedFd> {
     open(
         dir,

@@ -3,8 +3,8 @@
 
 use super::file;
 use super::group::Group;
-use super::plan::{Place, find};
 use super::tree::Version;
+use crate::cgroups::plan::{Place, find};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -292,12 +292,12 @@ pub(super) fn below(dir: &str) -> Result<Vec<String>> {
         Err(e) if gone(&e) => return Ok(Vec::new()),
         Err(e) => return Err(Error::io("read", dir, &e)),
     };
-    let folders = entries.filter_map(|entry| {
+    let directories = entries.filter_map(|entry| {
         entry
             .ok()
             .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
     });
-    Ok(folders
+    Ok(directories
         .filter_map(|e| e.path().to_str().map(str::to_owned))
         .collect())
 }

@@ -27,31 +27,21 @@
 // reads the tree again for every controller, knows v1 or v2 but not both at once, and no device
 // programs; the way to a container's start has no time for that.
 
-mod bpf;
-mod devices;
-mod exec;
-mod file;
-mod group;
-mod life;
-mod limits;
-mod mounts;
-mod oom;
-mod plan;
+pub mod bpf;
+pub mod devices;
+pub mod exec;
+pub mod file;
+pub mod group;
+pub mod life;
+pub mod limits;
+pub mod mounts;
+pub mod oom;
+pub mod plan;
 pub mod stats;
-mod systemd;
-mod tree;
-mod update;
-mod values;
+pub mod systemd;
+pub mod tree;
+pub mod update;
+pub mod values;
 
 #[cfg(test)]
-mod tests;
-
-pub use devices::{Kind, Rule, Rules};
-pub use exec::{ExecTarget, sub_cgroups};
-pub use group::{Group, Record};
-pub use mounts::{CgroupMount, mounts_for_container};
-pub use oom::{Oom, OomEvents};
-pub use plan::{Driver, IfDenied, Place, Plan, Policy, Request, Write, plan};
-pub use stats::Stats;
-pub use systemd::Unit;
-pub use tree::{Hierarchy, Tree, Version};
+pub mod tests;

@@ -1,7 +1,7 @@
 //! What a mount of type `cgroup` becomes inside the container.
 
-use super::plan::{Place, Plan};
 use super::tree::Version;
+use crate::cgroups::plan::{Place, Plan};
 
 /// One thing to make below the mount's target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,18 +19,18 @@ pub enum CgroupMount {
         /// What is bound where the kernel refuses the mount.
         host: String,
     },
-    /// The container's own folder of a hierarchy, bound.
+    /// The container's own directory of a hierarchy, bound.
     Bind {
         /// Below the target.
         below: String,
-        /// The host's folder.
+        /// The host's directory.
         source: String,
     },
     /// `cpu` for a hierarchy mounted as `cpu,cpuacct`.
     Symlink {
         /// Below the target.
         below: String,
-        /// The hierarchy's folder.
+        /// The hierarchy's directory.
         to: String,
     },
 }

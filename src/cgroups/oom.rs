@@ -2,8 +2,8 @@
 
 use super::file;
 use super::group::Group;
-use super::plan::find;
 use super::tree::Version;
+use crate::cgroups::plan::find;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -131,7 +131,7 @@ impl OomEvents {
                 match count {
                     0 => Ok(Oom::Nothing),
                     n if std::path::Path::new(&self.dir).exists() => Ok(Oom::Kills(n)),
-                    // Its removal is told as well, once and at last, but a moment after the folder
+                    // Its removal is told as well, once and at last, but a moment after the directory
                     // is gone. So of two the first was a kill.
                     n => {
                         let last = nix::poll::poll(

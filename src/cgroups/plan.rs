@@ -66,7 +66,7 @@ pub struct Place {
     pub mount_point: String,
     /// Which cgroup the mount's root is, as /proc/PID/cgroup names it.
     pub root: String,
-    /// The cgroup's folder; missing parents are made too.
+    /// The cgroup's directory; missing parents are made too.
     pub dir: String,
     /// v2: controllers to be turned on in each cgroup above that has them off. Those that a limit
     /// needs must come on.
@@ -139,9 +139,15 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How many v1 cgroups a process joins by itself.
+    pub fn v1_count(&self) -> u32 {
+        let v1 = |place: &&Place| place.version == Version::V1;
+        self.places.iter().filter(v1).count() as u32
+    }
+
     /// The record of what will be made, for whoever must clear up after a runtime that was killed.
-    pub fn record(&self) -> super::Record {
-        super::Record {
+    pub fn record(&self) -> crate::cgroups::group::Record {
+        crate::cgroups::group::Record {
             driver: self.driver,
             places: self.places.clone(),
             devices: self.devices.clone(),
@@ -210,9 +216,13 @@ pub fn plan(request: &Request, tree: &Tree) -> Result<Plan> {
     }
     plan_devices(&mut plan, request)?;
     if let Some(unit) = &mut plan.unit {
+        unit.properties.extend(
+            plan.devices
+                .iter()
+                .flat_map(systemd::properties::of_devices),
+        );
         unit.properties
-            .extend(plan.devices.iter().flat_map(systemd::of_devices));
-        unit.properties.extend(systemd::of_writes(&plan.writes)?);
+            .extend(systemd::properties::of_writes(&plan.writes)?);
     }
     Ok(plan)
 }

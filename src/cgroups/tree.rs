@@ -48,7 +48,7 @@ pub struct Tree {
 }
 
 impl Hierarchy {
-    /// The folder of the caller's own cgroup; none when the mount does not show it (a mount from
+    /// The directory of the caller's own cgroup; none when the mount does not show it (a mount from
     /// outside of the cgroup namespace).
     pub fn own_dir(&self) -> Option<String> {
         if self.root.starts_with("/..") || self.own.starts_with("/..") {

@@ -4,10 +4,10 @@ use super::devices::{Rules, Table};
 use super::file;
 use super::group::{Group, read_devices, write_devices};
 use super::limits;
-use super::plan::{Place, Policy, Write, find};
 use super::systemd;
 use super::tree::Version;
 use super::values::{dir_of, write_all};
+use crate::cgroups::plan::{Place, Policy, Write, find};
 use crate::spec::config::{Cpu, Memory, Resources};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -168,12 +168,12 @@ impl Group {
         let Some(name) = &self.unit else {
             return Ok(());
         };
-        let mut properties = systemd::of_writes(writes)?;
-        properties.extend(rules.into_iter().flat_map(systemd::of_devices));
+        let mut properties = systemd::properties::of_writes(writes)?;
+        properties.extend(rules.into_iter().flat_map(systemd::properties::of_devices));
         if properties.is_empty() {
             return Ok(());
         }
-        systemd::Client::connect(self.by_user())?.set(name, &properties)
+        systemd::client::Client::connect(self.by_user())?.set(name, &properties)
     }
 
     fn update_devices(&mut self, rules: Rules, table: Option<Table>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Writing limits in order, with the plan's policies.
 
 use super::file;
-use super::plan::{Place, Policy, Write, find};
+use crate::cgroups::plan::{Place, Policy, Write, find};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 

@@ -1,4 +1,4 @@
-//! A checkpoint in one file: a folder of images, compressed and checksummed, for its owner alone.
+//! A checkpoint in one file: a directory of images, compressed and checksummed, for its owner alone.
 //!
 //! ```text
 //! "HULLCKPT"   version: u32   zero: u32   length: u64   SHA-256 of what follows: 32 bytes   │ zstd of a tar file
@@ -81,11 +81,11 @@ impl Drop for Partial {
     }
 }
 
-/// Packs the files of a folder. The file has its name only once all of it is on the disk.
+/// Packs the files of a directory. The file has its name only once all of it is on the disk.
 ///
 /// # Errors
 /// A full disk, and the like; nothing is left then.
-pub fn pack(folder: &Path, to: &Path) -> Result<()> {
+pub fn pack(directory: &Path, to: &Path) -> Result<()> {
     let name = to
         .file_name()
         .ok_or_else(|| Error::new(format!("{} is no file's name", to.display())))?
@@ -99,7 +99,7 @@ pub fn pack(folder: &Path, to: &Path) -> Result<()> {
         .open(&path)
         .on("make", path.display())?;
     let mut partial = Partial(Some(path.clone()));
-    let files = files_of(folder)?;
+    let files = files_of(directory)?;
     let total = files.iter().map(|(_, _, bytes)| bytes).sum();
     let progress = bar("saving", total);
     let mut out = Summed {
@@ -140,7 +140,7 @@ pub fn pack(folder: &Path, to: &Path) -> Result<()> {
 }
 
 /// criu's link from images to those that they rest on (`CR_PARENT_LINK`); in the file and where it
-/// is unpacked it is a folder.
+/// is unpacked it is a directory.
 const PARENT: &str = "parent";
 /// Pre-dumps rest on each other no deeper; a link to itself has no end.
 const DEEPEST: usize = 256;
@@ -148,9 +148,9 @@ const DEEPEST: usize = 256;
 /// Its name in the file, where it is, and how long, in bytes.
 type Image = (String, PathBuf, u64);
 
-/// The files of a folder and, by names of more than one part, of those that it rests on.
-fn files_of(folder: &Path) -> Result<Vec<Image>> {
-    let (mut files, mut prefix, mut at) = (Vec::new(), String::new(), folder.to_owned());
+/// The files of a directory and, by names of more than one part, of those that it rests on.
+fn files_of(directory: &Path) -> Result<Vec<Image>> {
+    let (mut files, mut prefix, mut at) = (Vec::new(), String::new(), directory.to_owned());
     for _ in 0..DEEPEST {
         let mut below = None;
         for entry in std::fs::read_dir(&at).on("read", at.display())? {
@@ -184,11 +184,11 @@ fn files_of(folder: &Path) -> Result<Vec<Image>> {
     }
     Err(Error::new(format!(
         "the images in {} rest on others without an end",
-        folder.display()
+        directory.display()
     )))
 }
 
-/// Whether a name is a file's of the folder, or of one that it rests on.
+/// Whether a name is a file's of the directory, or of one that it rests on.
 fn belongs(name: &Path) -> bool {
     let mut parts = name.components().rev();
     matches!(parts.next(), Some(Component::Normal(_)))
@@ -196,11 +196,11 @@ fn belongs(name: &Path) -> bool {
         && parts.all(|part| part == Component::Normal(PARENT.as_ref()))
 }
 
-/// Checks a file and unpacks it into a folder that is there.
+/// Checks a file and unpacks it into a directory that is there.
 ///
 /// # Errors
 /// It is no checkpoint, is cut off, or was changed: then nothing was unpacked.
-pub fn unpack(from: &Path, folder: &Path) -> Result<()> {
+pub fn unpack(from: &Path, directory: &Path) -> Result<()> {
     let mut file = File::open(from).on("open", from.display())?;
     let length = verify(&mut file, from)?;
     file.seek(SeekFrom::Start(HEADER as u64))
@@ -220,7 +220,7 @@ pub fn unpack(from: &Path, folder: &Path) -> Result<()> {
                 name.display()
             )));
         }
-        let path = folder.join(&name);
+        let path = directory.join(&name);
         let above = name
             .ancestors()
             .skip(1)
@@ -229,7 +229,7 @@ pub fn unpack(from: &Path, folder: &Path) -> Result<()> {
         above
             .iter()
             .rev()
-            .try_for_each(|above| images::make_folder(&folder.join(above)))?;
+            .try_for_each(|above| images::make_directory(&directory.join(above)))?;
         images::write_private(&path, b"")?;
         let mut to = File::options()
             .write(true)
@@ -298,9 +298,9 @@ mod tests {
     #[test]
     fn what_images_rest_on_goes_with_them() {
         let top = std::env::temp_dir().join(format!("hull-archive-chain-{}", std::process::id()));
-        for folder in ["first", "second", "last", "out"] {
-            std::fs::create_dir_all(top.join(folder)).unwrap();
-            std::fs::write(top.join(folder).join("pages-1.img"), folder).unwrap();
+        for directory in ["first", "second", "last", "out"] {
+            std::fs::create_dir_all(top.join(directory)).unwrap();
+            std::fs::write(top.join(directory).join("pages-1.img"), directory).unwrap();
         }
         std::os::unix::fs::symlink("../first", top.join("second/parent")).unwrap();
         std::os::unix::fs::symlink("../second", top.join("last/parent")).unwrap();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stays_within_the_folder() {
+    fn a_name_stays_within_the_directory() {
         for good in ["a.img", "parent/a.img", "parent/parent/a.img", "parent"] {
             assert!(belongs(Path::new(good)), "{good}");
         }
@@ -341,8 +341,8 @@ mod tests {
     #[test]
     fn what_is_packed_is_unpacked_and_what_is_changed_is_refused() {
         let top = std::env::temp_dir().join(format!("hull-archive-{}", std::process::id()));
-        for folder in ["in", "out", "none"] {
-            std::fs::create_dir_all(top.join(folder)).unwrap();
+        for directory in ["in", "out", "none"] {
+            std::fs::create_dir_all(top.join(directory)).unwrap();
         }
         std::fs::write(top.join("in/pages.img"), vec![7_u8; 100_000]).unwrap();
         std::fs::write(top.join("in/a.img"), "a").unwrap();

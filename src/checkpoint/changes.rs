@@ -1,12 +1,13 @@
 //! What a container changed in an overlay: saved as a tar file in which `.wh.NAME` says that NAME
 //! is gone (OCI image spec, Whiteouts), and put into an upper layer again.
 //!
-//! An upper layer in memory cannot be reached by any name. But overlayfs copies a folder up before
+//! An upper layer in memory cannot be reached by any name. But overlayfs copies a directory up before
 //! it changes anything below it, and what was copied up has a new change time: so the merged view
-//! and the lower one are compared, and equal folders are not entered.
+//! and the lower one are compared, and equal directories are not entered.
 
-use crate::init::{Held, make_folder};
+use crate::sys::fd::Fd;
 use crate::sys::file;
+use crate::sys::resolve::make_directory;
 use crate::{Context, Error, Result};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
@@ -24,7 +25,7 @@ const GONE: &str = ".wh.";
 pub struct View<'a> {
     /// The overlay as the container sees it.
     pub merged: &'a Path,
-    /// The lower folder.
+    /// The lower directory.
     pub lower: &'a Path,
     /// Mount points below the overlay, from its top on with a leading slash: what is there is not
     /// the overlay's.
@@ -46,7 +47,7 @@ pub fn save(view: &View, to: &Path) -> Result<()> {
         out: Builder::new(BufWriter::new(file)),
         links: HashMap::new(),
     };
-    walk.folder(Path::new(""), true)?;
+    walk.directory(Path::new(""), true)?;
     let mut out = walk.out.into_inner().on("write", to.display())?;
     out.flush().on("write", to.display())
 }
@@ -58,8 +59,8 @@ struct Walk<'a> {
     links: HashMap<(u64, u64), PathBuf>,
 }
 
-fn names(folder: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
-    match std::fs::read_dir(folder) {
+fn names(directory: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
+    match std::fs::read_dir(directory) {
         Ok(entries) => Ok(entries
             .filter_map(|entry| Some(entry.ok()?.file_name()))
             .collect()),
@@ -71,7 +72,7 @@ fn names(folder: &Path) -> Result<BTreeSet<std::ffi::OsString>> {
         {
             Ok(BTreeSet::new())
         }
-        Err(error) => Err(Error::io("read", folder.display(), &error)),
+        Err(error) => Err(Error::io("read", directory.display(), &error)),
     }
 }
 
@@ -92,7 +93,7 @@ fn is_lower(merged: &Metadata, lower: &Metadata) -> bool {
 }
 
 impl Walk<'_> {
-    fn folder(&mut self, path: &Path, has_lower: bool) -> Result<()> {
+    fn directory(&mut self, path: &Path, has_lower: bool) -> Result<()> {
         let lower = if has_lower {
             names(&self.view.lower.join(path))?
         } else {
@@ -143,7 +144,7 @@ impl Walk<'_> {
         let kind = stat.file_type();
         if kind.is_dir() {
             self.put(path, EntryType::Directory, Some(&stat))?;
-            return self.folder(path, below.is_some_and(|below| below.is_dir()));
+            return self.directory(path, below.is_some_and(|below| below.is_dir()));
         }
         if kind.is_socket() {
             // criu binds it again.
@@ -253,7 +254,7 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
     let name = CString::new(upper.as_os_str().as_bytes())
         .map_err(|_| Error::new("a path contains a NUL byte"))?;
     let root = file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0)
-        .map(Held)
+        .map(Fd)
         .on("open", upper.display())?;
     for entry in archive.entries().on("read", from.display())? {
         let mut entry = entry.on("read", from.display())?;
@@ -291,7 +292,7 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
     Ok(())
 }
 
-fn node(root: &Held, path: &Path, mode: u32, device: u64) -> Result<()> {
+fn node(root: &Fd, path: &Path, mode: u32, device: u64) -> Result<()> {
     let c = |text: &std::ffi::OsStr| {
         CString::new(text.as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"))
     };
@@ -299,11 +300,11 @@ fn node(root: &Held, path: &Path, mode: u32, device: u64) -> Result<()> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("/"));
-    let folder = make_folder(root.0, &c(parent.as_os_str())?, false)
-        .map(Held)
+    let directory = make_directory(root.0, &c(parent.as_os_str())?, false)
+        .map(Fd)
         .on("open", parent.display())?;
     file::mknodat(
-        folder.0,
+        directory.0,
         &c(path.file_name().unwrap_or_default())?,
         mode,
         device,
@@ -315,14 +316,14 @@ fn node(root: &Held, path: &Path, mode: u32, device: u64) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Two folders stand for the merged and the lower view: what is in both with the same times is
+    /// Two directories stand for the merged and the lower view: what is in both with the same times is
     /// no change.
     #[test]
     fn changes_are_saved_and_applied() {
         let top = std::env::temp_dir().join(format!("hull-changes-{}", std::process::id()));
         let (lower, merged, upper) = (top.join("lower"), top.join("merged"), top.join("upper"));
-        for folder in [&lower, &merged, &upper] {
-            std::fs::create_dir_all(folder.join("etc")).unwrap();
+        for directory in [&lower, &merged, &upper] {
+            std::fs::create_dir_all(directory.join("etc")).unwrap();
         }
         std::fs::write(lower.join("etc/old"), "old").unwrap();
         std::fs::hard_link(lower.join("etc/old"), lower.join("etc/same")).unwrap();

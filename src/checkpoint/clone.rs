@@ -2,19 +2,22 @@
 //! address and machine id.
 
 use super::images::Beside;
-use super::{Bring, Common, Dump, Scratch, checkpoint, restore};
+use crate::adhoc::keeper::Streams;
+use crate::checkpoint::dump::{Dump, checkpoint};
+use crate::checkpoint::request::RestoreOptions;
+use crate::checkpoint::restore::restore;
+use crate::checkpoint::{Common, Scratch};
+use crate::compile::Options;
 use crate::container::Container;
-use crate::container::create::Options;
-use crate::people::Streams;
-use crate::plan::Plan;
-use crate::plan::step::Step;
-use crate::state::{Store, check_id};
+use crate::step::container::Step;
+use crate::step::draft::Plan;
+use crate::store::{Store, check_id};
 use crate::sys::mount::ATTR_RDONLY;
 use crate::{Error, Result};
 
 /// What `clone` was asked.
 pub struct Clones {
-    /// criu, locks, and how sockets are treated; the folders are hull's own.
+    /// criu, locks, and how sockets are treated; the directories are hull's own.
     pub common: Common,
     /// The new ids.
     pub names: Vec<String>,
@@ -30,7 +33,11 @@ pub struct Clones {
 /// A writable volume would be shared; an id in use; what checkpoint and restore say.
 pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
     clones.names.iter().try_for_each(|name| check_id(name))?;
-    if let Some(name) = clones.names.iter().find(|name| store.folder(name).exists()) {
+    if let Some(name) = clones
+        .names
+        .iter()
+        .find(|name| store.directory(name).exists())
+    {
         return Err(Error::new(format!(
             "container with given ID already exists: {name}"
         )));
@@ -78,7 +85,7 @@ fn copy(
     (saved, systemd_cgroup): (&Common, bool),
 ) -> Result<Container> {
     let spec = beside.spec_for(store, name)?;
-    let bring = Bring {
+    let bring = RestoreOptions {
         common: Common {
             tcp_established: false,
             tcp_close: true,
@@ -90,7 +97,7 @@ fn copy(
         },
         copy: true,
         whole: true,
-        ..Bring::default()
+        ..RestoreOptions::default()
     };
     let terminal = spec
         .config()
@@ -110,7 +117,7 @@ fn copy(
     let (container, _) =
         streams.while_redirected(|console| restore(store, name, &spec, &bring, console))?;
     streams
-        .hand_over(&container.folder(), None)
+        .hand_over(&container.directory(), None)
         .inspect_err(|_| drop(container.take_down()))?;
     Ok(container)
 }
@@ -118,8 +125,8 @@ fn copy(
 /// Two programs that do not know of each other would write the same files.
 fn refuse_shared(source: &Container, plan: &Plan) -> Result<()> {
     let record = &source.record;
-    let own = source.folder();
-    for placed in &plan.inside {
+    let own = source.directory();
+    for placed in &plan.container {
         let Step::Bind {
             target,
             source,

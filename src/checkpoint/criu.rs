@@ -13,12 +13,13 @@
 //!                                ◀──────  the end: success, or the error
 //! ```
 
-use super::following::{self, Following};
 use super::log;
 use super::rpc::{Features, Kind, Options, Request, Response};
 use super::tmpfs::StandIn;
-use crate::init::Held;
-use crate::namespaces::idmap::socket_pair;
+use crate::checkpoint::writeback;
+use crate::checkpoint::writeback::Following;
+use crate::sys::fd::Fd;
+use crate::sys::fd::socket_pair;
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file, mount, socket};
 use crate::{Context, Error, Result};
@@ -30,12 +31,12 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Descriptors in criu's process: the socket, the folder of images, the work folder, and then what
+/// Descriptors in criu's process: the socket, the directory of images, the work directory, and then what
 /// else it inherits.
 const SOCKET: i32 = 3;
-/// The folder of images.
+/// The directory of images.
 pub const IMAGES: i32 = 4;
-/// The folder of log and work.
+/// The directory of log and work.
 pub const WORK: i32 = 5;
 /// The first of what else it inherits.
 pub const FIRST: i32 = 6;
@@ -85,7 +86,7 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
 /// The first program of a name in PATH and in sbin.
 pub fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(
+    let directories = std::env::split_paths(&path).chain(
         [
             "/usr/local/sbin",
             "/usr/sbin",
@@ -95,14 +96,14 @@ pub fn in_path(name: &Path) -> Option<PathBuf> {
         ]
         .map(PathBuf::from),
     );
-    folders
-        .map(|folder| folder.join(name))
+    directories
+        .map(|directory| directory.join(name))
         .find(|path| path.is_file())
 }
 
 /// A mount that is there for criu alone.
 pub struct Mounting {
-    /// A folder that is bound, with what is mounted below, or nothing for an overlay.
+    /// A directory that is bound, with what is mounted below, or nothing for an overlay.
     pub source: PathBuf,
     /// Where.
     pub target: PathBuf,
@@ -112,9 +113,9 @@ pub struct Mounting {
 
 /// What criu starts with.
 pub struct World<'a> {
-    /// The folder of images, absolute.
+    /// The directory of images, absolute.
     pub images: &'a Path,
-    /// The folder of log and work, absolute.
+    /// The directory of log and work, absolute.
     pub work: &'a Path,
     /// Descriptors that it inherits, from [`FIRST`] on.
     pub inherit: &'a [i32],
@@ -134,17 +135,25 @@ pub struct World<'a> {
 
 /// A running criu.
 pub struct Session {
-    socket: Held,
-    pidfd: Option<Held>,
+    socket: Fd,
+    pidfd: Option<Fd>,
     /// Its process id.
     pub pid: i32,
     program: PathBuf,
     /// What it says where it has no log.
-    messages: Held,
-    /// It was given something to carry out.
+    messages: Fd,
+    /// It was given something to execute.
     works: bool,
     /// Major, minor and sublevel, as 40201; known once it was greeted.
     pub version: u32,
+}
+
+/// What criu says.
+pub enum Heard {
+    /// Something happens, and criu waits for a reply.
+    Event(Event),
+    /// What was asked for is done, or has failed.
+    Answer(Box<Response>),
 }
 
 /// Answers what criu tells; it may ask what is known of the images.
@@ -168,7 +177,7 @@ impl Drop for Session {
             if !self.works {
                 let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
             }
-            drop(std::mem::replace(&mut self.socket, Held(-1)));
+            drop(std::mem::replace(&mut self.socket, Fd(-1)));
             let _ = process::wait(pidfd.0, false);
         }
     }
@@ -181,13 +190,13 @@ fn c_string(path: &Path) -> Result<CString> {
 
 /// What the child does between clone and execve: plain system calls only.
 ///
-/// criu opens the folders that a request names by `/proc/PID/fd/N` of whoever made the socket, and
-/// mounts below its work folder: so the child itself makes the socket and opens the folders, in the
+/// criu opens the directories that a request names by `/proc/PID/fd/N` of whoever made the socket, and
+/// mounts below its work directory: so the child itself makes the socket and opens the directories, in the
 /// mount namespace that criu will be in. hull is sent its end.
 struct Birth<'a> {
     images: CString,
     work: CString,
-    inherit: &'a [Held],
+    inherit: &'a [Fd],
     stdio: Option<(i32, i32)>,
     mounts: Vec<(CString, CString, Option<CString>)>,
     tasks: &'a [i32],
@@ -262,13 +271,13 @@ impl Session {
         let inherit = world
             .inherit
             .iter()
-            .map(|raw| high(*raw).map(Held).on("copy", "a descriptor for criu"))
+            .map(|raw| high(*raw).map(Fd).on("copy", "a descriptor for criu"))
             .collect::<Result<Vec<_>>>()?;
         let messages = file::memfd(c"criu:messages", 0)
-            .map(Held)
+            .map(Fd)
             .on("make", "a memory file for criu's messages")?;
         let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
-            .map(Held)
+            .map(Fd)
             .on("open", "/dev/null")?;
         let c_mount = |one: &Mounting| {
             Ok((
@@ -313,11 +322,11 @@ impl Session {
                 };
                 process::exit(errno as i32)
             }
-            Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
+            Cloned::Parent { pid, pidfd } => (pid, Fd(pidfd)),
         };
         drop(theirs);
         let mut session = Self {
-            socket: Held(-1),
+            socket: Fd(-1),
             pidfd: Some(pidfd),
             pid,
             program: program.to_owned(),
@@ -337,11 +346,11 @@ impl Session {
         Ok(session)
     }
 
-    fn take_socket(&mut self, sync: &Held) -> Result<()> {
+    fn take_socket(&mut self, sync: &Fd) -> Result<()> {
         let Ok((1, Some(descriptor))) = message(sync.0, &mut [0]) else {
             return Err(self.did_not_start());
         };
-        self.socket = Held(descriptor.into_raw_fd());
+        self.socket = Fd(descriptor.into_raw_fd());
         Ok(())
     }
 
@@ -419,12 +428,71 @@ impl Session {
         })
     }
 
-    /// Carries one request out; `on` answers what criu tells meanwhile, and its error is criu's
+    /// Asks for one thing; criu tells its events until [`Heard::Answer`].
+    ///
+    /// # Errors
+    /// criu has ended.
+    pub fn ask(&mut self, kind: Kind, options: Options) -> Result<()> {
+        let request = Request {
+            kind: kind as i32,
+            options: Some(options),
+            ..Request::default()
+        };
+        self.works = true;
+        self.send(&request)
+    }
+
+    /// What criu says next. An event waits for [`Self::reply`].
+    ///
+    /// # Errors
+    /// criu ended, in its own decisive words.
+    pub fn hear(&mut self, log: &Path) -> Result<Heard> {
+        let (answer, descriptor) = self
+            .receive()
+            .map_err(|error| self.failed(log, Some(error)))?;
+        if answer.kind() != Kind::Notify || !answer.success {
+            return Ok(Heard::Answer(Box::new(answer)));
+        }
+        let notice = answer.notify.unwrap_or_default();
+        let event = Event {
+            script: notice.script.unwrap_or_default(),
+            pid: notice.pid.unwrap_or(0),
+            descriptor,
+        };
+        crate::log::debug(|| format!("criu: {}", event.script));
+        Ok(Heard::Event(event))
+    }
+
+    /// Answers an event: criu goes on, or takes back what it has done.
+    ///
+    /// # Errors
+    /// criu has ended.
+    pub fn reply(&self, accepted: bool) -> Result<()> {
+        self.send(&Request {
+            kind: Kind::Notify as i32,
+            notify_success: Some(accepted),
+            ..Request::default()
+        })
+    }
+
+    /// The answer to what was asked for, if it says that it is done.
+    ///
+    /// # Errors
+    /// It is not, in criu's own decisive words.
+    pub fn done(&self, kind: Kind, answer: Response, log: &Path) -> Result<Response> {
+        if answer.success && answer.kind() == kind {
+            Ok(answer)
+        } else {
+            Err(self.failed(log, answer.message.map(Error::new)))
+        }
+    }
+
+    /// Executes one request; `on` answers what criu tells meanwhile, and its error is criu's
     /// failure. Where nothing is told, the images are followed.
     ///
     /// # Errors
     /// criu's, in its own decisive words; that of `on`.
-    pub fn carry_out(
+    pub fn execute(
         &mut self,
         kind: Kind,
         options: Options,
@@ -432,50 +500,29 @@ impl Session {
         mut following: Option<&mut Following>,
         on: Answer,
     ) -> Result<Response> {
-        let request = Request {
-            kind: kind as i32,
-            options: Some(options),
-            ..Request::default()
-        };
-        self.works = true;
-        self.send(&request)?;
+        self.ask(kind, options)?;
         let mut refused = None;
         loop {
             if let Some(following) = &mut following {
                 self.wait_with(following)?;
             }
-            let (answer, descriptor) = match self.receive() {
-                Ok(pair) => pair,
-                Err(error) => return Err(refused.unwrap_or_else(|| self.failed(log, Some(error)))),
-            };
-            if answer.kind() == Kind::Notify && answer.success {
-                let notice = answer.notify.unwrap_or_default();
-                let event = Event {
-                    script: notice.script.unwrap_or_default(),
-                    pid: notice.pid.unwrap_or(0),
-                    descriptor,
-                };
-                crate::log::debug(|| format!("criu: {}", event.script));
-                let accepted = match on(event, following.as_deref()) {
-                    Ok(()) => true,
-                    Err(error) => {
+            match self.hear(log) {
+                Ok(Heard::Event(event)) => {
+                    let accepted = on(event, following.as_deref());
+                    let succeeded = accepted.is_ok();
+                    if let Err(error) = accepted {
                         refused.get_or_insert(error);
-                        false
                     }
-                };
-                let reply = Request {
-                    kind: Kind::Notify as i32,
-                    notify_success: Some(accepted),
-                    ..Request::default()
-                };
-                self.send(&reply)?;
-                continue;
+                    self.reply(succeeded)?;
+                }
+                Ok(Heard::Answer(answer)) => {
+                    return match refused {
+                        Some(error) => Err(error),
+                        None => self.done(kind, *answer, log),
+                    };
+                }
+                Err(error) => return Err(refused.unwrap_or(error)),
             }
-            return match refused {
-                Some(error) => Err(error),
-                None if answer.success && answer.kind() == kind => Ok(answer),
-                None => Err(self.failed(log, answer.message.map(Error::new))),
-            };
         }
     }
 
@@ -484,7 +531,7 @@ impl Session {
     /// # Errors
     /// It ended with another status than 0.
     pub fn end(mut self, log: &Path) -> Result<()> {
-        drop(std::mem::replace(&mut self.socket, Held(-1)));
+        drop(std::mem::replace(&mut self.socket, Fd(-1)));
         let Some(pidfd) = self.pidfd.take() else {
             return Ok(());
         };
@@ -522,7 +569,7 @@ impl Session {
                 socket::borrow(self.socket.0),
                 PollFlags::POLLIN,
             )];
-            match poll(&mut fds, following::PAUSE) {
+            match poll(&mut fds, writeback::PAUSE) {
                 Ok(0) => following.look(),
                 Ok(_) => return Ok(()),
                 Err(nix::errno::Errno::EINTR) => {}

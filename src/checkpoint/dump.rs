@@ -1,16 +1,16 @@
-//! `checkpoint`: a running container is written to a folder of images, and ends or runs on.
+//! `checkpoint`: a running container is written to a directory of images, and ends or runs on.
 
 use super::criu::{self, Session, World};
-use super::following::Following;
 use super::images::{self, Beside};
 use super::inventory::{self, Mounts};
 use super::lock::Locks;
 use super::rpc::{self, Features, Kind};
 use super::tmpfs::StandIn;
-use super::{Common, Folders, archive, root, yard};
+use crate::checkpoint::writeback::Following;
+use crate::checkpoint::{Common, Directories, archive, cgroups, root};
 use crate::container::{Container, Status};
-use crate::net::Namespace;
-use crate::state::Store;
+use crate::net::netlink::Namespace;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub struct Dump {
     pub leave_running: bool,
     /// `--pre-dump`: memory only, for a later dump with this one as its parent.
     pub pre_dump: bool,
-    /// `--parent-path`: the former images, relative to the images' folder.
+    /// `--parent-path`: the former images, relative to the images' directory.
     pub parent: Option<PathBuf>,
     /// `--tcp-skip-in-flight`.
     pub tcp_skip_in_flight: bool,
@@ -90,7 +90,7 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     if !ends {
         return Ok(());
     }
-    let unplugged = crate::net::unplug(&container.folder());
+    let unplugged = crate::net::trace::unplug(&container.directory());
     drop(namespace);
     let ended = container.take_down();
     drop(lock);
@@ -135,11 +135,11 @@ fn leave_as_it_was(container: &Container, frozen: bool, before: Option<&Locks>) 
 fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     let common = &dump.common;
     let program = criu::find(common.criu.as_deref())?;
-    images::make_folder(&common.images)?;
-    let folders = common.folders(LOG)?;
+    images::make_directory(&common.images)?;
+    let directories = common.directories(LOG)?;
     let inherit: Vec<i32> = dump.status_fd.into_iter().collect();
-    let Folders { images, work, .. } = &folders;
-    let stand_in = StandIn::of(&container.folder())?;
+    let Directories { images, work, .. } = &directories;
+    let stand_in = StandIn::of(&container.directory())?;
     let tls = dump.page_server.is_some()
         || common.may_use_tls(&container.record.spec.config().annotations);
     let world = World {
@@ -156,7 +156,7 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
     // criu loads while hull looks at the container.
     let mut session = Session::start(&program, &world)?;
     stand_in.make()?;
-    let mut options = options(store, container, dump, &folders)?;
+    let mut options = options(store, container, dump, &directories)?;
     let mut beside = if dump.pre_dump {
         None
     } else {
@@ -175,17 +175,17 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
         options.network_lock = Some(rpc::NetworkLock::Skip as i32);
     }
     crate::log::debug(|| format!("criu: {options:?}"));
-    let mut status = dump.status_fd.map(crate::init::Held);
+    let mut status = dump.status_fd.map(crate::sys::fd::Fd);
     let kind = if dump.pre_dump {
         Kind::PreDump
     } else {
         Kind::Dump
     };
     let mut following = Following::begin(images, dump.is_summed());
-    session.carry_out(
+    session.execute(
         kind,
         options,
-        &folders.log,
+        &directories.log,
         Some(&mut following),
         &mut |event, following| match event.script.as_str() {
             // With the answer the source ends: what is saved must be on the disk.
@@ -206,7 +206,7 @@ fn save(store: &Store, container: &Container, dump: &Dump) -> Result<()> {
         return images::settle(&common.images);
     }
     drop(stand_in);
-    session.end(&folders.log)?;
+    session.end(&directories.log)?;
     match &dump.export {
         Some(file) if dump.leave_running => archive::pack(&common.images, file),
         _ => Ok(()),
@@ -270,21 +270,21 @@ fn finish(
     dump: &Dump,
     (beside, following): (Option<Beside>, Option<&Following>),
 ) -> Result<()> {
-    let folder = &dump.common.images;
-    root::save(container, folder)?;
+    let directory = &dump.common.images;
+    root::save(container, directory)?;
     let mut beside = beside.unwrap_or_default();
-    beside.loosen(folder)?;
+    beside.loosen(directory)?;
     // The disk works while the sums are made.
-    images::begin_writeback(folder)?;
+    images::begin_writeback(directory)?;
     if dump.is_summed() {
-        beside.sum_up(folder, &|path| {
+        beside.sum_up(directory, &|path| {
             following.and_then(|following| following.sum(path))
         })?;
     }
-    beside.write(folder)?;
-    images::settle(folder)?;
+    beside.write(directory)?;
+    images::settle(directory)?;
     match &dump.export {
-        Some(file) if !dump.leave_running => archive::pack(folder, file),
+        Some(file) if !dump.leave_running => archive::pack(directory, file),
         _ => Ok(()),
     }
 }
@@ -325,7 +325,7 @@ fn options(
     store: &Store,
     container: &Container,
     dump: &Dump,
-    folders: &Folders,
+    directories: &Directories,
 ) -> Result<rpc::Options> {
     let record = &container.record;
     let spec = &record.spec;
@@ -348,8 +348,8 @@ fn options(
                 port: Some(i32::from(*port)),
             }),
         freeze_cgroup: freezer(container),
-        cgroup_yard: yard::of_machine(),
-        ..dump.common.options(folders, &spec.config().annotations)
+        cgroup_yard: cgroups::of_machine(),
+        ..dump.common.options(directories, &spec.config().annotations)
     };
     for joined in super::joined(&record.facts) {
         options.external.push(format!(
@@ -372,16 +372,17 @@ fn options(
     Ok(options)
 }
 
-/// The folder by which criu stops everything at once.
+/// The directory by which criu stops everything at once.
 fn freezer(container: &Container) -> Option<String> {
     let places = &container.record.cgroup.as_ref()?.places;
-    let has = |place: &&crate::cgroups::Place| {
+    let has = |place: &&crate::cgroups::plan::Place| {
         place
             .controllers
             .iter()
             .any(|controller| controller == "freezer")
     };
-    let v2 = |place: &&crate::cgroups::Place| place.version == crate::cgroups::Version::V2;
+    let v2 =
+        |place: &&crate::cgroups::plan::Place| place.version == crate::cgroups::tree::Version::V2;
     places
         .iter()
         .find(has)

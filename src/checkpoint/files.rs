@@ -74,11 +74,11 @@ pub type ReadAt = (i32, u64);
 ///
 /// # Errors
 /// The image cannot be read or written, or is none of criu's.
-pub fn loosen(folder: &Path, keys: &[(String, i32)]) -> Result<Vec<ReadAt>> {
+pub fn loosen(directory: &Path, keys: &[(String, i32)]) -> Result<Vec<ReadAt>> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let path = folder.join(IMAGE);
+    let path = directory.join(IMAGE);
     let image = std::fs::read(&path).on("read", path.display())?;
     let (out, read) = loosened(&image, keys).ok_or_else(|| {
         Error::new(format!(

@@ -1,10 +1,11 @@
-//! The folder of images: made for root alone, its `descriptors.json`, and when it counts as saved.
+//! The directory of images: made for root alone, its `descriptors.json`, and when it counts as saved.
 
 use crate::container::Container;
 use crate::net::saved::Saved;
-use crate::plan::Layers;
 use crate::spec::Spec;
-use crate::state::{Decided, Store};
+use crate::state::Decided;
+use crate::step::layers::Layers;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,14 +19,14 @@ use std::path::{Path, PathBuf};
 /// of `/proc/PID/fd`.
 pub const DESCRIPTORS: &str = "descriptors.json";
 
-/// criu's list of everything in a folder of images: without it nothing was saved.
+/// criu's list of everything in a directory of images: without it nothing was saved.
 pub const INVENTORY: &str = "inventory.img";
 
-/// Makes a folder that only its owner enters, unless it is there.
+/// Makes a directory that only its owner enters, unless it is there.
 ///
 /// # Errors
 /// It cannot be made, or something else has its name.
-pub fn make_folder(path: &Path) -> Result<()> {
+pub fn make_directory(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         other => other.on("make", path.display()),
@@ -47,11 +48,11 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).on("write", path.display())
 }
 
-/// The files of a folder.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a directory.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).on("read", folder.display())? {
-        let entry = entry.on("read", folder.display())?;
+    for entry in std::fs::read_dir(directory).on("read", directory.display())? {
+        let entry = entry.on("read", directory.display())?;
         if entry.file_type().is_ok_and(|kind| kind.is_file()) {
             files.push(entry.path());
         }
@@ -64,8 +65,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// An image cannot be opened.
-pub fn begin_writeback(folder: &Path) -> Result<()> {
-    for path in files(folder)? {
+pub fn begin_writeback(directory: &Path) -> Result<()> {
+    for path in files(directory)? {
         let file = File::open(&path).on("open", path.display())?;
         file.set_permissions(std::fs::Permissions::from_mode(0o600))
             .on("chmod", path.display())?;
@@ -79,13 +80,13 @@ pub fn begin_writeback(folder: &Path) -> Result<()> {
 /// for each that comes alone.
 const SYNCED_AT_ONCE: usize = 8;
 
-/// Brings every image, and the folder's own list of them, to the disk.
+/// Brings every image, and the directory's own list of them, to the disk.
 ///
 /// # Errors
 /// The disk is full or broken: the checkpoint must not count.
-pub fn settle(folder: &Path) -> Result<()> {
-    let mut files = files(folder)?;
-    files.insert(0, folder.to_owned());
+pub fn settle(directory: &Path) -> Result<()> {
+    let mut files = files(directory)?;
+    files.insert(0, directory.to_owned());
     let sync = |path: &Path| {
         File::open(path)
             .and_then(|file| file.sync_all())
@@ -107,7 +108,7 @@ pub fn settle(folder: &Path) -> Result<()> {
             other.join().unwrap_or_else(|_| {
                 Err(Error::new(format!(
                     "save {}: a thread ended",
-                    folder.display()
+                    directory.display()
                 )))
             })
         });
@@ -118,21 +119,21 @@ pub fn settle(folder: &Path) -> Result<()> {
 /// The names of the former stdin, stdout and stderr.
 ///
 /// # Errors
-/// There is no such file: the folder holds no container's images.
-pub fn descriptors(folder: &Path) -> Result<Vec<String>> {
-    let path = folder.join(DESCRIPTORS);
+/// There is no such file: the directory holds no container's images.
+pub fn descriptors(directory: &Path) -> Result<Vec<String>> {
+    let path = directory.join(DESCRIPTORS);
     let text = std::fs::read(&path).on("read", path.display())?;
     serde_json::from_slice(&text)
         .map_err(|error| Error::new(format!("read {}: {error}", path.display())))
 }
 
 /// Whether criu saved the network namespace, or was told to leave it empty.
-pub fn hold_network(folder: &Path) -> bool {
+pub fn hold_network(directory: &Path) -> bool {
     let is_link = |path: &PathBuf| {
         path.file_name()
             .is_some_and(|name| name.as_encoded_bytes().starts_with(b"netdev-"))
     };
-    files(folder).is_ok_and(|files| files.iter().any(is_link))
+    files(directory).is_ok_and(|files| files.iter().any(is_link))
 }
 
 /// What hull keeps beside criu's images, in a file of its own that runc passes over.
@@ -141,16 +142,16 @@ pub struct Beside {
     /// The container's id.
     #[serde(default)]
     pub id: String,
-    /// Its folder in the store, below which some of its mounts' sources are.
+    /// Its directory in the store, below which some of its mounts' sources are.
     #[serde(default)]
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// criu's key of a file of the host, and which of stdin, stdout and stderr it was.
     #[serde(default)]
     pub files: Vec<(String, i32)>,
     /// Where those of them that are only read from were.
     #[serde(default)]
     pub read_at: Vec<super::files::ReadAt>,
-    /// The config, as it was carried out.
+    /// The config, as it was executed.
     pub spec: Option<Spec>,
     /// What the root was put together of; the changes of each overlay stand in a file of their own
     /// ([`layer`]).
@@ -212,7 +213,7 @@ impl Beside {
     /// Its network's records cannot be read.
     pub fn of(container: &Container, files: Vec<(String, i32)>) -> Result<Self> {
         let Container { record, .. } = container;
-        let folder = container.folder();
+        let directory = container.directory();
         Ok(Self {
             id: record.id.clone(),
             files,
@@ -220,9 +221,9 @@ impl Beside {
             spec: Some(record.spec.clone()),
             layers: record.layers.clone(),
             outcomes: record.outcomes.clone(),
-            network: Saved::of(&folder)?,
-            logs: folder.join(crate::people::LOG).exists(),
-            folder,
+            network: Saved::of(&directory)?,
+            logs: directory.join(crate::adhoc::keeper::LOG).exists(),
+            directory,
             sums: BTreeMap::new(),
         })
     }
@@ -231,8 +232,8 @@ impl Beside {
     ///
     /// # Errors
     /// The images cannot be read or written.
-    pub fn loosen(&mut self, folder: &Path) -> Result<()> {
-        self.read_at = super::files::loosen(folder, &self.files)?;
+    pub fn loosen(&mut self, directory: &Path) -> Result<()> {
+        self.read_at = super::files::loosen(directory, &self.files)?;
         Ok(())
     }
 
@@ -240,8 +241,8 @@ impl Beside {
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn sum_up(&mut self, folder: &Path, known: &dyn Fn(&Path) -> Option<Sum>) -> Result<()> {
-        for path in files(folder)? {
+    pub fn sum_up(&mut self, directory: &Path, known: &dyn Fn(&Path) -> Option<Sum>) -> Result<()> {
+        for path in files(directory)? {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
                 continue;
             };
@@ -260,9 +261,9 @@ impl Beside {
     ///
     /// # Errors
     /// One is missing, cut off or changed.
-    pub fn verify(&self, folder: &Path) -> Result<()> {
+    pub fn verify(&self, directory: &Path) -> Result<()> {
         for (name, saved) in &self.sums {
-            let path = folder.join(name);
+            let path = directory.join(name);
             let now = match sum(&path) {
                 Err(_) if !path.exists() => {
                     return Err(Error::new(format!(
@@ -294,18 +295,18 @@ impl Beside {
     ///
     /// # Errors
     /// A full disk, and the like.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub fn write(&self, directory: &Path) -> Result<()> {
         let text = serde_json::to_vec(self)
             .map_err(|error| Error::new(format!("write {BESIDE}: {error}")))?;
-        write_private(&folder.join(BESIDE), &text)
+        write_private(&directory.join(BESIDE), &text)
     }
 
     /// Reads it; images of another runtime have none.
     ///
     /// # Errors
     /// It is damaged.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(BESIDE);
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(BESIDE);
         match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Error::io("read", path.display(), &error)),
@@ -315,7 +316,7 @@ impl Beside {
     }
 
     /// The config for a container that is brought back under an id: what carries the old id or lies
-    /// in the old one's folder is the new one's.
+    /// in the old one's directory is the new one's.
     ///
     /// # Errors
     /// The images are another runtime's and hold no config.
@@ -323,14 +324,15 @@ impl Beside {
         let spec = self.spec.as_ref().ok_or_else(|| {
             Error::new("the images hold no config: give the bundle with --bundle")
         })?;
-        let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+        let directory =
+            std::path::absolute(store.directory(id)).on("find", store.root().display())?;
         let mut config = spec.config().clone();
         for mount in &mut config.mounts {
             let below = mount.source.as_deref().and_then(|source| {
                 Path::new(source)
-                    .strip_prefix(&self.folder)
+                    .strip_prefix(&self.directory)
                     .ok()
-                    .map(|rest| folder.join(rest))
+                    .map(|rest| directory.join(rest))
             });
             if let Some(source) = below {
                 mount.source = Some(source.to_string_lossy().into_owned());
@@ -348,8 +350,8 @@ impl Beside {
                 *path = another_cgroup(path, &self.id, id);
             }
         }
-        let bundle = if spec.bundle() == self.folder {
-            folder
+        let bundle = if spec.bundle() == self.directory {
+            directory
         } else {
             spec.bundle().to_owned()
         };

@@ -1,11 +1,11 @@
 //! What of a container is not criu's to save and make: taken from the plan by which it was made,
 //! not from the config again.
 
-use crate::init::Held;
-use crate::plan::outside::{Open, OutStep};
-use crate::plan::step::{Protection, Refused, Step, slot};
-use crate::plan::{Placed, Plan};
 use crate::state::Decided;
+use crate::step::container::{Protection, Refused, Step, slot};
+use crate::step::draft::{Placed, Plan};
+use crate::step::host::{HostStep, Open};
+use crate::sys::fd::Fd;
 use crate::sys::file::{self, RESOLVE_IN_ROOT};
 use crate::{Context, Error, Result};
 use std::ffi::CString;
@@ -25,8 +25,8 @@ pub struct External {
     pub from: String,
     /// With what is mounted below it.
     pub recursive: bool,
-    /// A folder of the container's tree is covered: something must be there to be covered.
-    pub folder: Option<bool>,
+    /// A directory of the container's tree is covered: something must be there to be covered.
+    pub directory: Option<bool>,
 }
 
 /// The external mounts of a plan. A step whose policy decides gives one if it was decided so, or if
@@ -36,7 +36,7 @@ pub fn externals(
     decided: &dyn Fn(usize, &Placed<Step>) -> Option<String>,
 ) -> Vec<External> {
     let mut found = Vec::new();
-    for (index, placed) in plan.inside.iter().enumerate() {
+    for (index, placed) in plan.container.iter().enumerate() {
         let from = placed.from.to_string();
         let add = |target: &str, key: &str, source: PathBuf, recursive: bool| External {
             target: target.to_owned(),
@@ -44,7 +44,7 @@ pub fn externals(
             source,
             from: from.clone(),
             recursive,
-            folder: None,
+            directory: None,
         };
         let outcome = decided(index, placed);
         let host = outcome.as_deref() == Some("bound-from-host");
@@ -83,10 +83,13 @@ pub fn externals(
                 target,
                 how: Protection::Mask,
             } if outcome.as_deref() != Some("skipped")
-                && outcome.as_deref() != Some("masked-folder") =>
+                && !matches!(
+                    outcome.as_deref(),
+                    Some("masked-directory" | "masked-folder")
+                ) =>
             {
                 found.push(External {
-                    folder: Some(false),
+                    directory: Some(false),
                     ..add(target, NULL, PathBuf::from(NULL), false)
                 });
             }
@@ -100,8 +103,8 @@ pub fn externals(
 pub const NULL: &str = "/dev/null";
 
 fn source_of(plan: &Plan, number: u32, path: &str) -> PathBuf {
-    let opened = plan.outside.iter().find_map(|placed| match &placed.step {
-        OutStep::Open {
+    let opened = plan.host.iter().find_map(|placed| match &placed.step {
+        HostStep::Open {
             slot,
             what: Open::Tree { path, .. },
         } if number != slot::NONE && *slot == number => Some(path.clone()),
@@ -152,7 +155,7 @@ pub struct Mounted {
 
 /// The mounts of a process, and its root.
 pub struct Mounts {
-    root: Held,
+    root: Fd,
     /// In the order of the kernel's list.
     pub all: Vec<Mounted>,
 }
@@ -168,7 +171,7 @@ impl Mounts {
         let root = CString::new(format!("/proc/{pid}/root"))
             .map_err(|_| Error::new("a path contains a NUL byte"))?;
         let root = file::openat(libc::AT_FDCWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0)
-            .map(Held)
+            .map(Fd)
             .on("open", "the container's root")?;
         Ok(Self {
             root,
@@ -181,7 +184,7 @@ impl Mounts {
     pub fn at(&self, path: &str) -> Option<&Mounted> {
         let name = CString::new(path).ok()?;
         let held = file::openat2(self.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT)
-            .map(Held)
+            .map(Fd)
             .ok()?;
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", held.0)).ok()?;
         let id: u64 = info
@@ -265,7 +268,9 @@ pub fn present(externals: &[External], mounts: &Mounts) -> Result<Vec<(String, S
         let Some(mounted) = mounts.at(&external.target) else {
             continue;
         };
-        if external.key == NULL && mounted.fstype == "tmpfs" && is_folder(mounts, &external.target)
+        if external.key == NULL
+            && mounted.fstype == "tmpfs"
+            && is_directory(mounts, &external.target)
         {
             continue;
         }
@@ -288,11 +293,11 @@ pub fn present(externals: &[External], mounts: &Mounts) -> Result<Vec<(String, S
     Ok(list)
 }
 
-fn is_folder(mounts: &Mounts, path: &str) -> bool {
+fn is_directory(mounts: &Mounts, path: &str) -> bool {
     let Ok(name) = CString::new(path) else {
         return false;
     };
-    let held = file::openat2(mounts.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT).map(Held);
+    let held = file::openat2(mounts.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT).map(Fd);
     held.and_then(|held| file::fstat(held.0))
         .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
@@ -311,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_masked_file_is_external_and_a_masked_folder_is_not() {
+    fn a_masked_file_is_external_and_a_masked_directory_is_not() {
         let step = |target: &str| Placed {
             step: Step::Protect {
                 target: target.into(),
@@ -320,7 +325,7 @@ mod tests {
             from: format!("mask {target}").into(),
         };
         let plan = Plan {
-            inside: vec![step("/a"), step("/b"), step("/c")],
+            container: vec![step("/a"), step("/b"), step("/c")],
             ..Plan::default()
         };
         let outcome = |step, outcome: &str, target| Decided {
@@ -330,7 +335,7 @@ mod tests {
         };
         let outcomes = [
             outcome(0, "masked-file", "/a"),
-            outcome(1, "masked-folder", "/b"),
+            outcome(1, "masked-directory", "/b"),
             outcome(2, "skipped", "/c"),
         ];
         let found = externals(&plan, &recorded(&outcomes));

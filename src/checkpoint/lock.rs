@@ -4,9 +4,9 @@
 //! and a rule of its own for each connection in one that it does not; packets with criu's mark
 //! pass. By nftables it is a table `inet CRIU` or `inet CRIU-PID`.
 
-use super::hold::run;
 use crate::Result;
-use crate::net::Namespace;
+use crate::checkpoint::network_lock::run;
+use crate::net::netlink::Namespace;
 use std::fmt::Write;
 
 /// What criu's own packets carry (`SOCCR_MARK`).

@@ -1,43 +1,40 @@
 //! Containers saved to disk and brought back, by CRIU.
 //!
 //! hull does `outside` and has CRIU do `inside`: the plan is the inventory of what is not CRIU's
-//! (mounts of the host, joined namespaces, the cgroup, the console). The folders of images are
+//! (mounts of the host, joined namespaces, the cgroup, the console). The directories of images are
 //! plain CRIU images with `descriptors.json`, as runc writes and reads them.
 
 #![forbid(unsafe_code)]
 
-mod archive;
-mod changes;
-mod clone;
-mod criu;
-mod dump;
-mod files;
-mod following;
-mod hold;
-mod images;
-mod inventory;
-mod life;
-mod lock;
-mod log;
-mod restore;
-mod root;
-mod rpc;
-mod targets;
-mod tmpfs;
-mod yard;
+pub mod archive;
+pub mod backend;
+pub mod cgroups;
+pub mod changes;
+pub mod clone;
+pub mod criu;
+pub mod dump;
+pub mod files;
+pub mod images;
+pub mod inventory;
+pub mod lock;
+pub mod log;
+pub mod network_lock;
+pub mod plan;
+pub mod request;
+pub mod restore;
+pub mod root;
+pub mod rpc;
+pub mod targets;
+pub mod tmpfs;
+pub mod writeback;
 
-pub use archive::unpack;
-pub use clone::{Clones, clone};
-pub use dump::{Dump, checkpoint};
-pub use images::Beside;
-pub use restore::{Bring, restore};
-pub use rpc::{CgroupMode, NetworkLock};
-pub use tmpfs::{is_stand_in, stand_in};
-
+use crate::checkpoint::rpc::CgroupMode;
+use crate::checkpoint::rpc::NetworkLock;
 use crate::facts::Owner;
-use crate::plan::Plan;
 use crate::spec::Spec;
-use crate::state::{Record, Store};
+use crate::state::Record;
+use crate::step::draft::Plan;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::{Path, PathBuf};
@@ -47,7 +44,7 @@ use std::path::{Path, PathBuf};
 pub struct Common {
     /// `--image-path`.
     pub images: PathBuf,
-    /// `--work-path`: the log and what else criu needs; the images' folder if nothing is given.
+    /// `--work-path`: the log and what else criu needs; the images' directory if nothing is given.
     pub work: Option<PathBuf>,
     /// `--tcp-established`.
     pub tcp_established: bool,
@@ -73,17 +70,17 @@ pub struct Common {
     pub criu: Option<PathBuf>,
 }
 
-/// The folders, absolute, and the log's path.
-struct Folders {
+/// The directories, absolute, and the log's path.
+struct Directories {
     images: PathBuf,
     work: PathBuf,
     log: PathBuf,
 }
 
 impl Common {
-    fn folders(&self, log: &str) -> Result<Folders> {
+    fn directories(&self, log: &str) -> Result<Directories> {
         if let Some(path) = &self.work {
-            images::make_folder(path)?;
+            images::make_directory(path)?;
         }
         let absolute = |path: &Path| path.canonicalize().on("open", path.display());
         let images = absolute(&self.images)?;
@@ -91,7 +88,7 @@ impl Common {
             .work
             .as_deref()
             .map_or_else(|| Ok(images.clone()), absolute)?;
-        Ok(Folders {
+        Ok(Directories {
             images,
             log: work.join(log),
             work,
@@ -107,14 +104,14 @@ impl Common {
     /// What dump and restore tell criu alike.
     fn options(
         &self,
-        folders: &Folders,
+        directories: &Directories,
         annotations: &std::collections::BTreeMap<String, String>,
     ) -> rpc::Options {
         rpc::Options {
             images_dir_fd: criu::IMAGES,
             work_dir_fd: Some(criu::WORK),
             log_level: Some(4),
-            log_file: folders
+            log_file: directories
                 .log
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned()),
@@ -233,23 +230,17 @@ fn hooks_may_wire(spec: &Spec) -> bool {
 
 /// The plan by which a container was made, made anew from its record.
 fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
-    let systemd_cgroup = record
-        .cgroup
-        .as_ref()
-        .is_some_and(|cgroup| matches!(cgroup.driver, crate::cgroups::Driver::Systemd { .. }));
-    let options = crate::container::create::Options {
+    let systemd_cgroup = record.cgroup.as_ref().is_some_and(|cgroup| {
+        matches!(cgroup.driver, crate::cgroups::plan::Driver::Systemd { .. })
+    });
+    let options = crate::compile::Options {
         systemd_cgroup,
         no_new_keyring: record.no_new_keyring,
         layers: record.layers.clone(),
-        ..crate::container::create::Options::default()
+        ..crate::compile::Options::default()
     };
-    let request = crate::container::create::request(
-        store,
-        &record.spec,
-        &record.facts,
-        &record.id,
-        &options,
-    )?;
+    let request =
+        crate::compile::request(store, &record.spec, &record.facts, &record.id, &options)?;
     crate::plan::plan(&record.spec, &record.facts, &request)
         .map_err(|error| error.within(format!("plan of container {}", record.id)))
 }
@@ -264,7 +255,7 @@ fn needs_root(operation: &str) -> Result<()> {
     Ok(())
 }
 
-/// A folder for images that is gone when it is dropped.
+/// A directory for images that is gone when it is dropped.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -276,7 +267,7 @@ impl Scratch {
         let path = store
             .cache("images")?
             .join(format!("{name}-{}", std::process::id()));
-        images::make_folder(&path)?;
+        images::make_directory(&path)?;
         Ok(Self(path.canonicalize().on("open", path.display())?))
     }
 
@@ -285,18 +276,18 @@ impl Scratch {
         &self.0
     }
 
-    /// The way from here to a folder, as criu wants it of the images that others rest on.
+    /// The way from here to a directory, as criu wants it of the images that others rest on.
     ///
     /// # Errors
     /// It is not there.
-    pub fn way_to(&self, folder: &Path) -> Result<PathBuf> {
-        let folder = folder
+    pub fn way_to(&self, directory: &Path) -> Result<PathBuf> {
+        let directory = directory
             .canonicalize()
-            .on("find the former images", folder.display())?;
+            .on("find the former images", directory.display())?;
         let up = self.0.components().skip(1).map(|_| "..");
         Ok(up
             .collect::<PathBuf>()
-            .join(folder.strip_prefix("/").unwrap_or(&folder)))
+            .join(directory.strip_prefix("/").unwrap_or(&directory)))
     }
 }
 

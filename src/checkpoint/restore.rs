@@ -1,55 +1,36 @@
-//! `restore`: `outside` as for create, and CRIU in place of `inside`.
+//! `restore`: host steps as for create, and criu in the place of clone.
 
-use super::criu::{self, Session, World};
+use super::backend::CriuBackend;
+use super::criu;
 use super::images::{self, Beside};
-use super::inventory::{self, External};
-use super::life::{self, Life};
-use super::rpc::{self, CgroupMode, Kind};
-use super::tmpfs::StandIn;
-use super::{Common, Folders, NETWORK, has_own_network, hold, joined, root, targets, yard};
-use crate::cgroups::Group;
-use crate::container::Container;
-use crate::container::create::{self, Compiled, Options};
-use crate::init::Held;
+use super::inventory;
+use super::plan;
+use super::request::{Images, RestoreOptions};
+use super::rpc::CgroupMode;
+use super::{root, targets};
+use crate::backend::namespaces::Target;
+use crate::backend::run;
+use crate::compile::{self, Compiled, Options};
+use crate::container::{Container, create};
 use crate::net::names;
-use crate::net::saved::{self, Identity};
-use crate::plan::Plan;
-use crate::plan::outside::OutStep;
+use crate::net::saved::Identity;
 use crate::spec::Spec;
 use crate::spec::config::{Mount, Namespace};
-use crate::state::{self, Record, Store};
-use crate::sys::{file, process};
-use crate::wall::Unfinished;
+use crate::step::draft::{Placed, Plan};
+use crate::step::host::HostStep;
+use crate::store::Store;
+use crate::sys::fd::Fd;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
-use std::ffi::CString;
 use std::fs::Permissions;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// The log's name in the work path.
 const LOG: &str = "restore.log";
 
-/// The mount point of the container's root for criu, in the container's folder.
+/// The mount point of the container's root for criu, in the container's directory.
 const ROOT: &str = "criu-root";
-
-/// What `restore` was asked.
-#[derive(Default)]
-pub struct Bring {
-    /// What checkpoint is asked as well.
-    pub common: Common,
-    /// What create is asked: pid file, systemd, and the like.
-    pub options: Options,
-    /// `--lsm-profile`: kind and name.
-    pub lsm_profile: Option<String>,
-    /// `--lsm-mount-context`.
-    pub lsm_mount_context: Option<String>,
-    /// Another container beside the saved one.
-    pub copy: bool,
-    /// The root's changes come from the images too, wherever they were kept.
-    pub whole: bool,
-}
 
 /// Where the root is mounted for criu; gone with it.
 struct MountPoint(PathBuf);
@@ -67,64 +48,111 @@ impl Drop for MountPoint {
     }
 }
 
-/// Brings a container back from a folder of images; its processes run. Answers it and a descriptor
+/// A restore's config and plan, before anything is made.
+struct Planned {
+    compiled: Compiled,
+    beside: Beside,
+    /// What create would be asked.
+    create: Options,
+}
+
+impl Planned {
+    fn of(store: &Store, id: &str, spec: &Spec, options: &RestoreOptions) -> Result<Self> {
+        let beside = Beside::read(&options.common.images)?;
+        let identity = if options.copy {
+            Identity::New
+        } else {
+            Identity::Same
+        };
+        let network = beside.network.as_ref();
+        let network = network
+            .map(|saved| saved.setup(store, id, identity))
+            .transpose()?;
+        let spec = if network.is_some() {
+            wired(store, id, spec)?
+        } else {
+            spec.clone()
+        };
+        let whole = options.copy || options.whole;
+        let layers = beside.layers.as_ref();
+        let layers = layers
+            .map(|layers| root::placed(layers, &store.directory(id), whole))
+            .transpose()?;
+        let create = Options {
+            layers,
+            ..options.options.clone()
+        };
+        let compiled = Compiled {
+            network,
+            ..compile::compile(store, &spec, id, &create)?
+        };
+        Ok(Self {
+            compiled,
+            beside,
+            create,
+        })
+    }
+
+    /// A copy's host name, where the images have another's.
+    fn hostname(&self) -> Option<&str> {
+        let former = self.beside.spec.as_ref()?;
+        let uts = former.namespace(LinuxNamespaceType::Uts)?;
+        let former = former.config().hostname.as_ref();
+        let name = self.compiled.spec.config().hostname.as_ref()?;
+        (uts.path.is_none() && former.is_some_and(|former| former != name)).then_some(name)
+    }
+
+    /// The host steps, and how many slots they use.
+    fn steps(&self) -> (Vec<Placed<HostStep>>, u32) {
+        plan::restore(&plan::Request {
+            plan: &self.compiled.plan,
+            facts: &self.compiled.facts,
+            network: self.compiled.network.as_ref(),
+            hostname: self.hostname(),
+        })
+    }
+}
+
+/// The host steps by which a container would be restored, for `hull plan --restore`.
+///
+/// # Errors
+/// There are no images; what of [`restore`] is known before anything is made.
+pub fn preview(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    options: &RestoreOptions,
+) -> Result<Vec<Placed<HostStep>>> {
+    check_images(&options.common.images)?;
+    Ok(Planned::of(store, id, spec, options)?.steps().0)
+}
+
+/// Restores a container from a directory of images; its processes run. Answers it and a descriptor
 /// of its init, which is hull's child.
 ///
 /// # Errors
-/// No images, a foreign kernel, what criu says: nothing of the container is left then.
+/// There are no images; another kernel's; criu fails: nothing of the container is left then.
 pub fn restore(
     store: &Store,
     id: &str,
     spec: &Spec,
-    bring: &Bring,
-    console: Option<Held>,
-) -> Result<(Container, Held)> {
+    options: &RestoreOptions,
+    console: Option<Fd>,
+) -> Result<(Container, Fd)> {
     super::needs_root("restore")?;
-    state::check_id(id)?;
-    check_images(&bring.common.images)?;
-    let program = criu::find(bring.common.criu.as_deref())?;
-    let beside = Beside::read(&bring.common.images)?;
-    let identity = if bring.copy {
-        Identity::New
-    } else {
-        Identity::Same
-    };
-    let setup = beside
-        .network
-        .as_ref()
-        .map(|saved| saved.setup(store, id, identity))
-        .transpose()?;
-    let spec = if setup.is_some() {
-        wired(store, id, spec)?
-    } else {
-        spec.clone()
-    };
-    let layers = beside
-        .layers
-        .as_ref()
-        .map(|layers| root::placed(layers, &store.folder(id), bring.copy || bring.whole))
-        .transpose()?;
-    let options = Options {
-        layers,
-        ..bring.options.clone()
-    };
-    let compiled = Compiled {
-        network: setup,
-        ..create::compile(store, &spec, id, &options)?
-    };
-    let former = beside.spec.as_ref().filter(|spec| {
-        spec.namespace(LinuxNamespaceType::Uts)
-            .is_some_and(|uts| uts.path.is_none())
-    });
-    let former = former.and_then(|spec| spec.config().hostname.as_ref());
+    crate::store::check_id(id)?;
+    check_images(&options.common.images)?;
+    let program = criu::find(options.common.criu.as_deref())?;
+    let planned = Planned::of(store, id, spec, options)?;
     let lock = store.make(id)?;
-    let result = bring_back(
+    let restore = Restore {
         store,
         id,
-        &compiled,
-        (bring, &beside),
-        (&program, console, &options, former),
-    );
+        options,
+        planned: &planned,
+        program: &program,
+    };
+    let result = restore.run(console);
     if result.is_err() {
         let _ = store.remove(id);
     }
@@ -132,17 +160,17 @@ pub fn restore(
     result
 }
 
-fn check_images(folder: &Path) -> Result<()> {
-    if !folder.is_dir() {
+fn check_images(directory: &Path) -> Result<()> {
+    if !directory.is_dir() {
         return Err(Error::new(format!(
-            "there are no images to restore from: {} is no folder",
-            folder.display()
+            "there are no images to restore from: {} is not a directory",
+            directory.display()
         )));
     }
-    if !folder.join(images::INVENTORY).exists() {
+    if !directory.join(images::INVENTORY).exists() {
         return Err(Error::new(format!(
             "there are no images to restore from: {} holds no {}",
-            folder.display(),
+            directory.display(),
             images::INVENTORY
         )));
     }
@@ -155,7 +183,7 @@ fn check_images(folder: &Path) -> Result<()> {
 struct Shown(Vec<PathBuf>);
 
 impl Shown {
-    fn to(spec: &Spec, folder: &Path) -> Result<Self> {
+    fn to(spec: &Spec, directory: &Path) -> Result<Self> {
         let maps = spec
             .config()
             .linux
@@ -170,13 +198,13 @@ impl Shown {
             return Ok(Self(Vec::new()));
         };
         let mut shown = Self(Vec::new());
-        for entry in std::fs::read_dir(folder).on("read", folder.display())? {
-            let entry = entry.on("read", folder.display())?;
+        for entry in std::fs::read_dir(directory).on("read", directory.display())? {
+            let entry = entry.on("read", directory.display())?;
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 shown.show(entry.path(), group, 0o640)?;
             }
         }
-        shown.show(folder.to_owned(), group, 0o710)?;
+        shown.show(directory.to_owned(), group, 0o710)?;
         Ok(shown)
     }
 
@@ -213,10 +241,10 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
         typ: Some(LinuxNamespaceType::Network),
         path: None,
     });
-    let folder = std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+    let directory = std::path::absolute(store.directory(id)).on("find", store.root().display())?;
     for (destination, source) in [
-        ("/etc/hosts", names::hosts_path(&folder)),
-        ("/etc/resolv.conf", names::resolv_path(&folder)),
+        ("/etc/hosts", names::hosts_path(&directory)),
+        ("/etc/resolv.conf", names::resolv_path(&directory)),
     ] {
         if !config
             .mounts
@@ -242,223 +270,94 @@ fn wired(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
     Spec::check(config, spec.bundle().to_owned())
 }
 
-/// A new network namespace with the container's links and addresses; hull holds them until the
-/// container's first process does.
-fn network(id: &str, compiled: &Compiled, folder: &Path) -> Result<Option<crate::net::Namespace>> {
-    let Some(setup) = &compiled.network else {
-        return Ok(None);
-    };
-    names::prepare(folder, setup)?;
-    let namespace = crate::net::Namespace::new()?;
-    hold::packets(&namespace)?;
-    crate::net::attach(setup, id, &namespace, process::getpid(), folder)?;
-    Ok(Some(namespace))
+/// What is restored, where and how.
+struct Restore<'a> {
+    store: &'a Store,
+    id: &'a str,
+    options: &'a RestoreOptions,
+    planned: &'a Planned,
+    program: &'a Path,
 }
 
-/// criu, the console, the root's layers, and the host name in the images.
-type Given<'a> = (&'a Path, Option<Held>, &'a Options, Option<&'a String>);
-
-fn bring_back(
-    store: &Store,
-    id: &str,
-    compiled: &Compiled,
-    (bring, beside): (&Bring, &Beside),
-    (program, console, asked, former): Given,
-) -> Result<(Container, Held)> {
-    let Compiled {
-        spec, facts, plan, ..
-    } = compiled;
-    let (folder, layers) = (store.folder(id), asked.layers.as_ref());
-    let mut record = create::blank_record(id, spec, facts.clone(), (asked, create::stdio()));
-    let mut work = Unfinished::new(folder.clone());
-    let point = MountPoint::make(folder.join(ROOT))?;
-    let root = &point.0;
-    let folders = bring.common.folders(LOG)?;
-    record.outcomes.clone_from(&beside.outcomes);
-    let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
-    let mounts = root::prepare(
-        plan,
-        spec,
-        layers,
-        (&folder, root),
-        (&folders.images, bring.copy),
-    )?;
-    root::point_at(&mut externals, plan, &folder);
-    if layers.is_none() {
-        targets::prepare(&spec.rootfs(), plan, &externals);
-    }
-    let namespaces = joined(facts)
-        .into_iter()
-        .map(|joined| Ok((joined.key, open(&joined.path)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let network = network(id, compiled, &folder)?;
-    let keys: Vec<(&str, i32)> = namespaces
-        .iter()
-        .map(|(key, held)| (*key, held.0))
-        .chain(network.iter().map(|own| (NETWORK, own.0.0)))
-        .collect();
-    let inherit: Vec<i32> = keys.iter().map(|(_, raw)| *raw).collect();
-    let Folders {
-        images,
-        work: scratch,
-        log,
-    } = &folders;
-    let _shown = Shown::to(spec, images)?;
-    if bring.common.cgroups == Some(CgroupMode::Strict) {
-        refuse_existing_cgroups(plan)?;
-    }
-    let stand_in = StandIn::of(&folder)?;
-    let tls = bring.common.may_use_tls(&spec.config().annotations);
-    let mut session = start_in_cgroup(store, &mut record, plan, &mut work, |cgroup, tasks| {
-        Session::start(
-            program,
-            &World {
-                images,
-                work: scratch,
-                inherit: &inherit,
-                stdio: true,
-                mounts: &mounts,
-                cgroup,
-                tasks,
-                stand_in: &stand_in,
-                tls,
-            },
-        )
-    })?;
-    stand_in.make()?;
-    // criu loads while hull reads the images; it is asked for nothing before they are found whole.
-    if !bring.common.auto_dedup {
-        beside.verify(images)?;
-    }
-    let mut options = options((bring, beside), &folders, compiled, root, &externals)?;
-    options.cg_root = cgroup_roots(session.pid)?;
-    options
-        .inherit_fd
-        .extend(
-            (criu::FIRST..)
-                .zip(&keys)
-                .map(|(descriptor, (key, _))| rpc::InheritFd {
-                    key: (*key).to_owned(),
-                    descriptor,
-                }),
-        );
-    let empty_network = network.is_none() && has_own_network(spec) && !images::hold_network(images);
-    if empty_network {
-        options.empty_ns = options
-            .empty_ns
-            .map(|kinds| kinds | libc::CLONE_NEWNET as u32);
-    }
-    session.greet()?;
-    leave_out(
-        &mut options,
-        &bring.common,
-        spec,
-        images,
-        (
-            session.version >= criu::SKIPS_LOCK && empty_network,
-            record.cgroup.is_some(),
-        ),
-    );
-    crate::log::debug(|| format!("criu: {options:?}"));
-    let mut life = Life {
-        store,
-        record,
-        spec,
-        plan,
-        console,
-        empty_network,
-        pid: 0,
-        pidfd: None,
-    };
-    let answer = session.carry_out(Kind::Restore, options, log, None, &mut |event, _| {
-        life.on(event)
-    })?;
-    let pid = answer
-        .restore
-        .map_or(life.record.pid, |restored| restored.pid);
-    drop(stand_in);
-    session.end(log).inspect_err(|_| kill(pid))?;
-    life.compare_privileges();
-    let Life { record, pidfd, .. } = life;
-    let pidfd = pidfd.ok_or_else(|| Error::new("criu did not say which process it restored"))?;
-    work.done();
-    drop(point);
-    let container = Container::made(record, store);
-    let settled = settle(&container, compiled, network.as_ref(), (&pidfd, former))
-        .and_then(|()| create::announce(&container, &pidfd, &bring.options));
-    settled.inspect_err(|_| drop(container.take_down()))?;
-    Ok((container, pidfd))
-}
-
-/// What is done once the processes run: the addresses are theirs, the neighbours learn of them, and
-/// a copy has a name of its own.
-fn settle(
-    container: &Container,
-    compiled: &Compiled,
-    network: Option<&crate::net::Namespace>,
-    (pidfd, former): (&Held, Option<&String>),
-) -> Result<()> {
-    let Container { record, .. } = container;
-    let (folder, spec) = (container.folder(), &record.spec);
-    if let (Some(setup), Some(namespace)) = (&compiled.network, network) {
-        saved::adopt(&folder, &record.id, record.pid)?;
-        hold::release(namespace)?;
-        saved::announce(setup, &record.id, namespace)?;
-    }
-    if spec.bundle() == folder {
-        let path = folder.join("config.json");
-        let text = serde_json::to_vec_pretty(spec.config())
-            .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
-        std::fs::write(&path, text).on("write", path.display())?;
-    }
-    match &spec.config().hostname {
-        Some(name) if former.is_some_and(|former| former != name) => life::rename(pidfd, name),
-        _ => Ok(()),
+impl Restore<'_> {
+    fn run(&self, console: Option<Fd>) -> Result<(Container, Fd)> {
+        let Planned {
+            compiled,
+            beside,
+            create,
+        } = self.planned;
+        let Compiled {
+            spec, facts, plan, ..
+        } = compiled;
+        let directory = self.store.directory(self.id);
+        let facts = facts.clone();
+        let mut record = create::blank_record(self.id, spec, facts, create, compile::stdio());
+        record.outcomes.clone_from(&beside.outcomes);
+        let point = MountPoint::make(directory.join(ROOT))?;
+        let directories = self.options.common.directories(LOG)?;
+        let mut externals = inventory::externals(plan, &inventory::saved(&record.outcomes));
+        let layers = create.layers.as_ref();
+        let mounts = root::prepare(
+            plan,
+            spec,
+            layers,
+            (&directory, &point.0),
+            (&directories.images, self.options.copy),
+        )?;
+        root::point_at(&mut externals, plan, &directory);
+        if layers.is_none() {
+            targets::prepare(&spec.rootfs(), plan, &externals);
+        }
+        let _shown = Shown::to(spec, &directories.images)?;
+        if self.options.common.cgroups == Some(CgroupMode::Strict) {
+            refuse_existing_cgroups(plan)?;
+        }
+        keep_config(spec, &directory)?;
+        record.write(self.store)?;
+        let target = Target {
+            spec,
+            id: self.id,
+            directory: &directory,
+        };
+        let images = Images {
+            options: self.options,
+            beside,
+            directories: &directories,
+            program: self.program,
+            root: &point.0,
+            mounts: &mounts,
+            externals: &externals,
+        };
+        let mut backend = CriuBackend::new(target, self.store, compiled, images, record);
+        backend.console = console;
+        let (steps, slots) = self.planned.steps();
+        run::run(&steps, slots, &directory, &mut backend)?;
+        let CriuBackend { record, pidfd, .. } = backend;
+        let gone = || Error::new("criu did not say which process it restored");
+        let pidfd = pidfd.ok_or_else(gone)?;
+        let container = Container::made(record, self.store);
+        create::announce(&container, &pidfd, &self.options.options)
+            .inspect_err(|_| drop(container.take_down()))?;
+        Ok((container, pidfd))
     }
 }
 
-/// What criu need not do, unless it was asked for: hold packets back where there is no link that
-/// could bring one, and move processes into the cgroup that they are born in.
-fn leave_out(
-    options: &mut rpc::Options,
-    common: &Common,
-    spec: &Spec,
-    images: &Path,
-    (lonely, in_cgroup): (bool, bool),
-) {
-    if lonely && !super::hooks_may_wire(spec) && super::may_skip_lock(common, options) {
-        options.network_lock = Some(rpc::NetworkLock::Skip as i32);
+/// A container whose bundle is its own directory (an imported one, a copy) has its config there.
+fn keep_config(spec: &Spec, directory: &Path) -> Result<()> {
+    if spec.bundle() != directory {
+        return Ok(());
     }
-    let own_namespace = spec.namespace(LinuxNamespaceType::Cgroup).is_some();
-    if in_cgroup
-        && !own_namespace
-        && common.cgroups.is_none()
-        && options.config_file.is_none()
-        && yard::is_flat(images)
-    {
-        options.manage_cgroups_mode = Some(CgroupMode::Ignore as i32);
-    }
-}
-
-fn kill(pid: i32) {
-    if let Ok(pidfd) = process::pidfd_open(pid).map(Held) {
-        let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
-    }
-}
-
-fn open(path: &str) -> Result<Held> {
-    let name =
-        CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(Held)
-        .on("open namespace", path)
+    let path = directory.join("config.json");
+    let text = serde_json::to_vec_pretty(spec.config())
+        .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+    std::fs::write(&path, text).on("write", path.display())
 }
 
 /// With `--manage-cgroups-mode strict` nothing may be there already. criu would find the cgroup
 /// that hull is about to make.
 fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
-    let places = plan.outside.iter().filter_map(|placed| match &placed.step {
-        OutStep::Cgroup { plan, .. } => Some(&plan.places),
+    let places = plan.host.iter().filter_map(|placed| match &placed.step {
+        HostStep::Cgroup { plan, .. } => Some(&plan.places),
         _ => None,
     });
     match places
@@ -471,142 +370,4 @@ fn refuse_existing_cgroups(plan: &Plan) -> Result<()> {
         ))),
         None => Ok(()),
     }
-}
-
-/// Makes the cgroup and starts criu in it: what criu makes is born there. systemd makes it around
-/// criu.
-fn start_in_cgroup(
-    store: &Store,
-    record: &mut Record,
-    plan: &Plan,
-    work: &mut Unfinished,
-    start: impl FnOnce(Option<i32>, &[i32]) -> Result<Session>,
-) -> Result<Session> {
-    let (mut cgroup, mut unit) = (None, None);
-    for placed in &plan.outside {
-        match &placed.step {
-            OutStep::Cgroup { plan, .. } => cgroup = Some(plan),
-            OutStep::Unit { plan } => unit = Some(plan),
-            _ => {}
-        }
-    }
-    record.cgroup = cgroup.or(unit).map(|plan| plan.record());
-    store.write(record)?;
-    let Some(cgroup) = cgroup else {
-        let session = start(None, &[])?;
-        if let Some(plan) = unit {
-            let mut group = Group::start(plan, nix::unistd::Pid::from_raw(session.pid))?;
-            group.apply(plan)?;
-            record.cgroup = Some(group.record());
-            work.group = Some(group);
-        }
-        return Ok(session);
-    };
-    let mut group = Group::create(cgroup)?;
-    let applied = group.apply(cgroup);
-    record.cgroup = Some(group.record());
-    let tasks = group.join_fds();
-    let into = group.clone_fd().map(|fd| fd.as_raw_fd());
-    let session = applied.and(tasks).and_then(|tasks| {
-        let raw: Vec<i32> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
-        start(into, &raw)
-    });
-    work.group = Some(group);
-    session
-}
-
-/// Every controller's cgroup of criu is the container's.
-fn cgroup_roots(pid: i32) -> Result<Vec<rpc::CgroupRoot>> {
-    let path = format!("/proc/{pid}/cgroup");
-    let text = std::fs::read_to_string(&path).on("read", &path)?;
-    let mut roots = Vec::new();
-    for line in text.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        for controller in controllers.split(',') {
-            roots.push(rpc::CgroupRoot {
-                controller: Some(controller.to_owned()),
-                path: path.to_owned(),
-            });
-        }
-    }
-    Ok(roots)
-}
-
-fn options(
-    (bring, beside): (&Bring, &Beside),
-    folders: &Folders,
-    compiled: &Compiled,
-    root: &Path,
-    externals: &[External],
-) -> Result<rpc::Options> {
-    let spec = &compiled.spec;
-    let root = root.canonicalize().on("open", root.display())?;
-    let mut options = rpc::Options {
-        root: Some(root.to_string_lossy().into_owned()),
-        evasive_devices: Some(true),
-        rst_sibling: Some(true),
-        lsm_profile: bring.lsm_profile.clone(),
-        lsm_mount_context: bring.lsm_mount_context.clone(),
-        ..bring.common.options(folders, &spec.config().annotations)
-    };
-    if bring.common.cgroups == Some(CgroupMode::Strict) {
-        // All values, as with strict; that the cgroup is new is seen to.
-        options.manage_cgroups_mode = Some(CgroupMode::Full as i32);
-    }
-    let rootfs = spec.rootfs();
-    for external in externals {
-        let key = if external.key == inventory::NULL {
-            external.key.clone()
-        } else {
-            targets::resolved(&rootfs, &external.target)
-        };
-        let source = external.source.to_str().ok_or_else(|| {
-            Error::new(format!("path {} is not UTF-8", external.source.display()))
-        })?;
-        if !options.ext_mnt.iter().any(|known| known.key == key) {
-            options.ext_mnt.push(rpc::ExternalMount {
-                key,
-                value: source.to_owned(),
-            });
-        }
-    }
-    for known in &compiled.facts.joined {
-        let kind = match known.kind as i32 {
-            libc::CLONE_NEWIPC => "ipc",
-            libc::CLONE_NEWUTS => "uts",
-            libc::CLONE_NEWNS => "mnt",
-            libc::CLONE_NEWUSER => "user",
-            _ => continue,
-        };
-        if known.owner != crate::facts::Owner::Own {
-            options.join_ns.push(rpc::JoinNamespace {
-                kind: kind.to_owned(),
-                file: known.path.clone(),
-            });
-        }
-    }
-    // Pipes are the caller's new ones; all else that the container had is in the images or the
-    // container.
-    for (number, name) in (0..).zip(images::descriptors(&bring.common.images)?) {
-        if name.starts_with("pipe:") && !options.inherit_fd.iter().any(|known| known.key == name) {
-            options.inherit_fd.push(rpc::InheritFd {
-                key: name,
-                descriptor: number,
-            });
-        }
-    }
-    for (stream, position) in &beside.read_at {
-        // What is no file here has no place to go on at.
-        let _ = file::seek_to(*stream, *position);
-    }
-    options
-        .inherit_fd
-        .extend(beside.files.iter().map(|(key, descriptor)| rpc::InheritFd {
-            key: key.clone(),
-            descriptor: *descriptor,
-        }));
-    Ok(options)
 }

@@ -6,9 +6,10 @@ use super::criu::Mounting;
 use super::images;
 use super::inventory::{External, Mounts};
 use crate::container::Container;
-use crate::plan::step::Step;
-use crate::plan::{Kept, Layers, Part, Plan};
 use crate::spec::Spec;
+use crate::step::container::Step;
+use crate::step::draft::Plan;
+use crate::step::layers::{Kept, Layers, Part};
 use crate::{Context, Error, Result};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// A file that cannot be read; a full disk.
-pub fn save(container: &Container, folder: &Path) -> Result<()> {
+pub fn save(container: &Container, directory: &Path) -> Result<()> {
     let Some(layers) = &container.record.layers else {
         return Ok(());
     };
@@ -40,24 +41,24 @@ pub fn save(container: &Container, folder: &Path) -> Result<()> {
                 lower,
                 mounts: below,
             },
-            &folder.join(images::layer(index)),
+            &directory.join(images::layer(index)),
         )?;
     }
     Ok(())
 }
 
 /// The layers of a container that is brought back: changes in memory, and with `fresh` all changes,
-/// now lie in its own folder, and go with it.
+/// now lie in its own directory, and go with it.
 ///
 /// # Errors
 /// The layers are those of a user namespace.
-pub fn placed(layers: &Layers, folder: &Path, fresh: bool) -> Result<Layers> {
+pub fn placed(layers: &Layers, directory: &Path, fresh: bool) -> Result<Layers> {
     if layers.in_user_namespace {
         return Err(Error::new(
             "a root that was put together in a user namespace cannot be brought back",
         ));
     }
-    let folder = std::path::absolute(folder).on("find", folder.display())?;
+    let directory = std::path::absolute(directory).on("find", directory.display())?;
     let mut layers = layers.clone();
     for (index, part) in layers.parts.iter_mut().enumerate() {
         let Part::Overlay { kept, .. } = part else {
@@ -65,10 +66,13 @@ pub fn placed(layers: &Layers, folder: &Path, fresh: bool) -> Result<Layers> {
         };
         let stays = !fresh
             && kept.as_ref().is_some_and(|kept| {
-                kept.upper.is_dir() && !kept.upper.starts_with(folder.parent().unwrap_or(&folder))
+                kept.upper.is_dir()
+                    && !kept
+                        .upper
+                        .starts_with(directory.parent().unwrap_or(&directory))
             });
         if !stays {
-            let own = folder.join("layers").join(index.to_string());
+            let own = directory.join("layers").join(index.to_string());
             *kept = Some(Kept {
                 upper: own.join("upper"),
                 work: own.join("work"),
@@ -78,16 +82,16 @@ pub fn placed(layers: &Layers, folder: &Path, fresh: bool) -> Result<Layers> {
     Ok(layers)
 }
 
-/// Makes the folders of the layers, puts the saved changes there, and tells what criu is to find
+/// Makes the directories of the layers, puts the saved changes there, and tells what criu is to find
 /// mounted.
 ///
 /// # Errors
-/// A lower folder that is not here; a full disk.
+/// A lower directory that is not here; a full disk.
 pub fn prepare(
     plan: &Plan,
     spec: &Spec,
     layers: Option<&Layers>,
-    (folder, root): (&Path, &Path),
+    (directory, root): (&Path, &Path),
     (images, copy): (&Path, bool),
 ) -> Result<Vec<Mounting>> {
     let Some(layers) = layers else {
@@ -111,7 +115,7 @@ pub fn prepare(
             lower,
             images,
             index,
-            kept.upper.starts_with(folder) || !kept.upper.exists(),
+            kept.upper.starts_with(directory) || !kept.upper.exists(),
         )?;
         if copy && target == "/" {
             another_machine(&kept.upper, lower)?;
@@ -135,7 +139,7 @@ pub fn prepare(
         let target = if target == "/root/" {
             root.to_owned()
         } else {
-            merged(folder, index)
+            merged(directory, index)
         };
         if target != root {
             std::fs::create_dir_all(&target).on("make", target.display())?;
@@ -150,18 +154,18 @@ pub fn prepare(
 }
 
 fn overlays(plan: &Plan) -> impl Iterator<Item = &Step> {
-    plan.inside
+    plan.container
         .iter()
         .map(|placed| &placed.step)
         .filter(|step| matches!(step, Step::Layer { .. }))
 }
 
-fn merged(folder: &Path, index: usize) -> PathBuf {
-    folder.join("merged").join(index.to_string())
+fn merged(directory: &Path, index: usize) -> PathBuf {
+    directory.join("merged").join(index.to_string())
 }
 
 /// The sources of overlays below the top are where [`prepare`] has criu find them.
-pub fn point_at(externals: &mut [External], plan: &Plan, folder: &Path) {
+pub fn point_at(externals: &mut [External], plan: &Plan, directory: &Path) {
     for (index, layer) in overlays(plan).enumerate() {
         let Step::Layer { target, .. } = layer else {
             continue;
@@ -170,22 +174,22 @@ pub fn point_at(externals: &mut [External], plan: &Plan, folder: &Path) {
         externals
             .iter_mut()
             .filter(|external| external.target == target)
-            .for_each(|external| external.source = merged(folder, index));
+            .for_each(|external| external.source = merged(directory, index));
     }
 }
 
 /// `fill`: the changes come from the images.
 fn make(kept: &Kept, lower: &Path, images: &Path, index: usize, fill: bool) -> Result<()> {
-    let below = std::fs::metadata(lower).on("open the root's lower folder", lower.display())?;
-    let folder = |path: &Path| {
+    let below = std::fs::metadata(lower).on("open the root's lower directory", lower.display())?;
+    let directory = |path: &Path| {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .on("make", path.display())
     };
-    folder(&kept.work)?;
-    folder(&kept.upper)?;
+    directory(&kept.work)?;
+    directory(&kept.upper)?;
     if fill {
         std::fs::set_permissions(
             &kept.upper,

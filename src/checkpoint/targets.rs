@@ -2,11 +2,12 @@
 //! and those that a fresh root lacks.
 
 use super::inventory::External;
-use crate::init::{Held, make_folder};
-use crate::plan::Plan;
-use crate::plan::step::Step;
-use crate::rootfs::c_path;
+use crate::step::container::Step;
+use crate::step::draft::Plan;
+use crate::sys::fd::Fd;
+use crate::sys::fd::c_path;
 use crate::sys::file;
+use crate::sys::resolve::make_directory;
 use std::ffi::CString;
 use std::path::Path;
 
@@ -22,7 +23,7 @@ pub fn resolved(rootfs: &Path, target: &str) -> String {
     let (mut head, mut tail) = (target.to_owned(), String::new());
     loop {
         let name = CString::new(head.as_str()).unwrap_or_default();
-        if let Ok(held) = crate::init::lookup(root.0, &name, 0, true).map(Held) {
+        if let Ok(held) = crate::sys::resolve::lookup(root.0, &name, 0, true).map(Fd) {
             let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
             return match real.strip_prefix(&base) {
                 Ok(inside) if inside.as_os_str().is_empty() => {
@@ -51,8 +52,8 @@ pub fn resolved(rootfs: &Path, target: &str) -> String {
 pub fn prepare(rootfs: &Path, plan: &Plan, externals: &[External]) {
     let Some(root) = open(rootfs) else { return };
     let mut covered: Vec<&str> = Vec::new();
-    for placed in &plan.inside {
-        let (target, folder) = match &placed.step {
+    for placed in &plan.container {
+        let (target, directory) = match &placed.step {
             Step::Mount { target, .. } => (target, true),
             Step::Bind { target, .. } => (
                 target,
@@ -69,29 +70,29 @@ pub fn prepare(rootfs: &Path, plan: &Plan, externals: &[External]) {
                 .is_some_and(|rest| rest.starts_with('/'))
         };
         if !covered.iter().any(below) {
-            make_target(root.0, target, folder);
+            make_target(root.0, target, directory);
         }
         covered.push(target);
     }
 }
 
-fn make_target(root: i32, target: &str, folder: bool) {
+fn make_target(root: i32, target: &str, directory: bool) {
     let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
-    let whole = if folder { target } else { parent };
+    let whole = if directory { target } else { parent };
     let Ok(path) = CString::new(if whole.is_empty() { "/" } else { whole }) else {
         return;
     };
-    let Ok(held) = make_folder(root, &path, true).map(Held) else {
+    let Ok(held) = make_directory(root, &path, true).map(Fd) else {
         return;
     };
-    if !folder && let Ok(name) = CString::new(name) {
+    if !directory && let Ok(name) = CString::new(name) {
         let _ = file::mknodat(held.0, &name, libc::S_IFREG | 0o644, 0);
     }
 }
 
-fn open(rootfs: &Path) -> Option<Held> {
+fn open(rootfs: &Path) -> Option<Fd> {
     let name = c_path(rootfs).ok()?;
     file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0)
-        .map(Held)
+        .map(Fd)
         .ok()
 }

@@ -2,12 +2,12 @@
 //!
 //! For each of them criu runs `tar`, which runs `sh` and `gzip` at a dump and `gzip` at a restore:
 //! with the usual four mounts that is twenty programs while the container stands still. criu finds
-//! `tar` by PATH, so hull puts a folder in front of it in which `tar` is hull. It writes what tar
+//! `tar` by PATH, so hull puts a directory in front of it in which `tar` is hull. It writes what tar
 //! writes, in gzip's frame (RFC 1952) and stored there as it is (RFC 1951, 3.2.4). What is not
 //! simple (large, sparse, with several names, compressed by another's tar) is the true tar's, and
-//! so is all of a container in a user namespace, whose root cannot enter the folder.
+//! so is all of a container in a user namespace, whose root cannot enter the directory.
 
-use crate::init::Held;
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::{Context, Error, Result};
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -21,11 +21,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
 
-/// The folder that stands in front of PATH.
+/// The directory that stands in front of PATH.
 const MARK: &str = "HULL_TAR";
 /// Beyond so many bytes tar and gzip save more than they cost.
 const LIMIT: u64 = 1 << 20;
-/// How criu's tar saves, but for the folder (criu 3.0 to 4.2, `tmpfs_dump`).
+/// How criu's tar saves, but for the directory (criu 3.0 to 4.2, `tmpfs_dump`).
 const SAVE: [&str; 9] = [
     "--create",
     "--gzip",
@@ -40,14 +40,14 @@ const SAVE: [&str; 9] = [
 /// How it brings back.
 const BRING: [&str; 4] = ["--extract", "--gzip", "--no-unquote", "--no-wildcards"];
 
-/// The folder in front of criu's PATH; gone with it.
+/// The directory in front of criu's PATH; gone with it.
 pub struct StandIn(PathBuf);
 
 impl StandIn {
-    /// Its place, in the container's folder; it is to be made while criu loads.
+    /// Its place, in the container's directory; it is to be made while criu loads.
     ///
     /// # Errors
-    /// There is no current folder, and the container's is relative to that.
+    /// There is no current directory, and the container's is relative to that.
     pub fn of(container: &Path) -> Result<Self> {
         std::path::absolute(container.join("criu-path"))
             .map(Self)
@@ -59,18 +59,18 @@ impl StandIn {
     /// # Errors
     /// The disk's.
     pub fn make(&self) -> Result<()> {
-        let Self(folder) = self;
+        let Self(directory) = self;
         // One that a killed hull left names another process.
-        let _ = std::fs::remove_dir_all(folder);
+        let _ = std::fs::remove_dir_all(directory);
         DirBuilder::new()
             .mode(0o700)
-            .create(folder)
-            .on("make", folder.display())?;
+            .create(directory)
+            .on("make", directory.display())?;
         symlink(
             format!("/proc/{}/exe", std::process::id()),
-            folder.join("tar"),
+            directory.join("tar"),
         )
-        .on("make a link in", folder.display())
+        .on("make a link in", directory.display())
     }
 
     /// An environment in which it is found; without a PATH nothing is.
@@ -127,9 +127,9 @@ pub fn stand_in() -> u8 {
 fn true_tar(args: &[OsString]) -> u8 {
     let ours = std::env::var_os(MARK).unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let others = std::env::split_paths(&path).filter(|folder| folder.as_os_str() != ours);
+    let others = std::env::split_paths(&path).filter(|directory| directory.as_os_str() != ours);
     let Some(tar) = others
-        .map(|folder| folder.join("tar"))
+        .map(|directory| directory.join("tar"))
         .find(|path| path.is_file())
     else {
         eprintln!(
@@ -142,8 +142,8 @@ fn true_tar(args: &[OsString]) -> u8 {
     126
 }
 
-fn save_to_stdout(folder: &Path) -> Result<bool> {
-    let Some(archive) = save(folder)? else {
+fn save_to_stdout(directory: &Path) -> Result<bool> {
+    let Some(archive) = save(directory)? else {
         return Ok(false);
     };
     let mut out = std::io::stdout().lock();
@@ -153,7 +153,7 @@ fn save_to_stdout(folder: &Path) -> Result<bool> {
     Ok(true)
 }
 
-fn bring_from_stdin(folder: &Path) -> Result<bool> {
+fn bring_from_stdin(directory: &Path) -> Result<bool> {
     let mut image = File::from(
         nix::unistd::dup(std::io::stdin())
             .map_err(std::io::Error::from)
@@ -167,7 +167,7 @@ fn bring_from_stdin(folder: &Path) -> Result<bool> {
         .read_to_end(&mut bytes)
         .on("read", "the image")?;
     if let Some(archive) = unstored(&bytes).filter(|archive| is_simple(archive)) {
-        bring(&archive, folder)?;
+        bring(&archive, directory)?;
         return Ok(true);
     }
     image
@@ -176,11 +176,11 @@ fn bring_from_stdin(folder: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// The archive of a folder; none where it is not simple.
-fn save(folder: &Path) -> Result<Option<Vec<u8>>> {
-    let top = std::fs::metadata(folder).on("stat", folder.display())?;
+/// The archive of a directory; none where it is not simple.
+fn save(directory: &Path) -> Result<Option<Vec<u8>>> {
+    let top = std::fs::metadata(directory).on("stat", directory.display())?;
     let mut walk = Walk {
-        folder,
+        directory,
         device: top.dev(),
         bytes: 0,
         out: Builder::new(Vec::new()),
@@ -191,15 +191,18 @@ fn save(folder: &Path) -> Result<Option<Vec<u8>>> {
     first.set_cksum();
     walk.out
         .append(&first, std::io::empty())
-        .on("save", folder.display())?;
+        .on("save", directory.display())?;
     if !walk.below(Path::new(""))? {
         return Ok(None);
     }
-    walk.out.into_inner().map(Some).on("save", folder.display())
+    walk.out
+        .into_inner()
+        .map(Some)
+        .on("save", directory.display())
 }
 
 struct Walk<'a> {
-    folder: &'a Path,
+    directory: &'a Path,
     device: u64,
     bytes: u64,
     out: Builder<Vec<u8>>,
@@ -207,7 +210,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn below(&mut self, path: &Path) -> Result<bool> {
-        let whole = self.folder.join(path);
+        let whole = self.directory.join(path);
         for entry in std::fs::read_dir(&whole).on("read", whole.display())? {
             let name = entry.on("read", whole.display())?.file_name();
             if !self.entry(&path.join(name))? {
@@ -218,7 +221,7 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: &Path) -> Result<bool> {
-        let whole = self.folder.join(path);
+        let whole = self.directory.join(path);
         let stat = whole.symlink_metadata().on("stat", whole.display())?;
         let kind = stat.file_type();
         let kind = match () {
@@ -341,7 +344,7 @@ fn is_simple(archive: &[u8]) -> bool {
         .is_ok_and(|mut entries| entries.all(simple))
 }
 
-fn bring(archive: &[u8], folder: &Path) -> Result<()> {
+fn bring(archive: &[u8], directory: &Path) -> Result<()> {
     let open = |path: &Path| {
         file::openat(
             libc::AT_FDCWD,
@@ -349,11 +352,11 @@ fn bring(archive: &[u8], folder: &Path) -> Result<()> {
             libc::O_PATH | libc::O_DIRECTORY,
             0,
         )
-        .map(Held)
+        .map(Fd)
         .on("open", path.display())
     };
-    let root = open(folder)?;
-    let mut folders = Vec::new();
+    let root = open(directory)?;
+    let mut directories = Vec::new();
     for entry in Archive::new(archive).entries().on("read", "the image")? {
         let mut entry = entry.on("read", "the image")?;
         let path = entry.path().on("read", "the image")?.into_owned();
@@ -365,18 +368,18 @@ fn bring(archive: &[u8], folder: &Path) -> Result<()> {
             .collect();
         let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name());
         let Some(name) = name else {
-            folders.push((path, header));
+            directories.push((path, header));
             continue;
         };
         let parent = below(&root, parent)?;
         put(&parent, &c(Path::new(name))?, &mut entry).on("bring back", path.display())?;
         match header.entry_type() {
-            EntryType::Directory => folders.push((path, header)),
+            EntryType::Directory => directories.push((path, header)),
             _ => attributes(&parent, Path::new(name), &header).on("bring back", path.display())?,
         }
     }
-    // Last, and from below, as what is put into a folder changes its times.
-    for (path, header) in folders.iter().rev() {
+    // Last, and from below, as what is put into a directory changes its times.
+    for (path, header) in directories.iter().rev() {
         let name = path.file_name().map_or(Path::new("."), Path::new);
         attributes(
             &below(&root, path.parent().unwrap_or(Path::new("")))?,
@@ -392,7 +395,7 @@ fn c(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"))
 }
 
-fn below(root: &Held, path: &Path) -> Result<Held> {
+fn below(root: &Fd, path: &Path) -> Result<Fd> {
     let name = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -406,11 +409,11 @@ fn below(root: &Held, path: &Path) -> Result<Held> {
         0,
         resolve,
     )
-    .map(Held)
+    .map(Fd)
     .on("open", path.display())
 }
 
-fn put(parent: &Held, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std::io::Result<()> {
+fn put(parent: &Fd, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std::io::Result<()> {
     let header = entry.header();
     // What is no device has nothing in these fields.
     let number = |field: std::io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
@@ -438,7 +441,7 @@ fn put(parent: &Held, name: &CString, entry: &mut tar::Entry<'_, &[u8]>) -> std:
 }
 
 /// Owner first: with it the kernel takes the set-user-ID bit away.
-fn attributes(parent: &Held, name: &Path, header: &Header) -> std::io::Result<()> {
+fn attributes(parent: &Fd, name: &Path, header: &Header) -> std::io::Result<()> {
     let c_name = CString::new(name.as_os_str().as_bytes())?;
     file::fchownat(
         parent.0,

@@ -1,7 +1,10 @@
 //! `hull checkpoint`.
 
 use super::Global;
-use crate::checkpoint::{self, CgroupMode, Common, Dump, NetworkLock, Scratch};
+use crate::checkpoint;
+use crate::checkpoint::dump::Dump;
+use crate::checkpoint::rpc::{CgroupMode, NetworkLock};
+use crate::checkpoint::{Common, Scratch};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -14,8 +17,8 @@ pub struct Args {
     id: String,
     #[command(flatten)]
     shared: Shared,
-    /// Folder of the former images, relative to --image-path; with --export to the current folder
-    #[arg(long, value_name = "FOLDER")]
+    /// Directory of the former images, relative to --image-path; with --export to the current directory
+    #[arg(long, value_name = "DIR")]
     parent_path: Option<PathBuf>,
     /// Let the container run on
     #[arg(long)]
@@ -43,11 +46,11 @@ pub struct Args {
 /// Options that `checkpoint` and `restore` share.
 #[derive(clap::Args, Clone)]
 pub struct Shared {
-    /// Folder of the images
-    #[arg(long, value_name = "FOLDER", default_value = "checkpoint")]
+    /// Directory of the images
+    #[arg(long, value_name = "DIR", default_value = "checkpoint")]
     pub image_path: PathBuf,
-    /// Folder of the log and of criu's work [default: that of the images]
-    #[arg(long, value_name = "FOLDER")]
+    /// Directory of the log and of criu's work [default: that of the images]
+    #[arg(long, value_name = "DIR")]
     work_path: Option<PathBuf>,
     /// Keep open TCP connections
     #[arg(long, conflicts_with = "tcp_close")]
@@ -176,7 +179,7 @@ pub fn run(args: Args, global: &Global) -> Result<u8> {
         page_server: args.page_server.as_deref().map(page_server).transpose()?,
         status_fd: Some(args.status_fd).filter(|fd| *fd >= 0),
     };
-    checkpoint::checkpoint(&store, &args.id, &dump)
+    checkpoint::dump::checkpoint(&store, &args.id, &dump)
         .map_err(|error| error.within(format!("checkpoint {}", args.id)))?;
     Ok(0)
 }

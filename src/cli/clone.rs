@@ -2,7 +2,8 @@
 
 use super::Global;
 use super::checkpoint::Shared;
-use crate::checkpoint::{self, Clones};
+use crate::checkpoint;
+use crate::checkpoint::clone::Clones;
 use crate::{Error, Result};
 
 /// Options of `clone`.
@@ -39,7 +40,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         share: args.share_volumes,
         systemd_cgroup: global.systemd_cgroup,
     };
-    checkpoint::clone(&global.store(), &args.id, &clones)
+    checkpoint::clone::clone(&global.store(), &args.id, &clones)
         .map_err(|error| error.within(format!("clone {}", args.id)))?;
     clones.names.iter().for_each(|name| println!("{name}"));
     Ok(0)

@@ -33,7 +33,7 @@ fn hint(message: &str) -> Option<&'static str> {
         ),
         (
             "JSON specification file",
-            "--bundle names another folder; hull run --rootfs FOLDER -- COMMAND needs no bundle",
+            "--bundle names another directory; hull run --rootfs DIR -- COMMAND needs no bundle",
         ),
         (
             "no space left on device",

@@ -1,9 +1,10 @@
 //! `hull create`.
 
 use super::Global;
-use crate::container::create::{Options, create};
-use crate::init::Held;
+use crate::compile::Options;
+use crate::container::create::create;
 use crate::spec::Spec;
+use crate::sys::fd::Fd;
 use crate::{Context, Result};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,8 @@ pub struct Args {
 /// Options that `create` and `run` share.
 #[derive(clap::Args, Clone)]
 pub struct Make {
-    /// Folder of the bundle
-    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
     /// Write the program's process id to this file
     #[arg(long, value_name = "FILE")]
@@ -45,13 +46,13 @@ pub struct Make {
     /// Do not become the reaper of the container's orphans (hull never does)
     #[arg(long)]
     pub no_subreaper: bool,
-    /// Carry out the plan's inside in a fresh process
+    /// Execute the plan's inside in a fresh process
     #[arg(long, hide = true)]
     pub fresh_init: bool,
     #[command(flatten)]
     network: super::network::Wiring,
     #[command(flatten)]
-    machine: super::machine::Machine,
+    machine: crate::cli::vm::Machine,
 }
 
 impl Make {
@@ -66,7 +67,7 @@ impl Make {
             pidfd_socket: self.pidfd_socket.clone(),
             layers: None,
             fresh_init: self.fresh_init,
-            notify: crate::container::notify::asked().is_some(),
+            notify: crate::stdio::notify::asked().is_some(),
             network: self.network.asked(),
             vm: self.machine.asked(),
         }
@@ -74,11 +75,11 @@ impl Make {
 }
 
 /// Connects to the socket that takes the terminal.
-pub fn connect_console(path: Option<&Path>) -> Result<Option<Held>> {
+pub fn connect_console(path: Option<&Path>) -> Result<Option<Fd>> {
     use std::os::fd::IntoRawFd;
     path.map(|path| {
         UnixStream::connect(path)
-            .map(|socket| Held(socket.into_raw_fd()))
+            .map(|socket| Fd(socket.into_raw_fd()))
             .on("connect to console socket", path.display())
     })
     .transpose()

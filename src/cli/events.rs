@@ -1,7 +1,7 @@
 //! `hull events`: a line of JSON for every sample and every OOM kill, in runc's form.
 
 use super::Global;
-use crate::cgroups::Oom;
+use crate::cgroups::oom::Oom;
 use crate::container::{Container, Status};
 use crate::sys::process::poll2;
 use crate::{Context, Error, Result};

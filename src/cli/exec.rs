@@ -7,8 +7,8 @@ use crate::Result;
 use crate::container::Container;
 use crate::container::create::write_pid_file;
 use crate::container::exec::Options;
-use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
-use crate::container::streams::Pipes;
+use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::streams::Pipes;
 use crate::{Context, Error};
 use std::path::PathBuf;
 

@@ -19,9 +19,9 @@ pub struct CompletionsArgs {
 /// Options of `man`.
 #[derive(clap::Args)]
 pub struct ManArgs {
-    /// Folder of the pages, made if missing
-    #[arg(value_name = "FOLDER")]
-    folder: PathBuf,
+    /// Directory of the pages, made if missing
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
 }
 
 /// Prints the shell's completions.
@@ -38,21 +38,21 @@ pub fn completions(args: &CompletionsArgs) -> Result<u8> {
 
 /// Writes a page for hull and one for each command.
 pub fn man(args: &ManArgs) -> Result<u8> {
-    std::fs::create_dir_all(&args.folder).on("make", args.folder.display())?;
+    std::fs::create_dir_all(&args.directory).on("make", args.directory.display())?;
     let mut command = Cli::command();
     command.build();
-    page(&args.folder, &command, "hull")?;
+    page(&args.directory, &command, "hull")?;
     for sub in command
         .get_subcommands()
         .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
     {
-        page(&args.folder, sub, &format!("hull-{}", sub.get_name()))?;
+        page(&args.directory, sub, &format!("hull-{}", sub.get_name()))?;
     }
     Ok(0)
 }
 
-fn page(folder: &Path, command: &Command, name: &str) -> Result<()> {
-    let path = folder.join(format!("{name}.1"));
+fn page(directory: &Path, command: &Command, name: &str) -> Result<()> {
+    let path = directory.join(format!("{name}.1"));
     let mut text = Vec::new();
     Man::new(command.clone())
         .manual("hull")

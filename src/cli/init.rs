@@ -1,7 +1,7 @@
-//! `hull init`: a fresh process that carries out `inside`; hull's own use.
+//! `hull init`: a fresh process that executes `inside`; hull's own use.
 
 use crate::Result;
-use crate::namespaces::spawn::run_init;
+use crate::init::fresh::run_init;
 
 /// Options of `init`.
 #[derive(clap::Args)]

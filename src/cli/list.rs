@@ -1,6 +1,7 @@
 //! `hull list`.
 
-use super::{Global, Table};
+use crate::cli::Global;
+use crate::cli::table::Table;
 use crate::container::{Container, Status};
 use crate::{Error, Result};
 use clap::ValueEnum;

@@ -1,8 +1,9 @@
 //! `hull logs`, and the process that keeps them.
 
 use super::Global;
-use crate::people::{self, Keep, LogOptions};
-use crate::state::Store;
+use crate::adhoc;
+use crate::adhoc::keeper::Keep;
+use crate::store::Store;
 use crate::{Error, Result};
 use std::path::PathBuf;
 
@@ -26,9 +27,9 @@ pub struct Args {
 /// Options of `log-keeper`.
 #[derive(clap::Args)]
 pub struct KeeperArgs {
-    /// The container's folder
+    /// The container's directory
     #[arg(long)]
-    folder: PathBuf,
+    directory: PathBuf,
     /// A terminal comes over the socket that stdin is
     #[arg(long)]
     terminal: bool,
@@ -47,12 +48,12 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             ))
         })?),
     };
-    let options = LogOptions {
+    let options = adhoc::logs::Options {
         follow: args.follow,
         tail,
         timestamps: args.timestamps,
     };
-    people::show(&global.store(), &args.id, options)?;
+    adhoc::logs::show(&global.store(), &args.id, options)?;
     Ok(0)
 }
 
@@ -61,8 +62,8 @@ pub fn keep(args: KeeperArgs, global: &Global) -> Result<u8> {
     let remove = args
         .remove
         .map(|id| (Store::new(global.store().root().to_owned()), id));
-    people::keep(&Keep {
-        folder: args.folder,
+    adhoc::keeper::keep(&Keep {
+        directory: args.directory,
         terminal: args.terminal,
         remove,
     })?;

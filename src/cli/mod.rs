@@ -15,7 +15,6 @@ mod init;
 mod kill;
 mod list;
 mod logs;
-mod machine;
 mod network;
 mod own_binary;
 mod pause;
@@ -28,22 +27,21 @@ mod spec;
 mod start;
 mod state;
 mod stats;
-mod table;
+pub mod table;
 mod update;
 mod version;
-
-pub use table::Table;
+mod vm;
 
 use complain::complain;
 
 use crate::Result;
 use crate::log::{self, Format};
-use crate::state::Store;
+use crate::store::Store;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Run programs in containers: one bundle, behind the wall of your choice.
+/// Run programs in containers: one bundle, behind the backend of your choice.
 #[derive(Parser)]
 #[command(
     name = "hull",
@@ -54,7 +52,7 @@ use std::path::PathBuf;
 // Podman gives `--leave-running` twice, and for runc the last of a repeated option counts.
 #[command(args_override_self = true)]
 #[command(
-    after_help = "A bundle is a folder with a config.json and a root file system (OCI runtime \
+    after_help = "A bundle is a directory with a config.json and a root file system (OCI runtime \
         spec 1.x)."
 )]
 pub struct Cli {
@@ -67,9 +65,9 @@ pub struct Cli {
 /// Options of every command.
 #[derive(clap::Args, Clone)]
 pub struct Global {
-    /// Folder of the containers' records [default: /run/hull, or $XDG_RUNTIME_DIR/hull for an
+    /// Directory of the containers' records [default: /run/hull, or $XDG_RUNTIME_DIR/hull for an
     /// ordinary user]
-    #[arg(long, global = true, value_name = "FOLDER")]
+    #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Write the log to this file and not to stderr
     #[arg(long, global = true, value_name = "FILE")]
@@ -114,7 +112,7 @@ impl Global {
     /// The containers' store.
     fn store(&self) -> Store {
         let default = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(folder) if !is_machines_root() => PathBuf::from(folder).join("hull"),
+            Some(directory) if !is_machines_root() => PathBuf::from(directory).join("hull"),
             _ if nix::unistd::geteuid().is_root() => PathBuf::from("/run/hull"),
             _ => PathBuf::from(format!("/tmp/hull-{}", nix::unistd::geteuid())),
         };
@@ -162,9 +160,9 @@ enum Command {
     Pause(pause::Args),
     /// Thaw a paused container
     Resume(pause::Args),
-    /// Save a running container to a folder of images
+    /// Save a running container to a directory of images
     Checkpoint(Box<checkpoint::Args>),
-    /// Bring a container back from a folder of images
+    /// Bring a container back from a directory of images
     Restore(Box<restore::Args>),
     /// Make copies of a running container, which runs on
     Clone(Box<clone::Args>),
@@ -184,7 +182,7 @@ enum Command {
     Completions(generate::CompletionsArgs),
     /// Write the manual's pages
     Man(generate::ManArgs),
-    /// Carry out a plan's inside in this process (hull's own use)
+    /// Execute a plan's inside in this process (hull's own use)
     #[command(hide = true)]
     Init(init::Args),
     /// Keep the output of a detached container (hull's own use)
@@ -207,7 +205,7 @@ impl Command {
         }
     }
 
-    fn carry_out(self, global: &Global) -> Result<u8> {
+    fn execute(self, global: &Global) -> Result<u8> {
         self.recover_networks(global);
         match self {
             Command::Create(args) => create::run(args, global),
@@ -242,12 +240,12 @@ impl Command {
 
 /// hull's entry; answers with the exit status.
 pub fn main() -> u8 {
-    if crate::vm::guest::is_first() {
-        crate::vm::guest::main();
+    if crate::guest::is_first() {
+        crate::guest::main();
     }
-    if crate::checkpoint::is_stand_in() {
+    if crate::checkpoint::tmpfs::is_stand_in() {
         crate::sys::entry::prepare();
-        return crate::checkpoint::stand_in();
+        return crate::checkpoint::tmpfs::stand_in();
     }
     command()
 }
@@ -333,7 +331,7 @@ fn command() -> u8 {
         Command::Run(args) if args.is_for_people() => 125,
         _ => 1,
     };
-    match protected.and_then(|()| cli.command.carry_out(&cli.global)) {
+    match protected.and_then(|()| cli.command.execute(&cli.global)) {
         Ok(status) => status,
         Err(error) => {
             complain(&error);

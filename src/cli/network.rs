@@ -1,6 +1,9 @@
 //! `hull network`, and the network options of the commands that make containers.
 
-use super::{Global, Table};
+use crate::cli::Global;
+use crate::cli::table::Table;
+use crate::container::Container;
+use crate::net::netlink::Namespace;
 use crate::net::network::{Driver, Network, Networks};
 use crate::net::{self, manage};
 use crate::{Error, Result};
@@ -44,7 +47,7 @@ pub struct Wiring {
 
 impl Wiring {
     /// The options for the library.
-    pub fn asked(&self) -> net::Asked {
+    pub fn asked(&self) -> net::setup::Asked {
         let options = net::request::Options {
             network: self.network.clone(),
             publish: self.publish.clone(),
@@ -55,7 +58,7 @@ impl Wiring {
             rate: self.net_rate.clone(),
             burst: self.net_burst.clone(),
         };
-        net::Asked {
+        net::setup::Asked {
             options,
             annotations: self.network_annotations,
             preview: false,
@@ -166,7 +169,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             id,
             file,
             interface,
-        } => net::capture::capture(&global.store(), id, interface, file)?,
+        } => capture(global, id, interface, file)?,
     }
     Ok(0)
 }
@@ -249,4 +252,16 @@ fn inspect(networks: &Networks, name: &str) -> Result<()> {
     document["containers"] = json!(endpoints);
     println!("{}", super::state::pretty(&document)?);
     Ok(())
+}
+
+fn capture(global: &Global, id: &str, interface: &str, file: &str) -> Result<()> {
+    let container = Container::open(&global.store(), id)?;
+    let pidfd = container.pidfd()?;
+    let namespace = Namespace::of_process(container.pid())?;
+    let target = net::capture::Target {
+        id,
+        pidfd: &pidfd,
+        namespace: &namespace,
+    };
+    net::capture::capture(&target, interface, file)
 }

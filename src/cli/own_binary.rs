@@ -3,7 +3,7 @@
 //! `exec` of it in the container then lead there.
 //!
 //! Two such places, the first that can be had:
-//! - an overlay of hull's own folder without a writable layer, mounted nowhere: a fraction of a
+//! - an overlay of hull's own directory without a writable layer, mounted nowhere: a fraction of a
 //!   millisecond. The kernel makes such a file system read-only as a whole, and no mount option
 //!   lifts that. (A read-only bind mount would cost as much and hold less: it is read-only by an
 //!   attribute of the mount, and the root of any user namespace may take that back from a mount
@@ -11,7 +11,7 @@
 //! - a sealed copy in memory: milliseconds, but it needs no privilege and no particular file
 //!   system.
 
-use crate::init::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, mount, process};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -62,16 +62,16 @@ pub fn protect() -> Result<()> {
 /// mount alone is read-only.
 fn is_protected(link: &[u8]) -> Result<bool> {
     if link.starts_with(b"/memfd:") {
-        let own = Held(
-            file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?,
-        );
+        let own =
+            Fd(file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0)
+                .on("open", "/proc/self/exe")?);
         return Ok(file::seals(own.0).is_ok_and(|seals| seals & SEALS == SEALS));
     }
     // A view made by hull is a mount of its own, whose root the file lies in.
     if link.iter().filter(|&&byte| byte == b'/').count() > 1 {
         return Ok(false);
     }
-    match file::openat(libc::AT_FDCWD, EXE, libc::O_WRONLY, 0).map(Held) {
+    match file::openat(libc::AT_FDCWD, EXE, libc::O_WRONLY, 0).map(Fd) {
         Err(Errno::EROFS) => {
             Ok(file::filesystem_of(EXE).on("stat", "/proc/self/exe")? == OVERLAYFS_SUPER_MAGIC)
         }
@@ -79,37 +79,37 @@ fn is_protected(link: &[u8]) -> Result<bool> {
     }
 }
 
-/// hull's own file through an overlay of its folder and `/dev`: two lower layers are the least, and
-/// that folder is always there. None where the kernel has no overlay, hull may not mount, or the
-/// folder's name cannot be an option's value.
-fn read_only_view(link: &[u8]) -> Option<Held> {
+/// hull's own file through an overlay of its directory and `/dev`: two lower layers are the least, and
+/// that directory is always there. None where the kernel has no overlay, hull may not mount, or the
+/// directory's name cannot be an option's value.
+fn read_only_view(link: &[u8]) -> Option<Fd> {
     let cut = link.iter().rposition(|&byte| byte == b'/')?;
-    let folder = if cut == 0 { &b"/"[..] } else { &link[..cut] };
-    if folder.iter().any(|byte| b":\\,".contains(byte)) {
+    let directory = if cut == 0 { &b"/"[..] } else { &link[..cut] };
+    if directory.iter().any(|byte| b":\\,".contains(byte)) {
         return None;
     }
-    let layers = CString::new([folder, b":/dev"].concat()).ok()?;
+    let layers = CString::new([directory, b":/dev"].concat()).ok()?;
     let name = CString::new(&link[cut + 1..]).ok()?;
-    let context = Held(mount::fsopen(c"overlay").ok()?);
+    let context = Fd(mount::fsopen(c"overlay").ok()?);
     mount::fsconfig_string(context.0, c"lowerdir", &layers).ok()?;
     mount::fsconfig_create(context.0).ok()?;
     // The last descriptors of this process before it begins anew: execve closes them.
     let view = mount::fsmount(context.keep(), mount::ATTR_RDONLY | mount::ATTR_NODEV).ok()?;
-    let program = Held(file::openat(view, &name, libc::O_PATH | libc::O_NOFOLLOW, 0).ok()?);
+    let program = Fd(file::openat(view, &name, libc::O_PATH | libc::O_NOFOLLOW, 0).ok()?);
     // Where the path leads to another file by now, a copy is made of the one that runs.
     let (own, seen) = (file::stat(EXE).ok()?, file::fstat(program.0).ok()?);
     let key = |stat: &libc::stat| (stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     (key(&own) == key(&seen)).then_some(program)
 }
 
-fn sealed_copy() -> Result<Held> {
+fn sealed_copy() -> Result<Fd> {
     let own =
-        Held(file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?);
+        Fd(file::openat(libc::AT_FDCWD, EXE, libc::O_RDONLY, 0).on("open", "/proc/self/exe")?);
     let copy = match file::memfd(c"hull", libc::MFD_ALLOW_SEALING | MFD_EXEC) {
         Err(Errno::EINVAL) => file::memfd(c"hull", libc::MFD_ALLOW_SEALING),
         other => other,
     };
-    let copy = Held(copy.on("make", "a memory file for hull's own binary")?);
+    let copy = Fd(copy.on("make", "a memory file for hull's own binary")?);
     while file::sendfile(copy.0, own.0, 1 << 30).on("copy", "hull's own binary")? > 0 {}
     file::seal(copy.0, SEALS).on("seal", "the copy of hull's own binary")?;
     Ok(copy)

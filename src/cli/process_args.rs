@@ -11,7 +11,7 @@ pub struct ProcessArgs {
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,
     /// Working directory
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIR")]
     pub cwd: Option<String>,
     /// Variable of the environment
     #[arg(short, long, value_name = "NAME=VALUE")]
@@ -142,7 +142,7 @@ impl ProcessArgs {
     }
 }
 
-fn read(path: &Path) -> Result<Process> {
+pub fn read(path: &Path) -> Result<Process> {
     let text = std::fs::read(path).on("read", path.display())?;
     serde_json::from_slice(&text)
         .map_err(|error| Error::new(format!("read {}: {error}", path.display())))

@@ -84,7 +84,7 @@ fn of_guest(container: &Container, options: &[String]) -> Result<u8> {
         ));
     }
     println!("{:<8} {:>7} {:>7} {:>8} CMD", "UID", "PID", "PPID", "TIME");
-    for process in container.machine_processes()? {
+    for process in container.vm().processes()? {
         let seconds = process.ticks / 100;
         let time = format!(
             "{:02}:{:02}:{:02}",

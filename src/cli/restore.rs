@@ -3,13 +3,16 @@
 use super::Global;
 use super::checkpoint::Shared;
 use super::create::connect_console;
-use crate::checkpoint::{self, Beside, Bring, Common, Scratch};
-use crate::container::create::Options;
+use crate::adhoc::keeper::Streams;
+use crate::checkpoint;
+use crate::checkpoint::images::Beside;
+use crate::checkpoint::request::RestoreOptions;
+use crate::checkpoint::{Common, Scratch};
+use crate::compile::Options;
 use crate::container::delete::delete;
-use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
-use crate::people::Streams;
 use crate::spec::Spec;
-use crate::state::Store;
+use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +22,7 @@ pub struct Args {
     /// The container's id; with --import the saved one's unless another is given
     #[arg(value_name = "ID", required_unless_present = "import")]
     id: Option<String>,
-    /// Bring back what hull checkpoint --export saved in this file
+    /// RestoreOptions back what hull checkpoint --export saved in this file
     #[arg(long, value_name = "FILE", conflicts_with = "image_path")]
     import: Option<PathBuf>,
     /// The container's id, in place of the saved one
@@ -27,8 +30,8 @@ pub struct Args {
     name: Option<String>,
     #[command(flatten)]
     shared: Shared,
-    /// Folder of the bundle
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR")]
     bundle: Option<PathBuf>,
     /// Unix socket that takes the container's terminal
     #[arg(long, value_name = "SOCKET")]
@@ -76,7 +79,7 @@ fn find(
     let scratch = match &args.import {
         Some(file) => {
             let scratch = Scratch::new(store, "import")?;
-            checkpoint::unpack(file, scratch.path())?;
+            checkpoint::archive::unpack(file, scratch.path())?;
             scratch.path().clone_into(&mut common.images);
             Some(scratch)
         }
@@ -124,7 +127,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
         }
         _ => {}
     }
-    let bring = Bring {
+    let bring = RestoreOptions {
         common,
         options: Options {
             systemd_cgroup: global.systemd_cgroup,
@@ -139,15 +142,16 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     };
     if kept {
         let mut streams = Streams::make(terminal)?;
-        let (container, _) = streams
-            .while_redirected(|console| checkpoint::restore(&store, &id, &spec, &bring, console))?;
+        let (container, _) = streams.while_redirected(|console| {
+            checkpoint::restore::restore(&store, &id, &spec, &bring, console)
+        })?;
         streams
-            .hand_over(&container.folder(), None)
+            .hand_over(&container.directory(), None)
             .inspect_err(|_| drop(container.take_down()))?;
         return Ok(0);
     }
     if args.detach {
-        checkpoint::restore(&store, &id, &spec, &bring, given)?;
+        checkpoint::restore::restore(&store, &id, &spec, &bring, given)?;
         return Ok(0);
     }
     let own = if terminal && given.is_none() {
@@ -157,7 +161,7 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
     let signals = Signals::hold()?;
-    let (container, pidfd) = checkpoint::restore(&store, &id, &spec, &bring, theirs)?;
+    let (container, pidfd) = checkpoint::restore::restore(&store, &id, &spec, &bring, theirs)?;
     drop(scratch);
     let attended = |terminal| {
         attend(

@@ -2,14 +2,16 @@
 
 use super::Global;
 use super::create::{Make, connect_console};
+use crate::adhoc;
+use crate::adhoc::flags::Flags;
+use crate::adhoc::run::Mode;
 use crate::container::create::create;
-use crate::container::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
 use crate::container::start::{begin, executed};
-use crate::container::streams::Pipes;
 use crate::container::{Container, delete};
-use crate::people::{self, Flags, Mode};
 use crate::spec::Spec;
-use crate::state::Store;
+use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::streams::Pipes;
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// Options of `run`.
@@ -40,13 +42,13 @@ impl Args {
 /// Carries the command out; the status is the program's.
 pub fn run(args: Args, global: &Global) -> Result<u8> {
     if args.is_for_people() {
-        return run_folder(&args, global);
+        return run_directory(&args, global);
     }
     run_bundle(&args, &global.store(), global).map_err(|error| error.within("hull run failed"))
 }
 
 /// The form for people.
-fn run_folder(args: &Args, global: &Global) -> Result<u8> {
+fn run_directory(args: &Args, global: &Global) -> Result<u8> {
     let Args {
         detach,
         keep,
@@ -63,7 +65,7 @@ fn run_folder(args: &Args, global: &Global) -> Result<u8> {
         detach: *detach,
         keep: *keep,
     };
-    people::run(flags, words, &mode, make.options(global), &global.store())
+    adhoc::run::run(flags, words, &mode, make.options(global), &global.store())
 }
 
 fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
@@ -77,8 +79,8 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
     let [id] = &words[..] else {
         let words = words.join(" ");
         return Err(Error::new(format!(
-            "one container id is wanted, not {words:?}; to run a program on a folder: hull run \
-                --rootfs FOLDER -- COMMAND"
+            "one container id is wanted, not {words:?}; to run a program on a directory: hull run \
+                --rootfs DIR -- COMMAND"
         )));
     };
     let spec = Spec::load(&make.bundle)?;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 /// Options of `spec`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder of the bundle
-    #[arg(short, long, value_name = "FOLDER", default_value = ".")]
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
     /// A config for an ordinary user
     #[arg(long)]

@@ -1,9 +1,11 @@
 //! `hull stats`: what containers use, as a table that is refreshed in place.
 
-use super::{Global, Table, events::duration};
-use crate::cgroups::Stats;
+use crate::cgroups::stats::types::Stats;
+use crate::cli::Global;
+use crate::cli::events::duration;
+use crate::cli::table::Table;
 use crate::container::{Container, Status};
-use crate::state::Store;
+use crate::store::Store;
 use crate::sys::socket::{is_terminal, terminal_size};
 use crate::{Context, Error, Result};
 use clap::ValueEnum;
@@ -158,7 +160,7 @@ fn row(id: &str, before: Option<&Sample>, now: &Sample, machine: u64) -> Row {
         .map(|stats| &stats.memory.usage)
         .filter(|memory| memory.limit != 0);
     let limit = memory.map(|memory| memory.limit.min(machine));
-    let network = |count: fn(&crate::cgroups::stats::NetworkInterface) -> u64| {
+    let network = |count: fn(&crate::cgroups::stats::types::NetworkInterface) -> u64| {
         stats.and_then(|stats| Some(stats.network_interfaces.as_ref()?.iter().map(count).sum()))
     };
     let block = |op: &str| {
@@ -317,7 +319,7 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroups::stats::{BlkioEntry, NetworkInterface};
+    use crate::cgroups::stats::types::{BlkioEntry, NetworkInterface};
 
     #[test]
     fn bytes_are_decimal_with_four_digits() {

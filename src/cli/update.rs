@@ -1,8 +1,8 @@
 //! `hull update`.
 
 use super::Global;
+use crate::adhoc::values::size;
 use crate::container::Container;
-use crate::people::values::size;
 use crate::spec::config::{BlockIo, Cpu, Memory, Pids, Resources};
 use crate::{Context, Error, Result};
 use std::fs::File;

@@ -1,6 +1,6 @@
 //! `hull --version`: the lines that engines parse.
 
-/// The newest runtime spec that hull carries out.
+/// The newest runtime spec that hull executes.
 pub const SPEC_VERSION: &str = "1.3.0";
 
 /// Prints name, version, commit, spec and libseccomp.

@@ -3,14 +3,13 @@
 
 use super::create::has_pid_namespace;
 use super::{Container, Status};
-use crate::init::Held;
-use crate::plan::state_document;
-use crate::state::Store;
+use crate::spec::state::state_document;
+use crate::store::Store;
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use nix::sys::signal::Signal;
 use oci_spec::runtime::LinuxNamespaceType;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Removes a container.
 ///
@@ -22,9 +21,10 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         other => other?,
     };
     let container = match Container::open(store, id) {
-        // A folder without a record: hull died before it wrote one.
-        Err(_) if force && !store.folder(id).join("state.json").exists() => {
-            return crate::net::release(&store.folder(id)).and_then(|()| store.remove(id));
+        // A directory without a record: hull died before it wrote one.
+        Err(_) if force && !store.directory(id).join("state.json").exists() => {
+            return crate::net::trace::release(&store.directory(id))
+                .and_then(|()| store.remove(id));
         }
         other => other?,
     };
@@ -45,7 +45,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
 
 /// A container that is not there is what a forced delete wants; a malformed id is still an error.
 fn forced_missing(id: &str, error: Error) -> Result<()> {
-    crate::state::check_id(id).map_err(|_| error)
+    crate::store::check_id(id).map_err(|_| error)
 }
 
 impl Container {
@@ -88,9 +88,9 @@ impl Container {
             .record
             .layers
             .iter()
-            .flat_map(crate::plan::Layers::work_folders)
+            .flat_map(crate::step::layers::Layers::work_directories)
         {
-            note(crate::rootfs::remove_work(work));
+            note(crate::rootfs::teardown::remove_work(work));
         }
         if self
             .record
@@ -98,11 +98,13 @@ impl Container {
             .namespace(LinuxNamespaceType::Mount)
             .is_none()
         {
-            note(crate::rootfs::unmount_below(&self.record.spec.rootfs()));
+            note(crate::rootfs::teardown::unmount_below(
+                &self.record.spec.rootfs(),
+            ));
         }
-        // With a network there is more in the folder than the record.
+        // With a network there is more in the directory than the record.
         if !self.store.remove_bare(&self.record.id) {
-            note(crate::net::release(&self.folder()));
+            note(crate::net::trace::release(&self.directory()));
             note(self.store.remove(&self.record.id));
         }
         self.poststop();
@@ -140,7 +142,7 @@ impl Container {
         {
             group.thaw_all()?;
         }
-        wait_gone(&pidfd, Duration::from_secs(10))
+        crate::sys::process::wait_gone(pidfd.0, Duration::from_secs(10))
             .then_some(())
             .ok_or_else(|| Error::new("init did not end within 10 s of SIGKILL"))
     }
@@ -153,23 +155,10 @@ impl Container {
         for (index, hook) in hooks.poststop.iter().enumerate() {
             let state = state_document(&self.record.spec, &self.record.id, "stopped", Some(0));
             if let Err(error) =
-                crate::wall::run_hook("poststop", index, hook, &state, self.record.spec.bundle())
+                crate::hooks::host::run("poststop", index, hook, &state, self.record.spec.bundle())
             {
                 crate::log::warn(&error.to_string());
             }
-        }
-    }
-}
-
-/// Waits until a process is gone (its pidfd becomes readable), whoever reaps it.
-pub fn wait_gone(pidfd: &Held, limit: Duration) -> bool {
-    let until = Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        match process::poll2(pidfd.0, -1, Some(left.as_millis() as u64)) {
-            Ok((true, _)) => return true,
-            _ if left.is_zero() => return false,
-            _ => {}
         }
     }
 }

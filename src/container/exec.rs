@@ -1,20 +1,19 @@
 //! `exec`: another process in a container, by way of a stage that joins its namespaces.
 
 use super::{Container, Status};
-use crate::cgroups::{ExecTarget, Group, sub_cgroups};
-use crate::facts::{Facts, Owner};
-use crate::init::Held;
-use crate::namespaces::spawn::{Birth, Child, spawn};
-use crate::plan::outside::Stage;
-use crate::plan::step::{Barrier, slot};
-use crate::plan::{self, ExecRequest};
-use crate::security::rlimits;
+use crate::backend;
+use crate::backend::namespaces::{Entered, Namespaces, Role, Target};
+use crate::backend::run;
+use crate::cgroups::exec::sub_cgroups;
+use crate::facts::Facts;
+use crate::namespaces::spawn::Child;
+use crate::process::exec::{self, Entry, ExecRequest};
 use crate::spec::config::Process;
-use crate::sys::{ids, process as sys_process};
-use crate::wall::{Meeting, procfs};
-use crate::{Context, Error, Result};
+use crate::state::VmRecord;
+use crate::sys::fd::Fd;
+use crate::vm;
+use crate::{Error, Result};
 use nix::unistd::Pid;
-use oci_spec::runtime::LinuxNamespaceType;
 use std::os::fd::IntoRawFd;
 
 /// What `exec` was asked besides the process.
@@ -33,12 +32,7 @@ impl Container {
     ///
     /// # Errors
     /// The container is stopped or paused; the program is missing; the kernel refuses a step.
-    pub fn exec(
-        &self,
-        process: &Process,
-        options: &Options,
-        console: Option<Held>,
-    ) -> Result<Child> {
+    pub fn exec(&self, process: &Process, options: &Options, console: Option<Fd>) -> Result<Child> {
         match self.status() {
             Status::Running | Status::Created => {}
             Status::Paused if options.ignore_paused => {}
@@ -52,228 +46,100 @@ impl Container {
             }
         }
         check(process)?;
-        let process = &self.completed(process);
+        let process = &exec::completed(process, &self.record.spec);
         if let Some(machine) = &self.record.vm {
-            return self.exec_in_machine(machine, process, options, console);
+            return self.exec_in_vm(machine, process, options, console);
         }
-        let init = self.pidfd()?;
         let facts = Facts::probe(&self.record.spec)?;
-        let mut entry = self.entry(options)?;
-        let tasks: Vec<Held> = entry
-            .iter_mut()
-            .flat_map(|(_, target)| target.tasks.drain(..))
-            .map(|fd| Held(fd.into_raw_fd()))
-            .collect();
-        let request = self.exec_request(options, tasks.len() as u32)?;
-        let plan = plan::exec(process, &facts, &request)?;
-        for warning in &plan.warnings {
-            crate::log::warn(warning);
-        }
-        plan.remarks
-            .iter()
-            .for_each(|remark| crate::log::remark(remark));
-        let mut slots = vec![-1; plan.slots as usize + 1];
-        let pidfd_slot = plan.slots;
-        slots[pidfd_slot as usize] = init.0;
-        let proc = procfs()?;
-        slots[slot::PROC as usize] = proc.0;
-        slots[slot::CONSOLE as usize] = console.as_ref().map_or(-1, |held| held.0);
-        for (index, held) in tasks.iter().enumerate() {
-            slots[plan::FIRST_CGROUP as usize + index] = held.0;
-        }
-        // A process of the container must not reach hull through its own /proc while it joins
-        // (CVE-2016-9962).
-        ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
-        take_initial_affinity(process)?;
-        let stage = self.stage(pidfd_slot);
-        let script = plan.encode();
-        let birth = Birth {
-            flags: 0,
-            stage: Some(&stage),
-            cgroup: None,
-            script: &script,
-            slots: &mut slots,
-            fresh: false,
+        let entered = self.enter(options)?;
+        let request = self.exec_request(options, &entered)?;
+        let plan = exec::exec(process, &facts, &request)?;
+        plan.tell();
+        let directory = self.directory();
+        let mut backend = Namespaces {
+            target: Target {
+                spec: &self.record.spec,
+                id: &self.record.id,
+                directory: &directory,
+            },
+            plan: &plan,
+            console,
+            fresh_init: false,
+            role: Role::Exec(entered),
         };
-        let child = spawn(birth)?;
-        match self.settle(&plan, &child, process, (&facts, &request, entry.as_ref())) {
-            Ok(()) => {
-                crate::wall::log_inside(&plan, &child);
-                Ok(child)
-            }
-            Err(error) => {
-                let _ = sys_process::pidfd_send_signal(child.pidfd.0, libc::SIGKILL);
-                let _ = sys_process::wait(child.pidfd.0, false);
-                Err(error)
-            }
-        }
+        let done = run::run(&plan.host, plan.slots, &directory, &mut backend)?;
+        backend::log_container_steps(&plan, &done.child);
+        Ok(done.child)
     }
 
-    /// What a process file leaves out is the container's own: capabilities and limits (as runc has
-    /// it).
-    pub(super) fn completed(&self, process: &Process) -> Process {
-        let own = self
-            .record
-            .spec
-            .config()
-            .process
-            .clone()
-            .unwrap_or_default();
-        let mut process = process.clone();
-        process.capabilities = process.capabilities.or(own.capabilities);
-        if process.rlimits.is_empty() {
-            process.rlimits = own.rlimits;
+    fn exec_in_vm(
+        &self,
+        vm: &VmRecord,
+        process: &Process,
+        options: &Options,
+        console: Option<Fd>,
+    ) -> Result<Child> {
+        if options.preserve_fds > 0 || !options.cgroup.is_empty() {
+            return Err(Error::new(
+                "--preserve-fds and --cgroup name what is the host's, which cannot cross into a \
+                 virtual machine",
+            ));
         }
-        process
+        let target = vm::exec::Target {
+            store: &self.store,
+            record: &self.record,
+            vm,
+        };
+        vm::exec::exec(&target, process, console)
     }
 
-    pub(super) fn exec_request(&self, options: &Options, cgroups: u32) -> Result<ExecRequest> {
-        let spec = &self.record.spec;
-        let user_namespace = self.is_other(LinuxNamespaceType::User);
-        let filter = super::create::filter(&self.store, spec)?;
+    fn exec_request(&self, options: &Options, entered: &Entered) -> Result<ExecRequest> {
+        let joins = exec::joins(&self.record.spec, &self.record.facts);
+        let unified = entered.cgroup.as_ref();
+        let cgroups = Entry {
+            v1: entered.tasks.len() as u32,
+            v2: unified.is_some_and(|(_, target)| target.unified.is_some()),
+        };
         Ok(ExecRequest {
-            user_namespace,
-            may_set_groups: !user_namespace || setgroups_allowed(self.record.pid),
-            keep_groups: spec
-                .config()
-                .annotations
-                .get("run.oci.keep_original_groups")
-                .is_some_and(|value| value == "1"),
-            filter,
+            joins,
+            may_set_groups: !joins.user || setgroups_allowed(self.record.pid),
+            filter: crate::compile::filter(&self.store, &self.record.spec)?,
             preserve_fds: options.preserve_fds,
             cgroups,
-            personality: spec
-                .config()
-                .linux
-                .as_ref()
-                .and_then(|linux| linux.personality.clone()),
             keyring: (!self.record.no_new_keyring).then(|| format!("_ses.{}", self.record.id)),
+            ..ExecRequest::of(&self.record.spec)
         })
     }
 
-    /// Whether the container has a namespace of a kind that is not hull's own.
-    fn is_other(&self, kind: LinuxNamespaceType) -> bool {
-        let own = self
-            .record
-            .facts
-            .joined
-            .iter()
-            .any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Own);
-        self.record.spec.namespace(kind).is_some() && !own
-    }
-
-    /// Joins by init's pidfd, several namespaces at once (setns(2)): first what the outer user
-    /// namespace owns.
-    fn stage(&self, pidfd: u32) -> Stage {
-        use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
-        let kinds = [Cgroup, Ipc, Mount, Network, Pid, Time, Uts];
-        let user = self.is_other(User);
-        let outer = |kind: LinuxNamespaceType| {
-            !user
-                || self
-                    .record
-                    .facts
-                    .joined
-                    .iter()
-                    .any(|joined| joined.kind == kind as u32 && joined.owner == Owner::Outer)
-        };
-        let mask = |wanted: bool| {
-            kinds
-                .iter()
-                .filter(|kind| self.is_other(**kind) && outer(**kind) == wanted)
-                .fold(0, |mask, kind| mask | *kind as u32)
-        };
-        let list = |mask: u32| {
-            if mask == 0 {
-                Vec::new()
-            } else {
-                vec![(pidfd, mask)]
-            }
-        };
-        Stage {
-            before: list(mask(true)),
-            user: user.then_some(pidfd),
-            after: list(mask(false)),
-            time: None,
-        }
-    }
-
-    fn settle(
-        &self,
-        plan: &plan::Plan,
-        child: &Child,
-        process: &Process,
-        (facts, request, entry): (&Facts, &ExecRequest, Option<&(Group, ExecTarget)>),
-    ) -> Result<()> {
-        let meeting = Meeting { plan, child };
-        if let Some((group, target)) = entry {
-            group.join_unified(
-                target,
-                Pid::from_raw(child.pid),
-                Pid::from_raw(self.record.pid),
-            )?;
-        }
-        if let Some(score) = process.oom_score_adj {
-            let path = format!("/proc/{}/oom_score_adj", child.pid);
-            crate::namespaces::idmap::write_file(&path, &score.to_string())?;
-        }
-        meeting.barrier(Barrier::Placed)?;
-        meeting.barrier(Barrier::Ready)?;
-        for limit in rlimits::parse(&process.rlimits)? {
-            if !plan::sets_itself(&limit, facts, request.user_namespace) {
-                ids::prlimit(child.pid, limit.resource, limit.soft, limit.hard)
-                    .on("error setting rlimits for", child.pid)?;
-            }
-        }
-        meeting.barrier(Barrier::Recorded)?;
-        if request.filter.as_ref().is_some_and(|filter| filter.notify) {
-            let spec = &self.record.spec;
-            let seccomp = spec
-                .config()
-                .linux
-                .as_ref()
-                .and_then(|linux| linux.seccomp.clone())
-                .unwrap_or_default();
-            meeting.listener(
-                spec,
-                &self.record.id,
-                self.record.pid,
-                &seccomp.listener_path.unwrap_or_default(),
-                &seccomp.listener_metadata.unwrap_or_default(),
-            )?;
-        }
-        meeting.filtered()?;
-        meeting.executed()
-    }
-
-    /// The container's cgroup and the place in it where the process goes; none where it stays in
-    /// hull's own.
-    fn entry(&self, options: &Options) -> Result<Option<(Group, ExecTarget)>> {
+    /// What the exec needs of the container: its init, and its cgroup with the place in it where
+    /// the process goes (none where it stays in hull's own).
+    fn enter(&self, options: &Options) -> Result<Entered> {
+        let init = self.pidfd()?;
         let subs = sub_cgroups(&options.cgroup)?;
-        match self.group()? {
+        let mut cgroup = match self.group()? {
             Some(group) => {
                 let target = group.exec_target(Pid::from_raw(self.record.pid), &subs)?;
-                Ok(Some((group, target)))
+                Some((group, target))
             }
-            None if subs.is_empty() => Ok(None),
-            None => Err(Error::new(format!(
-                "--cgroup: container {} has no cgroup",
-                self.record.id
-            ))),
-        }
-    }
-}
-
-/// `execCPUAffinity.initial` is hull's own before the child joins the container's cgroup
-/// (config.md).
-fn take_initial_affinity(process: &Process) -> Result<()> {
-    let Some(affinity) = &process.exec_cpu_affinity else {
-        return Ok(());
-    };
-    let (initial, _) = crate::security::process::exec_cpu_affinity(affinity)?;
-    match plan::mask_bytes(initial) {
-        mask if mask.is_empty() => Ok(()),
-        mask => ids::sched_setaffinity(0, &mask).on("set", "the initial CPU affinity"),
+            None if subs.is_empty() => None,
+            None => {
+                return Err(Error::new(format!(
+                    "--cgroup: container {} has no cgroup",
+                    self.record.id
+                )));
+            }
+        };
+        let tasks = cgroup
+            .iter_mut()
+            .flat_map(|(_, target)| target.tasks.drain(..))
+            .map(|fd| Some(Fd(fd.into_raw_fd())))
+            .collect();
+        Ok(Entered {
+            init,
+            pid: self.record.pid,
+            cgroup,
+            tasks,
+        })
     }
 }
 

@@ -6,22 +6,20 @@
 pub mod create;
 pub mod delete;
 pub mod exec;
-pub mod foreground;
-mod machine;
-pub mod notify;
 pub mod signal;
 pub mod start;
-mod stats;
-pub mod streams;
-mod update;
+pub mod stats;
+pub mod update;
 
-use crate::cgroups::Group;
-use crate::init::Held;
-use crate::plan::state_document;
-use crate::state::{self, Phase, Record, Store};
+use crate::cgroups::group::Group;
+use crate::spec::state::state_document;
+use crate::state::{Phase, Record};
+use crate::store::START_FIFO;
+use crate::store::Store;
+use crate::sys::fd::Fd;
 use crate::sys::process;
-use crate::vm::client::Request;
-use crate::wall::START_FIFO;
+use crate::vm::channel::client::Request;
+use crate::vm::client::Vm;
 use crate::{Error, Result};
 use nix::errno::Errno;
 use serde::Serialize;
@@ -61,7 +59,7 @@ impl Status {
 pub struct Container {
     /// What was made.
     pub record: Record,
-    store: Store,
+    pub(crate) store: Store,
 }
 
 impl Container {
@@ -84,33 +82,28 @@ impl Container {
         }
     }
 
-    /// The container's folder in the store.
-    pub fn folder(&self) -> PathBuf {
-        self.store.folder(&self.record.id)
-    }
-
-    /// Whether init is there: the same process, in this boot, and no zombie.
-    fn init_lives(&self) -> bool {
-        let Record {
-            pid, start_time, ..
-        } = self.record;
-        pid > 0
-            && matches!(state::process_stat(pid), Some((letter, started)) if started == start_time && !matches!(letter, 'Z' | 'X'))
+    /// The container's directory in the store.
+    pub fn directory(&self) -> PathBuf {
+        self.store.directory(&self.record.id)
     }
 
     /// How it stands now.
     pub fn status(&self) -> Status {
-        if !self.init_lives() || self.record.boot_id != state::boot_id() {
+        if !self.record.init_lives() || self.record.boot_id != crate::sys::procfs::boot_id() {
             return Status::Stopped;
         }
         if self.record.phase == Phase::Creating {
             return Status::Creating;
         }
-        if self.folder().join(START_FIFO).exists() {
+        if self.directory().join(START_FIFO).exists() {
             return Status::Created;
         }
         if self.record.vm.is_some() {
-            return if self.folder().join(crate::vm::monitor::PAUSED).exists() {
+            return if self
+                .directory()
+                .join(crate::vm::monitor::control::PAUSED)
+                .exists()
+            {
                 Status::Paused
             } else {
                 Status::Running
@@ -124,7 +117,7 @@ impl Container {
 
     /// Init's process id, 0 when it is not there.
     pub fn pid(&self) -> i32 {
-        if self.init_lives() {
+        if self.record.init_lives() {
             self.record.pid
         } else {
             0
@@ -135,12 +128,12 @@ impl Container {
     ///
     /// # Errors
     /// `container not running`.
-    pub fn pidfd(&self) -> Result<Held> {
+    pub fn pidfd(&self) -> Result<Fd> {
         let gone = || Error::new("container not running");
         match process::pidfd_open(self.record.pid) {
             Ok(pidfd) => {
-                let held = Held(pidfd);
-                if self.init_lives() {
+                let held = Fd(pidfd);
+                if self.record.init_lives() {
                     Ok(held)
                 } else {
                     Err(gone())
@@ -149,6 +142,11 @@ impl Container {
             Err(Errno::ESRCH | Errno::EINVAL) => Err(gone()),
             Err(errno) => Err(Error::sys("open process", self.record.pid, errno)),
         }
+    }
+
+    /// Its VM, where it has one.
+    pub fn vm(&self) -> Vm {
+        Vm::of(self.directory())
     }
 
     /// The container's cgroup.
@@ -202,7 +200,7 @@ impl Container {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
             Status::Running | Status::Created if self.record.vm.is_some() => {
-                drop(self.machine(&Request::Pause)?)
+                drop(self.vm().ask(&Request::Pause)?)
             }
             Status::Running | Status::Created => self.needed_group()?.freeze()?,
             _ => return Err(Error::new("container not running")),
@@ -218,7 +216,7 @@ impl Container {
     pub fn resume(&self) -> Result<()> {
         let _lock = self.store.lock(&self.record.id)?;
         match self.status() {
-            Status::Paused if self.record.vm.is_some() => drop(self.machine(&Request::Resume)?),
+            Status::Paused if self.record.vm.is_some() => drop(self.vm().ask(&Request::Resume)?),
             Status::Paused => self.needed_group()?.thaw()?,
             _ => return Err(Error::new("container not paused")),
         }
@@ -233,7 +231,8 @@ impl Container {
     pub fn pids(&self) -> Result<Vec<i32>> {
         if self.record.vm.is_some() {
             return Ok(self
-                .machine_processes()?
+                .vm()
+                .processes()?
                 .into_iter()
                 .map(|process| process.pid)
                 .collect());

@@ -3,7 +3,7 @@
 use super::create::has_pid_namespace;
 use super::{Container, Status};
 use crate::sys::process;
-use crate::vm::client::Request;
+use crate::vm::channel::client::Request;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -51,34 +51,17 @@ const SETTLING: Duration = Duration::from_secs(5);
 
 /// Whether a process neither catches, nor ignores, nor blocks a signal.
 fn leaves_to_default(pid: i32, signal: i32) -> bool {
-    handled(pid) & (1 << (signal - 1)) == 0
-}
-
-/// The signals that a process catches, ignores or blocks (proc_pid_status(5)), as a mask; all where
-/// it is gone.
-pub fn handled(pid: i32) -> u64 {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return u64::MAX;
-    };
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
-            .unwrap_or(u64::MAX)
-    };
-    mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")
+    crate::sys::procfs::handled(pid) & (1 << (signal - 1)) == 0
 }
 
 impl Container {
-    /// Whether the program does nothing about a signal; behind the second wall its own kernel is
+    /// Whether the program does nothing about a signal; in VM mode its own kernel is
     /// asked.
-    pub(super) fn leaves_to_default(&self, signal: i32) -> bool {
+    pub fn leaves_to_default(&self, signal: i32) -> bool {
         if self.record.vm.is_none() {
             return leaves_to_default(self.record.pid, signal);
         }
-        let answer = self.machine(&Request::Handled).ok().flatten();
-        answer
-            .and_then(|mask| mask.as_u64())
-            .is_some_and(|mask| mask & (1 << (signal - 1)) == 0)
+        self.vm().leaves_to_default(signal)
     }
 
     /// Sends a signal to init, or to all.
@@ -87,7 +70,7 @@ impl Container {
     /// `container not running`.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         if all && self.record.vm.is_some() && signal != libc::SIGKILL {
-            return self.signal_machine(&Request::SignalAll(signal));
+            return self.vm().signal(&Request::SignalAll(signal));
         }
         if all && self.record.vm.is_none() {
             return self.kill_all(signal);
@@ -98,7 +81,7 @@ impl Container {
             return Err(Error::new("container not running"));
         }
         if self.record.vm.is_some() && signal != libc::SIGKILL {
-            return self.signal_machine(&Request::Signal(signal));
+            return self.vm().signal(&Request::Signal(signal));
         }
         let pidfd = self.pidfd()?;
         self.let_settle(signal);
@@ -121,7 +104,7 @@ impl Container {
 
     /// The kernel drops what process 1 of a namespace has no handler for (pid_namespaces(7)),
     /// SIGKILL and SIGSTOP apart. A program that was started a moment ago may be about to install
-    /// its handlers, so it gets that moment (`state::has_begun`). From `start` to `kill` takes hull
+    /// its handlers, so it gets that moment (`crate::sys::procfs::has_begun`). From `start` to `kill` takes hull
     /// little more than a shell needs for its first `trap`; slower runtimes give it ten times that
     /// by being slow.
     fn let_settle(&self, signal: i32) {
@@ -131,17 +114,17 @@ impl Container {
         {
             return;
         }
-        // `start` takes the fifo out of the folder.
+        // `start` takes the fifo out of the directory.
         let since_start = || {
-            std::fs::metadata(self.folder())
-                .and_then(|folder| folder.modified())
+            std::fs::metadata(self.directory())
+                .and_then(|directory| directory.modified())
                 .ok()
                 .and_then(|then| then.elapsed().ok())
         };
         let pid = self.record.pid;
         while since_start().is_some_and(|time| time < SETTLING)
             && leaves_to_default(pid, signal)
-            && !crate::state::has_begun(pid)
+            && !crate::sys::procfs::has_begun(pid)
         {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -164,7 +147,7 @@ impl Container {
             Ok(signal) => group.kill(signal),
             Err(_) => {
                 for pid in group.pids(true)? {
-                    match process::pidfd_open(pid.as_raw()).map(crate::init::Held) {
+                    match process::pidfd_open(pid.as_raw()).map(crate::sys::fd::Fd) {
                         Ok(pidfd) => {
                             process::pidfd_send_signal(pidfd.0, signal).on("send signal to", pid)?
                         }

@@ -6,13 +6,14 @@
 //!       ◀──hang-up, and before it the fault of a startContainer hook──
 //! ```
 
-use super::notify::Notify;
 use super::{Container, Status};
-use crate::init::Held;
-use crate::init::report::FAULT_SIZE;
-use crate::plan::state_document;
+use crate::backend::Created;
+use crate::spec::state::state_document;
+use crate::stdio::notify::Notify;
+use crate::step::report::FAULT_SIZE;
+use crate::store::START_FIFO;
+use crate::sys::fd::Fd;
 use crate::sys::process;
-use crate::wall::{Made, START_FIFO};
 use crate::{Context, Error, Result};
 use std::time::Duration;
 
@@ -21,16 +22,16 @@ use std::time::Duration;
 ///
 /// # Errors
 /// It died while it waited; a hook failed; the socket cannot be made.
-pub fn begin(container: &Container, made: &Made) -> Result<Option<Notify>> {
+pub fn begin(container: &Container, made: &Created) -> Result<Option<Notify>> {
     let notify = container.notify()?;
     container.start_made(made).map(|()| notify)
 }
 
-/// Waits until the started program is there ([`Made::executed`]).
+/// Waits until the started program is there ([`Created::executed`]).
 ///
 /// # Errors
 /// A startContainer hook failed; its machine does not answer.
-pub fn executed(container: &Container, made: &Made) -> Result<()> {
+pub fn executed(container: &Container, made: &Created) -> Result<()> {
     if container.record.vm.is_some() && !container.wait_for_end_of(&made.child.sync)? {
         return Ok(());
     }
@@ -57,11 +58,11 @@ impl Container {
                 ));
             }
         }
-        let fifo = self.folder().join(START_FIFO);
-        let name = crate::rootfs::c_path(&fifo)?;
+        let fifo = self.directory().join(START_FIFO);
+        let name = crate::sys::fd::c_path(&fifo)?;
         let open = |flags| {
             crate::sys::file::openat(libc::AT_FDCWD, &name, flags | libc::O_NONBLOCK, 0)
-                .map(Held)
+                .map(Fd)
                 .on("open", fifo.display())
         };
         // Read first: with a reader of its own, writing to a process that has just died is no
@@ -85,8 +86,8 @@ impl Container {
     ///
     /// # Errors
     /// It died while it waited; a hook failed.
-    fn start_made(&self, made: &Made) -> Result<()> {
-        let fifo = self.folder().join(START_FIFO);
+    fn start_made(&self, made: &Created) -> Result<()> {
+        let fifo = self.directory().join(START_FIFO);
         std::fs::remove_file(&fifo).on("remove", fifo.display())?;
         crate::sys::file::write(made.start.0, b"0").on("start container", &self.record.id)?;
         let hooks = self.record.spec.config().hooks.as_ref();
@@ -103,7 +104,7 @@ impl Container {
     /// # Errors
     /// It cannot be made.
     fn notify(&self) -> Result<Option<Notify>> {
-        Notify::bind(&self.folder(), self.record.pid)
+        Notify::bind(&self.directory(), self.record.pid)
     }
 
     /// The hooks that run after the program has begun. One that fails stops the container (as runc
@@ -123,7 +124,7 @@ impl Container {
                 Some(self.record.pid),
             );
             if let Err(error) =
-                crate::wall::run_hook("poststart", index, hook, &state, self.record.spec.bundle())
+                crate::hooks::host::run("poststart", index, hook, &state, self.record.spec.bundle())
             {
                 let _ = self.pidfd().and_then(|pidfd| {
                     process::pidfd_send_signal(pidfd.0, libc::SIGKILL).on("kill", &self.record.id)
@@ -136,10 +137,10 @@ impl Container {
 
     /// The spec wants these hooks after execve. Whoever writes one thinks of a program that does
     /// its work already, and such is what slower runtimes show it: so the program may begin before
-    /// (`state::has_begun`), for 5 s at the most. Nothing relies on it.
+    /// (`crate::sys::procfs::has_begun`), for 5 s at the most. Nothing relies on it.
     fn let_begin(&self) {
         for _ in 0..5000 {
-            if crate::state::has_begun(self.record.pid) {
+            if crate::sys::procfs::has_begun(self.record.pid) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -149,7 +150,7 @@ impl Container {
     /// Waits until nobody has the other end of a descriptor any more; false where the container is
     /// paused. A hook may take its time: a machine is asked now and then whether it is there at
     /// all.
-    fn wait_for_end_of(&self, descriptor: &Held) -> Result<bool> {
+    fn wait_for_end_of(&self, descriptor: &Fd) -> Result<bool> {
         const LOOK_MS: u64 = 100;
         const ASK_EVERY: u32 = 10;
         for looks in 1_u32.. {
@@ -160,7 +161,7 @@ impl Container {
                 return Ok(false);
             }
             if self.record.vm.is_some() && looks.is_multiple_of(ASK_EVERY) {
-                crate::vm::client::is_there(&self.folder())?;
+                crate::vm::channel::client::is_there(&self.directory())?;
             }
         }
         Ok(true)
@@ -169,13 +170,16 @@ impl Container {
     /// Until init has become the program: its end of the fifo closes at execve, and at its death. A
     /// failed startContainer hook is in the fifo then (runtime.md, Lifecycle 7: it is start's
     /// error). A frozen container begins when it is thawed, and is not waited for.
-    fn wait_for_program(&self, answer: &Held) -> Result<()> {
+    fn wait_for_program(&self, answer: &Fd) -> Result<()> {
         if !self.wait_for_end_of(answer)? {
             return Ok(());
         }
         let mut bytes = [0_u8; FAULT_SIZE];
         match crate::sys::file::read(answer.0, &mut bytes) {
-            Ok(FAULT_SIZE) => Err(crate::wall::start_error(&self.record.spec, &bytes)),
+            Ok(FAULT_SIZE) => Err(crate::backend::errors::start_error(
+                &self.record.spec,
+                &bytes,
+            )),
             // The byte of start itself: nobody took it.
             Ok(1) => Err(Error::new("cannot start a container that has stopped")),
             _ => Ok(()),

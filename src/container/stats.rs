@@ -1,12 +1,12 @@
 //! What a container uses: the cgroup's counters and those of its network interfaces.
 
 use super::Container;
-use crate::cgroups::stats::{NetworkInterface, Stats};
-use crate::cgroups::{Oom, OomEvents};
-use crate::init::Held;
+use crate::cgroups::oom::{Oom, OomEvents};
+use crate::cgroups::stats::types::{NetworkInterface, Stats};
 use crate::sys::event;
-use crate::vm::client;
-use crate::vm::message::FromGuest;
+use crate::sys::fd::Fd;
+use crate::vm::channel::client;
+use crate::vm::channel::message::FromGuest;
 use crate::vm::network::TAP;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -17,7 +17,7 @@ pub enum OomKills {
     /// This kernel.
     Cgroup(OomEvents),
     /// The monitor of a machine.
-    Machine(Held),
+    Machine(Fd),
 }
 
 impl OomKills {
@@ -70,7 +70,7 @@ impl Container {
     /// It has no cgroup; a counter cannot be read.
     pub fn stats(&self) -> Result<Stats> {
         if self.record.vm.is_some() {
-            let mut stats = self.machine_stats()?;
+            let mut stats = self.vm().stats()?;
             // The guest's interface receives what arrives at the host's. An ordinary user may not
             // look at the monitor's.
             stats.network_interfaces = self.interfaces().unwrap_or_default();
@@ -82,7 +82,7 @@ impl Container {
     }
 
     /// What a container's virtual machine costs the host: its monitor, its share server and QEMU,
-    /// with the guest's memory; none behind the first wall.
+    /// with the guest's memory; none with the namespace backend.
     ///
     /// # Errors
     /// A counter cannot be read.
@@ -102,7 +102,7 @@ impl Container {
         if self.record.vm.is_none() {
             return self.needed_group()?.oom_events().map(OomKills::Cgroup);
         }
-        let socket = client::connect(&self.folder())?;
+        let socket = client::connect(&self.directory())?;
         client::send(&socket, &client::Request::Watch, &[])?;
         match client::receive::<FromGuest>(&socket)? {
             Some((FromGuest::Done, _)) => Ok(OomKills::Machine(socket)),

@@ -2,7 +2,7 @@
 //! or none.
 
 use super::{Container, Status};
-use crate::cgroups::Group;
+use crate::cgroups::group::Group;
 use crate::spec::config::{
     BlockIo, Cpu, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma, Resources,
     ThrottleDevice, WeightDevice,
@@ -49,13 +49,13 @@ impl Container {
         self.record.spec = self.record.spec.with_resources(merged(present, &change));
         // First the record, which may find the disk full, and then the kernel: its refusal is
         // followed by the old record.
-        self.store.write(&self.record)?;
+        self.record.write(&self.store)?;
         let updated = match &self.record.vm {
-            Some(machine) => self.update_machine(machine, &mut group, &change, &old.spec),
+            Some(machine) => self.vm().update(machine, &mut group, &change, &old.spec),
             None => group.update(&change),
         };
         if let Err(error) = updated {
-            let back = self.store.write(&old);
+            let back = old.write(&self.store);
             self.record = old;
             return Err(match back {
                 Ok(()) => error,
@@ -67,7 +67,7 @@ impl Container {
         let made = Some(group.record());
         if made != self.record.cgroup {
             self.record.cgroup = made;
-            self.store.write(&self.record)?;
+            self.record.write(&self.store)?;
         }
         warn_of_kernel_memory(&group, &change);
         crate::log::debug(|| {

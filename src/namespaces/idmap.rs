@@ -1,9 +1,10 @@
 //! Id maps: written by hull, or by newuidmap and newgidmap; and user namespaces made only to map a
 //! mount.
 
-use crate::init::Held;
-use crate::plan::outside::{IdMap, MapWriter};
 use crate::spec::config::IdMapping;
+use crate::step::host::{IdMap, MapWriter};
+use crate::sys::fd::Fd;
+use crate::sys::fd::socket_pair;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{file, socket};
 use crate::{Context, Error, Result};
@@ -31,7 +32,7 @@ pub(crate) fn write_file(path: &str, text: &str) -> Result<()> {
     let name =
         CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
     let held = file::openat(libc::AT_FDCWD, &name, libc::O_WRONLY, 0)
-        .map(Held)
+        .map(Fd)
         .on("open", path)?;
     file::write(held.0, text.as_bytes())
         .on("write", path)
@@ -85,7 +86,7 @@ pub fn write(
 ///
 /// # Errors
 /// The kernel's.
-pub fn user_namespace(map: &IdMap) -> Result<Held> {
+pub fn user_namespace(map: &IdMap) -> Result<Fd> {
     let (ours, theirs) = socket_pair()?;
     match process::clone(libc::CLONE_NEWUSER as u64, None)
         .on("make", "a user namespace for an id-mapped mount")?
@@ -97,7 +98,7 @@ pub fn user_namespace(map: &IdMap) -> Result<Held> {
             process::exit(0)
         }
         Cloned::Parent { pid, pidfd } => {
-            let pidfd = Held(pidfd);
+            let pidfd = Fd(pidfd);
             drop(theirs);
             let made = write(pid, true, &map.uid, &MapWriter::Direct, false)
                 .and_then(|()| write(pid, false, &map.gid, &MapWriter::Direct, false))
@@ -105,7 +106,7 @@ pub fn user_namespace(map: &IdMap) -> Result<Held> {
                     let path = format!("/proc/{pid}/ns/user");
                     let name = CString::new(path.as_str()).map_err(|_| Error::new("no path"))?;
                     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-                        .map(Held)
+                        .map(Fd)
                         .on("open", path)
                 });
             drop(ours);
@@ -113,18 +114,4 @@ pub fn user_namespace(map: &IdMap) -> Result<Held> {
             made
         }
     }
-}
-
-/// A pair of connected message sockets, close-on-exec.
-pub(crate) fn socket_pair() -> Result<(Held, Held)> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    use std::os::fd::IntoRawFd;
-    let (a, b) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .on("make", "a socket pair")?;
-    Ok((Held(a.into_raw_fd()), Held(b.into_raw_fd())))
 }

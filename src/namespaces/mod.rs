@@ -1,7 +1,9 @@
-//! Namespaces: making and joining them by clone, the id maps of user namespaces.
+//! Namespaces: `plan.rs` plans which are made and joined, `spawn.rs` makes the child in them,
+//! `idmap.rs` writes id maps, `subid.rs` finds an ordinary user's subordinate ids.
 
 #![forbid(unsafe_code)]
 
 pub mod idmap;
-pub mod own_ids;
+pub mod plan;
 pub mod spawn;
+pub mod subid;

@@ -9,12 +9,14 @@
 //! ```
 //! hull never joins anything itself and so never gives up its privileges over the host.
 
-use super::idmap::socket_pair;
-use crate::init::report::Detail;
-use crate::init::{Held, Scratch, identity, walk};
-use crate::plan::outside::Stage;
-use crate::plan::step::slot;
-use crate::plan::wire::Malformed;
+use crate::process::child::identity;
+use crate::step::container::slot;
+use crate::step::host::Stage;
+use crate::step::report::Detail;
+use crate::step::wire::Malformed;
+use crate::step::world::Scratch;
+use crate::sys::fd::Fd;
+use crate::sys::fd::socket_pair;
 use crate::sys::page::{Page, Report};
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file};
@@ -32,12 +34,15 @@ pub struct Child {
     /// Its process id as hull sees it.
     pub pid: i32,
     /// A descriptor of it.
-    pub pidfd: Held,
+    pub pidfd: Fd,
     /// hull's end of the socket for barriers.
-    pub sync: Held,
+    pub sync: Fd,
     /// Where it reports.
     pub page: Page,
 }
+
+/// The executor of container steps: the steps as bytes, the slots, the page to report to, and room.
+pub type Walk = fn(&[u8], &[i32], &Report, &mut Scratch) -> !;
 
 /// How a child is made.
 pub struct Birth<'a> {
@@ -51,6 +56,8 @@ pub struct Birth<'a> {
     pub script: &'a [u8],
     /// The slots; the one for the socket is filled here.
     pub slots: &'a mut [i32],
+    /// Executes the container steps: `init::walk::walk`, which stands above this module.
+    pub walk: Walk,
     /// A fresh process reads the script (`hull init`) and not the cloned one.
     pub fresh: bool,
 }
@@ -66,6 +73,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
         cgroup,
         script,
         slots,
+        walk,
         fresh,
     } = birth;
     let (sync, theirs) = socket_pair()?;
@@ -90,7 +98,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
     let (pid, pidfd) = match stage {
         None => match process::clone(flags, cgroup).on("clone", "the container's process")? {
             Cloned::Child => become_child(&page, &mut scratch, slots),
-            Cloned::Parent { pid, pidfd } => (pid, Held(pidfd)),
+            Cloned::Parent { pid, pidfd } => (pid, Fd(pidfd)),
         },
         Some(stage) => match process::clone(0, None).on("clone", "the stage process")? {
             Cloned::Child => {
@@ -106,7 +114,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
                     Err(errno) => stage_failed(page.report(), errno, 0),
                 }
             }
-            Cloned::Parent { pidfd, .. } => after_stage(&Held(pidfd), page.report())?,
+            Cloned::Parent { pidfd, .. } => after_stage(&Fd(pidfd), page.report())?,
         },
     };
     drop(theirs);
@@ -127,7 +135,7 @@ fn stage_failed(report: &Report, errno: Errno, which: u32) -> ! {
     process::exit(1)
 }
 
-fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
+fn after_stage(stage: &Fd, report: &Report) -> Result<(i32, Fd)> {
     process::wait(stage.0, false).on("wait for", "the stage process")?;
     let errno = report.errno.load(Ordering::Acquire);
     let pid = report.pid.load(Ordering::Acquire);
@@ -135,7 +143,10 @@ fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
         let kind = report.detail.load(Ordering::Acquire) >> 8;
         let what = match kind {
             0 => "clone the container's process in the joined namespaces".to_owned(),
-            kind => format!("join the {} namespace", crate::plan::kind_name(1 << kind)),
+            kind => format!(
+                "join the {} namespace",
+                crate::spec::names::kind_name(1 << kind)
+            ),
         };
         let errno = if errno == 0 {
             Errno::ECHILD
@@ -148,7 +159,7 @@ fn after_stage(stage: &Held, report: &Report) -> Result<(i32, Held)> {
         )));
     }
     let pidfd = process::pidfd_open(pid).on("open", "the container's process")?;
-    Ok((pid, Held(pidfd)))
+    Ok((pid, Fd(pidfd)))
 }
 
 /// `CLONE_NEW*` is one bit: its number fits into the detail.
@@ -190,7 +201,7 @@ fn time_namespace(proc: i32, text: &str) -> Sys<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let held = Held(file::openat2(
+    let held = Fd(file::openat2(
         proc,
         c"self/timens_offsets",
         libc::O_WRONLY,
@@ -205,8 +216,8 @@ fn time_namespace(proc: i32, text: &str) -> Sys<()> {
 struct Image {
     /// hull itself, by descriptor: in a mount namespace that was joined, `/proc/self/exe` would be
     /// looked up in somebody else's `/proc`.
-    program: Held,
-    script: Held,
+    program: Fd,
+    script: Fd,
     slots: Vec<i32>,
     args: Vec<CString>,
     arrays: Arrays,
@@ -214,13 +225,13 @@ struct Image {
 
 impl Image {
     fn make(script: &[u8], slots: &mut [i32]) -> Result<(Page, Option<Self>)> {
-        let file = Held(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
+        let file = Fd(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
         file::write(file.0, script).on("write", "the script")?;
-        let page = Held(file::memfd(c"hull:page", 0).on("make", "a memory file for the page")?);
+        let page = Fd(file::memfd(c"hull:page", 0).on("make", "a memory file for the page")?);
         file::write(page.0, &[0_u8; 4096]).on("write", "the page")?;
         let mapped = Page::from_file(page.0).on("map", "the page")?;
         slots[slot::PAGE as usize] = page.keep();
-        let program = Held(
+        let program = Fd(
             file::openat(libc::AT_FDCWD, c"/proc/self/exe", libc::O_PATH, 0)
                 .on("open", "/proc/self/exe")?,
         );
@@ -268,31 +279,4 @@ impl Image {
             .execveat(self.program.0, c"", args, [], libc::AT_EMPTY_PATH);
         stage_failed(report, errno, 0)
     }
-}
-
-/// `hull init`: reads the script and carries it out, in this fresh process, as the cloned child
-/// would.
-///
-/// # Errors
-/// A script or table that cannot be read. Otherwise it does not return.
-pub fn run_init(script: i32, slots: &[i32]) -> Result<std::convert::Infallible> {
-    file::rewind(script).on("read", "the script")?;
-    let mut bytes = Vec::new();
-    let mut window = [0_u8; 65536];
-    loop {
-        match file::read(script, &mut window).on("read", "the script")? {
-            0 => break,
-            count => bytes.extend_from_slice(&window[..count]),
-        }
-    }
-    file::close(script);
-    for &raw in slots.iter().filter(|raw| **raw >= 0) {
-        file::set_cloexec(raw).on("keep from the container", raw)?;
-    }
-    identity::kept_over_execve().on("restore", "the capabilities")?;
-    let page = slots.get(slot::PAGE as usize).copied().unwrap_or(-1);
-    let page = Page::from_file(page).on("map", "the report page")?;
-    let mut scratch =
-        Scratch::for_script(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;
-    walk(&bytes, slots, page.report(), &mut scratch)
 }

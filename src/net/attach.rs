@@ -24,19 +24,19 @@ use std::path::Path;
 ///
 /// # Errors
 /// An address or port that is taken; a network that is full or collides; the kernel's. What was
-/// made is taken back by [`super::release`].
+/// made is taken back by [`crate::net::trace::release`].
 pub fn attach(
     setup: &Setup,
     id: &str,
     namespace: &Namespace,
     pid: i32,
-    folder: &Path,
+    directory: &Path,
 ) -> Result<()> {
     if let Some(carrier) = &setup.carrier {
-        return super::rootless::attach(carrier, setup, pid, folder);
+        return super::rootless::attach(carrier, setup, pid, directory);
     }
     let mut here = Socket::here()?;
-    let taken = take(setup, id, pid, folder, &mut here)?;
+    let taken = take(setup, id, pid, directory, &mut here)?;
     let mut inside = Socket::inside(namespace)?;
     let mut routed = false;
     for (attachment, (network, endpoint)) in setup.attachments.iter().zip(&taken) {
@@ -65,7 +65,7 @@ pub fn attach(
 }
 
 fn ifb_name(networks: &Networks, endpoint: &Endpoint) -> String {
-    endpoint::host_link(networks.folder(), &endpoint.network, &endpoint.id, 'i')
+    endpoint::host_link(networks.directory(), &endpoint.network, &endpoint.id, 'i')
 }
 
 /// Takes the addresses and sees to the bridges.
@@ -73,7 +73,7 @@ fn take(
     setup: &Setup,
     id: &str,
     pid: i32,
-    folder: &Path,
+    directory: &Path,
     here: &mut Socket,
 ) -> Result<Vec<(Network, Endpoint)>> {
     let networks = &setup.networks;
@@ -84,7 +84,7 @@ fn take(
         .iter()
         .map(|one| one.network.name.clone())
         .collect();
-    trace::change(folder, |trace| {
+    trace::change(directory, |trace| {
         trace.networks = Some(networks.clone());
         trace.attached = attached;
         trace.setup = Some(setup.clone());
@@ -120,7 +120,7 @@ fn take(
             addresses: endpoint::choose(&network, others, id, &attachment.fixed)?,
             ports,
             names: setup.names.clone(),
-            hosts: Some(names::hosts_path(folder)),
+            hosts: Some(names::hosts_path(directory)),
             extra_hosts: setup.hosts.clone(),
             rate: setup.rate,
         };
@@ -141,7 +141,7 @@ pub fn survey(
     links: &[Link],
 ) -> Result<Vec<Populated>> {
     let names = endpoint::link_names(links);
-    let boot_id = crate::state::boot_id();
+    let boot_id = crate::sys::procfs::boot_id();
     let mut all = Vec::new();
     for network in networks.all()? {
         networks.sweep(guard, &network.name)?;
@@ -162,7 +162,7 @@ pub fn survey(
 fn drop_ifb(networks: &Networks, here: &mut Socket, endpoint: &Endpoint) -> Result<()> {
     let name = ifb_name(networks, endpoint);
     match here.link(&name)? {
-        Some(link) => here.carry_out(&[link::remove(
+        Some(link) => here.execute(&[link::remove(
             link.index,
             format!("remove network device {name}"),
         )]),
@@ -247,7 +247,7 @@ fn clear(here: &mut Socket, bridge: Option<&Link>) -> Result<()> {
     if requests.is_empty() {
         Ok(())
     } else {
-        here.carry_out(&requests)
+        here.execute(&requests)
     }
 }
 
@@ -302,7 +302,7 @@ fn bridge(here: &mut Socket, network: &Network, index: Option<u32>) -> Result<()
     let index = match index {
         Some(index) => index,
         None => {
-            here.carry_out(&[link::bridge(name, mac_of(name), network.mtu)])?;
+            here.execute(&[link::bridge(name, mac_of(name), network.mtu)])?;
             // No router's word is taken on a bridge that hull is the router of, and its own
             // addresses are nobody else's.
             for (key, value) in [("accept_ra", "0"), ("accept_dad", "0")] {
@@ -325,7 +325,7 @@ fn bridge(here: &mut Socket, network: &Network, index: Option<u32>) -> Result<()
             format!("give bridge {name} the address {prefix}"),
         ));
     }
-    here.carry_out(&requests)
+    here.execute(&requests)
 }
 
 /// Makes a container's link with its addresses and routes.
@@ -376,7 +376,7 @@ fn wire(
             &namespace.0,
         )],
     };
-    here.carry_out(&requests)?;
+    here.execute(&requests)?;
     let device = inside
         .link(name)?
         .ok_or_else(|| Error::new(format!("network device {name} is gone from the container")))?;
@@ -402,7 +402,7 @@ fn wire(
         };
         requests.extend(network.subnets.iter().map(|subnet| to(subnet.gateway)));
     }
-    inside.carry_out(&requests)
+    inside.execute(&requests)
 }
 
 /// Removes a container's links to bridges: nothing reaches its network namespace any more, whatever
@@ -419,7 +419,7 @@ pub fn unplug(networks: &Networks, attached: &[String], id: &str) -> Result<()> 
             .filter(|endpoint| endpoint.id == id && !endpoint.host.is_empty())
         {
             if let Some(link) = here.link(&endpoint.host)? {
-                here.carry_out(&[link::remove(
+                here.execute(&[link::remove(
                     link.index,
                     format!("remove network device {}", link.name),
                 )])?;

@@ -2,8 +2,7 @@
 //! (draft-ietf-opsawg-pcap).
 
 use super::netlink::{Namespace, Socket};
-use crate::container::Container;
-use crate::state::Store;
+use crate::sys::fd::Fd;
 use crate::sys::{netns, process, socket};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -14,16 +13,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const SNAPLEN: usize = 262_144;
 
+/// Whose traffic is captured.
+pub struct Target<'a> {
+    /// The container's id, for errors.
+    pub id: &'a str,
+    /// Its init.
+    pub pidfd: &'a Fd,
+    /// Its network namespace.
+    pub namespace: &'a Namespace,
+}
+
 /// Writes a container's traffic to a file (`-` is stdout) until the container ends, or the reader
 /// goes away.
 ///
 /// # Errors
-/// It does not run; it has no such device; the file cannot be written.
-pub fn capture(store: &Store, id: &str, interface: &str, to: &str) -> Result<()> {
-    let container = Container::open(store, id)?;
-    let pidfd = container.pidfd()?;
-    let namespace = Namespace::of_process(container.pid())?;
-    let device = Socket::inside(&namespace)?.link(interface)?;
+/// It has no such device; the file cannot be written.
+pub fn capture(target: &Target, interface: &str, to: &str) -> Result<()> {
+    let Target {
+        id,
+        pidfd,
+        namespace,
+    } = target;
+    let device = Socket::inside(namespace)?.link(interface)?;
     let device = device
         .ok_or_else(|| Error::new(format!("container {id} has no network device {interface}")))?;
     let packets = netns::socket_in(namespace.0.0, libc::AF_PACKET, libc::SOCK_RAW, 0).on(

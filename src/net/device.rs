@@ -11,12 +11,12 @@ use std::path::Path;
 /// global addresses, and brings it up there (config-linux.md, Network Devices; the addresses that
 /// move are those that runc moves).
 ///
-/// The namespace is pinned in the container's folder first: a namespace that ends gives a physical
+/// The namespace is pinned in the container's directory first: a namespace that ends gives a physical
 /// card to the first namespace, which need not be hull's, and destroys a virtual one.
 ///
 /// # Errors
 /// There is no such device; the name is taken in the container; the kernel refuses.
-pub fn move_device(host: &str, name: &str, namespace: &Namespace, folder: &Path) -> Result<()> {
+pub fn move_device(host: &str, name: &str, namespace: &Namespace, directory: &Path) -> Result<()> {
     let mut here = Socket::here()?;
     let device = here.link(host)?.ok_or_else(|| {
         Error::new(format!(
@@ -32,7 +32,7 @@ pub fn move_device(host: &str, name: &str, namespace: &Namespace, folder: &Path)
             "move network device {host} into the container as {name}: file exists"
         )));
     }
-    trace::pin(folder, namespace)?;
+    trace::pin(directory, namespace)?;
     let moved = Moved {
         host: host.to_owned(),
         name: name.to_owned(),
@@ -40,17 +40,17 @@ pub fn move_device(host: &str, name: &str, namespace: &Namespace, folder: &Path)
         up: device.up,
         addresses,
     };
-    trace::change(folder, |trace| trace.devices.push(moved.clone()))?;
+    trace::change(directory, |trace| trace.devices.push(moved.clone()))?;
     let what = format!("move network device {host} into the container as {name}");
     if device.up {
         // A device that is up keeps its name (kernels before 6.1).
-        here.carry_out(&[link::set_up(
+        here.execute(&[link::set_up(
             device.index,
             false,
             format!("take down network device {host}"),
         )])?;
     }
-    if let Err(error) = here.carry_out(&[link::move_to(device.index, name, &namespace.0, what)]) {
+    if let Err(error) = here.execute(&[link::move_to(device.index, name, &namespace.0, what)]) {
         if here.link(host)?.is_some() {
             revive(&mut here, &device, &moved)?;
         }
@@ -71,7 +71,7 @@ pub fn move_device(host: &str, name: &str, namespace: &Namespace, folder: &Path)
         true,
         format!("bring up network device {name}"),
     ));
-    inside.carry_out(&requests)
+    inside.execute(&requests)
 }
 
 /// Brings a device that did not move to the state it was in.
@@ -91,7 +91,7 @@ fn revive(here: &mut Socket, device: &Link, moved: &Moved) -> Result<()> {
             format!("give {} the address {a}", moved.host),
         )
     }));
-    here.carry_out(&requests)
+    here.execute(&requests)
 }
 
 /// Takes a moved device back out of a namespace, as it was. One that the container removed or
@@ -117,7 +117,7 @@ pub fn give_back(moved: &Moved, pinned: &Namespace) -> Result<()> {
         "give network device {} back to the host as {name}",
         device.name
     );
-    inside.carry_out(&[
+    inside.execute(&[
         link::set_up(
             device.index,
             false,

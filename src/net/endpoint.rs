@@ -7,7 +7,6 @@ use super::netlink::Link;
 use super::network::{Network, Subnet};
 use super::ports::Port;
 use super::shape::Rate;
-use crate::state;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -31,12 +30,12 @@ impl Holder {
     /// # Errors
     /// It is gone.
     pub fn of(pid: i32) -> Result<Self> {
-        let (_, start_time) = state::process_stat(pid)
+        let (_, start_time) = crate::sys::procfs::process_stat(pid)
             .ok_or_else(|| Error::new("the container's process is gone"))?;
         Ok(Self {
             pid,
             start_time,
-            boot_id: state::boot_id(),
+            boot_id: crate::sys::procfs::boot_id(),
         })
     }
 
@@ -45,7 +44,7 @@ impl Holder {
         let same = |(letter, started): (char, u64)| {
             started == self.start_time && !matches!(letter, 'Z' | 'X')
         };
-        self.boot_id == boot_id && state::process_stat(self.pid).is_some_and(same)
+        self.boot_id == boot_id && crate::sys::procfs::process_stat(self.pid).is_some_and(same)
     }
 }
 
@@ -103,9 +102,9 @@ pub fn link_names(links: &[Link]) -> HashSet<String> {
 }
 
 /// Name of the host's end of a container's link: the same for the same container, network and
-/// folder, and no longer than the kernel takes.
-pub fn host_link(folder: &std::path::Path, network: &str, id: &str, kind: char) -> String {
-    let hash = link::hash(&format!("{}\0{network}\0{id}", folder.display()));
+/// directory, and no longer than the kernel takes.
+pub fn host_link(directory: &std::path::Path, network: &str, id: &str, kind: char) -> String {
+    let hash = link::hash(&format!("{}\0{network}\0{id}", directory.display()));
     format!("h{kind}{:012x}", hash & 0xffff_ffff_ffff)
 }
 
@@ -200,8 +199,8 @@ fn free(subnet: &Subnet, taken: &HashSet<IpAddr>, id: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::network::Driver;
     use super::*;
+    use crate::net::network::Driver;
 
     fn network(prefix: &str, gateway: &str) -> Network {
         Network {

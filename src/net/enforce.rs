@@ -1,26 +1,26 @@
 //! Makes the kernel's rules what the records say: hull's tables, foreign forward chains, kernel
 //! settings, hosts files.
 
-use super::attach::survey;
 use super::firewall::{self, Element, Populated};
 use super::foreign::Known;
 use super::netlink::Socket;
 use super::network::{Driver, Guard, Networks};
 use super::nfnetlink::Questions;
 use super::{foreign, link, names};
+use crate::net::attach::survey;
 use crate::{Context, Error, Result};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// hull's table: the default folder's has the plain name, and no other store's hull touches it.
+/// hull's table: the default directory's has the plain name, and no other store's hull touches it.
 pub fn table(networks: &Networks) -> String {
-    match networks.folder() == Path::new("/var/lib/hull/networks") {
+    match networks.directory() == Path::new("/var/lib/hull/networks") {
         true => "hull".to_owned(),
         false => format!(
             "hull_{:010x}",
-            link::hash(&networks.folder().to_string_lossy()) & 0xff_ffff_ffff
+            link::hash(&networks.directory().to_string_lossy()) & 0xff_ffff_ffff
         ),
     }
 }
@@ -39,7 +39,7 @@ pub fn enforce(
     let links = here.links()?;
     let all = survey(networks, guard, here, &links)?;
     let bridges: Vec<String> = active(&all).map(|one| one.network.link.clone()).collect();
-    let applied = networks.folder().join("applied");
+    let applied = networks.directory().join("applied");
     // Nothing was there and nothing will be: nft need not be installed for networks that nobody is
     // on.
     if !bridges.is_empty() || applied.exists() {
@@ -123,7 +123,7 @@ fn active(all: &[Populated]) -> impl Iterator<Item = &Populated> {
 /// # Errors
 /// As of [`enforce`].
 pub fn recover(networks: &Networks) -> Result<()> {
-    if !networks.folder().exists() {
+    if !networks.directory().exists() {
         return Ok(());
     }
     let guard = networks.lock()?;
@@ -138,7 +138,7 @@ pub fn recover(networks: &Networks) -> Result<()> {
 /// # Errors
 /// As of [`enforce`].
 pub fn recover_if_touched(networks: &Networks) -> Result<()> {
-    let applied = crate::rootfs::c_path(&networks.folder().join("applied"))?;
+    let applied = crate::sys::fd::c_path(&networks.directory().join("applied"))?;
     if crate::sys::file::stat(&applied).is_err()
         || foreign::known(networks, Questions::new()?.generation()).is_some()
     {

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 type Chain = (String, String, String);
 
 fn memory(networks: &Networks) -> PathBuf {
-    networks.folder().join("known")
+    networks.directory().join("known")
 }
 
 /// What hull knows of the firewall since it wrote there last, which holds as long as nobody else
@@ -49,7 +49,7 @@ impl Known {
         accepted: Accepted,
     ) -> Self {
         Self {
-            boot: crate::state::boot_id(),
+            boot: crate::sys::procfs::boot_id(),
             generation,
             rules,
             containers,
@@ -73,7 +73,8 @@ pub fn remember(networks: &Networks, known: &Known) -> Result<()> {
 pub fn known(networks: &Networks, generation: Option<u32>) -> Option<Known> {
     let text = std::fs::read(memory(networks)).ok()?;
     let known: Known = serde_json::from_slice(&text).ok()?;
-    (Some(known.generation) == generation && known.boot == crate::state::boot_id()).then_some(known)
+    (Some(known.generation) == generation && known.boot == crate::sys::procfs::boot_id())
+        .then_some(known)
 }
 
 /// Accepts these bridges in every foreign chain that would drop, and no others. `accepted` is where

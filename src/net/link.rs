@@ -1,7 +1,7 @@
 //! Links, as requests: bridges, pairs, macvlans, and what is changed on them.
 
 use super::netlink::Request;
-use crate::init::Held;
+use crate::sys::fd::Fd;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -112,7 +112,7 @@ pub struct Pair<'a> {
     /// Of both.
     pub mtu: u32,
     /// Where the other end is.
-    pub namespace: &'a Held,
+    pub namespace: &'a Fd,
 }
 
 /// Makes a pair: one request makes both ends in their namespaces.
@@ -171,7 +171,7 @@ pub fn port(name: &str, hairpin: bool, isolated: bool) -> Request {
 }
 
 /// A macvlan on a card of this namespace, made in the container's.
-pub fn macvlan(parent: u32, name: &str, mac: Mac, mtu: u32, namespace: &Held) -> Request {
+pub fn macvlan(parent: u32, name: &str, mac: Mac, mtu: u32, namespace: &Fd) -> Request {
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -219,7 +219,7 @@ pub fn set_up(index: u32, is_up: bool, what: String) -> Request {
 }
 
 /// Moves a link to another namespace under another name.
-pub fn move_to(index: u32, name: &str, namespace: &Held, what: String) -> Request {
+pub fn move_to(index: u32, name: &str, namespace: &Fd, what: String) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message

@@ -1,11 +1,11 @@
 //! Making and removing networks.
 
 use super::address::Prefix;
-use super::attach::survey;
 use super::netlink::Socket;
 use super::network::{Driver, Network, Networks, Subnet, check_name};
 use super::shape::Rate;
 use super::{link, subnets};
+use crate::net::attach::survey;
 use crate::{Error, Result};
 use std::net::IpAddr;
 
@@ -159,7 +159,7 @@ pub fn remove(networks: &Networks, name: &str) -> Result<()> {
     if let Some(bridge) = links.iter().find(|link| {
         link.name == network.link && network.driver == Driver::Bridge && link.kind == "bridge"
     }) {
-        here.carry_out(&[link::remove(
+        here.execute(&[link::remove(
             bridge.index,
             format!("remove bridge {}", bridge.name),
         )])?;

@@ -2,7 +2,7 @@
 //!
 //! Everything in a container's network namespace is done through a socket that was opened there
 //! ([`netlink::Socket::inside`]); hull itself joins nothing. What was made is written to the
-//! container's folder before it is made ([`trace::Trace`]), so that whatever a killed hull leaves
+//! container's directory before it is made ([`trace::Trace`]), so that whatever a killed hull leaves
 //! can be taken back by `delete`.
 //!
 //! A container that is restored, perhaps on another host, gets its networks again by
@@ -31,9 +31,3 @@ pub mod setup;
 pub mod shape;
 pub mod subnets;
 pub mod trace;
-
-pub use attach::attach;
-pub use device::move_device;
-pub use netlink::Namespace;
-pub use setup::{Asked, Setup};
-pub use trace::{release, unplug};

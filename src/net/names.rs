@@ -14,14 +14,14 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// The hosts file in a container's folder.
-pub fn hosts_path(folder: &Path) -> PathBuf {
-    folder.join("hosts")
+/// The hosts file in a container's directory.
+pub fn hosts_path(directory: &Path) -> PathBuf {
+    directory.join("hosts")
 }
 
-/// The resolver's file in a container's folder.
-pub fn resolv_path(folder: &Path) -> PathBuf {
-    folder.join("resolv.conf")
+/// The resolver's file in a container's directory.
+pub fn resolv_path(directory: &Path) -> PathBuf {
+    directory.join("resolv.conf")
 }
 
 /// Makes both files, before they are bound into the container. The hosts file gets its lines when
@@ -29,8 +29,8 @@ pub fn resolv_path(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn prepare(folder: &Path, setup: &Setup) -> Result<()> {
-    let (hosts, resolv) = (hosts_path(folder), resolv_path(folder));
+pub fn prepare(directory: &Path, setup: &Setup) -> Result<()> {
+    let (hosts, resolv) = (hosts_path(directory), resolv_path(directory));
     make(&hosts, &hosts_text(&[], &[], &setup.hosts))?;
     make(
         &resolv,
@@ -152,7 +152,7 @@ pub fn refresh(all: &[Endpoint], changed: &BTreeSet<String>) -> Result<()> {
 /// In place: the file is bound into the container, and a new one by the same name would not be seen
 /// there. A container that is gone has no file any more.
 fn rewrite(path: &Path, text: &str) -> Result<()> {
-    let name = crate::rootfs::c_path(path)?;
+    let name = crate::sys::fd::c_path(path)?;
     let raw = match file::openat(libc::AT_FDCWD, &name, libc::O_RDWR | libc::O_NOFOLLOW, 0) {
         Err(nix::errno::Errno::ENOENT) => return Ok(()),
         other => other.on("open", path.display())?,

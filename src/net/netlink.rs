@@ -1,7 +1,7 @@
 //! Requests to the kernel's routing tables (rtnetlink(7)): several in one message, each
 //! acknowledged.
 
-use crate::init::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, netns};
 use crate::{Context, Error, Result};
 use netlink_packet_core::{
@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use std::ffi::CString;
 
 /// A network namespace, by its open file.
-pub struct Namespace(pub Held);
+pub struct Namespace(pub Fd);
 
 impl Namespace {
     /// A process's.
@@ -41,13 +41,13 @@ impl Namespace {
     /// The kernel's.
     pub fn new() -> Result<Self> {
         let made = netns::new_namespace().on("make", "a network namespace")?;
-        let namespace = Self(Held(std::os::fd::IntoRawFd::into_raw_fd(made)));
+        let namespace = Self(Fd(std::os::fd::IntoRawFd::into_raw_fd(made)));
         let up = super::link::set_up(
             1,
             true,
             "bring up the loopback of a network namespace".to_owned(),
         );
-        Socket::inside(&namespace)?.carry_out(&[up])?;
+        Socket::inside(&namespace)?.execute(&[up])?;
         Ok(namespace)
     }
 
@@ -59,7 +59,7 @@ impl Namespace {
         let name = CString::new(path)
             .map_err(|_| Error::new("network namespace path contains a NUL byte"))?;
         file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-            .map(Held)
+            .map(Fd)
             .on("open network namespace", path)
             .map(Self)
     }
@@ -140,7 +140,7 @@ impl Socket {
     ///
     /// # Errors
     /// Of the first request that failed.
-    pub fn carry_out(&mut self, requests: &[Request]) -> Result<()> {
+    pub fn execute(&mut self, requests: &[Request]) -> Result<()> {
         match self.attempt(requests)?.into_iter().next() {
             Some((index, errno)) => {
                 let (operation, object) = requests[index]

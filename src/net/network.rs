@@ -1,15 +1,15 @@
-//! Networks as they were asked for, and their folder: one writer at a time, replaced by rename.
+//! Networks as they were asked for, and their directory: one writer at a time, replaced by rename.
 //!
 //! ```text
-//! FOLDER/lock                         held by whoever changes anything below
-//! FOLDER/NAME/network.json            [`Network`]
-//! FOLDER/NAME/endpoints/ID            [`super::endpoint::Endpoint`], one for each container on it
+//! DIR/lock                         held by whoever changes anything below
+//! DIR/NAME/network.json            [`Network`]
+//! DIR/NAME/endpoints/ID            [`super::endpoint::Endpoint`], one for each container on it
 //! ```
 
 use super::address::Prefix;
 use super::endpoint::Endpoint;
 use super::shape::Rate;
-use crate::state::Store;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use serde::{Deserialize, Serialize};
@@ -65,10 +65,11 @@ pub struct Network {
 /// The name of the network that makes itself.
 pub const DEFAULT: &str = "default";
 
-/// The folder of networks.
+/// The directory of networks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Networks {
-    folder: PathBuf,
+    #[serde(alias = "folder")]
+    directory: PathBuf,
 }
 
 /// The right to change networks and endpoints; released when dropped.
@@ -98,26 +99,26 @@ impl Networks {
     /// The networks that belong to a store of containers. Those of the default store outlast a
     /// reboot.
     pub fn of(store: &Store) -> Self {
-        let folder = match store.root() == Path::new("/run/hull") {
+        let directory = match store.root() == Path::new("/run/hull") {
             true => PathBuf::from("/var/lib/hull/networks"),
             // `@` is in no container's id.
             false => store.root().join("@networks"),
         };
-        Self { folder }
+        Self { directory }
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Takes the lock.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The directory cannot be made.
     pub fn lock(&self) -> Result<Guard> {
-        std::fs::create_dir_all(&self.folder).on("make", self.folder.display())?;
-        let path = self.folder.join("lock");
+        std::fs::create_dir_all(&self.directory).on("make", self.directory.display())?;
+        let path = self.directory.join("lock");
         let mut file = File::options()
             .create(true)
             .truncate(false)
@@ -136,11 +137,11 @@ impl Networks {
     /// All names, sorted.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// The directory cannot be read.
     pub fn names(&self) -> Result<Vec<String>> {
-        let mut names: Vec<String> = entries(&self.folder)?
+        let mut names: Vec<String> = entries(&self.directory)?
             .into_iter()
-            .filter(|name| self.folder.join(name).join("network.json").exists())
+            .filter(|name| self.directory.join(name).join("network.json").exists())
             .collect();
         names.sort();
         Ok(names)
@@ -152,7 +153,7 @@ impl Networks {
     /// A record that cannot be read.
     pub fn find(&self, name: &str) -> Result<Option<Network>> {
         check_name(name)?;
-        read(&self.folder.join(name).join("network.json"))
+        read(&self.directory.join(name).join("network.json"))
     }
 
     /// Reads a network.
@@ -177,9 +178,9 @@ impl Networks {
     /// # Errors
     /// A full disk, and the like.
     pub fn write(&self, _guard: &Guard, network: &Network) -> Result<()> {
-        let folder = self.folder.join(&network.name);
-        std::fs::create_dir_all(folder.join("endpoints")).on("make", folder.display())?;
-        replace(&folder.join("network.json"), network, true)
+        let directory = self.directory.join(&network.name);
+        std::fs::create_dir_all(directory.join("endpoints")).on("make", directory.display())?;
+        replace(&directory.join("network.json"), network, true)
     }
 
     /// Forgets a network.
@@ -187,12 +188,12 @@ impl Networks {
     /// # Errors
     /// The kernel's.
     pub fn forget(&self, _guard: &Guard, name: &str) -> Result<()> {
-        let folder = self.folder.join(name);
-        std::fs::remove_dir_all(&folder).on("remove", folder.display())
+        let directory = self.directory.join(name);
+        std::fs::remove_dir_all(&directory).on("remove", directory.display())
     }
 
     fn endpoint_path(&self, network: &str, id: &str) -> PathBuf {
-        self.folder.join(network).join("endpoints").join(id)
+        self.directory.join(network).join("endpoints").join(id)
     }
 
     /// The endpoints of a network, sorted by container.
@@ -200,15 +201,15 @@ impl Networks {
     /// # Errors
     /// A record that cannot be read.
     pub fn endpoints(&self, network: &str) -> Result<Vec<Endpoint>> {
-        let folder = self.folder.join(network).join("endpoints");
-        let mut names: Vec<_> = entries(&folder)?
+        let directory = self.directory.join(network).join("endpoints");
+        let mut names: Vec<_> = entries(&directory)?
             .into_iter()
             .filter(|name| !name.ends_with('~'))
             .collect();
         names.sort();
         let mut list = Vec::with_capacity(names.len());
         for name in names {
-            let path = folder.join(name);
+            let path = directory.join(name);
             // Empty is what a power cut leaves of a file whose name reached the disk before its
             // text; whoever wrote it is gone.
             if std::fs::metadata(&path).is_ok_and(|data| data.len() > 0) {
@@ -223,9 +224,9 @@ impl Networks {
     /// # Errors
     /// The kernel's.
     pub fn sweep(&self, _guard: &Guard, network: &str) -> Result<()> {
-        let folder = self.folder.join(network).join("endpoints");
-        for name in entries(&folder)? {
-            let path = folder.join(&name);
+        let directory = self.directory.join(network).join("endpoints");
+        for name in entries(&directory)? {
+            let path = directory.join(&name);
             if name.ends_with('~') || std::fs::metadata(&path).is_ok_and(|data| data.len() == 0) {
                 std::fs::remove_file(&path).on("remove", path.display())?;
             }
@@ -260,7 +261,7 @@ impl Networks {
     }
 }
 
-/// Checks a network's name: it is a folder's name, and not an option's word.
+/// Checks a network's name: it is a directory's name, and not an option's word.
 ///
 /// # Errors
 /// A sentence.
@@ -290,10 +291,10 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn entries(folder: &Path) -> Result<Vec<String>> {
-    match std::fs::read_dir(folder) {
+fn entries(directory: &Path) -> Result<Vec<String>> {
+    match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io("read", folder.display(), &error)),
+        Err(error) => Err(Error::io("read", directory.display(), &error)),
         Ok(entries) => Ok(entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect()),

@@ -140,7 +140,7 @@ fn choice(given: &[String]) -> Result<Choice> {
             ("none", "") => return alone(Choice::None),
             ("host", "") => return alone(Choice::Host),
             ("container", id) => {
-                crate::state::check_id(id)?;
+                crate::store::check_id(id)?;
                 return alone(Choice::Container(id.to_owned()));
             }
             ("ns", path) if path.starts_with('/') => return alone(Choice::Path(path.to_owned())),

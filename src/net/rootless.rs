@@ -8,7 +8,7 @@
 use super::ports::{Port, Protocol};
 use super::setup::Setup;
 use super::trace;
-use crate::init::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub fn find() -> Result<Carrier> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     let find = |name: &str| {
         std::env::split_paths(&path)
-            .map(|folder| folder.join(name))
+            .map(|directory| directory.join(name))
             .find(|path| path.is_file())
     };
     find("pasta")
@@ -66,23 +66,23 @@ pub fn find() -> Result<Carrier> {
 ///
 /// # Errors
 /// The program's own words.
-pub fn attach(carrier: &Carrier, setup: &Setup, pid: i32, folder: &Path) -> Result<()> {
-    trace::change(folder, |trace| {
+pub fn attach(carrier: &Carrier, setup: &Setup, pid: i32, directory: &Path) -> Result<()> {
+    trace::change(directory, |trace| {
         trace.carrier = Some(carrier.clone());
         trace.setup = Some(setup.clone());
     })?;
     match carrier {
-        Carrier::Pasta(program) => pasta(program, &setup.ports, pid, folder),
-        Carrier::Slirp4netns(program) => slirp4netns(program, &setup.ports, pid, folder),
+        Carrier::Pasta(program) => pasta(program, &setup.ports, pid, directory),
+        Carrier::Slirp4netns(program) => slirp4netns(program, &setup.ports, pid, directory),
     }
 }
 
-fn pid_path(folder: &Path) -> PathBuf {
-    folder.join("carrier.pid")
+fn pid_path(directory: &Path) -> PathBuf {
+    directory.join("carrier.pid")
 }
 
 /// pasta goes to the background when all is set up.
-fn pasta(program: &Path, ports: &[Port], pid: i32, folder: &Path) -> Result<()> {
+fn pasta(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Result<()> {
     let mut command = Command::new(program);
     // Without `--no-map-gw` the gateway's address leads to the host's own loopback.
     command
@@ -96,7 +96,7 @@ fn pasta(program: &Path, ports: &[Port], pid: i32, folder: &Path) -> Result<()> 
             "none",
             "--pid",
         ])
-        .arg(pid_path(folder));
+        .arg(pid_path(directory));
     for (option, protocol) in [
         ("--tcp-ports", Protocol::Tcp),
         ("--udp-ports", Protocol::Udp),
@@ -150,8 +150,8 @@ fn pasta_ports(port: &Port) -> String {
 
 /// slirp4netns stays where it is started, and says on a descriptor that it is ready: its stdout
 /// here.
-fn slirp4netns(program: &Path, ports: &[Port], pid: i32, folder: &Path) -> Result<()> {
-    let socket = folder.join("slirp.sock");
+fn slirp4netns(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Result<()> {
+    let socket = directory.join("slirp.sock");
     let mut command = Command::new(program);
     command
         .args([
@@ -171,8 +171,8 @@ fn slirp4netns(program: &Path, ports: &[Port], pid: i32, folder: &Path) -> Resul
         .current_dir("/")
         .process_group(0);
     let mut child = command.spawn().on("run", program.display())?;
-    std::fs::write(pid_path(folder), child.id().to_string())
-        .on("write", pid_path(folder).display())?;
+    std::fs::write(pid_path(directory), child.id().to_string())
+        .on("write", pid_path(directory).display())?;
     let mut byte = [0_u8; 1];
     let ready = child.stdout.as_mut().map(|out| out.read(&mut byte));
     if !matches!(ready, Some(Ok(1))) {
@@ -229,14 +229,14 @@ fn forward(socket: &Path, arguments: &Value) -> Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn end(carrier: &Carrier, folder: &Path) -> Result<()> {
-    let Some(pid) = std::fs::read_to_string(pid_path(folder))
+pub fn end(carrier: &Carrier, directory: &Path) -> Result<()> {
+    let Some(pid) = std::fs::read_to_string(pid_path(directory))
         .ok()
         .and_then(|text| text.trim().parse::<i32>().ok())
     else {
         return Ok(());
     };
-    let Ok(pidfd) = process::pidfd_open(pid).map(Held) else {
+    let Ok(pidfd) = process::pidfd_open(pid).map(Fd) else {
         return Ok(());
     };
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -251,7 +251,7 @@ pub fn end(carrier: &Carrier, folder: &Path) -> Result<()> {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
         Err(errno) => return Err(Error::sys("end", name.trim(), errno)),
     }
-    if !crate::container::delete::wait_gone(&pidfd, Duration::from_secs(2)) {
+    if !crate::sys::process::wait_gone(pidfd.0, Duration::from_secs(2)) {
         let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
     }
     // A child of this hull's own is reaped here; another's by its parent.

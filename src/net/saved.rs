@@ -4,15 +4,15 @@
 //! Whoever restores calls, in this order:
 //!
 //! ```text
-//! saving      saved = Saved::of(folder)                      while the container is there; nothing where hull wired no network
+//! saving      saved = Saved::of(directory)                      while the container is there; nothing where hull wired no network
 //! restoring   setup = saved.setup(store, id, identity)       refused here: what cannot be at this host
-//!             names::prepare(folder, &setup)                 hosts and resolv.conf, before they are bound
+//!             names::prepare(directory, &setup)                 hosts and resolv.conf, before they are bound
 //!             namespace = Namespace::new()                   its loopback is up; the restored processes join it
-//!             attach(&setup, id, &namespace, holder, folder) holder: a process that lives until `adopt`, such as hull's own
+//!             attach(&setup, id, &namespace, holder, directory) holder: a process that lives until `adopt`, such as hull's own
 //!             ... the processes are restored ...
-//!             adopt(folder, id, init)                        from now on the addresses are held by init
+//!             adopt(directory, id, init)                        from now on the addresses are held by init
 //!             announce(&setup, id, &namespace)               neighbours learn where the address is now
-//! failed      release(folder)                                as for any container
+//! failed      release(directory)                                as for any container
 //! ```
 //! The file that is saved is this structure as JSON; a newer hull reads an older one's.
 
@@ -23,7 +23,7 @@ use super::netlink::{Namespace, Socket};
 use super::network::{Driver, Networks};
 use super::setup::{Attachment, Setup};
 use super::{rootless, subnets, trace};
-use crate::state::Store;
+use crate::store::Store;
 use crate::sys::{netns, socket};
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -55,9 +55,9 @@ impl Saved {
     ///
     /// # Errors
     /// Its records cannot be read.
-    pub fn of(folder: &Path) -> Result<Option<Self>> {
-        let trace = trace::read(folder)?;
-        let (Some(mut setup), Some(id)) = (trace.setup, folder.file_name()) else {
+    pub fn of(directory: &Path) -> Result<Option<Self>> {
+        let trace = trace::read(directory)?;
+        let (Some(mut setup), Some(id)) = (trace.setup, directory.file_name()) else {
             return Ok(None);
         };
         let id = id.to_string_lossy().into_owned();
@@ -123,7 +123,7 @@ fn place(
 ) -> Result<()> {
     let name = attachment.network.name.clone();
     match attachment.network.driver {
-        Driver::Bridge => attachment.host = host_link(networks.folder(), &name, id, 'v'),
+        Driver::Bridge => attachment.host = host_link(networks.directory(), &name, id, 'v'),
         Driver::Macvlan => {
             let parent = &attachment.network.link;
             if networks.find(&name)?.is_none() && Socket::here()?.link(parent)?.is_none() {
@@ -153,8 +153,8 @@ fn place(
 ///
 /// # Errors
 /// The process is gone; a record that cannot be written.
-pub fn adopt(folder: &Path, id: &str, pid: i32) -> Result<()> {
-    let trace = trace::read(folder)?;
+pub fn adopt(directory: &Path, id: &str, pid: i32) -> Result<()> {
+    let trace = trace::read(directory)?;
     let Some(networks) = &trace.networks else {
         return Ok(());
     };

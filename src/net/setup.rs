@@ -11,7 +11,7 @@ use super::shape::Rate;
 use super::subnets;
 use crate::spec::Spec;
 use crate::spec::config::{Linux, Mount, Namespace};
-use crate::state::Store;
+use crate::store::Store;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub struct Attachment {
     pub host: String,
     /// Its hardware address: the one asked, or one that the id gives.
     pub mac: String,
-    /// Fixed addresses; of every other subnet a free one is taken when the plan is carried out.
+    /// Fixed addresses; of every other subnet a free one is taken when the plan is executed.
     pub fixed: Vec<IpAddr>,
     /// Packets are forwarded between this network and others: switched on where it is off.
     pub forwarding: bool,
@@ -42,7 +42,7 @@ pub struct Attachment {
 /// A container's network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
-    /// The networks' folder.
+    /// The networks' directory.
     pub networks: Networks,
     /// In the order of `eth0`, `eth1`; the first has the default route.
     pub attachments: Vec<Attachment>,
@@ -61,7 +61,7 @@ pub struct Setup {
     /// Shaping, of each link.
     pub rate: Option<Rate>,
     /// Forward chains of others that drop, in which the bridges are accepted while somebody is on
-    /// them: those that are there when the plan is printed. Carried out, it is those that are there
+    /// them: those that are there when the plan is printed. Executed, it is those that are there
     /// then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opened: Vec<String>,
@@ -137,7 +137,7 @@ pub struct Asked {
     pub options: Options,
     /// The config's annotations count where no option is given.
     pub annotations: bool,
-    /// The plan is only printed: what is decided when it is carried out is looked up now.
+    /// The plan is only printed: what is decided when it is executed is looked up now.
     pub preview: bool,
 }
 
@@ -146,13 +146,19 @@ impl Asked {
     ///
     /// # Errors
     /// An option that is malformed, or cannot be.
-    pub fn apply(&self, store: &Store, id: &str, spec: &Spec) -> Result<(Spec, Option<Setup>)> {
+    pub fn apply(
+        &self,
+        store: &Store,
+        id: &str,
+        spec: &Spec,
+        of_container: NamespaceOf,
+    ) -> Result<(Spec, Option<Setup>)> {
         let given = self.options != Options::default();
         let request = match self.annotations && !given {
             true => request::parse(&request::from_annotations(&spec.config().annotations)?)?,
             false => request::parse(&self.options)?,
         };
-        let (spec, mut setup) = apply(&request, store, id, spec.clone())?;
+        let (spec, mut setup) = apply(&request, store, id, spec.clone(), of_container)?;
         if let Some(setup) = setup.as_mut().filter(|setup| {
             self.preview
                 && setup
@@ -166,6 +172,9 @@ impl Asked {
     }
 }
 
+/// Finds the path of another container's network namespace, for `--network container:ID`.
+pub type NamespaceOf<'a> = &'a dyn Fn(&str) -> Result<String>;
+
 /// The container's network namespace in the config, by the choice, and the setup where hull wires
 /// it itself.
 ///
@@ -176,6 +185,7 @@ pub fn apply(
     store: &Store,
     id: &str,
     spec: Spec,
+    of_container: NamespaceOf,
 ) -> Result<(Spec, Option<Setup>)> {
     let mut config = spec.config().clone();
     let linux = config.linux.get_or_insert_with(Linux::default);
@@ -194,15 +204,15 @@ pub fn apply(
         Choice::None => place(Some(None)),
         Choice::Host => place(None),
         Choice::Path(path) => place(Some(Some(path.clone()))),
-        Choice::Container(other) => place(Some(Some(namespace_of(store, other)?))),
+        Choice::Container(other) => place(Some(Some(of_container(other)?))),
         Choice::Networks(_) => {
             place(Some(None));
             setup = Some(prepare(request, store, id, config.hostname.as_deref())?);
-            let folder =
-                std::path::absolute(store.folder(id)).on("find", store.root().display())?;
+            let directory =
+                std::path::absolute(store.directory(id)).on("find", store.root().display())?;
             for (destination, source) in [
-                ("/etc/hosts", names::hosts_path(&folder)),
-                ("/etc/resolv.conf", names::resolv_path(&folder)),
+                ("/etc/hosts", names::hosts_path(&directory)),
+                ("/etc/resolv.conf", names::resolv_path(&directory)),
             ] {
                 if !config
                     .mounts
@@ -247,16 +257,6 @@ fn ordinary(request: &Request, list: &[Attach]) -> Result<Carrier> {
     rootless::find()
 }
 
-fn namespace_of(store: &Store, id: &str) -> Result<String> {
-    let other = crate::container::Container::open(store, id)?;
-    match other.pid() {
-        0 => Err(Error::new(format!(
-            "--network container:{id}: container not running"
-        ))),
-        pid => Ok(format!("/proc/{pid}/ns/net")),
-    }
-}
-
 fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -> Result<Setup> {
     let Choice::Networks(list) = &request.choice else {
         return Err(Error::new("no network was asked for"));
@@ -296,7 +296,7 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
             )));
         }
         let host = match network.driver {
-            Driver::Bridge => host_link(networks.folder(), &network.name, id, 'v'),
+            Driver::Bridge => host_link(networks.directory(), &network.name, id, 'v'),
             Driver::Macvlan => String::new(),
         };
         let mac = asked

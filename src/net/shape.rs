@@ -91,14 +91,14 @@ const ROOT: u32 = 0xffff_ffff;
 /// # Errors
 /// The kernel's: it may lack tbf, ifb or u32.
 pub fn shape(here: &mut Socket, host: &str, ifb: &str, rate: &Rate) -> Result<()> {
-    here.carry_out(&[link::ifb(ifb)])?;
+    here.execute(&[link::ifb(ifb)])?;
     let index = |here: &mut Socket, name: &str| {
         here.link(name)?
             .map(|link| link.index)
             .ok_or_else(|| Error::new(format!("network device {name} is gone")))
     };
     let (host_index, ifb_index) = (index(here, host)?, index(here, ifb)?);
-    here.carry_out(&[
+    here.execute(&[
         bucket(
             host_index,
             rate.down,

@@ -130,7 +130,7 @@ pub fn check(subnet: &Subnet, occupied: &[Prefix], others: &[Network]) -> Result
 }
 
 /// A bridge's name for a network: readable where it fits and is free, and otherwise one that the
-/// folder and the name give.
+/// directory and the name give.
 pub fn bridge_name(networks: &Networks, name: &str, links: &[super::netlink::Link]) -> String {
     let readable = format!("hull-{name}");
     if readable.len() < libc::IFNAMSIZ && !links.iter().any(|link| link.name == readable) {
@@ -138,11 +138,11 @@ pub fn bridge_name(networks: &Networks, name: &str, links: &[super::netlink::Lin
     }
     format!(
         "hull-{:010x}",
-        link::hash(&format!("{}\0{name}", networks.folder().display())) & 0xff_ffff_ffff
+        link::hash(&format!("{}\0{name}", networks.directory().display())) & 0xff_ffff_ffff
     )
 }
 
-/// The device of a network that comes from another folder, or another host: the card for macvlan,
+/// The device of a network that comes from another directory, or another host: the card for macvlan,
 /// and otherwise a bridge's name here.
 pub fn link_of(networks: &Networks, network: &Network, links: &[super::netlink::Link]) -> String {
     match network.driver {

@@ -1,4 +1,4 @@
-//! What was made of the network for one container, in its folder, written before it is made.
+//! What was made of the network for one container, in its directory, written before it is made.
 
 use super::address::Prefix;
 use super::attach;
@@ -7,7 +7,7 @@ use super::netlink::Namespace;
 use super::network::Networks;
 use super::rootless::{self, Carrier};
 use super::setup::Setup;
-use crate::rootfs::c_path;
+use crate::sys::fd::c_path;
 use crate::sys::mount;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -35,7 +35,7 @@ pub struct Moved {
 pub struct Trace {
     /// Devices of the host in the container.
     pub devices: Vec<Moved>,
-    /// The folder of the networks that it is on.
+    /// The directory of the networks that it is on.
     pub networks: Option<Networks>,
     /// Carries an ordinary user's packets.
     pub carrier: Option<Carrier>,
@@ -52,8 +52,8 @@ const PIN: &str = "netns";
 ///
 /// # Errors
 /// It cannot be read.
-pub fn read(folder: &Path) -> Result<Trace> {
-    let path = folder.join(FILE);
+pub fn read(directory: &Path) -> Result<Trace> {
+    let path = directory.join(FILE);
     match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Trace::default()),
         Err(error) => Err(Error::io("read", path.display(), &error)),
@@ -66,22 +66,22 @@ pub fn read(folder: &Path) -> Result<Trace> {
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn change(folder: &Path, edit: impl FnOnce(&mut Trace)) -> Result<()> {
-    let mut trace = read(folder)?;
+pub fn change(directory: &Path, edit: impl FnOnce(&mut Trace)) -> Result<()> {
+    let mut trace = read(directory)?;
     edit(&mut trace);
-    let (path, temporary) = (folder.join(FILE), folder.join("network.json.new"));
+    let (path, temporary) = (directory.join(FILE), directory.join("network.json.new"));
     let text = serde_json::to_vec(&trace)
         .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
     std::fs::write(&temporary, text).on("write", temporary.display())?;
     std::fs::rename(&temporary, &path).on("replace", path.display())
 }
 
-/// Keeps a network namespace alive beyond its processes: bound on a file of the container's folder.
+/// Keeps a network namespace alive beyond its processes: bound on a file of the container's directory.
 ///
 /// # Errors
 /// The kernel's.
-pub fn pin(folder: &Path, namespace: &Namespace) -> Result<()> {
-    let path = folder.join(PIN);
+pub fn pin(directory: &Path, namespace: &Namespace) -> Result<()> {
+    let path = directory.join(PIN);
     if is_pinned(&path) {
         return Ok(());
     }
@@ -91,7 +91,7 @@ pub fn pin(folder: &Path, namespace: &Namespace) -> Result<()> {
         .on("pin the network namespace on", path.display())
 }
 
-/// An nsfs file has a link count of one and a device of its own: another than its folder's.
+/// An nsfs file has a link count of one and a device of its own: another than its directory's.
 fn is_pinned(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::metadata(path).map(|data| data.dev()).ok();
@@ -103,9 +103,9 @@ fn is_pinned(path: &Path) -> bool {
 ///
 /// # Errors
 /// The kernel's.
-pub fn unplug(folder: &Path) -> Result<()> {
-    let trace = read(folder)?;
-    match (&trace.networks, folder.file_name()) {
+pub fn unplug(directory: &Path) -> Result<()> {
+    let trace = read(directory)?;
+    match (&trace.networks, directory.file_name()) {
         (Some(networks), Some(id)) if trace.carrier.is_none() => {
             attach::unplug(networks, &trace.attached, &id.to_string_lossy())
         }
@@ -118,9 +118,9 @@ pub fn unplug(folder: &Path) -> Result<()> {
 ///
 /// # Errors
 /// All that failed, in one sentence.
-pub fn release(folder: &Path) -> Result<()> {
-    let trace = read(folder)?;
-    let path = folder.join(PIN);
+pub fn release(directory: &Path) -> Result<()> {
+    let trace = read(directory)?;
+    let path = directory.join(PIN);
     let mut failed = Vec::new();
     if is_pinned(&path) {
         match Namespace::at(&path.to_string_lossy()) {
@@ -142,9 +142,9 @@ pub fn release(folder: &Path) -> Result<()> {
         }
     }
     if let Some(carrier) = &trace.carrier {
-        failed.extend(rootless::end(carrier, folder).err());
+        failed.extend(rootless::end(carrier, directory).err());
     }
-    if let (Some(networks), Some(id)) = (&trace.networks, folder.file_name()) {
+    if let (Some(networks), Some(id)) = (&trace.networks, directory.file_name()) {
         failed.extend(attach::detach(networks, &trace.attached, &id.to_string_lossy()).err());
     }
     match failed.is_empty() {

@@ -1,13 +1,13 @@
 //! The config's large structs, taken apart once without `..`: a field that a newer spec brings does
-//! not compile until somebody says here where it is carried out, or that it is not. Those that are
+//! not compile until somebody says here where it is executed, or that it is not. Those that are
 //! used in one place only are taken apart there.
 
-use super::Draft;
 use crate::spec::config::{
     Config, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel,
 };
+use crate::step::draft::Draft;
 
-/// Warns of what is asked for and not carried out behind this wall; docs/limitations.md has each.
+/// Warns of what is asked for and not executed with this backend; docs/limitations.md has each.
 pub fn warn(draft: &mut Draft) {
     let Config {
         oci_version: _, // spec::validate
@@ -56,7 +56,7 @@ fn is_for_windows(process: &Process) -> bool {
     command_line.as_deref().is_some_and(|line| !line.is_empty())
 }
 
-/// Names every field, and where it is carried out; each is.
+/// Names every field, and where it is executed; each is.
 fn places_of_linux(linux: &Linux) {
     let Linux {
         namespaces: _,         // namespaces::world
@@ -79,7 +79,7 @@ fn places_of_linux(linux: &Linux) {
     } = linux;
 }
 
-/// Whether the section says anything. It belongs to the other wall: engines write it for every
+/// Whether the section says anything. It belongs to the other backend: engines write it for every
 /// runtime of a class.
 fn asks_for_a_machine(vm: &Vm) -> bool {
     let Vm {

@@ -1,58 +1,49 @@
-//! `hull plan`: the steps in order, who carries each out, which field each comes from.
+//! `hull plan`: the steps in order, who executes each, which field each comes from.
 
-use super::outside::OutStep;
-use super::step::{Barrier, Step};
-use super::{Placed, Plan};
+use crate::step::container::{Barrier, Step};
+use crate::step::draft::{Placed, Plan};
+use crate::step::host::HostStep;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// The plan as a table for people.
-pub fn as_text(plan: &Plan) -> String {
-    let mut out = String::new();
-    let (mut outside, mut inside) = (
-        plan.outside.iter().peekable(),
-        plan.inside.iter().enumerate().peekable(),
-    );
-    let barrier_out = |placed: &&Placed<OutStep>| match placed.step {
-        OutStep::Barrier(kind) => Some(kind),
-        _ => None,
-    };
-    let barrier_in = |placed: &(usize, &Placed<Step>)| match placed.1.step {
-        Step::Barrier { kind } => Some(kind),
-        _ => None,
-    };
-    loop {
-        let mut met = None;
-        for placed in outside.by_ref() {
-            if let Some(kind) = barrier_out(&placed) {
-                met = Some(kind);
-                break;
-            }
-            line(
-                &mut out,
-                "outside",
-                None,
-                placed.step.name(),
-                &details(&placed.step),
-                &placed.from,
-            );
-            if let OutStep::Network(setup) = &placed.step {
-                for words in setup.in_words() {
-                    let _ = writeln!(out, "{:30}{words}", "");
-                }
-            }
+/// Where host steps are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// On the host.
+    Host,
+    /// In a VM's guest.
+    Guest,
+}
+
+impl Side {
+    /// The word in front of each step.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Host => "host",
+            Side::Guest => "guest",
         }
-        for placed in inside.by_ref() {
-            if barrier_in(&placed).is_some() {
+    }
+}
+
+/// A plan as a table for people: both sides up to each barrier, host steps first.
+pub fn as_text(plan: &Plan, side: Side) -> String {
+    let mut out = String::new();
+    let mut host = plan.host.iter();
+    let mut container = plan.container.iter().enumerate();
+    loop {
+        let met = host_lines(&mut out, &mut host, side);
+        for (index, placed) in container.by_ref() {
+            if matches!(placed.step, Step::Barrier { .. }) {
                 break;
             }
+            let name = placed.step.name();
+            let details = details(&placed.step);
             line(
                 &mut out,
-                "inside",
-                Some(placed.0),
-                placed.1.step.name(),
-                &details(&placed.1.step),
-                &placed.1.from,
+                ("container", Some(index)),
+                name,
+                &details,
+                &placed.from,
             );
         }
         match met {
@@ -60,11 +51,7 @@ pub fn as_text(plan: &Plan) -> String {
             None => break,
         }
     }
-    for fallback in plan
-        .outside
-        .iter()
-        .flat_map(|placed| fallbacks(&placed.step))
-    {
+    for fallback in plan.host.iter().flat_map(|placed| fallbacks(&placed.step)) {
         let _ = writeln!(out, "fallback: {fallback}");
     }
     for warning in &plan.warnings {
@@ -76,10 +63,42 @@ pub fn as_text(plan: &Plan) -> String {
     out
 }
 
+/// Host steps alone, whose other side is a VM's monitor or criu.
+pub fn host_as_text(steps: &[Placed<HostStep>]) -> String {
+    let mut out = String::new();
+    let mut steps = steps.iter();
+    while let Some(kind) = host_lines(&mut out, &mut steps, Side::Host) {
+        barrier(&mut out, kind);
+    }
+    out
+}
+
+/// Writes host steps up to a barrier, and answers it.
+fn host_lines<'a>(
+    out: &mut String,
+    steps: &mut impl Iterator<Item = &'a Placed<HostStep>>,
+    side: Side,
+) -> Option<Barrier> {
+    for placed in steps {
+        if let HostStep::Barrier(kind) = placed.step {
+            return Some(kind);
+        }
+        let details = details(&placed.step);
+        let name = placed.step.name();
+        line(out, (side.name(), None), name, &details, &placed.from);
+        if let HostStep::Network(setup) = &placed.step {
+            for words in setup.in_words() {
+                let _ = writeln!(out, "{:32}{words}", "");
+            }
+        }
+    }
+    None
+}
+
 /// What the cgroup's plan leaves undone.
-fn fallbacks(step: &OutStep) -> &[String] {
+fn fallbacks(step: &HostStep) -> &[String] {
     match step {
-        OutStep::Cgroup { plan, .. } | OutStep::Unit { plan } => &plan.fallbacks,
+        HostStep::Cgroup { plan, .. } | HostStep::Unit { plan } => &plan.fallbacks,
         _ => &[],
     }
 }
@@ -88,9 +107,15 @@ fn barrier(out: &mut String, kind: Barrier) {
     let _ = writeln!(out, "──────── barrier {kind:?} ────────");
 }
 
-fn line(out: &mut String, side: &str, index: Option<usize>, name: &str, details: &str, from: &str) {
+fn line(
+    out: &mut String,
+    (side, index): (&str, Option<usize>),
+    name: &str,
+    details: &str,
+    from: &str,
+) {
     let index = index.map_or(String::from("  –"), |index| format!("{index:3}"));
-    let _ = writeln!(out, "{side:8}{index} {name:17} {details}  ← {from}");
+    let _ = writeln!(out, "{side:10}{index} {name:17} {details}  ← {from}");
 }
 
 /// The fields of a step in short; long values are cut.
@@ -133,16 +158,41 @@ fn short(fields: &Value) -> String {
     text
 }
 
-/// The plan as JSON.
-pub fn as_json(plan: &Plan) -> Value {
-    let outside: Vec<Value> = plan.outside.iter().map(|p| json!({"side": "outside", "step": p.step.name(), "from": p.from, "fields": fields(&p.step)})).collect();
-    let inside: Vec<Value> = plan
-        .inside
+/// A plan as JSON.
+pub fn as_json(plan: &Plan, side: Side) -> Value {
+    let container: Vec<Value> = plan
+        .container
         .iter()
         .enumerate()
-        .map(|(index, p)| json!({"side": "inside", "index": index, "step": p.step.name(), "from": p.from, "fields": fields(&p.step)}))
+        .map(|(index, placed)| {
+            json!({
+                "side": "container",
+                "index": index,
+                "step": placed.step.name(),
+                "from": placed.from,
+                "fields": fields(&placed.step),
+            })
+        })
         .collect();
-    json!({"outside": outside, "inside": inside, "warnings": plan.warnings, "remarks": plan.remarks})
+    json!({
+        side.name(): host_as_json(&plan.host, side),
+        "container": container,
+        "warnings": plan.warnings,
+        "remarks": plan.remarks,
+    })
+}
+
+/// Host steps as JSON.
+pub fn host_as_json(steps: &[Placed<HostStep>], side: Side) -> Vec<Value> {
+    let one = |placed: &Placed<HostStep>| {
+        json!({
+            "side": side.name(),
+            "step": placed.step.name(),
+            "from": placed.from,
+            "fields": fields(&placed.step),
+        })
+    };
+    steps.iter().map(one).collect()
 }
 
 fn fields<S: serde::Serialize>(step: &S) -> Value {

@@ -10,14 +10,12 @@
 //! well); an empty list means no flag. Engines rely on both.
 #![forbid(unsafe_code)]
 
-mod cache;
+pub mod cache;
 #[cfg(test)]
 pub(super) mod interpreter;
 mod newer;
 #[cfg(test)]
 mod tests;
-
-pub use cache::compile_cached;
 
 use crate::spec::config::{Seccomp, Syscall, SyscallArg};
 use crate::sys;

@@ -5,9 +5,9 @@
 pub mod config;
 pub mod default;
 pub mod mount_options;
-mod validate;
-
-pub use validate::dotted;
+pub mod names;
+pub mod state;
+pub mod validate;
 
 use crate::sys::file;
 use crate::{Context, Error, Result};
@@ -18,23 +18,23 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A config that has been checked, with the bundle's folder. It cannot be made unchecked.
+/// A config that has been checked, with the bundle's directory. It cannot be made unchecked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spec {
     bundle: PathBuf,
     config: Config,
 }
 
-/// A folder's absolute name without links, as the kernel gives it: the C library's realpath(3) asks
+/// A directory's absolute name without links, as the kernel gives it: the C library's realpath(3) asks
 /// for each part of it.
-fn real_path(folder: &Path) -> Result<PathBuf> {
+fn real_path(directory: &Path) -> Result<PathBuf> {
     let opened = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(folder)
-        .on("open bundle", folder.display())?;
+        .open(directory)
+        .on("open bundle", directory.display())?;
     std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
-        .on("open bundle", folder.display())
+        .on("open bundle", directory.display())
 }
 
 impl Spec {
@@ -58,7 +58,7 @@ impl Spec {
         Self::check(config, bundle)
     }
 
-    /// Checks a config that was made in memory, for the bundle's folder given.
+    /// Checks a config that was made in memory, for the bundle's directory given.
     ///
     /// # Errors
     /// Every clause of the spec that the config breaks.
@@ -73,7 +73,7 @@ impl Spec {
         Self { bundle, config }
     }
 
-    /// The bundle's folder, absolute.
+    /// The bundle's directory, absolute.
     pub fn bundle(&self) -> &Path {
         &self.bundle
     }
@@ -84,7 +84,7 @@ impl Spec {
     }
 
     /// The same with other limits. What a limit may be is the cgroup's to say
-    /// (`cgroups::Group::update`).
+    /// (`cgroups::group::Group::update`).
     #[must_use]
     pub fn with_resources(&self, resources: Resources) -> Self {
         let mut spec = self.clone();
@@ -124,7 +124,7 @@ impl Spec {
         spec
     }
 
-    /// The root file system's folder, absolute.
+    /// The root file system's directory, absolute.
     pub fn rootfs(&self) -> PathBuf {
         let path = self
             .config

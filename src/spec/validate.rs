@@ -76,7 +76,7 @@ fn version(version: &str) -> Result<()> {
     match (numbers, parts.next()) {
         ([Some(1), Some(_), Some(_)], None) => Ok(()),
         ([Some(_), Some(_), Some(_)], None) => refuse(format!(
-            "ociVersion {version} is not supported: hull carries out 1.x"
+            "ociVersion {version} is not supported: hull executes 1.x"
         )),
         _ => refuse(format!("ociVersion {version:?} is no semantic version")),
     }
@@ -278,7 +278,7 @@ fn id_mappings(linux: &Linux) -> Result<()> {
                 "User namespace mappings specified, but user namespace isn't enabled in the config",
             );
         }
-        // With neither, an ordinary user gets its own ids (`create::compile`); anybody else is
+        // With neither, an ordinary user gets its own ids (`crate::compile::compile`); anybody else is
         // refused there.
         Some(namespace)
             if namespace.path.as_deref().unwrap_or_default().is_empty()

@@ -143,7 +143,7 @@ pub fn start_writeback(raw: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
-    let held = crate::init::Held(openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
+    let held = crate::sys::fd::Fd(openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
     let mut bytes = vec![0; 8192];
     let mut filled = 0;
     loop {

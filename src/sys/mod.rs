@@ -5,8 +5,10 @@
 //! no logging. They take C strings and raw descriptors, and answer with the kernel's error number.
 
 pub mod bpf;
+pub mod clock;
 pub mod entry;
 pub mod event;
+pub mod fd;
 pub mod file;
 pub mod ids;
 pub mod kernel;
@@ -15,6 +17,8 @@ pub mod mount;
 pub mod netns;
 pub mod page;
 pub mod process;
+pub mod procfs;
+pub mod resolve;
 pub mod seccomp;
 pub mod socket;
 

@@ -133,7 +133,7 @@ pub fn open_tap(name: &str) -> Sys<i32> {
     };
     let length = name.len().min(15);
     request.name[..length].copy_from_slice(&name.as_bytes()[..length]);
-    let tun = crate::init::Held(super::file::openat(
+    let tun = crate::sys::fd::Fd(super::file::openat(
         libc::AT_FDCWD,
         c"/dev/net/tun",
         libc::O_RDWR,

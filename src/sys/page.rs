@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 /// Layout of the page. All fields start as zero.
 #[repr(C)]
 pub struct Report {
-    /// Index of the step being carried out.
+    /// Index of the step being executed.
     pub step: AtomicU32,
     /// Error number of the failed step, or 0.
     pub errno: AtomicI32,

@@ -362,3 +362,16 @@ pub fn poll2(first: i32, second: i32, timeout_ms: Option<u64>) -> Sys<(bool, boo
     })?;
     Ok((fds[0].revents != 0, fds[1].revents != 0))
 }
+
+/// Waits until a process is gone (its pidfd becomes readable), whoever reaps it.
+pub fn wait_gone(pidfd: i32, limit: std::time::Duration) -> bool {
+    let until = std::time::Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        match poll2(pidfd, -1, Some(left.as_millis() as u64)) {
+            Ok((true, _)) => return true,
+            _ if left.is_zero() => return false,
+            _ => {}
+        }
+    }
+}

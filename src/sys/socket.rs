@@ -188,7 +188,7 @@ pub fn gone() -> Errno {
 
 /// Takes a descriptor over as an owned one.
 pub fn owned(raw: i32) -> std::os::fd::OwnedFd {
-    // SAFETY: the callers give up the only handle on an open descriptor (`Held::keep`, or a message
+    // SAFETY: the callers give up the only handle on an open descriptor (`Fd::keep`, or a message
     // just received).
     unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) }
 }

@@ -1,365 +1,225 @@
-//! How hull's commands speak to a container's monitor: messages in JSON on a socket in the
-//! container's folder, descriptors beside them.
+//! What hull's commands ask of a container's VM, by way of its monitor.
 
-use super::message::{FromGuest, Task};
-use crate::init::Held;
-use crate::spec::config::Resources;
-use crate::state::Decided;
-use crate::sys::{file, socket as raw};
-use crate::{Context, Error, Result};
-use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-    UnixAddr,
-};
-use serde::{Deserialize, Serialize};
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, IntoRawFd};
-use std::path::Path;
-use std::time::Duration;
+use crate::cgroups::group::Group;
+use crate::cgroups::stats::types::Stats;
+use crate::spec::Spec;
+use crate::spec::config::{Memory, Resources};
+use crate::state::VmRecord;
+use crate::vm::channel::client;
+use crate::vm::channel::client::Request;
+use crate::vm::channel::message;
+use crate::vm::translate;
+use crate::{Error, Result};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-/// The socket's name in the container's folder.
-const NAME: &str = "vm.sock";
-/// How long a guest may take to answer, in seconds: emulation on a busy machine is slow.
-const ANSWER: u64 = 60;
-/// How long whoever sends a signal waits for the guest's word, in seconds at most: containerd's
-/// shim answers nothing else meanwhile, and an engine's own time until SIGKILL (10 s, 30 s) begins
-/// only then.
-const SIGNALLED: u64 = 5;
-/// A longer message goes in a file of memory, as the last of its descriptors: a socket's buffer has
-/// an end.
-const LONGEST: usize = 64 << 10;
-/// What stands for it.
-const IN_FILE: &[u8] = b"null";
+/// How long a guest may take to bring memory into use that was plugged in or that the balloon gives
+/// back, or to empty it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is asked of a monitor.
-#[derive(Serialize, Deserialize)]
-pub enum Request {
-    /// A signal for the program, or for the exec of this connection.
-    Signal(i32),
-    /// A signal for everything.
-    SignalAll(i32),
-    /// Another program. Beside it: the script, stdin, stdout and, without a terminal, stderr. The
-    /// connection lives as long as it does.
-    Exec(Box<Task>),
-    /// The size of the terminal of this connection's exec.
-    Resize(u16, u16),
-    /// Stops the machine.
-    Pause,
-    /// Lets it go on.
-    Resume,
-    /// The container's counters.
-    Stats,
-    /// The processes.
-    Processes,
-    /// The signals that the program catches, ignores or blocks, as a mask.
-    Handled,
-    /// From here on each [`FromGuest::Oom`], to the container's end.
-    Watch,
-    /// New limits.
-    Update(Box<Resources>),
-    /// The guest's memory, in bytes: what the balloon leaves of that at boot, and what is plugged
-    /// in beside it.
-    Memory(u64, u64),
-    /// How much of what can be plugged in the guest has: a number of bytes.
-    Plugged,
-    /// How much of its memory at boot the balloon leaves the guest: a number of bytes.
-    Left,
+/// A container's VM, by the container's directory.
+pub struct Vm {
+    directory: PathBuf,
 }
 
-/// What a process of hull's that stands for a program tells the one that made it.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum News {
-    /// It is in its network namespace; a byte is the answer, once the interfaces are there and the
-    /// host's hooks have run.
-    Placed,
-    /// It is made; what its policies decided, and what its kernel can do. A byte is the answer: it
-    /// outlives its maker from there on.
-    Ready(Vec<Decided>, Option<Box<crate::facts::Facts>>),
-    /// Why not, and a shell's status for it.
-    Failed(String, Option<u8>),
-}
+impl Vm {
+    /// The VM of the container in this directory.
+    pub fn of(directory: PathBuf) -> Self {
+        Self { directory }
+    }
 
-/// A name that is short enough for a socket: the folder by its descriptor.
-fn address(folder: &Path) -> Result<(std::fs::File, UnixAddr)> {
-    let held = std::fs::File::open(folder).on("open", folder.display())?;
-    let address = UnixAddr::new(format!("/proc/self/fd/{}/{NAME}", held.as_raw_fd()).as_str())
-        .on("name", "the monitor's socket")?;
-    Ok((held, address))
-}
+    /// Asks the monitor.
+    ///
+    /// # Errors
+    /// `container not running`; the guest's.
+    pub fn ask(&self, request: &Request) -> Result<Option<serde_json::Value>> {
+        client::ask(&self.directory, request)
+    }
 
-fn socket() -> Result<Held> {
-    let made = nix::sys::socket::socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    );
-    made.map(|fd| Held(fd.into_raw_fd())).on("make", "a socket")
-}
+    /// A signal for the program or for all, by the guest. One that the kernel would act on itself,
+    /// on the monitor, goes the same way.
+    pub fn signal(&self, request: &Request) -> Result<()> {
+        client::signal(&self.directory, request)
+    }
 
-/// The monitor's end.
-///
-/// # Errors
-/// The kernel's.
-pub fn listen(folder: &Path) -> Result<Held> {
-    let socket = socket()?;
-    let (_held, address) = address(folder)?;
-    nix::sys::socket::bind(socket.0, &address).on("make", "the monitor's socket")?;
-    let backlog = Backlog::new(64).on("make", "the monitor's socket")?;
-    nix::sys::socket::listen(&raw::borrow(socket.0), backlog)
-        .on("listen on", "the monitor's socket")?;
-    Ok(socket)
-}
+    /// Whether the program does nothing about a signal: the guest's kernel is asked.
+    pub fn leaves_to_default(&self, signal: i32) -> bool {
+        let answer = self.ask(&Request::Handled).ok().flatten();
+        answer
+            .and_then(|mask| mask.as_u64())
+            .is_some_and(|mask| mask & (1 << (signal - 1)) == 0)
+    }
 
-/// Takes the next connection.
-///
-/// # Errors
-/// The kernel's.
-pub fn accept(listener: &Held) -> Result<Held> {
-    nix::sys::socket::accept4(listener.0, SockFlag::SOCK_CLOEXEC)
-        .map(Held)
-        .on("accept on", "the monitor's socket")
-}
+    /// The counters of the container's cgroup in the guest.
+    pub fn stats(&self) -> Result<Stats> {
+        let value = self
+            .ask(&Request::Stats)?
+            .ok_or_else(|| Error::new("the guest gives no counters"))?;
+        serde_json::from_value(value)
+            .map_err(|error| Error::new(format!("the guest's counters: {error}")))
+    }
 
-/// A command's end.
-///
-/// # Errors
-/// `container not running`.
-pub fn connect(folder: &Path) -> Result<Held> {
-    let socket = socket()?;
-    let (_held, address) = address(folder)?;
-    match nix::sys::socket::connect(socket.0, &address) {
-        Ok(()) => Ok(socket),
-        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ECONNREFUSED) => {
-            Err(Error::new("container not running"))
+    /// The guest's processes that belong to the container.
+    ///
+    /// # Errors
+    /// `container not running`.
+    pub fn processes(&self) -> Result<Vec<message::Process>> {
+        let value = self
+            .ask(&Request::Processes)?
+            .ok_or_else(|| Error::new("the guest gives no processes"))?;
+        serde_json::from_value(value)
+            .map_err(|error| Error::new(format!("the guest's processes: {error}")))
+    }
+
+    /// New limits: the guest's kernel applies them to the container, the balloon takes what the
+    /// container may not have any more, memory is plugged in where it may have more than the
+    /// machine booted with, and the host's cgroup limits what is the host's. `before` has the
+    /// limits until now.
+    pub fn update(
+        &self,
+        machine: &VmRecord,
+        group: &mut Group,
+        change: &Resources,
+        before: &Spec,
+    ) -> Result<()> {
+        let limit = change
+            .memory
+            .as_ref()
+            .and_then(|memory| memory.limit)
+            .filter(|limit| *limit != 0);
+        let wanted = limit.map(|limit| {
+            crate::settings::vm::memory_for(
+                u64::try_from(limit).ok(),
+                machine.memory,
+                machine.memory_max,
+            )
+        });
+        match (limit, machine.memory_max) {
+            (Some(limit), None) if limit > 0 && limit as u64 > machine.memory => {
+                return Err(Error::new(format!(
+                    "memory limit {limit}: the guest was booted with {} bytes, and a balloon \
+                        cannot grow past that (--vm-memory-max, when it is made)",
+                    machine.memory
+                )));
+            }
+            (Some(limit), Some(most)) if limit > 0 && limit as u64 > most => {
+                return Err(Error::new(format!(
+                    "memory limit {limit}: the guest was made to grow to {most} bytes at most \
+                        (--vm-memory-max)"
+                )));
+            }
+            _ => {}
         }
-        Err(errno) => Err(Error::sys("connect to", "the container's monitor", errno)),
-    }
-}
-
-/// Sends a message with descriptors.
-///
-/// # Errors
-/// The other side is gone; the message is too long.
-pub fn send<T: Serialize>(socket: &Held, message: &T, descriptors: &[i32]) -> Result<()> {
-    send_with(socket, message, descriptors, MsgFlags::empty())
-}
-
-/// Sends a message, if the other side has room for it now.
-///
-/// # Errors
-/// It has not; as [`send`].
-pub fn send_at_once<T: Serialize>(socket: &Held, message: &T) -> Result<()> {
-    send_with(socket, message, &[], MsgFlags::MSG_DONTWAIT)
-}
-
-fn send_with<T: Serialize>(
-    socket: &Held,
-    message: &T,
-    descriptors: &[i32],
-    flags: MsgFlags,
-) -> Result<()> {
-    let mut text = serde_json::to_vec(message)
-        .map_err(|error| Error::new(format!("write a message: {error}")))?;
-    let mut descriptors = descriptors.to_vec();
-    let long = if text.len() > LONGEST {
-        Some(in_file(&std::mem::replace(&mut text, IN_FILE.to_vec()))?)
-    } else {
-        None
-    };
-    descriptors.extend(long.iter().map(|file| file.0));
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let control = if descriptors.is_empty() {
-        &[][..]
-    } else {
-        &rights[..]
-    };
-    let sent = nix::sys::socket::sendmsg::<()>(
-        socket.0,
-        &[IoSlice::new(&text)],
-        control,
-        MsgFlags::MSG_NOSIGNAL | flags,
-        None,
-    );
-    sent.on("speak to", "the container's monitor").map(drop)
-}
-
-/// A message in a file of memory.
-fn in_file(mut text: &[u8]) -> Result<Held> {
-    let held = file::memfd(c"hull:message", 0)
-        .map(Held)
-        .on("make", "a memory file for a message")?;
-    while !text.is_empty() {
-        let count = file::write(held.0, text).on("write", "a message")?;
-        text = &text[count..];
-    }
-    Ok(held)
-}
-
-/// A file from its beginning.
-///
-/// # Errors
-/// The kernel's.
-pub fn read_all(from: &Held) -> Result<Vec<u8>> {
-    file::rewind(from.0).on("read", "a message")?;
-    let (mut bytes, mut piece) = (Vec::new(), [0_u8; 65536]);
-    loop {
-        match file::read(from.0, &mut piece).on("read", "a message")? {
-            0 => return Ok(bytes),
-            count => bytes.extend_from_slice(&piece[..count]),
+        translate::without_effect(change)
+            .iter()
+            .for_each(|words| crate::log::warn(words));
+        let grows = match wanted {
+            Some((left, plugged)) => plugged > 0 || self.number(&Request::Left)? < left,
+            None => false,
+        };
+        let mut host = translate::host_limits(Some(change), machine.memory);
+        host.memory = match wanted {
+            Some((_, plugged)) if grows => higher_limit(group, machine.memory + plugged)?,
+            _ => None,
+        };
+        group.update(&host)?;
+        let limits = Request::Update(Box::new(translate::guests_part(change)));
+        let carried_out = match wanted {
+            // Before the limit: a program that may have more would be killed for the lack of what
+            // is still on its way.
+            Some((left, plugged)) if grows => {
+                self.grow(left, plugged).and_then(|()| self.ask(&limits))
+            }
+            _ => self.ask(&limits),
+        };
+        if let Err(refused) = carried_out {
+            // All or nothing: the host's part is as it was.
+            let before = before
+                .config()
+                .linux
+                .as_ref()
+                .and_then(|linux| linux.resources.as_ref());
+            group.update(&Resources {
+                memory: None,
+                ..translate::host_limits(before, machine.memory)
+            })?;
+            return Err(refused);
+        }
+        match wanted {
+            Some((left, _)) if !grows => self.shrink(machine, left),
+            _ => Ok(()),
         }
     }
-}
 
-/// Receives a message with its descriptors; none at the end.
-///
-/// # Errors
-/// The kernel's; it cannot be read.
-pub fn receive<T: for<'a> Deserialize<'a>>(socket: &Held) -> Result<Option<(T, Vec<Held>)>> {
-    let mut text = vec![0_u8; LONGEST];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 8]);
-    let mut iov = [IoSliceMut::new(&mut text)];
-    let message = loop {
-        match nix::sys::socket::recvmsg::<()>(
-            socket.0,
-            &mut iov,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        ) {
-            Err(nix::errno::Errno::EINTR) => {}
-            // It ended with something unread of ours.
-            Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
-            other => break other.on("hear", "the container's monitor")?,
+    /// Plugs memory in and has the balloon give back what it took, and waits until the guest has
+    /// both.
+    fn grow(&self, left: u64, plugged: u64) -> Result<()> {
+        self.ask(&Request::Memory(left, plugged))?;
+        let late = |what: &str, came: u64| {
+            Err(Error::new(format!(
+                "give the guest {what} {came} within {} s",
+                PATIENCE.as_secs()
+            )))
+        };
+        if plugged > 0 {
+            let taken = self.number_when(&Request::Plugged, |taken| taken >= plugged)?;
+            if taken < plugged {
+                return late(&format!("{plugged} bytes of memory more: it took"), taken);
+            }
         }
-    };
-    let mut held = Vec::new();
-    for control in message.cmsgs().on("hear", "the container's monitor")? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            held.extend(descriptors.into_iter().map(Held));
+        match self.number_when(&Request::Left, |now| now >= left)? {
+            now if now >= left => Ok(()),
+            now => late(
+                &format!("{left} bytes of the memory it was booted with: the balloon left it"),
+                now,
+            ),
         }
     }
-    let count = message.bytes;
-    if count == 0 {
-        return Ok(None);
-    }
-    text.truncate(count);
-    if text == IN_FILE
-        && let Some(file) = held.pop()
-    {
-        text = read_all(&file)?;
-    }
-    let value = serde_json::from_slice(&text)
-        .map_err(|error| Error::new(format!("a message that cannot be read: {error}")))?;
-    Ok(Some((value, held)))
-}
 
-/// How long a guest may take to answer: the administrator's word, or [`ANSWER`].
-///
-/// # Errors
-/// The file of defaults.
-pub fn patience() -> Result<Duration> {
-    Ok(Duration::from_secs(
-        crate::settings::read()?.vm.answer_timeout.unwrap_or(ANSWER),
-    ))
-}
+    /// Takes what was plugged in, and then what the balloon is to take: the guest moves what is in
+    /// the one into the other.
+    fn shrink(&self, machine: &VmRecord, left: u64) -> Result<()> {
+        if machine.memory_max.is_some() {
+            self.ask(&Request::Memory(machine.memory, 0))?;
+            let kept = self.number_when(&Request::Plugged, |kept| kept == 0)?;
+            if kept > 0 {
+                crate::log::warn(&format!(
+                    "the guest keeps {kept} bytes of its memory for now: it has no place for what \
+                        is in them"
+                ));
+            }
+        }
+        self.ask(&Request::Memory(left, 0)).map(drop)
+    }
 
-/// A signal for the program, or for all. In a machine that does not answer it waits, as it would
-/// for a frozen program of the shared kernel, and that is said. It is no error: at one,
-/// containerd's CRI ends a stop without the SIGKILL that would follow (`stopContainer`), and older
-/// Podman takes it for done (`StopContainer`, which returns what kill(2) with 0 says then).
-///
-/// # Errors
-/// The container is not running; the guest refuses.
-pub fn signal(folder: &Path, request: &Request) -> Result<()> {
-    let socket = connect(folder)?;
-    send(&socket, request, &[])?;
-    let patience = patience()?.min(Duration::from_secs(SIGNALLED));
-    match answer(&socket, patience)? {
-        Some(Some(FromGuest::Done)) => Ok(()),
-        Some(Some(FromGuest::Refused(why))) => Err(Error::new(why)),
-        Some(Some(_)) => Err(Error::new("the container's monitor answers something else")),
-        Some(None) => Err(Error::new("container not running")),
-        None => {
-            crate::log::warn(&format!("the signal waits: {}", silent(folder, patience)));
-            Ok(())
+    /// What is asked for by its number.
+    fn number(&self, request: &Request) -> Result<u64> {
+        let number = self.ask(request)?.and_then(|value| value.as_u64());
+        number.ok_or_else(|| Error::new("the container's monitor answers something else"))
+    }
+
+    /// The same, once the number is as wanted, or as it is after a while.
+    fn number_when(&self, request: &Request, done: impl Fn(u64) -> bool) -> Result<u64> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let number = self.number(request)?;
+            if done(number) || Instant::now() >= until {
+                return Ok(number);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
-/// The next message, with the end of the connection as none; none at all where nothing comes in
-/// time.
-///
-/// # Errors
-/// The kernel's; it cannot be read.
-pub fn answer(socket: &Held, patience: Duration) -> Result<Option<Option<FromGuest>>> {
-    let (spoken, _) = crate::sys::process::poll2(socket.0, -1, Some(patience.as_millis() as u64))
-        .on("hear", "the container's monitor")?;
-    if spoken {
-        receive::<FromGuest>(socket).map(|heard| Some(heard.map(|(message, _)| message)))
-    } else {
-        Ok(None)
-    }
-}
-
-/// Asks a guest for a sign of life. One whose machine has ended is not silent: that is told
-/// otherwise.
-///
-/// # Errors
-/// Nothing comes in time.
-pub fn is_there(folder: &Path) -> Result<()> {
-    let patience = patience()?;
-    let asked =
-        connect(folder).and_then(|socket| send(&socket, &Request::Handled, &[]).map(|()| socket));
-    match asked.and_then(|socket| answer(&socket, patience)) {
-        Ok(None) => Err(silent(folder, patience)),
-        _ => Ok(()),
-    }
-}
-
-/// What is said of a machine that does not answer.
-pub fn silent(folder: &Path, patience: Duration) -> Error {
-    let id = folder.file_name().unwrap_or_default().to_string_lossy();
-    let within = patience.as_secs();
-    Error::new(format!(
-        "the container's machine does not answer (waited {within} s): hull kill {id} KILL or hull \
-            delete --force {id} ends it"
-    ))
-}
-
-/// One request and its answer.
-///
-/// # Errors
-/// The container is not running; the guest refuses, or does not answer in time.
-pub fn ask(folder: &Path, request: &Request) -> Result<Option<serde_json::Value>> {
-    let socket = connect(folder)?;
-    send(&socket, request, &[])?;
-    let patience = patience()?;
-    match answer(&socket, patience)?.ok_or_else(|| silent(folder, patience))? {
-        Some(FromGuest::Done) => Ok(None),
-        Some(FromGuest::Value(value)) => Ok(Some(value)),
-        Some(FromGuest::Refused(why)) => Err(Error::new(why)),
-        Some(_) => Err(Error::new("the container's monitor answers something else")),
-        None => Err(Error::new("container not running")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_message_comes_whole_and_nobody_waits_for_who_does_not_listen() {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let (ours, theirs) =
-            nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-                .unwrap();
-        let (ours, theirs) = (Held(ours.into_raw_fd()), Held(theirs.into_raw_fd()));
-        let words = vec!["a command line".to_owned(); 100_000];
-        send_at_once(&ours, &words).unwrap();
-        send(&ours, &"short", &[]).unwrap();
-        let (long, files) = receive::<Vec<String>>(&theirs).unwrap().unwrap();
-        assert!(long == words && files.is_empty());
-        assert_eq!(receive::<String>(&theirs).unwrap().unwrap().0, "short");
-        assert!((0..100_000).any(|_| send_at_once(&ours, &"unheard").is_err()));
-    }
+/// The host's limit for a machine of so much memory, where the one in force is lower. It is never
+/// lowered: a guest gives its memory back when it can, and below what it has the kernel would end
+/// it.
+fn higher_limit(group: &Group, guest_memory: u64) -> Result<Option<Memory>> {
+    let wanted = translate::host_memory(guest_memory);
+    let now = group.stats()?.memory.usage.limit;
+    // None at all where the host has no such controller.
+    Ok((1..wanted as u64).contains(&now).then(|| Memory {
+        limit: Some(wanted),
+        ..Memory::default()
+    }))
 }

@@ -4,13 +4,18 @@
 //! What is here is what the monitor needs of any engine: boot, the channel, pause and resume, the
 //! balloon, kill. Snapshot, a log of dirtied memory and migration belong here too.
 
-use super::kernel::Kernel;
-use super::qemu;
+pub mod probe;
+pub mod qemu;
+
+pub mod qmp;
+
 use crate::Result;
-use crate::init::Held;
+use crate::sys::fd::Fd;
+use crate::vm::boot::kernel::Kernel;
+
 use std::path::Path;
 
-/// How instructions are carried out.
+/// How instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
     /// By the processor.
@@ -32,7 +37,7 @@ impl Accelerator {
 /// A network interface of the machine.
 pub struct Tap {
     /// The tap, opened.
-    pub fd: Held,
+    pub fd: Fd,
     /// Its hardware address.
     pub hardware: String,
 }
@@ -41,8 +46,8 @@ pub struct Tap {
 pub struct Boot<'a> {
     /// The container's id.
     pub id: &'a str,
-    /// A folder for what the engine needs while it runs.
-    pub folder: &'a Path,
+    /// A directory for what the engine needs while it runs.
+    pub directory: &'a Path,
     /// The engine's program, where it is one and is named.
     pub program: Option<&'a Path>,
     /// How.
@@ -60,19 +65,19 @@ pub struct Boot<'a> {
     /// Processors.
     pub cpus: u32,
     /// The share server's socket.
-    pub share: Option<Held>,
+    pub share: Option<Fd>,
     /// Network interfaces.
     pub taps: Vec<Tap>,
     /// An ordinary user's ids.
-    pub own: Option<&'a super::own::Own>,
+    pub own: Option<&'a crate::vm::rootless::Own>,
     /// Disks.
-    pub disks: Vec<super::disk::Opened>,
+    pub disks: Vec<crate::vm::boot::disk::Opened>,
 }
 
 /// What an engine has to say.
 #[derive(Debug)]
 pub enum Happened {
-    /// The oldest of the requests that were made is carried out, with its answer, or refused.
+    /// The oldest of the requests that were made is executed, with its answer, or refused.
     Answered(Result<serde_json::Value, String>),
     /// Nothing that matters.
     Nothing,
@@ -90,7 +95,7 @@ impl Machine {
     ///
     /// # Errors
     /// The engine is not there, or refuses.
-    pub fn boot(boot: Boot) -> Result<(Self, Held, Held)> {
+    pub fn boot(boot: Boot) -> Result<(Self, Fd, Fd)> {
         let (machine, channel, console) = qemu::Machine::boot(boot)?;
         Ok((Machine::Qemu(machine), channel, console))
     }

@@ -5,11 +5,11 @@
 //! place, for nothing arrives.
 
 use super::engine::Tap;
-use super::message::Interface;
-use crate::init::Held;
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Socket};
 use crate::net::shape;
+use crate::step::host::Interface;
+use crate::sys::fd::Fd;
 use crate::sys::netns;
 use crate::{Context, Error, Result};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -38,7 +38,7 @@ pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
     if links.iter().any(|link| link.name.starts_with(TAP)) {
         return Err(Error::new(
             "the network namespace's interfaces are in another virtual machine: the containers of \
-                a pod cannot share them behind this wall",
+                a pod cannot share them with this backend",
         ));
     }
     for (number, link) in links.iter().enumerate() {
@@ -75,7 +75,7 @@ pub fn let_go() {
 /// A tap, and the two ways between it and the interface.
 fn beside(here: &mut Socket, device: &Link, number: usize) -> Result<Tap> {
     let name = format!("{TAP}{number}");
-    let fd = match netns::open_tap(&name).map(Held) {
+    let fd = match netns::open_tap(&name).map(Fd) {
         // Not the tap's own want.
         Err(Errno::ENOENT) => {
             return Err(Error::new(
@@ -94,7 +94,7 @@ fn beside(here: &mut Socket, device: &Link, number: usize) -> Result<Tap> {
         device.index,
         format!("forget what was watched on {}", device.name),
     )])?;
-    here.carry_out(&[
+    here.execute(&[
         link::set_up(tap.index, true, format!("bring up {name}")),
         link::set_up(device.index, true, format!("bring up {}", device.name)),
         shape::ingress(

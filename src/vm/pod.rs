@@ -2,38 +2,19 @@
 //!
 //! | of the pod | in the machine |
 //! |---|---|
-//! | the sandbox container, which holds the namespaces | is none: it stays behind the first wall |
+//! | the sandbox container, which holds the namespaces | is none: it stays with the namespace backend |
 //! | the network namespace | its interfaces are carried in ([`super::network`]) |
 //! | the uts namespace | its names are the guest's |
 //! | the ipc namespace | the guest has its own: System V objects and queues are a kernel's |
 //! | `/dev/shm`, a tmpfs of the host | a tmpfs of the guest, as large: shared memory is a kernel's too |
 
-use crate::init::Held;
-use crate::spec::Spec;
 use crate::spec::config::{Config, Mount, Namespace};
+use crate::sys::fd::Fd;
 use crate::sys::{file, kernel, process};
 use crate::{Context, Error, Result};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
-
-/// By these annotations an engine says what a container of a pod is: containerd's and CRI-O's.
-/// Podman says nothing of its infra containers.
-const TYPES: [&str; 2] = [
-    "io.kubernetes.cri.container-type",
-    "io.kubernetes.cri-o.ContainerType",
-];
-
-/// Whether it is a pod's sandbox: it runs nothing of the user's, and engines hand its namespaces on
-/// by path.
-pub fn is_sandbox(spec: &Spec) -> bool {
-    TYPES.iter().any(|name| {
-        spec.config()
-            .annotations
-            .get(*name)
-            .is_some_and(|value| value == "sandbox")
-    })
-}
 
 /// Makes the guest's own of the namespaces that a pod shares and a machine cannot join.
 ///
@@ -51,7 +32,7 @@ pub fn own(config: &mut Config) -> Result<()> {
             if kind != libc::CLONE_NEWIPC as u32 {
                 return Err(Error::new(format!(
                     "linux.namespaces: {path} is a {} namespace, where ipc is asked for",
-                    crate::plan::kind_name(kind)
+                    crate::spec::names::kind_name(kind)
                 )));
             }
             crate::log::remark(&format!(
@@ -82,18 +63,18 @@ pub fn own(config: &mut Config) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &str) -> Result<Held> {
+fn open(path: &str) -> Result<Fd> {
     let name = std::ffi::CString::new(path)
         .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
     file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(Held)
+        .map(Fd)
         .on("open namespace", path)
 }
 
 /// Host name and domain name of a uts namespace. It is joined for that, and left: only there the
 /// kernel tells them.
 fn names(place: &str) -> Result<[String; 2]> {
-    let join = |namespace: &Held| {
+    let join = |namespace: &Fd| {
         process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", place)
     };
     let (own, theirs) = (open("/proc/self/ns/uts")?, open(place)?);
@@ -135,6 +116,7 @@ pub fn own_shared_memory(mount: &mut Mount, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Spec;
     use serde_json::json;
     use std::path::PathBuf;
 
@@ -148,19 +130,6 @@ mod tests {
             config[name] = value.clone();
         }
         Spec::check(serde_json::from_value(config).unwrap(), PathBuf::from("/")).unwrap()
-    }
-
-    #[test]
-    fn a_sandbox_is_known_by_its_annotation() {
-        assert!(!is_sandbox(&spec(&json!({}))));
-        for name in TYPES {
-            assert!(is_sandbox(&spec(
-                &json!({ "annotations": { name: "sandbox" } })
-            )));
-            assert!(!is_sandbox(&spec(
-                &json!({ "annotations": { name: "container" } })
-            )));
-        }
     }
 
     #[test]

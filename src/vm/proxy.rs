@@ -1,14 +1,17 @@
 //! An exec's process on the host: it stands for a program in the guest as the monitor stands for
 //! the container's, and ends as it ends.
 
-use super::client::{self, News, Request};
-use super::message::{FromGuest, Task};
-use super::monitor::{end_as, ended_as, hold_signals};
 use super::stdio::{self, Ends, Stdio};
-use crate::init::Held;
-use crate::plan::Plan;
+use crate::step::draft::Plan;
+use crate::sys::fd::Fd;
 use crate::sys::process::{self, Ended};
 use crate::sys::{event, file, ids};
+use crate::vm::channel::client;
+use crate::vm::channel::client::{News, Request};
+use crate::vm::channel::message::{FromGuest, Task};
+use crate::vm::monitor::boot::hold_signals;
+use crate::vm::monitor::end_as;
+use crate::vm::monitor::life::ended_as;
 use crate::{Context, Error, Result};
 use nix::sys::signalfd::SignalFd;
 use std::os::fd::AsRawFd;
@@ -21,14 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an exec's process is to do.
 pub struct Job<'a> {
-    /// The container's folder.
-    pub folder: &'a Path,
+    /// The container's directory.
+    pub directory: &'a Path,
     /// The guest's steps.
     pub task: Task,
     /// For the words of an error.
     pub plan: &'a Plan,
     /// The socket that takes the terminal.
-    pub console: Option<Held>,
+    pub console: Option<Fd>,
     /// How long the guest may take until the program runs.
     pub patience: Duration,
     /// The terminal's size: rows, columns.
@@ -36,7 +39,7 @@ pub struct Job<'a> {
 }
 
 /// The process's life.
-pub fn run(job: Job, maker: &Held) -> ! {
+pub fn run(job: Job, maker: &Fd) -> ! {
     let failed = |error: &Error| {
         let _ = client::send(maker, &News::Failed(error.to_string(), error.status()), &[]);
         process::exit(1)
@@ -54,18 +57,18 @@ pub fn run(job: Job, maker: &Held) -> ! {
 }
 
 struct Proxy {
-    socket: Held,
+    socket: Fd,
     stdio: Stdio,
     signals: SignalFd,
 }
 
-fn begin(job: Job, maker: &Held) -> Result<Proxy> {
+fn begin(job: Job, maker: &Fd) -> Result<Proxy> {
     event::name_process(c"hull-exec");
     let _ = process::setsid();
     ids::prctl(libc::PR_SET_DUMPABLE, 0, 0).on("become", "undumpable")?;
     let signals = hold_signals()?;
-    let socket = client::connect(job.folder)?;
-    let script = Held(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
+    let socket = client::connect(job.directory)?;
+    let script = Fd(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
     file::write(script.0, &job.plan.encode()).on("write", "the script")?;
     let (mut stdio, ends) = match &job.console {
         Some(console) => Stdio::terminal(console, job.size)?,
@@ -84,14 +87,18 @@ fn begin(job: Job, maker: &Held) -> Result<Proxy> {
         client::send(&socket, &Request::Resize(rows, columns), &[])?;
     }
     let answer = client::answer(&socket, job.patience)?
-        .ok_or_else(|| client::silent(job.folder, job.patience))?;
+        .ok_or_else(|| client::silent(job.directory, job.patience))?;
     match answer {
         Some(FromGuest::Ready(_)) => {}
         Some(FromGuest::Failed(step, errno, detail, ended)) => {
-            return Err(crate::wall::failed_step(
+            return Err(crate::backend::errors::failed_step(
                 job.plan,
-                (step, errno, detail),
-                ended.map(ended_as),
+                &crate::backend::errors::Failure {
+                    step,
+                    errno,
+                    detail,
+                    ended: ended.map(ended_as),
+                },
             ));
         }
         Some(FromGuest::Refused(why)) => return Err(Error::new(why)),

@@ -6,7 +6,7 @@
 //! of root's, file capabilities.
 
 use super::translate::Share;
-use crate::init::Held;
+use crate::sys::fd::Fd;
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, ids, mount};
 use crate::{Context, Error, Result};
@@ -21,9 +21,9 @@ pub const TAG: &str = "hull";
 /// A share server.
 pub struct Server {
     /// Its process.
-    pub pidfd: Held,
+    pub pidfd: Fd,
     /// The connected socket, for the machine.
-    pub socket: Held,
+    pub socket: Fd,
 }
 
 /// CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID: files of all users are
@@ -34,14 +34,14 @@ const KEPT: u64 = 0b1101_1111;
 ///
 /// # Errors
 /// A share cannot be opened; the kernel's.
-pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
-    let place = folder.join("share");
+pub fn start(directory: &Path, shares: &[Share]) -> Result<Server> {
+    let place = directory.join("share");
     fs::create_dir(&place).on("make", place.display())?;
     let mut trees = Vec::new();
     for share in shares {
         trees.push((
             share,
-            crate::rootfs::tree(
+            crate::rootfs::sources::tree(
                 &share.path,
                 share.recursive,
                 libc::MS_SLAVE,
@@ -50,8 +50,8 @@ pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
             )?,
         ));
     }
-    // A socket's name may not be as long as a path: the folder is named by its descriptor.
-    let held = fs::File::open(folder).on("open", folder.display())?;
+    // A socket's name may not be as long as a path: the directory is named by its descriptor.
+    let held = fs::File::open(directory).on("open", directory.display())?;
     let name = format!(
         "/proc/self/fd/{}/share.sock",
         std::os::fd::AsRawFd::as_raw_fd(&held)
@@ -59,7 +59,7 @@ pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
     let listener = UnixListener::bind(&name).on("make", "the share's socket")?;
     let socket = UnixStream::connect(&name).on("connect to", "the share's socket")?;
     fs::remove_file(&name).on("remove", "the share's socket")?;
-    let (told, tell) = crate::namespaces::idmap::socket_pair()?;
+    let (told, tell) = crate::sys::fd::socket_pair()?;
     match process::clone(0, None).on("make", "the share server")? {
         Cloned::Child => {
             // The start's fifo and the maker's socket are among what the monitor holds: an end that
@@ -92,8 +92,8 @@ pub fn start(folder: &Path, shares: &[Share]) -> Result<Server> {
                 )));
             }
             Ok(Server {
-                pidfd: Held(pidfd),
-                socket: Held(socket.into_raw_fd()),
+                pidfd: Fd(pidfd),
+                socket: Fd(socket.into_raw_fd()),
             })
         }
     }
@@ -106,12 +106,12 @@ struct Roots {
 }
 
 /// Into a mount namespace with the shares, and out of every right but those of files.
-fn enter(place: &Path, trees: &[(&Share, Held)]) -> Result<Roots> {
+fn enter(place: &Path, trees: &[(&Share, Fd)]) -> Result<Roots> {
     event::die_with_parent().on("bind", "the share server to its parent")?;
     event::name_process(c"hull-share");
     // The container's stdio, which ends when the program has closed it.
     let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
-        .map(Held)
+        .map(Fd)
         .on("open", "/dev/null")?;
     (0..3)
         .try_for_each(|number| file::dup_to(null.0, number))
@@ -125,7 +125,7 @@ fn enter(place: &Path, trees: &[(&Share, Held)]) -> Result<Roots> {
     let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     process::unshare(kinds as u64).on("make", "the share server's namespaces")?;
     mount::mount(c"", c"/", c"", libc::MS_REC | libc::MS_SLAVE, c"").on("set", "propagation")?;
-    let name = crate::rootfs::c_path(place)?;
+    let name = crate::sys::fd::c_path(place)?;
     mount::mount(
         c"tmpfs",
         &name,
@@ -153,7 +153,7 @@ fn enter(place: &Path, trees: &[(&Share, Held)]) -> Result<Roots> {
     Ok(roots)
 }
 
-fn attach(place: &Path, share: &Share, tree: &Held) -> Result<()> {
+fn attach(place: &Path, share: &Share, tree: &Fd) -> Result<()> {
     let at = place.join(&share.name);
     let kind = file::fstat(tree.0)
         .on("look at", share.path.display())?
@@ -166,11 +166,11 @@ fn attach(place: &Path, share: &Share, tree: &Held) -> Result<()> {
     }
     let target = file::openat(
         libc::AT_FDCWD,
-        &crate::rootfs::c_path(&at)?,
+        &crate::sys::fd::c_path(&at)?,
         libc::O_PATH,
         0,
     )
-    .map(Held)
+    .map(Fd)
     .on("open", at.display())?;
     mount::move_mount(tree.0, target.0).on("attach", share.path.display())?;
     if share.read_only {
@@ -180,11 +180,11 @@ fn attach(place: &Path, share: &Share, tree: &Held) -> Result<()> {
         };
         let target = file::openat(
             libc::AT_FDCWD,
-            &crate::rootfs::c_path(&at)?,
+            &crate::sys::fd::c_path(&at)?,
             libc::O_PATH,
             0,
         )
-        .map(Held)
+        .map(Fd)
         .on("open", at.display())?;
         mount::mount_setattr(target.0, 0, &attr).on("make read-only", share.path.display())?;
     }

@@ -1,7 +1,7 @@
 //! A process of hull's that stands for a program in a guest: its own stdin, stdout and stderr, or a
 //! terminal, as ends that never block whoever serves the channel.
 
-use crate::init::Held;
+use crate::sys::fd::Fd;
 use crate::sys::{file, socket};
 use crate::{Context, Result};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
@@ -20,11 +20,11 @@ const PIECE: usize = libc::PIPE_BUF;
 /// The far ends, for the channel.
 pub struct Ends {
     /// Brings the program's stdin.
-    pub stdin: Held,
+    pub stdin: Fd,
     /// Takes its stdout.
-    pub stdout: Held,
+    pub stdout: Fd,
     /// Takes its stderr; none with a terminal.
-    pub stderr: Option<Held>,
+    pub stderr: Option<Fd>,
 }
 
 /// The near ends.
@@ -32,25 +32,25 @@ pub enum Stdio {
     /// Pumps, before and after they run.
     Pipes {
         /// From where to where; the first is for stdin.
-        pairs: Vec<(Held, Held)>,
+        pairs: Vec<(Fd, Fd)>,
         /// Those of stdout and stderr.
         pumps: Vec<Pump>,
     },
     /// The terminal's far side, for its size.
-    Terminal(Held),
+    Terminal(Fd),
 }
 
 /// One that carries what the program writes.
 pub struct Pump {
     thread: JoinHandle<()>,
     /// Where to; its end is the thread's to make.
-    to: Weak<Held>,
+    to: Weak<Fd>,
     /// How many bytes it has written there.
     carried: Arc<AtomicU64>,
 }
 
 /// A pair of stream sockets, close-on-exec.
-pub fn stream_pair() -> Result<(Held, Held)> {
+pub fn stream_pair() -> Result<(Fd, Fd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     let (a, b) = socketpair(
         AddressFamily::Unix,
@@ -59,17 +59,17 @@ pub fn stream_pair() -> Result<(Held, Held)> {
         SockFlag::SOCK_CLOEXEC,
     )
     .on("make", "a socket pair")?;
-    Ok((Held(a.into_raw_fd()), Held(b.into_raw_fd())))
+    Ok((Fd(a.into_raw_fd()), Fd(b.into_raw_fd())))
 }
 
 /// Copies of this process's stdio, which others may then replace.
-pub fn own() -> Result<[Held; 3]> {
+pub fn own() -> Result<[Fd; 3]> {
     let copy = |raw: i32| {
         nix::fcntl::fcntl(
             socket::borrow(raw),
             nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
         )
-        .map(Held)
+        .map(Fd)
         .on("copy", "stdio")
     };
     Ok([copy(0)?, copy(1)?, copy(2)?])
@@ -82,7 +82,7 @@ pub fn own() -> Result<[Held; 3]> {
 /// The kernel's.
 pub fn let_go() -> Result<()> {
     let null = file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0)
-        .map(Held)
+        .map(Fd)
         .on("open", "/dev/null")?;
     (0..2)
         .try_for_each(|number| file::dup_to(null.0, number))
@@ -94,7 +94,7 @@ impl Stdio {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn pipes(own: [Held; 3]) -> Result<(Self, Ends)> {
+    pub fn pipes(own: [Fd; 3]) -> Result<(Self, Ends)> {
         let [stdin, stdout, stderr] = own;
         let ((in_far, in_near), (out_far, out_near), (err_far, err_near)) =
             (stream_pair()?, stream_pair()?, stream_pair()?);
@@ -118,17 +118,17 @@ impl Stdio {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn terminal(console: &Held, size: (u16, u16)) -> Result<(Self, Ends)> {
+    pub fn terminal(console: &Fd, size: (u16, u16)) -> Result<(Self, Ends)> {
         let master = file::openat(
             libc::AT_FDCWD,
             c"/dev/ptmx",
             libc::O_RDWR | libc::O_NOCTTY,
             0,
         )
-        .map(Held)
+        .map(Fd)
         .on("open", "/dev/ptmx")?;
         socket::pty_unlock(master.0).on("unlock", "the terminal")?;
-        let peer = Held(socket::pty_peer(master.0).on("open", "the terminal")?);
+        let peer = Fd(socket::pty_peer(master.0).on("open", "the terminal")?);
         let mut settings = tcgetattr(socket::borrow(peer.0)).on("ask", "the terminal")?;
         cfmakeraw(&mut settings);
         tcsetattr(socket::borrow(peer.0), SetArg::TCSANOW, &settings).on("set", "the terminal")?;
@@ -147,7 +147,7 @@ impl Stdio {
                 socket::borrow(peer.0),
                 nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
             )
-            .map(Held)
+            .map(Fd)
             .on("copy", "the terminal")
         };
         let ends = Ends {
@@ -229,7 +229,7 @@ impl Stdio {
 }
 
 /// Carries to the end of either side. These descriptors block, and are nobody's else to wait for.
-fn pump(from: &Held, to: &Held, carried: &AtomicU64) {
+fn pump(from: &Fd, to: &Fd, carried: &AtomicU64) {
     let mut buffer = vec![0_u8; 32768];
     loop {
         let count = match file::read(from.0, &mut buffer) {
@@ -276,11 +276,11 @@ mod tests {
         }
     }
 
-    fn null() -> Held {
-        Held(file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).unwrap())
+    fn null() -> Fd {
+        Fd(file::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).unwrap())
     }
 
-    fn write_all(to: &Held, bytes: &[u8]) {
+    fn write_all(to: &Fd, bytes: &[u8]) {
         let mut left = bytes;
         while !left.is_empty() {
             left = &left[file::write(to.0, left).unwrap()..];
@@ -288,7 +288,7 @@ mod tests {
     }
 
     /// Bytes on their way to a stdout; whoever writes them may have to wait.
-    fn written(stdout: Held, bytes: Vec<u8>) -> (Stdio, JoinHandle<()>) {
+    fn written(stdout: Fd, bytes: Vec<u8>) -> (Stdio, JoinHandle<()>) {
         let (mut stdio, ends) = Stdio::pipes([null(), stdout, null()]).unwrap();
         stdio.start();
         let Ends { stdout, .. } = ends;
@@ -311,7 +311,7 @@ mod tests {
     fn a_pipe_keeps_all_for_a_reader_who_comes_after_the_end() {
         let bytes: Vec<u8> = (0..120_000_u32).flat_map(u32::to_le_bytes).collect();
         let (reader, to) = file::pipe()
-            .map(|(reader, to)| (Held(reader), Held(to)))
+            .map(|(reader, to)| (Fd(reader), Fd(to)))
             .unwrap();
         let (stdio, writer) = written(to, bytes.clone());
         wait_till_still(&stdio);

@@ -1,18 +1,19 @@
 //! From the bundle's config to the guest's: what is the host's becomes a share, and what cannot
 //! cross is an error.
 
-use super::disk::{self, Disk};
-use super::message::{DISKS, Node, SHARE};
 use super::pod;
-use crate::cgroups::{Hierarchy, Tree, Version};
-use crate::container::notify::OF_GUEST;
+use crate::binfmt::Foreign;
+use crate::cgroups::tree::{Hierarchy, Tree, Version};
 use crate::facts::Facts;
-use crate::foreign::Foreign;
-use crate::plan::outside::IdMap;
-use crate::plan::{Layers, Part};
 use crate::spec::Spec;
 use crate::spec::config::{Config, Device, Linux, Mount, Resources};
 use crate::spec::mount_options::MountOptions;
+use crate::stdio::notify::OF_GUEST;
+use crate::step::host::IdMap;
+use crate::step::layers::{Layers, Part};
+use crate::vm::boot::disk;
+use crate::vm::boot::disk::Disk;
+use crate::vm::channel::message::{DISKS, Node, SHARE};
 use crate::{Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use serde::{Deserialize, Serialize};
@@ -25,8 +26,7 @@ const GUEST_CGROUP: &str = "/hull";
 /// What a machine monitor needs beside the guest's memory, in bytes: measured 150 MB under
 /// emulation, its code buffer included.
 const OVERHEAD: u64 = 320 << 20;
-/// What a guest's kernel needs beside the container's limit, in bytes.
-pub const KERNEL: u64 = 128 << 20;
+
 /// Tasks of the monitor, the share server and QEMU, beside the limit of the guest's own, which the
 /// guest keeps.
 const TASKS: i64 = 512;
@@ -59,7 +59,7 @@ pub enum Network {
 
 /// A config for the guest, and what it needs of the host.
 pub struct Translated {
-    /// What the guest carries out.
+    /// What the guest executes.
     pub spec: Spec,
     /// What it sees.
     pub shares: Vec<Share>,
@@ -170,7 +170,7 @@ fn node(device: &Device) -> Option<Node> {
     }
     let number = |value: Option<i64>| u32::try_from(value.unwrap_or(0)).ok();
     Some(Node {
-        path: crate::plan::inside_path(&device.path),
+        path: crate::spec::names::inside_path(&device.path),
         mode: libc::S_IFCHR | device.file_mode.unwrap_or(0o666) & 0o7777,
         numbers: (number(device.major)?, number(device.minor)?),
         owner: (device.uid.unwrap_or(0), device.gid.unwrap_or(0)),
@@ -186,7 +186,7 @@ fn translate_layers(layers: &Layers, shares: &mut Vec<Share>) -> Result<Layers> 
             Part::Overlay { kept: Some(_), .. } => {
                 return Err(Error::new(
                     "changes that are kept (--keep-changes) cannot be made through a machine's \
-                        share: bind a folder with -v",
+                        share: bind a directory with -v",
                 ));
             }
             Part::Overlay { lower, .. } => (lower, false),
@@ -231,7 +231,7 @@ fn translate_mount(
     let options = MountOptions::parse(&mount.options)?;
     if mount.typ.as_deref() == Some("overlay") {
         return Err(Error::new(
-            "an overlay's options name folders of the host, which cannot cross into a virtual \
+            "an overlay's options name directories of the host, which cannot cross into a virtual \
                 machine: share them, or use an image",
         ));
     }
@@ -316,7 +316,7 @@ fn translate_linux(config: &mut Config) -> Result<Network> {
             (Some(Kind::Network), Some(path)) => network = Some(Network::Path(path)),
             (Some(Kind::Network), None) => network = Some(Network::New),
             (Some(kind), Some(path)) => {
-                let kind = crate::plan::kind_name(kind as u32);
+                let kind = crate::spec::names::kind_name(kind as u32);
                 return Err(Error::new(format!(
                     "linux.namespaces: the {kind} namespace {path} is the host's, which cannot \
                         cross into a virtual machine"
@@ -471,20 +471,6 @@ pub fn host_limits(resources: Option<&Resources>, guest_memory: u64) -> Resource
 /// The host's limit for a machine of so much memory, in bytes.
 pub fn host_memory(guest_memory: u64) -> i64 {
     i64::try_from(guest_memory.saturating_add(OVERHEAD)).unwrap_or(i64::MAX)
-}
-
-/// What a machine has of memory for a container of some limit, in bytes: what the balloon leaves of
-/// that at boot, and what is plugged in beside it, at most to `most`. Without a limit it is all
-/// that there can be.
-pub fn memory_for(limit: Option<u64>, boot: u64, most: Option<u64>) -> (u64, u64) {
-    let most = most.unwrap_or(boot);
-    let wanted = limit.map_or(most, |limit| {
-        limit
-            .saturating_add(KERNEL)
-            .next_multiple_of(2 << 20)
-            .min(most)
-    });
-    (wanted.min(boot), wanted.saturating_sub(boot))
 }
 
 /// What a guest's kernel can do: known for certain once it has said so; before, what every kernel

@@ -1,11 +1,13 @@
-"""OCI bundles, and calls of a runtime with the very arguments that engines use. No engine is involved."""
+"""OCI bundles, and calls of a runtime with the very arguments that engines use. No engine is
+involved.
+"""
 
+import array
 import json
 import os
 import signal
 import socket
 import subprocess
-import array
 from pathlib import Path
 
 import image
@@ -17,7 +19,12 @@ READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trig
 MOUNTS = [
     ("/proc", "proc", "proc", []),
     ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-    ("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+    (
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+    ),
     ("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
     ("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),
@@ -27,18 +34,30 @@ MOUNTS = [
 def config(root, cgroup, args, terminal=False):
     """The config that an engine would write for a container of no particular wishes."""
     process = {
-        "terminal": terminal, "user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/",
-        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"], "noNewPrivileges": True,
-        "capabilities": {kind: GRANTED for kind in ["bounding", "effective", "permitted"]},
+        "terminal": terminal,
+        "user": {"uid": 0, "gid": 0},
+        "args": args,
+        "cwd": "/",
+        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+        "noNewPrivileges": True,
+        "capabilities": dict.fromkeys(["bounding", "effective", "permitted"], GRANTED),
     }
     linux = {
-        "cgroupsPath": cgroup, "maskedPaths": MASKED, "readonlyPaths": READONLY,
+        "cgroupsPath": cgroup,
+        "maskedPaths": MASKED,
+        "readonlyPaths": READONLY,
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "namespaces": [{"type": kind} for kind in ["pid", "network", "ipc", "uts", "mount"]],
     }
     mounts = [{"destination": d, "type": t, "source": s, "options": o} for d, t, s, o in MOUNTS]
-    return {"ociVersion": "1.0.2-dev", "process": process, "root": {"path": str(root)}, "hostname": "drill",
-            "mounts": mounts, "linux": linux}
+    return {
+        "ociVersion": "1.0.2-dev",
+        "process": process,
+        "root": {"path": str(root)},
+        "hostname": "drill",
+        "mounts": mounts,
+        "linux": linux,
+    }
 
 
 class Call:
@@ -82,20 +101,21 @@ class Runtime:
 
     def bundle(self, name, args=("/bin/sleep", "1000"), terminal=False, change=None):
         """Write the bundle `name`; `change` edits its config before."""
-        folder = self.s.scratch / "bundles" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        directory = self.s.scratch / "bundles" / name
+        directory.mkdir(parents=True, exist_ok=True)
         spec = config(self.rootfs, f"/{self.s.tag}/{name}", list(args), terminal)
         if change:
             change(spec)
-        (folder / "config.json").write_text(json.dumps(spec))
+        (directory / "config.json").write_text(json.dumps(spec))
         self.made.append(name)
-        return folder
+        return directory
 
     def call(self, *argv, bundle, style="containerd", stdin=None, env=None, fds=(), inherited=()):
-        """Call the runtime as an engine of that style does, from the bundle's folder.
+        """Call the runtime as an engine of that style does, from the bundle's directory.
 
-        Output goes to files of the bundle, one a verb, as a container holds on to those of its `create`. `fds` are
-        passed on with their numbers; `inherited` are signals that arrive ignored.
+        Output goes to files of the bundle, one a verb, as a container holds on to those of its
+        `create`. `fds` are passed on with their numbers; `inherited` are signals that arrive
+        ignored.
         """
         log = bundle / ("oci-log" if style == "conmon" else "log.json")
         front = {
@@ -106,37 +126,49 @@ class Runtime:
         whole = [self.s.path, *map(str, front), *map(str, argv)]
         self.s.note("$ " + " ".join(whole))
         before = log.read_text() if log.exists() else ""
-        ignore = lambda: [signal.signal(number, signal.SIG_IGN) for number in inherited]
+
+        def ignore():
+            return [signal.signal(number, signal.SIG_IGN) for number in inherited]
+
         verb = next((a for a in argv if a in ("create", "run", "exec")), "call")
         out, err = bundle / f"{verb}.out", bundle / f"{verb}.err"
         with open(out, "wb") as o, open(err, "wb") as e:
-            process = subprocess.Popen(whole, cwd=bundle, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=o,
-                                       stderr=e, pass_fds=fds, env={**self.s.environment, **(env or {})},
-                                       preexec_fn=ignore, restore_signals=False)
+            process = subprocess.Popen(
+                whole,
+                cwd=bundle,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=o,
+                stderr=e,
+                pass_fds=fds,
+                env={**self.s.environment, **(env or {})},
+                preexec_fn=ignore,
+                restore_signals=False,
+            )
             try:
                 process.communicate(stdin.encode() if stdin else None, timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 raise AssertionError(f"did not end: {whole}") from None
-        logged = log.read_text()[len(before):] if log.exists() else ""
-        self.s.note(f"  exit {process.returncode}; out {out.read_text()!r}; err {err.read_text()!r}; log {logged!r}")
-        return Call(process.returncode, out.read_text(), err.read_text(), logged)
+        logged = log.read_text()[len(before) :] if log.exists() else ""
+        ended = Call(process.returncode, out.read_text(), err.read_text(), logged)
+        self.s.note(f"  exit {ended.code}; out {ended.out!r}; err {ended.err!r}; log {ended.log!r}")
+        return ended
 
     def create(self, bundle, *flags, style="containerd", **more):
         """`create` as containerd's shim and conmon call it."""
-        return self.call("create", "--bundle", bundle, "--pid-file", bundle / "init.pid", *flags, bundle.name, bundle=bundle,
-                         style=style, **more)
+        files = ["--bundle", bundle, "--pid-file", bundle / "init.pid"]
+        return self.call("create", *files, *flags, bundle.name, bundle=bundle, style=style, **more)
 
     def running(self, name, *args, **more):
-        """A bundle whose container runs; returns its folder."""
+        """A bundle whose container runs; returns its directory."""
         bundle = self.bundle(name, *([args] if args else []), **more)
         self.create(bundle).ok()
         self.call("start", name, bundle=bundle).ok()
         return bundle
 
     def stopped(self, name):
-        """A bundle whose container has stopped; returns its folder."""
+        """A bundle whose container has stopped; returns its directory."""
         bundle = self.running(name)
         self.call("kill", name, "9", bundle=bundle).ok()
         self.await_status(bundle, "stopped")
@@ -151,15 +183,23 @@ class Runtime:
         self.s.until(f"{bundle.name} {wanted}", lambda: self.status(bundle) == wanted)
 
     def exec(self, bundle, *args, flags=(), process=None, style="containerd", **more):
-        """`exec` with a process file, detached, as containerd's shim and conmon call it; returns the call and its output."""
-        described = {**json.loads((bundle / "config.json").read_text())["process"], "args": list(args), **(process or {})}
+        """`exec` with a process file, detached, as containerd's shim and conmon call it; returns
+        the call and its output.
+        """
+        described = {
+            **json.loads((bundle / "config.json").read_text())["process"],
+            "args": list(args),
+            **(process or {}),
+        }
         (bundle / "process.json").write_text(json.dumps(described))
         (bundle / "exec.pid").unlink(missing_ok=True)
+        pid_file = ["--pid-file", bundle / "exec.pid"]
+        process_file = ["--process", bundle / "process.json"]
         if style == "conmon":
-            argv = ["exec", "--pid-file", bundle / "exec.pid", "--process", bundle / "process.json", "--detach", *flags]
+            argv = [*pid_file, *process_file, "--detach", *flags]
         else:
-            argv = ["exec", "--process", bundle / "process.json", *flags, "--detach", "--pid-file", bundle / "exec.pid"]
-        return self.call(*argv, bundle.name, bundle=bundle, style=style, **more)
+            argv = [*process_file, *flags, "--detach", *pid_file]
+        return self.call("exec", *argv, bundle.name, bundle=bundle, style=style, **more)
 
     def clean(self, bundle, style="containerd"):
         """Delete a container whatever its state, and see that nothing is left."""
@@ -171,8 +211,9 @@ class Runtime:
         """Delete what a failed drill has left."""
         for name in dict.fromkeys(self.made):
             for style in ["containerd", "conmon"]:
-                self.call("delete", "--force", name, bundle=self.s.scratch / "bundles" / name, style=style)
-
+                self.call(
+                    "delete", "--force", name, bundle=self.s.scratch / "bundles" / name, style=style
+                )
 
     def stop(self):
         """Nothing runs but containers, which the sandbox ends."""
@@ -181,8 +222,8 @@ class Runtime:
 class ConsoleSocket:
     """The socket on which an engine receives a container's terminal."""
 
-    def __init__(self, folder):
-        self.path = str(Path(folder) / "tty.sock")
+    def __init__(self, directory):
+        self.path = str(Path(directory) / "tty.sock")
         Path(self.path).unlink(missing_ok=True)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)
@@ -190,7 +231,7 @@ class ConsoleSocket:
         self.listener.settimeout(30)
 
     def terminal(self):
-        """The file descriptor of the pseudo-terminal's master side, and the name that came with it."""
+        """The descriptor of the pseudo-terminal's master side, and the name that came with it."""
         connection, _ = self.listener.accept()
         fds = array.array("i")
         name, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4 * fds.itemsize))

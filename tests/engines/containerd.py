@@ -10,7 +10,7 @@ import checkpoints
 import image
 from daemon import Daemon
 from drill import Drills, expect, phrases
-from session import RESIZING, alive, load, processes
+from session import RESIZING, alive, living, load, parent, processes, stat_of
 
 drills = Drills()
 
@@ -19,13 +19,15 @@ class Containerd(Daemon):
     """A containerd daemon of our own and the containers made in it."""
 
     def __init__(self, session):
-        super().__init__(session, 2, disabled=("io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"))
+        super().__init__(
+            session, 2, disabled=("io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt")
+        )
         self.roots = session.scratch / "runtime-root"
         self.program = session.path
 
     def ctr(self, *argv, **more):
-        """Run a ctr command. The containerd namespace is the parent cgroup of all containers here."""
-        return self.s.run("ctr", "--address", self.socket, "--namespace", self.s.tag, *argv, **more)
+        """Run a ctr command. containerd's namespace is the parent cgroup of all containers here."""
+        return self.s.run(*self.client(self.s.tag, *argv), **more)
 
     def options(self):
         """The flags of `ctr run` that choose the runtime."""
@@ -53,7 +55,9 @@ class Containerd(Daemon):
         return self.task(name)[0]
 
     def delete(self, name):
-        """Delete a stopped task; returns the exit status of its process, which ctr only tells in words."""
+        """Delete a stopped task; returns the exit status of its process, which ctr only tells in
+        words.
+        """
         said = self.ctr("task", "delete", name).ok().err
         told = re.search(r"exit with non-zero exit code (\d+)", said)
         return int(told.group(1)) if told else 0
@@ -61,6 +65,14 @@ class Containerd(Daemon):
     def exec(self, name, *argv, flags=(), **more):
         """A process in a running container."""
         return self.ctr("task", "exec", "--exec-id", "e", *flags, name, *argv, **more)
+
+    def exec_terminal(self, name):
+        """A shell on a terminal in a running container, which ends with 6: the exit status and all
+        that was printed.
+        """
+        argv = ["task", "exec", "--exec-id", "t", "--tty", name, "/bin/sh"]
+        script = [(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")]
+        return self.s.terminal(*self.client(self.s.tag, *argv), script=script)
 
     def await_status(self, name, status):
         """Wait for a task's status."""
@@ -87,7 +99,7 @@ class Containerd(Daemon):
         expect(not list(self.roots.glob(f"*/{name}")), "state left:", list(self.roots.glob("*/*")))
         left = self.s.cgroups(f"/{self.s.tag}/{name}/")
         expect(not left, "cgroups left:", left)
-        self.s.until("the shim's end", lambda: not [p for p in processes(f"-id {name} ") if alive(p)])
+        self.s.gone("the shim", f"-id {name} ")
 
 
 def start(session):
@@ -100,7 +112,10 @@ def start(session):
 
 @drills("run: output, exit status, nothing left")
 def run_status(e):
-    seen = [e.run("r1", "/bin/sh", "-c", "echo out; echo err >&2; exit 7").seen(), e.run("r2", "/bin/true").seen()]
+    seen = [
+        e.run("r1", "/bin/sh", "-c", "echo out; echo err >&2; exit 7").seen(),
+        e.run("r2", "/bin/true").seen(),
+    ]
     expect(seen[0] == {"code": 7, "out": "out\n", "err": "err\n"}, seen[0])
     expect(seen[1]["code"] == 0, seen[1])
     e.gone("r1")
@@ -138,7 +153,14 @@ def run_output(e):
 @drills("run: missing program, directory, no permission, no format, no interpreter")
 def run_wrong_program(e):
     seen = {}
-    for name in ["/nowhere", "nowhere", "/tmp", "/bin/not-executable", "/bin/no-format", "/bin/no-interpreter"]:
+    for name in [
+        "/nowhere",
+        "nowhere",
+        "/tmp",
+        "/bin/not-executable",
+        "/bin/no-format",
+        "/bin/no-interpreter",
+    ]:
         ran = e.run("wrong", name)
         expect(ran.code != 0 and "unable to retrieve OCI runtime error" not in ran.err, ran.seen())
         seen[name] = [ran.code, phrases(ran.err)]
@@ -148,7 +170,9 @@ def run_wrong_program(e):
 
 @drills("run: users and working directories")
 def run_user(e):
-    with_user = e.run("user", "/bin/show", "credentials", flags=["--cwd", "/made/here", "--env", "A=b"])
+    with_user = e.run(
+        "user", "/bin/show", "credentials", flags=["--cwd", "/made/here", "--env", "A=b"]
+    )
     where = e.run("cwd", "/bin/show", "place", flags=["--cwd", "/made/here"])
     expect(where.out.startswith("/made/here"), where.seen())
     return [with_user.out, where.out]
@@ -156,20 +180,26 @@ def run_user(e):
 
 for aspect in image.ASPECTS:
 
-    @drills(f"seen inside: {aspect}")
-    def seen_inside(e, aspect=aspect):
-        return e.run("inside", "/bin/show", aspect).ok().out
+    @drills(f"seen in the container: {aspect}")
+    def seen_in_container(e, aspect=aspect):
+        return e.run("seen", "/bin/show", aspect).ok().out
 
 
-@drills("seen inside: descriptors")
+@drills("seen in the container: descriptors")
 def seen_descriptors(e):
     listing = e.run("fds", "/bin/ls", "-l", "/proc/self/fd").ok().out
     return sorted(line.split()[-3:] for line in listing.splitlines() if "->" in line)
 
 
-@drills("seen inside: with the default seccomp profile")
+@drills("seen in the container: with the default seccomp profile")
 def seen_seccomp(e):
-    ran = e.run("sec", "/bin/sh", "-c", "/bin/show credentials; /usr/bin/unshare -n /bin/true; echo $?", flags=["--seccomp"])
+    ran = e.run(
+        "sec",
+        "/bin/sh",
+        "-c",
+        "/bin/show credentials; /usr/bin/unshare -n /bin/true; echo $?",
+        flags=["--seccomp"],
+    )
     expect("Seccomp:\t2" in ran.out, ran.seen())
     return [ran.out, phrases(ran.err)]
 
@@ -188,22 +218,34 @@ def run_privileged(e):
 
 @drills("run: read-only root, bind mounts, tmpfs")
 def run_mounts(e):
-    outside = e.s.scratch / "outside"
-    outside.mkdir(exist_ok=True)
-    (outside / "file").write_text("content\n")
-    flags = ["--read-only", "--mount", f"type=bind,src={outside},dst=/in/ro,options=rbind:ro",
-             "--mount", f"type=bind,src={outside},dst=/in/rw,options=rbind:rw",
-             "--mount", f"type=bind,src={outside}/file,dst=/in/file,options=bind:ro",
-             "--mount", "type=tmpfs,dst=/fresh,options=size=1m:noexec"]
-    script = "touch /x; touch /in/ro/y; touch /in/rw/z && echo written; cat /in/file; stat -f -c %T /fresh; /bin/show mounts"
+    volume = e.s.scratch / "volume"
+    volume.mkdir(exist_ok=True)
+    (volume / "file").write_text("content\n")
+    flags = [
+        "--read-only",
+        "--mount",
+        f"type=bind,src={volume},dst=/in/ro,options=rbind:ro",
+        "--mount",
+        f"type=bind,src={volume},dst=/in/rw,options=rbind:rw",
+        "--mount",
+        f"type=bind,src={volume}/file,dst=/in/file,options=bind:ro",
+        "--mount",
+        "type=tmpfs,dst=/fresh,options=size=1m:noexec",
+    ]
+    script = (
+        "touch /x; touch /in/ro/y; touch /in/rw/z && echo written; cat /in/file; "
+        "stat -f -c %T /fresh; /bin/show mounts"
+    )
     ran = e.run("mounts", "/bin/sh", "-c", script, flags=flags)
-    expect((outside / "z").exists(), ran.seen())
+    expect((volume / "z").exists(), ran.seen())
     return [ran.out, ran.err]
 
 
 @drills("run: a mount whose source is missing")
 def run_bad_mount(e):
-    ran = e.run("bad", "/bin/true", flags=["--mount", "type=bind,src=/nowhere,dst=/x,options=rbind:ro"])
+    ran = e.run(
+        "bad", "/bin/true", flags=["--mount", "type=bind,src=/nowhere,dst=/x,options=rbind:ro"]
+    )
     expect(ran.code == 1, ran.seen())
     e.gone("bad")
     return phrases(ran.err)
@@ -214,10 +256,18 @@ def run_limits(e):
     flags = ["--memory-limit", "67108864", "--cpus", "0.5", "--cpu-shares", "512"]
     pid = e.launch("limits", "/bin/sleep", "100", flags=flags)
     values = {}
-    for controller, file in [("memory", "memory.limit_in_bytes"), ("cpu", "cpu.cfs_quota_us"), ("cpu", "cpu.shares")]:
+    for controller, file in [
+        ("memory", "memory.limit_in_bytes"),
+        ("cpu", "cpu.cfs_quota_us"),
+        ("cpu", "cpu.shares"),
+    ]:
         at = Path(f"/sys/fs/cgroup/{controller}/{e.s.tag}/limits")
         values[file] = (at / file).read_text().strip()
-        expect(str(pid) in (at / "cgroup.procs").read_text().split(), controller, "does not hold the process")
+        expect(
+            str(pid) in (at / "cgroup.procs").read_text().split(),
+            controller,
+            "does not hold the process",
+        )
     e.remove("limits")
     e.gone("limits")
     expect(values["memory.limit_in_bytes"] == "67108864", values)
@@ -226,13 +276,15 @@ def run_limits(e):
 
 @drills("run: out of memory ends with 137 and the event")
 def run_oom(e):
-    events = e.s.start("ctr", "--address", e.socket, "--namespace", e.s.tag, "events", log="oom-events.log")
+    events = e.s.start(*e.client(e.s.tag, "events"), log="oom-events.log")
     log = e.s.work / "oom-events.log"
 
     def event():
-        # the listener may not listen yet, and the shim may see the end before the event
-        # /dev/zero's reader keeps all in one buffer: tail -c allocates what it is told to keep.
-        ran = e.run("oom", "/usr/bin/tail", "-c", "200m", "/dev/zero", flags=["--memory-limit", "16777216"])
+        # The listener may not listen yet, and the shim may see the end before the event. tail -c
+        # allocates what it is told to keep.
+        ran = e.run(
+            "oom", "/usr/bin/tail", "-c", "200m", "/dev/zero", flags=["--memory-limit", "16777216"]
+        )
         expect(ran.code == 137, ran.seen())
         return "/tasks/oom" in log.read_text()
 
@@ -243,8 +295,10 @@ def run_oom(e):
 
 @drills("run: a device, and the devices cgroup")
 def run_device(e):
-    script = ("/bin/stat -c '%F %t,%T %a' /dev/fuse; : </dev/fuse && echo opened;"
-              "/bin/mknod /tmp/kmsg c 1 11 && : </tmp/kmsg && echo allowed")
+    script = (
+        "/bin/stat -c '%F %t,%T %a' /dev/fuse; : </dev/fuse && echo opened;"
+        "/bin/mknod /tmp/kmsg c 1 11 && : </tmp/kmsg && echo allowed"
+    )
     ran = e.run("dev", "/bin/sh", "-c", script, flags=["--device", "/dev/fuse"])
     expect("opened" in ran.out and "allowed" not in ran.out, ran.seen())
     return [ran.out, phrases(ran.err)]
@@ -254,8 +308,12 @@ def run_device(e):
 def run_join(e):
     e.s.run("ip", "netns", "add", "joined").ok()
     try:
-        e.s.run("ip", "-n", "joined", "link", "add", "marker", "type", "veth", "peer", "name", "other").ok()
-        ran = e.run("join", "/sbin/ip", "-o", "link", flags=["--with-ns", "network:/run/netns/joined"])
+        e.s.run(
+            "ip", "-n", "joined", "link", "add", "marker", "type", "veth", "peer", "name", "other"
+        ).ok()
+        ran = e.run(
+            "join", "/sbin/ip", "-o", "link", flags=["--with-ns", "network:/run/netns/joined"]
+        )
         expect("marker" in ran.out, ran.seen())
     finally:
         e.s.run("ip", "netns", "delete", "joined")
@@ -265,16 +323,24 @@ def run_join(e):
 @drills("run: user namespace with mapped ids")
 def run_userns(e):
     flags = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"]
-    ran = e.run("uns", "/bin/sh", "-c", "/bin/cat /proc/self/uid_map; /bin/show credentials; /bin/stat -c %u /bin", flags=flags)
+    ran = e.run(
+        "uns",
+        "/bin/sh",
+        "-c",
+        "/bin/cat /proc/self/uid_map; /bin/show credentials; /bin/stat -c %u /bin",
+        flags=flags,
+    )
     expect("100000" in ran.out, ran.seen())
     return ran.out
 
 
-@drills("run: a plain folder as root filesystem")
+@drills("run: a plain directory as root filesystem")
 def run_rootfs(e):
     root = e.s.scratch / "plain"
     image.unpack(root)
-    ran = e.ctr("run", "--rm", *e.options(), "--rootfs", root, "plain", "/bin/sh", "-c", "echo here; exit 3")
+    ran = e.ctr(
+        "run", "--rm", *e.options(), "--rootfs", root, "plain", "/bin/sh", "-c", "echo here; exit 3"
+    )
     expect(ran.code == 3 and ran.out == "here\n", ran.seen())
     e.gone("plain")
     return ran.seen()
@@ -282,8 +348,8 @@ def run_rootfs(e):
 
 @drills("run: a terminal, its size, its resizing")
 def run_terminal(e):
-    argv = ["ctr", "--address", e.socket, "--namespace", e.s.tag, "run", "--rm", "--tty", *e.options(), image.NAME, "term"]
-    status, shown = e.s.terminal(*argv, "/bin/sh", script=RESIZING)
+    argv = ["run", "--rm", "--tty", *e.options(), image.NAME, "term", "/bin/sh"]
+    status, shown = e.s.terminal(*e.client(e.s.tag, *argv), script=RESIZING)
     expect(status == 9, status, shown)
     return status
 
@@ -291,7 +357,9 @@ def run_terminal(e):
 @drills("run: output to a file by the shim")
 def run_log(e):
     log = e.s.scratch / "task.log"
-    e.launch("logged", "/bin/sh", "-c", "echo one; echo two >&2", flags=["--log-uri", f"file://{log}"])
+    e.launch(
+        "logged", "/bin/sh", "-c", "echo one; echo two >&2", flags=["--log-uri", f"file://{log}"]
+    )
     e.await_status("logged", "STOPPED")
     e.remove("logged")
     return sorted(log.read_text().splitlines())
@@ -299,7 +367,13 @@ def run_log(e):
 
 @drills("run: no stdio at all")
 def run_null(e):
-    e.launch("null", "/bin/sh", "-c", "echo lost; /bin/ls -l /proc/self/fd >/tmp/fds; /bin/sleep 100", flags=["--null-io"])
+    e.launch(
+        "null",
+        "/bin/sh",
+        "-c",
+        "echo lost; /bin/ls -l /proc/self/fd >/tmp/fds; /bin/sleep 100",
+        flags=["--null-io"],
+    )
     listing = e.s.until("the listing", lambda: e.exec("null", "/bin/cat", "/tmp/fds").out)
     e.remove("null")
     return sorted(line.split()[-3:] for line in listing.splitlines() if "->" in line)
@@ -310,7 +384,9 @@ def exec_status(e):
     e.launch("x", "/bin/sleep", "100")
     seen = [
         e.exec("x", "/bin/sh", "-c", "echo o; echo e >&2; exit 5").seen(),
-        e.exec("x", "/bin/show", "credentials", flags=["--user", "1000:2000", "--cwd", "/tmp"]).seen(),
+        e.exec(
+            "x", "/bin/show", "credentials", flags=["--user", "1000:2000", "--cwd", "/tmp"]
+        ).seen(),
         e.exec("x", "/bin/sh", "-c", "pwd", flags=["--cwd", "/tmp"]).seen(),
         e.exec("x", "/usr/bin/md5sum", stdin="some text\n" * 5000).seen(),
         e.exec("x", "/bin/sh", "-c", "kill -9 $$").seen(),
@@ -337,7 +413,7 @@ def exec_wrong(e):
 
 
 @drills("exec: sees what the first process sees")
-def exec_inside(e):
+def exec_sees(e):
     e.launch("xi", "/bin/sleep", "100")
     seen = {a: e.exec("xi", "/bin/show", a).ok().out for a in image.ASPECTS}
     e.remove("xi")
@@ -347,9 +423,7 @@ def exec_inside(e):
 @drills("exec: a terminal")
 def exec_terminal(e):
     e.launch("xt", "/bin/sleep", "100")
-    argv = ["ctr", "--address", e.socket, "--namespace", e.s.tag, "task", "exec", "--exec-id", "t", "--tty", "xt", "/bin/sh"]
-    script = [(r"[#$] ", "test -t 0 && /bin/stty size\n"), (r"24 80", "exit 6\n")]
-    status, shown = e.s.terminal(*argv, script=script)
+    status, shown = e.exec_terminal("xt")
     e.remove("xt")
     expect(status == 6, status, shown)
     return status
@@ -361,11 +435,13 @@ def exec_detached(e):
     e.exec("xd", "/bin/sh", "-c", "/bin/sleep 77 & exit 0", flags=["--detach"]).ok()
     listed = e.ctr("task", "ps", "xd").ok().out.splitlines()
     expect(listed[0].split()[0] == "PID" and len(listed) >= 2, listed)
-    orphan = e.s.until("the orphan", lambda: [p for p in processes("/bin/sleep 77") if alive(p)])
-    parent = int(Path(f"/proc/{orphan[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    e.s.until("adoption", lambda: int(Path(f"/proc/{orphan[0]}/stat").read_text().rsplit(")", 1)[1].split()[1]) == e.pid("xd"))
+
+    def adopted():
+        return [p for p in living("/bin/sleep 77") if parent(p) == e.pid("xd")]
+
+    (orphan,) = e.s.until("the orphan's adoption", adopted)
     e.remove("xd")
-    expect(not alive(orphan[0]), "kill --all left the orphan; its parent was", parent)
+    expect(not alive(orphan), "kill --all left the orphan")
     return None
 
 
@@ -374,7 +450,10 @@ def pause(e):
     pid = e.launch("p", "/bin/sh", "-c", "while :; do /bin/date +%N >/tmp/now; done")
     e.ctr("task", "pause", "p").ok()
     expect(e.task("p")[1] == "PAUSED", e.task("p"))
-    ticks = lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+
+    def ticks():
+        return stat_of(pid)[11:15]
+
     frozen = ticks()
     refused = e.exec("p", "/bin/true")
     expect(ticks() == frozen, "it ran while paused")
@@ -388,8 +467,14 @@ def pause(e):
 @drills("metrics")
 def metrics(e):
     e.launch("m", "/bin/sh", "-c", "x=$(/usr/bin/seq 1 20000); /bin/sleep 100")
-    data = e.s.until("cpu time", lambda: [
-        d for d in [load(e.ctr("task", "metrics", "--format", "json", "m").ok().out)] if d["cpu"]["usage"]["total"] > 0])[0]
+    data = e.s.until(
+        "cpu time",
+        lambda: [
+            d
+            for d in [load(e.ctr("task", "metrics", "--format", "json", "m").ok().out)]
+            if d["cpu"]["usage"]["total"] > 0
+        ],
+    )[0]
     e.remove("m")
     expect(data["memory"]["usage"]["usage"] > 0 and data["pids"]["current"] >= 1, data)
     return sorted(data)
@@ -400,8 +485,13 @@ def kill(e):
     seen = []
     for sig in ["SIGTERM", "15"]:
         e.ctr("run", "--detach", *e.options(), image.NAME, "k", "/bin/trap").ok()
-        e.s.until("the trap", lambda: e.exec("k", "/bin/grep", "SigCgt", "/proc/1/status").out.strip().endswith("4002")
-                  or e.exec("k", "/bin/grep", "SigCgt", "/proc/1/status").out.strip()[-4] != "0")
+        e.s.until(
+            "the trap",
+            lambda: (
+                e.exec("k", "/bin/grep", "SigCgt", "/proc/1/status").out.strip().endswith("4002")
+                or e.exec("k", "/bin/grep", "SigCgt", "/proc/1/status").out.strip()[-4] != "0"
+            ),
+        )
         seen.append(e.ctr("task", "kill", "--signal", sig, "k").code)
         e.await_status("k", "STOPPED")
         again = e.ctr("task", "kill", "--signal", sig, "k")
@@ -416,7 +506,10 @@ def kill(e):
 def kill_all(e):
     e.launch("ka", "/bin/sh", "-c", "/bin/sleep 88 & /bin/sleep 88 & wait")
     e.exec("ka", "/bin/sleep", "88", flags=["--detach"]).ok()
-    pids = e.s.until("three", lambda: [p for p in processes("/bin/sleep 88") if alive(p)][2:] and processes("/bin/sleep 88"))
+    pids = e.s.until(
+        "three",
+        lambda: living("/bin/sleep 88")[2:] and processes("/bin/sleep 88"),
+    )
     e.ctr("task", "kill", "--all", "--signal", "KILL", "ka").ok()
     e.await_status("ka", "STOPPED")
     e.s.until("their end", lambda: not [p for p in pids if alive(p)])
@@ -442,7 +535,10 @@ def shim_killed(e):
     shims = processes("-id shim ")
     expect(len(shims) == 1, shims)
     e.s.run("kill", "-KILL", str(shims[0])).ok()
-    e.s.until("the container's end", lambda: not alive(pid) and not [p for p in processes("/bin/sleep 99") if alive(p)])
+    e.s.until(
+        "the container's end",
+        lambda: not alive(pid) and not living("/bin/sleep 99"),
+    )
     e.s.until("no task", lambda: (e.task("shim") or (0, "STOPPED"))[1] in ("STOPPED", "UNKNOWN"))
     e.s.until("no cgroup", lambda: not e.s.cgroups(f"/{e.s.tag}/shim/"))
     e.ctr("task", "delete", "shim")
@@ -460,7 +556,11 @@ def restarted(e):
     e.daemon.wait()
     expect(alive(pid) and alive(paused), "the containers died with the daemon")
     e.up()
-    expect(e.task("live") == (pid, "RUNNING") and e.task("live2") == (paused, "PAUSED"), e.task("live"), e.task("live2"))
+    expect(
+        e.task("live") == (pid, "RUNNING") and e.task("live2") == (paused, "PAUSED"),
+        e.task("live"),
+        e.task("live2"),
+    )
     ran = e.exec("live", "/bin/sh", "-c", "echo again; exit 3")
     e.ctr("task", "resume", "live2").ok()
     e.ctr("task", "kill", "live").ok()
@@ -478,7 +578,7 @@ def counted(e, name):
     return int(e.exec(name, "/bin/cat", "/tmp/count").out.strip() or 0)
 
 
-@drills("checkpoint: into a folder, the container runs on or ends; its images are whole")
+@drills("checkpoint: into a directory, the container runs on or ends; its images are whole")
 def checkpoint(e):
     checkpoints.criu_works(e.s)
     pid = e.launch("cp", *checkpoints.COUNTING)
@@ -486,7 +586,8 @@ def checkpoint(e):
     seen = []
     for flags in [[], ["--exit"]]:
         images = e.s.scratch / f"cp-images{len(seen)}"
-        e.ctr("task", "checkpoint", *flags, "--image-path", images, "--work-path", e.s.scratch / "cp-work", "cp").ok()
+        paths = ["--image-path", images, "--work-path", e.s.scratch / "cp-work"]
+        e.ctr("task", "checkpoint", *flags, *paths, "cp").ok()
         names = {p.name.split("-")[0].split(".")[0] for p in images.iterdir()}
         seen.append([alive(pid), {"inventory", "pstree", "core", "pages", "descriptors"} <= names])
     e.await_status("cp", "STOPPED")
@@ -496,7 +597,9 @@ def checkpoint(e):
     return seen
 
 
-@drills("checkpoint: into an image; restore under a new name, its memory and its files as they were")
+@drills(
+    "checkpoint: into an image; restore under a new name, its memory and its files as they were"
+)
 def restore(e):
     checkpoints.criu_works(e.s)
     e.launch("cp", *checkpoints.COUNTING)
@@ -520,20 +623,40 @@ def restore(e):
 def many(e, count, width):
     """Start `count` containers, `width` at a time; all must run at once, and all be gone after."""
     names = [f"many{i}" for i in range(count)]
-    argv = ["ctr", "--address", str(e.socket), "--namespace", e.s.tag]
-    call = lambda *a: subprocess.run([*argv, *map(str, a)], capture_output=True, text=True, timeout=300, env=e.s.environment)
-    run = lambda n: call("run", "--detach", *e.options(), image.NAME, n, "/bin/sleep", "10000")
-    failed = lambda done: [d.stderr for d in done if d.returncode != 0][:3]
+
+    def call(*argv):
+        return subprocess.run(
+            e.client(e.s.tag, *argv),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=e.s.environment,
+        )
+
+    def run(n):
+        return call("run", "--detach", *e.options(), image.NAME, n, "/bin/sleep", "10000")
+
+    def failed(done):
+        return [d.stderr for d in done if d.returncode != 0][:3]
+
     with ThreadPoolExecutor(width) as pool:
-        expect(not failed(list(pool.map(run, names))), "run:", failed(list(pool.map(run, names[:1]))))
-        listed = [l.split() for l in e.ctr("task", "ls").ok().out.splitlines()]
-        running = [l[0] for l in listed if l[0].startswith("many") and l[2] == "RUNNING"]
+        expect(
+            not failed(list(pool.map(run, names))), "run:", failed(list(pool.map(run, names[:1])))
+        )
+        listed = [line.split() for line in e.ctr("task", "ls").ok().out.splitlines()]
+        running = [
+            line[0] for line in listed if line[0].startswith("many") and line[2] == "RUNNING"
+        ]
         expect(len(running) == count, len(running), "of", count, "run")
-        pids = [int(l[1]) for l in listed if l[0].startswith("many")]
+        pids = [int(line[1]) for line in listed if line[0].startswith("many")]
         killed = list(pool.map(lambda n: call("task", "delete", "--force", n), names))
         list(pool.map(lambda n: call("container", "delete", n), names))
     e.s.until("their end", lambda: not [p for p in pids if alive(p)])
-    expect(not [l for l in e.ctr("task", "ls").ok().out.splitlines() if l.startswith("many")], "tasks left", failed(killed))
+    expect(
+        not [line for line in e.ctr("task", "ls").ok().out.splitlines() if line.startswith("many")],
+        "tasks left",
+        failed(killed),
+    )
     expect(not e.s.cgroups(f"{e.s.tag}/many"), "cgroups left:", e.s.cgroups(f"{e.s.tag}/many")[:3])
     expect(not list(e.roots.glob("*/many*")), "state left")
     return [count, width]
@@ -553,7 +676,6 @@ def two_hundred(e):
 def nothing_left(e):
     e.s.state_roots_empty(e.roots / e.s.tag)
     expect(not e.ctr("container", "ls", "--quiet").ok().out, "containers left")
-    e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
-    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag)]
-    expect(not left, "cgroups left:", left[:5])
+    e.s.gone("the shims", "containerd-shim")
+    e.s.no_cgroups_left()
     return None

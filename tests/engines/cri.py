@@ -1,7 +1,9 @@
-"""Kubernetes' container runtime interface: containerd's CRI service, with a runtime handler named `hull`.
+"""Kubernetes' container runtime interface: containerd's CRI service, with a runtime handler named
+`hull`.
 
-The handler is what README's RuntimeClass names, and it is set up by README's lines; its BinaryName is the runtime under
-test. containerd's default handler stays runc, so that what passes here passes by the handler.
+The handler is what README's RuntimeClass names, and it is set up by README's lines; its BinaryName
+is the runtime under test. containerd's default handler stays runc, so that what passes here passes
+by the handler.
 """
 
 import json
@@ -13,7 +15,7 @@ import image
 from cri_api import Refused, Service
 from daemon import Daemon
 from drill import Drills, Skip, expect, phrases
-from session import alive, answers, packaged, processes
+from session import alive, answers, living, packaged, processes
 from websocket import Stream
 
 drills = Drills()
@@ -34,23 +36,38 @@ CONFIG = """[plugins."io.containerd.grpc.v1.cri"]
     runtime_type = "io.containerd.runc.v2"
 """
 NETWORK = {
-    "cniVersion": "0.4.0", "name": "drill", "plugins": [
-        {"type": "bridge", "bridge": "drill0", "isGateway": True, "ipMasq": False,
-         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.89.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-        {"type": "portmap", "capabilities": {"portMappings": True}}],
+    "cniVersion": "0.4.0",
+    "name": "drill",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "drill0",
+            "isGateway": True,
+            "ipMasq": False,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.89.7.0/24"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
 }
 
 
 class Cri(Daemon):
     """A containerd with its CRI service, and the pods made in it."""
 
-    def __init__(self, session, version=2, config=CONFIG + packaged("containerd-v2.toml"), path=""):
+    def __init__(self, session, version=2, config=None, path=""):
         """`config` is the CRI service's configuration, the file of README's lines included."""
-        super().__init__(session, version, config.format(scratch=session.scratch, pause=PAUSE), path=path)
+        config = config or CONFIG + packaged("containerd-v2.toml")
+        super().__init__(
+            session, version, config.format(scratch=session.scratch, pause=PAUSE), path=path
+        )
         self.handler = re.search(r"^handler: (.+)$", packaged("runtimeclass.yaml"), re.M).group(1)
         self.logs = session.scratch / "logs"
-        for folder in ["cni", "logs"]:
-            (session.scratch / folder).mkdir(mode=0o711)
+        for directory in ["cni", "logs"]:
+            (session.scratch / directory).mkdir(mode=0o711)
         (session.scratch / "cni/10-drill.conflist").write_text(json.dumps(NETWORK))
         self.call, self.count = None, 0
 
@@ -77,17 +94,35 @@ class Cri(Daemon):
         name = f"pod{self.count}"
         context = {"namespace_options": namespaces or {}, **(security or {})}
         config = {
-            "metadata": {"name": name, "uid": name, "namespace": "drill"}, "log_directory": str(self.logs), "hostname": name,
-            "linux": {"cgroup_parent": f"/{self.s.tag}", "security_context": context, "sysctls": sysctls or {}}, **more}
-        return self.call("RunPodSandbox", config=config, runtime_handler=self.handler)["pod_sandbox_id"], config
+            "metadata": {"name": name, "uid": name, "namespace": "drill"},
+            "log_directory": str(self.logs),
+            "hostname": name,
+            "linux": {
+                "cgroup_parent": f"/{self.s.tag}",
+                "security_context": context,
+                "sysctls": sysctls or {},
+            },
+            **more,
+        }
+        return self.call("RunPodSandbox", config=config, runtime_handler=self.handler)[
+            "pod_sandbox_id"
+        ], config
 
     def create(self, pod, *command, name="main", security=None, resources=None, **more):
         """Create a container in a pod; returns its id. Its log is `<id of the pod>-<name>.log`."""
         sandbox, config = pod
         linux = {"resources": resources or {}, "security_context": security or {}}
-        container = {"metadata": {"name": name}, "image": {"image": image.NAME}, "command": list(command),
-                     "log_path": f"{config['metadata']['name']}-{name}.log", "linux": linux, **more}
-        return self.call("CreateContainer", pod_sandbox_id=sandbox, config=container, sandbox_config=config)["container_id"]
+        container = {
+            "metadata": {"name": name},
+            "image": {"image": image.NAME},
+            "command": list(command),
+            "log_path": f"{config['metadata']['name']}-{name}.log",
+            "linux": linux,
+            **more,
+        }
+        return self.call(
+            "CreateContainer", pod_sandbox_id=sandbox, config=container, sandbox_config=config
+        )["container_id"]
 
     def start(self, pod, *command, **more):
         """Create and start a container."""
@@ -101,11 +136,16 @@ class Cri(Daemon):
 
     def pid(self, container):
         """The id of a container's first process."""
-        return json.loads(self.call("ContainerStatus", container_id=container, verbose=True)["info"]["info"])["pid"]
+        return json.loads(
+            self.call("ContainerStatus", container_id=container, verbose=True)["info"]["info"]
+        )["pid"]
 
     def ended(self, container):
         """Wait for a container's end; returns its status."""
-        return self.s.until("its end", lambda: (lambda s: s if s["state"] == EXITED else None)(self.status(container)))
+        return self.s.until(
+            "its end",
+            lambda: (lambda s: s if s["state"] == EXITED else None)(self.status(container)),
+        )
 
     def log(self, pod, name="main"):
         """What a container printed: (stream, line) pairs of its log in the interface's format."""
@@ -113,14 +153,23 @@ class Cri(Daemon):
         return [(line.split(" ", 3)[1], line.split(" ", 3)[3]) for line in lines]
 
     def once(self, *command, pod=None, **more):
-        """Run a container to its end in a pod of its own; returns its exit status and its log, stderr's lines first."""
+        """Run a container to its end in a pod of its own; returns its exit status and its log,
+        stderr's lines first.
+        """
         made = pod or self.pod()
         container = self.start(made, *command, **more)
         status = self.ended(container)
-        printed = self.s.until("its log", lambda: self.log(made) or status["exit_code"] or [("", "")])
+        printed = self.s.until(
+            "its log", lambda: self.log(made) or status["exit_code"] or [("", "")]
+        )
         printed = printed if isinstance(printed, list) else self.log(made)
-        self.call("RemoveContainer", container_id=container) if pod else self.remove_pod(made[0])
-        return status["exit_code"], [l for wanted in ("stderr", "stdout") for s, l in printed if s == wanted]
+        if pod:
+            self.call("RemoveContainer", container_id=container)
+        else:
+            self.remove_pod(made[0])
+        return status["exit_code"], [
+            line for wanted in ("stderr", "stdout") for s, line in printed if s == wanted
+        ]
 
     def exec(self, container, *command, timeout=60):
         """ExecSync: (exit status, stdout, stderr)."""
@@ -142,11 +191,15 @@ def begin(engine):
     """Start the daemon and give it both images."""
     session = engine.s
     pause = session.scratch / "pause.tar"
-    image.archive(pause, PAUSE, config={"Cmd": ["/bin/pause"]})
+    image.pause_archive(pause, PAUSE)
     engine.up()
+
+    def ctr(*argv):
+        return session.run(*engine.client("k8s.io", "image", *argv))
+
     for archive in [session.work / "busybox.tar", pause]:
-        session.run("ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "import", archive).ok()
-    engine.s.until("the images", lambda: session.run("ctr", "--address", engine.socket, "--namespace", "k8s.io", "image", "ls", "-q").out.count("drill") >= 2)
+        ctr("import", archive).ok()
+    session.until("the images", lambda: ctr("ls", "-q").out.count("drill") >= 2)
     return engine
 
 
@@ -165,7 +218,7 @@ def sandbox(e):
     status = e.call("PodSandboxStatus", pod_sandbox_id=pod[0])["status"]
     expect(status["state"] == 0 and status["network"]["ip"].startswith("10.89.7."), status)
     expect(status["runtime_handler"] == "hull", status)
-    shown = processes(f"--root /run/containerd/runc/k8s.io") + processes(pod[0])
+    shown = processes("--root /run/containerd/runc/k8s.io") + processes(pod[0])
     expect(shown, "no shim")
     e.remove_pod(pod[0])
     return None
@@ -173,15 +226,22 @@ def sandbox(e):
 
 @drills("an unknown handler is refused")
 def unknown_handler(e):
-    config = {"metadata": {"name": "x", "uid": "x", "namespace": "x"}, "linux": {"cgroup_parent": f"/{e.s.tag}"}}
-    return "no runtime" in refused(e.call, "RunPodSandbox", config=config, runtime_handler="nowhere")
+    config = {
+        "metadata": {"name": "x", "uid": "x", "namespace": "x"},
+        "linux": {"cgroup_parent": f"/{e.s.tag}"},
+    }
+    return "no runtime" in refused(
+        e.call, "RunPodSandbox", config=config, runtime_handler="nowhere"
+    )
 
 
 @drills("containers: output, exit status, reason")
 def containers(e):
     pod = e.pod()
     seen = []
-    for number, script in enumerate(["echo o; echo e >&2; exit 7", "exit 0", "exec /bin/sleep 100"]):
+    for number, script in enumerate(
+        ["echo o; echo e >&2; exit 7", "exit 0", "exec /bin/sleep 100"]
+    ):
         name = f"c{number}"
         container = e.start(pod, "/bin/sh", "-c", script, name=name)
         if number == 2:
@@ -191,7 +251,12 @@ def containers(e):
     e.s.until("the log", lambda: len(e.log(pod, "c0")) == 2)
     seen.append(sorted(e.log(pod, "c0")))
     e.remove_pod(pod[0])
-    expect(seen[0] == [7, "Error"] and seen[1] == [0, "Completed"] and seen[3] == [("stderr", "e"), ("stdout", "o")], seen)
+    expect(
+        seen[0] == [7, "Error"]
+        and seen[1] == [0, "Completed"]
+        and seen[3] == [("stderr", "e"), ("stdout", "o")],
+        seen,
+    )
     return seen
 
 
@@ -216,7 +281,10 @@ def wrong(e):
 def stop(e):
     pod = e.pod()
     seen = []
-    for name, command in [("caught", ["/bin/trap"]), ("killed", ["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do /bin/sleep 1; done"])]:
+    for name, command in [
+        ("caught", ["/bin/trap"]),
+        ("killed", ["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do /bin/sleep 1; done"]),
+    ]:
         container = e.start(pod, *command, name=name)
         e.s.until("readiness", lambda: e.log(pod, name))
         e.call("StopContainer", container_id=container, timeout=2 if name == "killed" else 30)
@@ -233,12 +301,15 @@ def stop(e):
 def exec_sync(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sleep", "1000")
-    seen = [e.exec(container, "/bin/sh", "-c", "echo o; echo e >&2; exit 5"), e.exec(container, "/bin/true")]
+    seen = [
+        e.exec(container, "/bin/sh", "-c", "echo o; echo e >&2; exit 5"),
+        e.exec(container, "/bin/true"),
+    ]
     for program in ["/nowhere", "nowhere", "/bin/not-executable"]:
         seen.append(phrases(refused(e.exec, container, program)))
     late = refused(e.exec, container, "/bin/sleep", "500", timeout=1)
     expect("exceeded" in late, late)
-    e.s.until("the end of what took too long", lambda: not [p for p in processes("/bin/sleep 500") if alive(p)])
+    e.s.gone("the late program", "/bin/sleep 500")
     e.remove_pod(pod[0])
     expect(seen[0] == (5, "o\n", "e\n"), seen)
     return seen
@@ -248,7 +319,9 @@ def exec_sync(e):
 def exec_stream(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sleep", "1000")
-    url = e.call("Exec", container_id=container, cmd=["/bin/sh"], tty=True, stdin=True, stdout=True)["url"]
+    url = e.call(
+        "Exec", container_id=container, cmd=["/bin/sh"], tty=True, stdin=True, stdout=True
+    )["url"]
     stream = Stream(url)
     stream.send(4, json.dumps({"Width": 101, "Height": 37}).encode())
     stream.send(0, b"sleep 1; /bin/stty size; test -t 0 && echo termin''al\n")
@@ -267,7 +340,14 @@ def exec_stream(e):
 def exec_pipe(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sleep", "1000")
-    url = e.call("Exec", container_id=container, cmd=["/bin/sh", "-c", "read x; echo got $x; echo err >&2"], stdin=True, stdout=True, stderr=True)["url"]
+    url = e.call(
+        "Exec",
+        container_id=container,
+        cmd=["/bin/sh", "-c", "read x; echo got $x; echo err >&2"],
+        stdin=True,
+        stdout=True,
+        stderr=True,
+    )["url"]
     stream = Stream(url)
     stream.send(0, b"text\n")
     shown = stream.all()
@@ -281,7 +361,9 @@ def exec_pipe(e):
 def attach(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sh", stdin=True, stdin_once=False, tty=True)
-    stream = Stream(e.call("Attach", container_id=container, stdin=True, stdout=True, tty=True)["url"])
+    stream = Stream(
+        e.call("Attach", container_id=container, stdin=True, stdout=True, tty=True)["url"]
+    )
     stream.send(0, b"echo $((6*7))\n")
     shown = b""
     while b"\n42" not in shown.replace(b"\r", b""):
@@ -309,7 +391,10 @@ def forwarded(e, pod):
 def port_forward(e):
     pod = e.pod()
     container = e.start(pod, *SERVER)
-    e.s.until("the listener", lambda: ":1F90" in e.exec(container, "/bin/cat", "/proc/net/tcp", "/proc/net/tcp6")[1])
+    e.s.until(
+        "the listener",
+        lambda: ":1F90" in e.exec(container, "/bin/cat", "/proc/net/tcp", "/proc/net/tcp6")[1],
+    )
     forwarded(e, pod)
     e.remove_pod(pod[0])
     return None
@@ -330,8 +415,14 @@ def reach(e):
 def stats(e):
     pod = e.pod()
     container = e.start(pod, "/bin/sh", "-c", "x=$(/usr/bin/seq 1 20000); /bin/sleep 1000")
-    used = lambda: e.call("ContainerStats", container_id=container)["stats"]
-    found = e.s.until("cpu time", lambda: (lambda s: s if s["cpu"]["usage_core_nano_seconds"]["value"] > 0 else None)(used()))
+
+    def used():
+        return e.call("ContainerStats", container_id=container)["stats"]
+
+    found = e.s.until(
+        "cpu time",
+        lambda: (lambda s: s if s["cpu"]["usage_core_nano_seconds"]["value"] > 0 else None)(used()),
+    )
     listed = [s["attributes"]["id"] for s in e.call("ListContainerStats")["stats"]]
     e.remove_pod(pod[0])
     expect(found["memory"]["working_set_bytes"]["value"] > 0 and container in listed, found, listed)
@@ -341,13 +432,25 @@ def stats(e):
 @drills("a pod's shared process namespace: stopping one container ends all of its processes only")
 def shared_pids(e):
     pod = e.pod(namespaces={"pid": POD})
-    both = [e.start(pod, "/bin/sh", "-c", f"/bin/sleep {n} & exec /bin/sleep {n}", name=name,
-                    security={"namespace_options": {"pid": POD}}) for name, n in [("a", 601), ("b", 602)]]
+    both = [
+        e.start(
+            pod,
+            "/bin/sh",
+            "-c",
+            f"/bin/sleep {n} & exec /bin/sleep {n}",
+            name=name,
+            security={"namespace_options": {"pid": POD}},
+        )
+        for name, n in [("a", 601), ("b", 602)]
+    ]
     seen = e.exec(both[0], "/bin/sh", "-c", "/bin/cat /proc/1/cmdline | /usr/bin/tr '\\0' ' '")[1]
-    e.s.until("all four", lambda: len(processes("/bin/sleep 601")) >= 2 and len(processes("/bin/sleep 602")) >= 2)
+    e.s.until(
+        "all four",
+        lambda: len(processes("/bin/sleep 601")) >= 2 and len(processes("/bin/sleep 602")) >= 2,
+    )
     e.call("StopContainer", container_id=both[0], timeout=0)
-    e.s.until("the end of both of a", lambda: not [p for p in processes("/bin/sleep 601") if alive(p)])
-    expect(len([p for p in processes("/bin/sleep 602") if alive(p)]) >= 2, "b suffered")
+    e.s.gone("a", "/bin/sleep 601")
+    expect(len(living("/bin/sleep 602")) >= 2, "b suffered")
     e.remove_pod(pod[0])
     expect("pause" in seen, seen)
     return seen
@@ -357,16 +460,25 @@ def shared_pids(e):
 def pid_modes(e):
     seen = {}
     pod = e.pod(namespaces={"pid": CONTAINER})
-    own = e.start(pod, "/bin/sleep", "701", name="own", security={"namespace_options": {"pid": CONTAINER}})
+    own = e.start(
+        pod, "/bin/sleep", "701", name="own", security={"namespace_options": {"pid": CONTAINER}}
+    )
     seen["own"] = e.exec(own, "/bin/cat", "/proc/1/cmdline")[1]
-    target = e.start(pod, "/bin/sleep", "702", name="target", security={"namespace_options": {"pid": TARGET, "target_id": own}})
+    target = e.start(
+        pod,
+        "/bin/sleep",
+        "702",
+        name="target",
+        security={"namespace_options": {"pid": TARGET, "target_id": own}},
+    )
     seen["target"] = e.exec(target, "/bin/cat", "/proc/1/cmdline")[1]
     e.remove_pod(pod[0])
     pod = e.pod(namespaces={"pid": NODE})
     node = e.start(pod, "/bin/sleep", "703", security={"namespace_options": {"pid": NODE}})
     seen["node"] = "sandbox.py" in e.exec(node, "/bin/cat", "/proc/1/cmdline")[1]
     e.remove_pod(pod[0])
-    e.s.until("the end", lambda: not [p for n in (701, 702, 703) for p in processes(f"/bin/sleep {n}") if alive(p)])
+    for number in (701, 702, 703):
+        e.s.gone("the program", f"/bin/sleep {number}")
     expect("701" in seen["own"] and "701" in seen["target"] and seen["node"], seen)
     return seen
 
@@ -374,7 +486,15 @@ def pid_modes(e):
 @drills("the node's network")
 def host_network(e):
     pod = e.pod(namespaces={"network": NODE}, hostname="")
-    code, out = e.once("/sbin/ip", "-o", "link", "show", "drill0", pod=pod, security={"namespace_options": {"network": NODE}})
+    code, out = e.once(
+        "/sbin/ip",
+        "-o",
+        "link",
+        "show",
+        "drill0",
+        pod=pod,
+        security={"namespace_options": {"network": NODE}},
+    )
     e.remove_pod(pod[0])
     expect(code == 0, out)
     return code
@@ -382,13 +502,19 @@ def host_network(e):
 
 @drills("seccomp: the runtime's default, none, a profile of the node")
 def seccomp(e):
-    profile = e.s.scratch / "profile.json"
-    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
-    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    script = (
+        "/bin/grep Seccomp: /proc/self/status; /bin/mkdir /tmp/x && echo made; "
+        "/usr/bin/unshare -m /bin/true && echo unshared"
+    )
+    added = {"add_capabilities": ["SYS_ADMIN"]}
     seen = []
-    for wanted in [{"profile_type": 0}, {"profile_type": 1}, {"profile_type": 2, "localhost_ref": str(profile)}]:
-        script = "/bin/grep Seccomp: /proc/self/status; /bin/mkdir /tmp/x && echo made; /usr/bin/unshare -m /bin/true && echo unshared"
-        seen.append(e.once("/bin/sh", "-c", script, security={"seccomp": wanted, "capabilities": {"add_capabilities": ["SYS_ADMIN"]}})[1])
+    for profile in [
+        {"profile_type": 0},
+        {"profile_type": 1},
+        {"profile_type": 2, "localhost_ref": str(e.s.seccomp_profile())},
+    ]:
+        security = {"seccomp": profile, "capabilities": added}
+        seen.append(e.once("/bin/sh", "-c", script, security=security)[1])
     expect("made" in seen[0] and "made" in seen[1] and "made" not in seen[2], seen)
     return seen
 
@@ -396,13 +522,16 @@ def seccomp(e):
 @drills("capabilities added and dropped; privileged")
 def capabilities(e):
     seen = []
-    for wanted in [{"capabilities": {"add_capabilities": ["NET_ADMIN"], "drop_capabilities": ["CHOWN"]}},
-                   {"capabilities": {"drop_capabilities": ["ALL"]}}, {"no_new_privs": True}]:
+    for wanted in [
+        {"capabilities": {"add_capabilities": ["NET_ADMIN"], "drop_capabilities": ["CHOWN"]}},
+        {"capabilities": {"drop_capabilities": ["ALL"]}},
+        {"no_new_privs": True},
+    ]:
         seen.append(e.once("/bin/show", "credentials", security=wanted)[1])
     pod = e.pod(security={"privileged": True})
     try:
         seen.append(e.once("/bin/show", "masked", pod=pod, security={"privileged": True})[1])
-    except Refused as error:  # this machine may lack a capability that privileged asks for
+    except Refused as error:  # this host may lack a capability that privileged asks for
         seen.append(phrases(str(error)))
     e.remove_pod(pod[0])
     return seen
@@ -411,24 +540,40 @@ def capabilities(e):
 @drills("users and groups by number and by name")
 def users(e):
     seen = []
-    for wanted in [{"run_as_user": {"value": 1000}}, {"run_as_username": "user"}, {"supplemental_groups": [2000, 3000]},
-                   {"run_as_user": {"value": 1000}, "run_as_group": {"value": 2000}}]:
+    for wanted in [
+        {"run_as_user": {"value": 1000}},
+        {"run_as_username": "user"},
+        {"supplemental_groups": [2000, 3000]},
+        {"run_as_user": {"value": 1000}, "run_as_group": {"value": 2000}},
+    ]:
         seen.append(e.once("/usr/bin/id", security=wanted)[1])
     return seen
 
 
 @drills("masked and read-only paths, read-only root")
 def masked(e):
-    lists = {"masked_paths": ["/proc/kcore", "/proc/keys", "/nowhere"], "readonly_paths": ["/proc/sys", "/nowhere"]}
+    lists = {
+        "masked_paths": ["/proc/kcore", "/proc/keys", "/nowhere"],
+        "readonly_paths": ["/proc/sys", "/nowhere"],
+    }
     script = "/bin/show masked; echo x >/proc/sys/kernel/domainname; touch /x; touch /tmp/x"
-    return [e.once("/bin/sh", "-c", script, security=lists)[1], e.once("/bin/sh", "-c", script, security={"readonly_rootfs": True})[1]]
+    return [
+        e.once("/bin/sh", "-c", script, security=lists)[1],
+        e.once("/bin/sh", "-c", script, security={"readonly_rootfs": True})[1],
+    ]
 
 
 @drills("sysctls, host name and resolver of the pod")
 def sysctls(e):
     dns = {"servers": ["192.0.2.1"], "searches": ["drill.test"], "options": ["ndots:2"]}
-    pod = e.pod(sysctls={"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}, dns_config=dns)
-    script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced /etc/resolv.conf; echo $(/bin/hostname | /bin/sed 's/[0-9]//g')"
+    pod = e.pod(
+        sysctls={"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"},
+        dns_config=dns,
+    )
+    script = (
+        "cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start kernel/shm_rmid_forced; "
+        "cat /etc/resolv.conf; echo $(/bin/hostname | /bin/sed 's/[0-9]//g')"
+    )
     seen = e.once("/bin/sh", "-c", script, pod=pod)
     e.remove_pod(pod[0])
     expect(seen[1][:2] == ["80", "1"], seen)
@@ -442,7 +587,9 @@ def mounts(e):
     e.s.run("mount", "--bind", host, host).ok()
     e.s.run("mount", "--make-shared", host).ok()
     pod = e.pod(security={"privileged": True})
-    paths = [{"container_path": f"/v{n}", "host_path": str(host), "propagation": n} for n in (0, 1, 2)]
+    paths = [
+        {"container_path": f"/v{n}", "host_path": str(host), "propagation": n} for n in (0, 1, 2)
+    ]
     paths.append({"container_path": "/ro", "host_path": str(host), "readonly": True})
     try:
         container = e.start(pod, "/bin/sleep", "1000", mounts=paths, security={"privileged": True})
@@ -453,10 +600,16 @@ def mounts(e):
     inner = host / "inner"
     inner.mkdir(exist_ok=True)
     e.s.run("mount", "-t", "tmpfs", "marker", inner).ok()
-    seen = [e.exec(container, "/bin/grep", "-c", "/inner ", "/proc/self/mountinfo")[1], e.exec(container, "touch", "/ro/x")[0]]
-    shown = e.exec(container, "/bin/grep", "-E", " /(v[0-9]|ro)", "/proc/self/mountinfo")[1].splitlines()
-    # whether a private volume stays private under a shared root is not compared: runc 1.1 leaves it so, runc 1.3 and crun share all
-    seen.append(sorted([l.split()[4], l.split()[5], "master" in l] for l in shown))
+    seen = [
+        e.exec(container, "/bin/grep", "-c", "/inner ", "/proc/self/mountinfo")[1],
+        e.exec(container, "touch", "/ro/x")[0],
+    ]
+    shown = e.exec(container, "/bin/grep", "-E", " /(v[0-9]|ro)", "/proc/self/mountinfo")[
+        1
+    ].splitlines()
+    # whether a private volume stays private under a shared root is not compared: runc 1.1 leaves it
+    # so, runc 1.3 and crun share all
+    seen.append(sorted([line.split()[4], line.split()[5], "master" in line] for line in shown))
     e.remove_pod(pod[0])
     for at in [inner, host]:
         e.s.run("umount", "--lazy", at)
@@ -467,7 +620,12 @@ def mounts(e):
 @drills("a device of the node")
 def device(e):
     wanted = [{"container_path": "/dev/drill", "host_path": "/dev/fuse", "permissions": "rw"}]
-    code, out = e.once("/bin/sh", "-c", "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened", devices=wanted)
+    _, out = e.once(
+        "/bin/sh",
+        "-c",
+        "/bin/stat -c '%F %t,%T' /dev/drill; : </dev/drill && echo opened",
+        devices=wanted,
+    )
     expect("opened" in out, out)
     return out
 
@@ -475,24 +633,32 @@ def device(e):
 @drills("resources: limits, their update, out of memory")
 def resources(e):
     pod = e.pod()
-    container = e.start(pod, "/bin/sleep", "1000", resources={"memory_limit_in_bytes": 64 << 20, "cpu_quota": 20000, "cpu_period": 100000, "cpu_shares": 512})
-    read = lambda c, file: Path(f"/sys/fs/cgroup/{c}/{e.s.tag}/{container}/{file}").read_text().strip()
-    files = [("memory", "memory.limit_in_bytes"), ("cpu", "cpu.cfs_quota_us"), ("cpu", "cpu.shares")]
-    seen = [[read(*f) for f in files]]
-    e.call("UpdateContainerResources", container_id=container, linux={"memory_limit_in_bytes": 96 << 20, "cpu_quota": 30000, "cpu_shares": 256})
-    seen.append([read(*f) for f in files])
-    oom = e.start(pod, "/usr/bin/tail", "-c", "200m", "/dev/zero", name="oom", resources={"memory_limit_in_bytes": 16 << 20})
+    limits = {"memory_limit_in_bytes": 64 << 20, "cpu_quota": 20000, "cpu_shares": 512}
+    container = e.start(pod, "/bin/sleep", "1000", resources={**limits, "cpu_period": 100000})
+
+    def shown():
+        files = ["memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "cpu/cpu.shares"]
+        paths = [file.replace("/", f"/{e.s.tag}/{container}/") for file in files]
+        return [Path("/sys/fs/cgroup", path).read_text().strip() for path in paths]
+
+    seen = [shown()]
+    changed = {"memory_limit_in_bytes": 96 << 20, "cpu_quota": 30000, "cpu_shares": 256}
+    e.call("UpdateContainerResources", container_id=container, linux=changed)
+    seen.append(shown())
+    hungry = ["/usr/bin/tail", "-c", "200m", "/dev/zero"]
+    oom = e.start(pod, *hungry, name="oom", resources={"memory_limit_in_bytes": 16 << 20})
     ended = e.ended(oom)
     seen.append([ended["exit_code"], ended["reason"]])
     e.remove_pod(pod[0])
-    expect(seen == [[str(64 << 20), "20000", "512"], [str(96 << 20), "30000", "256"], [137, "OOMKilled"]], seen)
+    before, after = [str(64 << 20), "20000", "512"], [str(96 << 20), "30000", "256"]
+    expect(seen == [before, after, [137, "OOMKilled"]], seen)
     return seen
 
 
 for aspect in image.ASPECTS:
 
-    @drills(f"seen inside: {aspect}")
-    def seen_inside(e, aspect=aspect):
+    @drills(f"seen in the container: {aspect}")
+    def seen_in_container(e, aspect=aspect):
         pod = e.pod(hostname="drill")
         code, out = e.once("/bin/show", aspect, pod=pod)
         e.remove_pod(pod[0])
@@ -503,7 +669,14 @@ for aspect in image.ASPECTS:
 def user_namespace(e):
     mapping = [{"host_id": 100000, "container_id": 0, "length": 65536}]
     pod = e.pod(namespaces={"userns_options": {"mode": POD, "uids": mapping, "gids": mapping}})
-    container = e.start(pod, "/bin/sleep", "1000", security={"namespace_options": {"userns_options": {"mode": POD, "uids": mapping, "gids": mapping}}})
+    container = e.start(
+        pod,
+        "/bin/sleep",
+        "1000",
+        security={
+            "namespace_options": {"userns_options": {"mode": POD, "uids": mapping, "gids": mapping}}
+        },
+    )
     mapped = e.exec(container, "/bin/cat", "/proc/self/uid_map")[1].split()
     e.remove_pod(pod[0])
     if mapped[1] != "100000":
@@ -531,10 +704,12 @@ def restarted(e):
 
 @drills("nothing is left at the end")
 def nothing_left(e):
-    expect(not e.call("ListPodSandbox")["items"] and not e.call("ListContainers")["containers"], "pods left")
+    expect(
+        not e.call("ListPodSandbox")["items"] and not e.call("ListContainers")["containers"],
+        "pods left",
+    )
     e.s.state_roots_empty("/run/containerd/runc/k8s.io")
-    e.s.until("the shims' end", lambda: not [p for p in processes("containerd-shim") if alive(p)])
-    left = [c for c in e.s.cgroups(f"/{e.s.tag}/") if not c.endswith(e.s.tag)]
-    expect(not left, "cgroups left:", left[:5])
+    e.s.gone("the shims", "containerd-shim")
+    e.s.no_cgroups_left()
     expect(not list(Path("/run/netns").glob("cni-*")), "network namespaces left")
     return None

@@ -1,4 +1,5 @@
-"""containerd 2's CRI service, set up by README's lines for form 3 of its configuration: the drills of `cri`, user namespaces included.
+"""containerd 2's CRI service, set up by README's lines for version 3 of its configuration: the
+drills of `cri`, user namespaces included.
 
 It comes from Debian unstable, as does the runc that it is compared with: see `newer`.
 """
@@ -8,9 +9,12 @@ from cri import Cri, begin
 from drill import Drill, Drills, Skip
 from session import packaged
 
-# From 1.2 on, runc lets go of the flags of a bind mount's source (the noexec of the pod's /dev/shm) and makes the root private; hull
-# does as runc 1.1 and crun do, so this is not compared.
-drills = Drills(Drill(d.name, d.function, d.compared and d.name != "seen inside: mounts", d.lacking) for d in cri.drills)
+# From 1.2 on, runc drops the flags of a bind mount's source (the noexec of the pod's /dev/shm)
+# and makes the root private; hull does as runc 1.1 and crun do, so this is not compared.
+drills = Drills(
+    Drill(d.name, d.function, d.compared and d.name != "seen in the container: mounts", d.lacking)
+    for d in cri.drills
+)
 
 CONFIG = """[plugins.'io.containerd.grpc.v1.cri']
   stream_server_address = "127.0.0.1"
@@ -31,6 +35,13 @@ CONFIG = """[plugins.'io.containerd.grpc.v1.cri']
 
 def start(session):
     """A running containerd 2 with its CRI service and both images."""
-    if not (session.newer / "versions").exists():
+    if not (session.fetched.newer / "versions").exists():
         raise Skip("containerd 2 could not be fetched")
-    return begin(Cri(session, 3, CONFIG + packaged("containerd-v3.toml"), session.newer / "root/usr/bin"))
+    return begin(
+        Cri(
+            session,
+            3,
+            CONFIG + packaged("containerd-v3.toml"),
+            session.fetched.newer / "root/usr/bin",
+        )
+    )

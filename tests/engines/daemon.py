@@ -14,19 +14,31 @@ disabled_plugins = [{disabled}]
 
 
 class Daemon:
-    """A containerd of our own: its folders, its configuration, its start and its end."""
+    """A containerd of our own: its directories, its configuration, its start and its end."""
 
-    def __init__(self, session, version, config="", disabled=("io.containerd.internal.v1.opt",), path=""):
-        """`config` is what follows the common head, in the form of `version`; `path` a folder of newer programs."""
+    def __init__(
+        self, session, version, config="", disabled=("io.containerd.internal.v1.opt",), path=""
+    ):
+        """`config` is what follows the common head, in the form of `version`; `path` a directory of
+        newer programs.
+        """
         self.s = session
         self.socket = session.scratch / "c.sock"
         self.environment = {"PATH": f"{path}:{session.environment['PATH']}"} if path else {}
-        for folder in ["containerd", "containerd/root", "containerd/state"]:  # a mapped root must pass through
-            (session.scratch / folder).mkdir(mode=0o711)
+        # a mapped root must pass through
+        for directory in ["containerd", "containerd/root", "containerd/state"]:
+            (session.scratch / directory).mkdir(mode=0o711)
         self.config = session.scratch / "containerd.toml"
         plugins = ", ".join(f'"{name}"' for name in disabled)
-        self.config.write_text(HEAD.format(version=version, scratch=session.scratch, socket=self.socket, disabled=plugins) + config)
+        head = HEAD.format(
+            version=version, scratch=session.scratch, socket=self.socket, disabled=plugins
+        )
+        self.config.write_text(head + config)
         self.daemon = None
+
+    def client(self, namespace, *argv):
+        """The argument list of a ctr command in one of containerd's namespaces."""
+        return ["ctr", "--address", str(self.socket), "--namespace", namespace, *map(str, argv)]
 
     def answers(self):
         """Whether the daemon does its work."""
@@ -34,7 +46,9 @@ class Daemon:
 
     def up(self):
         """Start the daemon and wait until it answers."""
-        self.daemon = self.s.start("containerd", "--config", self.config, log="containerd.log", env=self.environment)
+        self.daemon = self.s.start(
+            "containerd", "--config", self.config, log="containerd.log", env=self.environment
+        )
         self.s.until("containerd", self.answers)
 
     def stop(self):

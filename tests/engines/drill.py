@@ -1,15 +1,16 @@
 """Drills: small named operations on an engine, and how two runs of one are compared.
 
-A drill is a function of an engine. It asserts what must hold with any runtime (`expect`), and returns an observation,
-any JSON value, which must be the same with runc and with the runtime under test once volatile parts (ids, pids, paths)
-are replaced. `Skip` ends a drill that this machine cannot do, with its reason.
+A drill is a function of an engine. It asserts what must hold with any runtime (`expect`), and
+returns an observation, any JSON value, which must be the same with runc and with the runtime under
+test once volatile parts (ids, pids, paths) are replaced. `Skip` ends a drill that this host
+cannot do, with its reason.
 """
 
 import re
 
 
 class Skip(Exception):
-    """This machine cannot do the drill; the text says why."""
+    """This host cannot do the drill; the text says why."""
 
 
 class Drill:
@@ -28,8 +29,8 @@ class Drills(list):
     def __call__(self, name, compared=True, lacking=()):
         """Declare the decorated function as the drill `name`.
 
-        `compared=False` is for observations that may differ between runtimes; the assertions still count. `lacking` names
-        runtimes that are known not to do this.
+        `compared=False` is for observations that may differ between runtimes; the assertions still
+        count. `lacking` names runtimes that are known not to do this.
         """
 
         def add(function):
@@ -45,7 +46,8 @@ def expect(condition, *said):
         raise AssertionError(" ".join(str(s) for s in said))
 
 
-# What engines and their users look for in a runtime's error; the rest of a message is the runtime's own.
+# What engines and their users look for in a runtime's error; the rest of a message is the runtime's
+# own.
 PHRASES = [
     "no such file or directory",
     "executable file not found in $path",
@@ -79,18 +81,25 @@ VOLATILE = [
     (re.compile(r"\b[0-9a-f]{64}\b"), "ID"),
     (re.compile(r"\b[0-9a-f]{12}\b"), "ID"),
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "UUID"),
-    (re.compile(r"\b(pipe|socket|anon_inode|net|mnt|pid|ipc|uts|user|cgroup|time):\[[0-9]+\]"), r"\1:[N]"),
+    (
+        re.compile(r"\b(pipe|socket|anon_inode|net|mnt|pid|ipc|uts|user|cgroup|time):\[[0-9]+\]"),
+        r"\1:[N]",
+    ),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?[+-]\d\d:?\d\d( \w+)?|Z)?"), "TIME"),
 ]
 
 
 def normalised(value, runtime, path, tag):
-    """`value` with ids, inode numbers, times, the run's tag and the runtime's names replaced, so that two runs compare."""
+    """`value` with ids, inode numbers, times, the run's tag and the runtime's names replaced, so
+    that two runs compare.
+    """
     if isinstance(value, str):
         value = value.replace(tag, "TAG")
         for pattern, instead in VOLATILE:
             value = pattern.sub(instead, value)
-        return re.sub(rf"\b({re.escape(runtime)}|hull)\b", "RUNTIME", value.replace(path, "RUNTIME"))
+        return re.sub(
+            rf"\b({re.escape(runtime)}|hull)\b", "RUNTIME", value.replace(path, "RUNTIME")
+        )
     if isinstance(value, dict):
         return {k: normalised(v, runtime, path, tag) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -107,11 +116,16 @@ def difference(ours, reference, where=""):
                 return found
         return None
     if isinstance(ours, list) and isinstance(reference, list) and len(ours) == len(reference):
-        found = [difference(mine, theirs, f"{where}[{at}]") for at, (mine, theirs) in enumerate(zip(ours, reference))]
+        found = [
+            difference(mine, theirs, f"{where}[{at}]")
+            for at, (mine, theirs) in enumerate(zip(ours, reference, strict=True))
+        ]
         return " ; ".join(f for f in found if f) or None
     if isinstance(ours, str) and isinstance(reference, str) and "\n" in ours + reference:
         mine, theirs = ours.splitlines(), reference.splitlines()
-        only = [f"+{l}" for l in mine if l not in theirs] + [f"-{l}" for l in theirs if l not in mine]
+        only = [f"+{line}" for line in mine if line not in theirs] + [
+            f"-{line}" for line in theirs if line not in mine
+        ]
         if not only and mine != theirs:
             only = ["order of lines"]
         return f"{where}: {' | '.join(only)}" if only else None

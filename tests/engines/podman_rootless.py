@@ -1,4 +1,6 @@
-"""Podman of an ordinary user: id maps by newuidmap, its network by slirp4netns, no cgroups of its own on v1."""
+"""Podman of an ordinary user: id maps by newuidmap, its network by slirp4netns, no cgroups of its
+own on v1.
+"""
 
 import os
 import shutil
@@ -8,18 +10,25 @@ import podman
 from drill import Drills, expect
 from session import alive
 
-USER = 64321  # not one that a machine is likely to have
+USER = 64321  # not one that a host is likely to have
 
 # What Podman itself refuses an ordinary user on cgroup v1, or what needs root's privileges.
 REFUSED = [
-    "run: --memory --pids-limit --cpus --cpuset-cpus", "run: out of memory", "pause and unpause; exec in a paused container",
-    "update", "stats", "nothing is left at the end", "run: --privileged",
+    "run: --memory --pids-limit --cpus --cpuset-cpus",
+    "run: out of memory",
+    "pause and unpause; exec in a paused container",
+    "update",
+    "stats",
+    "nothing is left at the end",
+    "run: --privileged",
 ]
-drills = Drills(d for d in podman.drills if d.name not in REFUSED and not d.name.startswith("checkpoint "))
+drills = Drills(
+    d for d in podman.drills if d.name not in REFUSED and not d.name.startswith("checkpoint ")
+)
 
 
 class Rootless(podman.Podman):
-    """Podman as the user `driller`, with a home and a runtime folder."""
+    """Podman as the user `driller`, with a home and a runtime directory."""
 
     rootless = True
 
@@ -29,9 +38,9 @@ class Rootless(podman.Podman):
             passwd.write(f"driller:x:{USER}:{USER}::/run/t/user:/bin/sh\n")
             group.write(f"driller:x:{USER}:\n")
         self.home, self.runtime = session.scratch / "user", Path(f"/run/user/{USER}")
-        for folder in [self.home, self.runtime, self.at]:
-            folder.mkdir(parents=True, exist_ok=True)
-            os.chown(folder, USER, USER)
+        for directory in [self.home, self.runtime, self.at]:
+            directory.mkdir(parents=True, exist_ok=True)
+            os.chown(directory, USER, USER)
         os.chmod(self.runtime, 0o700)
         self.parent = []
         self.kube = ["--network", "slirp4netns"]
@@ -43,8 +52,21 @@ class Rootless(podman.Podman):
             session.run("mount", "--bind", copy, f"/dev/{name}").ok()
 
     def command(self, *argv):
-        inner = ["env", f"HOME={self.home}", f"XDG_RUNTIME_DIR={self.runtime}", "podman", *map(str, argv)]
-        return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all", *inner]
+        inner = [
+            "env",
+            f"HOME={self.home}",
+            f"XDG_RUNTIME_DIR={self.runtime}",
+            "podman",
+            *map(str, argv),
+        ]
+        return [
+            "setpriv",
+            f"--reuid={USER}",
+            f"--regid={USER}",
+            "--clear-groups",
+            "--inh-caps=-all",
+            *inner,
+        ]
 
     def podman(self, *argv, **more):
         return super().podman(*argv, cwd=self.home, **more)
@@ -69,7 +91,14 @@ def mapped(e):
 
 @drills("run: --userns keep-id")
 def keep_id(e):
-    ran = e.run("--userns", "keep-id", "--", "/bin/sh", "-c", "/usr/bin/id; /bin/stat -c %u:%g /proc/self; touch /tmp/x && echo written")
+    ran = e.run(
+        "--userns",
+        "keep-id",
+        "--",
+        "/bin/sh",
+        "-c",
+        "/usr/bin/id; /bin/stat -c %u:%g /proc/self; touch /tmp/x && echo written",
+    )
     expect(ran.code == 0 and f"uid={USER}" in ran.out, ran.seen())
     return ran.out
 
@@ -78,7 +107,14 @@ def keep_id(e):
 def userns_modes(e):
     seen = []
     for mode in ["nomap", "host"]:
-        ran = e.run("--userns", mode, "--", "/bin/sh", "-c", "/bin/cat /proc/self/uid_map | wc -l; /usr/bin/id -u")
+        ran = e.run(
+            "--userns",
+            mode,
+            "--",
+            "/bin/sh",
+            "-c",
+            "/bin/cat /proc/self/uid_map | wc -l; /usr/bin/id -u",
+        )
         seen.append([ran.code, ran.out])
     return seen
 
@@ -89,12 +125,19 @@ def unshare(e):
     shared.mkdir(exist_ok=True)
     os.chown(shared, USER, USER)
     e.run("--volume", f"{shared}:/shared", "--user", "1000:1000", "--", "/bin/sh", "-c", "id").ok()
-    e.run("--volume", f"{shared}:/shared", "--", "/bin/sh", "-c", "/bin/touch /shared/x; /bin/chown 5:6 /shared/x").ok()
-    outside = os.stat(shared / "x").st_uid
-    inside = e.podman("unshare", "stat", "-c", "%u:%g", str(shared / "x")).ok().out
+    e.run(
+        "--volume",
+        f"{shared}:/shared",
+        "--",
+        "/bin/sh",
+        "-c",
+        "/bin/touch /shared/x; /bin/chown 5:6 /shared/x",
+    ).ok()
+    on_host = os.stat(shared / "x").st_uid
+    mapped_back = e.podman("unshare", "stat", "-c", "%u:%g", str(shared / "x")).ok().out
     shutil.rmtree(shared)
-    expect(outside >= 100000 and inside == "5:6\n", outside, inside)
-    return inside
+    expect(on_host >= 100000 and mapped_back == "5:6\n", on_host, mapped_back)
+    return mapped_back
 
 
 @drills("nothing of a rootless container is left")

@@ -19,7 +19,9 @@ class Row:
 
 
 def cell(result, reference):
-    """Judge one result against runc's. A drill that passes with another outcome than runc's `differs`."""
+    """Judge one result against runc's. A drill that passes with another outcome than runc's
+    `differs`.
+    """
     if result is None:
         return "absent", "the drill was not reached", []
     status, transcript = result["status"], result.get("transcript", [])
@@ -49,14 +51,19 @@ def judge(table, runtimes):
 def progress(engine, runtime, by_runtime):
     """One line when an engine is through with a runtime."""
     marks = [cell(r, by_runtime["runc"].get(n))[0] for n, r in by_runtime[runtime].items()]
-    return f"{engine} with {runtime}: " + ", ".join(f"{marks.count(m)} {m}" for m in dict.fromkeys(marks))
+    return f"{engine} with {runtime}: " + ", ".join(
+        f"{marks.count(m)} {m}" for m in dict.fromkeys(marks)
+    )
 
 
 def table(verdict):
     """The table as text."""
     runtimes, rows = verdict
     wide = max([len(r.name) for r in rows] + [9])
-    line = lambda engine, name, cells: f"{engine:16} {name:{wide}} " + " ".join(f"{c:8}" for c in cells)
+
+    def line(engine, name, cells):
+        return f"{engine:16} {name:{wide}} " + " ".join(f"{c:8}" for c in cells)
+
     out = [line("engine", "operation", runtimes)]
     out += [line(r.engine, r.name, [MARK[r.mark(n)] for n in runtimes]) for r in rows]
     return "\n".join(out)
@@ -82,7 +89,9 @@ def subject(verdict):
 
 
 def outcome(verdict, row):
-    """passed, failed or skipped for the runtime under test: it may fail only what its peers fail too."""
+    """passed, failed or skipped for the runtime under test: it may fail only what its peers fail
+    too.
+    """
     tested = subject(verdict)
     mark = row.mark(tested)
     if mark == "pass":
@@ -97,31 +106,55 @@ def outcome(verdict, row):
 
 def failed(verdict):
     """The rows that make the run a failure; where runc fails, the drill itself is in doubt."""
-    doubtful = [r for r in verdict[1] if r.mark("runc") in ("fail", "absent") and "runc" not in r.lacking]
+    doubtful = [
+        r for r in verdict[1] if r.mark("runc") in ("fail", "absent") and "runc" not in r.lacking
+    ]
     return [r for r in verdict[1] if outcome(verdict, r) == "failed"] + doubtful
 
 
 def summary(verdict):
     """The last line."""
     outcomes = [outcome(verdict, r) for r in verdict[1]]
-    return ", ".join(f"{outcomes.count(o)} {o}" for o in ["passed", "failed", "skipped"]) + f" ({subject(verdict)})"
+    return (
+        ", ".join(f"{outcomes.count(o)} {o}" for o in ["passed", "failed", "skipped"])
+        + f" ({subject(verdict)})"
+    )
 
 
-REMARKS = {"vm": "hull behind its second wall, each container in a virtual machine (QEMU, emulated); the others behind their one."}
+REMARKS = {
+    "vm": "hull's VM backend, each container in a VM (QEMU, emulated); the others have one backend."
+}
 
 
 def page(verdict, versions):
-    """docs/engines.md."""
+    """docs/results/engines.md."""
     runtimes, rows = verdict
-    out = ["# hull under container engines", "", "Written by `tests/engines/run --full --write-docs`. Every drill runs with runc and with the others beside it; `differs` means that the",
-           "drill's own assertions hold, and what it observed is not what it observed with runc.", "",
-           "Versions (Debian): " + ", ".join(f"{n} {v}" for n, v in sorted(versions.items())) + ".", ""]
+    out = [
+        "# Engine drills: results",
+        "",
+        "Written by `tests/engines/run --full --write-docs`; [engines.md](../engines.md) is about",
+        "hull under engines. Each drill runs with runc and with the other runtimes beside it.",
+        "`differs` means that the drill's assertions hold, but what it observed is not what it",
+        "observed with runc.",
+        "",
+        "Versions (Debian): " + ", ".join(f"{n} {v}" for n, v in sorted(versions.items())) + ".",
+        "",
+    ]
     for engine in dict.fromkeys(r.engine for r in rows):
-        out += [f"## {engine}", "", *([REMARKS[engine], ""] if engine in REMARKS else []), "| operation | " + " | ".join(runtimes) + " |", "|---|" + "---|" * len(runtimes)]
+        out += [
+            f"## {engine}",
+            "",
+            *([REMARKS[engine], ""] if engine in REMARKS else []),
+            "| operation | " + " | ".join(runtimes) + " |",
+            "|---|" + "---|" * len(runtimes),
+        ]
         for row in (r for r in rows if r.engine == engine):
             out.append(f"| {row.name} | " + " | ".join(row.mark(n) for n in runtimes) + " |")
         out.append("")
     notes = [(r, n) for r in rows for n in runtimes if r.mark(n) in ("skip", "differs", "fail")]
     out += ["## Notes", ""]
-    out += [f"- {r.engine}, {r.name}, {n}: {r.mark(n)}: {' '.join(r.cells[n][1].split())[:300]}" for r, n in notes]
+    out += [
+        f"- {r.engine}, {r.name}, {n}: {r.mark(n)}: {' '.join(r.cells[n][1].split())[:300]}"
+        for r, n in notes
+    ]
     return "\n".join(out) + "\n"

@@ -1,4 +1,6 @@
-"""What surrounds a container's process when an engine calls the runtime: terminals, descriptors, signals, stdio, systemd."""
+"""What surrounds a container's process when an engine calls the runtime: terminals, descriptors,
+signals, stdio, systemd.
+"""
 
 import os
 import re
@@ -10,7 +12,15 @@ from pathlib import Path
 
 from bundle import ConsoleSocket
 from drill import Drills, expect
-from session import alive, read_some
+from session import (
+    alive,
+    descriptor_three,
+    notify_socket,
+    parent,
+    read_some,
+    stat_of,
+    until_ready,
+)
 
 drills = Drills()
 
@@ -27,7 +37,12 @@ def dialogue(r, fd, flags=""):
 
 @drills("create with a terminal: its descriptor comes over the console socket")
 def console(r):
-    b = r.bundle("console", ["/bin/sh"], terminal=True, change=lambda c: c["process"].update(consoleSize={"height": 33, "width": 111}))
+    b = r.bundle(
+        "console",
+        ["/bin/sh"],
+        terminal=True,
+        change=lambda c: c["process"].update(consoleSize={"height": 33, "width": 111}),
+    )
     listening = ConsoleSocket(b)
     r.create(b, "--console-socket", listening.path).ok()
     fd, name = listening.terminal()
@@ -58,7 +73,13 @@ for style, flags in [("containerd", []), ("conmon", ["--tty"])]:
         r.create(b, style=style).ok()
         r.call("start", "xt", bundle=b, style=style).ok()
         listening = ConsoleSocket(b)
-        r.exec(b, "/bin/sh", flags=[*flags, "--console-socket", listening.path], process={"terminal": True}, style=style).ok()
+        r.exec(
+            b,
+            "/bin/sh",
+            flags=[*flags, "--console-socket", listening.path],
+            process={"terminal": True},
+            style=style,
+        ).ok()
         fd, name = listening.terminal()
         expect((b / "exec.pid").exists(), "no pid file")
         seen = dialogue(r, fd)
@@ -70,7 +91,8 @@ for style, flags in [("containerd", []), ("conmon", ["--tty"])]:
 def stray(r):
     b = r.bundle("stray", ["/bin/ls", "-l", "/proc/self/fd"])
     ends = os.pipe()
-    os.dup2(ends[0], 3, inheritable=True) if ends[0] != 3 else None
+    if ends[0] != 3:
+        os.dup2(ends[0], 3, inheritable=True)
     try:
         r.create(b, fds=(3, ends[1])).ok()
         r.call("start", "stray", bundle=b).ok()
@@ -85,29 +107,30 @@ def stray(r):
 
 @drills("descriptors: --preserve-fds passes them on, at create and exec")
 def preserved(r):
+    script, got = "/bin/cat <&3 >/tmp/from-3", r.rootfs / "tmp/from-3"
+    more = {"fds": (3,), "style": "conmon"}
     seen = []
     for verb in ["create", "exec"]:
-        b = r.bundle("kept", ["/bin/sh", "-c", "/bin/cat <&3 >/tmp/from-3; /bin/sleep 100"])
-        source = os.open(b / "config.json", os.O_RDONLY)
-        os.dup2(source, 20)
-        os.close(source)
-        os.dup2(20, 3, inheritable=True)
+        b = r.bundle("kept", ["/bin/sh", "-c", f"{script}; /bin/sleep 100"])
+        source = (b / "config.json").read_text()
+        (b / "source").write_text(source)
+        if verb == "exec":
+            r.bundle("kept")
         try:
-            if verb == "create":
-                r.create(b, "--preserve-fds", "1", fds=(3,), style="conmon").ok()
-                r.call("start", "kept", bundle=b, style="conmon").ok()
-            else:
-                b = r.bundle("kept")
-                r.create(b, style="conmon").ok()
-                r.call("start", "kept", bundle=b, style="conmon").ok()
-                r.exec(b, "/bin/sh", "-c", "/bin/cat <&3 >/tmp/from-3", flags=["--preserve-fds", "1"], fds=(3,), style="conmon").ok()
-            got = r.rootfs / "tmp/from-3"
-            seen.append(r.s.until("content", lambda: got.exists() and '"ociVersion"' in got.read_text()))
+            with descriptor_three(b / "source"):
+                if verb == "create":
+                    r.create(b, "--preserve-fds", "1", **more).ok()
+                    r.call("start", "kept", bundle=b, style="conmon").ok()
+                else:
+                    r.create(b, style="conmon").ok()
+                    r.call("start", "kept", bundle=b, style="conmon").ok()
+                    flags = ["--preserve-fds", "1"]
+                    r.exec(b, "/bin/sh", "-c", script, flags=flags, **more).ok()
+                r.s.until("content", lambda: got.exists() and got.read_text() == source)
+                seen.append(True)
         finally:
-            os.close(3)
-            os.close(20)
             r.clean(b, "conmon")
-            (r.rootfs / "tmp/from-3").unlink(missing_ok=True)
+            got.unlink(missing_ok=True)
     return seen
 
 
@@ -116,7 +139,9 @@ def signals(r):
     b = r.bundle("signals", ["/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"])
     ignored = [signal.SIGPIPE, signal.SIGQUIT]
     ran = r.call("run", "--bundle", b, "signals", bundle=b, inherited=ignored).ok()
-    expect("SigIgn:\t0000000000000000" in ran.out and "SigBlk:\t0000000000000000" in ran.out, ran.out)
+    expect(
+        "SigIgn:\t0000000000000000" in ran.out and "SigBlk:\t0000000000000000" in ran.out, ran.out
+    )
     b = r.running("sigexec")
     r.exec(b, "/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status", inherited=ignored).ok()
     r.s.until("output", lambda: "SigIgn:\t0000000000000000" in (b / "exec.out").read_text())
@@ -126,7 +151,13 @@ def signals(r):
 @drills("environment: the daemon's and conmon's own variables stay out")
 def environment(r):
     b = r.bundle("env", ["/usr/bin/env"])
-    noise = {"TTRPC_ADDRESS": "/x", "GOMAXPROCS": "2", "_OCI_SYNCPIPE": "9", "_OCI_STARTPIPE": "8", "NOISE": "1"}
+    noise = {
+        "TTRPC_ADDRESS": "/x",
+        "GOMAXPROCS": "2",
+        "_OCI_SYNCPIPE": "9",
+        "_OCI_STARTPIPE": "8",
+        "NOISE": "1",
+    }
     ran = r.call("run", "--bundle", b, "env", bundle=b, env=noise).ok()
     expect(not [n for n in noise if n in ran.out], ran.out)
     return sorted(ran.out.splitlines())
@@ -134,17 +165,13 @@ def environment(r):
 
 @drills("run: LISTEN_FDS as systemd passes them")
 def listen(r):
-    b = r.bundle("listen", ["/bin/sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; /bin/ls /proc/self/fd | /usr/bin/wc -l"])
-    source = os.open(b / "config.json", os.O_RDONLY)
-    os.dup2(source, 20)
-    os.close(source)
-    os.dup2(20, 3, inheritable=True)
-    try:
-        script = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-        ran = r.s.run("sh", "-c", script, "-", r.s.path, "--root", r.root, "run", "--bundle", b, "listen", pass_fds=(3,)).ok()
-    finally:
-        os.close(3)
-        os.close(20)
+    b = r.bundle(
+        "listen",
+        ["/bin/sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; /bin/ls /proc/self/fd | /usr/bin/wc -l"],
+    )
+    shell = ["sh", "-c", 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"', "-"]
+    with descriptor_three(b / "config.json"):
+        ran = r.s.run(*shell, *command(r, "listen"), pass_fds=(3,)).ok()
     r.clean(b)
     expect(ran.out.startswith("1 1\n"), ran.out)
     return ran.out
@@ -154,16 +181,18 @@ def listen(r):
 def notify(r):
     b = r.bundle("notify", ["/bin/sh", "-c", "echo $NOTIFY_SOCKET >/tmp/notify; /bin/sleep 1000"])
     (r.rootfs / "tmp/notify").unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs:
-        ours.bind(str(b / "notify.sock"))
-        ours.settimeout(30)
-        runner = r.s.start(r.s.path, "--root", r.root, "run", "--bundle", b, "--pid-file", b / "run.pid", "notify",
-                           log="notify.log", env={"NOTIFY_SOCKET": str(b / "notify.sock")})
-        at = r.s.until("its start", lambda: (r.rootfs / "tmp/notify").exists() and (r.rootfs / "tmp/notify").read_text().strip())
+    at_file, path = r.rootfs / "tmp/notify", b / "notify.sock"
+    argv = command(r, "notify", "--pid-file", str(b / "run.pid"))
+    with (
+        notify_socket(path) as ours,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs,
+    ):
+        runner = r.s.start(*argv, log="notify.log", env={"NOTIFY_SOCKET": str(path)})
+        at = r.s.until("its start", lambda: at_file.exists() and at_file.read_text().strip())
         pid = (b / "run.pid").read_text()
         theirs.connect(f"/proc/{pid}/root{at}")  # as the container's own process would
         theirs.send(b"READY=1\n")
-        said = ours.recv(4096).decode()
+        said = until_ready(ours)
         os.kill(int(pid), signal.SIGKILL)
         runner.wait(30)
     r.clean(b)
@@ -172,17 +201,32 @@ def notify(r):
 
 
 def command(r, name, *flags):
-    """The arguments of `run` for a bundle, as a person types them."""
-    return [r.s.path, "--root", str(r.root), "run", *flags, "--bundle", str(r.s.scratch / "bundles" / name), name]
+    """The arguments of `run` for a bundle, as a user types them."""
+    bundle = str(r.s.scratch / "bundles" / name)
+    return [r.s.path, "--root", str(r.root), "run", *flags, "--bundle", bundle, name]
 
 
 @drills("run: a terminal, its size, its resizing, its settings afterwards")
 def run_terminal(r):
     b = r.bundle("term", ["/bin/sh"], terminal=True)
-    shell = ["sh", "-c", 'before=$(stty -g); "$@"; status=$?; test "$before" = "$(stty -g)" && echo restored; exit $status', "-"]
-    status, shown = r.s.terminal(*shell, *command(r, "term"), size=(31, 97), script=[
-        (r"[#$] ", "test -t 0 && /bin/stty size; tty\n"), (r"31 97", (52, 133)), (r"dev/pts/\d", None), (r"[#$] ", "sleep 1; /bin/stty size\n"),
-        (r"52 133", "exit 9\n"), (r"restored", None)])
+    script = (
+        'before=$(stty -g); "$@"; status=$?; '
+        'test "$before" = "$(stty -g)" && echo restored; exit $status'
+    )
+    shell = ["sh", "-c", script, "-"]
+    status, shown = r.s.terminal(
+        *shell,
+        *command(r, "term"),
+        size=(31, 97),
+        script=[
+            (r"[#$] ", "test -t 0 && /bin/stty size; tty\n"),
+            (r"31 97", (52, 133)),
+            (r"dev/pts/\d", None),
+            (r"[#$] ", "sleep 1; /bin/stty size\n"),
+            (r"52 133", "exit 9\n"),
+            (r"restored", None),
+        ],
+    )
     r.clean(b)
     expect(status == 9, status, shown)
 
@@ -204,9 +248,17 @@ def run_signals(r):
 @drills("run: every signal that can be caught is passed on, by its number")
 def run_all_signals(r):
     names = ["HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "CONT", "WINCH"]
-    numbers = [*(int(getattr(signal, "SIG" + n)) for n in names), 40]  # a real-time one; Go's programs keep 32 to 34 for themselves
+    # 40 is a real-time signal; Go's programs keep 32 to 34 for themselves.
+    numbers = [*(int(getattr(signal, "SIG" + n)) for n in names), 40]
     traps = " ".join(f"trap 'echo got {n}' {n};" for n in numbers)
-    b = r.bundle("signalled", ["/bin/sh", "-c", f"{traps} trap 'exit 44' TERM; echo ready; while :; do /bin/sleep 0.05; done"])
+    b = r.bundle(
+        "signalled",
+        [
+            "/bin/sh",
+            "-c",
+            f"{traps} trap 'exit 44' TERM; echo ready; while :; do /bin/sleep 0.05; done",
+        ],
+    )
     log = r.s.work / "signalled.log"
     log.unlink(missing_ok=True)
     runner = r.s.start(*command(r, "signalled"), log="signalled.log")
@@ -219,47 +271,49 @@ def run_all_signals(r):
     status = runner.wait(30)
     r.clean(b)
     expect(status == 44, status)
-    return [status, [l for l in log.read_text().splitlines() if l != f"got {int(signal.SIGWINCH)}"]]
+    return [
+        status,
+        [line for line in log.read_text().splitlines() if line != f"got {int(signal.SIGWINCH)}"],
+    ]
 
 
 @drills("run --detach: the runtime ends, the container stays, its pid file is right")
 def run_detach(r):
     b = r.bundle("detached")
-    done = r.call("run", "--detach", "--bundle", b, "--pid-file", b / "run.pid", "detached", bundle=b).ok()
+    done = r.call(
+        "run", "--detach", "--bundle", b, "--pid-file", b / "run.pid", "detached", bundle=b
+    ).ok()
     pid = int((b / "run.pid").read_text())
-    running = alive(pid)
-    parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    running, adopted_by = alive(pid), parent(pid)
     status = r.status(b)
     r.clean(b)
-    expect(running and status == "running" and parent == 1, running, status, parent)
+    expect(running and status == "running" and adopted_by == 1, running, status, adopted_by)
     return done.out, done.err
 
 
 @drills("run: orphans of the container leave no zombies")
 def run_zombies(r):
-    script = "for i in 1 2 3 4 5; do (/bin/sleep 0.1 &); done; /bin/sleep 1; echo ready; exec /bin/sleep 1000"
-    b = r.bundle("zombies", ["/bin/sh", "-c", script], change=lambda c: c["linux"].update(
-        namespaces=[n for n in c["linux"]["namespaces"] if n["type"] != "pid"]))
+    script = (
+        "for i in 1 2 3 4 5; do (/bin/sleep 0.1 &); done; /bin/sleep 1; "
+        "echo ready; exec /bin/sleep 1000"
+    )
+
+    def without_pid(c):
+        c["linux"]["namespaces"] = [n for n in c["linux"]["namespaces"] if n["type"] != "pid"]
+
+    b = r.bundle("zombies", ["/bin/sh", "-c", script], change=without_pid)
     log = r.s.work / "zombies.log"
     log.unlink(missing_ok=True)
     runner = r.s.start(*command(r, "zombies"), log="zombies.log")
     r.s.until("readiness", lambda: "ready" in log.read_text())
-    dead = lambda: [p for p in Path("/proc").glob("[0-9]*") if parent_and_state(p) == (runner.pid, "Z")]
-    left = dead()
+
+    stats = {p.name: stat_of(p.name) for p in Path("/proc").glob("[0-9]*")}
+    left = [pid for pid, f in stats.items() if f and (f[0], int(f[1])) == ("Z", runner.pid)]
     r.call("kill", "--all", "zombies", "9", bundle=b)
     status = runner.wait(30)
     r.clean(b)
     expect(not left, "zombies:", left)
     return status
-
-
-def parent_and_state(folder):
-    """(parent's id, state) of a process's folder in /proc; None for one that is gone."""
-    try:
-        fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(fields[1]), fields[0]
 
 
 @drills("run: stdin, stdout and stderr closed")
@@ -273,13 +327,15 @@ def run_closed(r):
     return status
 
 
-# What a container's shim is: a subreaper that calls create and start, and then waits for the container's process itself.
+# What a container's shim is: a subreaper that calls create and start, and then waits for the
+# container's process itself.
 SHIM = """import ctypes, os, subprocess, sys
 PR_SET_CHILD_SUBREAPER = 36
 assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 runtime, bundle, name, verb = sys.argv[1:5]
-for call in ([["create", "--bundle", bundle, "--pid-file", "shim.pid", name], ["start", name]] if verb == "create" else
-             [["run", "--detach", "--bundle", bundle, "--pid-file", "shim.pid", name]]):
+made = ["--bundle", bundle, "--pid-file", "shim.pid", name]
+calls = {"create": [["create", *made], ["start", name]], "run": [["run", "--detach", *made]]}
+for call in calls[verb]:
     subprocess.run([runtime, "--root", sys.argv[5], *call], check=True)
 pid, status = os.waitpid(int(open("shim.pid").read()), 0)
 print(pid == int(open("shim.pid").read()), os.waitstatus_to_exitcode(status))
@@ -291,12 +347,19 @@ except ChildProcessError:
 """
 
 
-@drills("a subreaper that calls create, or run --detach, adopts the container's process and nothing else")
+@drills(
+    "a subreaper that calls create, or run --detach, adopts the container's process and "
+    "nothing else"
+)
 def subreaper(r):
     seen = []
     for verb in ["create", "run"]:
         b = r.bundle("adopted", ["/bin/sh", "-c", "/bin/sleep 0.3; exit 23"])
-        seen.append(r.s.run("/usr/bin/python3", "-c", SHIM, r.s.path, b, "adopted", verb, r.root, cwd=b).ok().out)
+        seen.append(
+            r.s.run("/usr/bin/python3", "-c", SHIM, r.s.path, b, "adopted", verb, r.root, cwd=b)
+            .ok()
+            .out
+        )
         r.clean(b)
     expect(seen == ["True 23\nno other child\n"] * 2, seen)
     return seen
@@ -304,13 +367,19 @@ def subreaper(r):
 
 @drills("create and exec with stdin, stdout and stderr closed")
 def create_closed(r):
-    b = r.bundle("shut", ["/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut; exec /bin/sleep 1000"])
+    b = r.bundle(
+        "shut", ["/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut; exec /bin/sleep 1000"]
+    )
     inner = r.rootfs / "tmp/shut-exec"
     for left in (r.rootfs / "tmp/shut", inner):
         left.unlink(missing_ok=True)
     closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "-", r.s.path, "--root", str(r.root)]
-    seen = [r.s.run(*closed, "create", "--bundle", b, "shut").code, r.call("start", "shut", bundle=b).code]
-    seen.append(r.s.run(*closed, "exec", "shut", "/bin/sh", "-c", "/bin/ls -l /proc/self/fd >/tmp/shut-exec; exit 5").code)
+    seen = [
+        r.s.run(*closed, "create", "--bundle", b, "shut").code,
+        r.call("start", "shut", bundle=b).code,
+    ]
+    script = "/bin/ls -l /proc/self/fd >/tmp/shut-exec; exit 5"
+    seen.append(r.s.run(*closed, "exec", "shut", "/bin/sh", "-c", script).code)
     r.s.until("both listings", lambda: (r.rootfs / "tmp/shut").exists() and inner.exists())
     r.clean(b)
     expect(seen == [0, 0, 5], seen)
@@ -322,7 +391,13 @@ def run_nonblocking_stdin(r):
     b = r.bundle("late", ["/usr/bin/md5sum"])
     theirs, ours = os.pipe()
     os.set_blocking(theirs, False)
-    runner = subprocess.Popen(command(r, "late"), stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=r.s.environment)
+    runner = subprocess.Popen(
+        command(r, "late"),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=r.s.environment,
+    )
     os.close(theirs)
     r.s.until("its start", lambda: "running" in r.call("list", bundle=b).out)
     time.sleep(0.3)
@@ -340,7 +415,13 @@ def run_nonblocking(r):
     b = r.bundle("slow", ["/usr/bin/seq", "1", "100000"])
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
-    runner = subprocess.Popen(command(r, "slow"), stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, env=r.s.environment)
+    runner = subprocess.Popen(
+        command(r, "slow"),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=r.s.environment,
+    )
     os.close(theirs)
     time.sleep(0.5)
     with os.fdopen(ours) as reader:
@@ -352,31 +433,54 @@ def run_nonblocking(r):
     expect(status == 0 and lines == 100000, status, lines, said)
 
 
-@drills("a pod with a user namespace: its namespaces joined by path, as the CRI of containerd 2 does")
-def joined(r):
+def user_mapped(c):
+    """Let the container have a user namespace with mapped ids."""
     mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    c["linux"].update(uidMappings=mapping, gidMappings=mapping)
+
+
+# The namespaces of a pod that its containers join, and their files in /proc/PID/ns.
+SHARED = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+LOOK = (
+    "/bin/cat /proc/self/uid_map; "
+    "for n in user net ipc uts pid; do readlink /proc/self/ns/$n; done; "
+    "/bin/cat /proc/1/cmdline | /usr/bin/tr '\\0' ' '; echo; /bin/show credentials; echo end; "
+    "exec /bin/sleep 1000"
+)
+
+
+@drills(
+    "a pod with a user namespace: its namespaces joined by path, as the CRI of containerd 2 does"
+)
+def joined(r):
     def pod(c):
         c["linux"]["namespaces"].append({"type": "user"})
-        c["linux"].update(uidMappings=mapping, gidMappings=mapping)
-    os.chmod(r.s.scratch / "bundles", 0o755) if (r.s.scratch / "bundles").exists() else None
+        user_mapped(c)
+
+    def member(c):
+        paths = [{"type": k, "path": f"/proc/{pid}/ns/{f}"} for k, f in SHARED.items()]
+        c["linux"]["namespaces"] = [*paths, {"type": "mount"}]
+        user_mapped(c)
+        c.pop("hostname")
+
+    def output(b, name):
+        return (b / name).read_text()
+
+    if (r.s.scratch / "bundles").exists():
+        os.chmod(r.s.scratch / "bundles", 0o755)
     a = r.running("pod", "/bin/pause", change=pod)
     pid = (a / "init.pid").read_text()
-    def member(c):
-        c["linux"]["namespaces"] = [{"type": k, "path": f"/proc/{pid}/ns/{f}"} for k, f in
-                                    [("user", "user"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("pid", "pid")]] + [{"type": "mount"}]
-        c["linux"].update(uidMappings=mapping, gidMappings=mapping)
-        c.pop("hostname")
-    script = ("/bin/cat /proc/self/uid_map; for n in user net ipc uts pid; do readlink /proc/self/ns/$n; done;"
-              "/bin/cat /proc/1/cmdline | /usr/bin/tr '\\0' ' '; echo; /bin/show credentials; echo end; exec /bin/sleep 1000")
-    b = r.running("member", "/bin/sh", "-c", script, change=member)
-    out = r.s.until("its output", lambda: (lambda t: t if "end\n" in t else None)((b / "create.out").read_text()))
-    here = [os.readlink(f"/proc/{pid}/ns/{n}") for n in ["user", "net", "ipc", "uts", "pid"]]
+    b = r.running("member", "/bin/sh", "-c", LOOK, change=member)
+    r.s.until("its output", lambda: "end\n" in output(b, "create.out"))
+    out = output(b, "create.out")
+    here = [os.readlink(f"/proc/{pid}/ns/{n}") for n in SHARED.values()]
     ran = r.exec(b, "/bin/sh", "-c", "readlink /proc/self/ns/user").ok()
-    inner = r.s.until("exec's output", lambda: (b / "exec.out").read_text())
+    inner = r.s.until("exec's output", lambda: output(b, "exec.out"))
     r.call("kill", "--all", "member", "9", bundle=b)
     r.await_status(b, "stopped")
     expect(alive(int(pid)), "the pod died with its member")
     r.clean(b)
     r.clean(a)
-    expect(out.splitlines()[1:6] == here and inner.strip() == here[0] and "pause" in out, out, here, inner)
-    return ran.err, [l for l in out.splitlines() if l not in here]
+    expect(out.splitlines()[1:6] == here and "pause" in out, out, here)
+    expect(inner.strip() == here[0], inner)
+    return ran.err, [line for line in out.splitlines() if line not in here]

@@ -1,7 +1,8 @@
-"""A small websocket client for the streams of the container runtime interface: exec, attach and port-forward.
+"""A small websocket client for the streams of the container runtime interface: exec, attach and
+port-forward.
 
-Every message is binary, and its first byte is the channel: 0 stdin, 1 stdout, 2 stderr, 3 the final status, 4 the
-terminal's size; with port-forward, 0 data and 1 errors.
+Every message is binary, and its first byte is the channel: 0 stdin, 1 stdout, 2 stderr, 3 the final
+status, 4 the terminal's size; with port-forward, 0 data and 1 errors.
 """
 
 import base64
@@ -18,9 +19,16 @@ class Stream:
         where = urlsplit(url)
         self.socket = socket.create_connection((where.hostname, where.port), timeout)
         key = base64.b64encode(os.urandom(16)).decode()
-        head = [f"GET {where.path}?{where.query} HTTP/1.1", f"Host: {where.netloc}", "Upgrade: websocket", "Connection: Upgrade",
-                f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Protocol: {protocol}"]
-        self.socket.sendall("\r\n".join(head + ["", ""]).encode())
+        head = [
+            f"GET {where.path}?{where.query} HTTP/1.1",
+            f"Host: {where.netloc}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Protocol: {protocol}",
+        ]
+        self.socket.sendall("\r\n".join([*head, "", ""]).encode())
         self.buffer = b""
         answer = self.until(b"\r\n\r\n")
         if b" 101 " not in answer.split(b"\r\n")[0]:
@@ -51,8 +59,14 @@ class Stream:
     def send(self, channel, data):
         """Send to a channel. A client's frames are masked."""
         data, mask = bytes([channel]) + data, os.urandom(4)
-        size = struct.pack(">B", 128 | len(data)) if len(data) < 126 else struct.pack(">BH", 128 | 126, len(data))
-        self.socket.sendall(b"\x82" + size + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(data)))
+        size = (
+            struct.pack(">B", 128 | len(data))
+            if len(data) < 126
+            else struct.pack(">BH", 128 | 126, len(data))
+        )
+        self.socket.sendall(
+            b"\x82" + size + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(data))
+        )
 
     def receive(self):
         """The next (channel, data); None when the other side closes."""
@@ -61,7 +75,9 @@ class Stream:
                 first, second = self.take(2)
                 size = second & 127
                 if size > 125:
-                    size = struct.unpack(">H" if size == 126 else ">Q", self.take(2 if size == 126 else 8))[0]
+                    size = struct.unpack(
+                        ">H" if size == 126 else ">Q", self.take(2 if size == 126 else 8)
+                    )[0]
                 data = self.take(size)
             except EOFError:
                 return None

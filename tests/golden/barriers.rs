@@ -3,16 +3,16 @@
 
 use crate::cases::{self, Bundle};
 use crate::hosts::ALL;
-use hull::init::Scratch;
-use hull::plan::Plan;
-use hull::plan::outside::OutStep;
-use hull::plan::step::{Barrier, Step};
+use hull::step::container::{Barrier, Step};
+use hull::step::draft::Plan;
+use hull::step::host::HostStep;
+use hull::step::world::Scratch;
 
 fn host_barriers(plan: &Plan) -> Vec<Barrier> {
-    plan.outside
+    plan.host
         .iter()
         .filter_map(|placed| {
-            if let OutStep::Barrier(kind) = placed.step {
+            if let HostStep::Barrier(kind) = placed.step {
                 Some(kind)
             } else {
                 None
@@ -22,7 +22,7 @@ fn host_barriers(plan: &Plan) -> Vec<Barrier> {
 }
 
 fn container_barriers(plan: &Plan) -> Vec<Barrier> {
-    plan.inside
+    plan.container
         .iter()
         .filter_map(|placed| {
             if let Step::Barrier { kind } = placed.step {
@@ -34,8 +34,9 @@ fn container_barriers(plan: &Plan) -> Vec<Barrier> {
         .collect()
 }
 
-/// Asserts what must hold for every plan.
-pub fn check(plan: &Plan, name: &str) {
+/// Asserts what must hold for every plan: host steps and container steps have the same barriers, in
+/// order, and the last two are those of every container.
+pub fn check_sides(plan: &Plan, name: &str) {
     let barriers = host_barriers(plan);
     assert_eq!(
         barriers,
@@ -52,10 +53,18 @@ pub fn check(plan: &Plan, name: &str) {
             .all(|pair| (pair[0] as u8) < pair[1] as u8),
         "{name}: {barriers:?} is out of order"
     );
-    let position =
-        |wanted: &dyn Fn(&Step) -> bool| plan.inside.iter().position(|placed| wanted(&placed.step));
+}
+
+/// Asserts what must hold for every plan of create.
+pub fn check(plan: &Plan, name: &str) {
+    check_sides(plan, name);
+    let position = |wanted: &dyn Fn(&Step) -> bool| {
+        plan.container
+            .iter()
+            .position(|placed| wanted(&placed.step))
+    };
     let last_barrier = plan
-        .inside
+        .container
         .iter()
         .rposition(|placed| matches!(placed.step, Step::Barrier { .. }));
     if let Some(filter) = position(&|step| matches!(step, Step::Filter { .. })) {
@@ -70,7 +79,7 @@ pub fn check(plan: &Plan, name: &str) {
     );
     // A container without a process can be made too (runtime.md, Start): its start ends it.
     let program = position(&|step| matches!(step, Step::Program { .. } | Step::Exec { .. }));
-    let last = plan.inside.last().map(|placed| &placed.step);
+    let last = plan.container.last().map(|placed| &placed.step);
     assert!(
         program.is_none() || matches!(last, Some(Step::Exec { .. })),
         "{name}: the last step is not the program"
@@ -83,10 +92,10 @@ pub fn check(plan: &Plan, name: &str) {
 /// Asserts that the host steps fill each slot that a container step uses, and none twice.
 fn slots(plan: &Plan, name: &str) {
     let mut filled = vec![0; plan.slots as usize];
-    for placed in &plan.outside {
+    for placed in &plan.host {
         match &placed.step {
-            OutStep::Open { slot, .. } => filled[*slot as usize] += 1,
-            OutStep::Cgroup { first, .. } => {
+            HostStep::Open { slot, .. } => filled[*slot as usize] += 1,
+            HostStep::Cgroup { first, .. } => {
                 for place in filled.iter_mut().skip(*first as usize).take(tasks(plan)) {
                     *place += 1;
                 }
@@ -98,10 +107,10 @@ fn slots(plan: &Plan, name: &str) {
         filled.iter().all(|count| *count <= 1),
         "{name}: a slot is filled twice: {filled:?}"
     );
-    for placed in &plan.inside {
+    for placed in &plan.container {
         let used = match placed.step {
             Step::Join { slot, .. } | Step::Bind { slot, .. }
-                if slot != hull::plan::step::slot::NONE =>
+                if slot != hull::step::container::slot::NONE =>
             {
                 vec![slot]
             }
@@ -118,7 +127,7 @@ fn slots(plan: &Plan, name: &str) {
 
 /// The number of cgroup files that the container's process enters.
 fn tasks(plan: &Plan) -> usize {
-    let enrolled = plan.inside.iter().find_map(|placed| {
+    let enrolled = plan.container.iter().find_map(|placed| {
         if let Step::Enroll { count, .. } = placed.step {
             Some(count as usize)
         } else {

@@ -2,11 +2,12 @@
 
 use crate::hosts::Host;
 use hull::Result;
-use hull::container::create::{Options, request};
-use hull::plan::{Plan, plan};
+use hull::compile::{Options, request};
+use hull::plan::plan;
 use hull::spec::Spec;
 use hull::spec::config::Config;
-use hull::state::Store;
+use hull::step::draft::Plan;
+use hull::store::Store;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Made-up hosts and users: the Facts that `Facts::probe` would find there.
 
-use hull::cgroups::{Hierarchy, Tree, Version};
+use hull::cgroups::tree::{Hierarchy, Tree, Version};
 use hull::facts::{Facts, IdHelpers, JoinedNamespace, Owner};
 use hull::spec::config::Config;
 use oci_spec::runtime::LinuxNamespaceType;

@@ -5,7 +5,7 @@ use crate::barriers;
 use crate::cases::{self, Bundle};
 use crate::fields::full_document;
 use crate::hosts::{ALL, Host};
-use hull::container::create::{Options, request};
+use hull::compile::{Options, request};
 use hull::plan::plan;
 use hull::spec::Spec;
 use serde_json::{Value, json};

@@ -1,23 +1,25 @@
 //! Compares the plans of real configs on made-up hosts with the files in `plans/`.
 
+use crate::barriers;
 use crate::cases::{self, Bundle, Case};
 use crate::hosts::{ALL, Host};
 use crate::text;
-use hull::container::create::Options;
-use hull::plan::{ExecRequest, Kept, Layers, Part, exec};
+use hull::compile::Options;
+use hull::process::exec::{Entry, ExecRequest, Joins, exec};
 use hull::spec::config::{Config, Process};
+use hull::step::layers::{Kept, Layers, Part};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// Compares plans with their files, or writes the files.
-struct Files {
+pub struct Files {
     update: bool,
     wrong: Vec<String>,
     seen: BTreeSet<String>,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             update: std::env::var_os("UPDATE_GOLDEN").is_some(),
             wrong: Vec::new(),
@@ -25,7 +27,7 @@ impl Files {
         }
     }
 
-    fn compare(&mut self, name: &str, is: &str) {
+    pub fn compare(&mut self, name: &str, is: &str) {
         let path = cases::plans().join(name);
         self.seen.insert(name.to_owned());
         let was = std::fs::read_to_string(&path).unwrap_or_default();
@@ -51,7 +53,7 @@ impl Files {
     }
 
     /// Fails where there are differences. A file to which no config belongs is one.
-    fn finish(mut self, mine: impl Fn(&str) -> bool) {
+    pub fn finish(mut self, mine: impl Fn(&str) -> bool) {
         for entry in std::fs::read_dir(cases::plans()).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -115,7 +117,8 @@ fn plans_of_real_configs() {
         }
     }
     files.finish(|name| {
-        name.ends_with(".plan") && !name.ends_with(".exec.plan") && !name.ends_with(".layers.plan")
+        let others = [".exec.plan", ".layers.plan", ".vm.plan", ".restore.plan"];
+        name.ends_with(".plan") && !others.iter().any(|end| name.ends_with(end))
     });
 }
 
@@ -206,14 +209,22 @@ fn plans_of_exec() {
         let facts = host.facts(&Config::default());
         let user = host == Host::Nested;
         let request = ExecRequest {
-            user_namespace: user,
+            joins: Joins {
+                outer: if user { 0 } else { 0x2c02_0000 },
+                user,
+                inner: if user { 0x2c02_0000 } else { 0 },
+            },
             may_set_groups: true,
-            cgroups: if user { 0 } else { 8 },
+            cgroups: Entry {
+                v1: if user { 0 } else { 8 },
+                v2: true,
+            },
             keyring: Some("_ses.c1".into()),
             ..ExecRequest::default()
         };
         let plan = exec(&process, &facts, &request)
             .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        barriers::check_sides(&plan, &case.name);
         files.compare(
             &format!("{}.{}.exec.plan", case.name, host.name()),
             &text::of(&plan, &bundle.0),

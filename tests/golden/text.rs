@@ -1,27 +1,37 @@
 //! The text form of a plan in its file: one line per step, with every field.
 
-use hull::plan::{Plan, as_json};
+use hull::plan::print::{Side, as_json, host_as_json};
+use hull::step::draft::{Placed, Plan};
+use hull::step::host::HostStep;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
 
 /// The text of a plan: with lengths and hashes of filters, and `BUNDLE` for the bundle's directory.
 pub fn of(plan: &Plan, bundle: &Path) -> String {
-    let json = as_json(plan);
+    of_side(plan, Side::Host, bundle)
+}
+
+/// The text of the guest's plan of a container in a VM.
+pub fn of_guest(plan: &Plan, bundle: &Path) -> String {
+    of_side(plan, Side::Guest, bundle)
+}
+
+/// The text of host steps only.
+pub fn of_host(steps: &[Placed<HostStep>], bundle: &Path) -> String {
     let mut out = String::new();
-    for side in ["outside", "inside"] {
+    for step in host_as_json(steps, Side::Host) {
+        line(&mut out, &step);
+    }
+    out.replace(bundle.to_str().unwrap(), "BUNDLE")
+}
+
+fn of_side(plan: &Plan, side: Side, bundle: &Path) -> String {
+    let json = as_json(plan, side);
+    let mut out = String::new();
+    for side in [side.name(), "container"] {
         for step in json[side].as_array().unwrap() {
-            let name = step["step"].as_str().unwrap();
-            let index = step["index"]
-                .as_u64()
-                .map_or(String::new(), |index| format!("{index} "));
-            let mut fields = step["fields"].clone();
-            shorten(&mut fields);
-            let _ = writeln!(
-                out,
-                "{side} {index}{name} {fields}  # {}",
-                step["from"].as_str().unwrap()
-            );
+            line(&mut out, step);
         }
     }
     for warning in &plan.warnings {
@@ -32,6 +42,17 @@ pub fn of(plan: &Plan, bundle: &Path) -> String {
     }
     let _ = writeln!(out, "slots: {}", plan.slots);
     out.replace(bundle.to_str().unwrap(), "BUNDLE")
+}
+
+fn line(out: &mut String, step: &Value) {
+    let text = |key: &str| step[key].as_str().unwrap().to_owned();
+    let index = step["index"]
+        .as_u64()
+        .map_or(String::new(), |index| format!("{index} "));
+    let mut fields = step["fields"].clone();
+    shorten(&mut fields);
+    let (side, name, from) = (text("side"), text("step"), text("from"));
+    let _ = writeln!(out, "{side} {index}{name} {fields}  # {from}");
 }
 
 /// Turns byte strings into text, or into their length and hash, and removes empty and false fields.

@@ -231,7 +231,7 @@ fn changes_are_kept_with_keep_changes() {
         "true",
     );
     assert_eq!(refused.status, 125);
-    assert_has!(refused.failure(), "give a folder elsewhere");
+    assert_has!(refused.failure(), "give a directory elsewhere");
 }
 
 fn an_ordinary_users_changes_are_kept() {

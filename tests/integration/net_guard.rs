@@ -4,7 +4,7 @@
 
 use crate::support::network::{World, ip, run, start};
 use crate::support::{Container, until};
-use hull::net::Namespace;
+use hull::net::netlink::Namespace;
 use hull::net::netlink::Socket;
 use hull::sys::{netns, socket};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};

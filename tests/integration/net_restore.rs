@@ -3,9 +3,12 @@
 
 use crate::support::network::{HOST, World, eventually, ip, links, reaches, rules, start, within};
 use crate::support::{fixture, leaks, until};
+use hull::net;
+use hull::net::names;
+use hull::net::netlink::Namespace;
 use hull::net::saved::{self, Identity, Saved};
-use hull::net::{self, Namespace, Setup, names};
-use hull::state::Store;
+use hull::net::setup::Setup;
+use hull::store::Store;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -43,7 +46,7 @@ impl Restored {
             setup,
         };
         undisturbed(|| {
-            net::attach(
+            net::attach::attach(
                 &restored.setup,
                 id,
                 &restored.namespace,
@@ -70,7 +73,7 @@ impl Restored {
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        undisturbed(|| net::release(&self.directory)).expect("it cannot be released");
+        undisturbed(|| net::trace::release(&self.directory)).expect("it cannot be released");
         std::fs::remove_dir_all(&self.directory).unwrap();
     }
 }

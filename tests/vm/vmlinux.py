@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""vmlinux.py BZIMAGE OUTPUT: takes the kernel proper out of a bzImage.
+"""tests/vm/vmlinux.py BZIMAGE OUTPUT: extracts the ELF image of the kernel from a bzImage.
 
-An emulated machine needs seconds to unpack its own kernel; QEMU starts an ELF image directly (PVH). Where the packed payload lies is in
-the boot header: `setup_sects`, `payload_offset` and `payload_length` of the kernel's Documentation/arch/x86/boot.rst.
+An emulated kernel needs seconds to unpack itself; QEMU starts an ELF image directly (PVH). The boot
+header says where the packed payload lies: `setup_sects`, `payload_offset` and `payload_length` of
+the kernel's Documentation/arch/x86/boot.rst.
 """
+
 import struct
 import subprocess
 import sys
@@ -17,7 +19,7 @@ UNPACKERS = {
 }
 
 
-def main() -> None:
+def main():
     image, output = sys.argv[1:]
     with open(image, "rb") as file:
         data = file.read()
@@ -26,16 +28,17 @@ def main() -> None:
     sectors = data[0x1F1] or 4
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = (sectors + 1) * SECTOR + offset
-    payload = data[start:start + length]
-    for magic, command in UNPACKERS.items():
-        if payload.startswith(magic):
-            break
-    else:
-        sys.exit(f"{image}: packed in a way that is not known ({payload[:4].hex()})")
-    # What follows the stream is the unpacked length: the unpackers complain of it after all is written.
-    result = subprocess.run(command, input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    payload = data[start : start + length]
+    command = next((c for magic, c in UNPACKERS.items() if payload.startswith(magic)), None)
+    if command is None:
+        sys.exit(f"{image}: packed in an unknown way ({payload[:4].hex()})")
+    # The unpacked length follows the stream: the unpackers complain of it after they have written
+    # everything.
+    result = subprocess.run(
+        command, input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
     if not result.stdout.startswith(b"\x7fELF"):
-        sys.exit(f"{image}: no ELF image inside")
+        sys.exit(f"{image}: it holds no ELF image")
     with open(output, "wb") as file:
         file.write(result.stdout)
 

@@ -1,8 +1,11 @@
 #!/usr/bin/python3
-"""tests/vm/watch.py PID CONTROL SECONDS: ends a test machine, QEMU under `timeout` as PID, that neither its output nor its console has heard of for SECONDS.
+"""tests/vm/watch.py PID CONTROL SECONDS: ends a test VM whose output and console have both been
+silent for SECONDS. PID is that of `timeout`, which runs QEMU; CONTROL is the VM's control
+directory.
 
-The machine is asked by a non-maskable interrupt, which its kernel answers with a panic that says where every processor and every task
-stands (`unknown_nmi_panic`, `panic_print`; admin-guide/kernel-parameters). What programs were at is then printed, a line for each.
+The script first sends the VM a non-maskable interrupt. The guest's kernel answers with a panic that
+says where every CPU and every task stands (`unknown_nmi_panic`, `panic_print`;
+admin-guide/kernel-parameters), and the script prints a line for each program.
 """
 
 import os
@@ -18,8 +21,11 @@ FRAME = re.compile(r"^(?:\[[^]]*\] )?\s+(?:\? )?([A-Za-z_][\w.]*)\+0x")
 
 
 def sizes(control):
-    """The lengths of what the machine writes."""
-    return [os.stat(control / name).st_size if (control / name).exists() else 0 for name in ("output", "console")]
+    """The lengths of the files that the VM writes to."""
+    return [
+        os.stat(control / name).st_size if (control / name).exists() else 0
+        for name in ("output", "console")
+    ]
 
 
 def alive(pid):
@@ -31,7 +37,9 @@ def alive(pid):
 
 
 def tasks(console):
-    """Each program of a kernel's task list as one line: its name, state, pid and innermost functions. Threads of the kernel's are left out."""
+    """Each program of a kernel's task list as one line: its name, state, pid and innermost
+    functions. Kernel threads are left out.
+    """
     found, frames = [], None
     for line in console.splitlines():
         if task := TASK.search(line):
@@ -43,17 +51,35 @@ def tasks(console):
             frames.append(frame[1])
     for (name, state, pid), frames in found:
         if "ret_from_fork" not in frames:
-            yield f"  {name}[{pid}] {state} {' '.join(f for f in frames if f not in ('__schedule', 'schedule'))[:140]}"
+            functions = " ".join(f for f in frames if f not in ("__schedule", "schedule"))
+            yield f"  {name}[{pid}] {state} {functions[:140]}"
 
 
 def interrupt(control):
-    """The interrupt, by QEMU's monitor."""
+    """Sends the interrupt by QEMU's monitor."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(10)
         monitor.connect(str(control / "monitor"))
         monitor.recv(4096)
         monitor.sendall(b"nmi\n")
         time.sleep(1)
+
+
+def end(pid, control):
+    """Prints where the VM's programs stand, and ends it."""
+    console = control / "console"
+    told = console.stat().st_size
+    try:
+        interrupt(control)
+    except OSError as error:
+        print(f"  its monitor does not answer: {error}")
+    deadline = time.monotonic() + 60
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    for line in tasks(console.read_bytes()[told:].decode(errors="replace")):
+        print(line)
+    if alive(pid):
+        os.kill(pid, signal.SIGTERM)
 
 
 def main():
@@ -64,22 +90,12 @@ def main():
         now = sizes(control)
         if now != seen:
             seen, since = now, time.monotonic()
-        if time.monotonic() - since < limit:
-            continue
-        print(f"hull-vm: the machine was silent for {limit:.0f} s; its programs were at:", flush=True)
-        told = (control / "console").stat().st_size
-        try:
-            interrupt(control)
-        except OSError as e:
-            print(f"  its monitor does not answer: {e}")
-        end = time.monotonic() + 60
-        while alive(pid) and time.monotonic() < end:
-            time.sleep(0.5)
-        for line in tasks((control / "console").read_bytes()[told:].decode(errors="replace")):
-            print(line)
-        if alive(pid):
-            os.kill(pid, signal.SIGTERM)
-        return
+        if time.monotonic() - since >= limit:
+            print(
+                f"test-vm: the VM was silent for {limit:.0f} s; its programs were at:", flush=True
+            )
+            end(pid, control)
+            return
 
 
 main()

@@ -110,7 +110,7 @@ pub fn update(updates: Vec<CUpdate>) -> Result<()> {
     Ok(())
 }
 
-/// Carries out what was noted.
+/// Executes what was noted.
 ///
 /// # Errors
 /// The kernel's.

@@ -5,6 +5,7 @@ use crate::cgroups::plan::Policy;
 use crate::cgroups::tree::Version;
 use crate::spec::config::Cpu;
 use crate::{Error, Result};
+use cgroups_rs::{CPU_SHARES_V1_MAX, CPU_WEIGHT_V2_MAX};
 
 /// The kernel's period where none is set, in microseconds.
 const PERIOD: u64 = 100_000;
@@ -89,9 +90,10 @@ impl Sink<'_> {
             Version::V1 if shares < 2 => Err(Error::new(
                 "the minimum allowed cpu-shares is 2 (linux.resources.cpu.shares)",
             )),
-            Version::V1 if shares > 262_144 => Err(Error::new(
-                "the maximum allowed cpu-shares is 262144 (linux.resources.cpu.shares)",
-            )),
+            Version::V1 if shares > CPU_SHARES_V1_MAX => Err(Error::new(format!(
+                "the maximum allowed cpu-shares is {CPU_SHARES_V1_MAX} \
+                    (linux.resources.cpu.shares)"
+            ))),
             Version::V1 => {
                 self.put("cpu", "cpu.shares", shares, "cpu.shares");
                 Ok(())
@@ -159,7 +161,7 @@ impl Sink<'_> {
 pub(in crate::cgroups) fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
-        262_144.. => 10_000,
+        CPU_SHARES_V1_MAX.. => CPU_WEIGHT_V2_MAX,
         _ => {
             let log = (shares as f64).log2();
             let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;

@@ -1,18 +1,13 @@
 //! From `linux.resources` to values in files. Every struct is taken apart without `..`: a field
 //! that is forgotten does not compile.
 
-mod cpu;
-mod io;
-mod memory;
-mod other;
+pub(crate) mod cpu;
+pub(crate) mod io;
+pub(crate) mod memory;
+pub(crate) mod other;
 
-#[cfg(test)]
-pub(super) use cpu::weight;
-#[cfg(test)]
-pub(super) use io::io_weight;
-
-use super::plan::{Place, Policy, Write, find};
 use super::tree::Version;
+use crate::cgroups::plan::{Place, Policy, Write, find};
 use crate::spec::config::Resources;
 use crate::{Error, Result};
 

@@ -4,16 +4,15 @@
 //! The structs of the crate cgroups-rs are not used: they have other names, and its readers know v1
 //! or v2 but not both at once.
 
-mod types;
-mod v1;
-mod v2;
-
-pub use types::*;
+pub mod types;
+pub mod v1;
+pub mod v2;
 
 use super::file;
 use super::group::Group;
-use super::plan::Place;
 use super::tree::Version;
+use crate::cgroups::plan::Place;
+use crate::cgroups::stats::types::{Pressure, Stats};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use std::collections::BTreeMap;

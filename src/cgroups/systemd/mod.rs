@@ -6,21 +6,14 @@
 //! connection starts threads that never end, where hull must have one thread when it clones.
 //! `client.rs` speaks the same protocol on a blocking socket.
 
-mod bus;
-mod client;
-mod properties;
-mod text;
+pub mod bus;
+pub mod client;
+pub mod properties;
+pub mod text;
 
-#[cfg(test)]
-pub(super) use bus::Bus;
-pub use client::Client;
-#[cfg(test)]
-pub(super) use client::socket;
-pub(super) use properties::{of_devices, of_writes};
-pub use text::parse_value;
-
-use super::plan::{Driver, Request};
 use super::tree::Tree;
+use crate::cgroups::plan::{Driver, Request};
+use crate::cgroups::systemd::text::parse_value;
 use crate::{Error, Result};
 use cgroups_rs::systemd as names;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! Trees of other machines.
 
-use crate::cgroups::{Driver, Hierarchy, Request, Tree, Version};
+use crate::cgroups::plan::{Driver, Request};
+use crate::cgroups::tree::{Hierarchy, Tree, Version};
 use crate::spec::config::Resources;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

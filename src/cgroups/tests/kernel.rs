@@ -2,7 +2,9 @@
 //! also when it fails.
 
 use super::fake::{request, resources};
-use crate::cgroups::{Group, Plan, Request, Tree, Version, plan};
+use crate::cgroups::group::Group;
+use crate::cgroups::plan::{Plan, Request, plan};
+use crate::cgroups::tree::{Tree, Version};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::fs::{read_to_string, write};

@@ -13,8 +13,8 @@ mod update;
 mod watch;
 
 /// This machine's tree.
-fn here() -> super::Tree {
-    super::Tree::probe(
+fn here() -> crate::cgroups::tree::Tree {
+    crate::cgroups::tree::Tree::probe(
         nix::unistd::geteuid().as_raw(),
         crate::facts::in_user_namespace(),
     )

@@ -1,7 +1,8 @@
 use super::fake::{hybrid, request, resources, v1, v2};
-use crate::cgroups::limits::weight;
+use crate::cgroups::limits::cpu::weight;
 use crate::cgroups::plan::clean;
-use crate::cgroups::{Driver, IfDenied, Plan, Tree, plan};
+use crate::cgroups::plan::{Driver, IfDenied, Plan, plan};
+use crate::cgroups::tree::Tree;
 
 fn writes(plan: &Plan) -> Vec<String> {
     plan.writes
@@ -290,7 +291,7 @@ fn block_io_on_both() {
         .map(|f| format!("{i}.{f}"))
     );
     assert_eq!(
-        [10, 100, 1000].map(crate::cgroups::limits::io_weight),
+        [10, 100, 1000].map(crate::cgroups::limits::io::io_weight),
         [1, 910, 10_000]
     );
 }

@@ -1,4 +1,4 @@
-use crate::cgroups::{Tree, Version};
+use crate::cgroups::tree::{Tree, Version};
 
 const V1_OWN: &str =
     "4:memory:/user/x\n3:cpu,cpuacct:/user\n2:name=systemd:/\n1:devices:/user\n0::/\n";

@@ -1,7 +1,9 @@
 use super::fake::{request, resources};
 use super::kernel::{Name, Program, RootControl, has_v1, planned, value};
+use crate::cgroups::group::{Group, Record};
+use crate::cgroups::plan::{Driver, IfDenied, Place};
+use crate::cgroups::tree::Version;
 use crate::cgroups::update::restoring;
-use crate::cgroups::{Driver, Group, IfDenied, Place, Record, Version};
 
 #[test]
 fn what_is_put_back_is_what_the_file_said() {
@@ -55,10 +57,10 @@ fn what_is_put_back_is_what_the_file_said() {
     }
 }
 
-/// A folder that looks like a v2 cgroup.
-struct Folder(String);
+/// A directory that looks like a v2 cgroup.
+struct Directory(String);
 
-impl Folder {
+impl Directory {
     fn new(name: &str, files: &[(&str, &str)]) -> Self {
         let dir = std::env::temp_dir().join(format!("hull-test-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
@@ -97,7 +99,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -107,7 +109,7 @@ impl Drop for Folder {
 /// is.
 #[test]
 fn half_of_a_pair_is_completed_by_what_is_in_force() {
-    let folder = Folder::new(
+    let directory = Directory::new(
         "half",
         &[
             ("cpu.max", "30000 60000\n"),
@@ -116,7 +118,7 @@ fn half_of_a_pair_is_completed_by_what_is_in_force() {
         ],
     );
     let whole = |json: &str| {
-        folder
+        directory
             .group()
             .with_present_values(&resources(json))
             .unwrap()
@@ -132,7 +134,7 @@ fn half_of_a_pair_is_completed_by_what_is_in_force() {
     assert_eq!((memory.limit, memory.swap), (Some(140), Some(150)));
     let memory = whole(r#"{"memory":{"limit":-1}}"#).memory.unwrap();
     assert_eq!((memory.limit, memory.swap), (Some(-1), None));
-    let error = folder
+    let error = directory
         .group()
         .update(&resources(r#"{"memory":{"limit":160}}"#))
         .unwrap_err()
@@ -145,7 +147,7 @@ fn half_of_a_pair_is_completed_by_what_is_in_force() {
 
 #[test]
 fn check_before_update_refuses_a_limit_below_what_is_used() {
-    let folder = Folder::new(
+    let directory = Directory::new(
         "check",
         &[
             ("memory.max", "max\n"),
@@ -155,16 +157,16 @@ fn check_before_update_refuses_a_limit_below_what_is_used() {
     );
     let update = |limit: u32| {
         let json = format!(r#"{{"memory":{{"limit":{limit},"checkBeforeUpdate":true}}}}"#);
-        folder.group().update(&resources(&json))
+        directory.group().update(&resources(&json))
     };
     let error = update(4999).unwrap_err().to_string();
     assert!(
         error.contains("rejecting memory limit 4999: usage 5000"),
         "{error}"
     );
-    assert_eq!(folder.read("memory.max"), "max\n");
+    assert_eq!(directory.read("memory.max"), "max\n");
     update(5001).unwrap();
-    assert_eq!(folder.read("memory.max"), "5001");
+    assert_eq!(directory.read("memory.max"), "5001");
 }
 
 #[test]

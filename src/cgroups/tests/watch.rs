@@ -2,8 +2,11 @@
 
 use super::fake::{request, resources};
 use super::kernel::{Name, Program, RootControl, has_v1, may_write, planned};
-use crate::cgroups::stats::Stats;
-use crate::cgroups::{Group, Oom, OomEvents, Tree, Version, plan};
+use crate::cgroups::group::Group;
+use crate::cgroups::oom::{Oom, OomEvents};
+use crate::cgroups::plan::plan;
+use crate::cgroups::stats::types::Stats;
+use crate::cgroups::tree::{Tree, Version};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;

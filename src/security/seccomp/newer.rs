@@ -232,8 +232,8 @@ impl Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::interpreter::{Data, run};
     use super::*;
+    use crate::security::seccomp::interpreter::{Data, run};
 
     /// What stands behind the prefix in these tests.
     const REACHED: u32 = libc::SECCOMP_RET_TRAP;

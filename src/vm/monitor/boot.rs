@@ -2,21 +2,25 @@
 
 use super::forward::Forward;
 use super::{Monitor, Stage};
-use crate::container::create::Options as CreateOptions;
-use crate::init::Held;
+use crate::compile::Options as CreateOptions;
+use crate::settings::vm::Options;
 use crate::spec::Spec;
-use crate::state::Store;
+use crate::step::container::slot;
+use crate::step::host::Interface;
+use crate::store::Store;
+use crate::sys::fd::Fd;
 use crate::sys::page::Page;
 use crate::sys::{event, file, ids, process};
-use crate::vm::channel::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
-use crate::vm::choice::Options;
-use crate::vm::client::{self, News};
-use crate::vm::disk::{Disk, Opened};
+use crate::vm::boot::disk::{Disk, Opened};
+use crate::vm::boot::kernel::Kernel;
+use crate::vm::channel::client;
+use crate::vm::channel::client::News;
+use crate::vm::channel::frame::Kind;
+use crate::vm::channel::message::{Node, PROGRAM};
+use crate::vm::channel::mux::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::vm::engine::{Accelerator, Boot, Machine, Tap};
-use crate::vm::frame::Kind;
-use crate::vm::kernel::Kernel;
-use crate::vm::message::{Interface, Node, PROGRAM};
-use crate::vm::own::Own;
+use crate::vm::plan::FIRST_CGROUP;
+use crate::vm::rootless::Own;
 use crate::vm::share;
 use crate::vm::stdio::{self, Ends, Stdio};
 use crate::vm::translate::{Network, Share};
@@ -31,8 +35,8 @@ use std::time::{Duration, Instant};
 pub struct Job {
     /// The container's id.
     pub id: String,
-    /// Its folder.
-    pub folder: PathBuf,
+    /// Its directory.
+    pub directory: PathBuf,
     /// Where compiled filters are cached.
     pub store: Store,
     /// The guest's config.
@@ -68,13 +72,13 @@ pub struct Job {
     /// The host's part of the network.
     pub network: Network,
     /// The fifo of start.
-    pub start: Held,
+    pub start: Fd,
     /// An ordinary user's ids.
     pub own: Option<Own>,
     /// v1 cgroups to join.
-    pub tasks: Vec<Held>,
+    pub tasks: Vec<Fd>,
     /// The socket that takes the terminal.
-    pub console: Option<Held>,
+    pub console: Option<Fd>,
     /// How long until the container is made.
     pub timeout: Duration,
     /// What the guest's kernel can do, once it has said so.
@@ -102,6 +106,17 @@ impl Job {
             .collect()
     }
 
+    /// Takes over what the host's steps filled the slots with. (In the monitor's own process.)
+    pub fn with_slots(mut self, slots: &[i32]) -> Self {
+        let at = |number: u32| slots.get(number as usize).copied().unwrap_or(-1);
+        self.start = Fd(at(slot::START));
+        self.console = Some(at(slot::CONSOLE)).filter(|fd| *fd >= 0).map(Fd);
+        self.tasks = (FIRST_CGROUP..slots.len() as u32)
+            .map(|slot| Fd(at(slot)))
+            .collect();
+        self
+    }
+
     /// A number for a session.
     pub(super) fn next_session(&mut self) -> u32 {
         self.sessions = self.sessions.max(PROGRAM) + 1;
@@ -110,7 +125,7 @@ impl Job {
 }
 
 impl Monitor {
-    pub(super) fn boot(mut job: Job, maker: Held, page: Page) -> Result<Self, (Error, Held)> {
+    pub(super) fn boot(mut job: Job, maker: Fd, page: Page) -> Result<Self, (Error, Fd)> {
         match Self::try_boot(&mut job, &maker) {
             Ok(parts) => {
                 let Parts {
@@ -162,7 +177,7 @@ impl Monitor {
         }
     }
 
-    fn try_boot(job: &mut Job, maker: &Held) -> Result<Parts> {
+    fn try_boot(job: &mut Job, maker: &Fd) -> Result<Parts> {
         event::name_process(c"hull-vm");
         let _ = process::setsid();
         let signals = hold_signals()?;
@@ -188,13 +203,13 @@ impl Monitor {
         let share = if job.shares.is_empty() {
             None
         } else {
-            Some(share::start(&job.folder, &job.shares)?)
+            Some(share::start(&job.directory, &job.shares)?)
         };
         let (share, share_socket) = match share {
             Some(share::Server { pidfd, socket }) => (
                 Some(share::Server {
                     pidfd,
-                    socket: Held(-1),
+                    socket: Fd(-1),
                 }),
                 Some(socket),
             ),
@@ -202,7 +217,7 @@ impl Monitor {
         };
         let boot = Boot {
             id: &job.id,
-            folder: &job.folder,
+            directory: &job.directory,
             program: job.options.program.as_deref(),
             accelerator: job.accelerator,
             kernel: &job.kernel,
@@ -220,7 +235,7 @@ impl Monitor {
         if matches!(stdio, Stdio::Pipes { .. }) {
             stdio::let_go()?;
         }
-        let listener = client::listen(&job.folder)?;
+        let listener = client::listen(&job.directory)?;
         // While QEMU starts.
         let forward = if job.interfaces.is_empty() {
             None
@@ -263,11 +278,11 @@ struct Parts {
     share: Option<share::Server>,
     channel: Channel,
     streams: Streams,
-    stdin: Held,
+    stdin: Fd,
     stdio: Stdio,
     signals: SignalFd,
-    console: Held,
-    listener: Held,
+    console: Fd,
+    listener: Fd,
     forward: Option<Forward>,
     nonce: [u8; 16],
 }
@@ -315,11 +330,11 @@ fn nonce() -> Result<[u8; 16]> {
 }
 
 /// The interfaces of the namespace, those that hull's own networks put there among them.
-fn interfaces(job: &mut Job, maker: &Held) -> Result<Vec<Tap>> {
+fn interfaces(job: &mut Job, maker: &Fd) -> Result<Vec<Tap>> {
     client::send(maker, &News::Placed, &[])?;
     let mut byte = [0_u8; 1];
     if crate::sys::socket::recv(maker.0, &mut byte) != Ok(1) {
-        return Err(Error::new("hull itself went away"));
+        return Err(Error::new("the parent process exited"));
     }
     let (taps, interfaces) = crate::vm::network::carry_in()?.into_iter().unzip();
     job.interfaces = interfaces;
@@ -336,7 +351,7 @@ fn enter_network(network: &Network) -> Result<()> {
             let name = std::ffi::CString::new(path.as_str())
                 .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
             let held = file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-                .map(Held)
+                .map(Fd)
                 .on("open namespace", path)?;
             process::setns(held.0, libc::CLONE_NEWNET as u64).on("join the network namespace", path)
         }

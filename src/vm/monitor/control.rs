@@ -4,20 +4,21 @@ use super::boot::wire;
 use super::life::now;
 use super::{Monitor, Stage};
 use crate::Result;
-use crate::init::Held;
-use crate::vm::client::{self, Request};
+use crate::sys::fd::Fd;
+use crate::vm::channel::client;
+use crate::vm::channel::client::Request;
+use crate::vm::channel::frame::Kind;
+use crate::vm::channel::message::{FromGuest, MACHINE, PROGRAM, Task, ToGuest};
 use crate::vm::engine::Happened;
-use crate::vm::frame::Kind;
-use crate::vm::message::{FromGuest, MACHINE, PROGRAM, Task, ToGuest};
 use crate::vm::stdio::Ends;
 
-/// A file in the container's folder while its machine is stopped.
+/// A file in the container's directory while its machine is stopped.
 pub const PAUSED: &str = "vm.paused";
 
 /// A command that listens.
 pub(super) struct Connection {
     /// To it.
-    pub(super) socket: Held,
+    pub(super) socket: Fd,
     /// The exec that it is for.
     session: Option<u32>,
     /// It wants to hear of kills for lack of memory.
@@ -66,7 +67,7 @@ impl Monitor {
         };
         match client::receive::<Request>(&connection.socket) {
             Ok(Some((request, descriptors))) => {
-                if let Err(error) = self.carry_out(number, request, descriptors) {
+                if let Err(error) = self.execute(number, request, descriptors) {
                     self.answer_connection(number, &FromGuest::Refused(error.to_string()));
                 }
             }
@@ -89,7 +90,7 @@ impl Monitor {
         }
     }
 
-    fn carry_out(&mut self, number: u64, request: Request, descriptors: Vec<Held>) -> Result<()> {
+    fn execute(&mut self, number: u64, request: Request, descriptors: Vec<Fd>) -> Result<()> {
         if self.stage < Stage::Created || self.stage == Stage::Ended {
             return Err(crate::Error::new("container not running"));
         }
@@ -195,7 +196,7 @@ impl Monitor {
         number: u64,
         value: serde_json::Value,
     ) -> Result<Option<FromGuest>> {
-        let mark = self.job.folder.join(PAUSED);
+        let mark = self.job.directory.join(PAUSED);
         match asked {
             Asked::Pause => {
                 self.paused = true;
@@ -220,7 +221,7 @@ impl Monitor {
         Ok(Some(FromGuest::Done))
     }
 
-    fn exec(&mut self, number: u64, task: Box<Task>, descriptors: Vec<Held>) -> Result<()> {
+    fn exec(&mut self, number: u64, task: Box<Task>, descriptors: Vec<Fd>) -> Result<()> {
         let mut descriptors = descriptors.into_iter();
         let (Some(script), Some(stdin), Some(stdout)) =
             (descriptors.next(), descriptors.next(), descriptors.next())

@@ -4,11 +4,11 @@
 //! monitor, and the channel carries them to the same address in the guest. TCP alone.
 
 use super::Monitor;
-use crate::init::Held;
 use crate::net::enforce;
+use crate::sys::fd::Fd;
 use crate::sys::socket;
-use crate::vm::channel::{STDIN, STDOUT, stream};
-use crate::vm::message::{MACHINE, ToGuest};
+use crate::vm::channel::message::{MACHINE, ToGuest};
+use crate::vm::channel::mux::{STDIN, STDOUT, stream};
 use crate::{Context, Error, Result};
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -103,7 +103,7 @@ impl Monitor {
             // One that cannot be carried ends, and nothing else does.
             match self.streams.connect(
                 (stream(session, STDIN), stream(session, STDOUT)),
-                Held(connection.into_raw_fd()),
+                Fd(connection.into_raw_fd()),
             ) {
                 Ok(()) => self
                     .channel

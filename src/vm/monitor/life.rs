@@ -1,18 +1,18 @@
 //! What the guest says, and what the monitor makes of it.
 
 use super::{Monitor, PATIENCE, Stage};
-use crate::container::{create, notify};
-use crate::init::Held;
-use crate::init::report::{Detail, Fault, Outcome};
+use crate::backend::errors;
 use crate::plan;
-use crate::plan::step::Step;
-use crate::state::Decided;
+use crate::stdio::notify;
+use crate::step::container::Step;
+use crate::step::report::{Detail, Fault};
+use crate::sys::fd::Fd;
 use crate::sys::process::Ended;
-use crate::vm::channel::{STDERR, STDIN, STDOUT, stream};
-use crate::vm::client::News;
-use crate::vm::frame::{Frame, Kind};
-use crate::vm::message::{DISKS, FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
-use crate::vm::{share, task, translate};
+use crate::vm::channel::client::News;
+use crate::vm::channel::frame::{Frame, Kind};
+use crate::vm::channel::message::{DISKS, FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
+use crate::vm::channel::mux::{STDERR, STDIN, STDOUT, stream};
+use crate::vm::{plan as vm_plan, share, translate};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
@@ -68,7 +68,7 @@ impl Monitor {
             &self.job.spec,
             Some((guest.last_capability, &guest.cgroups)),
         );
-        let request = create::request(
+        let request = crate::compile::request(
             &self.job.store,
             &self.job.spec,
             &facts,
@@ -76,7 +76,7 @@ impl Monitor {
             &self.job.create,
         )?;
         let plan = plan::plan(&self.job.spec, &facts, &request)?;
-        let interfaces = if task::has_network(&plan) {
+        let interfaces = if vm_plan::has_network(&plan) {
             Vec::new()
         } else {
             self.job.interfaces.clone()
@@ -105,7 +105,7 @@ impl Monitor {
 
     fn machine_says(&mut self, message: FromGuest) -> Result<()> {
         if let FromGuest::Notify(line) = &message {
-            if let Err(error) = notify::pass_on(&self.job.folder, line) {
+            if let Err(error) = notify::pass_on(&self.job.directory, line) {
                 crate::log::debug(|| {
                     format!("the container's word that it is ready reaches nobody: {error}")
                 });
@@ -143,7 +143,7 @@ impl Monitor {
             .plan
             .as_ref()
             .ok_or_else(|| Error::new("there is no plan"))?;
-        let task = task::create(plan, &self.job.interfaces)?;
+        let task = vm_plan::guest(plan, &self.job.interfaces)?;
         self.channel.put(Kind::Blob, PROGRAM, &plan.encode());
         self.stage = Stage::Making;
         self.channel
@@ -167,7 +167,7 @@ impl Monitor {
                 let outcomes = self
                     .plan
                     .as_ref()
-                    .map(|plan| decided(plan, &codes))
+                    .map(|plan| errors::outcomes(plan, &codes))
                     .unwrap_or_default();
                 self.tell_maker(&News::Ready(outcomes, self.job.facts.clone().map(Box::new)))
             }
@@ -182,10 +182,14 @@ impl Monitor {
                     .plan
                     .as_ref()
                     .ok_or_else(|| Error::new("there is no plan"))?;
-                Err(crate::wall::failed_step(
+                Err(crate::backend::errors::failed_step(
                     plan,
-                    (step, errno, detail),
-                    ended.map(ended_as),
+                    &errors::Failure {
+                        step,
+                        errno,
+                        detail,
+                        ended: ended.map(ended_as),
+                    },
                 ))
             }
             FromGuest::Refused(why) => Err(Error::new(why)),
@@ -196,14 +200,14 @@ impl Monitor {
     }
 
     /// Whoever waits for the start hears of it by the ends of the fifo and of the maker's socket,
-    /// as from a child of the first wall.
+    /// as from a child of the namespace backend.
     fn started(&mut self, fault: Option<(u32, i32, u32)>) {
         if let Some((step, errno, detail)) = fault {
             // A program that the kernel refuses is told of on the container's stderr, and by its
             // status.
             let refused = Detail::from_code(detail) == Detail::Execve;
             let wait = self.plan.as_ref().and_then(|plan| {
-                plan.inside
+                plan.container
                     .iter()
                     .position(|placed| matches!(placed.step, Step::WaitStart {}))
             });
@@ -220,7 +224,7 @@ impl Monitor {
             report.detail.store(detail, Ordering::Relaxed);
             report.errno.store(errno, Ordering::Release);
         }
-        self.job.start = Held(-1);
+        self.job.start = Fd(-1);
         self.maker = None;
     }
 
@@ -286,27 +290,7 @@ pub fn ended_as(code: i32) -> Ended {
     }
 }
 
-/// What the policies decided, in words.
-fn decided(plan: &plan::Plan, codes: &[u32]) -> Vec<Decided> {
-    codes
-        .iter()
-        .map(|code| {
-            let step = code >> 8;
-            let from = plan
-                .inside
-                .get(step as usize)
-                .map(|placed| placed.from.to_string())
-                .unwrap_or_default();
-            Decided {
-                step,
-                from,
-                outcome: Outcome::name(*code).to_owned(),
-            }
-        })
-        .collect()
-}
-
-impl super::Job {
+impl crate::vm::monitor::boot::Job {
     /// What the guest's kernel needs beyond the channel and the share.
     fn modules(&self) -> Vec<String> {
         let mut modules = Vec::new();

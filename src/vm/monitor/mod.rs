@@ -1,27 +1,25 @@
 //! The monitor: the process that the pid file names. It owns the machine and the channel, stands
 //! for the container's program towards whoever made it, and ends as the program ends.
 
-mod boot;
-mod control;
-mod forward;
-mod life;
+pub mod boot;
+pub mod control;
+pub mod forward;
+pub mod life;
 
-pub use boot::{Job, hold_signals};
-pub use control::PAUSED;
-pub use life::ended_as;
-
-use super::channel::{Channel, Streams};
-use super::client::{self, News};
 use super::engine::Machine;
-use super::message::{FromGuest, PROGRAM, ToGuest};
 use super::share;
 use super::stdio::Stdio;
 use super::translate::Network;
-use crate::init::Held;
-use crate::plan::Plan;
+use crate::step::draft::Plan;
+use crate::sys::fd::Fd;
 use crate::sys::page::Page;
 use crate::sys::process::Ended;
 use crate::sys::{event, file};
+use crate::vm::channel::client;
+use crate::vm::channel::client::News;
+use crate::vm::channel::message::{FromGuest, PROGRAM, ToGuest};
+use crate::vm::channel::mux::{Channel, Streams};
+use crate::vm::monitor::boot::Job;
 use crate::{Context, Error, Result};
 use control::Connection;
 use forward::Forward;
@@ -46,7 +44,7 @@ enum Stage {
     Booting,
     /// It gets its shares.
     SettingUp,
-    /// `inside` is carried out.
+    /// `inside` is executed.
     Making,
     /// It waits for start.
     Created,
@@ -65,12 +63,12 @@ struct Monitor {
     channel: Channel,
     streams: Streams,
     /// The program's, until the guest has a program.
-    stdin: Option<Held>,
+    stdin: Option<Fd>,
     stdio: Stdio,
     signals: SignalFd,
-    console: Held,
+    console: Fd,
     tail: VecDeque<u8>,
-    listener: Held,
+    listener: Fd,
     /// Connections from within the network namespace.
     forward: Option<Forward>,
     connections: BTreeMap<u64, Connection>,
@@ -85,7 +83,7 @@ struct Monitor {
     nonce: [u8; 16],
     plan: Option<Plan>,
     /// Whoever makes the container.
-    maker: Option<Held>,
+    maker: Option<Fd>,
     /// It has written the record: from here on the container outlives it.
     recorded: bool,
     /// What it looks at after the start.
@@ -97,12 +95,12 @@ struct Monitor {
 }
 
 /// Runs to the container's end; `maker` is where whoever makes it listens.
-pub fn run(job: Job, maker: Held, page: Page) -> ! {
+pub fn run(job: Job, maker: Fd, page: Page) -> ! {
     let status = match Monitor::boot(job, maker, page) {
         Ok(mut monitor) => match monitor.serve() {
             Ok(ended) => {
                 monitor.end_machine();
-                let _ = std::fs::remove_file(monitor.job.folder.join(control::PAUSED));
+                let _ = std::fs::remove_file(monitor.job.directory.join(control::PAUSED));
                 end_as(ended)
             }
             Err(error) => monitor.fail(&error),
@@ -281,7 +279,7 @@ impl Monitor {
         if count == 0 {
             // Its end is the machine's, which is told otherwise; a descriptor that is always ready
             // would keep hull busy.
-            self.console = Held(-1);
+            self.console = Fd(-1);
         }
     }
 
@@ -309,7 +307,7 @@ impl Monitor {
                 self.maker = None;
                 Ok(())
             }
-            _ => Err(Error::new("hull itself went away")),
+            _ => Err(Error::new("the parent process exited")),
         }
     }
 

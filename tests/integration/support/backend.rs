@@ -10,9 +10,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The annotation by which a bundle chooses its backend.
-pub const ANNOTATION: &str = "org.hull.wall";
+pub const ANNOTATION: &str = "org.hull.backend";
 /// Its value for the namespace backend. (That for the VM backend is `vm`.)
-pub const NAMESPACES: &str = "kernel";
+pub const NAMESPACES: &str = "namespaces";
 
 /// Whether the suite runs in VM mode.
 pub fn is_vm() -> bool {

@@ -4,9 +4,9 @@ use super::bundle::Bundle;
 use serde_json::Value;
 
 /// The key of the steps on the host, in a plan as JSON.
-pub const HOST_STEPS: &str = "outside";
+pub const HOST_STEPS: &str = "host";
 /// The key of the steps in the container.
-pub const CONTAINER_STEPS: &str = "inside";
+pub const CONTAINER_STEPS: &str = "container";
 
 /// The plan that hull makes for a bundle, with further flags of `plan`.
 #[track_caller]

@@ -15,7 +15,7 @@ pub const LIMIT: Duration = Duration::from_secs(180);
 /// its own guests run.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The key under which `events` and `plan` report on the VM.
+/// The key under which `events` and `stats` report the usage of the VM.
 pub const REPORT: &str = "machine";
 
 /// A bundle whose container gets a VM.

@@ -1,0 +1,240 @@
+//! Values as people write them: sizes, parts of a CPU, volumes, variables.
+
+use crate::adhoc::flags::Volume;
+use crate::{Context, Error, Result};
+use std::path::Path;
+
+/// A size in bytes: a number with a unit of 1024 (`b`, `k`, `m`, `g`, `t`), also as `MiB` or `MB`.
+///
+/// # Errors
+/// Anything else; nothing at all; more than the kernel counts.
+pub fn size(option: &str, text: &str) -> Result<i64> {
+    let refuse = || {
+        Error::new(format!(
+            "{option} {text:?}: not a size; say a number and a unit, as 512m or 2g"
+        ))
+    };
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(refuse()),
+    };
+    let number: f64 = number.parse().map_err(|_| refuse())?;
+    let bytes = number * (1_u64 << shift) as f64;
+    if !(1.0..9.0e18).contains(&bytes) {
+        return Err(Error::new(format!("{option} {text:?}: out of range")));
+    }
+    Ok(bytes as i64)
+}
+
+/// A number of CPUs as a quota in microseconds of each 100,000.
+///
+/// # Errors
+/// No number; less than a hundredth of a CPU, which the kernel does not count.
+pub fn cpus(text: &str) -> Result<i64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number = text
+        .parse::<f64>()
+        .ok()
+        .filter(|number| plain && number.is_finite());
+    match number {
+        Some(number) if (0.01..=100_000.0).contains(&number) => {
+            Ok((number * 100_000.0).round() as i64)
+        }
+        Some(_) => Err(Error::new(format!(
+            "--cpus {text:?}: out of range; the least is 0.01"
+        ))),
+        None => Err(Error::new(format!(
+            "--cpus {text:?}: not a number of CPUs; say 2 or 0.5"
+        ))),
+    }
+}
+
+/// A number of processes; -1 for any.
+///
+/// # Errors
+/// No such number.
+pub fn pids(text: &str) -> Result<i64> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(-1),
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(Error::new(format!(
+            "--pids-limit {text:?}: not a number of processes; say 100, or -1 for no limit"
+        ))),
+    }
+}
+
+/// `HOST:CONTAINER[:ro|rw]`; a path of the host that is not absolute starts from the working
+/// directory.
+///
+/// # Errors
+/// A part is missing or empty; the host has no such path; the place in the container is not
+/// absolute, or is its root.
+pub fn volume(text: &str) -> Result<Volume> {
+    let refuse = |why: &str| {
+        Error::new(format!(
+            "-v {text:?}: {why}; say HOST:CONTAINER or HOST:CONTAINER:ro"
+        ))
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let (host, target, options) = match parts[..] {
+        [host, target] => (host, target, ""),
+        [host, target, options] => (host, target, options),
+        _ => return Err(refuse("not two or three parts between colons")),
+    };
+    let read_only = match options {
+        "ro" => true,
+        "" if parts.len() == 2 => false,
+        "rw" => false,
+        _ => return Err(refuse(&format!("{options:?} is neither ro nor rw"))),
+    };
+    if host.is_empty() {
+        return Err(refuse("the host's path is empty"));
+    }
+    if !target.starts_with('/') {
+        return Err(refuse("the container's path must begin with /"));
+    }
+    if crate::spec::names::inside_path(target) == "/" {
+        return Err(refuse("the container's root is what --rootfs says"));
+    }
+    let source = Path::new(host)
+        .canonicalize()
+        .on(&format!("-v {text:?}: open"), host)?;
+    Ok(Volume {
+        source,
+        target: target.to_owned(),
+        read_only,
+    })
+}
+
+/// A variable: `NAME=VALUE`, or `NAME` alone for hull's own value, none where hull has none.
+///
+/// # Errors
+/// No name.
+pub fn variable(text: &str) -> Result<Option<String>> {
+    let name = text.split('=').next().unwrap_or_default();
+    if name.is_empty() {
+        return Err(Error::new(format!(
+            "-e {text:?}: no name; say NAME=VALUE, or NAME to pass your own value on"
+        )));
+    }
+    if text.contains('=') {
+        return Ok(Some(text.to_owned()));
+    }
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(format!("{name}={value}"))),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::new(format!("-e {text:?}: its value is not UTF-8")))
+        }
+    }
+}
+
+/// A host's name (RFC 1123: letters, digits, hyphens, dots, at most 63 characters; the underscore
+/// is common).
+///
+/// # Errors
+/// Something else.
+pub fn hostname(text: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if text.is_empty()
+        || text.len() > 63
+        || !text.chars().all(plain)
+        || text.starts_with(['-', '.'])
+    {
+        return Err(Error::new(format!(
+            "--hostname {text:?}: a name has 1 to 63 letters, digits, hyphens and dots"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("10b", 10),
+            ("4k", 4096),
+            ("64M", 64 << 20),
+            ("1.5g", 3 << 29),
+            ("2GiB", 2 << 30),
+            ("1TB", 1 << 40),
+        ] {
+            assert_eq!(size("--memory", text).unwrap(), bytes, "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "0",
+            "-1",
+            "1q",
+            "1.2.3m",
+            "1 m",
+            "999999999t",
+            "0x10",
+            "inf",
+            "nan",
+        ] {
+            assert!(size("--memory", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_cpu() {
+        assert_eq!(cpus("0.5").unwrap(), 50_000);
+        assert_eq!(cpus("2").unwrap(), 200_000);
+        for text in ["", "0", "-1", "inf", "nan", "1e3", "x", "0.001"] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn volumes_have_two_or_three_parts() {
+        let made = volume("/:/host:ro").unwrap();
+        assert_eq!(
+            (made.source.to_str(), made.target.as_str(), made.read_only),
+            (Some("/"), "/host", true)
+        );
+        for text in [
+            "",
+            "/",
+            "/:",
+            ":/x",
+            "/:x",
+            "/:/",
+            "/:/..",
+            "/:/x:",
+            "/:/x:z",
+            "/:/x:ro:rw",
+            "/nowhere-at-all:/x",
+        ] {
+            assert!(volume(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_have_names() {
+        assert_eq!(variable("A=b=c").unwrap().as_deref(), Some("A=b=c"));
+        assert_eq!(variable("HULL_HAS_NO_SUCH_VARIABLE").unwrap(), None);
+        assert!(variable("=x").is_err() && variable("").is_err());
+    }
+
+    #[test]
+    fn names_of_hosts() {
+        assert!(hostname("box-1.example").is_ok());
+        for text in ["", "-x", "a b", "ä", &"x".repeat(64)] {
+            assert!(hostname(text).is_err(), "{text}");
+        }
+    }
+}

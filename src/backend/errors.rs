@@ -1,0 +1,254 @@
+//! A failed step of the child, in the words that people and engines know.
+
+use crate::Error;
+use crate::namespaces::spawn::Child;
+use crate::spec::Spec;
+use crate::state::Decided;
+use crate::step::container::{Attribute, Protection, Step};
+use crate::step::draft::Plan;
+use crate::step::report::{Detail, FAULT_SIZE, Fault, Outcome, cause};
+use crate::sys::process::{self, Ended};
+use nix::errno::Errno;
+use std::sync::atomic::Ordering;
+
+/// Why the child is gone: what it stored in its page, or how the kernel ended it.
+pub fn child_error(plan: &Plan, child: &Child) -> Error {
+    let ended = process::wait(child.pidfd.0, false);
+    let report = child.page.report();
+    let errno = report.errno.load(Ordering::Acquire);
+    let (index, detail) = (
+        report.step.load(Ordering::Relaxed),
+        report.detail.load(Ordering::Relaxed),
+    );
+    let failure = Failure {
+        step: index,
+        errno,
+        detail,
+        ended: ended.ok().flatten(),
+    };
+    failed_step(plan, &failure)
+}
+
+/// How a child failed: what its page says, and how the kernel ended it.
+pub struct Failure {
+    /// The number of the container step.
+    pub step: u32,
+    /// The error number; 0 where the child said nothing.
+    pub errno: i32,
+    /// [`Detail`] in the lowest byte, its value above.
+    pub detail: u32,
+    /// How it ended.
+    pub ended: Option<Ended>,
+}
+
+/// The error of a failed child.
+pub fn failed_step(plan: &Plan, failure: &Failure) -> Error {
+    let Failure {
+        step: index,
+        errno,
+        detail,
+        ended,
+    } = *failure;
+    let Some(placed) = plan.container.get(index as usize).filter(|_| errno != 0) else {
+        let how = match ended {
+            Some(Ended::Killed(libc::SIGKILL)) => {
+                "it was killed: its memory limit may be too low".to_owned()
+            }
+            Some(Ended::Killed(signal)) => format!("it was ended by signal {signal}"),
+            _ if errno != 0 => cause(errno, detail),
+            Some(Ended::Exited(status)) => format!("it ended with status {status}"),
+            _ => "it is gone".to_owned(),
+        };
+        return Error::new(format!(
+            "unable to start container process: container init failed: {how}"
+        ));
+    };
+    let place = format!(
+        "(step {index} of {}, from {})",
+        plan.container.len(),
+        placed.from
+    );
+    let error = Error::new(format!(
+        "unable to start container process: {}",
+        sentence(&placed.step, errno, detail, &place)
+    ));
+    match &placed.step {
+        Step::Program { .. } | Step::Exec { .. } => error.with_status(shell_status(errno)),
+        _ => error,
+    }
+}
+
+/// What a shell answers: 127 for a program that is not there, 126 for one that cannot be run.
+fn shell_status(errno: i32) -> u8 {
+    if errno == Errno::ENOENT as i32 {
+        127
+    } else {
+        126
+    }
+}
+
+/// The shell's answer where the program was found and the kernel refused it after `start`; the
+/// container's stderr has the reason.
+pub fn refused_program(child: &Child) -> Option<u8> {
+    let report = child.page.report();
+    let errno = report.errno.load(Ordering::Acquire);
+    let refused = Detail::from_code(report.detail.load(Ordering::Relaxed)) == Detail::Execve;
+    (refused && errno != 0).then(|| shell_status(errno))
+}
+
+/// What failed between `start` and the program, of which the plan is with another process: nothing
+/// stands there but startContainer hooks.
+pub fn start_error(spec: &Spec, fault: &[u8; FAULT_SIZE]) -> Error {
+    let (steps, errno, detail) = Fault::words_of(fault);
+    let index = steps.saturating_sub(1) as usize;
+    let hook = spec
+        .config()
+        .hooks
+        .as_ref()
+        .and_then(|hooks| hooks.start_container.get(index));
+    let why = cause(errno, detail);
+    Error::new(match hook {
+        Some(hook) => format!(
+            "unable to start container process: error running hook {}: {why} (from \
+                hooks.startContainer[{index}])",
+            hook.path
+        ),
+        None => format!("unable to start container process: {why}"),
+    })
+}
+
+/// One step's failure. The words of a missing program, a bad working directory and a failed hook
+/// are those that engines match.
+pub fn sentence(step: &Step, errno: i32, detail: u32, place: &str) -> String {
+    let why = cause(errno, detail);
+    match step {
+        Step::Program { name, .. } => match Detail::from_code(detail) {
+            Detail::Plain if name.contains('/') => format!("exec: \"{name}\": stat {name}: {why}"),
+            _ => format!("exec: \"{name}\": {why}"),
+        },
+        Step::Exec { args, .. } => {
+            let name = args.first().map(String::as_str).unwrap_or_default();
+            if errno == Errno::ENOEXEC as i32 {
+                format!("exec {name}: exec format error")
+            } else {
+                format!("exec {name}: {why}")
+            }
+        }
+        Step::WorkingDirectory { path, .. } if Detail::from_code(detail) == Detail::CwdOutside => {
+            why.replace("{path}", path)
+        }
+        Step::WorkingDirectory { path, .. } => {
+            format!("chdir to cwd (\"{path}\") set in config.json failed: {why}")
+        }
+        Step::Hook { path, .. } => format!("error running hook {path}: {why} {place}"),
+        other => format!("{}: {why} {place}", operation(other)),
+    }
+}
+
+/// What a step was doing, to what.
+fn operation(step: &Step) -> String {
+    match step {
+        Step::Barrier { kind } => format!("meet hull at the barrier {kind:?}"),
+        Step::Set { what, .. } => attribute(*what).to_owned(),
+        Step::Join { kind, .. } => format!(
+            "join the {} namespace",
+            crate::spec::names::kind_name(*kind)
+        ),
+        Step::Unshare { flags } => {
+            format!("make a {} namespace", crate::spec::names::kind_name(*flags))
+        }
+        Step::Ids { uid, gid, .. } => format!("become user {uid} and group {gid}"),
+        Step::Keyring { name } => format!("join session keyring {name}"),
+        Step::Propagation { .. } => "set the propagation of /".to_owned(),
+        Step::Root { .. } => "attach the root file system".to_owned(),
+        Step::Scratch {} => "make the scratch file system".to_owned(),
+        Step::Gather {} => "attach the layered root file system".to_owned(),
+        Step::Layer { source, upper, .. } => {
+            format!("put an overlay on {source}, with its changes in {upper}")
+        }
+        Step::Mount {
+            target,
+            fstype,
+            source,
+            ..
+        } => format!(
+            "error mounting \"{source}\" to rootfs at \"{target}\": mount {fstype} on {target}"
+        ),
+        Step::Bind { target, source, .. } => {
+            format!("error mounting \"{source}\" to rootfs at \"{target}\": bind on {target}")
+        }
+        Step::Attributes { target, .. } => format!("change the mount at {target}"),
+        Step::Protect {
+            target,
+            how: Protection::Mask,
+        } => format!("can't mask path \"{target}\""),
+        Step::Protect { target, .. } => format!("can't make \"{target}\" read-only"),
+        Step::Node { path, .. } => format!("error creating device nodes: make {path}"),
+        Step::Symlink { path, target } => format!("link {path} to {target}"),
+        Step::Console { .. } => "set up the console".to_owned(),
+        Step::Leave { .. } => "pivot_root: leave the old root".to_owned(),
+        Step::Sysctl { path, value } => format!(
+            "write sysctl {} = {value:?}",
+            path.trim_start_matches("sys/").replace('/', ".")
+        ),
+        Step::Label { file, value } => format!("unable to apply label {value:?} to {file}"),
+        Step::Register { target, .. } => format!("register an interpreter with {target}"),
+        Step::Bounding { .. } => "drop capabilities from the bounding set".to_owned(),
+        Step::Capabilities { .. } => "unable to apply caps".to_owned(),
+        Step::Filter { .. } => "error loading seccomp filter".to_owned(),
+        Step::WaitStart {} => "wait for start".to_owned(),
+        Step::Enroll { .. } => "join the cgroup".to_owned(),
+        Step::Hook { path, .. } => format!("run hook {path}"),
+        Step::WorkingDirectory { path, .. } => format!("enter {path}"),
+        Step::Program { name, .. } => format!("find {name}"),
+        Step::Exec { .. } => "exec".to_owned(),
+    }
+}
+
+fn attribute(what: Attribute) -> &'static str {
+    match what {
+        Attribute::Hostname => "sethostname",
+        Attribute::Domainname => "setdomainname",
+        Attribute::Dumpable => "become undumpable",
+        Attribute::Personality => "set the personality",
+        Attribute::Scheduler => "error setting scheduler",
+        Attribute::IoPriority => "error setting io priority",
+        Attribute::MemoryPolicy => "error setting memory policy",
+        Attribute::Affinity => "set the CPU affinity",
+        Attribute::Umask => "set the umask",
+        Attribute::NoNewPrivileges => "set no_new_privs",
+        Attribute::Signals => "reset signals",
+        Attribute::Session => "make a session",
+        Attribute::Loopback => "bring loopback up",
+        Attribute::Descriptors => "mark descriptors close-on-exec",
+        Attribute::Rlimit => "error setting rlimits",
+        Attribute::Stdio => "give stdio to the user",
+        Attribute::NullDevice => "make the null device the container's own",
+        Attribute::ParentDeath => "bind the program to its parent",
+    }
+}
+
+/// What the child's policies decided, from its page.
+pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
+    let report = child.page.report();
+    let count = report.outcomes.load(Ordering::Acquire) as usize;
+    let codes = report.outcome.iter().take(count);
+    let codes: Vec<u32> = codes.map(|code| code.load(Ordering::Relaxed)).collect();
+    outcomes(plan, &codes)
+}
+
+/// The same from the page's codes: the step's number above the lowest byte, which is the outcome.
+pub fn outcomes(plan: &Plan, codes: &[u32]) -> Vec<Decided> {
+    let decided = |code: &u32| {
+        let step = code >> 8;
+        let placed = plan.container.get(step as usize);
+        Decided {
+            step,
+            from: placed
+                .map(|placed| placed.from.to_string())
+                .unwrap_or_default(),
+            outcome: Outcome::name(*code).to_owned(),
+        }
+    };
+    codes.iter().map(decided).collect()
+}

@@ -1,0 +1,246 @@
+//! The namespace backend: the container is a child on this kernel.
+
+use super::errors;
+use super::run::{Backend, Birth, Made, Network};
+use crate::cgroups;
+use crate::cgroups::exec::ExecTarget;
+use crate::cgroups::group::Group;
+use crate::hooks::{host, listener};
+use crate::init::walk::walk;
+use crate::namespaces::spawn::{self, Child};
+use crate::net::netlink::Namespace;
+use crate::net::{attach, device};
+use crate::rootfs::sources;
+use crate::spec::Spec;
+use crate::spec::config::Hook;
+use crate::spec::state::state_document;
+use crate::state::Decided;
+use crate::step::draft::Plan;
+use crate::step::host::{HookList, Open};
+use crate::store::START_FIFO;
+use crate::sys::fd::{Fd, c_path, c_string};
+use crate::sys::file;
+use crate::{Context, Error, Result};
+use nix::unistd::Pid;
+use std::path::Path;
+
+/// Whose steps they are.
+pub struct Target<'a> {
+    /// The config, for the state that hooks and the listener's agent get.
+    pub spec: &'a Spec,
+    /// The container's id.
+    pub id: &'a str,
+    /// The container's directory in the store.
+    pub directory: &'a Path,
+}
+
+impl Target<'_> {
+    /// Runs a hook of the host's with the container's state.
+    ///
+    /// # Errors
+    /// As [`host::run`].
+    pub fn hook(&self, list: HookList, index: usize, hook: &Hook, pid: i32) -> Result<()> {
+        let state = state_document(self.spec, self.id, list.status(), Some(pid));
+        host::run(list.name(), index, hook, &state, self.spec.bundle())
+    }
+
+    /// The fifo on which the container waits for `start`, made and opened for both ends, so that
+    /// the child's read waits for a byte and does not see an end.
+    ///
+    /// # Errors
+    /// mknod(2) or open(2) fails.
+    pub fn start_fifo(&self) -> Result<Fd> {
+        let path = self.directory.join(START_FIFO);
+        let name = c_path(&path)?;
+        file::mknodat(libc::AT_FDCWD, &name, libc::S_IFIFO | 0o600, 0)
+            .on("make", path.display())?;
+        file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
+            .map(Fd)
+            .on("open", path.display())
+    }
+}
+
+/// Opens what every backend opens alike.
+///
+/// # Errors
+/// open(2) and the like fail; it is none of these.
+pub fn open_common(what: &Open) -> Result<Fd> {
+    match what {
+        Open::Procfs => sources::procfs(),
+        Open::Tree {
+            path,
+            recursive,
+            propagation,
+            id_map,
+            link,
+        } => sources::tree(path, *recursive, *propagation, id_map.as_ref(), *link),
+        Open::Namespace { path } => {
+            let name = c_string(path)?;
+            file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
+                .map(Fd)
+                .on("open namespace", path)
+        }
+        Open::StartFifo | Open::ConsoleSocket | Open::Init | Open::CgroupTasks { .. } => {
+            Err(Error::new(format!("these steps have no {what:?}")))
+        }
+    }
+}
+
+/// What an exec needs of the container that it enters.
+pub struct Entered {
+    /// A pidfd of the container's init.
+    pub init: Fd,
+    /// Its process id.
+    pub pid: i32,
+    /// The container's cgroup, and the place in it for the process; none where it stays in hull's
+    /// own.
+    pub cgroup: Option<(Group, ExecTarget)>,
+    /// The `tasks` files (v1) of that place, until they are taken.
+    pub tasks: Vec<Option<Fd>>,
+}
+
+/// Writes the record: process id (0 before there is one), cgroup, outcomes.
+pub type Recorder<'a> =
+    dyn FnMut(i32, Option<cgroups::group::Record>, Vec<Decided>) -> Result<()> + 'a;
+
+/// What the steps make.
+pub enum Role<'a> {
+    /// A container.
+    Create(&'a mut Recorder<'a>),
+    /// Another process in one.
+    Exec(Entered),
+}
+
+/// The namespace backend.
+pub struct Namespaces<'a> {
+    /// Whose steps they are.
+    pub target: Target<'a>,
+    /// The container steps, for the child and for the words of its errors.
+    pub plan: &'a Plan,
+    /// The socket that takes the terminal.
+    pub console: Option<Fd>,
+    /// A fresh process (`hull init`) executes the container steps, not the cloned child.
+    pub fresh_init: bool,
+    /// What the steps make.
+    pub role: Role<'a>,
+}
+
+impl Namespaces<'_> {
+    fn entered(&mut self) -> Result<&mut Entered> {
+        match &mut self.role {
+            Role::Exec(entered) => Ok(entered),
+            Role::Create(_) => Err(Error::new("create enters no container")),
+        }
+    }
+}
+
+impl Backend for Namespaces<'_> {
+    fn open(&mut self, what: &Open) -> Result<Fd> {
+        match what {
+            Open::StartFifo => self.target.start_fifo(),
+            Open::ConsoleSocket => self.console.take().ok_or_else(|| {
+                Error::new("cannot allocate tty if hull will detach without setting console socket")
+            }),
+            Open::Init => self.entered()?.init.try_clone(),
+            Open::CgroupTasks { index } => self
+                .entered()?
+                .tasks
+                .get_mut(*index)
+                .and_then(Option::take)
+                .ok_or_else(|| Error::new("the exec enters fewer cgroups")),
+            other => open_common(other),
+        }
+    }
+
+    fn clone(&mut self, birth: Birth) -> Result<Child> {
+        let script = self.plan.encode();
+        spawn::spawn(spawn::Birth {
+            flags: birth.flags,
+            stage: birth.stage,
+            cgroup: birth.cgroup,
+            script: &script,
+            slots: birth.slots,
+            walk,
+            fresh: self.fresh_init,
+        })
+    }
+
+    fn network(&mut self, network: Network, child: Option<&Child>) -> Result<()> {
+        let own = || {
+            let child = child.ok_or_else(|| Error::new("there is no process"))?;
+            Ok::<_, Error>((child.pid, Namespace::of_process(child.pid)?))
+        };
+        match network {
+            Network::Device {
+                host,
+                name,
+                namespace,
+            } => {
+                let namespace = match namespace {
+                    Some(fd) => Namespace::at(&format!("/proc/self/fd/{fd}"))?,
+                    None => own()?.1,
+                };
+                device::move_device(host, name, &namespace, self.target.directory)
+            }
+            Network::Attach(setup) => {
+                let (pid, namespace) = own()?;
+                attach::attach(
+                    setup,
+                    self.target.id,
+                    &namespace,
+                    pid,
+                    self.target.directory,
+                )
+            }
+            Network::Adopt | Network::Interfaces(_) => {
+                Err(Error::new("create has no such network step"))
+            }
+        }
+    }
+
+    fn hook(&mut self, list: HookList, index: usize, hook: &Hook, child: &Child) -> Result<()> {
+        self.target.hook(list, index, hook, child.pid)
+    }
+
+    fn record(&mut self, made: Made) -> Result<()> {
+        let Role::Create(write) = &mut self.role else {
+            return Err(Error::new("an exec has no record"));
+        };
+        match made {
+            Made::Cgroup(cgroup) => write(0, Some(cgroup), Vec::new()),
+            Made::Process { child, cgroup } => {
+                write(child.pid, cgroup, errors::decided(self.plan, child))
+            }
+        }
+    }
+
+    fn listener(&mut self, child: &Child, listener: &Fd, path: &str, metadata: &str) -> Result<()> {
+        let init = match &self.role {
+            Role::Create(_) => child.pid,
+            Role::Exec(entered) => entered.pid,
+        };
+        listener::send(&listener::Filtered {
+            spec: self.target.spec,
+            id: self.target.id,
+            init,
+            pid: child.pid,
+            listener,
+            path,
+            metadata,
+        })
+    }
+
+    fn join_cgroup(&mut self, child: &Child) -> Result<()> {
+        let entered = self.entered()?;
+        match &entered.cgroup {
+            Some((group, target)) => {
+                group.join_unified(target, Pid::from_raw(child.pid), Pid::from_raw(entered.pid))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn child_failed(&mut self, child: &Child) -> Error {
+        errors::child_error(self.plan, child)
+    }
+}

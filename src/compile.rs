@@ -1,0 +1,216 @@
+//! From a bundle and the command's options to a plan: what both backends start from.
+
+#![forbid(unsafe_code)]
+
+use crate::Result;
+use crate::cgroups::{self, plan::Driver};
+use crate::facts::Facts;
+use crate::namespaces::subid::Maps;
+use crate::plan;
+use crate::security::seccomp::{self, Filter};
+use crate::spec::Spec;
+use crate::state::network_namespace;
+use crate::stdio::notify;
+use crate::step::draft::{Plan, Request};
+use crate::step::layers::Layers;
+use crate::store::Store;
+use std::path::PathBuf;
+
+/// What `create` and `run` were asked besides the bundle.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// `--preserve-fds`.
+    pub preserve_fds: u32,
+    /// `--pid-file`.
+    pub pid_file: Option<PathBuf>,
+    /// `--pidfd-socket`: takes a descriptor of init.
+    pub pidfd_socket: Option<PathBuf>,
+    /// What the root file system is put together of, where it is not the config's root alone.
+    pub layers: Option<Layers>,
+    /// A fresh process executes `inside`.
+    pub fresh_init: bool,
+    /// The caller has a notification socket, and the container gets one too.
+    pub notify: bool,
+    /// Networks of hull's, and the namespace.
+    pub network: crate::net::setup::Asked,
+    /// the VM backend.
+    pub vm: crate::settings::vm::Options,
+}
+
+impl Options {
+    /// What of these the guest's side executes.
+    pub fn for_guest(&self) -> Self {
+        Self {
+            no_pivot: self.no_pivot,
+            no_new_keyring: self.no_new_keyring,
+            notify: self.notify,
+            ..Self::default()
+        }
+    }
+}
+
+/// A compiled bundle.
+pub struct Compiled {
+    /// The config, as the command's options changed it.
+    pub spec: Spec,
+    /// What the host can do.
+    pub facts: Facts,
+    /// The steps.
+    pub plan: Plan,
+    /// The networks it is put on.
+    pub network: Option<crate::net::setup::Setup>,
+    /// What stdin, stdout and stderr are ([`stdio`]).
+    pub stdio: Vec<String>,
+}
+
+/// Compiles the plan of a bundle, and shows nothing to the host but questions.
+///
+/// # Errors
+/// Of the config, the host, or both together.
+pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<Compiled> {
+    let (spec, network) = options
+        .network
+        .apply(store, id, spec, &|other| network_namespace(store, other))?;
+    let spec = if options.notify {
+        notify::add_to(&spec, &store.directory(id))?
+    } else {
+        spec
+    };
+    let (spec, facts) = with_own_ids(Facts::probe(&spec)?, spec);
+    let stdio = stdio();
+    let null_stdio = stdio
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| *name == "/dev/null")
+        .map(|(number, _)| 1 << number)
+        .sum();
+    let request = Request {
+        network: network.clone(),
+        null_stdio,
+        ..request(store, &spec, &facts, id, options)?
+    };
+    let plan = plan::plan(&spec, &facts, &request)?;
+    Ok(Compiled {
+        spec,
+        facts,
+        plan,
+        network,
+        stdio,
+    })
+}
+
+/// Where an ordinary user's config is silent about ids (`crun spec --rootless` writes such ones),
+/// they are the user's own.
+fn with_own_ids(facts: Facts, spec: Spec) -> (Spec, Facts) {
+    if facts.privileged || !spec.lacks_mappings() {
+        return (spec, facts);
+    }
+    let Maps { uid, gid } = Maps::of_user(facts.euid, facts.egid);
+    (spec.with_mappings(uid, gid), facts.for_mappings())
+}
+
+/// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and
+/// the compiled filter.
+///
+/// # Errors
+/// A filter or limits that cannot be.
+pub fn request(
+    store: &Store,
+    spec: &Spec,
+    facts: &Facts,
+    id: &str,
+    options: &Options,
+) -> Result<Request> {
+    let config = spec.config();
+    let linux = config.linux.as_ref();
+    let rootless = !facts.privileged || facts.in_user_namespace;
+    let driver = if options.systemd_cgroup {
+        Driver::Systemd {
+            user: facts.euid != 0,
+        }
+    } else {
+        Driver::Cgroupfs
+    };
+    let asked = cgroups::plan::Request {
+        id,
+        path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
+        driver,
+        resources: linux.and_then(|linux| linux.resources.as_ref()),
+        device_rules: !rootless,
+        annotations: &config.annotations,
+        rootless,
+    };
+    let filter = filter(store, spec)?;
+    let (extra_env, listen_fds) = socket_activation();
+    Ok(Request {
+        id: id.to_owned(),
+        no_pivot: options.no_pivot,
+        no_new_keyring: options.no_new_keyring,
+        preserve_fds: options.preserve_fds + listen_fds,
+        extra_env,
+        cgroup: Some(cgroups::plan::plan(&asked, &facts.cgroups)?),
+        filter,
+        layers: options.layers.clone(),
+        network: None,
+        null_stdio: 0,
+        dies_with_parent: false,
+    })
+}
+
+/// The filter of a config, compiled once for each content: that takes libseccomp longer than all
+/// the rest takes hull.
+///
+/// # Errors
+/// The profile cannot be executed.
+pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
+    let seccomp = spec
+        .config()
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.seccomp.as_ref());
+    let Some(seccomp) = seccomp.filter(|seccomp| seccomp::is_asked(seccomp)) else {
+        return Ok(None);
+    };
+    let filter = match store.cache("seccomp") {
+        Ok(directory) => seccomp::cache::compile_cached(seccomp, &directory)?,
+        Err(_) => seccomp::compile(seccomp)?,
+    };
+    for warning in &filter.warnings {
+        crate::log::debug(|| warning);
+    }
+    Ok(Some(filter))
+}
+
+/// Sockets that systemd opened for hull are the container's (sd_listen_fds(3)); its first process
+/// is 1 there, as runc has it.
+pub fn socket_activation() -> (Vec<String>, u32) {
+    let count = std::env::var("LISTEN_FDS")
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok())
+        .unwrap_or(0);
+    if count == 0 {
+        return (Vec::new(), 0);
+    }
+    let mut env = vec![format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()];
+    if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
+        env.push(format!("LISTEN_FDNAMES={names}"));
+    }
+    (env, count)
+}
+
+/// What stdin, stdout and stderr are, which a checkpoint must know.
+pub fn stdio() -> Vec<String> {
+    (0..3)
+        .map(|n| {
+            std::fs::read_link(format!("/proc/self/fd/{n}"))
+                .map(|p| p.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        })
+        .collect()
+}

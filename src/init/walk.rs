@@ -1,0 +1,188 @@
+//! `init`: the one executor of `inside`. The cloned child calls [`walk`], and so does `hull init`
+//! in a fresh process.
+//!
+//! From here to execve there is no allocation, no lock, no logging and no exit handler: only plain
+//! system calls (see DESIGN in `docs/design.md`; a peer hangs for breaking this). Everything that
+//! needs room is in [`Scratch`], made before the clone. A failure is stored in the shared page as
+//! (step, error number, detail); the parent, who has the plan, words it.
+
+use crate::step::container::{Attribute, StepRef};
+use crate::step::report::{Detail, Fault};
+use crate::step::wire::{Malformed, Reader};
+use crate::step::world::Done;
+use crate::step::world::Scratch;
+use crate::step::world::World;
+use crate::sys::page::Report;
+use crate::sys::{self, Sys, process};
+use nix::errno::Errno;
+use std::sync::atomic::Ordering;
+
+/// Executes a script to its end, which is execve; never returns.
+pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
+    let mut world = World {
+        slots,
+        report,
+        scratch,
+        step: 0,
+        started: None,
+        root: libc::AT_FDCWD,
+        empty: -1,
+        null: -1,
+        parent: crate::sys::resolve::Parent::NONE,
+        fresh: crate::sys::resolve::Fresh::NONE,
+        own_mounts: true,
+        program: 0,
+    };
+    let mut reader = Reader::new(inside);
+    loop {
+        report.step.store(world.step, Ordering::Relaxed);
+        if reader.is_empty() {
+            // A container without a process: its start is its end.
+            process::exit(0);
+        }
+        let done = match StepRef::get(&mut reader) {
+            Ok(step) => world.execute(step),
+            Err(Malformed) => Err(Fault::with(Errno::EBADMSG, Detail::Malformed)),
+        };
+        if let Err(fault) = done {
+            world.fail(fault);
+        }
+        world.step += 1;
+    }
+}
+
+impl World<'_> {
+    fn execute(&mut self, step: StepRef) -> Done {
+        match step {
+            StepRef::Barrier { kind } => self.barrier(kind),
+            StepRef::Set {
+                what: Attribute::Descriptors,
+                number,
+                ..
+            } => {
+                self.close_others(number as i32);
+                Ok(())
+            }
+            StepRef::Set {
+                what,
+                number,
+                bytes,
+            } => Ok(set(what, number, bytes)?),
+            StepRef::Join { slot, kind } => {
+                self.own_mounts &= kind & libc::CLONE_NEWNS as u32 == 0;
+                Ok(process::setns(self.slot(slot)?, u64::from(kind))?)
+            }
+            StepRef::Unshare { flags } => Ok(process::unshare(u64::from(flags))?),
+            StepRef::Enroll { first, count } => self.enroll(first, count),
+            StepRef::Ids {
+                uid,
+                gid,
+                groups,
+                set_groups,
+                keep,
+            } => crate::process::child::identity::ids(uid, gid, set_groups.then_some(groups), keep),
+            StepRef::Keyring { name } => crate::process::child::identity::keyring(name),
+            StepRef::Propagation { flags } => Ok(sys::mount::mount(c"", c"/", c"", flags, c"")?),
+            StepRef::Root {
+                path,
+                attach: false,
+                ..
+            } => self.open_root(path),
+            StepRef::Root {
+                path,
+                recursive,
+                propagation,
+                attach: true,
+            } => self.attach_root(path, recursive, propagation),
+            StepRef::Scratch {} => self.make_scratch(),
+            StepRef::Layer { .. } => self.layer(step),
+            StepRef::Gather {} => self.gather(),
+            StepRef::Mount { .. } => self.mount(step),
+            StepRef::Bind { .. } => self.bind(step),
+            StepRef::Attributes { .. } => self.attributes(step),
+            StepRef::Protect { target, how } => self.protect(target, how),
+            StepRef::Node { .. } => self.node(step),
+            StepRef::Symlink { path, target } => self.symlink(path, target),
+            StepRef::Console {
+                rows,
+                columns,
+                mount,
+                uid,
+            } => self.console(rows, columns, mount, uid),
+            StepRef::Hook { .. } => self.hook(step),
+            StepRef::Leave { how } => self.leave(how),
+            StepRef::Sysctl { path, value } => {
+                self.write_proc(path, value, sys::file::RESOLVE_NO_SYMLINKS)
+            }
+            StepRef::Register { target, line } => self.register(target, line),
+            StepRef::Label { file, value } => self.label(file, value),
+            StepRef::Bounding { drop } => crate::process::child::identity::bounding(drop),
+            StepRef::Capabilities {
+                effective,
+                permitted,
+                inheritable,
+                ambient,
+            } => crate::process::child::identity::capabilities(
+                sys::ids::CapSets {
+                    effective,
+                    permitted,
+                    inheritable,
+                },
+                ambient,
+            ),
+            StepRef::WorkingDirectory { path, create } => self.working_directory(path, create),
+            StepRef::Program {
+                name,
+                path,
+                home,
+                uid,
+            } => self.find_program(name, path, home, uid),
+            StepRef::Filter {
+                program,
+                flags,
+                notify,
+            } => self.filter(program, flags, notify),
+            StepRef::WaitStart {} => self.wait_start(),
+            StepRef::Exec { args, env, home } => self.exec(args, env, home),
+        }
+    }
+}
+
+fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
+    match what {
+        Attribute::Hostname => sys::ids::sethostname(bytes),
+        Attribute::Domainname => sys::ids::setdomainname(bytes),
+        Attribute::Dumpable => sys::ids::prctl(libc::PR_SET_DUMPABLE, number, 0).map(drop),
+        Attribute::Personality => sys::ids::personality(number),
+        Attribute::Scheduler => sys::ids::sched_setattr(bytes),
+        Attribute::IoPriority => sys::ids::ioprio_set(number as u32),
+        Attribute::MemoryPolicy => sys::ids::set_mempolicy(number as u32, bytes),
+        Attribute::Affinity => sys::ids::sched_setaffinity(0, bytes),
+        Attribute::Umask => {
+            sys::file::umask(number as u32);
+            Ok(())
+        }
+        Attribute::NoNewPrivileges => sys::ids::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop),
+        Attribute::Signals => {
+            process::default_signals(number);
+            process::unblock_signals();
+            Ok(())
+        }
+        Attribute::Session => process::setsid(),
+        Attribute::Loopback => sys::socket::loopback_up(),
+        Attribute::Descriptors => Err(Errno::EINVAL),
+        Attribute::Stdio => crate::process::child::identity::own_stdio(number as u32),
+        Attribute::NullDevice => crate::rootfs::child::root::own_null_device(number),
+        Attribute::ParentDeath => sys::event::die_with_parent(),
+        Attribute::Rlimit => {
+            let word = |at: usize| {
+                bytes
+                    .get(at..at + 8)
+                    .and_then(|b| b.try_into().ok())
+                    .map(u64::from_le_bytes)
+                    .ok_or(Errno::EBADMSG)
+            };
+            sys::ids::prlimit(0, number as u32, word(0)?, word(8)?)
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The ids of an ordinary user's container: its own as 0, and behind it the ranges that the host
+//! grants (subuid(5)).
+
+use crate::spec::config::IdMapping;
+use std::path::Path;
+
+/// Maps of users and groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maps {
+    /// Users.
+    pub uid: Vec<IdMapping>,
+    /// Groups.
+    pub gid: Vec<IdMapping>,
+}
+
+impl Maps {
+    /// What this user may map: with ranges where both files grant one and the helpers can use it, a
+    /// single id otherwise.
+    pub fn of_user(uid: u32, gid: u32) -> Self {
+        let name = host_name_of(uid);
+        let range = |file: &str| {
+            std::fs::read_to_string(file)
+                .ok()
+                .and_then(|text| first_range(&text, name.as_deref(), uid))
+        };
+        // newuidmap refuses a user that has no name.
+        let ranges = if name.is_some() && helpers_usable() {
+            range("/etc/subuid").zip(range("/etc/subgid"))
+        } else {
+            None
+        };
+        let (uids, gids) = ranges.unzip();
+        Self {
+            uid: with_range(uid, uids),
+            gid: with_range(gid, gids),
+        }
+    }
+
+    /// Whether ids of the container are mapped.
+    pub fn has(&self, uid: u32, gid: u32) -> bool {
+        let in_map = |map: &[IdMapping], id: u32| {
+            map.iter()
+                .any(|m| id >= m.container_id && id - m.container_id < m.size)
+        };
+        in_map(&self.uid, uid) && in_map(&self.gid, gid)
+    }
+
+    /// Whether a group is mapped.
+    pub fn has_group(&self, gid: u32) -> bool {
+        self.has(self.uid.first().map_or(0, |map| map.container_id), gid)
+    }
+
+    /// Only one id is there.
+    pub fn is_single(&self) -> bool {
+        self.gid.len() == 1
+    }
+}
+
+fn with_range(own: u32, range: Option<(u32, u32)>) -> Vec<IdMapping> {
+    let alone = IdMapping {
+        container_id: 0,
+        host_id: own,
+        size: 1,
+    };
+    match range {
+        Some((first, count)) => vec![
+            alone,
+            IdMapping {
+                container_id: 1,
+                host_id: first,
+                size: count,
+            },
+        ],
+        None => vec![alone],
+    }
+}
+
+/// The first line for the user, by name or number: `name:first:count`.
+fn first_range(text: &str, name: Option<&str>, uid: u32) -> Option<(u32, u32)> {
+    let number = uid.to_string();
+    text.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let (first, count): (u32, u32) =
+            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let own = Some(owner) == name || owner == number;
+        (own && count > 0 && first.checked_add(count).is_some()).then_some((first, count))
+    })
+}
+
+fn host_name_of(uid: u32) -> Option<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)? == &uid.to_string()).then(|| (*fields.first().unwrap_or(&"")).to_owned())
+    })
+}
+
+/// newuidmap and newgidmap gain their right at execve, which no_new_privs forbids.
+fn helpers_usable() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bound = status
+        .lines()
+        .any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]));
+    let there = |name: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+        std::env::split_paths(&path).any(|directory| Path::new(&directory).join(name).is_file())
+    };
+    !bound && there("newuidmap") && there("newgidmap")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_found_by_name_or_number() {
+        let text = "bob:100000:65536\nada:165536:65536\nada:900000:5\n1001:231072:10\nbroken\nzoe:4294967290:100\n";
+        assert_eq!(
+            first_range(text, Some("ada"), 1000),
+            Some((165_536, 65_536))
+        );
+        assert_eq!(first_range(text, None, 1001), Some((231_072, 10)));
+        assert_eq!(first_range(text, Some("eve"), 1002), None);
+        assert_eq!(first_range(text, Some("zoe"), 1003), None);
+    }
+
+    #[test]
+    fn the_own_id_is_root_and_ranges_follow() {
+        let maps = Maps {
+            uid: with_range(1000, Some((100_000, 10))),
+            gid: with_range(1000, None),
+        };
+        assert!(maps.has(0, 0) && maps.has(10, 0));
+        assert!(!maps.has(11, 0) && !maps.has(0, 1));
+    }
+}

@@ -1,0 +1,132 @@
+//! Ids, groups, capabilities and the session keyring.
+
+use crate::step::report::{Detail, Fault};
+use crate::step::world::Done;
+use crate::sys::file;
+use crate::sys::ids::{self, CapSets};
+use nix::errno::Errno;
+use std::ffi::CStr;
+
+const PR_CAP_AMBIENT: i32 = 47;
+const PR_CAP_AMBIENT_IS_SET: u64 = 1;
+const PR_CAP_AMBIENT_RAISE: u64 = 2;
+const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
+
+/// Takes on ids: groups first, since they need the privilege that the user change drops.
+pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> Done {
+    if keep {
+        ids::prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
+    }
+    if let Some(groups) = groups {
+        ids::setgroups(groups).map_err(|errno| Fault::with(errno, Detail::Groups))?;
+    }
+    ids::setresgid(gid)?;
+    ids::setresuid(uid)?;
+    Ok(())
+}
+
+/// Drops from the bounding set.
+pub fn bounding(drop: u64) -> Done {
+    for capability in 0..64 {
+        if drop & (1 << capability) != 0 {
+            ids::prctl(libc::PR_CAPBSET_DROP, capability, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets the three sets, then the ambient one, which must lie in two of them.
+pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
+    ids::capset(sets)?;
+    // The kernel keeps the ambient set within these two (capabilities(7)): where they share
+    // nothing, it is empty by now.
+    if sets.permitted & sets.inheritable != 0 {
+        ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+    }
+    for capability in 0..64 {
+        if ambient & (1 << capability) != 0 {
+            ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the permitted capabilities survive the execve of a fresh init. In a new user namespace its
+/// user may have no id yet, and execve leaves nothing to a user other than root but ambient
+/// capabilities (capabilities(7)).
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_over_execve() -> Result<(), Errno> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let held = ids::capget()?;
+    ids::capset(CapSets {
+        inheritable: held.permitted,
+        ..held
+    })?;
+    for capability in (0..64).filter(|capability| held.permitted & (1 << capability) != 0) {
+        ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
+    }
+    Ok(())
+}
+
+/// Takes back what [`keep_over_execve`] did: a child that was cloned into a user namespace has
+/// nothing inheritable.
+///
+/// # Errors
+/// The kernel's.
+pub fn kept_over_execve() -> Result<(), Errno> {
+    const ANY: u64 = 21;
+    if ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, ANY)? == 1 {
+        ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+        ids::capset(CapSets {
+            inheritable: 0,
+            ..ids::capget()?
+        })?;
+    }
+    Ok(())
+}
+
+/// Joins a session keyring of that name and adds the right to search it (`KEY_USR_SEARCH`), as
+/// engines' images expect. A kernel without keyrings has nothing to separate.
+pub fn keyring(name: &CStr) -> Done {
+    const USER_SEARCH: u32 = 0x0008_0000;
+    let serial = match ids::join_session_keyring(name) {
+        Err(Errno::ENOSYS) => return Ok(()),
+        other => other?,
+    };
+    let mut text = [0_u8; 256];
+    let length = ids::keyring_describe(serial, &mut text)?.min(text.len());
+    // "type;uid;gid;permissions;description"
+    let field = text[..length].split(|&b| b == b';').nth(3).unwrap_or(b"0");
+    let permissions = field
+        .iter()
+        .try_fold(0_u32, |sum, &b| {
+            (b as char).to_digit(16).map(|d| (sum << 4) | d)
+        })
+        .unwrap_or(0);
+    Ok(ids::keyring_permissions(serial, permissions | USER_SEARCH)?)
+}
+
+/// Gives stdin, stdout and stderr to the user, as runc does: a program that reopens `/dev/stdout`
+/// may not otherwise. The null device is everybody's, and a file system that cannot change owners
+/// keeps what it has.
+pub fn own_stdio(uid: u32) -> Result<(), Errno> {
+    for descriptor in 0..3 {
+        let Ok(stat) = file::fstat(descriptor) else {
+            continue;
+        };
+        let null =
+            stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
+        if null || stat.st_uid == uid {
+            continue;
+        }
+        match file::fchownat(descriptor, c"", uid, u32::MAX) {
+            Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! Finding the program and becoming it.
+
+use crate::step::report::{Detail, Fault};
+use crate::step::wire::StrList;
+use crate::step::world::{Done, Scratch, World};
+use crate::sys::fd::Fd;
+use crate::sys::{file, process};
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::sync::atomic::Ordering;
+
+/// Where in the scratch text HOME begins; the program's path stands before.
+const HOME_AT: usize = libc::PATH_MAX as usize;
+
+impl Scratch {
+    /// Writes a NUL-terminated string made of parts; its length with the NUL.
+    fn compose(&mut self, at: usize, parts: &[&[u8]]) -> Result<usize, Errno> {
+        let mut end = at;
+        for part in parts.iter().copied().chain([&b"\0"[..]]) {
+            let place = self
+                .text
+                .get_mut(end..end + part.len())
+                .ok_or(Errno::ENAMETOOLONG)?;
+            place.copy_from_slice(part);
+            end += part.len();
+        }
+        if end - at > libc::PATH_MAX as usize {
+            Err(Errno::ENAMETOOLONG)
+        } else {
+            Ok(end - at)
+        }
+    }
+}
+
+/// The NUL-terminated string that begins there.
+fn text_at(text: &[u8], at: usize) -> Result<&CStr, Errno> {
+    text.get(at..)
+        .and_then(|text| CStr::from_bytes_until_nul(text).ok())
+        .ok_or(Errno::EINVAL)
+}
+
+/// Whether a path is a file that may be run, under the final ids.
+fn check(path: &CStr) -> Result<(), Fault> {
+    let file = Fd(file::openat(libc::AT_FDCWD, path, libc::O_PATH, 0)?);
+    if file::fstat(file.0)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        return Err(Fault::with(Errno::EISDIR, Detail::IsDirectory));
+    }
+    file::executable(file.0).map_err(|errno| Fault::with(errno, Detail::NotExecutable))
+}
+
+impl World<'_> {
+    /// Looks a name up in PATH, or takes a path as it is; the first that may be run is kept, as
+    /// Go's and the shells' lookups do.
+    ///
+    /// HOME is read now too: a filter may forbid opening files later.
+    pub fn find_program(&mut self, name: &CStr, path: &CStr, home: bool, uid: u32) -> Done {
+        if home {
+            self.home(uid)?;
+        }
+        let bytes = name.to_bytes();
+        if bytes.contains(&b'/') {
+            self.program = self.scratch.compose(0, &[bytes])?;
+            return check(name);
+        }
+        let mut refused = None;
+        for directory in path
+            .to_bytes()
+            .split(|&b| b == b':')
+            .filter(|_| !bytes.is_empty())
+        {
+            let directory = if directory.is_empty() {
+                b"."
+            } else {
+                directory
+            };
+            self.program = self.scratch.compose(0, &[directory, b"/", bytes])?;
+            match check(text_at(&self.scratch.text, 0)?) {
+                Ok(()) => return Ok(()),
+                Err(fault) if fault.errno == Errno::EACCES => refused = Some(fault),
+                Err(_) => {}
+            }
+        }
+        self.program = 0;
+        Err(refused.unwrap_or(Fault::with(Errno::ENOENT, Detail::NotInPath)))
+    }
+
+    /// execve. Where create's caller is gone already, the container's stderr is the only place left
+    /// for the reason, and the status is 1, as with runc 1.1 and crun.
+    pub fn exec(&mut self, args: StrList, env: StrList, home: bool) -> Done {
+        self.report.filtered.store(1, Ordering::Release);
+        let Scratch { arrays, text, .. } = &mut *self.scratch;
+        let path = text_at(text, 0)?;
+        let home = if home {
+            Some(text_at(text, HOME_AT)?)
+        } else {
+            None
+        };
+        let errno = arrays.execveat(libc::AT_FDCWD, path, args, env.into_iter().chain(home), 0);
+        self.say_why(errno);
+        self.report
+            .detail
+            .store(Detail::Execve as u32, Ordering::Relaxed);
+        self.report.errno.store(errno as i32, Ordering::Release);
+        process::exit(1)
+    }
+
+    fn say_why(&self, errno: Errno) {
+        let path = self
+            .program
+            .checked_sub(1)
+            .and_then(|end| self.scratch.text.get(..end))
+            .unwrap_or(b"");
+        let why: &[u8] = match errno {
+            Errno::ENOEXEC => b": exec format error\n",
+            Errno::ENOENT => b": no such file or directory\n",
+            Errno::EACCES => b": permission denied\n",
+            _ => b": the kernel refused it\n",
+        };
+        for part in [b"exec ", path, why] {
+            let _ = file::write(2, part);
+        }
+    }
+
+    /// HOME from the container's own passwd, read line by line through a small window; `/` where
+    /// the user has none.
+    fn home(&mut self, uid: u32) -> Done {
+        let mut window = [0_u8; 4096];
+        let mut filled = 0;
+        let passwd = file::openat(
+            libc::AT_FDCWD,
+            c"/etc/passwd",
+            libc::O_RDONLY | libc::O_NONBLOCK,
+            0,
+        )
+        .map(Fd);
+        // An image may have a device there, which is read without an end.
+        let regular = |held: &Fd| {
+            file::fstat(held.0).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG)
+        };
+        if let Ok(passwd) = passwd
+            && regular(&passwd)
+        {
+            loop {
+                let count = file::read(passwd.0, &mut window[filled..]).unwrap_or(0);
+                filled += count;
+                let mut start = 0;
+                while let Some(end) = window[start..filled]
+                    .iter()
+                    .position(|&b| b == b'\n')
+                    .map(|n| start + n)
+                {
+                    if self.home_in(&window[start..end], uid)? {
+                        return Ok(());
+                    }
+                    start = end + 1;
+                }
+                if count == 0 {
+                    if self.home_in(&window[start..filled], uid)? {
+                        return Ok(());
+                    }
+                    break;
+                }
+                // A line longer than the window is skipped.
+                let rest = if start == 0 && filled == window.len() {
+                    0
+                } else {
+                    filled - start
+                };
+                window.copy_within(filled - rest..filled, 0);
+                filled = rest;
+            }
+        }
+        self.scratch.compose(HOME_AT, &[b"HOME=/"])?;
+        Ok(())
+    }
+
+    /// Takes the sixth field of a passwd line whose third is the user.
+    fn home_in(&mut self, line: &[u8], uid: u32) -> Result<bool, Errno> {
+        let mut fields = line.split(|&b| b == b':');
+        let Some(id) = fields.nth(2) else {
+            return Ok(false);
+        };
+        let number = id.iter().try_fold(0_u64, |sum, &b| {
+            b.is_ascii_digit()
+                .then(|| (sum * 10 + u64::from(b - b'0')).min(1 << 40))
+        });
+        if id.is_empty() || number != Some(u64::from(uid)) {
+            return Ok(false);
+        }
+        match fields.nth(2) {
+            Some(home) if !home.is_empty() => self
+                .scratch
+                .compose(HOME_AT, &[b"HOME=", home])
+                .map(|_| true),
+            _ => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The plan of an exec: other, shorter host and container steps, of the same kinds as create's.
+//!
+//! A stage joins the container's namespaces by init's pidfd before the first container step.
+
+use super::plan::{
+    Place, console_step, exec_step, identity_steps, last_of_each, mask_bytes, sets_itself,
+};
+use crate::Result;
+use crate::facts::{Facts, Owner};
+use crate::security::process as tables;
+use crate::security::rlimits;
+use crate::security::seccomp::Filter;
+use crate::spec::Spec;
+use crate::spec::config::{Personality, Process};
+use crate::step::container::{Attribute, Barrier, Step, slot};
+use crate::step::draft::{Placed, Plan, set};
+use crate::step::host::{HostStep, Open, Stage};
+use oci_spec::runtime::LinuxNamespaceType;
+use std::borrow::Cow;
+
+/// What an exec is made from besides the process and the Facts.
+#[derive(Clone, Debug, Default)]
+pub struct ExecRequest {
+    /// The container's namespaces.
+    pub joins: Joins,
+    /// setgroups(2) may be called there.
+    pub may_set_groups: bool,
+    /// The annotation `run.oci.keep_original_groups` is 1.
+    pub keep_groups: bool,
+    /// The container's filter.
+    pub filter: Option<Filter>,
+    /// Where the filter's listener goes.
+    pub listener: Option<ListenerAgent>,
+    /// How many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+    /// The container's cgroups, as far as the process enters them.
+    pub cgroups: Entry,
+    /// The container's execution domain.
+    pub personality: Option<Personality>,
+    /// The session keyring's name, if the container has one.
+    pub keyring: Option<String>,
+}
+
+/// The namespaces that an exec joins, as masks of `CLONE_NEW*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Joins {
+    /// Those that the outer user namespace owns: joined first.
+    pub outer: u32,
+    /// The container's user namespace.
+    pub user: bool,
+    /// Those that the container's user namespace owns: joined after it.
+    pub inner: u32,
+}
+
+/// How an exec enters the container's cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// How many v1 cgroups the child joins by itself.
+    pub v1: u32,
+    /// hull moves the child into the v2 cgroup.
+    pub v2: bool,
+}
+
+/// `linux.seccomp.listenerPath` and `linux.seccomp.listenerMetadata`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerAgent {
+    /// The agent's socket.
+    pub path: String,
+    /// Sent along.
+    pub metadata: String,
+}
+
+impl ExecRequest {
+    /// What the container's config says of it; the rest is the container's as it runs.
+    pub fn of(spec: &Spec) -> Self {
+        let config = spec.config();
+        let linux = config.linux.as_ref();
+        let seccomp = linux.and_then(|linux| linux.seccomp.as_ref());
+        Self {
+            keep_groups: config
+                .annotations
+                .get("run.oci.keep_original_groups")
+                .is_some_and(|value| value == "1"),
+            listener: seccomp.map(|seccomp| ListenerAgent {
+                path: seccomp.listener_path.clone().unwrap_or_default(),
+                metadata: seccomp.listener_metadata.clone().unwrap_or_default(),
+            }),
+            personality: linux.and_then(|linux| linux.personality.clone()),
+            ..Self::default()
+        }
+    }
+}
+
+/// What a process file leaves out is the container's own: capabilities and limits (as runc has it).
+pub fn completed(process: &Process, spec: &Spec) -> Process {
+    let own = spec.config().process.clone().unwrap_or_default();
+    let mut process = process.clone();
+    process.capabilities = process.capabilities.or(own.capabilities);
+    if process.rlimits.is_empty() {
+        process.rlimits = own.rlimits;
+    }
+    process
+}
+
+/// The namespaces of a container, by its config and the Facts of its creation: those that are not
+/// hull's own.
+pub fn joins(spec: &Spec, facts: &Facts) -> Joins {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+    let joined_as = |kind: LinuxNamespaceType, owner: Owner| {
+        let mut joined = facts.joined.iter();
+        joined.any(|joined| joined.kind == kind as u32 && joined.owner == owner)
+    };
+    let has = |kind| spec.namespace(kind).is_some() && !joined_as(kind, Owner::Own);
+    let user = has(User);
+    let mut joins = Joins {
+        user,
+        ..Joins::default()
+    };
+    for kind in [Cgroup, Ipc, Mount, Network, Pid, Time, Uts] {
+        if has(kind) {
+            let mask = if !user || joined_as(kind, Owner::Outer) {
+                &mut joins.outer
+            } else {
+                &mut joins.inner
+            };
+            *mask |= kind as u32;
+        }
+    }
+    joins
+}
+
+/// The slot of the first v1 cgroup's `tasks` file.
+pub const FIRST_CGROUP: u32 = slot::FIRST_FREE;
+
+/// An exec's plan in the making.
+struct Exec<'a> {
+    process: &'a Process,
+    facts: &'a Facts,
+    request: &'a ExecRequest,
+    plan: Plan,
+}
+
+/// Compiles an exec.
+///
+/// # Errors
+/// What the process asks and this host cannot do.
+pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<Plan> {
+    let mut exec = Exec {
+        process,
+        facts,
+        request,
+        plan: Plan {
+            slots: FIRST_CGROUP + request.cgroups.v1,
+            ..Plan::default()
+        },
+    };
+    exec.open();
+    exec.before_clone()?;
+    exec.enter();
+    exec.attributes()?;
+    exec.stdio();
+    exec.identity()?;
+    exec.settle()?;
+    exec.plan.check()?;
+    Ok(exec.plan)
+}
+
+impl Exec<'_> {
+    fn host(&mut self, step: HostStep, from: &'static str) {
+        self.plan.host.push(Placed {
+            step,
+            from: Cow::Borrowed(from),
+        });
+    }
+
+    fn container(&mut self, step: Step, from: &'static str) {
+        self.plan.container.push(Placed {
+            step,
+            from: Cow::Borrowed(from),
+        });
+    }
+
+    fn barrier(&mut self, kind: Barrier) {
+        self.host(HostStep::Barrier(kind), "[barrier]");
+        self.container(Step::Barrier { kind }, "[barrier]");
+    }
+
+    /// All that the child gets of the host.
+    fn open(&mut self) {
+        let open = |slot, what| HostStep::Open { slot, what };
+        self.host(open(slot::PROC, Open::Procfs), "[procfs]");
+        if self.process.terminal {
+            self.host(open(slot::CONSOLE, Open::ConsoleSocket), "process.terminal");
+        }
+        for index in 0..self.request.cgroups.v1 {
+            let what = Open::CgroupTasks {
+                index: index as usize,
+            };
+            self.host(open(FIRST_CGROUP + index, what), "[cgroup]");
+        }
+        let init = self.plan.slots;
+        self.plan.slots += 1;
+        self.host(open(init, Open::Init), "[namespaces]");
+    }
+
+    /// The clone, by way of a stage that joins the namespaces, several at once (setns(2)).
+    fn before_clone(&mut self) -> Result<()> {
+        self.host(HostStep::Undumpable, "[CVE-2016-9962]");
+        if let Some(affinity) = &self.process.exec_cpu_affinity {
+            // hull's own, before the child joins the container's cgroup (config.md).
+            let (initial, _) = tables::exec_cpu_affinity(affinity)?;
+            if initial.is_some() {
+                let mask = mask_bytes(initial);
+                self.host(
+                    HostStep::Affinity { mask },
+                    "process.execCPUAffinity.initial",
+                );
+            }
+        }
+        let init = self.plan.slots - 1;
+        let Joins { outer, user, inner } = self.request.joins;
+        let list = |mask: u32| {
+            if mask == 0 {
+                Vec::new()
+            } else {
+                vec![(init, mask)]
+            }
+        };
+        let stage = Stage {
+            before: list(outer),
+            user: user.then_some(init),
+            after: list(inner),
+            time: None,
+        };
+        let clone = HostStep::Clone {
+            flags: 0,
+            stage: Some(stage),
+            into_cgroup: false,
+        };
+        self.host(clone, "[namespaces]");
+        if self.request.cgroups.v2 {
+            self.host(HostStep::JoinCgroup, "[cgroup]");
+        }
+        if let Some(value) = self.process.oom_score_adj {
+            let score = HostStep::OomScore {
+                value,
+                lenient: false,
+            };
+            self.host(score, "process.oomScoreAdj");
+        }
+        Ok(())
+    }
+
+    /// What the child does first, until it is in the container's cgroups.
+    fn enter(&mut self) {
+        self.container(set(Attribute::Session, 0), "[session]");
+        if self.request.joins.user {
+            let ids = Step::Ids {
+                uid: 0,
+                gid: 0,
+                groups: Vec::new(),
+                set_groups: false,
+                keep: false,
+            };
+            self.container(ids, "linux.namespaces[user]");
+            self.container(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
+        }
+        self.barrier(Barrier::Placed);
+        let count = self.request.cgroups.v1;
+        if count > 0 {
+            let first = FIRST_CGROUP;
+            self.container(Step::Enroll { first, count }, "[cgroup]");
+        }
+        if let Some(name) = self.request.keyring.clone() {
+            self.container(Step::Keyring { name }, "[session keyring]");
+        }
+    }
+
+    fn attributes(&mut self) -> Result<()> {
+        if let Some(personality) = &self.request.personality {
+            let number = u64::from(tables::personality(personality)?);
+            self.container(set(Attribute::Personality, number), "linux.personality");
+        }
+        if let Some(affinity) = &self.process.exec_cpu_affinity {
+            let (_, last) = tables::exec_cpu_affinity(affinity)?;
+            if last.is_some() {
+                let step = Step::Set {
+                    what: Attribute::Affinity,
+                    number: 0,
+                    bytes: mask_bytes(last),
+                };
+                self.container(step, "process.execCPUAffinity.final");
+            }
+        }
+        if let Some(scheduler) = &self.process.scheduler {
+            let step = Step::Set {
+                what: Attribute::Scheduler,
+                number: 0,
+                bytes: tables::scheduler(scheduler)?.bytes().to_vec(),
+            };
+            self.container(step, "process.scheduler");
+        }
+        if let Some(priority) = &self.process.io_priority {
+            let number = tables::io_priority(priority)? as u64;
+            self.container(set(Attribute::IoPriority, number), "process.ioPriority");
+        }
+        Ok(())
+    }
+
+    fn stdio(&mut self) {
+        let process = self.process;
+        if process.terminal {
+            self.container(console_step(process, false), "process.terminal");
+        } else if process.user.uid != 0 {
+            let uid = u64::from(process.user.uid);
+            self.container(set(Attribute::Stdio, uid), "process.user.uid");
+        }
+    }
+
+    fn identity(&mut self) -> Result<()> {
+        let ExecRequest {
+            joins,
+            may_set_groups,
+            keep_groups,
+            filter,
+            preserve_fds,
+            ..
+        } = self.request;
+        let all_or = |own: u64| if joins.user { u64::MAX } else { own };
+        let place = Place {
+            in_user_namespace: joins.user,
+            held: all_or(self.facts.permitted),
+            bounding: all_or(self.facts.bounding),
+            may_set_groups: *may_set_groups,
+            keep_groups: *keep_groups,
+            filter: filter.clone(),
+            preserve_fds: *preserve_fds,
+            dies_with_parent: false,
+        };
+        let (steps, left_out) = identity_steps(self.process, self.facts, &place)?;
+        for (step, from) in steps {
+            self.container(step, from);
+        }
+        let env = last_of_each(self.process.env.iter());
+        self.container(exec_step(self.process, env), "process.args, process.env");
+        (self.plan.warnings, self.plan.remarks) = (left_out.warnings, left_out.remarks);
+        Ok(())
+    }
+
+    /// What hull does once the child is ready, until the program runs. (The child's side of these
+    /// barriers is among the steps of its identity.)
+    fn settle(&mut self) -> Result<()> {
+        self.host(HostStep::Barrier(Barrier::Ready), "[barrier]");
+        for limit in rlimits::parse(&self.process.rlimits)? {
+            if !sets_itself(&limit, self.facts, self.request.joins.user) {
+                self.host(HostStep::Rlimit(limit), "process.rlimits");
+            }
+        }
+        self.host(HostStep::Barrier(Barrier::Recorded), "[barrier]");
+        let notifies = |filter: &Filter| filter.notify;
+        if self.request.filter.as_ref().is_some_and(notifies) {
+            let ListenerAgent { path, metadata } =
+                self.request.listener.clone().unwrap_or_default();
+            let listener = HostStep::Listener { path, metadata };
+            self.host(listener, "linux.seccomp.listenerPath");
+        }
+        self.host(HostStep::Filtered, "[seccomp]");
+        self.host(HostStep::Executed, "[start]");
+        Ok(())
+    }
+}

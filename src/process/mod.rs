@@ -1,0 +1,7 @@
+//! The spec's `process`: `plan.rs` plans it for a container, `exec.rs` for `exec`; `child/` runs it.
+
+#![forbid(unsafe_code)]
+
+pub mod child;
+pub mod exec;
+pub mod plan;

@@ -1,0 +1,119 @@
+//! The root put together out of overlays (see `plan::layers` for the picture).
+
+use crate::step::container::StepRef;
+use crate::step::report::{Detail, Fault, Outcome};
+use crate::step::world::{Done, World};
+use crate::sys::fd::Fd;
+use crate::sys::file;
+use crate::sys::mount::{self, AT_RECURSIVE, ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
+use crate::sys::resolve::make_directory;
+use nix::errno::Errno;
+use std::ffi::CStr;
+
+impl World<'_> {
+    /// A file system of its own for what is thrown away: whichever way the container ends, its
+    /// mount namespace takes this with it.
+    pub fn make_scratch(&mut self) -> Done {
+        let context = Fd(mount::fsopen(c"tmpfs")?);
+        mount::fsconfig_string(context.0, c"mode", c"755")?;
+        mount::fsconfig_create(context.0)?;
+        let tree = mount::fsmount(context.0, 0)?;
+        mount::move_mount_on_root(tree)?;
+        self.root = tree;
+        file::mkdirat(tree, c"root", 0o755)?;
+        file::mkdirat(tree, c"layers", 0o700)?;
+        // Overlays take their layers by name, and these names are relative.
+        Ok(file::fchdir(tree)?)
+    }
+
+    /// The scratch file system, which is the working directory, is detached before the root takes
+    /// its place on `/`: stacked below it, it would keep the old root there, for the unmounting
+    /// after the pivot takes only what lies on top.
+    pub fn gather(&mut self) -> Done {
+        let tree = mount::open_tree(libc::AT_FDCWD, c"root", OPEN_TREE_CLONE | AT_RECURSIVE)?;
+        mount::umount(c".", libc::MNT_DETACH)?;
+        mount::move_mount_on_root(tree)?;
+        self.root = tree;
+        Ok(())
+    }
+
+    pub(crate) fn layer(&mut self, step: StepRef) -> Done {
+        let StepRef::Layer {
+            target,
+            source,
+            lower,
+            upper,
+            work,
+            own,
+            marks,
+            else_bind,
+        } = step
+        else {
+            return Err(Errno::EINVAL.into());
+        };
+        let below = Fd(
+            file::openat(libc::AT_FDCWD, source, libc::O_PATH | libc::O_DIRECTORY, 0)
+                .map_err(|errno| Fault::with(errno, Detail::Source))?,
+        );
+        if !own.is_empty() {
+            for directory in [upper, work] {
+                drop(Fd(make_directory(self.root, directory, false)?));
+            }
+            like(&below, upper)?;
+        }
+        let place = Fd(make_directory(self.root, target, false)
+            .map_err(|errno| Fault::with(errno, Detail::Target))?);
+        match overlay(lower, upper, work, marks) {
+            Ok(tree) => Ok(mount::move_mount(tree.0, place.0)?),
+            Err(_) if else_bind => {
+                self.report.note(self.step, Outcome::BoundHost as u8);
+                read_only(&below, &place)
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// The merged directory shows the owner and mode of its upper one. An owner that this user namespace
+/// has no id for stays its root.
+fn like(below: &Fd, upper: &CStr) -> Result<(), Errno> {
+    let stat = file::fstat(below.0)?;
+    match file::fchownat(libc::AT_FDCWD, upper, stat.st_uid, stat.st_gid) {
+        Ok(()) | Err(Errno::EINVAL | Errno::EPERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    file::fchmodat(libc::AT_FDCWD, upper, stat.st_mode & 0o7777)
+}
+
+fn overlay(lower: &CStr, upper: &CStr, work: &CStr, marks: &CStr) -> Result<Fd, Errno> {
+    let context = Fd(mount::fsopen(c"overlay")?);
+    for (key, value) in [
+        (c"lowerdir", lower),
+        (c"upperdir", upper),
+        (c"workdir", work),
+    ] {
+        mount::fsconfig_string(context.0, key, value)?;
+    }
+    if !marks.is_empty() {
+        mount::fsconfig_flag(context.0, marks)?;
+    }
+    mount::fsconfig_create(context.0)?;
+    mount::fsmount(context.0, 0).map(Fd)
+}
+
+fn read_only(below: &Fd, place: &Fd) -> Done {
+    let tree = Fd(mount::open_tree(
+        below.0,
+        c"",
+        OPEN_TREE_CLONE | AT_RECURSIVE,
+    )?);
+    mount::mount_setattr(
+        tree.0,
+        AT_RECURSIVE,
+        &MountAttr {
+            set: ATTR_RDONLY,
+            ..MountAttr::default()
+        },
+    )?;
+    Ok(mount::move_mount(tree.0, place.0)?)
+}

@@ -1,0 +1,437 @@
+//! Mounts, binds, masks, nodes and links, each on a place that a descriptor holds.
+
+use crate::rootfs::child::copyup;
+use crate::step::container::{Create, Protection, Refused, StepRef, slot};
+use crate::step::report::{Detail, Fault, Outcome};
+use crate::step::world::{Done, World};
+use crate::sys::file;
+use crate::sys::mount::{
+    self, AT_RECURSIVE, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr,
+    OPEN_TREE_CLONE,
+};
+use crate::sys::resolve::{PathBuffer, lookup};
+use nix::errno::Errno;
+use std::ffi::CStr;
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+fn is_directory(descriptor: i32) -> Result<bool, Errno> {
+    Ok(file::fstat(descriptor)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+impl World<'_> {
+    /// A mount lands on the current directory, which is the target's own inode: two calls, and no
+    /// path.
+    pub fn mount(&mut self, step: StepRef) -> Done {
+        let StepRef::Mount {
+            target,
+            fstype,
+            source,
+            flags,
+            data,
+            propagation,
+            create,
+            refused,
+            follow,
+            copy_up,
+        } = step
+        else {
+            return Err(Errno::EINVAL.into());
+        };
+        let mut buffer = PathBuffer::new();
+        let data = if fstype == c"tmpfs" {
+            self.with_mode(target, data, follow, &mut buffer)?
+        } else {
+            data
+        };
+        let plain =
+            create == Create::Directory && refused == Refused::Fail && propagation == 0 && !copy_up;
+        if plain
+            && let Some(name) = self
+                .new_name(target)
+                .map_err(|errno| Fault::with(errno, Detail::Target))?
+        {
+            return Ok(mount::mount(source, name, fstype, flags, data)?);
+        }
+        let place = self.target(target, create, true, follow)?;
+        self.enter(place)
+            .map_err(|errno| Fault::with(errno, Detail::Target))?;
+        let flags_now = if copy_up {
+            flags & !libc::MS_RDONLY
+        } else {
+            flags
+        };
+        match mount::mount(source, c".", fstype, flags_now, data) {
+            Ok(()) => {}
+            Err(Errno::EPERM) if refused == Refused::BindHost => {
+                return self.bind_host(target, source, place, flags);
+            }
+            Err(Errno::EPERM | Errno::ENODEV | Errno::EACCES) if refused == Refused::Skip => {
+                self.report.note(self.step, Outcome::Skipped as u8);
+                return Ok(());
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        if fstype == c"tmpfs" && !copy_up {
+            self.mounted_empty(target)
+        } else {
+            self.mounted(target)
+        }
+        if !copy_up && propagation == 0 {
+            return Ok(());
+        }
+        let mounted = self.target(target, Create::No, true, follow)?;
+        if copy_up {
+            copyup::copy_tree(place, mounted)
+                .map_err(|errno| Fault::with(errno, Detail::CopyUp))?;
+        }
+        let set = if copy_up && flags & libc::MS_RDONLY != 0 {
+            ATTR_RDONLY
+        } else {
+            0
+        };
+        Ok(mount::mount_setattr(
+            mounted,
+            0,
+            &MountAttr {
+                set,
+                propagation,
+                ..MountAttr::default()
+            },
+        )?)
+    }
+
+    /// A tmpfs that is given no mode takes that of the directory it covers (as runc has it).
+    fn with_mode<'d>(
+        &self,
+        target: &CStr,
+        data: &'d CStr,
+        follow: bool,
+        buffer: &'d mut PathBuffer,
+    ) -> Result<&'d CStr, Errno> {
+        if data.to_bytes().windows(5).any(|part| part == b"mode=") {
+            return Ok(data);
+        }
+        let Ok(stat) = lookup(self.root, target, 0, follow).and_then(file::fstat) else {
+            return Ok(data);
+        };
+        let digits = [9, 6, 3, 0].map(|shift| b'0' + (stat.st_mode >> shift & 7) as u8);
+        let comma: &[u8] = if data.is_empty() { b"" } else { b"," };
+        buffer.join(&[data.to_bytes(), comma, b"mode=", &digits])
+    }
+
+    /// A user namespace without a network or process namespace of its own may not mount sysfs or
+    /// procfs: the host's is bound.
+    fn bind_host(&mut self, path: &CStr, source: &CStr, place: i32, flags: u64) -> Done {
+        let host = if source.to_bytes().first() == Some(&b'/') {
+            source
+        } else {
+            path
+        };
+        let tree = mount::open_tree(libc::AT_FDCWD, host, OPEN_TREE_CLONE | AT_RECURSIVE)?;
+        mount::move_mount(tree, place)?;
+        self.mounted(path);
+        let mut set = 0;
+        for (old, new) in [
+            (libc::MS_RDONLY, ATTR_RDONLY),
+            (libc::MS_NOSUID, ATTR_NOSUID),
+            (libc::MS_NODEV, ATTR_NODEV),
+            (libc::MS_NOEXEC, ATTR_NOEXEC),
+        ] {
+            set |= if flags & old != 0 { new } else { 0 };
+        }
+        mount::mount_setattr(
+            tree,
+            AT_RECURSIVE,
+            &MountAttr {
+                set,
+                ..MountAttr::default()
+            },
+        )?;
+        self.report.note(self.step, Outcome::BoundHost as u8);
+        Ok(())
+    }
+
+    pub(crate) fn bind(&mut self, step: StepRef) -> Done {
+        let StepRef::Bind {
+            target,
+            slot: index,
+            source,
+            recursive,
+            create,
+            in_proc,
+            link,
+            set,
+            clear,
+            rset,
+            rclear,
+            propagation,
+        } = step
+        else {
+            return Err(Errno::EINVAL.into());
+        };
+        let tree = if index == slot::NONE {
+            let flags = OPEN_TREE_CLONE
+                | if recursive { AT_RECURSIVE } else { 0 }
+                | if link {
+                    libc::AT_SYMLINK_NOFOLLOW as u32
+                } else {
+                    0
+                };
+            mount::open_tree(libc::AT_FDCWD, source, flags)
+                .map_err(|errno| Fault::with(errno, Detail::Source))?
+        } else {
+            self.slot(index)?
+        };
+        if link && file::fstat(tree)?.st_mode & libc::S_IFMT == libc::S_IFLNK {
+            return self.copy_link(tree, target);
+        }
+        let place = self.target(target, create, is_directory(tree)?, true)?;
+        if is_directory(tree)? != is_directory(place)? {
+            return Err(Fault::with(Errno::ENOTDIR, Detail::Target));
+        }
+        if !in_proc && file::filesystem(place)? == PROC_SUPER_MAGIC {
+            return Err(Fault::with(Errno::EPERM, Detail::InsideProc));
+        }
+        let attributes = |errno| Fault::with(errno, Detail::Attributes);
+        if rset | rclear != 0 {
+            mount::mount_setattr(
+                tree,
+                AT_RECURSIVE,
+                &MountAttr {
+                    set: rset,
+                    clear: rclear,
+                    ..MountAttr::default()
+                },
+            )
+            .map_err(attributes)?;
+        }
+        if set | clear | propagation != 0 {
+            // A recursive propagation of the spec (`rprivate`) is the plan's bit MS_REC.
+            let deep = if propagation & libc::MS_REC != 0 {
+                AT_RECURSIVE
+            } else {
+                0
+            };
+            if set | clear != 0 {
+                mount::mount_setattr(
+                    tree,
+                    0,
+                    &MountAttr {
+                        set,
+                        clear,
+                        ..MountAttr::default()
+                    },
+                )
+                .map_err(attributes)?;
+            }
+            let propagation = propagation & !libc::MS_REC;
+            if propagation != 0 {
+                mount::mount_setattr(
+                    tree,
+                    deep,
+                    &MountAttr {
+                        propagation,
+                        ..MountAttr::default()
+                    },
+                )
+                .map_err(attributes)?;
+            }
+        }
+        mount::move_mount(tree, place)?;
+        self.mounted(target);
+        Ok(())
+    }
+
+    fn copy_link(&mut self, link: i32, target: &CStr) -> Done {
+        let mut text = [0_u8; libc::PATH_MAX as usize];
+        let length = file::readlinkat(link, c"", &mut text[..libc::PATH_MAX as usize - 1])?;
+        text[length] = 0;
+        let text = CStr::from_bytes_until_nul(&text).map_err(|_| Errno::EINVAL)?;
+        self.symlink(target, text)
+    }
+
+    pub(crate) fn attributes(&mut self, step: StepRef) -> Done {
+        let StepRef::Attributes {
+            target,
+            set,
+            clear,
+            recursive,
+            propagation,
+            missing,
+        } = step
+        else {
+            return Err(Errno::EINVAL.into());
+        };
+        // A directory that is held was looked up after the last mount on it.
+        let held = if target == c"/" {
+            Some(self.root)
+        } else {
+            self.parent.get(target.to_bytes())
+        };
+        let place = match held.map_or_else(|| lookup(self.root, target, 0, true), Ok) {
+            Err(Errno::ENOENT) if missing => {
+                self.report.note(self.step, Outcome::Skipped as u8);
+                return Ok(());
+            }
+            other => other?,
+        };
+        let deep = if recursive { AT_RECURSIVE } else { 0 };
+        Ok(mount::mount_setattr(
+            place,
+            deep,
+            &MountAttr {
+                set,
+                clear,
+                propagation,
+                userns_fd: 0,
+            },
+        )?)
+    }
+
+    pub(crate) fn protect(&mut self, target: &CStr, how: Protection) -> Done {
+        let place = match lookup(self.root, target, 0, true) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {
+                self.report.note(self.step, Outcome::Skipped as u8);
+                return Ok(());
+            }
+            other => other?,
+        };
+        match how {
+            Protection::ReadOnly => {
+                let tree = mount::open_tree(place, c"", OPEN_TREE_CLONE | AT_RECURSIVE)?;
+                let set = MountAttr {
+                    set: ATTR_RDONLY,
+                    ..MountAttr::default()
+                };
+                mount::mount_setattr(tree, AT_RECURSIVE, &set)?;
+                Ok(mount::move_mount(tree, place)?)
+            }
+            Protection::Mask if is_directory(place)? => {
+                self.report.note(self.step, Outcome::MaskedDirectory as u8);
+                self.mask_directory(target, place)
+            }
+            Protection::Mask => {
+                self.report.note(self.step, Outcome::MaskedFile as u8);
+                let tree = mount::open_tree(self.null_device()?, c"", OPEN_TREE_CLONE)?;
+                Ok(mount::move_mount(tree, place)?)
+            }
+        }
+    }
+
+    /// One empty read-only tmpfs serves all masked directories: a superblock each would be the dearest
+    /// part of the whole set-up.
+    fn mask_directory(&mut self, target: &CStr, place: i32) -> Done {
+        if self.empty >= 0 {
+            let tree = mount::open_tree(self.empty, c"", OPEN_TREE_CLONE)?;
+            return Ok(mount::move_mount(tree, place)?);
+        }
+        self.enter(place)?;
+        mount::mount(
+            c"tmpfs",
+            c".",
+            c"tmpfs",
+            libc::MS_RDONLY,
+            c"nr_blocks=1,nr_inodes=1",
+        )?;
+        // Kept open, by its path now that it covers the directory: later masks are clones of it.
+        self.empty = lookup(self.root, target, 0, true)?;
+        Ok(())
+    }
+
+    /// The container's null device, checked to be it: an image may have put a link there
+    /// (CVE-2025-31133).
+    fn null_device(&mut self) -> Result<i32, Fault> {
+        if self.null < 0 {
+            let null = lookup(self.root, c"/dev/null", libc::O_NOFOLLOW, true)?;
+            let stat = file::fstat(null)?;
+            if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+                return Err(Fault::with(Errno::ENODEV, Detail::NotNull));
+            }
+            self.null = null;
+        }
+        Ok(self.null)
+    }
+
+    pub(crate) fn node(&mut self, step: StepRef) -> Done {
+        let StepRef::Node {
+            path,
+            mode,
+            device,
+            uid,
+            gid,
+            bind,
+        } = step
+        else {
+            return Err(Errno::EINVAL.into());
+        };
+        let (directory, name) = self.parent_of(path)?;
+        if bind {
+            return self.bind_node(path, directory, name);
+        }
+        match file::mknodat(directory, name, mode, device) {
+            Ok(()) => {}
+            Err(Errno::EPERM) => return self.bind_node(path, directory, name),
+            Err(Errno::EEXIST) => match existing_node(directory, name, mode, device)? {
+                Existing::Same => return Ok(()),
+                Existing::Empty => return self.bind_node(path, directory, name),
+            },
+            Err(errno) => return Err(errno.into()),
+        }
+        if uid != 0 || gid != 0 {
+            file::fchownat(directory, name, uid, gid)?;
+        }
+        Ok(())
+    }
+
+    /// mknod is refused in a user namespace: the host's device is bound onto an empty file.
+    fn bind_node(&self, path: &CStr, directory: i32, name: &CStr) -> Done {
+        let source = |errno| Fault::with(errno, Detail::Source);
+        let tree = mount::open_tree(libc::AT_FDCWD, path, OPEN_TREE_CLONE).map_err(source)?;
+        match file::mknodat(directory, name, libc::S_IFREG | 0o666, 0) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let place = file::openat(directory, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+        mount::move_mount(tree, place)?;
+        self.report.note(self.step, Outcome::BoundHost as u8);
+        Ok(())
+    }
+
+    pub(crate) fn symlink(&mut self, path: &CStr, target: &CStr) -> Done {
+        let (directory, name) = self.parent_of(path)?;
+        match file::symlinkat(target, directory, name) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Puts the terminal's peer on `/dev/console`, from its descriptor.
+    pub fn mount_console(&mut self, peer: i32) -> Done {
+        let place = self.target(c"/dev/console", Create::LikeSource, false, false)?;
+        let tree = mount::open_tree(peer, c"", OPEN_TREE_CLONE)?;
+        Ok(mount::move_mount(tree, place)?)
+    }
+}
+
+/// What is found in the place of a node.
+enum Existing {
+    /// The node that is asked for.
+    Same,
+    /// An empty file: what a bind was put on when the same root was used where mknod is refused.
+    Empty,
+}
+
+/// A node that is there already must be the one that is asked for.
+fn existing_node(directory: i32, name: &CStr, mode: u32, device: u64) -> Result<Existing, Fault> {
+    let there = file::openat(directory, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+    let stat = file::fstat(there)?;
+    let kind = stat.st_mode & libc::S_IFMT;
+    if kind == mode & libc::S_IFMT && (stat.st_rdev == device || kind == libc::S_IFIFO) {
+        Ok(Existing::Same)
+    } else if kind == libc::S_IFREG && stat.st_size == 0 && mode & libc::S_IFMT != libc::S_IFREG {
+        Ok(Existing::Empty)
+    } else {
+        Err(Errno::EEXIST.into())
+    }
+}

@@ -1,0 +1,214 @@
+//! Where containers' records lie, and how they are read and replaced: one writer at a time (a lock on
+//! the container's directory), replaced by atomic rename. Generic over the record.
+
+#![forbid(unsafe_code)]
+
+use crate::sys::file;
+use crate::{Context, Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// The containers' directory (`--root`).
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// The lock on one container's directory; released when dropped.
+pub struct Lock {
+    _directory: File,
+}
+
+/// Checks an id: letters, digits and `_+-.`, no path, at most 1024 characters (as runc has it).
+///
+/// # Errors
+/// `invalid container ID format`, and what is wrong.
+pub fn check_id(id: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    if id.is_empty() {
+        return Err(Error::new("container id cannot be empty"));
+    }
+    if !id.chars().all(plain) || id == "." || id == ".." {
+        return Err(Error::new(format!("invalid container ID format: {id:?}")));
+    }
+    if id.len() > 255 {
+        return Err(Error::new(format!(
+            "invalid container ID format: {} characters are too many (at most 255)",
+            id.len()
+        )));
+    }
+    Ok(())
+}
+
+impl Store {
+    /// The store in a directory, which is made when something is put there.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of one container.
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    /// A directory for what can be made again, owned and entered by hull's user alone. Its name is no
+    /// container's.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn cache(&self, name: &str) -> Result<PathBuf> {
+        let directory = self.root.join(format!("@{name}"));
+        if !directory.is_dir() {
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(&directory)
+                .on("make", directory.display())?;
+        }
+        Ok(directory)
+    }
+
+    /// Makes the directory of a new container and locks it.
+    ///
+    /// # Errors
+    /// The id is in use, or not well formed; the directory cannot be made.
+    pub fn make(&self, id: &str) -> Result<Lock> {
+        check_id(id)?;
+        let directory = self.directory(id);
+        let builder = |recursive| {
+            let mut builder = std::fs::DirBuilder::new();
+            builder.mode(0o700).recursive(recursive);
+            builder
+        };
+        let made = match builder(false).create(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                builder(true)
+                    .create(&self.root)
+                    .on("make", self.root.display())?;
+                builder(false).create(&directory)
+            }
+            other => other,
+        };
+        match made {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(
+                format!("container with given ID already exists: {id}"),
+            )),
+            other => other.on("make", directory.display()),
+        }?;
+        self.lock(id)
+    }
+
+    /// Locks a container.
+    ///
+    /// # Errors
+    /// `container does not exist`.
+    pub fn lock(&self, id: &str) -> Result<Lock> {
+        check_id(id)?;
+        let directory = File::open(self.directory(id)).map_err(|error| missing(id, &error))?;
+        file::lock(directory.as_raw_fd()).on("lock container", id)?;
+        Ok(Lock {
+            _directory: directory,
+        })
+    }
+
+    /// Reads a container's record.
+    ///
+    /// # Errors
+    /// `container does not exist`; a record that cannot be read.
+    pub fn read<T: DeserializeOwned>(&self, id: &str) -> Result<T> {
+        check_id(id)?;
+        let path = self.directory(id).join("state.json");
+        let text = file::read_whole(&path).map_err(|error| missing(id, &error))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::new(format!("read {}: {error}", path.display())))
+    }
+
+    /// Replaces a container's record.
+    ///
+    /// # Errors
+    /// A full disk, and the like; the old record stands then.
+    pub fn write<T: Serialize>(&self, id: &str, record: &T) -> Result<()> {
+        let directory = self.directory(id);
+        let (temporary, path) = (
+            directory.join("state.json.new"),
+            directory.join("state.json"),
+        );
+        let text = serde_json::to_vec(record)
+            .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
+        std::fs::write(&temporary, text).on("write", temporary.display())?;
+        std::fs::rename(&temporary, &path).on("replace", path.display())
+    }
+
+    /// Removes a container's directory if it holds the record alone; the record itself is gone in any
+    /// case.
+    pub fn remove_bare(&self, id: &str) -> bool {
+        let directory = self.directory(id);
+        std::fs::remove_file(directory.join("state.json")).is_ok()
+            && std::fs::remove_dir(&directory).is_ok()
+    }
+
+    /// Removes a container's directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        let directory = self.directory(id);
+        match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", directory.display(), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The ids of all containers, sorted; none where the store is not there.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.on("read", self.root.display())?,
+        };
+        let mut ids: Vec<String> = entries
+            .filter_map(std::result::Result::ok)
+            .filter(|entry| entry.path().join("state.json").exists())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+}
+
+fn missing(id: &str, error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::new(format!("container does not exist: {id}")),
+        _ => Error::io("open container", id, error),
+    }
+}
+
+/// The fifo's name in the container's directory: it is there until `start`.
+pub const START_FIFO: &str = "exec.fifo";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_names_and_not_paths() {
+        for bad in ["", ".", "..", "a/b", "a b", "ä"] {
+            assert!(check_id(bad).is_err(), "{bad}");
+        }
+        assert!(check_id(&"x".repeat(256)).is_err());
+        assert!(check_id("a-b_c+d.e1").is_ok());
+    }
+}

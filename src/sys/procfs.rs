@@ -1,0 +1,63 @@
+//! What procfs tells of the system and of one process.
+
+use super::file;
+
+/// The kernel's boot id.
+pub fn boot_id() -> String {
+    let text = file::read_record(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+/// Whether a program that was started a moment ago has come to its first rest or its end, or has
+/// had 50 ms of processor for whatever it does first. Counted so, and not by the clock, it is the
+/// same on a busy machine.
+pub fn has_begun(pid: i32) -> bool {
+    const ENOUGH_TICKS: u64 = 5;
+    let Some(text) = std::ffi::CString::new(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|name| file::read_record(&name).ok())
+    else {
+        return true;
+    };
+    let text = String::from_utf8_lossy(&text);
+    // proc(5): after the command's name in parentheses comes the state as the third field; user and
+    // system time are the 14th and 15th.
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .map_or("", |(_, after)| after)
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields
+        .iter()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    !matches!(fields.first(), Some(&("R" | "D"))) || ticks >= ENOUGH_TICKS
+}
+
+/// A process's state letter and start time (proc(5), stat); none when it is gone.
+pub fn process_stat(pid: i32) -> Option<(char, u64)> {
+    let name = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok()?;
+    let text = file::read_record(&name).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    // The command's name stands in parentheses and may hold anything.
+    let after = text.rsplit_once(')')?.1;
+    let mut fields = after.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// The signals that a process catches, ignores or blocks (proc_pid_status(5)), as a mask; all where
+/// it is gone.
+pub fn handled(pid: i32) -> u64 {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return u64::MAX;
+    };
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+            .unwrap_or(u64::MAX)
+    };
+    mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")
+}
