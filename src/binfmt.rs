@@ -8,12 +8,11 @@
 #![forbid(unsafe_code)]
 
 use crate::spec::Spec;
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, c_string};
 use crate::sys::file;
 use crate::sys::resolve::lookup;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
-use std::ffi::CString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -316,7 +315,7 @@ fn program(spec: &Spec) -> Option<(Vec<u8>, String)> {
 
 /// The first bytes of a plain file in the root. Nothing else is opened: a device's opening may act.
 fn start_of(root: i32, path: &str) -> Option<Vec<u8>> {
-    let name = CString::new(path).ok()?;
+    let name = c_string(path).ok()?;
     let place = Fd(lookup(root, &name, 0, true).ok()?);
     if file::fstat(place.0).ok()?.st_mode & libc::S_IFMT != libc::S_IFREG {
         return None;

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::cgroups::{self, plan::Driver};
+use crate::cgroups::{self, request::Driver};
 use crate::facts::Facts;
 use crate::namespaces::subid::Maps;
 use crate::plan;
@@ -38,9 +38,9 @@ pub struct Options {
     /// The caller has a notification socket, and the container gets one too.
     pub notify: bool,
     /// Networks of hull's, and the namespace.
-    pub network: crate::net::setup::Asked,
+    pub network: crate::net::setup::NetworkOptions,
     /// the VM backend.
-    pub vm: crate::settings::vm::Options,
+    pub vm: crate::settings::vm::VmOptions,
 }
 
 impl Options {
@@ -78,7 +78,7 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
         .network
         .apply(store, id, spec, &|other| network_namespace(store, other))?;
     let spec = if options.notify {
-        notify::add_to(&spec, &store.directory(id))?
+        notify::add_mount(&spec, &store.directory(id))?
     } else {
         spec
     };
@@ -137,7 +137,7 @@ pub fn request(
     } else {
         Driver::Cgroupfs
     };
-    let asked = cgroups::plan::Request {
+    let asked = cgroups::request::CgroupRequest {
         id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
         driver,

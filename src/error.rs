@@ -4,34 +4,74 @@
 
 use nix::errno::Errno;
 use std::fmt;
+use std::sync::Arc;
 
-/// An operation that failed, worded once, where the object was known.
+/// What a caller may act on. An error of which nobody needs to know more than its words is
+/// [`Kind::Other`]; a failed system call has its number besides ([`Error::errno`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// No container has this id: `delete --force` has nothing to do.
+    NoSuchContainer,
+    /// A container has this id already.
+    ContainerExists,
+    /// The container must be stopped first.
+    NotStopped,
+    /// The bundle has no `config.json`.
+    NoConfig,
+    /// The container's program is not there: a shell's status 127.
+    ProgramNotFound,
+    /// The container's program is there and cannot be executed: a shell's status 126.
+    ProgramNotExecutable,
+    /// The reader of hull's standard output has closed it.
+    OutputClosed,
+    /// Everything else.
+    #[default]
+    Other,
+}
+
+/// Why an operation failed, where that is an error of its own.
+#[derive(Clone)]
+enum Source {
+    Errno(Errno),
+    Other(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// An operation that failed. Its words are put together by `Display`: the larger operations first,
+/// the source last.
 #[derive(Clone)]
 pub struct Error {
+    kind: Kind,
+    /// The whole sentence, or `operation object` where there is a source.
     message: String,
-    errno: Option<Errno>,
-    status: Option<u8>,
+    source: Option<Source>,
 }
 
 /// hull's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error that is not a system call's: the whole sentence is given.
+    /// An error that no other one caused: the whole sentence is given.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
+            kind: Kind::Other,
             message: message.into(),
-            errno: None,
-            status: None,
+            source: None,
+        }
+    }
+
+    /// The same, of a kind that some caller acts on.
+    pub fn of_kind(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            ..Self::new(message)
         }
     }
 
     /// A system call's error: `operation object: why`.
     pub fn sys(operation: &str, object: impl fmt::Display, errno: Errno) -> Self {
         Self {
-            message: format!("{operation} {object}: {}", words(errno)),
-            errno: Some(errno),
-            status: None,
+            source: Some(Source::Errno(errno)),
+            ..Self::new(format!("{operation} {object}"))
         }
     }
 
@@ -39,7 +79,24 @@ impl Error {
     pub fn io(operation: &str, object: impl fmt::Display, error: &std::io::Error) -> Self {
         match error.raw_os_error() {
             Some(raw) => Self::sys(operation, object, Errno::from_raw(raw)),
-            None => Self::new(format!("{operation} {object}: {error}")),
+            // Not of the system, and so cheap to make again: the type cannot be cloned.
+            None => Self::caused(
+                operation,
+                object,
+                std::io::Error::new(error.kind(), error.to_string()),
+            ),
+        }
+    }
+
+    /// The same for any other error, such as one of a parser.
+    pub fn caused(
+        operation: &str,
+        object: impl fmt::Display,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            source: Some(Source::Other(Arc::new(source))),
+            ..Self::new(format!("{operation} {object}"))
         }
     }
 
@@ -52,23 +109,38 @@ impl Error {
         }
     }
 
-    /// Names the exit status that a shell would give.
+    /// Marks a program that could not be executed by the status that a shell gives for it: 127
+    /// where it is not there, 126 where the kernel refused it. Other numbers say nothing.
     #[must_use]
     pub fn with_status(self, status: u8) -> Self {
-        Self {
-            status: Some(status),
-            ..self
-        }
+        let kind = match status {
+            127 => Kind::ProgramNotFound,
+            126 => Kind::ProgramNotExecutable,
+            _ => self.kind,
+        };
+        Self { kind, ..self }
+    }
+
+    /// What a caller may act on.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The exit status that a shell would give, where it would not be the common one.
     pub fn status(&self) -> Option<u8> {
-        self.status
+        match self.kind {
+            Kind::ProgramNotFound => Some(127),
+            Kind::ProgramNotExecutable => Some(126),
+            _ => None,
+        }
     }
 
     /// The system's error number, if one was the cause.
     pub fn errno(&self) -> Option<Errno> {
-        self.errno
+        match self.source {
+            Some(Source::Errno(errno)) => Some(errno),
+            _ => None,
+        }
     }
 }
 
@@ -76,16 +148,28 @@ impl fmt::Display for Error {
     /// One line: what a config or an image put into a name can neither end the line of a log nor
     /// speak to a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for part in self.message.split_inclusive(char::is_control) {
-            match part.char_indices().next_back() {
-                Some((at, last)) if last.is_control() => {
-                    write!(f, "{}{}", &part[..at], last.escape_default())?
-                }
-                _ => f.write_str(part)?,
+        write_escaped(f, &self.message)?;
+        match &self.source {
+            None => Ok(()),
+            Some(Source::Errno(errno)) => write!(f, ": {}", words(*errno)),
+            Some(Source::Other(source)) => {
+                f.write_str(": ")?;
+                write_escaped(f, &source.to_string())
             }
         }
-        Ok(())
     }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for part in text.split_inclusive(char::is_control) {
+        match part.char_indices().next_back() {
+            Some((at, last)) if last.is_control() => {
+                write!(f, "{}{}", &part[..at], last.escape_default())?
+            }
+            _ => f.write_str(part)?,
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Error {
@@ -94,7 +178,17 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    /// The error number, or the other library's error. Its words are in this error's own already:
+    /// engines read one line.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.source {
+            None => None,
+            Some(Source::Errno(errno)) => Some(errno),
+            Some(Source::Other(source)) => Some(source.as_ref()),
+        }
+    }
+}
 
 /// The error number in words, in lower case as engines match them ("permission denied").
 pub fn words(errno: Errno) -> String {
@@ -111,7 +205,7 @@ pub trait Context<T> {
     /// Turns the bare error into `operation object: why`.
     ///
     /// # Errors
-    /// The error itself, worded.
+    /// The error itself, with these words.
     fn on(self, operation: &str, object: impl fmt::Display) -> Result<T>;
 }
 
@@ -124,5 +218,48 @@ impl<T> Context<T> for std::result::Result<T, Errno> {
 impl<T> Context<T> for std::io::Result<T> {
     fn on(self, operation: &str, object: impl fmt::Display) -> Result<T> {
         self.map_err(|error| Error::io(operation, object, &error))
+    }
+}
+
+impl<T> Context<T> for serde_json::Result<T> {
+    fn on(self, operation: &str, object: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| Error::caused(operation, object, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn words_and_source_are_those_of_the_cause() {
+        let error = Error::sys("open", "/x", Errno::ENOENT).within("start");
+        assert_eq!(
+            error.to_string(),
+            "start: open /x: no such file or directory"
+        );
+        assert_eq!(error.errno(), Some(Errno::ENOENT));
+        assert_eq!(
+            error.source().and_then(|source| source.downcast_ref()),
+            Some(&Errno::ENOENT)
+        );
+        let parsed: Result<u8> = serde_json::from_str::<u8>("x").on("read", "a\nb");
+        let error = parsed.unwrap_err();
+        assert!(
+            error
+                .source()
+                .is_some_and(|source| source.is::<serde_json::Error>())
+        );
+        assert!(error.to_string().starts_with("read a\\nb: expected value"));
+        assert!(Error::new("x").source().is_none());
+    }
+
+    #[test]
+    fn a_kind_outlives_what_is_put_around_it() {
+        let error = Error::of_kind(Kind::NoSuchContainer, "container does not exist: x");
+        assert_eq!(error.within("delete").kind(), Kind::NoSuchContainer);
+        assert_eq!(Error::new("x").with_status(127).status(), Some(127));
+        assert_eq!(Error::new("x").with_status(1).kind(), Kind::Other);
     }
 }

@@ -10,12 +10,11 @@ use crate::security::lsm::Lsm;
 use crate::security::rlimits;
 use crate::spec::Spec;
 use crate::spec::config::{IdMapping, Rlimit};
-use crate::sys::{file, ids, kernel};
+use crate::sys::{file, ids, namespace, procfs, search};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 /// Whose a namespace is that the config joins by path.
@@ -93,7 +92,7 @@ impl Facts {
     /// # Errors
     /// procfs is not there; a namespace's path cannot be opened.
     pub fn probe(spec: &Spec) -> Result<Self> {
-        let status = file::read_record(c"/proc/self/status").on("read", "/proc/self/status")?;
+        let status = procfs::read_record(c"/proc/self/status").on("read", "/proc/self/status")?;
         let status = String::from_utf8_lossy(&status);
         let hex = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -199,28 +198,15 @@ fn hard_limits(asked: &[Rlimit]) -> Result<BTreeMap<u32, u64>> {
 }
 
 fn id_helpers() -> Option<IdHelpers> {
-    let find = |name: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-        std::env::split_paths(&path)
-            .map(|directory| directory.join(name))
-            .find(|path| path.is_file())
-    };
     Some(IdHelpers {
-        uid: find("newuidmap")?,
-        gid: find("newgidmap")?,
+        uid: search::in_path("newuidmap")?,
+        gid: search::in_path("newgidmap")?,
     })
 }
 
 /// Identity of a namespace: its inode on nsfs.
 fn identity(descriptor: i32) -> Result<(u64, u64), nix::errno::Errno> {
     file::fstat(descriptor).map(|stat| (stat.st_dev, stat.st_ino))
-}
-
-fn open(path: &str) -> Result<crate::sys::fd::Fd> {
-    let name = CString::new(path).map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(crate::sys::fd::Fd)
-        .on("open namespace", path)
 }
 
 fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
@@ -235,7 +221,7 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
         .filter(with_path)
         .and_then(|n| n.path.as_deref());
     let user = user
-        .map(open)
+        .map(namespace::open)
         .transpose()?
         .map(|held| identity(held.0))
         .transpose()
@@ -245,19 +231,19 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
         let (Some(kind), Some(path)) = (namespace.typ, namespace.path.clone()) else {
             continue;
         };
-        let held = open(&path)?;
+        let held = namespace::open(&path)?;
         let here = identity(held.0).on("stat", &path)?;
         if crate::sys::file::filesystem(held.0).on("stat", &path)? != NSFS_MAGIC {
             return Err(Error::new(format!("namespace path {path} is no namespace")));
         }
-        let own = open(&format!("/proc/self/ns/{}", own_name(kind)))
+        let own = namespace::open(format!("/proc/self/ns/{}", own_name(kind)))
             .and_then(|own| identity(own.0).on("stat", "own namespace"));
         let owner = if own.is_ok_and(|own| own == here) {
             Owner::Own
         } else if kind == LinuxNamespaceType::User || user.is_none() {
             Owner::Outer
         } else {
-            match kernel::owner_of_namespace(held.0)
+            match namespace::owner(held.0)
                 .map(crate::sys::fd::Fd)
                 .and_then(|owner| identity(owner.0))
             {

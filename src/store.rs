@@ -3,7 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+use crate::error::Kind;
 use crate::sys::file;
+use crate::sys::replace::{Lasting, replace};
 use crate::{Context, Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +13,9 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+/// The name of a container's record in its directory.
+const RECORD: &str = "state.json";
 
 /// The containers' directory (`--root`).
 #[derive(Clone, Debug)]
@@ -99,7 +104,8 @@ impl Store {
             other => other,
         };
         match made {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::of_kind(
+                Kind::ContainerExists,
                 format!("container with given ID already exists: {id}"),
             )),
             other => other.on("make", directory.display()),
@@ -126,10 +132,9 @@ impl Store {
     /// `container does not exist`; a record that cannot be read.
     pub fn read<T: DeserializeOwned>(&self, id: &str) -> Result<T> {
         check_id(id)?;
-        let path = self.directory(id).join("state.json");
+        let path = self.directory(id).join(RECORD);
         let text = file::read_whole(&path).map_err(|error| missing(id, &error))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::new(format!("read {}: {error}", path.display())))
+        serde_json::from_slice(&text).on("read", path.display())
     }
 
     /// Replaces a container's record.
@@ -137,22 +142,16 @@ impl Store {
     /// # Errors
     /// A full disk, and the like; the old record stands then.
     pub fn write<T: Serialize>(&self, id: &str, record: &T) -> Result<()> {
-        let directory = self.directory(id);
-        let (temporary, path) = (
-            directory.join("state.json.new"),
-            directory.join("state.json"),
-        );
-        let text = serde_json::to_vec(record)
-            .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
-        std::fs::write(&temporary, text).on("write", temporary.display())?;
-        std::fs::rename(&temporary, &path).on("replace", path.display())
+        let path = self.directory(id).join(RECORD);
+        let text = serde_json::to_vec(record).on("write", path.display())?;
+        replace(&path, &text, 0o666, Lasting::Process)
     }
 
     /// Removes a container's directory if it holds the record alone; the record itself is gone in any
     /// case.
     pub fn remove_bare(&self, id: &str) -> bool {
         let directory = self.directory(id);
-        std::fs::remove_file(directory.join("state.json")).is_ok()
+        std::fs::remove_file(directory.join(RECORD)).is_ok()
             && std::fs::remove_dir(&directory).is_ok()
     }
 
@@ -181,7 +180,7 @@ impl Store {
         };
         let mut ids: Vec<String> = entries
             .filter_map(std::result::Result::ok)
-            .filter(|entry| entry.path().join("state.json").exists())
+            .filter(|entry| entry.path().join(RECORD).exists())
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
         ids.sort();
@@ -191,7 +190,10 @@ impl Store {
 
 fn missing(id: &str, error: &std::io::Error) -> Error {
     match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(format!("container does not exist: {id}")),
+        std::io::ErrorKind::NotFound => Error::of_kind(
+            Kind::NoSuchContainer,
+            format!("container does not exist: {id}"),
+        ),
         _ => Error::io("open container", id, error),
     }
 }

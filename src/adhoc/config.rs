@@ -8,6 +8,7 @@ use crate::spec::config::{
     Capabilities, Config, ConsoleSize, Cpu, DeviceRule, Linux, Memory, Mount, Namespace, Pids,
     Process, Resources, Root, Seccomp, User,
 };
+use crate::spec::default::{MASKED_PATHS, PATH, READONLY_PATHS};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
@@ -27,34 +28,6 @@ pub struct Host {
     /// hull's TERM.
     pub term: Option<String>,
 }
-
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// What tells of the host or reaches into it: the runtime spec's usual list, with what containers
-/// escaped through.
-const MASKED: [&str; 14] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/fs/selinux",
-    "/sys/dev/block",
-];
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
 
 /// Writes the config.
 ///
@@ -232,8 +205,8 @@ fn linux(ask: &Ask, host: &Host) -> Result<Linux> {
         cgroups_path: host.privileged.then(|| format!("/hull/{}", ask.id)),
         resources: resources(ask, host),
         seccomp: seccomp(ask)?,
-        masked_paths: MASKED.map(String::from).into(),
-        readonly_paths: READ_ONLY.map(String::from).into(),
+        masked_paths: MASKED_PATHS.map(String::from).into(),
+        readonly_paths: READONLY_PATHS.map(String::from).into(),
         ..Linux::default()
     })
 }

@@ -3,9 +3,8 @@
 
 use crate::adhoc::flags::Ask;
 use crate::step::layers::{Kept, Layers, Part};
+use crate::sys::mountinfo;
 use crate::{Context, Error, Result};
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -270,13 +269,11 @@ pub fn make_kept(layers: &Layers) -> Result<()> {
     Ok(())
 }
 
-/// The mounts below a directory, in the order of their making, the last of each place.
+/// The mounts below a directory, in the order of their mounting, the last of each place.
 fn below(directory: &Path) -> Result<Vec<Below>> {
-    const PATH: &str = "/proc/self/mountinfo";
-    let text = std::fs::read(PATH).on("read", PATH)?;
     let mut list: Vec<Below> = Vec::new();
-    for line in text.split(|&b| b == b'\n') {
-        let Some(mount) = parse(line, directory) else {
+    for mount in mountinfo::of("self")? {
+        let Some(mount) = mount_below(mount, directory) else {
             continue;
         };
         list.retain(|earlier| earlier.target != mount.target);
@@ -285,47 +282,17 @@ fn below(directory: &Path) -> Result<Vec<Below>> {
     Ok(list)
 }
 
-/// proc_pid_mountinfo(5): the fifth field is the place, and the first after the hyphen the type.
-fn parse(line: &[u8], directory: &Path) -> Option<Below> {
-    let mut fields = line.split(|&b| b == b' ');
-    let source = PathBuf::from(OsString::from_vec(unescape(fields.nth(4)?)));
+fn mount_below(mount: mountinfo::Mount, directory: &Path) -> Option<Below> {
+    let source = mount.mount_point;
     let rest = source
         .strip_prefix(directory)
         .ok()
         .filter(|rest| !rest.as_os_str().is_empty())?;
-    let target = format!("/{}", rest.to_str()?);
-    let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
     Some(Below {
-        target,
-        fstype: String::from_utf8_lossy(fstype).into_owned(),
+        target: format!("/{}", rest.to_str()?),
+        fstype: mount.fstype,
         source,
     })
-}
-
-/// Spaces and the like are octal there.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        let octal = text
-            .get(at + 1..at + 4)
-            .filter(|digits| text[at] == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
-        match octal {
-            Some(digits) => {
-                out.push(
-                    digits
-                        .iter()
-                        .fold(0_u8, |sum, d| sum.wrapping_mul(8).wrapping_add(d - b'0')),
-                );
-                at += 4;
-            }
-            None => {
-                out.push(text[at]);
-                at += 1;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -335,7 +302,11 @@ mod tests {
     #[test]
     fn mounts_are_read_from_the_kernels_lines() {
         let line = b"31 23 0:28 / /srv/a\\040b/c rw,relatime shared:1 - ext4 /dev/vda rw";
-        let mount = parse(line, Path::new("/srv")).unwrap();
+        let below = |directory: &str| {
+            let [mount] = mountinfo::parse(line).try_into().unwrap();
+            mount_below(mount, Path::new(directory))
+        };
+        let mount = below("/srv").unwrap();
         assert_eq!(
             (
                 mount.target.as_str(),
@@ -344,8 +315,7 @@ mod tests {
             ),
             ("/a b/c", "ext4", Some("/srv/a b/c"))
         );
-        assert!(parse(line, Path::new("/srv/a b/c")).is_none());
-        assert!(parse(line, Path::new("/sr")).is_none());
-        assert!(parse(b"", Path::new("/")).is_none());
+        assert!(below("/srv/a b/c").is_none());
+        assert!(below("/sr").is_none());
     }
 }

@@ -14,7 +14,7 @@ use crate::facts;
 use crate::namespaces::subid::Maps;
 use crate::security::caps;
 use crate::spec::Spec;
-use crate::stdio::foreground::{Carried, Signals, attend_acting, console_pair, receive_terminal};
+use crate::stdio::foreground::{Relays, Signals, attend_init, console_pair, receive_terminal};
 use crate::stdio::streams::Pipes;
 use crate::step::layers::Layers;
 use crate::store::Store;
@@ -134,23 +134,23 @@ impl Job<'_> {
             None
         };
         let (ours, theirs) = own.unzip();
-        let signals = Signals::hold()?;
-        let pipes = Pipes::instead_of_nonblocking()?;
+        let signals = Signals::block()?;
+        let pipes = Pipes::replace_nonblocking()?;
         let (container, made) = create(self.store, &self.ask.id, self.spec, self.options, theirs)?;
-        let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over);
+        let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams);
         let started = self
             .write_bundle(&container)
             .and_then(|()| begin(&container, &made));
         let ended = match (started, ours.as_ref().map(receive_terminal).transpose()) {
             (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
-                let carried = Carried {
+                let carried = Relays {
                     terminal,
                     pipes,
                     notify,
                 };
                 {
                     let leaves_to_default = |signal| container.leaves_to_default(signal);
-                    attend_acting(&made.child.pidfd, &leaves_to_default, &signals, carried)
+                    attend_init(&made.child.pidfd, &leaves_to_default, &signals, carried)
                 }
             }),
             (Err(error), _) | (_, Err(error)) => Err(error),
@@ -185,8 +185,7 @@ impl Job<'_> {
             .and_then(|notify| executed(&container, &made).map(|()| notify));
         let notify = begun.inspect_err(|_| drop(container.take_down()))?;
         notify.map_or(Ok(()), |notify| notify.wait(&made.child.pidfd))?;
-        println!("{}", self.ask.id);
-        Ok(0)
+        crate::stdio::output::print_line(&self.ask.id).map(|()| 0)
     }
 
     /// The container's directory is a bundle too: `hull plan` shows how the container was made.

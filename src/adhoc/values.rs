@@ -4,34 +4,16 @@ use crate::adhoc::flags::Volume;
 use crate::{Context, Error, Result};
 use std::path::Path;
 
-/// A size in bytes: a number with a unit of 1024 (`b`, `k`, `m`, `g`, `t`), also as `MiB` or `MB`.
+/// A size in bytes, at least one: see [`crate::spec::size::parse`].
 ///
 /// # Errors
-/// Anything else; nothing at all; more than the kernel counts.
+/// It is not a size, or is nothing at all.
 pub fn size(option: &str, text: &str) -> Result<i64> {
-    let refuse = || {
-        Error::new(format!(
-            "{option} {text:?}: not a size; say a number and a unit, as 512m or 2g"
-        ))
-    };
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(refuse()),
-    };
-    let number: f64 = number.parse().map_err(|_| refuse())?;
-    let bytes = number * (1_u64 << shift) as f64;
-    if !(1.0..9.0e18).contains(&bytes) {
-        return Err(Error::new(format!("{option} {text:?}: out of range")));
+    let refuse = |error: Error| error.within(format_args!("{option} {text:?}"));
+    match crate::spec::size::parse(text).map_err(refuse)? {
+        0 => Err(refuse(Error::new("out of range"))),
+        bytes => Ok(bytes.cast_signed()),
     }
-    Ok(bytes as i64)
 }
 
 /// A number of CPUs as a quota in microseconds of each 100,000.
@@ -161,31 +143,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_units_of_1024() {
-        for (text, bytes) in [
-            ("1", 1),
-            ("10b", 10),
-            ("4k", 4096),
-            ("64M", 64 << 20),
-            ("1.5g", 3 << 29),
-            ("2GiB", 2 << 30),
-            ("1TB", 1 << 40),
-        ] {
-            assert_eq!(size("--memory", text).unwrap(), bytes, "{text}");
-        }
-        for text in [
-            "",
-            "m",
-            "0",
-            "-1",
-            "1q",
-            "1.2.3m",
-            "1 m",
-            "999999999t",
-            "0x10",
-            "inf",
-            "nan",
-        ] {
+    fn a_size_is_more_than_nothing() {
+        assert_eq!(size("--memory", "1.5g").unwrap(), 3 << 29);
+        for text in ["0", "0k", "0.0001k", "9223372036854775808", "x"] {
             assert!(size("--memory", text).is_err(), "{text}");
         }
     }

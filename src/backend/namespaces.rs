@@ -18,8 +18,8 @@ use crate::state::Decided;
 use crate::step::draft::Plan;
 use crate::step::host::{HookList, Open};
 use crate::store::START_FIFO;
-use crate::sys::fd::{Fd, c_path, c_string};
-use crate::sys::file;
+use crate::sys::fd::{Fd, c_path};
+use crate::sys::{file, namespace};
 use crate::{Context, Error, Result};
 use nix::unistd::Pid;
 use std::path::Path;
@@ -74,12 +74,7 @@ pub fn open_common(what: &Open) -> Result<Fd> {
             id_map,
             link,
         } => sources::tree(path, *recursive, *propagation, id_map.as_ref(), *link),
-        Open::Namespace { path } => {
-            let name = c_string(path)?;
-            file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-                .map(Fd)
-                .on("open namespace", path)
-        }
+        Open::Namespace { path } => namespace::open(path),
         Open::StartFifo | Open::ConsoleSocket | Open::Init | Open::CgroupTasks { .. } => {
             Err(Error::new(format!("these steps have no {what:?}")))
         }

@@ -51,7 +51,7 @@ impl Drop for Undo {
             let _ = process::wait(child.pidfd.0, false);
         }
         if self.networked {
-            let _ = crate::net::trace::release(&self.directory);
+            let _ = crate::net::release::release(&self.directory);
         }
         if let Some(group) = &mut self.group {
             // Children of hooks may be there still.

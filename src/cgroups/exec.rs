@@ -1,9 +1,10 @@
 //! Where a further process of a container goes.
 
+use super::directory::{dir_of, join, open_dir};
 use super::file;
-use super::group::{Group, join, open_dir};
+use super::group::Group;
+use super::place::clean;
 use super::tree::Version;
-use crate::cgroups::plan::Place;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -81,10 +82,7 @@ impl Group {
                 .iter()
                 .find_map(|c| subs.get(c))
                 .or_else(|| subs.get(""));
-            let dir = match sub
-                .map(|s| crate::cgroups::plan::clean(s))
-                .filter(|s| !s.is_empty())
-            {
+            let dir = match sub.map(|s| clean(s)).filter(|s| !s.is_empty()) {
                 Some(sub) => format!("{}/{sub}", place.dir),
                 None if place.version == Version::V2 && is_inner(&place.dir) => {
                     dir_of(place, init)?
@@ -144,39 +142,6 @@ impl Group {
 /// (`cgroup_migrate_vet_dst`), unless it has some, in which case init is one of them.
 fn is_inner(dir: &str) -> bool {
     file::read(dir, "cgroup.subtree_control").is_ok_and(|given| !given.trim().is_empty())
-}
-
-/// A process's cgroup of one hierarchy, as a directory.
-pub(super) fn dir_of(place: &Place, pid: Pid) -> Result<String> {
-    let path = format!("/proc/{pid}");
-    let text = file::read(&path, "cgroup").on("read", format_args!("{path}/cgroup"))?;
-    let is_it = |names: &str| match place.version {
-        Version::V2 => names.is_empty(),
-        Version::V1 => names
-            .split(',')
-            .any(|name| place.controllers.iter().any(|c| c == name)),
-    };
-    let own = text.lines().find_map(|line| {
-        let (names, path) = line.split_once(':')?.1.split_once(':')?;
-        is_it(names).then_some(path)
-    });
-    let own = own.unwrap_or_default();
-    let below = if place.root == "/" {
-        Some(own)
-    } else {
-        own.strip_prefix(place.root.as_str())
-    };
-    match below {
-        Some(below) => Ok(format!(
-            "{}{}",
-            place.mount_point,
-            below.trim_end_matches('/')
-        )),
-        None => Err(Error::new(format!(
-            "cgroup {own} of process {pid} is not within the mount on {}",
-            place.mount_point
-        ))),
-    }
 }
 
 #[cfg(test)]

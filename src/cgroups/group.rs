@@ -2,13 +2,17 @@
 //! removed.
 
 use super::devices::{Rules, Table};
+use super::directory::{dir_of, join, open_dir, pids_below, remove_dir};
 use super::file;
+use super::freezer::is_frozen;
+use super::place::{IfDenied, Place, clean, find};
+use super::plan::Plan;
+use super::request::Driver;
+use super::systemd::client::Client;
 use super::tree::Version;
-use crate::cgroups::plan::{Driver, IfDenied, Place, Plan, find};
-use crate::cgroups::systemd::client::Client;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkdir};
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,18 @@ pub struct Record {
     /// systemd's name for them.
     #[serde(default)]
     pub unit: Option<String>,
+}
+
+impl Plan {
+    /// The record of what will be made, for whoever must clear up after a runtime that was killed.
+    pub fn record(&self) -> Record {
+        Record {
+            driver: self.driver,
+            places: self.places.clone(),
+            devices: self.devices.clone(),
+            unit: self.unit.as_ref().map(|unit| unit.name.clone()),
+        }
+    }
 }
 
 /// The live handle. Dropped before [`Group::commit`], it removes the directories that it made and stops
@@ -97,7 +113,7 @@ impl Group {
         group.started = true;
         for planned in &plan.places {
             let mut place = planned.clone();
-            let now = super::exec::dir_of(&place, pid)?;
+            let now = dir_of(&place, pid)?;
             if place.version == Version::V2 {
                 // Where systemd has in fact put it: the user's instance may be elsewhere than its
                 // name says.
@@ -122,7 +138,7 @@ impl Group {
             .unit
             .as_ref()
             .ok_or_else(|| Error::new("the container has no unit of systemd"))?;
-        let below = format!("/{}", crate::cgroups::plan::clean(below));
+        let below = format!("/{}", clean(below));
         Client::connect(self.by_user())?.attach(name, &below, pid)
     }
 
@@ -281,7 +297,7 @@ impl Group {
 
     /// A cgroup with processes is somebody's: its limits would fall on them.
     fn refuse_full(&self, place: &Place) -> Result<()> {
-        match super::life::pids_below(&place.dir)?.len() {
+        match pids_below(&place.dir)?.len() {
             0 => Ok(()),
             n => Err(Error::new(format!(
                 "container's cgroup is not empty: {n} process(es) found ({})",
@@ -300,7 +316,7 @@ impl Group {
         if parent == place.mount_point && self.made.contains(&place.dir) {
             return Ok(());
         }
-        if super::life::is_frozen(place)? {
+        if is_frozen(place)? {
             return Err(Error::new(format!(
                 "container's cgroup unexpectedly frozen ({})",
                 place.dir
@@ -435,38 +451,9 @@ impl Drop for Group {
         for dir in self.made.iter().rev() {
             // The caller's own error is on its way; what cannot be removed here, `delete --force`
             // removes.
-            let _ = super::life::remove_dir(dir);
+            let _ = remove_dir(dir);
         }
     }
-}
-
-/// A cgroup's directory. (CLONE_INTO_CGROUP and bpf(2) take no O_PATH fd.)
-pub(super) fn open_dir(dir: &str) -> Result<OwnedFd> {
-    open(
-        dir,
-        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .on("open", dir)
-}
-
-/// Moves one process; EINVAL is what a process that is just being made answers.
-pub(super) fn join(dir: &str, pid: Pid) -> Result<()> {
-    const TRIES: u32 = 5;
-    for n in 1.. {
-        match file::write(dir, "cgroup.procs", &pid.to_string()) {
-            Err(Errno::EINVAL) if n < TRIES => {
-                std::thread::sleep(std::time::Duration::from_millis(30))
-            }
-            result => {
-                return result.on(
-                    &format!("write {pid} to"),
-                    format_args!("{dir}/cgroup.procs"),
-                );
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Writes device rules, opening each file once for neighbours.

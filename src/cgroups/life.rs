@@ -1,20 +1,17 @@
 //! The processes of a cgroup: who they are, stopping them, ending them, and the end of the cgroup
 //! itself.
 
+use super::directory::{PATIENCE, below, pids_below, pids_in, remove_until};
 use super::file;
+use super::freezer::{is_frozen, set_frozen};
 use super::group::Group;
+use super::place::{Place, find};
 use super::tree::Version;
-use crate::cgroups::plan::{Place, find};
-use crate::{Context, Error, Result};
+use crate::{Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-
-/// How long a cgroup may take to become frozen, or empty after its processes were killed. A loaded
-/// machine needs seconds, a process in an uninterruptible call for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Group {
     /// The place that tells the container's processes: the freezer's on v1, so that what is listed
@@ -184,37 +181,6 @@ fn no_freezer() -> Error {
     Error::new("cannot toggle freezer: cgroups not configured for container")
 }
 
-/// v1: its own state or, for one below a frozen one, the state that it has from there. v2: all have
-/// stopped.
-pub(super) fn is_frozen(place: &Place) -> Result<bool> {
-    let (name, yes) = match place.version {
-        Version::V1 => ("freezer.state", "FROZEN"),
-        Version::V2 => ("cgroup.events", "frozen 1"),
-    };
-    match file::read(&place.dir, name) {
-        Ok(text) => Ok(text.lines().any(|line| line == yes)),
-        Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
-        Err(errno) => Err(Error::sys(
-            "read",
-            format_args!("{}/{name}", place.dir),
-            errno,
-        )),
-    }
-}
-
-fn set_frozen(place: &Place, frozen: bool) -> Result<()> {
-    let (name, value) = match (place.version, frozen) {
-        (Version::V1, true) => ("freezer.state", "FROZEN"),
-        (Version::V1, false) => ("freezer.state", "THAWED"),
-        (Version::V2, true) => ("cgroup.freeze", "1"),
-        (Version::V2, false) => ("cgroup.freeze", "0"),
-    };
-    file::write(&place.dir, name, value).on(
-        &format!("write {value} to"),
-        format_args!("{}/{name}", place.dir),
-    )
-}
-
 fn signal_all(place: &Place, signal: Signal) -> Result<()> {
     let mut result = Ok(());
     for pid in pids_below(&place.dir)? {
@@ -248,91 +214,4 @@ fn kill_until_empty(place: &Place) -> Result<()> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
-}
-
-/// The processes of one cgroup. A threaded one (v2) tells threads only: their processes are listed
-/// by the domain above it.
-fn pids_in(dir: &str) -> Result<BTreeSet<Pid>> {
-    let text = match file::read(dir, "cgroup.procs") {
-        Err(Errno::EOPNOTSUPP) => file::read(dir, "cgroup.threads"),
-        other => other,
-    };
-    match text {
-        Ok(text) => Ok(text
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .filter(|n| *n > 0)
-            .map(Pid::from_raw)
-            .collect()),
-        Err(Errno::ENOENT | Errno::ENODEV) => Ok(BTreeSet::new()),
-        Err(errno) => Err(Error::sys(
-            "read",
-            format_args!("{dir}/cgroup.procs"),
-            errno,
-        )),
-    }
-}
-
-/// The processes of a cgroup and of all below it.
-pub(super) fn pids_below(dir: &str) -> Result<Vec<Pid>> {
-    let mut all = BTreeSet::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        all.append(&mut pids_in(&dir)?);
-        todo.extend(below(&dir)?);
-    }
-    Ok(all.into_iter().collect())
-}
-
-/// The cgroups directly below; none of one that is gone.
-pub(super) fn below(dir: &str) -> Result<Vec<String>> {
-    let gone = |e: &std::io::Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if gone(&e) => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io("read", dir, &e)),
-    };
-    let directories = entries.filter_map(|entry| {
-        entry
-            .ok()
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-    });
-    Ok(directories
-        .filter_map(|e| e.path().to_str().map(str::to_owned))
-        .collect())
-}
-
-/// Removes a cgroup with all below it. One that is gone is removed.
-pub(super) fn remove_dir(dir: &str) -> Result<()> {
-    remove_until(dir, Instant::now() + PATIENCE)
-}
-
-fn remove_until(dir: &str, end: Instant) -> Result<()> {
-    let mut pause = Duration::from_micros(100);
-    loop {
-        match rmdir(dir) {
-            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
-            Err(Errno::EBUSY) => {}
-            Err(errno) => return Err(Error::sys("rmdir", dir, errno)),
-        }
-        for child in below(dir)? {
-            remove_until(&child, end)?;
-        }
-        if rmdir(dir).is_ok() {
-            return Ok(());
-        }
-        if Instant::now() > end {
-            let left = pids_below(dir)?.len();
-            return Err(Error::sys("rmdir", dir, Errno::EBUSY).within(format_args!(
-                "{left} process(es) left after {} s",
-                PATIENCE.as_secs()
-            )));
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-}
-
-fn rmdir(dir: &str) -> nix::Result<()> {
-    std::fs::remove_dir(dir).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
 }

@@ -29,14 +29,18 @@
 
 pub mod bpf;
 pub mod devices;
+pub mod directory;
 pub mod exec;
 pub mod file;
+pub mod freezer;
 pub mod group;
 pub mod life;
 pub mod limits;
 pub mod mounts;
 pub mod oom;
+pub mod place;
 pub mod plan;
+pub mod request;
 pub mod stats;
 pub mod systemd;
 pub mod tree;

@@ -1,7 +1,8 @@
 //! What a mount of type `cgroup` becomes inside the container.
 
+use super::place::Place;
+use super::plan::Plan;
 use super::tree::Version;
-use crate::cgroups::plan::{Place, Plan};
 
 /// One thing to make below the mount's target.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use super::file;
 use super::group::Group;
+use super::place::find;
 use super::tree::Version;
-use crate::cgroups::plan::find;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;

@@ -1,13 +1,14 @@
 //! Changing the limits of a running container: all of them, or none.
 
 use super::devices::{Rules, Table};
+use super::directory::open_dir;
 use super::file;
 use super::group::{Group, read_devices, write_devices};
 use super::limits;
-use super::systemd;
+use super::place::{Place, find};
+use super::systemd::{client, properties};
 use super::tree::Version;
-use super::values::{dir_of, write_all};
-use crate::cgroups::plan::{Place, Policy, Write, find};
+use super::values::{Policy, Write, dir_of, write_all};
 use crate::spec::config::{Cpu, Memory, Resources};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -168,12 +169,12 @@ impl Group {
         let Some(name) = &self.unit else {
             return Ok(());
         };
-        let mut properties = systemd::properties::of_writes(writes)?;
-        properties.extend(rules.into_iter().flat_map(systemd::properties::of_devices));
-        if properties.is_empty() {
+        let mut all = properties::of_writes(writes)?;
+        all.extend(rules.into_iter().flat_map(properties::of_devices));
+        if all.is_empty() {
             return Ok(());
         }
-        systemd::client::Client::connect(self.by_user())?.set(name, &properties)
+        client::Client::connect(self.by_user())?.set(name, &all)
     }
 
     fn update_devices(&mut self, rules: Rules, table: Option<Table>) -> Result<()> {
@@ -181,11 +182,7 @@ impl Group {
             return Ok(());
         };
         match table {
-            None => super::bpf::apply(
-                super::group::open_dir(&place.dir)?.as_fd(),
-                &place.dir,
-                &rules,
-            )?,
+            None => super::bpf::apply(open_dir(&place.dir)?.as_fd(), &place.dir, &rules)?,
             Some(new) => {
                 let old = read_devices(place)?;
                 if let Err(error) = write_devices(place, &new.writes_from(&old)) {

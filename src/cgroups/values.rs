@@ -1,9 +1,51 @@
-//! Writing limits in order, with the plan's policies.
+//! Values for the files of cgroups: what is to be written, what a failure means, and the writing.
 
 use super::file;
-use crate::cgroups::plan::{Place, Policy, Write, find};
+use super::place::{Place, find};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// What an unsuccessful write means.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// An error.
+    #[default]
+    Must,
+    /// Where the kernel refuses the value against the present value of the next file (EINVAL),
+    /// again after it has been written: a limit that is raised must follow the swap limit, one that
+    /// is lowered must come before.
+    OrAfterNext,
+    /// A file that the kernel does not have is passed over, since it would change nothing.
+    IfPresent,
+    /// Where the file is missing, this value goes to that file.
+    Else {
+        /// The other file.
+        file: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// One value for one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// The controller that the file belongs to (`cgroup` for the core of v2).
+    pub controller: String,
+    /// The file's name in the cgroup.
+    pub file: String,
+    /// What is written.
+    pub value: String,
+    /// The part of the config that asks for it.
+    pub from: String,
+    /// What a failure means.
+    #[serde(default)]
+    pub policy: Policy,
+    /// v2, `memory.checkBeforeUpdate`: refused when this many bytes are in use already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unless_used: Option<u64>,
+}
 
 /// Writes all values, in order.
 pub(super) fn write_all(places: &[Place], writes: &[Write]) -> Result<()> {

@@ -8,12 +8,12 @@
 //! can write the file can write the checksum too: it is no signature.
 
 use super::images;
+use crate::sys::replace::{Lasting, Replacement};
 use crate::{Context, Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, IsTerminal, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"HULLCKPT";
@@ -70,35 +70,21 @@ fn header(length: u64, sum: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// Removes a half-written file, unless it was given its name.
-struct Partial(Option<PathBuf>);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 /// Packs the files of a directory. The file has its name only once all of it is on the disk.
 ///
 /// # Errors
 /// A full disk, and the like; nothing is left then.
 pub fn pack(directory: &Path, to: &Path) -> Result<()> {
-    let name = to
-        .file_name()
-        .ok_or_else(|| Error::new(format!("{} is no file's name", to.display())))?
-        .to_string_lossy()
-        .into_owned();
-    let path = to.with_file_name(format!(".{name}.{}", std::process::id()));
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .on("make", path.display())?;
-    let mut partial = Partial(Some(path.clone()));
+    if to.file_name().is_none() {
+        return Err(Error::new(format!("{} is no file's name", to.display())));
+    }
+    let mut new = Replacement::new(to, 0o600)?;
+    write(new.file(), directory, to)?;
+    new.commit(Lasting::PowerCut)
+}
+
+/// Writes the archive of a directory to an empty file, which will be called `to`.
+fn write(file: &mut File, directory: &Path, to: &Path) -> Result<()> {
     let files = files_of(directory)?;
     let total = files.iter().map(|(_, _, bytes)| bytes).sum();
     let progress = bar("saving", total);
@@ -109,8 +95,8 @@ pub fn pack(directory: &Path, to: &Path) -> Result<()> {
     };
     out.inner
         .write_all(&header(0, &[0; 32]))
-        .on("write", path.display())?;
-    let compressor = zstd::Encoder::new(&mut out, 1).on("compress", path.display())?;
+        .on("write", to.display())?;
+    let compressor = zstd::Encoder::new(&mut out, 1).on("compress", to.display())?;
     let mut tar = tar::Builder::new(compressor);
     for (name, source, bytes) in files {
         let mut header = tar::Header::new_gnu();
@@ -122,21 +108,17 @@ pub fn pack(directory: &Path, to: &Path) -> Result<()> {
     }
     tar.into_inner()
         .and_then(zstd::Encoder::finish)
-        .on("write", path.display())?;
+        .on("write", to.display())?;
     progress.finish_and_clear();
     let Summed { inner, sum, length } = out;
-    let mut file = inner
+    let file = inner
         .into_inner()
-        .map_err(|error| Error::io("write", path.display(), error.error()))?;
+        .map_err(|error| Error::io("write", to.display(), error.error()))?;
     let head = header(length, &sum.finalize());
     let finished = file
         .seek(SeekFrom::Start(0))
-        .and_then(|_| file.write_all(&head))
-        .and_then(|()| file.sync_all());
-    finished.on("write", path.display())?;
-    std::fs::rename(&path, to).on("write", to.display())?;
-    partial.0 = None;
-    Ok(())
+        .and_then(|_| file.write_all(&head));
+    finished.on("write", to.display())
 }
 
 /// criu's link from images to those that they rest on (`CR_PARENT_LINK`); in the file and where it

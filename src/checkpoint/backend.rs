@@ -12,7 +12,6 @@ use crate::backend::namespaces::{Target, open_common};
 use crate::backend::run::{Backend, Birth, Made, Network};
 use crate::compile::Compiled;
 use crate::namespaces::spawn::Child;
-use crate::net::names;
 use crate::net::netlink::Namespace;
 use crate::net::saved;
 use crate::spec::Spec;
@@ -314,8 +313,8 @@ impl Backend for CriuBackend<'_> {
         let Target { id, directory, .. } = self.target;
         match network {
             Network::Attach(setup) => {
-                names::prepare(directory, setup)?;
-                let namespace = Namespace::new()?;
+                setup.prepare_files(directory)?;
+                let namespace = saved::new_namespace()?;
                 network_lock::packets(&namespace)?;
                 crate::net::attach::attach(setup, id, &namespace, process::getpid(), directory)?;
                 self.network = Some(namespace);

@@ -5,15 +5,13 @@
 //! it changes anything below it, and what was copied up has a new change time: so the merged view
 //! and the lower one are compared, and equal directories are not entered.
 
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, c_path};
 use crate::sys::file;
 use crate::sys::resolve::make_directory;
 use crate::{Context, Error, Result};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::CString;
 use std::fs::{File, Metadata};
 use std::io::{BufReader, BufWriter, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
@@ -251,11 +249,14 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.set_unpack_xattrs(true);
-    let name = CString::new(upper.as_os_str().as_bytes())
-        .map_err(|_| Error::new("a path contains a NUL byte"))?;
-    let root = file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0)
-        .map(Fd)
-        .on("open", upper.display())?;
+    let root = file::openat(
+        libc::AT_FDCWD,
+        &c_path(upper)?,
+        libc::O_PATH | libc::O_DIRECTORY,
+        0,
+    )
+    .map(Fd)
+    .on("open", upper.display())?;
     for entry in archive.entries().on("read", from.display())? {
         let mut entry = entry.on("read", from.display())?;
         let path = entry.path().on("read", from.display())?.into_owned();
@@ -293,19 +294,16 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
 }
 
 fn node(root: &Fd, path: &Path, mode: u32, device: u64) -> Result<()> {
-    let c = |text: &std::ffi::OsStr| {
-        CString::new(text.as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"))
-    };
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("/"));
-    let directory = make_directory(root.0, &c(parent.as_os_str())?, false)
+    let directory = make_directory(root.0, &c_path(parent)?, false)
         .map(Fd)
         .on("open", parent.display())?;
     file::mknodat(
         directory.0,
-        &c(path.file_name().unwrap_or_default())?,
+        &c_path(path.file_name().unwrap_or_default())?,
         mode,
         device,
     )

@@ -9,6 +9,7 @@ use crate::checkpoint::restore::restore;
 use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::Container;
+use crate::error::Kind;
 use crate::step::container::Step;
 use crate::step::draft::Plan;
 use crate::store::{Store, check_id};
@@ -38,9 +39,10 @@ pub fn clone(store: &Store, id: &str, clones: &Clones) -> Result<()> {
         .iter()
         .find(|name| store.directory(name).exists())
     {
-        return Err(Error::new(format!(
-            "container with given ID already exists: {name}"
-        )));
+        return Err(Error::of_kind(
+            Kind::ContainerExists,
+            format!("container with given ID already exists: {name}"),
+        ));
     }
     let source = Container::open(store, id)?;
     if !clones.share {

@@ -18,9 +18,9 @@ use super::rpc::{Features, Kind, Options, Request, Response};
 use super::tmpfs::StandIn;
 use crate::checkpoint::writeback;
 use crate::checkpoint::writeback::Following;
-use crate::sys::fd::Fd;
-use crate::sys::fd::socket_pair;
+use crate::sys::fd::{Fd, c_path, c_string, socket_pair};
 use crate::sys::process::{self, Arrays, Cloned};
+use crate::sys::search::in_path_or_sbin;
 use crate::sys::{Sys, file, mount, socket};
 use crate::{Context, Error, Result};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -64,7 +64,7 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = named {
         // A name without a slash is looked up, as everybody does.
         let found = if path.components().count() == 1 {
-            in_path(&path)
+            in_path_or_sbin(&path)
         } else {
             Some(path.clone()).filter(|path| path.is_file())
         };
@@ -75,30 +75,12 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
             ))
         });
     }
-    in_path(Path::new("criu")).ok_or_else(|| {
+    in_path_or_sbin("criu").ok_or_else(|| {
         Error::new(
             "criu is not installed: checkpoint and \
         restore need it (the package criu), or --criu PATH",
         )
     })
-}
-
-/// The first program of a name in PATH and in sbin.
-pub fn in_path(name: &Path) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(
-        [
-            "/usr/local/sbin",
-            "/usr/sbin",
-            "/sbin",
-            "/usr/local/bin",
-            "/usr/bin",
-        ]
-        .map(PathBuf::from),
-    );
-    directories
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
 }
 
 /// A mount that is there for criu alone.
@@ -181,11 +163,6 @@ impl Drop for Session {
             let _ = process::wait(pidfd.0, false);
         }
     }
-}
-
-fn c_string(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| Error::new(format!("path {} contains a NUL byte", path.display())))
 }
 
 /// What the child does between clone and execve: plain system calls only.
@@ -281,12 +258,9 @@ impl Session {
             .on("open", "/dev/null")?;
         let c_mount = |one: &Mounting| {
             Ok((
-                c_string(&one.source)?,
-                c_string(&one.target)?,
-                one.overlay
-                    .as_ref()
-                    .map(|layers| c_string(Path::new(layers)))
-                    .transpose()?,
+                c_path(&one.source)?,
+                c_path(&one.target)?,
+                one.overlay.as_ref().map(c_path).transpose()?,
             ))
         };
         let mounts = world
@@ -296,15 +270,15 @@ impl Session {
             .collect::<Result<Vec<_>>>()?;
         let (sync, theirs) = socket_pair()?;
         let birth = Birth {
-            images: c_string(world.images)?,
-            work: c_string(world.work)?,
+            images: c_path(world.images)?,
+            work: c_path(world.work)?,
             inherit: &inherit,
             stdio: (!world.stdio).then_some((null.0, messages.0)),
             mounts,
             tasks: world.tasks,
             sync: theirs.0,
         };
-        let path = c_string(program)?;
+        let path = c_path(program)?;
         let args = [c"criu".to_owned(), c"swrk".to_owned(), c"3".to_owned()];
         let env = environment(world);
         let mut arrays = Arrays::with_room(args.len() + env.len());
@@ -628,7 +602,7 @@ pub fn words(version: u32) -> String {
 /// hull's own, as criu looks for iptables and its plugins by it.
 fn environment(world: &World) -> Vec<CString> {
     let join = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        c_string([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
     };
     let spared = (!world.tls).then(|| NO_TLS.to_owned());
     world

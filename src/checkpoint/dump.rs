@@ -90,7 +90,7 @@ pub fn checkpoint(store: &Store, id: &str, dump: &Dump) -> Result<()> {
     if !ends {
         return Ok(());
     }
-    let unplugged = crate::net::trace::unplug(&container.directory());
+    let unplugged = crate::net::release::unplug(&container.directory());
     drop(namespace);
     let ended = container.take_down();
     drop(lock);
@@ -375,14 +375,14 @@ fn options(
 /// The directory by which criu stops everything at once.
 fn freezer(container: &Container) -> Option<String> {
     let places = &container.record.cgroup.as_ref()?.places;
-    let has = |place: &&crate::cgroups::plan::Place| {
+    let has = |place: &&crate::cgroups::place::Place| {
         place
             .controllers
             .iter()
             .any(|controller| controller == "freezer")
     };
     let v2 =
-        |place: &&crate::cgroups::plan::Place| place.version == crate::cgroups::tree::Version::V2;
+        |place: &&crate::cgroups::place::Place| place.version == crate::cgroups::tree::Version::V2;
     places
         .iter()
         .find(has)

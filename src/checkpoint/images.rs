@@ -1,7 +1,7 @@
 //! The directory of images: made for root alone, its `descriptors.json`, and when it counts as saved.
 
 use crate::container::Container;
-use crate::net::saved::Saved;
+use crate::net::saved::SavedNetworks;
 use crate::spec::Spec;
 use crate::state::Decided;
 use crate::step::layers::Layers;
@@ -163,7 +163,7 @@ pub struct Beside {
     pub outcomes: Vec<Decided>,
     /// The networks that hull wired.
     #[serde(default)]
-    pub network: Option<Saved>,
+    pub network: Option<SavedNetworks>,
     /// Its output was kept for `hull logs`.
     #[serde(default)]
     pub logs: bool,
@@ -221,7 +221,7 @@ impl Beside {
             spec: Some(record.spec.clone()),
             layers: record.layers.clone(),
             outcomes: record.outcomes.clone(),
-            network: Saved::of(&directory)?,
+            network: SavedNetworks::of(&directory)?,
             logs: directory.join(crate::adhoc::keeper::LOG).exists(),
             directory,
             sums: BTreeMap::new(),

@@ -5,10 +5,10 @@ use crate::state::Decided;
 use crate::step::container::{Protection, Refused, Step, slot};
 use crate::step::draft::{Placed, Plan};
 use crate::step::host::{HostStep, Open};
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, c_string};
 use crate::sys::file::{self, RESOLVE_IN_ROOT};
+use crate::sys::mountinfo;
 use crate::{Context, Error, Result};
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 /// A mount whose file system belongs to the host.
@@ -166,23 +166,29 @@ impl Mounts {
     /// # Errors
     /// The process is gone.
     pub fn of(pid: i32) -> Result<Self> {
-        let path = format!("/proc/{pid}/mountinfo");
-        let text = std::fs::read_to_string(&path).on("read", &path)?;
-        let root = CString::new(format!("/proc/{pid}/root"))
-            .map_err(|_| Error::new("a path contains a NUL byte"))?;
+        let all = mountinfo::of(pid)?;
+        let root = c_string(format!("/proc/{pid}/root"))?;
         let root = file::openat(libc::AT_FDCWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0)
             .map(Fd)
             .on("open", "the container's root")?;
         Ok(Self {
             root,
-            all: text.lines().filter_map(parse).collect(),
+            all: all
+                .into_iter()
+                .map(|mount| Mounted {
+                    id: mount.id,
+                    point: mount.mount_point.to_string_lossy().into_owned(),
+                    fstype: mount.fstype,
+                    device: mount.device,
+                })
+                .collect(),
         })
     }
 
     /// The mount that stands at a path in the container, symbolic links followed within its root;
     /// none where no mount begins there.
     pub fn at(&self, path: &str) -> Option<&Mounted> {
-        let name = CString::new(path).ok()?;
+        let name = c_string(path).ok()?;
         let held = file::openat2(self.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT)
             .map(Fd)
             .ok()?;
@@ -206,45 +212,6 @@ impl Mounts {
             .iter()
             .filter(move |mounted| mounted.point.starts_with(&prefix))
     }
-}
-
-fn parse(line: &str) -> Option<Mounted> {
-    let (front, back) = line.split_once(" - ")?;
-    let mut fields = front.split(' ');
-    let id = fields.next()?.parse().ok()?;
-    let device = fields.nth(1)?.to_owned();
-    let point = unescape(fields.nth(1)?);
-    Some(Mounted {
-        id,
-        point,
-        fstype: back.split(' ').next()?.to_owned(),
-        device,
-    })
-}
-
-/// `\040` and its like (proc_pid_mountinfo(5)).
-fn unescape(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = (first == b'\\')
-            .then(|| {
-                tail.get(..3)
-                    .and_then(|digits| std::str::from_utf8(digits).ok())
-            })
-            .flatten();
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The external mounts that are there in a running container: (mount point, key, source). What lies
@@ -294,7 +261,7 @@ pub fn present(externals: &[External], mounts: &Mounts) -> Result<Vec<(String, S
 }
 
 fn is_directory(mounts: &Mounts, path: &str) -> bool {
-    let Ok(name) = CString::new(path) else {
+    let Ok(name) = c_string(path) else {
         return false;
     };
     let held = file::openat2(mounts.root.0, &name, libc::O_PATH, 0, RESOLVE_IN_ROOT).map(Fd);
@@ -305,15 +272,6 @@ fn is_directory(mounts: &Mounts, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escapes_of_mountinfo_are_read() {
-        let mounted = parse(r"31 22 0:5 / /a\040b\134c rw - ext4 /dev/x rw").unwrap();
-        assert_eq!(
-            (mounted.id, mounted.point.as_str(), mounted.fstype.as_str()),
-            (31, r"/a b\c", "ext4")
-        );
-    }
 
     #[test]
     fn a_masked_file_is_external_and_a_masked_directory_is_not() {

@@ -231,7 +231,10 @@ fn hooks_may_wire(spec: &Spec) -> bool {
 /// The plan by which a container was made, made anew from its record.
 fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
     let systemd_cgroup = record.cgroup.as_ref().is_some_and(|cgroup| {
-        matches!(cgroup.driver, crate::cgroups::plan::Driver::Systemd { .. })
+        matches!(
+            cgroup.driver,
+            crate::cgroups::request::Driver::Systemd { .. }
+        )
     });
     let options = crate::compile::Options {
         systemd_cgroup,

@@ -2,16 +2,14 @@
 //! kernel, which does not know it yet, would answer with a reset. criu holds packets back only in
 //! namespaces that it makes itself.
 
-use crate::checkpoint::criu::in_path;
 use crate::net::netlink::Namespace;
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, c_path, c_string};
 use crate::sys::file;
 use crate::sys::process::{self, Arrays, Cloned};
+use crate::sys::search::in_path_or_sbin;
 use crate::{Context, Error, Result};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 const HOLD: &str = "table inet hull-restore {\n chain input {\n  type filter hook input priority \
     -400; policy drop;\n }\n}\n";
@@ -43,11 +41,9 @@ fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
 /// # Errors
 /// It is not there, or refuses.
 pub fn run(namespace: &Namespace, name: &str, args: &[&CStr], input: &str) -> Result<String> {
-    let program = in_path(Path::new(name))
+    let program = in_path_or_sbin(name)
         .ok_or_else(|| Error::new(format!("{name} is not installed: networks need it")))?;
-    let c =
-        |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::new("a path contains a NUL byte"));
-    let (path, own) = (c(program.as_os_str().as_bytes())?, c(name.as_bytes())?);
+    let (path, own) = (c_path(&program)?, c_string(name)?);
     let memory = |what| {
         file::memfd(what, 0)
             .map(Fd)

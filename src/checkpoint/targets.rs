@@ -4,11 +4,9 @@
 use super::inventory::External;
 use crate::step::container::Step;
 use crate::step::draft::Plan;
-use crate::sys::fd::Fd;
-use crate::sys::fd::c_path;
+use crate::sys::fd::{Fd, c_path, c_string};
 use crate::sys::file;
 use crate::sys::resolve::make_directory;
-use std::ffi::CString;
 use std::path::Path;
 
 /// A path of the container as the kernel lists it: symbolic links of the root followed, as far as
@@ -22,7 +20,7 @@ pub fn resolved(rootfs: &Path, target: &str) -> String {
     };
     let (mut head, mut tail) = (target.to_owned(), String::new());
     loop {
-        let name = CString::new(head.as_str()).unwrap_or_default();
+        let name = c_string(head.as_str()).unwrap_or_default();
         if let Ok(held) = crate::sys::resolve::lookup(root.0, &name, 0, true).map(Fd) {
             let real = std::fs::read_link(format!("/proc/self/fd/{}", held.0)).unwrap_or_default();
             return match real.strip_prefix(&base) {
@@ -79,13 +77,13 @@ pub fn prepare(rootfs: &Path, plan: &Plan, externals: &[External]) {
 fn make_target(root: i32, target: &str, directory: bool) {
     let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
     let whole = if directory { target } else { parent };
-    let Ok(path) = CString::new(if whole.is_empty() { "/" } else { whole }) else {
+    let Ok(path) = c_string(if whole.is_empty() { "/" } else { whole }) else {
         return;
     };
     let Ok(held) = make_directory(root, &path, true).map(Fd) else {
         return;
     };
-    if !directory && let Ok(name) = CString::new(name) {
+    if !directory && let Ok(name) = c_string(name) {
         let _ = file::mknodat(held.0, &name, libc::S_IFREG | 0o644, 0);
     }
 }

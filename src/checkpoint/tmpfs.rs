@@ -7,9 +7,9 @@
 //! simple (large, sparse, with several names, compressed by another's tar) is the true tar's, and
 //! so is all of a container in a user namespace, whose root cannot enter the directory.
 
-use crate::sys::fd::Fd;
-use crate::sys::file;
-use crate::{Context, Error, Result};
+use crate::sys::fd::{Fd, c_path};
+use crate::sys::{file, search};
+use crate::{Context, Result};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use std::ffi::{CString, OsStr, OsString};
@@ -126,12 +126,10 @@ pub fn stand_in() -> u8 {
 
 fn true_tar(args: &[OsString]) -> u8 {
     let ours = std::env::var_os(MARK).unwrap_or_default();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let others = std::env::split_paths(&path).filter(|directory| directory.as_os_str() != ours);
-    let Some(tar) = others
-        .map(|directory| directory.join("tar"))
-        .find(|path| path.is_file())
-    else {
+    let others = search::path()
+        .into_iter()
+        .filter(|directory| directory.as_os_str() != ours);
+    let Some(tar) = search::find("tar", others) else {
         eprintln!(
             "Error (tar): the program tar is not installed: criu needs it for a container's tmpfs"
         );
@@ -348,7 +346,7 @@ fn bring(archive: &[u8], directory: &Path) -> Result<()> {
     let open = |path: &Path| {
         file::openat(
             libc::AT_FDCWD,
-            &c(path)?,
+            &c_path(path)?,
             libc::O_PATH | libc::O_DIRECTORY,
             0,
         )
@@ -372,7 +370,7 @@ fn bring(archive: &[u8], directory: &Path) -> Result<()> {
             continue;
         };
         let parent = below(&root, parent)?;
-        put(&parent, &c(Path::new(name))?, &mut entry).on("bring back", path.display())?;
+        put(&parent, &c_path(name)?, &mut entry).on("bring back", path.display())?;
         match header.entry_type() {
             EntryType::Directory => directories.push((path, header)),
             _ => attributes(&parent, Path::new(name), &header).on("bring back", path.display())?,
@@ -391,10 +389,6 @@ fn bring(archive: &[u8], directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn c(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::new("a name contains a NUL byte"))
-}
-
 fn below(root: &Fd, path: &Path) -> Result<Fd> {
     let name = if path.as_os_str().is_empty() {
         Path::new(".")
@@ -404,7 +398,7 @@ fn below(root: &Fd, path: &Path) -> Result<Fd> {
     let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
     file::openat2(
         root.0,
-        &c(name)?,
+        &c_path(name)?,
         libc::O_PATH | libc::O_DIRECTORY,
         0,
         resolve,

@@ -4,6 +4,7 @@ use super::Global;
 use super::checkpoint::Shared;
 use crate::checkpoint;
 use crate::checkpoint::clone::Clones;
+use crate::stdio::output::print_line;
 use crate::{Error, Result};
 
 /// Options of `clone`.
@@ -42,6 +43,6 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     };
     checkpoint::clone::clone(&global.store(), &args.id, &clones)
         .map_err(|error| error.within(format!("clone {}", args.id)))?;
-    clones.names.iter().for_each(|name| println!("{name}"));
+    clones.names.iter().try_for_each(print_line)?;
     Ok(0)
 }

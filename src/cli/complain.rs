@@ -1,7 +1,9 @@
-//! Errors as people read them: coloured on a terminal only, and with what can be done about it.
+//! Errors on stderr: coloured on a terminal only, and there with what can be done about it.
 
+use crate::error::Kind;
 use crate::{Error, log};
-use std::io::IsTerminal;
+use nix::errno::Errno;
+use std::io::{IsTerminal, Write};
 
 /// Whether stderr shows colours (<https://no-color.org>).
 fn colours() -> bool {
@@ -11,55 +13,41 @@ fn colours() -> bool {
         && set("TERM").is_some_and(|term| term != "dumb")
 }
 
-/// What a person can do about an error. Only on a terminal: programs that read stderr know the
+/// What the caller can do about an error. Only on a terminal: programs that read stderr know the
 /// sentence alone.
-fn hint(message: &str) -> Option<&'static str> {
-    const HINTS: [(&str, &str); 6] = [
-        (
-            "container does not exist",
-            "hull list shows the containers there are",
-        ),
-        (
-            "container with given ID already exists",
-            "hull delete removes it; or choose another name",
-        ),
-        (
-            "cannot delete container",
-            "hull delete --force ends it first",
-        ),
-        (
-            "executable file not found in $PATH",
-            "the program is looked for inside the container",
-        ),
-        (
-            "JSON specification file",
+fn hint(error: &Error) -> Option<&'static str> {
+    match error.kind() {
+        Kind::NoSuchContainer => Some("hull list shows the containers there are"),
+        Kind::ContainerExists => Some("hull delete removes it; or choose another name"),
+        Kind::NotStopped => Some("hull delete --force ends it first"),
+        Kind::ProgramNotFound => Some("the program is looked for inside the container"),
+        Kind::NoConfig => Some(
             "--bundle names another directory; hull run --rootfs DIR -- COMMAND needs no bundle",
         ),
-        (
-            "no space left on device",
-            "hull list shows containers that can be deleted",
-        ),
-    ];
-    HINTS
-        .iter()
-        .find(|(part, _)| message.contains(part))
-        .map(|(_, hint)| *hint)
+        _ if error.errno() == Some(Errno::ENOSPC) => {
+            Some("hull list shows containers that can be deleted")
+        }
+        _ => None,
+    }
 }
 
-/// An error goes to stderr for people, and to the log for engines, which read its last line.
+/// Reports an error: on stderr, and in the log, of which engines read the last line.
 pub fn complain(error: &Error) {
     let message = error.to_string();
     log::error(&message);
-    if colours() {
-        eprintln!("\x1b[1;31mhull:\x1b[0m {message}");
+    let (alarm, strong, plain) = if colours() {
+        ("\x1b[1;31m", "\x1b[1m", "\x1b[0m")
     } else {
-        eprintln!("hull: {message}");
+        ("", "", "")
+    };
+    say(&format!("{alarm}hull:{plain} {message}"));
+    if let Some(hint) = hint(error).filter(|_| std::io::stderr().is_terminal()) {
+        say(&format!("{strong}hint:{plain} {hint}"));
     }
-    if let Some(hint) = hint(&message).filter(|_| std::io::stderr().is_terminal()) {
-        if colours() {
-            eprintln!("\x1b[1mhint:\x1b[0m {hint}")
-        } else {
-            eprintln!("hint: {hint}")
-        }
-    }
+}
+
+/// Writes a line to stderr by one write(2), so that lines of several processes are not mixed.
+/// `eprintln!` would panic where stderr's reader is gone.
+pub fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

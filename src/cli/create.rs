@@ -67,7 +67,7 @@ impl Make {
             pidfd_socket: self.pidfd_socket.clone(),
             layers: None,
             fresh_init: self.fresh_init,
-            notify: crate::stdio::notify::asked().is_some(),
+            notify: crate::stdio::notify::host_socket().is_some(),
             network: self.network.asked(),
             vm: self.machine.asked(),
         }

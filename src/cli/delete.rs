@@ -22,7 +22,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     for id in &args.ids {
         if let Err(error) = delete(&store, id, args.force) {
             if args.ids.len() > 1 {
-                eprintln!("hull: {error}");
+                super::complain::say(&format!("hull: {error}"));
             }
             result = Err(error);
         }

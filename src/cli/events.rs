@@ -3,10 +3,11 @@
 use super::Global;
 use crate::cgroups::oom::Oom;
 use crate::container::{Container, Status};
+use crate::error::Kind;
+use crate::stdio::output::print_line;
 use crate::sys::process::poll2;
 use crate::{Context, Error, Result};
 use serde_json::{Value, json};
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// Options of `events`.
@@ -95,9 +96,9 @@ fn sample(container: &Container) -> Result<bool> {
 
 /// Whether there is still a reader.
 fn print(event: &Value) -> Result<bool> {
-    match writeln!(std::io::stdout(), "{event}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        other => other.on("write to", "standard output").map(|()| true),
+    match print_line(event) {
+        Err(error) if error.kind() == Kind::OutputClosed => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::container::Container;
 use crate::container::create::write_pid_file;
 use crate::container::exec::Options;
-use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::foreground::{Relays, Signals, attend, console_pair, receive_terminal};
 use crate::stdio::streams::Pipes;
 use crate::{Context, Error};
 use std::path::PathBuf;
@@ -90,15 +90,15 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
     let signals = if args.detach {
         None
     } else {
-        Some(Signals::hold()?)
+        Some(Signals::block()?)
     };
     let pipes = if args.detach {
         None
     } else {
-        Pipes::instead_of_nonblocking()?
+        Pipes::replace_nonblocking()?
     };
     let child = container.exec(&process, &options, theirs)?;
-    let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over)?;
+    let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams)?;
     if let Some(path) = &args.pidfd_socket {
         let socket = std::os::unix::net::UnixStream::connect(path)
             .on("connect to pidfd socket", path.display())?;
@@ -114,7 +114,7 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
     Ok(attend(
         &child.pidfd,
         &signals,
-        Carried {
+        Relays {
             terminal,
             pipes,
             notify: None,

@@ -1,11 +1,11 @@
 //! `hull completions` and `hull man`: both are made from the parser, when they are asked for.
 
 use super::Cli;
-use crate::{Context, Error, Result};
+use crate::stdio::output::print;
+use crate::{Context, Result};
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Options of `completions`.
@@ -28,12 +28,7 @@ pub struct ManArgs {
 pub fn completions(args: &CompletionsArgs) -> Result<u8> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "hull", &mut text);
-    match std::io::stdout().write_all(&text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::io("write", "stdout", &error))
-        }
-        _ => Ok(0),
-    }
+    print(String::from_utf8_lossy(&text)).map(|()| 0)
 }
 
 /// Writes a page for hull and one for each command.

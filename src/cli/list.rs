@@ -3,7 +3,8 @@
 use crate::cli::Global;
 use crate::cli::table::Table;
 use crate::container::{Container, Status};
-use crate::{Error, Result};
+use crate::stdio::output::{print, print_line};
+use crate::{Context, Result};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
@@ -34,10 +35,8 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         .filter_map(|id| Container::open(&store, id).ok())
         .collect();
     if args.quiet {
-        containers
-            .iter()
-            .for_each(|container| println!("{}", container.record.id));
-        return Ok(0);
+        let mut ids = containers.iter().map(|container| &container.record.id);
+        return ids.try_for_each(print_line).map(|()| 0);
     }
     match args.format {
         ListFormat::Json => {
@@ -47,11 +46,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             } else {
                 Value::Array(list)
             };
-            println!(
-                "{}",
-                serde_json::to_string(&list)
-                    .map_err(|error| Error::new(format!("print JSON: {error}")))?
-            );
+            print_line(serde_json::to_string(&list).on("print", "JSON")?)?;
         }
         ListFormat::Table => {
             let mut table = Table::new(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
@@ -73,7 +68,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
                     owner(record.owner),
                 ]);
             }
-            print!("{table}");
+            print(table)?;
         }
     }
     Ok(0)

@@ -35,6 +35,7 @@ mod vm;
 use complain::complain;
 
 use crate::Result;
+use crate::error::Kind;
 use crate::log::{self, Format};
 use crate::store::Store;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -199,7 +200,7 @@ impl Command {
             self,
             Create(_) | Exec(_) | List(_) | Ps(_) | Run(_) | Start(_) | Stats(_)
         ) && let Err(error) = crate::net::enforce::recover_if_touched(
-            &crate::net::network::Networks::of(&global.store()),
+            &crate::net::store::NetworkStore::of(&global.store()),
         ) {
             log::warn(&format!("networks: {error}"));
         }
@@ -266,8 +267,7 @@ fn command() -> u8 {
         args.get(1).and_then(|arg| arg.to_str()),
         Some("--version" | "-v")
     ) {
-        version::print();
-        return 0;
+        return status(version::print(), 1);
     }
     // Before the arguments are parsed, so that they are parsed once. A container named `run` costs
     // one copy more, and nothing else.
@@ -291,11 +291,9 @@ fn command() -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            if error.kind() == clap::error::ErrorKind::InvalidValue
-                && error.to_string().contains("a value is required")
-            {
+            if lacks_value(&error) {
                 // By these words engines find out whether a runtime knows an option.
-                eprintln!("flag needs an argument");
+                complain::say("flag needs an argument");
             }
             let status = if for_people && error.exit_code() != 0 {
                 125
@@ -306,8 +304,7 @@ fn command() -> u8 {
         }
     };
     if cli.global.version {
-        version::print();
-        return 0;
+        return status(version::print(), 1);
     }
     let format = match cli.global.log_format {
         LogFormat::Text => Format::Text,
@@ -331,11 +328,35 @@ fn command() -> u8 {
         Command::Run(args) if args.is_for_people() => 125,
         _ => 1,
     };
-    match protected.and_then(|()| cli.command.execute(&cli.global)) {
+    status(
+        protected.and_then(|()| cli.command.execute(&cli.global)),
+        common,
+    )
+}
+
+/// Whether an option that needs a value was given none: clap reports the empty text as the value.
+fn lacks_value(error: &clap::Error) -> bool {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    error.kind() == ErrorKind::InvalidValue
+        && matches!(
+            error.get(ContextKind::InvalidValue),
+            Some(ContextValue::String(value)) if value.is_empty()
+        )
+}
+
+/// The exit status of a command; `common` is the one for an error that has none of its own.
+fn status(result: Result<u8>, common: u8) -> u8 {
+    const SIGPIPE: i32 = libc::SIGPIPE;
+    match result {
         Ok(status) => status,
+        // As every program that does not ignore SIGPIPE.
+        Err(error) if error.kind() == Kind::OutputClosed => {
+            crate::sys::event::end_by(SIGPIPE);
+            128 + SIGPIPE as u8
+        }
         Err(error) => {
             complain(&error);
-            // Where a program cannot be run, people get the shell's answer.
+            // Where a program cannot be executed, `run --rootfs` answers as a shell does.
             error.status().filter(|_| common == 125).unwrap_or(common)
         }
     }

@@ -4,8 +4,10 @@ use crate::cli::Global;
 use crate::cli::table::Table;
 use crate::container::Container;
 use crate::net::netlink::Namespace;
-use crate::net::network::{Driver, Network, Networks};
+use crate::net::network::{Driver, Network};
+use crate::net::store::NetworkStore;
 use crate::net::{self, manage};
+use crate::stdio::output::{print, print_line};
 use crate::{Error, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
@@ -34,7 +36,7 @@ pub struct Wiring {
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
     /// How fast the container may receive, and send after a colon, as 50mbit:10mbit
-    #[arg(long, value_name = "RATE[:UP]")]
+    #[arg(long, value_name = "DOWN[:UP]")]
     net_rate: Option<String>,
     /// Bytes that may pass at once after silence, as 64k
     #[arg(long, value_name = "BYTES")]
@@ -47,8 +49,8 @@ pub struct Wiring {
 
 impl Wiring {
     /// The options for the library.
-    pub fn asked(&self) -> net::setup::Asked {
-        let options = net::request::Options {
+    pub fn asked(&self) -> net::setup::NetworkOptions {
+        let flags = net::request::NetworkFlags {
             network: self.network.clone(),
             publish: self.publish.clone(),
             dns: self.dns.clone(),
@@ -58,8 +60,8 @@ impl Wiring {
             rate: self.net_rate.clone(),
             burst: self.net_burst.clone(),
         };
-        net::setup::Asked {
-            options,
+        net::setup::NetworkOptions {
+            flags,
             annotations: self.network_annotations,
             preview: false,
         }
@@ -136,7 +138,7 @@ struct Create {
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
     mtu: u32,
     /// How fast each container may receive, and send after a colon
-    #[arg(long, value_name = "RATE[:UP]")]
+    #[arg(long, value_name = "DOWN[:UP]")]
     net_rate: Option<String>,
     /// Bytes that may pass at once after silence
     #[arg(long, value_name = "BYTES", requires = "net_rate")]
@@ -151,18 +153,18 @@ enum DriverName {
 
 /// Carries the command out.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
-    let networks = Networks::of(&global.store());
+    let networks = NetworkStore::of(&global.store());
     match &args.verb {
         Verb::Create(create) => {
-            let network = manage::create(&networks, &wish(create)?)?;
-            println!("{}", network.name);
+            let network = manage::create(&networks, &new_network(create)?)?;
+            print_line(network.name)?;
         }
         Verb::List { quiet } => list(&networks, *quiet)?,
         Verb::Inspect { name } => inspect(&networks, name)?,
         Verb::Remove { names } => {
             for name in names {
                 manage::remove(&networks, name)?;
-                println!("{name}");
+                print_line(name)?;
             }
         }
         Verb::Capture {
@@ -174,19 +176,22 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-fn wish(create: &Create) -> Result<manage::Wish> {
-    let read = |text: &String| text.parse().map_err(Error::new);
+fn new_network(create: &Create) -> Result<manage::NewNetwork> {
     let address = |text: &String| {
         text.parse()
             .map_err(|_| Error::new(format!("--gateway {text}: not an address")))
     };
-    Ok(manage::Wish {
+    Ok(manage::NewNetwork {
         name: create.name.clone(),
         driver: match create.driver {
             DriverName::Bridge => Driver::Bridge,
             DriverName::Macvlan => Driver::Macvlan,
         },
-        subnets: create.subnet.iter().map(read).collect::<Result<_>>()?,
+        subnets: create
+            .subnet
+            .iter()
+            .map(|text| net::address::parse_prefix(text))
+            .collect::<Result<_>>()?,
         gateways: create.gateway.iter().map(address).collect::<Result<_>>()?,
         parent: create.parent.clone(),
         internal: create.internal,
@@ -200,11 +205,10 @@ fn wish(create: &Create) -> Result<manage::Wish> {
     })
 }
 
-fn list(networks: &Networks, quiet: bool) -> Result<()> {
+fn list(networks: &NetworkStore, quiet: bool) -> Result<()> {
     net::enforce::recover(networks)?;
     if quiet {
-        networks.names()?.iter().for_each(|name| println!("{name}"));
-        return Ok(());
+        return networks.names()?.iter().try_for_each(print_line);
     }
     let mut table = Table::new(&["NAME", "DRIVER", "SUBNETS", "DEVICE", "CONTAINERS"]);
     for network in networks.all()? {
@@ -222,8 +226,7 @@ fn list(networks: &Networks, quiet: bool) -> Result<()> {
             count.to_string(),
         ]);
     }
-    print!("{table}");
-    Ok(())
+    print(table)
 }
 
 fn driver(network: &Network) -> &'static str {
@@ -233,7 +236,7 @@ fn driver(network: &Network) -> &'static str {
     }
 }
 
-fn inspect(networks: &Networks, name: &str) -> Result<()> {
+fn inspect(networks: &NetworkStore, name: &str) -> Result<()> {
     let network = networks.get(name)?;
     net::enforce::recover(networks)?;
     let endpoints: Vec<_> = networks
@@ -250,8 +253,7 @@ fn inspect(networks: &Networks, name: &str) -> Result<()> {
     let mut document = serde_json::to_value(&network)
         .map_err(|error| Error::new(format!("print network {name}: {error}")))?;
     document["containers"] = json!(endpoints);
-    println!("{}", super::state::pretty(&document)?);
-    Ok(())
+    print_line(super::state::pretty(&document)?)
 }
 
 fn capture(global: &Global, id: &str, interface: &str, file: &str) -> Result<()> {

@@ -11,7 +11,7 @@
 //! - a sealed copy in memory: milliseconds, but it needs no privilege and no particular file
 //!   system.
 
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, c_string};
 use crate::sys::{file, mount, process};
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
@@ -88,8 +88,8 @@ fn read_only_view(link: &[u8]) -> Option<Fd> {
     if directory.iter().any(|byte| b":\\,".contains(byte)) {
         return None;
     }
-    let layers = CString::new([directory, b":/dev"].concat()).ok()?;
-    let name = CString::new(&link[cut + 1..]).ok()?;
+    let layers = c_string([directory, b":/dev"].concat()).ok()?;
+    let name = c_string(&link[cut + 1..]).ok()?;
     let context = Fd(mount::fsopen(c"overlay").ok()?);
     mount::fsconfig_string(context.0, c"lowerdir", &layers).ok()?;
     mount::fsconfig_create(context.0).ok()?;
@@ -116,6 +116,5 @@ fn sealed_copy() -> Result<Fd> {
 }
 
 fn c_strings(list: impl Iterator<Item = Vec<u8>>) -> Result<Vec<CString>> {
-    list.map(|bytes| CString::new(bytes).map_err(|_| Error::new("an argument contains a NUL byte")))
-        .collect()
+    list.map(c_string).collect()
 }

@@ -10,6 +10,7 @@ use crate::plan::print::{Side, as_json, as_text, host_as_json, host_as_text};
 use crate::process::exec::{self, Entry, ExecRequest};
 use crate::spec::Spec;
 use crate::state::Record;
+use crate::stdio::output::{print, print_line};
 use crate::step::draft::{Placed, Plan};
 use crate::step::host::HostStep;
 use crate::step::layers::Layers;
@@ -61,7 +62,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let options = Options {
         systemd_cgroup: global.systemd_cgroup,
         layers: recorded_layers(&args.bundle)?,
-        network: crate::net::setup::Asked {
+        network: crate::net::setup::NetworkOptions {
             preview: true,
             ..args.network.asked()
         },
@@ -74,8 +75,8 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         (None, None) => create(args, global, &options)?,
     };
     match args.format {
-        PlanFormat::Text => print!("{}", shown.text),
-        PlanFormat::Json => println!("{}", super::state::pretty(&shown.json)?),
+        PlanFormat::Text => print(shown.text)?,
+        PlanFormat::Json => print_line(super::state::pretty(&shown.json)?)?,
     }
     Ok(0)
 }

@@ -2,6 +2,7 @@
 
 use super::Global;
 use crate::container::Container;
+use crate::stdio::output::print_line;
 use crate::{Context, Error, Result};
 use clap::ValueEnum;
 use std::process::{Command, Stdio};
@@ -40,7 +41,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
     if matches!(args.format, PsFormat::Json) {
         let text = serde_json::to_string(&pids)
             .map_err(|error| Error::new(format!("print JSON: {error}")))?;
-        println!("{text}");
+        print_line(text)?;
         return Ok(0);
     }
     let options: Vec<&str> = if args.options.is_empty() {
@@ -63,14 +64,14 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         .split_whitespace()
         .position(|name| name == "PID")
         .ok_or_else(|| Error::new("couldn't find PID field in ps output"))?;
-    println!("{heading}");
+    print_line(heading)?;
     for line in lines {
         let pid = line
             .split_whitespace()
             .nth(column)
             .and_then(|text| text.parse::<i32>().ok());
         if pid.is_some_and(|pid| pids.contains(&pid)) {
-            println!("{line}");
+            print_line(line)?;
         }
     }
     Ok(0)
@@ -83,7 +84,10 @@ fn of_guest(container: &Container, options: &[String]) -> Result<u8> {
             "options for ps(1) cannot cross into a virtual machine",
         ));
     }
-    println!("{:<8} {:>7} {:>7} {:>8} CMD", "UID", "PID", "PPID", "TIME");
+    print_line(format_args!(
+        "{:<8} {:>7} {:>7} {:>8} CMD",
+        "UID", "PID", "PPID", "TIME"
+    ))?;
     for process in container.vm().processes()? {
         let seconds = process.ticks / 100;
         let time = format!(
@@ -92,10 +96,10 @@ fn of_guest(container: &Container, options: &[String]) -> Result<u8> {
             seconds / 60 % 60,
             seconds % 60
         );
-        println!(
+        print_line(format_args!(
             "{:<8} {:>7} {:>7} {time:>8} {}",
             process.uid, process.pid, process.parent, process.command
-        );
+        ))?;
     }
     Ok(0)
 }

@@ -11,7 +11,7 @@ use crate::checkpoint::{Common, Scratch};
 use crate::compile::Options;
 use crate::container::delete::delete;
 use crate::spec::Spec;
-use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::foreground::{Relays, Signals, attend, console_pair, receive_terminal};
 use crate::store::Store;
 use crate::{Context, Error, Result};
 use std::path::{Path, PathBuf};
@@ -160,16 +160,16 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
         None
     };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
-    let signals = Signals::hold()?;
+    let signals = Signals::block()?;
     let (container, pidfd) = checkpoint::restore::restore(&store, &id, &spec, &bring, theirs)?;
     drop(scratch);
     let attended = |terminal| {
         attend(
             &pidfd,
             &signals,
-            Carried {
+            Relays {
                 terminal,
-                ..Carried::default()
+                ..Relays::default()
             },
         )
     };

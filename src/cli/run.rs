@@ -9,7 +9,7 @@ use crate::container::create::create;
 use crate::container::start::{begin, executed};
 use crate::container::{Container, delete};
 use crate::spec::Spec;
-use crate::stdio::foreground::{Carried, Signals, attend, console_pair, receive_terminal};
+use crate::stdio::foreground::{Relays, Signals, attend, console_pair, receive_terminal};
 use crate::stdio::streams::Pipes;
 use crate::store::Store;
 use crate::{Error, Result};
@@ -108,10 +108,10 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
         None
     };
     let (ours, theirs) = own.map_or((None, given), |(ours, theirs)| (Some(ours), Some(theirs)));
-    let signals = Signals::hold()?;
-    let pipes = Pipes::instead_of_nonblocking()?;
+    let signals = Signals::block()?;
+    let pipes = Pipes::replace_nonblocking()?;
     let (container, made) = create(store, id, &spec, &options, theirs)?;
-    let pipes = pipes.map_or(Ok(Vec::new()), Pipes::hand_over);
+    let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams);
     let ended = match (
         begin(&container, &made),
         ours.as_ref().map(receive_terminal).transpose(),
@@ -120,7 +120,7 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
             attend(
                 &made.child.pidfd,
                 &signals,
-                Carried {
+                Relays {
                     terminal,
                     pipes,
                     notify,

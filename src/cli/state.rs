@@ -2,6 +2,7 @@
 
 use super::Global;
 use crate::container::Container;
+use crate::stdio::output::print_line;
 use crate::{Error, Result};
 
 /// Options of `state`.
@@ -15,7 +16,7 @@ pub struct Args {
 /// Carries the command out.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let state = Container::open(&global.store(), &args.id)?.state();
-    println!("{}", pretty(&state)?);
+    print_line(pretty(&state)?)?;
     Ok(0)
 }
 

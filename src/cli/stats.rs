@@ -5,13 +5,14 @@ use crate::cli::Global;
 use crate::cli::events::duration;
 use crate::cli::table::Table;
 use crate::container::{Container, Status};
+use crate::error::Kind;
+use crate::stdio::output::print;
 use crate::store::Store;
 use crate::sys::socket::{is_terminal, terminal_size};
 use crate::{Context, Error, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// The share of a CPU is that of a span of time: for the first table, this long.
@@ -305,13 +306,9 @@ impl Screen {
         } else {
             out.push_str(text);
         }
-        let mut stdout = std::io::stdout();
-        match stdout
-            .write_all(out.as_bytes())
-            .and_then(|()| stdout.flush())
-        {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-            other => other.on("write to", "standard output").map(|()| true),
+        match print(out) {
+            Err(error) if error.kind() == Kind::OutputClosed => Ok(false),
+            other => other.map(|()| true),
         }
     }
 }

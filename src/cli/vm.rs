@@ -1,11 +1,11 @@
-//! Options of the VM backend.
+//! VmOptions of the VM backend.
 
-use crate::settings::vm::RootFrom;
-use crate::settings::vm::{Engine, Options};
+use crate::settings::values::{Engine, RootFrom};
+use crate::settings::vm::VmOptions;
 use clap::ValueEnum;
 use std::path::PathBuf;
 
-/// Options of the VM backend, that `create` and `run` share.
+/// VmOptions of the VM backend, that `create` and `run` share.
 #[derive(clap::Args, Clone)]
 pub struct Machine {
     /// Run in a virtual machine of its own
@@ -18,10 +18,10 @@ pub struct Machine {
     #[arg(long, value_name = "ENGINE", help_heading = "Virtual machine")]
     vm_engine: Option<WhichEngine>,
     /// The guest's memory, such as 512m [default: the memory limit and 128 MiB, or 512 MiB]
-    #[arg(long, value_name = "SIZE", value_parser = crate::settings::vm::memory_size, help_heading = "Virtual machine")]
+    #[arg(long, value_name = "SIZE", value_parser = crate::settings::values::memory_size, help_heading = "Virtual machine")]
     vm_memory: Option<u64>,
     /// The memory that `update --memory` can let the guest grow to [default: what it boots with]
-    #[arg(long, value_name = "SIZE", value_parser = crate::settings::vm::memory_size, help_heading = "Virtual machine")]
+    #[arg(long, value_name = "SIZE", value_parser = crate::settings::values::memory_size, help_heading = "Virtual machine")]
     vm_memory_max: Option<u64>,
     /// The guest's processors [default: what the CPU quota can use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255), help_heading = "Virtual machine")]
@@ -51,7 +51,7 @@ enum WhichEngine {
 
 impl Machine {
     /// What was asked.
-    pub fn asked(&self) -> Options {
+    pub fn asked(&self) -> VmOptions {
         let engine = self.vm_engine.map(|engine| match engine {
             WhichEngine::Kvm => Engine::Kvm,
             WhichEngine::Qemu => Engine::Qemu,
@@ -62,7 +62,7 @@ impl Machine {
             WhichRoot::Image => RootFrom::Image,
         });
         let (memory, memory_max, cpus) = (self.vm_memory, self.vm_memory_max, self.vm_cpus);
-        Options {
+        VmOptions {
             on: self.vm,
             named: crate::settings::vm::is_named(),
             kernel: self.vm_kernel.clone(),
@@ -71,7 +71,7 @@ impl Machine {
             memory_max,
             cpus,
             rootfs,
-            ..Options::default()
+            ..VmOptions::default()
         }
     }
 }

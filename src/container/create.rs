@@ -14,6 +14,7 @@ use crate::state::{self, Phase, Record, VERSION, network_namespace};
 use crate::stdio::notify;
 use crate::store::Store;
 use crate::sys::fd::Fd;
+use crate::sys::replace::{Lasting, replace};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::Path;
@@ -89,7 +90,7 @@ impl Request<'_> {
     }
 
     /// With the VM backend.
-    fn create_vm(self, spec: &Spec, vm: vm::Options) -> Result<(Container, Created)> {
+    fn create_vm(self, spec: &Spec, vm: vm::VmOptions) -> Result<(Container, Created)> {
         let Self {
             store, id, options, ..
         } = self;
@@ -102,7 +103,7 @@ impl Request<'_> {
         let of_container = |other: &str| network_namespace(store, other);
         let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
         let spec = if options.notify {
-            notify::add_to_guest(&spec)
+            notify::add_guest_mount(&spec)
         } else {
             spec
         };
@@ -123,7 +124,7 @@ impl Request<'_> {
     fn prepare_directory(&self, network: Option<&Setup>) -> Result<()> {
         let directory = self.store.directory(self.id);
         if let Some(setup) = network {
-            crate::net::names::prepare(&directory, setup)?;
+            setup.prepare_files(&directory)?;
         }
         if self.options.notify {
             notify::make_directory(&directory)?;
@@ -175,7 +176,7 @@ impl Request<'_> {
         self,
         spec: &Spec,
         facts: &Facts,
-        vm: vm::Options,
+        vm: vm::VmOptions,
         network: Option<&Setup>,
     ) -> Result<(Container, Created)> {
         let directory = self.store.directory(self.id);
@@ -304,13 +305,9 @@ pub fn announce(container: &Container, pidfd: &Fd, options: &Options) -> Result<
 
 /// Writes a pid file whole: a reader sees all of it or nothing.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let temporary = path.with_file_name(format!(".{name}"));
-    std::fs::write(&temporary, pid.to_string()).on("write", temporary.display())?;
-    std::fs::rename(&temporary, path).on("write pid file", path.display())
+    let text = pid.to_string();
+    replace(path, text.as_bytes(), 0o666, Lasting::Process)
+        .map_err(|error| error.within("pid file"))
 }
 
 /// Whether a container's processes die with its init: it has a process namespace of its own.

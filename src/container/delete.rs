@@ -3,6 +3,7 @@
 
 use super::create::has_pid_namespace;
 use super::{Container, Status};
+use crate::error::Kind;
 use crate::spec::state::state_document;
 use crate::store::Store;
 use crate::sys::process;
@@ -17,13 +18,13 @@ use std::time::Duration;
 /// It does not exist (unless forced), or runs; what could not be removed.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     let lock = match store.lock(id) {
-        Err(error) if force && error.errno().is_none() => return forced_missing(id, error),
+        Err(error) if force && error.kind() == Kind::NoSuchContainer => return Ok(()),
         other => other?,
     };
     let container = match Container::open(store, id) {
         // A directory without a record: hull died before it wrote one.
         Err(_) if force && !store.directory(id).join("state.json").exists() => {
-            return crate::net::trace::release(&store.directory(id))
+            return crate::net::release::release(&store.directory(id))
                 .and_then(|()| store.remove(id));
         }
         other => other?,
@@ -32,20 +33,18 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         Status::Stopped | Status::Created => {}
         _ if force => {}
         status => {
-            return Err(Error::new(format!(
-                "cannot delete container {id} that is not stopped: {}",
-                status.word()
-            )));
+            return Err(Error::of_kind(
+                Kind::NotStopped,
+                format!(
+                    "cannot delete container {id} that is not stopped: {}",
+                    status.word()
+                ),
+            ));
         }
     }
     let result = container.take_down();
     drop(lock);
     result
-}
-
-/// A container that is not there is what a forced delete wants; a malformed id is still an error.
-fn forced_missing(id: &str, error: Error) -> Result<()> {
-    crate::store::check_id(id).map_err(|_| error)
 }
 
 impl Container {
@@ -104,7 +103,7 @@ impl Container {
         }
         // With a network there is more in the directory than the record.
         if !self.store.remove_bare(&self.record.id) {
-            note(crate::net::trace::release(&self.directory()));
+            note(crate::net::release::release(&self.directory()));
             note(self.store.remove(&self.record.id));
         }
         self.poststop();

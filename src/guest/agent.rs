@@ -11,10 +11,9 @@ use crate::guest::{describe, mount_on};
 use crate::guest::{disks, network};
 use crate::stdio::foreground::receive_terminal;
 use crate::stdio::notify;
-use crate::stdio::notify::OF_GUEST;
+use crate::stdio::notify::GUEST_DIRECTORY;
 use crate::step::host::HostStep;
-use crate::sys::fd::Fd;
-use crate::sys::fd::socket_pair;
+use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, socket};
 use crate::vm::channel::frame::{Frame, Kind, LONGEST};
@@ -234,7 +233,7 @@ impl Agent {
             ToGuest::Setup(setup) => self.set_up(&setup).map(|()| Some(FromGuest::Done)),
             ToGuest::Spawn(task) => self.spawn(number, *task).map(|()| None),
             ToGuest::Start => {
-                self.notify = notify::listen(Path::new(OF_GUEST))?;
+                self.notify = notify::listen(Path::new(GUEST_DIRECTORY))?;
                 self.notify
                     .as_ref()
                     .map_or(Ok(()), |socket| socket.set_nonblocking(true))
@@ -325,17 +324,20 @@ impl Agent {
         socket::loopback_up().on("bring up", "lo")?;
         if let Some(tag) = &setup.share {
             std::fs::create_dir_all(SHARE).on("make", SHARE)?;
-            let c = |text: &str| {
-                std::ffi::CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"))
-            };
-            crate::sys::mount::mount(&c(tag)?, &c(SHARE)?, c"virtiofs", 0, c"")
-                .on("mount share", tag)?;
+            crate::sys::mount::mount(
+                &c_string(tag.as_str())?,
+                &c_string(SHARE)?,
+                c"virtiofs",
+                0,
+                c"",
+            )
+            .on("mount share", tag)?;
         }
         setup.interfaces.iter().try_for_each(network::set_up)?;
         disks::make_nodes(&setup.nodes)?;
         disks::set_up(&setup.disks, &mut self.modules)?;
         if setup.notify {
-            std::fs::create_dir_all(OF_GUEST).on("make", OF_GUEST)?;
+            std::fs::create_dir_all(GUEST_DIRECTORY).on("make", GUEST_DIRECTORY)?;
         }
         if let Some(line) = &setup.interpreter {
             let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
@@ -536,7 +538,7 @@ impl Agent {
         // As many as the socket keeps (net.unix.max_dgram_qlen): a program that goes on talking
         // holds nobody up.
         for _ in 0..16 {
-            let Some(Ok(said)) = self.notify.as_ref().map(notify::ready) else {
+            let Some(Ok(said)) = self.notify.as_ref().map(notify::receive_ready) else {
                 break;
             };
             if let Some(line) = said {

@@ -3,11 +3,11 @@
 
 use crate::guest::modules::Modules;
 use crate::guest::mount_on;
+use crate::sys::fd::c_string;
 use crate::sys::{file, mount};
 use crate::vm::boot::disk::serial;
 use crate::vm::channel::message::{DISKS, Disk, IMAGE, Node, OVERLAY};
 use crate::{Context, Error, Result};
-use std::ffi::CString;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -16,10 +16,6 @@ use std::time::Duration;
 const IMAGES: [&str; 4] = ["erofs", "squashfs", "ext4", "xfs"];
 /// What an overlay keeps its changes in, below the guest's own root, which is memory.
 const CHANGES: &str = "/run/hull/changes";
-
-fn c(text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"))
-}
 
 /// Makes device nodes where there are none.
 pub fn make_nodes(nodes: &[Node]) -> Result<()> {
@@ -41,7 +37,7 @@ fn make_node(
     (major, minor): (u32, u32),
     (uid, gid): (u32, u32),
 ) -> Result<()> {
-    let name = c(path)?;
+    let name = c_string(path)?;
     file::mknodat(libc::AT_FDCWD, &name, mode, libc::makedev(major, minor)).on("make", path)?;
     // The mask of the process does not count.
     fs::set_permissions(
@@ -106,7 +102,14 @@ fn mount_image(path: &str, modules: &mut Modules) -> Result<()> {
         // A journal that wants to be replayed cannot be, on a disk that is not written to.
         let options = if kind == "ext4" { c"noload" } else { c"" };
         let mounted = modules.load(kind).and_then(|()| {
-            mount::mount(&c(path)?, &c(IMAGE)?, &c(kind)?, read_only, options).on("mount as", kind)
+            mount::mount(
+                &c_string(path)?,
+                &c_string(IMAGE)?,
+                &c_string(kind)?,
+                read_only,
+                options,
+            )
+            .on("mount as", kind)
         });
         match mounted {
             Ok(()) => return put_overlay(modules),

@@ -10,12 +10,12 @@ pub mod network;
 pub mod session;
 
 use crate::cgroups::tree::Tree;
+use crate::sys::fd::c_string;
 use crate::sys::{event, file, mount};
 use crate::vm::channel::message::Guest;
 use crate::vm::channel::message::MARK;
 use crate::vm::channel::message::PORT;
 use crate::{Context, Error, Result};
-use std::ffi::CString;
 use std::fs;
 use std::time::Duration;
 
@@ -56,8 +56,8 @@ fn live() -> Result<()> {
 
 fn mount_on(target: &str, kind: &str, flags: u64, data: &str) -> Result<()> {
     fs::create_dir_all(target).on("make", target)?;
-    let c = |text: &str| CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"));
-    mount::mount(&c(kind)?, &c(target)?, &c(kind)?, flags, &c(data)?).on("mount", target)
+    let (kind, place) = (c_string(kind)?, c_string(target)?);
+    mount::mount(&kind, &place, &kind, flags, &c_string(data)?).on("mount", target)
 }
 
 fn kernel_file_systems(root: &str) -> Result<()> {
@@ -79,9 +79,8 @@ fn new_root() -> Result<()> {
     for name in ["proc", "sys", "dev"] {
         let (from, to) = (format!("/{name}"), format!("/root/{name}"));
         fs::create_dir_all(&to).on("make", &to)?;
-        let c =
-            |text: &str| CString::new(text).map_err(|_| Error::new("a name contains a NUL byte"));
-        mount::mount(&c(&from)?, &c(&to)?, c"", libc::MS_MOVE, c"").on("move", from)?;
+        let (source, target) = (c_string(from.as_str())?, c_string(to)?);
+        mount::mount(&source, &target, c"", libc::MS_MOVE, c"").on("move", from)?;
     }
     // The modules stay where they are, in the initramfs; it is reached by the descriptor that was
     // opened before.
@@ -102,7 +101,7 @@ fn find_port() -> Result<crate::sys::fd::Fd> {
         for port in ports {
             if fs::read_to_string(port.path().join("name")).is_ok_and(|name| name.trim() == PORT) {
                 let path = format!("/dev/{}", port.file_name().to_string_lossy());
-                let name = CString::new(path.as_str()).map_err(|_| Error::new("no path"))?;
+                let name = c_string(path.as_str())?;
                 return file::openat(libc::AT_FDCWD, &name, libc::O_RDWR, 0)
                     .map(crate::sys::fd::Fd)
                     .on("open", path);

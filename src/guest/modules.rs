@@ -1,13 +1,12 @@
 //! Kernel modules out of the initramfs: each with what it rests on, in load order, written down by
 //! the host that packed them.
 
-use crate::sys::fd::Fd;
+use crate::sys::fd::{Fd, c_string};
 use crate::sys::{event, file};
 use crate::vm::channel::message::MODULE_LIST;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
 
 /// The modules that can be loaded.
 pub struct Modules {
@@ -81,8 +80,8 @@ impl Modules {
             if self.loaded.contains(&file_name) {
                 continue;
             }
-            let c_name = CString::new(file_name.as_str()).map_err(|_| Error::new("no name"))?;
-            let opened = file::openat(self.directory.0, &c_name, libc::O_RDONLY, 0)
+            let name = c_string(file_name.as_str())?;
+            let opened = file::openat(self.directory.0, &name, libc::O_RDONLY, 0)
                 .map(Fd)
                 .on("open module", &file_name)?;
             match event::load_module(opened.0) {

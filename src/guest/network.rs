@@ -1,7 +1,7 @@
 //! The guest's network interfaces: found by their hardware addresses, named, addressed, brought up
 //! and given their routes.
 
-use crate::net::address::{self, Prefix};
+use crate::net::address;
 use crate::net::link::{self, mac_text};
 use crate::net::netlink::{Link, Namespace, Request, Socket};
 use crate::step::host::Interface;
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// # Errors
 /// It does not come; the kernel refuses a value.
 pub fn set_up(interface: &Interface) -> Result<()> {
-    set_up_in(&mut Socket::here()?, interface)
+    set_up_in(&mut Socket::open()?, interface)
 }
 
 /// Moves one interface into a network namespace, and sets it up there.
@@ -33,7 +33,7 @@ pub fn set_up(interface: &Interface) -> Result<()> {
 /// # Errors
 /// It does not come; the kernel refuses a value.
 pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
-    let mut here = Socket::here()?;
+    let mut here = Socket::open()?;
     let device = find(&mut here, &interface.hardware)?;
     here.execute(&[link::move_to(
         device.index,
@@ -41,7 +41,7 @@ pub fn move_into(interface: &Interface, namespace: &Namespace) -> Result<()> {
         &namespace.0,
         format!("move {} into the container", interface.name),
     )])?;
-    set_up_in(&mut Socket::inside(namespace)?, interface)
+    set_up_in(&mut Socket::open_in(namespace)?, interface)
 }
 
 /// Begins a connection in the network namespace of a process, given by its pidfd.
@@ -82,7 +82,7 @@ fn set_up_in(here: &mut Socket, interface: &Interface) -> Result<()> {
     }
     requests.push(named(&device, interface));
     for text in &interface.addresses {
-        let prefix: Prefix = text.parse().map_err(Error::new)?;
+        let prefix = address::parse_prefix(text)?;
         requests.push(address::add(
             device.index,
             prefix,
@@ -142,18 +142,18 @@ fn named(device: &Link, interface: &Interface) -> Request {
 }
 
 fn route(index: u32, destination: &str, gateway: Option<&str>) -> Result<Request> {
-    let prefix: Prefix = destination.parse().map_err(Error::new)?;
+    let prefix = address::parse_prefix(destination)?;
     let of = |address: IpAddr| match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),
     };
     let mut message = RouteMessage::default();
-    message.header.address_family = if prefix.address.is_ipv4() {
+    message.header.address_family = if prefix.addr().is_ipv4() {
         AddressFamily::Inet
     } else {
         AddressFamily::Inet6
     };
-    message.header.destination_prefix_length = prefix.length;
+    message.header.destination_prefix_length = prefix.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Boot;
     message.header.kind = RouteType::Unicast;
@@ -163,10 +163,10 @@ fn route(index: u32, destination: &str, gateway: Option<&str>) -> Result<Request
         RouteScope::Link
     };
     message.attributes.push(RouteAttribute::Oif(index));
-    if prefix.length > 0 {
+    if prefix.prefix_len() > 0 {
         message
             .attributes
-            .push(RouteAttribute::Destination(of(prefix.address)));
+            .push(RouteAttribute::Destination(of(prefix.addr())));
     }
     if let Some(gateway) = gateway {
         let gateway: IpAddr = gateway

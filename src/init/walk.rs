@@ -6,6 +6,7 @@
 //! needs room is in [`Scratch`], made before the clone. A failure is stored in the shared page as
 //! (step, error number, detail); the parent, who has the plan, words it.
 
+use crate::process::child::identity;
 use crate::step::container::{Attribute, StepRef};
 use crate::step::report::{Detail, Fault};
 use crate::step::wire::{Malformed, Reader};
@@ -80,8 +81,8 @@ impl World<'_> {
                 groups,
                 set_groups,
                 keep,
-            } => crate::process::child::identity::ids(uid, gid, set_groups.then_some(groups), keep),
-            StepRef::Keyring { name } => crate::process::child::identity::keyring(name),
+            } => identity::ids(uid, gid, set_groups.then_some(groups), keep),
+            StepRef::Keyring { name } => identity::keyring(name),
             StepRef::Propagation { flags } => Ok(sys::mount::mount(c"", c"/", c"", flags, c"")?),
             StepRef::Root {
                 path,
@@ -116,13 +117,13 @@ impl World<'_> {
             }
             StepRef::Register { target, line } => self.register(target, line),
             StepRef::Label { file, value } => self.label(file, value),
-            StepRef::Bounding { drop } => crate::process::child::identity::bounding(drop),
+            StepRef::Bounding { drop } => identity::bounding(drop),
             StepRef::Capabilities {
                 effective,
                 permitted,
                 inheritable,
                 ambient,
-            } => crate::process::child::identity::capabilities(
+            } => identity::capabilities(
                 sys::ids::CapSets {
                     effective,
                     permitted,
@@ -171,8 +172,8 @@ fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
         Attribute::Session => process::setsid(),
         Attribute::Loopback => sys::socket::loopback_up(),
         Attribute::Descriptors => Err(Errno::EINVAL),
-        Attribute::Stdio => crate::process::child::identity::own_stdio(number as u32),
-        Attribute::NullDevice => crate::rootfs::child::root::own_null_device(number),
+        Attribute::Stdio => identity::own_stdio(number as u32),
+        Attribute::NullDevice => identity::own_null_device(number),
         Attribute::ParentDeath => sys::event::die_with_parent(),
         Attribute::Rlimit => {
             let word = |at: usize| {

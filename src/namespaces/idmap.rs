@@ -3,12 +3,10 @@
 
 use crate::spec::config::IdMapping;
 use crate::step::host::{IdMap, MapWriter};
-use crate::sys::fd::Fd;
-use crate::sys::fd::socket_pair;
+use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::process::{self, Cloned};
-use crate::sys::{file, socket};
+use crate::sys::{file, namespace, socket};
 use crate::{Context, Error, Result};
-use std::ffi::CString;
 use std::fmt::Write as _;
 use std::process::Command;
 
@@ -29,9 +27,7 @@ fn lines(mappings: &[IdMapping]) -> String {
 
 /// Writes a file in one write(2), as the kernel asks of its maps.
 pub(crate) fn write_file(path: &str, text: &str) -> Result<()> {
-    let name =
-        CString::new(path).map_err(|_| Error::new(format!("{path:?} contains a NUL byte")))?;
-    let held = file::openat(libc::AT_FDCWD, &name, libc::O_WRONLY, 0)
+    let held = file::openat(libc::AT_FDCWD, &c_string(path)?, libc::O_WRONLY, 0)
         .map(Fd)
         .on("open", path)?;
     file::write(held.0, text.as_bytes())
@@ -102,13 +98,7 @@ pub fn user_namespace(map: &IdMap) -> Result<Fd> {
             drop(theirs);
             let made = write(pid, true, &map.uid, &MapWriter::Direct, false)
                 .and_then(|()| write(pid, false, &map.gid, &MapWriter::Direct, false))
-                .and_then(|()| {
-                    let path = format!("/proc/{pid}/ns/user");
-                    let name = CString::new(path.as_str()).map_err(|_| Error::new("no path"))?;
-                    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-                        .map(Fd)
-                        .on("open", path)
-                });
+                .and_then(|()| namespace::open(format!("/proc/{pid}/ns/user")));
             drop(ours);
             process::wait(pidfd.0, false).on("wait for", "the id map's process")?;
             made

@@ -1,5 +1,6 @@
 //! Namespaces: `plan.rs` plans which are made and joined, `spawn.rs` makes the child in them,
-//! `idmap.rs` writes id maps, `subid.rs` finds an ordinary user's subordinate ids.
+//! `idmap.rs` writes id maps, `subid.rs` finds an ordinary user's subordinate
+//! ids, `sysctl.rs` plans kernel parameters.
 
 #![forbid(unsafe_code)]
 
@@ -7,3 +8,4 @@ pub mod idmap;
 pub mod plan;
 pub mod spawn;
 pub mod subid;
+pub mod sysctl;

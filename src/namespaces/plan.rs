@@ -51,7 +51,7 @@ pub fn namespaces(draft: &Draft) -> Result<Namespaces> {
         .request
         .cgroup
         .as_ref()
-        .is_some_and(|plan| matches!(plan.driver, cgroups::plan::Driver::Systemd { .. }));
+        .is_some_and(|plan| matches!(plan.driver, cgroups::request::Driver::Systemd { .. }));
     let v1_cgroups = if by_systemd {
         0
     } else {

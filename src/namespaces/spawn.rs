@@ -15,8 +15,7 @@ use crate::step::host::Stage;
 use crate::step::report::Detail;
 use crate::step::wire::Malformed;
 use crate::step::world::Scratch;
-use crate::sys::fd::Fd;
-use crate::sys::fd::socket_pair;
+use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::page::{Page, Report};
 use crate::sys::process::{self, Arrays, Cloned};
 use crate::sys::{Sys, file};
@@ -245,8 +244,8 @@ impl Image {
             numbers.join(","),
         ]
         .into_iter()
-        .map(|arg: String| CString::new(arg).unwrap_or_default())
-        .collect();
+        .map(|arg: String| c_string(arg))
+        .collect::<Result<_>>()?;
         let arrays = Arrays::with_room(args.len());
         Ok((
             mapped,

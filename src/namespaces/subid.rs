@@ -2,7 +2,6 @@
 //! grants (subuid(5)).
 
 use crate::spec::config::IdMapping;
-use std::path::Path;
 
 /// Maps of users and groups.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,10 +101,7 @@ fn helpers_usable() -> bool {
     let bound = status
         .lines()
         .any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]));
-    let there = |name: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-        std::env::split_paths(&path).any(|directory| Path::new(&directory).join(name).is_file())
-    };
+    let there = |name: &str| crate::sys::search::in_path(name).is_some();
     !bound && there("newuidmap") && there("newgidmap")
 }
 

@@ -1,7 +1,8 @@
-//! Addresses and routes, as requests.
+//! Addresses and routes: reading them from text and from the kernel, and requests that set them.
 
 use super::netlink::{Request, Socket};
-use crate::Result;
+use crate::{Error, Result};
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -10,123 +11,35 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
-use std::str::FromStr;
+use std::net::IpAddr;
 
-/// An address and the length of its network's prefix, such as `10.0.0.2/24`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Prefix {
-    /// The address.
-    pub address: IpAddr,
-    /// Bits of the prefix.
-    pub length: u8,
+/// Reads an address with a prefix length, such as `10.0.0.2/24`. The standard library reads the
+/// address: unlike ipnet it refuses numbers with leading zeros, which inet_aton(3) takes as octal.
+///
+/// # Errors
+/// The text has no `/`, or one of its two parts is malformed.
+pub fn parse_prefix(text: &str) -> Result<IpNet> {
+    let parsed = text
+        .split_once('/')
+        .and_then(|(address, length)| IpNet::new(address.parse().ok()?, length.parse().ok()?).ok());
+    parsed.ok_or_else(|| {
+        Error::new(format!(
+            "{text:?} is not an address with a prefix length, such as 10.0.0.0/24"
+        ))
+    })
 }
 
-impl Prefix {
-    /// Bits of an address of this family.
-    pub fn bits(&self) -> u8 {
-        if self.address.is_ipv4() { 32 } else { 128 }
-    }
-
-    /// The address as a number.
-    pub fn number(&self) -> u128 {
-        number(self.address)
-    }
-
-    fn mask(&self) -> u128 {
-        let host = u32::from(self.bits() - self.length);
-        let all = if self.address.is_ipv4() {
-            u128::from(u32::MAX)
-        } else {
-            u128::MAX
-        };
-        all & u128::MAX.checked_shl(host).unwrap_or(0)
-    }
-
-    /// The network's own address, its host bits zero.
-    #[must_use]
-    pub fn network(&self) -> Self {
-        Self {
-            address: self.with(self.number() & self.mask()),
-            length: self.length,
-        }
-    }
-
-    /// An address of the same family.
-    pub fn with(&self, number: u128) -> IpAddr {
-        match self.address {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(number as u32)),
-            IpAddr::V6(_) => IpAddr::V6(number.into()),
-        }
-    }
-
-    /// Whether an address lies in the network.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.address.is_ipv4()
-            && number(address) & self.mask() == self.number() & self.mask()
-    }
-
-    /// Whether two networks share an address.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.contains(other.network().address) || other.contains(self.network().address)
-    }
-
-    /// The last address.
-    pub fn last(&self) -> u128 {
-        let all = if self.address.is_ipv4() {
-            u128::from(u32::MAX)
-        } else {
-            u128::MAX
-        };
-        (self.number() & self.mask()) | (all & !self.mask())
-    }
+/// Whether two networks have an address in common.
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
 }
 
-/// An address as a number.
-pub fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(u32::from(v4)),
-        IpAddr::V6(v6) => v6.into(),
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let wrong = || format!("{text:?} is no address with a prefix length, such as 10.0.0.0/24");
-        let (address, length) = text.split_once('/').ok_or_else(wrong)?;
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let length: u8 = length.parse().map_err(|_| wrong())?;
-        let prefix = Self { address, length };
-        if length > prefix.bits() {
-            Err(wrong())
-        } else {
-            Ok(prefix)
-        }
-    }
-}
-
-impl TryFrom<String> for Prefix {
-    type Error = String;
-
-    fn try_from(text: String) -> std::result::Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Prefix> for String {
-    fn from(prefix: Prefix) -> Self {
-        prefix.to_string()
+/// The address at this distance from the network's own address. The distance is less than the
+/// number of the network's addresses.
+pub fn nth(network: &IpNet, distance: u128) -> IpAddr {
+    match network {
+        IpNet::V4(v4) => IpAddr::V4((u32::from(v4.network()).wrapping_add(distance as u32)).into()),
+        IpNet::V6(v6) => IpAddr::V6((u128::from(v6.network()).wrapping_add(distance)).into()),
     }
 }
 
@@ -138,29 +51,26 @@ fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-/// Gives a link an address. An IPv6 one is usable at once: who gives it out knows that it is no
-/// duplicate, and the check would hold back the program's first second (RFC 4862, 5.4).
-pub fn add(index: u32, prefix: Prefix, what: String) -> Request {
+/// Adds an address to the link with this index. An IPv6 address is usable at once, without
+/// duplicate address detection (RFC 4862, 5.4): hull's store of networks already gives each address
+/// to one container only, and the detection would delay the program by a second.
+pub fn add(index: u32, address: IpNet, what: String) -> Request {
     let mut message = AddressMessage::default();
-    message.header.family = family(prefix.address);
-    message.header.prefix_len = prefix.length;
+    message.header.family = family(address.addr());
+    message.header.prefix_len = address.prefix_len();
     message.header.index = index;
     message
         .attributes
-        .push(AddressAttribute::Local(prefix.address));
+        .push(AddressAttribute::Local(address.addr()));
     message
         .attributes
-        .push(AddressAttribute::Address(prefix.address));
-    match prefix.address {
-        IpAddr::V4(_) if prefix.length < 31 => {
-            message
-                .attributes
-                .push(AddressAttribute::Broadcast(Ipv4Addr::from(
-                    prefix.last() as u32
-                )));
-        }
-        IpAddr::V4(_) => {}
-        IpAddr::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
+        .push(AddressAttribute::Address(address.addr()));
+    match address {
+        IpNet::V4(v4) if v4.prefix_len() < 31 => message
+            .attributes
+            .push(AddressAttribute::Broadcast(v4.broadcast())),
+        IpNet::V4(_) => {}
+        IpNet::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
     }
     Request {
         message: RouteNetlinkMessage::NewAddress(message),
@@ -169,7 +79,7 @@ pub fn add(index: u32, prefix: Prefix, what: String) -> Request {
     }
 }
 
-/// The default route, by a gateway on the link.
+/// Adds a default route over the link with this index, by way of a gateway.
 pub fn default_route(index: u32, gateway: IpAddr, what: String) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(gateway);
@@ -188,54 +98,70 @@ pub fn default_route(index: u32, gateway: IpAddr, what: String) -> Request {
     }
 }
 
-/// The lasting global addresses of a link: those that an administrator gave it. Leased and
-/// link-local ones belong to the place that the link is in.
+/// The permanent addresses of global scope that the link with this index has. These are the ones
+/// that an administrator assigned; leased and link-local addresses belong to the network that the
+/// link is connected to.
 ///
 /// # Errors
-/// The kernel's.
-pub fn of_link(socket: &mut Socket, index: u32) -> Result<Vec<Prefix>> {
+/// The dump of the kernel's addresses fails (RTM_GETADDR).
+pub fn of_link(socket: &mut Socket, index: u32) -> Result<Vec<IpNet>> {
     let mut list = Vec::new();
     for message in socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         let RouteNetlinkMessage::NewAddress(message) = message else {
             continue;
         };
-        let lasting = message.header.flags.contains(AddressHeaderFlags::Permanent)
-            || message.attributes.iter().any(|a| matches!(a, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Permanent)));
         if message.header.index != index
-            || !lasting
             || message.header.scope != AddressScope::Universe
+            || !is_permanent(&message)
         {
             continue;
         }
-        let local = message.attributes.iter().find_map(|a| {
-            if let AddressAttribute::Local(address) = a {
+        let local = message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Local(address) = attribute {
                 Some(*address)
             } else {
                 None
             }
         });
-        let other = message.attributes.iter().find_map(|a| {
-            if let AddressAttribute::Address(address) = a {
+        let other = message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Address(address) = attribute {
                 Some(*address)
             } else {
                 None
             }
         });
-        if let Some(address) = local.or(other) {
-            list.push(Prefix {
-                address,
-                length: message.header.prefix_len,
-            });
-        }
+        list.extend(
+            local
+                .or(other)
+                .and_then(|address| IpNet::new(address, message.header.prefix_len).ok()),
+        );
     }
     Ok(list)
 }
 
-/// The networks that the main table has routes to (not the default ones), with the link of each.
+/// IFA_F_PERMANENT is in the header, or in IFA_FLAGS where the flags need more than 8 bits.
+fn is_permanent(message: &AddressMessage) -> bool {
+    let in_attribute = |attribute: &AddressAttribute| {
+        matches!(attribute, AddressAttribute::Flags(flags)
+            if flags.contains(AddressFlags::Permanent))
+    };
+    message.header.flags.contains(AddressHeaderFlags::Permanent)
+        || message.attributes.iter().any(in_attribute)
+}
+
+/// A route of the main table.
+pub struct Route {
+    /// The network that it leads to.
+    pub destination: IpNet,
+    /// Index of the link that it leads over.
+    pub link: Option<u32>,
+}
+
+/// The routes of the main table, without the default routes.
 ///
 /// # Errors
-/// The kernel's.
-pub fn routes(socket: &mut Socket) -> Result<Vec<(Prefix, Option<u32>)>> {
+/// The dump of the kernel's routes fails (RTM_GETROUTE).
+pub fn routes(socket: &mut Socket) -> Result<Vec<Route>> {
     let mut list = Vec::new();
     for message in socket.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))? {
         let RouteNetlinkMessage::NewRoute(message) = message else {
@@ -245,32 +171,22 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<(Prefix, Option<u32>)>> {
         if message.header.table != RouteHeader::RT_TABLE_MAIN || length == 0 {
             continue;
         }
-        let link = message.attributes.iter().find_map(|a| {
-            if let RouteAttribute::Oif(index) = a {
+        let link = message.attributes.iter().find_map(|attribute| {
+            if let RouteAttribute::Oif(index) = attribute {
                 Some(*index)
             } else {
                 None
             }
         });
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(v4)) => list.push((
-                    Prefix {
-                        address: (*v4).into(),
-                        length,
-                    },
-                    link,
-                )),
-                RouteAttribute::Destination(RouteAddress::Inet6(v6)) => list.push((
-                    Prefix {
-                        address: (*v6).into(),
-                        length,
-                    },
-                    link,
-                )),
-                _ => {}
-            }
-        }
+        let destinations = message.attributes.iter().filter_map(|attribute| {
+            let address = match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(v4)) => IpAddr::V4(*v4),
+                RouteAttribute::Destination(RouteAddress::Inet6(v6)) => IpAddr::V6(*v6),
+                _ => return None,
+            };
+            IpNet::new(address, length).ok()
+        });
+        list.extend(destinations.map(|destination| Route { destination, link }));
     }
     Ok(list)
 }
@@ -280,17 +196,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_know_their_network() {
-        let prefix: Prefix = "10.1.2.3/22".parse().unwrap();
-        assert_eq!(prefix.network().to_string(), "10.1.0.0/22");
-        assert_eq!(prefix.with(prefix.last()).to_string(), "10.1.3.255");
-        assert!(prefix.contains("10.1.3.255".parse().unwrap()));
-        assert!(!prefix.contains("10.1.4.0".parse().unwrap()));
-        assert!(prefix.overlaps(&"10.0.0.0/8".parse().unwrap()));
-        assert!(!prefix.overlaps(&"::/0".parse().unwrap()));
-        let all: Prefix = "0.0.0.0/0".parse().unwrap();
-        assert!(all.contains("255.255.255.255".parse().unwrap()));
-        assert!("10.0.0.0/33".parse::<Prefix>().is_err());
-        assert!("fd00::1".parse::<Prefix>().is_err());
+    fn prefixes() {
+        let network = |text: &str| parse_prefix(text).unwrap();
+        assert_eq!(nth(&network("10.1.2.3/22"), 255).to_string(), "10.1.0.255");
+        assert_eq!(nth(&network("fd00::9/64"), 1).to_string(), "fd00::1");
+        assert!(overlap(&network("10.1.0.0/22"), &network("10.0.0.0/8")));
+        assert!(overlap(&network("10.1.2.3/22"), &network("10.1.3.9/32")));
+        assert!(!overlap(&network("10.1.0.0/22"), &network("::/0")));
+        for bad in ["10.0.0.0/33", "fd00::1", "10.0.0.010/24", "10.0.0.0/", "/8"] {
+            assert!(parse_prefix(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `hull network capture`: what passes a container's device, in the classic pcap format
+//! `hull network capture`: the packets that pass a container's network device, in the pcap format
 //! (draft-ietf-opsawg-pcap).
 
 use super::netlink::{Namespace, Socket};
@@ -11,37 +11,39 @@ use std::io::{BufWriter, Write};
 use std::os::fd::AsRawFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Length of the longest packet that is written whole, in bytes.
 const SNAPLEN: usize = 262_144;
 
-/// Whose traffic is captured.
+/// The container whose packets are captured.
 pub struct Target<'a> {
-    /// The container's id, for errors.
+    /// The id, for error messages.
     pub id: &'a str,
-    /// Its init.
+    /// The container's first process.
     pub pidfd: &'a Fd,
-    /// Its network namespace.
+    /// The network namespace.
     pub namespace: &'a Namespace,
 }
 
-/// Writes a container's traffic to a file (`-` is stdout) until the container ends, or the reader
-/// goes away.
+/// Writes the packets that pass a network device of a container to a file (`-` is stdout), until
+/// the container ends or the reader of the file closes it.
 ///
 /// # Errors
-/// It has no such device; the file cannot be written.
+/// The container has no such device; the packet socket cannot be opened or read; the file cannot be
+/// written.
 pub fn capture(target: &Target, interface: &str, to: &str) -> Result<()> {
     let Target {
         id,
         pidfd,
         namespace,
     } = target;
-    let device = Socket::inside(namespace)?.link(interface)?;
+    let device = Socket::open_in(namespace)?.link(interface)?;
     let device = device
         .ok_or_else(|| Error::new(format!("container {id} has no network device {interface}")))?;
     let packets = netns::socket_in(namespace.0.0, libc::AF_PACKET, libc::SOCK_RAW, 0).on(
         "open a packet socket in",
         "the container's network namespace",
     )?;
-    // Bound with its protocol only now, so that nothing of other devices is in its queue.
+    // The socket was opened with protocol 0, so that no packet of another device is in its queue.
     netns::bind_packet(packets.as_raw_fd(), device.index).on("watch network device", interface)?;
     let out: Box<dyn Write> = match to {
         "-" => Box::new(std::io::stdout()),
@@ -50,31 +52,31 @@ pub fn capture(target: &Target, interface: &str, to: &str) -> Result<()> {
     let mut out = BufWriter::new(out);
     let mut buffer = vec![0_u8; SNAPLEN];
     let written = header(&mut out).and_then(|()| out.flush());
-    if ended(written, to)? {
+    if is_closed(written, to)? {
         return Ok(());
     }
     loop {
-        let (packet, gone) =
+        let (packet, ended) =
             process::poll2(packets.as_raw_fd(), pidfd.0, None).on("wait for", "packets")?;
         if packet {
             match socket::recv(packets.as_raw_fd(), &mut buffer) {
                 Ok(length) => {
                     let written = record(&mut out, &buffer[..length]).and_then(|()| out.flush());
-                    if ended(written, to)? {
+                    if is_closed(written, to)? {
                         return Ok(());
                     }
                 }
                 Err(Errno::ENETDOWN) => {}
                 Err(errno) => return Err(Error::sys("read packets of", interface, errno)),
             }
-        } else if gone {
+        } else if ended {
             return Ok(());
         }
     }
 }
 
-/// A reader that has seen enough is no error.
-fn ended(written: std::io::Result<()>, to: &str) -> Result<bool> {
+/// Whether the reader has closed the file, which is not an error.
+fn is_closed(written: std::io::Result<()>, to: &str) -> Result<bool> {
     match written {
         Ok(()) => Ok(false),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
@@ -82,7 +84,7 @@ fn ended(written: std::io::Result<()>, to: &str) -> Result<bool> {
     }
 }
 
-/// Magic number of nanosecond times, version 2.4, link type 1 (Ethernet).
+/// The file header: magic number of nanosecond times, version 2.4, link type 1 (Ethernet).
 fn header(out: &mut impl Write) -> std::io::Result<()> {
     out.write_all(&0xa1b2_3c4d_u32.to_le_bytes())?;
     out.write_all(&[2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
@@ -90,6 +92,7 @@ fn header(out: &mut impl Write) -> std::io::Result<()> {
     out.write_all(&1_u32.to_le_bytes())
 }
 
+/// A packet with its time and length.
 fn record(out: &mut impl Write, packet: &[u8]) -> std::io::Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,66 +1,70 @@
-//! `linux.netDevices`: a host's device goes into the container with its addresses, and comes back
-//! at the end.
+//! `linux.netDevices`: hull moves a network device of the host into the container with its
+//! addresses, and back when the container has ended.
 
 use super::netlink::{Link, Namespace, Socket};
-use super::trace::{self, Moved};
+use super::record::{self, MovedDevice};
 use super::{address, link};
 use crate::{Context, Error, Result};
+use ipnet::IpNet;
 use std::path::Path;
 
-/// Moves a device of hull's network namespace into another, under a new name, with its lasting
-/// global addresses, and brings it up there (config-linux.md, Network Devices; the addresses that
-/// move are those that runc moves).
+/// Moves a network device of the host into the container's network namespace, under the name `name`
+/// and with its permanent global addresses, and brings it up there (config-linux.md, Network
+/// Devices; runc moves the same addresses).
 ///
-/// The namespace is pinned in the container's directory first: a namespace that ends gives a physical
-/// card to the first namespace, which need not be hull's, and destroys a virtual one.
+/// hull first pins the namespace in the container's directory: when a network namespace ends, the
+/// kernel gives a physical device to the first namespace, which need not be hull's, and destroys a
+/// virtual one.
 ///
 /// # Errors
-/// There is no such device; the name is taken in the container; the kernel refuses.
+/// There is no device `host`, or there is a device `name` in the container already; the network
+/// record cannot be written; a netlink request fails.
 pub fn move_device(host: &str, name: &str, namespace: &Namespace, directory: &Path) -> Result<()> {
-    let mut here = Socket::here()?;
-    let device = here.link(host)?.ok_or_else(|| {
+    let mut host_socket = Socket::open()?;
+    let device = host_socket.link(host)?.ok_or_else(|| {
         Error::new(format!(
             "move network device {host}: no such network device"
         ))
     })?;
-    let addresses = address::of_link(&mut here, device.index)?;
-    let mut inside = Socket::inside(namespace)?;
-    // The kernel moves first and renames after, and would leave the device there under its old
-    // name.
-    if inside.link(name)?.is_some() {
+    let addresses = address::of_link(&mut host_socket, device.index)?;
+    let mut container = Socket::open_in(namespace)?;
+    // The kernel moves the device first and renames it then: after an error it would be in the
+    // container under its old name.
+    if container.link(name)?.is_some() {
         return Err(Error::new(format!(
             "move network device {host} into the container as {name}: file exists"
         )));
     }
-    trace::pin(directory, namespace)?;
-    let moved = Moved {
+    record::pin(directory, namespace)?;
+    let moved = MovedDevice {
         host: host.to_owned(),
         name: name.to_owned(),
         kind: device.kind.clone(),
         up: device.up,
         addresses,
     };
-    trace::change(directory, |trace| trace.devices.push(moved.clone()))?;
+    record::change(directory, |record| record.devices.push(moved.clone()))?;
     let what = format!("move network device {host} into the container as {name}");
     if device.up {
-        // A device that is up keeps its name (kernels before 6.1).
-        here.execute(&[link::set_up(
+        // Kernels before 6.1 cannot rename a device that is up.
+        host_socket.execute(&[link::set_up(
             device.index,
             false,
             format!("take down network device {host}"),
         )])?;
     }
-    if let Err(error) = here.execute(&[link::move_to(device.index, name, &namespace.0, what)]) {
-        if here.link(host)?.is_some() {
-            revive(&mut here, &device, &moved)?;
+    if let Err(error) =
+        host_socket.execute(&[link::move_to(device.index, name, &namespace.0, what)])
+    {
+        if host_socket.link(host)?.is_some() {
+            restore(&mut host_socket, &device, &moved)?;
         }
         return Err(error);
     }
-    let device = inside
+    let device = container
         .link(name)?
         .ok_or_else(|| Error::new(format!("network device {name} is gone from the container")))?;
-    let what =
-        |address: &address::Prefix| format!("give network device {name} the address {address}");
+    let what = |address: &IpNet| format!("give network device {name} the address {address}");
     let mut requests: Vec<_> = moved
         .addresses
         .iter()
@@ -71,11 +75,11 @@ pub fn move_device(host: &str, name: &str, namespace: &Namespace, directory: &Pa
         true,
         format!("bring up network device {name}"),
     ));
-    inside.execute(&requests)
+    container.execute(&requests)
 }
 
-/// Brings a device that did not move to the state it was in.
-fn revive(here: &mut Socket, device: &Link, moved: &Moved) -> Result<()> {
+/// Brings a device of the host up and gives it its addresses, as they were before the move.
+fn restore(host: &mut Socket, device: &Link, moved: &MovedDevice) -> Result<()> {
     let mut requests = Vec::new();
     if moved.up {
         requests.push(link::set_up(
@@ -91,57 +95,58 @@ fn revive(here: &mut Socket, device: &Link, moved: &Moved) -> Result<()> {
             format!("give {} the address {a}", moved.host),
         )
     }));
-    here.execute(&requests)
+    host.execute(&requests)
 }
 
-/// Takes a moved device back out of a namespace, as it was. One that the container removed or
-/// renamed is not searched for.
+/// Moves a device from the container's network namespace back to the host, with its name and
+/// addresses. hull does not search for a device that the container removed or renamed.
 ///
 /// # Errors
-/// The kernel's; the name is taken on the host by now: then the device comes back under the name
-/// that it had in the container.
-pub fn give_back(moved: &Moved, pinned: &Namespace) -> Result<()> {
-    let mut here = Socket::here()?;
-    let mut inside = Socket::inside(pinned)?;
+/// A netlink request fails. Another device has the name on the host by now: then the device is back
+/// under the name that it had in the container.
+pub fn give_back(moved: &MovedDevice, pinned: &Namespace) -> Result<()> {
+    let mut host_socket = Socket::open()?;
+    let mut container = Socket::open_in(pinned)?;
     let mut found = None;
     for name in [&moved.name, &moved.host] {
-        found = found.or(inside
+        found = found.or(container
             .link(name)?
             .filter(|link| link.kind == moved.kind && link.index != 1));
     }
     let Some(device) = found else { return Ok(()) };
-    let taken = here.link(&moved.host)?.is_some();
+    let taken = host_socket.link(&moved.host)?.is_some();
     let name = if taken { &moved.name } else { &moved.host };
-    let own = Namespace::own()?;
+    let current = Namespace::current()?;
     let what = format!(
         "give network device {} back to the host as {name}",
         device.name
     );
-    inside.execute(&[
+    container.execute(&[
         link::set_up(
             device.index,
             false,
             format!("take down network device {}", device.name),
         ),
-        link::move_to(device.index, name, &own.0, what),
+        link::move_to(device.index, name, &current.0, what),
     ])?;
-    let device = here
+    let device = host_socket
         .link(name)?
         .ok_or_else(|| Error::new(format!("network device {name} did not come back")))?;
-    revive(&mut here, &device, moved).map_err(|error| error.within("restore a network device"))?;
+    restore(&mut host_socket, &device, moved)
+        .map_err(|error| error.within("restore a network device"))?;
     match taken {
         true => Err(Error::new(format!(
-            "network device {} is back as {name}: its own name is taken",
+            "network device {} is back under the name {name}: another device has its former name",
             moved.host
         ))),
         false => Ok(()),
     }
 }
 
-/// Whether two namespace files are the same namespace.
+/// Whether two descriptors are of the same network namespace.
 ///
 /// # Errors
-/// The kernel's.
+/// fstat(2) fails.
 pub fn same(a: &Namespace, b: &Namespace) -> Result<bool> {
     let identity = |n: &Namespace| {
         crate::sys::file::fstat(n.0.0)

@@ -1,21 +1,22 @@
-//! Makes the kernel's rules what the records say: hull's tables, foreign forward chains, kernel
-//! settings, hosts files.
+//! Brings the kernel to the state that the store of networks describes: hull's nftables tables, the
+//! forward chains of others, kernel settings, and the containers' hosts files.
 
-use super::firewall::{self, Element, Populated};
-use super::foreign::Known;
+use super::endpoint::Populated;
+use super::firewall::{self, Element};
+use super::forward_chains::{self, Known};
 use super::netlink::Socket;
-use super::network::{Driver, Guard, Networks};
-use super::nfnetlink::Questions;
-use super::{foreign, link, names};
-use crate::net::attach::survey;
+use super::network::Driver;
+use super::nfnetlink::NfTables;
+use super::store::{Guard, NetworkStore};
+use super::survey::survey;
+use super::{link, names, nft, sysctl};
 use crate::{Context, Error, Result};
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-/// hull's table: the default directory's has the plain name, and no other store's hull touches it.
-pub fn table(networks: &Networks) -> String {
+/// The name of hull's tables. Each store of networks has its own tables; those of the default store
+/// are named `hull`.
+pub fn table(networks: &NetworkStore) -> String {
     match networks.directory() == Path::new("/var/lib/hull/networks") {
         true => "hull".to_owned(),
         false => format!(
@@ -25,27 +26,26 @@ pub fn table(networks: &Networks) -> String {
     }
 }
 
-/// Makes everything what the records say. `changed` are the networks whose containers' hosts files
-/// are written anew.
+/// Applies the records. `changed` are the networks whose containers' hosts files are rewritten.
 ///
 /// # Errors
-/// nft is not installed or refuses; what it did is not what was asked.
+/// nft is not installed or refuses the rules; the kernel did not notify all of them; a kernel
+/// setting, a record or a hosts file cannot be written.
 pub fn enforce(
-    networks: &Networks,
+    networks: &NetworkStore,
     guard: &Guard,
-    here: &mut Socket,
+    host: &mut Socket,
     changed: &BTreeSet<String>,
 ) -> Result<()> {
-    let links = here.links()?;
-    let all = survey(networks, guard, here, &links)?;
+    let links = host.links()?;
+    let all = survey(networks, guard, host, &links)?;
     let bridges: Vec<String> = active(&all).map(|one| one.network.link.clone()).collect();
     let applied = networks.directory().join("applied");
-    // Nothing was there and nothing will be: nft need not be installed for networks that nobody is
-    // on.
+    // Where no rules exist and none are needed, nft need not be installed.
     if !bridges.is_empty() || applied.exists() {
         std::fs::write(&applied, b"").on("write", applied.display())?;
-        rules(networks, guard, &all, &bridges)?;
-        settings(&all)?;
+        apply_rules(networks, guard, &all, &bridges)?;
+        apply_settings(&all)?;
         if bridges.is_empty() {
             std::fs::remove_file(&applied).on("remove", applied.display())?;
         }
@@ -54,29 +54,35 @@ pub fn enforce(
     names::refresh(&endpoints, changed)
 }
 
-/// hull's tables, and what others' chains need. Containers that come are added to what is there,
-/// where hull knows what that is: a transaction that deletes something makes nft's end wait until
-/// the kernel has freed it (nft_rcv_nl_event), for tens of milliseconds.
-fn rules(networks: &Networks, guard: &Guard, all: &[Populated], bridges: &[String]) -> Result<()> {
+/// Applies hull's tables and the rules in the chains of others. Where hull knows the tables that
+/// exist, it adds the elements of new containers to them: a transaction that deletes something
+/// makes nft wait at its end until the kernel has freed it (nft_rcv_nl_event), for tens of
+/// milliseconds.
+fn apply_rules(
+    networks: &NetworkStore,
+    guard: &Guard,
+    all: &[Populated],
+    bridges: &[String],
+) -> Result<()> {
     let table = table(networks);
-    let (before, lacking) = {
-        let questions = Questions::new()?;
-        (questions.generation(), questions.lacks(&table))
+    let (before, missing) = {
+        let nf_tables = NfTables::new()?;
+        (nf_tables.generation(), nf_tables.lacks_tables(&table))
     };
-    let known = foreign::known(networks, before);
+    let known = forward_chains::known(networks, before);
     let whole = firewall::definition(&table, all);
-    // What is there holds these containers and nothing else.
-    let there = known.as_ref().filter(|known| {
+    // Set where the tables that exist are those of the containers that hull remembers.
+    let intact = known.as_ref().filter(|known| {
         let only: Vec<Populated> = all
             .iter()
             .map(|one| one.with(|id| known.containers.contains(id)))
             .collect();
         known.rules == link::hash(&firewall::definition(&table, &only))
-            && lacking == only.iter().all(|one| one.endpoints.is_empty())
+            && missing == only.iter().all(|one| one.endpoints.is_empty())
     });
-    let is_new = |id: &str| there.is_none_or(|known| !known.containers.contains(id));
-    let text = match there {
-        _ if lacking => whole.clone(),
+    let is_new = |id: &str| intact.is_none_or(|known| !known.containers.contains(id));
+    let text = match intact {
+        _ if missing => whole.clone(),
         Some(_) => firewall::addition(&table, all, is_new),
         None => firewall::removal(&table) + &whole,
     };
@@ -84,8 +90,8 @@ fn rules(networks: &Networks, guard: &Guard, all: &[Populated], bridges: &[Strin
     if !text.is_empty() {
         read_back(
             &table,
-            &nft(guard, &text)?,
-            &firewall::published(all, |id| lacking || is_new(id)),
+            &nft::apply(guard, &text)?,
+            &firewall::published(all, |id| missing || is_new(id)),
         )?;
         transactions += 1;
     }
@@ -95,12 +101,12 @@ fn rules(networks: &Networks, guard: &Guard, all: &[Populated], bridges: &[Strin
         .map(|endpoint| endpoint.id.clone())
         .collect();
     let (accepted, more) =
-        foreign::sync(guard, &table, bridges, known.map(|known| known.accepted))?;
+        forward_chains::sync(guard, &table, bridges, known.map(|known| known.accepted))?;
     transactions += u32::from(more);
-    // The number is not asked again: had somebody come between, it would be another, and so the
-    // next hull looks.
+    // The expected generation, and not the current one: if somebody else committed a transaction
+    // meanwhile, the two differ, and the next hull reads the ruleset.
     match before {
-        Some(before) => foreign::remember(
+        Some(before) => forward_chains::remember(
             networks,
             &Known::new(
                 before.wrapping_add(transactions),
@@ -118,101 +124,46 @@ fn active(all: &[Populated]) -> impl Iterator<Item = &Populated> {
         .filter(|one| one.network.driver == Driver::Bridge && !one.endpoints.is_empty())
 }
 
-/// Brings back what a reload of the firewall or a killed hull took.
+/// Applies the records again, after a reload of the firewall or a killed hull removed rules.
 ///
 /// # Errors
 /// As of [`enforce`].
-pub fn recover(networks: &Networks) -> Result<()> {
+pub fn recover(networks: &NetworkStore) -> Result<()> {
     if !networks.directory().exists() {
         return Ok(());
     }
     let guard = networks.lock()?;
     let changed = networks.names()?.into_iter().collect();
-    enforce(networks, &guard, &mut Socket::here()?, &changed)
+    enforce(networks, &guard, &mut Socket::open()?, &changed)
 }
 
-/// The same for any command that comes along: only where networks are in use and somebody has
-/// touched the firewall since, which costs one question to the kernel to know; where none are, a
-/// look for a file.
+/// Calls [`recover`] where networks are in use and somebody else has changed the ruleset since
+/// hull's last transaction. Any command may call it: the check costs one netlink request, or one
+/// stat(2) where no network is in use.
 ///
 /// # Errors
 /// As of [`enforce`].
-pub fn recover_if_touched(networks: &Networks) -> Result<()> {
-    let applied = crate::sys::fd::c_path(&networks.directory().join("applied"))?;
+pub fn recover_if_touched(networks: &NetworkStore) -> Result<()> {
+    let applied = crate::sys::fd::c_path(networks.directory().join("applied"))?;
     if crate::sys::file::stat(&applied).is_err()
-        || foreign::known(networks, Questions::new()?.generation()).is_some()
+        || forward_chains::known(networks, NfTables::new()?.generation()).is_some()
     {
         return Ok(());
     }
     recover(networks)
 }
 
-/// Runs nft on a text; answers what the kernel says it did.
-///
-/// # Errors
-/// nft's own words.
-pub fn nft(guard: &Guard, text: &str) -> Result<String> {
-    guard.share(|| run(&["--echo", "--file", "-"], text))?
-}
-
-/// Gives nft a script, in hull's own network namespace.
-///
-/// # Errors
-/// nft's own words.
-pub fn nft_script(text: &str) -> Result<()> {
-    run(&["-f", "-"], text).map(drop)
-}
-
-/// Asks nft for JSON.
-///
-/// # Errors
-/// nft's own words.
-pub fn nft_list(what: &[&str]) -> Result<serde_json::Value> {
-    let said = run(&[&["--json", "--handle"], what].concat(), "")?;
-    serde_json::from_str(&said).map_err(|error| Error::new(format!("read what nft lists: {error}")))
-}
-
-fn run(args: &[&str], input: &str) -> Result<String> {
-    let mut command = Command::new("nft");
-    command
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .current_dir("/");
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(
-            "networks of hull's own need the program nft \
-            (package nftables), which is not installed",
-        ),
-        _ => Error::io("run", "nft", &error),
-    })?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A refusal closes the pipe; nft's own words say why.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().on("run", "nft")?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(format!(
-        "nft refuses the rules: {}",
-        said.lines().next().unwrap_or_default().trim()
-    )))
-}
-
-/// Every published port must be among the kernel's own notifications: nft has answered success to
-/// what it did not do.
-fn read_back(table: &str, said: &str, wanted: &[Element]) -> Result<()> {
+/// Checks that the kernel notified every published port: nft 1.0.6 exits with status 0 after some
+/// commands that it did not execute.
+fn read_back(table: &str, notified: &str, wanted: &[Element]) -> Result<()> {
     let prefix = format!("add element inet {table} ");
-    let made: BTreeSet<&str> = said
+    let made: BTreeSet<&str> = notified
         .lines()
         .filter_map(|line| line.trim().strip_prefix(&prefix))
         .collect();
     match wanted
         .iter()
-        .map(|(map, element)| format!("{map} {{ {element} }}"))
+        .map(|element| format!("{} {{ {} }}", element.map, element.text))
         .find(|line| !made.contains(line.as_str()))
     {
         Some(missing) => Err(Error::new(format!(
@@ -222,24 +173,24 @@ fn read_back(table: &str, said: &str, wanted: &[Element]) -> Result<()> {
     }
 }
 
-/// Forwarding, where a network has a way out; the way from the host's loopback to published ports,
-/// where somebody publishes.
-fn settings(all: &[Populated]) -> Result<()> {
-    let outward: Vec<_> = active(all).filter(|one| !one.network.internal).collect();
-    let has = |v4: bool| {
-        outward.iter().any(|one| {
+/// Enables IP forwarding where a network is not internal, and `route_localnet` on bridges whose
+/// containers publish ports, so that the host reaches these over 127.0.0.1.
+fn apply_settings(all: &[Populated]) -> Result<()> {
+    let forwarding: Vec<_> = active(all).filter(|one| !one.network.internal).collect();
+    let has_subnet = |v4: bool| {
+        forwarding.iter().any(|one| {
             one.network
                 .subnets
                 .iter()
-                .any(|subnet| subnet.prefix.address.is_ipv4() == v4)
+                .any(|subnet| subnet.is_ipv4() == v4)
         })
     };
-    if has(true) {
-        sysctl("net/ipv4/ip_forward", "1")?;
+    if has_subnet(true) {
+        sysctl::write("net/ipv4/ip_forward", "1")?;
     }
-    if has(false) && read_sysctl("net/ipv6/conf/all/forwarding") == "0" {
-        // A router ignores the word of other routers, by which this host may have its own default
-        // route, unless it is told otherwise.
+    if has_subnet(false) && sysctl::read("net/ipv6/conf/all/forwarding") == "0" {
+        // A host that forwards ignores router advertisements, from which it may have its own
+        // default route, unless accept_ra is 2 (ip-sysctl.rst).
         for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf")
             .into_iter()
             .flatten()
@@ -249,11 +200,11 @@ fn settings(all: &[Populated]) -> Result<()> {
                 "net/ipv6/conf/{}/accept_ra",
                 entry.file_name().to_string_lossy()
             );
-            if read_sysctl(&key) == "1" {
-                sysctl(&key, "2")?;
+            if sysctl::read(&key) == "1" {
+                sysctl::write(&key, "2")?;
             }
         }
-        sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
     }
     for one in all
         .iter()
@@ -263,36 +214,10 @@ fn settings(all: &[Populated]) -> Result<()> {
             .endpoints
             .iter()
             .any(|endpoint| !endpoint.ports.is_empty());
-        sysctl_if_there(
+        sysctl::write_if_present(
             &format!("net/ipv4/conf/{}/route_localnet", one.network.link),
             if publishes { "1" } else { "0" },
         )?;
     }
     Ok(())
-}
-
-fn read_sysctl(key: &str) -> String {
-    std::fs::read_to_string(format!("/proc/sys/{key}"))
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
-}
-
-fn sysctl(key: &str, value: &str) -> Result<()> {
-    if read_sysctl(key) == value {
-        return Ok(());
-    }
-    std::fs::write(format!("/proc/sys/{key}"), value).on("set", key.replace('/', "."))
-}
-
-/// The same, where the link or the protocol may not be there.
-///
-/// # Errors
-/// The kernel's.
-pub fn sysctl_if_there(key: &str, value: &str) -> Result<()> {
-    if Path::new("/proc/sys").join(key).exists() {
-        sysctl(key, value)
-    } else {
-        Ok(())
-    }
 }

@@ -1,48 +1,28 @@
-//! hull's own nftables tables, as text: translated and published ports, what may pass between
-//! networks, and what a container may send.
+//! hull's own nftables tables, as scripts for nft(8): address translation and published ports,
+//! which packets may pass between networks, and what a container may send.
 //!
-//! Both tables are written anew, in one transaction, whenever hull cannot be sure what they are:
-//! what a killed hull or a reload left out comes back with the next one. A container that comes to
-//! known tables is added. nft's text is used and not its JSON, which cannot declare the maps to
-//! `addr . port`.
+//! hull writes both tables anew, in one transaction, unless it knows what they contain, and so
+//! restores what a killed hull or a reload of the firewall left out. To known tables it adds the
+//! elements of a new container. The scripts are nft's text and not its JSON, which cannot declare
+//! maps to `addr . port` (nft 1.0.6).
 
-use super::address::Prefix;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Populated};
 use super::network::{Driver, Network};
-use super::ports::Port;
+use super::ports::PortMapping;
+use ipnet::IpNet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// One network with who is on it.
-#[derive(Clone)]
-pub struct Populated {
-    /// The network.
-    pub network: Network,
-    /// Its endpoints.
-    pub endpoints: Vec<Endpoint>,
+/// An element of one of the maps of published ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// The name of the map.
+    pub map: &'static str,
+    /// The element `key : value`, as nft prints it.
+    pub text: String,
 }
 
-impl Populated {
-    /// The same with some of its containers alone.
-    #[must_use]
-    pub fn with(&self, which: impl Fn(&str) -> bool) -> Self {
-        let endpoints = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| which(&endpoint.id))
-            .cloned()
-            .collect();
-        Self {
-            network: self.network.clone(),
-            endpoints,
-        }
-    }
-}
-
-/// An element of one of the maps of published ports, in nft's own words.
-pub type Element = (&'static str, String);
-
-/// The elements of the maps of published ports, of some of the containers.
+/// The elements of the maps of published ports, for the containers whose id `which` accepts.
 pub fn published(networks: &[Populated], which: impl Fn(&str) -> bool) -> Vec<Element> {
     let mut list: Vec<Element> = Vec::new();
     for endpoint in networks
@@ -51,42 +31,43 @@ pub fn published(networks: &[Populated], which: impl Fn(&str) -> bool) -> Vec<El
         .filter(|endpoint| which(&endpoint.id))
     {
         for port in &endpoint.ports {
-            for v4 in [true, false] {
-                if let Some(address) = endpoint
-                    .address(v4)
-                    .filter(|_| port.ip.is_none_or(|ip| ip.is_ipv4() == v4))
-                {
-                    list.extend(elements(port, address));
-                }
-            }
+            list.extend(elements(port, endpoint));
         }
     }
     list
 }
 
-fn elements(port: &Port, address: IpAddr) -> impl Iterator<Item = Element> + use<> {
-    let (ip, protocol) = (port.ip, port.protocol.word());
-    port.pairs()
-        .map(move |(host, container)| match (ip, address) {
-            (None, IpAddr::V4(_)) => (
-                "publish4",
-                format!("{protocol} . {host} : {address} . {container}"),
-            ),
-            (None, IpAddr::V6(_)) => (
-                "publish6",
-                format!("{protocol} . {host} : {address} . {container}"),
-            ),
-            (Some(ip), IpAddr::V4(_)) => (
-                "publish4at",
-                format!("{ip} . {protocol} . {host} : {address} . {container}"),
-            ),
-            (Some(ip), IpAddr::V6(_)) => (
-                "publish6at",
-                format!("{ip} . {protocol} . {host} : {address} . {container}"),
-            ),
-        })
+/// The elements of one published port: of each family that the container has an address of and that
+/// the host's address, if one was given, is of.
+fn elements(port: &PortMapping, endpoint: &Endpoint) -> Vec<Element> {
+    let addresses = [
+        endpoint.ipv4().map(IpAddr::V4),
+        endpoint.ipv6().map(IpAddr::V6),
+    ];
+    addresses
+        .into_iter()
+        .flatten()
+        .filter(|address| port.ip.is_none_or(|ip| ip.is_ipv4() == address.is_ipv4()))
+        .flat_map(|address| elements_to(port, address))
+        .collect()
 }
 
+fn elements_to(port: &PortMapping, address: IpAddr) -> impl Iterator<Item = Element> + use<> {
+    let (ip, protocol) = (port.ip, port.protocol.word());
+    port.pairs().map(move |(host, container)| {
+        let text = format!("{protocol} . {host} : {address} . {container}");
+        let (map, text) = match (ip, address) {
+            (None, IpAddr::V4(_)) => ("publish4", text),
+            (None, IpAddr::V6(_)) => ("publish6", text),
+            (Some(ip), IpAddr::V4(_)) => ("publish4at", format!("{ip} . {text}")),
+            (Some(ip), IpAddr::V6(_)) => ("publish6at", format!("{ip} . {text}")),
+        };
+        Element { map, text }
+    })
+}
+
+/// The maps of published ports with their types: of each family, for ports of all addresses of the
+/// host and for ports of one address.
 const MAPS: [(&str, &str); 4] = [
     (
         "publish4",
@@ -106,38 +87,39 @@ const MAPS: [(&str, &str); 4] = [
     ),
 ];
 
-/// The networks that have rules.
-fn live(networks: &[Populated]) -> Vec<&Populated> {
+/// The networks that have rules: bridges with containers.
+fn active(networks: &[Populated]) -> Vec<&Populated> {
     networks
         .iter()
         .filter(|one| !one.endpoints.is_empty() && one.network.driver == Driver::Bridge)
         .collect()
 }
 
-/// Removes both tables, whether they are there or not.
+/// The script that removes both tables, whether they exist or not.
 pub fn removal(table: &str) -> String {
     ["inet", "bridge"]
         .map(|family| format!("table {family} {table} {{}}\ndelete table {family} {table}\n"))
         .concat()
 }
 
-/// Both tables, which must not be there; nothing where nobody is on a network.
+/// The script that creates both tables, which must not exist. Empty where no container is on a
+/// network.
 pub fn definition(table: &str, networks: &[Populated]) -> String {
-    let live = live(networks);
-    if live.is_empty() {
+    let active = active(networks);
+    if active.is_empty() {
         return String::new();
     }
     let mut text = format!("table inet {table} {{\n");
     let elements = published(networks, |_| true);
     for (name, kind) in MAPS {
-        let mine: Vec<String> = elements
+        let texts: Vec<String> = elements
             .iter()
-            .filter(|(map, _)| *map == name)
-            .map(|(_, element)| element.clone())
+            .filter(|element| element.map == name)
+            .map(|element| element.text.clone())
             .collect();
-        text.push_str(&set("map", name, kind, &mine));
+        text.push_str(&set("map", name, kind, &texts));
     }
-    let members: Vec<Members> = live.iter().map(|one| Members::of(&one.network)).collect();
+    let members: Vec<Members> = active.iter().map(|one| Members::of(&one.network)).collect();
     let all = |pick: fn(&Members) -> &Vec<String>| {
         members
             .iter()
@@ -145,25 +127,25 @@ pub fn definition(table: &str, networks: &[Populated]) -> String {
             .collect::<Vec<String>>()
     };
     text.push_str(&set("set", "bridges", "ifname", &all(|one| &one.bridges)));
-    text.push_str(&set("set", "open", "ifname", &all(|one| &one.open)));
-    text.push_str(&set("set", "inner", "ifname", &all(|one| &one.inner)));
+    text.push_str(&set("set", "external", "ifname", &all(|one| &one.external)));
+    text.push_str(&set("set", "internal", "ifname", &all(|one| &one.internal)));
     text.push_str(&set(
         "set",
-        "within",
+        "same_bridge",
         "ifname . ifname",
-        &all(|one| &one.within),
+        &all(|one| &one.same_bridge),
     ));
     text.push_str(HEAD);
-    all(|one| &one.translated)
+    all(|one| &one.masquerade)
         .iter()
         .for_each(|rule| text.extend(["    ", rule, "\n"]));
     text.push_str("  }\n}\n");
-    guard(&mut text, table, &live);
+    guard_table(&mut text, table, &active);
     text
 }
 
-/// What makes the tables those of all containers, where they are already those of all but the new
-/// ones.
+/// The script that adds the new containers to tables that have all the others. `is_new` tells
+/// whether the container of an id is new.
 pub fn addition(table: &str, networks: &[Populated], is_new: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     let mut add = |family: &str, set: &str, elements: &[String]| {
@@ -175,29 +157,29 @@ pub fn addition(table: &str, networks: &[Populated], is_new: impl Fn(&str) -> bo
             );
         }
     };
-    for (map, element) in published(networks, &is_new) {
-        add("inet", map, &[element]);
+    for Element { map, text } in published(networks, &is_new) {
+        add("inet", map, &[text]);
     }
-    let (mut translated, mut adverts) = (Vec::new(), Vec::new());
-    for one in live(networks) {
-        let mine: Vec<&Endpoint> = one
+    let (mut masquerade, mut adverts) = (Vec::new(), Vec::new());
+    for one in active(networks) {
+        let new: Vec<&Endpoint> = one
             .endpoints
             .iter()
             .filter(|endpoint| is_new(&endpoint.id))
             .collect();
-        if mine.len() == one.endpoints.len() {
+        if new.len() == one.endpoints.len() {
             let members = Members::of(&one.network);
             let sets = [
                 ("bridges", &members.bridges),
-                ("open", &members.open),
-                ("inner", &members.inner),
-                ("within", &members.within),
+                ("external", &members.external),
+                ("internal", &members.internal),
+                ("same_bridge", &members.same_bridge),
             ];
             sets.into_iter()
                 .for_each(|(name, elements)| add("inet", name, elements));
-            translated.extend(members.translated);
+            masquerade.extend(members.masquerade);
         }
-        for endpoint in mine {
+        for endpoint in new {
             let allowed = Allowed::of(endpoint);
             let sets = [
                 ("ports", &allowed.ports),
@@ -210,9 +192,8 @@ pub fn addition(table: &str, networks: &[Populated], is_new: impl Fn(&str) -> bo
             adverts.push(allowed.advert);
         }
     }
-    // Each of these rules drops or translates by itself: their order among each other means
-    // nothing.
-    for rule in translated {
+    // Each of these rules drops or translates on its own, so their order does not matter.
+    for rule in masquerade {
         let _ = writeln!(text, "add rule inet {table} postrouting {rule}");
     }
     for rule in adverts {
@@ -221,6 +202,7 @@ pub fn addition(table: &str, networks: &[Populated], is_new: impl Fn(&str) -> bo
     text
 }
 
+/// A declaration of a set or map with its elements.
 fn set(what: &str, name: &str, kind: &str, elements: &[String]) -> String {
     let list = if elements.is_empty() {
         String::new()
@@ -230,54 +212,61 @@ fn set(what: &str, name: &str, kind: &str, elements: &[String]) -> String {
     format!("  {what} {name} {{ type {kind}; {list} }}\n")
 }
 
-/// What a network is in the tables: members of sets, and rules.
+/// What the inet table has for a network: elements of its sets, and rules.
 struct Members {
     bridges: Vec<String>,
-    open: Vec<String>,
-    inner: Vec<String>,
-    within: Vec<String>,
-    translated: Vec<String>,
+    /// Bridges of networks with access to others.
+    external: Vec<String>,
+    /// Bridges of networks that are `--internal`.
+    internal: Vec<String>,
+    /// Pairs of a bridge with itself, for packets between its own containers.
+    same_bridge: Vec<String>,
+    /// Rules of the chain postrouting.
+    masquerade: Vec<String>,
 }
 
 impl Members {
-    /// Where a packet's source must become the host's: on its way out, and back into the bridge it
-    /// came from, since the answer would otherwise go straight to the neighbour, who asked somebody
-    /// else.
+    /// The source address becomes the host's for packets that leave the network, and for packets to
+    /// a published port that go back into the bridge they came from: otherwise the container would
+    /// answer its neighbour directly, from an address that the neighbour did not connect to.
     fn of(network: &Network) -> Self {
         let link = format!("\"{}\"", network.link);
-        let (mut open, mut inner, mut translated) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut external, mut internal, mut masquerade) = (Vec::new(), Vec::new(), Vec::new());
         for subnet in &network.subnets {
             let (family, prefix) = (word(&subnet.prefix), subnet.prefix);
-            translated.push(format!(
+            masquerade.push(format!(
                 "{family} saddr {prefix} {family} daddr {prefix} ct status dnat masquerade"
             ));
             if !network.internal {
-                translated.push(format!(
+                masquerade.push(format!(
                     "{family} saddr {prefix} oifname != {link} masquerade"
                 ));
             }
         }
         if network.internal {
-            inner.push(link.clone())
+            internal.push(link.clone())
         } else {
-            open.push(link.clone())
+            external.push(link.clone())
         }
         Self {
             bridges: vec![link.clone()],
-            open,
-            inner,
-            within: vec![format!("{link} . {link}")],
-            translated,
+            external,
+            internal,
+            same_bridge: vec![format!("{link} . {link}")],
+            masquerade,
         }
     }
 }
 
-/// What comes from elsewhere to 127.0.0.0/8 is nobody's but an attacker's: the bridges route it, so
-/// that the host's own loopback reaches published ports (CVE-2020-8558). Into a network comes what
-/// answers, what was published, and what its own send each other (where the bridge hands its
-/// packets to netfilter); nothing else, and so no other network; into and out of an internal one
-/// nothing at all. The host's loopback, which no container could answer, is translated too; the
-/// networks' own translations follow.
+/// The chains of the inet table, up to the rules of single networks.
+///
+/// - martians: packets to 127.0.0.0/8 from elsewhere are dropped. Without this the bridges would
+///   route them (CVE-2020-8558), since they have route_localnet for the host's own 127.0.0.1.
+/// - forward: into a network pass replies, packets to published ports, and packets between its own
+///   containers (netfilter sees these where bridge-nf-call-iptables is on). Everything else is
+///   dropped, so also packets of other networks. An internal network passes nothing in or out.
+/// - postrouting: packets from the host's loopback get the host's address on the bridge, since no
+///   container could answer 127.0.0.1. The rules of the networks follow.
 const HEAD: &str = "  chain martians { type filter hook prerouting priority raw; policy accept; \
     iifname != \"lo\" ip daddr 127.0.0.0/8 drop; }
   chain prerouting { type nat hook prerouting priority dstnat; policy accept; fib daddr type \
@@ -291,23 +280,22 @@ const HEAD: &str = "  chain martians { type filter hook prerouting priority raw;
     dnat ip6 to meta l4proto . th dport map @publish6
   }
   chain forward { type filter hook forward priority filter; policy accept;
-    iifname . oifname @within accept
-    iifname @inner drop
-    oifname @inner drop
-    oifname @open ct state established,related accept
-    oifname @open ct status dnat accept
-    oifname @open drop
+    iifname . oifname @same_bridge accept
+    iifname @internal drop
+    oifname @internal drop
+    oifname @external ct state established,related accept
+    oifname @external ct status dnat accept
+    oifname @external drop
   }
   chain postrouting { type nat hook postrouting priority srcnat; policy accept;
     ip saddr 127.0.0.0/8 oifname @bridges masquerade
     ip6 saddr ::1 oifname @bridges masquerade
 ";
 
-fn word(prefix: &Prefix) -> &'static str {
-    if prefix.address.is_ipv4() {
-        "ip"
-    } else {
-        "ip6"
+fn word(prefix: &IpNet) -> &'static str {
+    match prefix {
+        IpNet::V4(_) => "ip",
+        IpNet::V6(_) => "ip6",
     }
 }
 
@@ -326,12 +314,12 @@ pub fn link_local(mac: &[u8; 6]) -> Ipv6Addr {
     )
 }
 
-/// What a container may send: only its own addresses, in frames, ARP and neighbour advertisements;
-/// it is no router and no DHCP server. Nothing but IP and ARP straight in Ethernet: a tag of VLAN 0
-/// or a SNAP header before them would hide them from the rules, and receivers take off the tag
-/// (CVE-2021-27853, CVE-2021-27862).
-fn guard(text: &mut String, table: &str, live: &[&Populated]) {
-    let allowed: Vec<Allowed> = live
+/// The bridge table: what a container may send. In frames, ARP and neighbour advertisements it may
+/// use its own addresses only, and it may act neither as a router nor as a DHCP server. Frames
+/// carry IP or ARP directly: a tag of VLAN 0 or a SNAP header before these would hide them from the
+/// rules, and receivers remove the tag (CVE-2021-27853, CVE-2021-27862).
+fn guard_table(text: &mut String, table: &str, active: &[&Populated]) {
+    let allowed: Vec<Allowed> = active
         .iter()
         .flat_map(|one| &one.endpoints)
         .map(Allowed::of)
@@ -373,8 +361,8 @@ fn guard(text: &mut String, table: &str, live: &[&Populated]) {
     text.push_str("  }\n}\n");
 }
 
-/// What a container may send, as members of sets, and the rule for neighbour advertisements, whose
-/// target no set can be asked for.
+/// What a container may send: elements of the bridge table's sets, and a rule for neighbour
+/// advertisements, whose target address nft cannot look up in a set.
 struct Allowed {
     ports: Vec<String>,
     macs: Vec<String>,
@@ -388,16 +376,16 @@ impl Allowed {
         let host = format!("\"{}\"", endpoint.host);
         let local = super::link::parse_mac(&endpoint.mac)
             .ok()
-            .map(|mac| IpAddr::V6(link_local(&mac)));
-        let own: Vec<IpAddr> = local.into_iter().chain(endpoint.address(false)).collect();
+            .map(|mac| link_local(&mac));
+        let own: Vec<Ipv6Addr> = local.into_iter().chain(endpoint.ipv6()).collect();
         let numbers: Vec<String> = own
             .iter()
-            .map(|address| format!("{:#034x}", super::address::number(*address)))
+            .map(|address| format!("{:#034x}", u128::from(*address)))
             .collect();
         Self {
             macs: vec![format!("{host} . {}", endpoint.mac)],
             v4: endpoint
-                .address(true)
+                .ipv4()
                 .map(|address| format!("{host} . {address}"))
                 .into_iter()
                 .collect(),
@@ -427,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_leaves_no_table() {
+    fn without_containers_there_is_no_table() {
         assert_eq!(definition("hull", &[]), "");
         let text = removal("hull");
         assert!(
@@ -438,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_published_where_they_were_asked() {
+    fn ports_are_published_on_the_given_addresses() {
         let endpoint = Endpoint {
             addresses: vec![
                 "10.0.0.2/24".parse().unwrap(),
@@ -453,21 +441,8 @@ mod tests {
         let list: Vec<String> = endpoint
             .ports
             .iter()
-            .flat_map(|port| {
-                [true, false]
-                    .into_iter()
-                    .flat_map(|v4| {
-                        let address = endpoint
-                            .address(v4)
-                            .filter(|_| port.ip.is_none_or(|ip| ip.is_ipv4() == v4));
-                        address
-                            .into_iter()
-                            .flat_map(|address| elements(port, address))
-                            .collect::<Vec<_>>()
-                    })
-                    .map(|(map, element)| format!("{map} {element}"))
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|port| elements(port, &endpoint))
+            .map(|element| format!("{} {}", element.map, element.text))
             .collect();
         assert_eq!(
             list,

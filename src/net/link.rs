@@ -1,4 +1,5 @@
-//! Links, as requests: bridges, pairs, macvlans, and what is changed on them.
+//! Requests that create, change and remove links: bridges, veth pairs, macvlans, ifb devices. Also
+//! hardware addresses and the hash that names are made of.
 
 use super::netlink::Request;
 use crate::sys::fd::Fd;
@@ -9,11 +10,11 @@ use netlink_packet_route::link::{
     InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 
-/// A hardware address.
+/// A hardware address (MAC).
 pub type Mac = [u8; 6];
 
-/// A hardware address from a text: the same one whenever the same text is given, locally
-/// administered, for one station (IEEE 802, 8.2).
+/// Derives a hardware address from a text: always the same from the same text, locally administered
+/// and individual (IEEE 802, 8.2).
 pub fn mac_of(text: &str) -> Mac {
     let hash = hash(text).to_be_bytes();
     [
@@ -26,8 +27,8 @@ pub fn mac_of(text: &str) -> Mac {
     ]
 }
 
-/// FNV-1a of 64 bits with a final mix: names that must be the same next time, which the standard
-/// library's hasher does not promise.
+/// FNV-1a of 64 bits with the final mix of MurmurHash3, for names that must not change between
+/// versions of hull: the standard library does not promise that for its hasher.
 pub fn hash(text: &str) -> u64 {
     let mut hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -37,7 +38,7 @@ pub fn hash(text: &str) -> u64 {
     hash ^ (hash >> 33)
 }
 
-/// Six numbers with colons between them.
+/// Writes a hardware address as `02:00:00:00:00:01`.
 pub fn mac_text(mac: &[u8]) -> String {
     mac.iter()
         .map(|byte| format!("{byte:02x}"))
@@ -45,12 +46,12 @@ pub fn mac_text(mac: &[u8]) -> String {
         .join(":")
 }
 
-/// Reads what [`mac_text`] writes; no group addresses.
+/// Parses a hardware address of the form `02:00:00:00:00:01`.
 ///
 /// # Errors
-/// A sentence.
+/// The text is malformed, or a group address or all zeros: then a sentence that says so.
 pub fn parse_mac(text: &str) -> Result<Mac, String> {
-    let wrong = || format!("{text:?} is no hardware address, such as 02:00:00:00:00:01");
+    let wrong = || format!("{text:?} is not a hardware address, such as 02:00:00:00:00:01");
     let bytes: Vec<u8> = text
         .split(':')
         .map(|part| u8::from_str_radix(part, 16))
@@ -77,8 +78,8 @@ fn up(message: &mut LinkMessage) {
     message.header.change_mask |= LinkFlags::Up;
 }
 
-/// A bridge, up. It has its own hardware address from the start: else it would take its ports'
-/// lowest, and change it as they come and go.
+/// Creates a bridge and brings it up. It gets a hardware address of its own: otherwise it would
+/// take the lowest one of its ports, and change it when ports come and go.
 pub fn bridge(name: &str, mac: Mac, mtu: u32) -> Request {
     let mut message = LinkMessage::default();
     up(&mut message);
@@ -89,34 +90,34 @@ pub fn bridge(name: &str, mac: Mac, mtu: u32) -> Request {
         .attributes
         .push(LinkAttribute::Address(mac.to_vec()));
     message.attributes.push(LinkAttribute::Mtu(mtu));
-    // No port is held back: there is no loop in a star.
+    // No forwarding delay: the network cannot have loops, so ports need not learn first.
     let data = InfoData::Bridge(vec![InfoBridge::ForwardDelay(0)]);
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Bridge),
         LinkInfo::Data(data),
     ]));
-    create(message, format!("make bridge {name}"))
+    create(message, format!("create bridge {name}"))
 }
 
-/// One end of a pair in this namespace, as a port of a bridge and up; the other in the container's,
-/// with its name and hardware address.
-pub struct Pair<'a> {
-    /// This end's name.
+/// A veth pair: one end in the socket's network namespace, up and a port of a bridge, the other end
+/// in the container's.
+pub struct VethPair<'a> {
+    /// The name of the end on the host.
     pub host: &'a str,
-    /// Index of the bridge.
+    /// The index of the bridge.
     pub bridge: u32,
-    /// The other end's name.
+    /// The name of the container's end.
     pub name: &'a str,
-    /// The other end's hardware address.
+    /// The hardware address of the container's end.
     pub mac: Mac,
-    /// Of both.
+    /// Length of the longest packet of both ends, in bytes.
     pub mtu: u32,
-    /// Where the other end is.
+    /// The container's network namespace.
     pub namespace: &'a Fd,
 }
 
-/// Makes a pair: one request makes both ends in their namespaces.
-pub fn pair(pair: &Pair) -> Request {
+/// Creates a veth pair: one request creates both ends, each in its namespace.
+pub fn veth(pair: &VethPair) -> Request {
     let mut peer = LinkMessage::default();
     peer.attributes
         .push(LinkAttribute::IfName(pair.name.to_owned()));
@@ -142,15 +143,16 @@ pub fn pair(pair: &Pair) -> Request {
     create(
         message,
         format!(
-            "make the pair {} and {} of the container",
+            "create the veth pair {} and {} of the container",
             pair.host, pair.name
         ),
     )
 }
 
-/// A port of a bridge may send a packet back where it came from (to a published port of itself);
-/// alone, it reaches no other such port.
-pub fn port(name: &str, hairpin: bool, isolated: bool) -> Request {
+/// Sets the options of a bridge port. In hairpin mode the bridge sends a packet back through the
+/// port that it came from, as a container's packets to its own published port need. An isolated
+/// port cannot send to other isolated ports.
+pub fn bridge_port(name: &str, hairpin: bool, isolated: bool) -> Request {
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -170,8 +172,29 @@ pub fn port(name: &str, hairpin: bool, isolated: bool) -> Request {
     }
 }
 
-/// A macvlan on a card of this namespace, made in the container's.
-pub fn macvlan(parent: u32, name: &str, mac: Mac, mtu: u32, namespace: &Fd) -> Request {
+/// A macvlan in bridge mode on a device of the host, created in the container's network namespace.
+pub struct Macvlan<'a> {
+    /// Index of the host's device.
+    pub parent: u32,
+    /// The macvlan's name in the container.
+    pub name: &'a str,
+    /// The macvlan's hardware address.
+    pub mac: Mac,
+    /// Length of the longest packet, in bytes.
+    pub mtu: u32,
+    /// The container's network namespace.
+    pub namespace: &'a Fd,
+}
+
+/// Creates a macvlan.
+pub fn macvlan(macvlan: &Macvlan) -> Request {
+    let Macvlan {
+        parent,
+        name,
+        mac,
+        mtu,
+        namespace,
+    } = *macvlan;
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -187,10 +210,11 @@ pub fn macvlan(parent: u32, name: &str, mac: Mac, mtu: u32, namespace: &Fd) -> R
         LinkInfo::Kind(InfoKind::MacVlan),
         LinkInfo::Data(data),
     ]));
-    create(message, format!("make macvlan {name} of the container"))
+    create(message, format!("create macvlan {name} of the container"))
 }
 
-/// An intermediate functional block: what a link receives is sent through it, and shaped there.
+/// Creates an ifb device (intermediate functional block): packets that are redirected to it pass
+/// its queueing discipline.
 pub fn ifb(name: &str) -> Request {
     let mut message = LinkMessage::default();
     up(&mut message);
@@ -200,10 +224,10 @@ pub fn ifb(name: &str) -> Request {
     message
         .attributes
         .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
-    create(message, format!("make ifb device {name}"))
+    create(message, format!("create ifb device {name}"))
 }
 
-/// Brings a link up, or down.
+/// Brings a link up or down.
 pub fn set_up(index: u32, is_up: bool, what: String) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -218,7 +242,7 @@ pub fn set_up(index: u32, is_up: bool, what: String) -> Request {
     }
 }
 
-/// Moves a link to another namespace under another name.
+/// Moves a link to another network namespace under another name.
 pub fn move_to(index: u32, name: &str, namespace: &Fd, what: String) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -249,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hardware_addresses_are_local_and_single() {
+    fn hardware_addresses_are_local_and_individual() {
         for text in ["a", "b", "web-1", ""] {
             let mac = mac_of(text);
             assert_eq!(mac[0] & 3, 2, "{mac:?}");

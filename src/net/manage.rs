@@ -1,98 +1,103 @@
-//! Making and removing networks.
+//! Creates and removes networks.
 
-use super::address::Prefix;
 use super::netlink::Socket;
-use super::network::{Driver, Network, Networks, Subnet, check_name};
+use super::network::{Driver, Network, Subnet, check_name};
 use super::shape::Rate;
+use super::store::NetworkStore;
+use super::survey::survey;
 use super::{link, subnets};
-use crate::net::attach::survey;
 use crate::{Error, Result};
+use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// What was asked.
-pub struct Wish {
-    /// The network's name.
+/// The options of `hull network create`.
+pub struct NewNetwork {
+    /// The name of the network.
     pub name: String,
-    /// How containers are attached.
+    /// The kind of link that containers get.
     pub driver: Driver,
-    /// At most one of each family; none means that hull chooses.
-    pub subnets: Vec<Prefix>,
-    /// Each in one of the subnets.
+    /// At most one IPv4 and one IPv6 subnet; where there is none, hull chooses.
+    pub subnets: Vec<IpNet>,
+    /// The gateways, each in one of the subnets.
     pub gateways: Vec<IpAddr>,
-    /// The host's card, for macvlan.
+    /// The host's network device, for macvlan.
     pub parent: Option<String>,
-    /// No way out.
+    /// The containers reach each other and the host, and nothing else.
     pub internal: bool,
-    /// Containers do not reach each other.
+    /// The containers do not reach each other.
     pub isolated: bool,
-    /// Bytes of the longest packet.
+    /// Length of the longest packet, in bytes.
     pub mtu: u32,
-    /// Shaping of each container.
+    /// How fast each container may send and receive.
     pub rate: Option<Rate>,
 }
 
-/// Makes a network. Its bridge is made with the first container.
+/// Creates a network. hull makes its bridge when the first container is attached.
 ///
 /// # Errors
-/// The name is taken; a subnet collides, is too small, or missing where it must be given.
-pub fn create(networks: &Networks, wish: &Wish) -> Result<Network> {
-    check_name(&wish.name)?;
+/// The name is invalid or in use; a subnet collides with another network or a route of the host, is
+/// too small, or is missing for a macvlan; an option does not fit the driver; the store or a
+/// netlink request fails.
+pub fn create(networks: &NetworkStore, new: &NewNetwork) -> Result<Network> {
+    check_name(&new.name)?;
     let guard = networks.lock()?;
-    if networks.find(&wish.name)?.is_some() {
-        return Err(Error::new(format!("network {} already exists", wish.name)));
+    if networks.find(&new.name)?.is_some() {
+        return Err(Error::new(format!("network {} already exists", new.name)));
     }
-    let mut here = Socket::here()?;
+    let mut host = Socket::open()?;
     let network = Network {
-        name: wish.name.clone(),
-        driver: wish.driver,
-        subnets: choose(networks, wish, &mut here)?,
-        link: device(networks, wish, &mut here)?,
-        internal: wish.internal,
-        isolated: wish.isolated,
-        mtu: wish.mtu,
-        rate: wish.rate,
-        chosen: wish.subnets.is_empty(),
+        name: new.name.clone(),
+        driver: new.driver,
+        subnets: choose_subnets(networks, new, &mut host)?,
+        link: choose_device(networks, new, &mut host)?,
+        internal: new.internal,
+        isolated: new.isolated,
+        mtu: new.mtu,
+        rate: new.rate,
+        chosen: new.subnets.is_empty(),
     };
-    networks.write(&guard, &network)?;
+    networks.write_network(&guard, &network)?;
     Ok(network)
 }
 
-fn choose(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<Vec<Subnet>> {
-    let occupied = match wish.driver {
-        Driver::Bridge => subnets::occupied(here, None)?,
-        // The card's own network is what a macvlan is on.
+fn choose_subnets(
+    networks: &NetworkStore,
+    new: &NewNetwork,
+    host: &mut Socket,
+) -> Result<Vec<Subnet>> {
+    let occupied = match new.driver {
+        Driver::Bridge => subnets::occupied(host, None)?,
+        // The containers of a macvlan are on the network that the host's device is on.
         Driver::Macvlan => Vec::new(),
     };
-    if wish.subnets.is_empty() {
-        return match wish.driver {
-            Driver::Bridge if wish.gateways.is_empty() => {
-                subnets::choose(networks, &occupied, true)
-            }
+    if new.subnets.is_empty() {
+        return match new.driver {
+            Driver::Bridge if new.gateways.is_empty() => subnets::choose(networks, &occupied, true),
             Driver::Bridge => Err(Error::new("--gateway needs --subnet")),
             Driver::Macvlan => Err(Error::new(
-                "a macvlan is on a real network: say its addresses with --subnet and --gateway",
+                "driver macvlan needs --subnet and --gateway: those of the network of --parent",
             )),
         };
     }
     let mut list: Vec<Subnet> = Vec::new();
-    for prefix in &wish.subnets {
+    for prefix in &new.subnets {
         if list
             .iter()
-            .any(|subnet| subnet.prefix.address.is_ipv4() == prefix.address.is_ipv4())
+            .any(|subnet| subnet.is_ipv4() == prefix.addr().is_ipv4())
         {
             return Err(Error::new(format!(
-                "subnet {prefix}: there is another of the same family"
+                "subnet {prefix}: a network has at most one subnet of each address family"
             )));
         }
         let mut subnet = subnets::with_gateway(*prefix);
-        if let Some(gateway) = wish
+        if let Some(gateway) = new
             .gateways
             .iter()
-            .find(|gateway| gateway.is_ipv4() == prefix.address.is_ipv4())
+            .find(|gateway| gateway.is_ipv4() == prefix.addr().is_ipv4())
         {
             subnet.gateway = *gateway;
         }
-        let others = if wish.driver == Driver::Bridge {
+        let others = if new.driver == Driver::Bridge {
             networks.all()?
         } else {
             Vec::new()
@@ -100,7 +105,7 @@ fn choose(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<Vec<Sub
         subnets::check(&subnet, &occupied, &others)?;
         list.push(subnet);
     }
-    match wish
+    match new
         .gateways
         .iter()
         .find(|gateway| !list.iter().any(|subnet| subnet.gateway == **gateway))
@@ -112,19 +117,20 @@ fn choose(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<Vec<Sub
     }
 }
 
-fn device(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<String> {
-    match (wish.driver, &wish.parent) {
-        (Driver::Bridge, None) => Ok(subnets::bridge_name(networks, &wish.name, &here.links()?)),
+fn choose_device(networks: &NetworkStore, new: &NewNetwork, host: &mut Socket) -> Result<String> {
+    match (new.driver, &new.parent) {
+        (Driver::Bridge, None) => Ok(subnets::bridge_name(networks, &new.name, &host.links()?)),
         (Driver::Bridge, Some(_)) => Err(Error::new("--parent is for driver macvlan")),
-        (Driver::Macvlan, None) => {
-            Err(Error::new("driver macvlan needs --parent, the host's card"))
-        }
-        (Driver::Macvlan, Some(_)) if wish.internal || wish.isolated || wish.rate.is_some() => {
+        (Driver::Macvlan, None) => Err(Error::new(
+            "driver macvlan needs --parent, a network device of the host",
+        )),
+        (Driver::Macvlan, Some(_)) if new.internal || new.isolated || new.rate.is_some() => {
             Err(Error::new(
-                "a macvlan passes the host by: it can be neither internal nor isolated nor shaped",
+                "--internal, --isolated and --net-rate need driver bridge: packets of a macvlan do \
+                not pass the host",
             ))
         }
-        (Driver::Macvlan, Some(parent)) => match here.link(parent)? {
+        (Driver::Macvlan, Some(parent)) => match host.link(parent)? {
             Some(link) if link.ethernet => Ok(parent.clone()),
             Some(_) => Err(Error::new(format!(
                 "network device {parent} is not Ethernet"
@@ -137,14 +143,15 @@ fn device(networks: &Networks, wish: &Wish, here: &mut Socket) -> Result<String>
 /// Removes a network and its bridge.
 ///
 /// # Errors
-/// It does not exist; containers are on it.
-pub fn remove(networks: &Networks, name: &str) -> Result<()> {
+/// The network does not exist, or containers are attached to it; the store or a netlink request
+/// fails.
+pub fn remove(networks: &NetworkStore, name: &str) -> Result<()> {
     let network = networks.get(name)?;
     let guard = networks.lock()?;
-    let mut here = Socket::here()?;
-    let links = here.links()?;
-    let there = survey(networks, &guard, &mut here, &links)?;
-    let ids: Vec<&str> = there
+    let mut host = Socket::open()?;
+    let links = host.links()?;
+    let existing = survey(networks, &guard, &mut host, &links)?;
+    let ids: Vec<&str> = existing
         .iter()
         .filter(|one| one.network.name == name)
         .flat_map(|one| &one.endpoints)
@@ -159,10 +166,10 @@ pub fn remove(networks: &Networks, name: &str) -> Result<()> {
     if let Some(bridge) = links.iter().find(|link| {
         link.name == network.link && network.driver == Driver::Bridge && link.kind == "bridge"
     }) {
-        here.execute(&[link::remove(
+        host.execute(&[link::remove(
             bridge.index,
             format!("remove bridge {}", bridge.name),
         )])?;
     }
-    networks.forget(&guard, name)
+    networks.remove_network(&guard, name)
 }

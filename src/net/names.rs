@@ -1,11 +1,10 @@
 //! `/etc/hosts` and `/etc/resolv.conf` of a container.
 //!
-//! Neighbours are found by `/etc/hosts`, which hull keeps current on every container of a network,
-//! and not by a resolver: there is no daemon to answer, every C library reads the file, and the
-//! container's own name servers stay what they are.
+//! Containers of a network find each other by `/etc/hosts`, which hull rewrites in every container
+//! when one comes or goes. There is no DNS server, since hull has no daemon that could answer;
+//! every C library reads the file, and the container keeps the name servers that it has.
 
 use super::endpoint::Endpoint;
-use super::setup::Setup;
 use crate::sys::file;
 use crate::{Context, Result};
 use std::collections::BTreeSet;
@@ -14,31 +13,34 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// The hosts file in a container's directory.
+/// The path of the hosts file in a container's directory, which is bound on `/etc/hosts`.
 pub fn hosts_path(directory: &Path) -> PathBuf {
     directory.join("hosts")
 }
 
-/// The resolver's file in a container's directory.
+/// The path of the resolver's file in a container's directory, which is bound on
+/// `/etc/resolv.conf`.
 pub fn resolv_path(directory: &Path) -> PathBuf {
     directory.join("resolv.conf")
 }
 
-/// Makes both files, before they are bound into the container. The hosts file gets its lines when
-/// the addresses are known.
+/// Makes both files, before they are bound into the container. The hosts file has only the lines
+/// given here until the container's addresses are known.
 ///
 /// # Errors
-/// A full disk, and the like.
-pub fn prepare(directory: &Path, setup: &Setup) -> Result<()> {
+/// A file cannot be written, or its mode not be changed.
+pub fn prepare(
+    directory: &Path,
+    lines: &[(String, IpAddr)],
+    dns: &[IpAddr],
+    search: &[String],
+) -> Result<()> {
     let (hosts, resolv) = (hosts_path(directory), resolv_path(directory));
-    make(&hosts, &hosts_text(&[], &[], &setup.hosts))?;
-    make(
-        &resolv,
-        &resolv_text(&host_resolv(), &setup.dns, &setup.search),
-    )
+    make(&hosts, &hosts_text(&[], &[], lines))?;
+    make(&resolv, &resolv_text(&host_resolv(), dns, search))
 }
 
-/// Everybody in the container may read them, whatever hull's own file mode mask.
+/// Every user of the container may read the file, whatever hull's umask.
 fn make(path: &Path, text: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::write(path, text).on("write", path.display())?;
@@ -46,8 +48,8 @@ fn make(path: &Path, text: &str) -> Result<()> {
         .on("change the mode of", path.display())
 }
 
-/// The host's resolv.conf. One that names the local stub resolver stands for the list that the stub
-/// itself asks (systemd-resolved.service(8)).
+/// The host's resolv.conf. Where that names systemd's local stub resolver, the file with the
+/// servers that the stub itself uses (systemd-resolved.service(8)).
 fn host_resolv() -> String {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     if text
@@ -59,8 +61,8 @@ fn host_resolv() -> String {
     text
 }
 
-/// A container's resolv.conf: the host's, without servers on the host's loopback, which the
-/// container could not reach; what was asked for takes the place of the host's.
+/// The text of a container's resolv.conf: the host's, without servers on the host's loopback, which
+/// the container could not reach. `dns` and `search` replace the host's servers and search domains.
 pub fn resolv_text(host: &str, dns: &[IpAddr], search: &[String]) -> String {
     let mut text = String::new();
     for line in host.lines() {
@@ -94,10 +96,11 @@ pub fn resolv_text(host: &str, dns: &[IpAddr], search: &[String]) -> String {
     text
 }
 
-/// A container's hosts file: its own names, its neighbours' and the lines it was given.
+/// The text of a container's hosts file: its own names, those of the other containers on its
+/// networks, and the lines of `--add-host`.
 pub fn hosts_text(
     own: &[(IpAddr, Vec<String>)],
-    neighbours: &[(IpAddr, Vec<String>)],
+    others: &[(IpAddr, Vec<String>)],
     extra: &[(String, IpAddr)],
 ) -> String {
     let mut text =
@@ -105,17 +108,18 @@ pub fn hosts_text(
     for (name, address) in extra {
         let _ = writeln!(text, "{address}\t{name}");
     }
-    for (address, names) in own.iter().chain(neighbours) {
+    for (address, names) in own.iter().chain(others) {
         let _ = writeln!(text, "{address}\t{}", names.join(" "));
     }
     text
 }
 
-/// Writes anew the hosts file of everyone who is on one of the networks changed. `all` are the
-/// endpoints of every network.
+/// Rewrites the hosts files of all containers on the networks `changed`. `all` are the endpoints of
+/// every network.
 ///
 /// # Errors
-/// The first file that could not be written; the rest are.
+/// A file cannot be read or written. The other files are still rewritten; the first error is
+/// returned.
 pub fn refresh(all: &[Endpoint], changed: &BTreeSet<String>) -> Result<()> {
     let mut result = Ok(());
     let mut seen = BTreeSet::new();
@@ -130,27 +134,28 @@ pub fn refresh(all: &[Endpoint], changed: &BTreeSet<String>) -> Result<()> {
         else {
             continue;
         };
-        let mine: Vec<&Endpoint> = all.iter().filter(|other| other.id == endpoint.id).collect();
+        let own_endpoints: Vec<&Endpoint> =
+            all.iter().filter(|other| other.id == endpoint.id).collect();
         let lines = |endpoint: &Endpoint| {
             endpoint
                 .addresses
                 .iter()
-                .map(|prefix| (prefix.address, endpoint.names.clone()))
+                .map(|prefix| (prefix.addr(), endpoint.names.clone()))
                 .collect::<Vec<_>>()
         };
-        let own: Vec<_> = mine.iter().flat_map(|e| lines(e)).collect();
+        let own: Vec<_> = own_endpoints.iter().flat_map(|e| lines(e)).collect();
         let shared = |other: &&Endpoint| {
-            other.id != endpoint.id && mine.iter().any(|m| m.network == other.network)
+            other.id != endpoint.id && own_endpoints.iter().any(|own| own.network == other.network)
         };
-        let neighbours: Vec<_> = all.iter().filter(shared).flat_map(lines).collect();
-        let written = rewrite(path, &hosts_text(&own, &neighbours, &endpoint.extra_hosts));
+        let others: Vec<_> = all.iter().filter(shared).flat_map(lines).collect();
+        let written = rewrite(path, &hosts_text(&own, &others, &endpoint.extra_hosts));
         result = result.and(written);
     }
     result
 }
 
-/// In place: the file is bound into the container, and a new one by the same name would not be seen
-/// there. A container that is gone has no file any more.
+/// Rewrites the file in place: it is bound into the container, which would not see a new file of
+/// the same name. The file of a removed container does not exist any more.
 fn rewrite(path: &Path, text: &str) -> Result<()> {
     let name = crate::sys::fd::c_path(path)?;
     let raw = match file::openat(libc::AT_FDCWD, &name, libc::O_RDWR | libc::O_NOFOLLOW, 0) {

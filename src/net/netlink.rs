@@ -1,8 +1,8 @@
-//! Requests to the kernel's routing tables (rtnetlink(7)): several in one message, each
-//! acknowledged.
+//! Requests about links, addresses and routes (rtnetlink(7)). hull sends several in one message,
+//! and the kernel acknowledges each.
 
 use crate::sys::fd::Fd;
-use crate::sys::{file, netns};
+use crate::sys::netns;
 use crate::{Context, Error, Result};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -12,102 +12,79 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
-use std::ffi::CString;
 
-/// A network namespace, by its open file.
+/// A network namespace, as an open descriptor of its nsfs file.
 pub struct Namespace(pub Fd);
 
 impl Namespace {
-    /// A process's.
+    /// The namespace of a process.
     ///
     /// # Errors
-    /// The process is gone.
+    /// open(2) of `/proc/PID/ns/net` fails: the process has ended, or hull may not trace it.
     pub fn of_process(pid: i32) -> Result<Self> {
         Self::at(&format!("/proc/{pid}/ns/net"))
     }
 
-    /// hull's own, which is the host's for all that is made here.
+    /// The namespace that hull runs in; for hull's networks that is the host's.
     ///
     /// # Errors
-    /// procfs is not there.
-    pub fn own() -> Result<Self> {
+    /// open(2) of `/proc/self/ns/net` fails: procfs is not mounted.
+    pub fn current() -> Result<Self> {
         Self::at("/proc/self/ns/net")
     }
 
-    /// A new one, with its loopback up; hull itself does not join it. It ends with its last process
-    /// and open file.
+    /// The namespace at a path.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn new() -> Result<Self> {
-        let made = netns::new_namespace().on("make", "a network namespace")?;
-        let namespace = Self(Fd(std::os::fd::IntoRawFd::into_raw_fd(made)));
-        let up = super::link::set_up(
-            1,
-            true,
-            "bring up the loopback of a network namespace".to_owned(),
-        );
-        Socket::inside(&namespace)?.execute(&[up])?;
-        Ok(namespace)
-    }
-
-    /// The one at a path.
-    ///
-    /// # Errors
-    /// The kernel's.
+    /// open(2) fails: the path is missing or not readable.
     pub fn at(path: &str) -> Result<Self> {
-        let name = CString::new(path)
-            .map_err(|_| Error::new("network namespace path contains a NUL byte"))?;
-        file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-            .map(Fd)
-            .on("open network namespace", path)
-            .map(Self)
+        crate::sys::namespace::open(path).map(Self)
     }
 }
 
-/// A request, and what it does, for the error's words.
+/// A request to the kernel.
 pub struct Request {
-    /// The message.
+    /// The message, with its attributes.
     pub message: RouteNetlinkMessage,
-    /// `NLM_F_*` besides REQUEST and ACK.
+    /// The flags `NLM_F_*`, without NLM_F_REQUEST and NLM_F_ACK, which [`Socket`] adds.
     pub flags: u16,
-    /// `operation object`.
+    /// What the request does, as `operation object`, for the error message.
     pub what: String,
 }
 
 /// A link as the kernel describes it.
 #[derive(Clone, Debug, Default)]
 pub struct Link {
-    /// Its index in its namespace.
+    /// The index in its network namespace.
     pub index: u32,
-    /// Its name.
+    /// The name, of at most 15 bytes.
     pub name: String,
-    /// What it is made of, such as `bridge`; empty for a card.
+    /// The kind (IFLA_INFO_KIND), such as `bridge`; empty for a physical device.
     pub kind: String,
-    /// It is up.
+    /// Whether the link is up (IFF_UP).
     pub up: bool,
-    /// Its hardware address.
+    /// The hardware address.
     pub mac: Vec<u8>,
-    /// Bytes of its longest packet.
+    /// Length of the longest packet, in bytes.
     pub mtu: u32,
-    /// Index of the bridge that it is a port of.
+    /// The index of the bridge that the link is a port of (IFLA_MASTER).
     pub master: Option<u32>,
-    /// Its hardware type is Ethernet's.
+    /// Whether it is an Ethernet device (ARPHRD_ETHER).
     pub ethernet: bool,
 }
 
-/// A socket for requests.
+/// A netlink socket in one network namespace.
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
 }
 
 impl Socket {
-    /// A socket in hull's own network namespace.
+    /// Opens a socket in the network namespace that hull runs in.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn here() -> Result<Self> {
+    /// socket(2) fails.
+    pub fn open() -> Result<Self> {
         let socket = netlink_sys::Socket::new(NETLINK_ROUTE).on("open", "a netlink socket")?;
         Ok(Self {
             socket,
@@ -115,11 +92,12 @@ impl Socket {
         })
     }
 
-    /// A socket in another network namespace.
+    /// Opens a socket in another network namespace, without joining that namespace.
     ///
     /// # Errors
-    /// The kernel's: EPERM for a namespace of others.
-    pub fn inside(namespace: &Namespace) -> Result<Self> {
+    /// setns(2) or socket(2) fails: EPERM where hull has no CAP_SYS_ADMIN in the user namespace
+    /// that owns the network namespace.
+    pub fn open_in(namespace: &Namespace) -> Result<Self> {
         let opened = netns::socket_in(
             namespace.0.0,
             libc::AF_NETLINK,
@@ -136,10 +114,11 @@ impl Socket {
         })
     }
 
-    /// Sends requests in one message and reads every acknowledgement.
+    /// Sends requests in one message and reads every acknowledgement. The kernel executes all of
+    /// them, even those after one that fails.
     ///
     /// # Errors
-    /// Of the first request that failed.
+    /// The error of the first request that failed; as of [`Socket::attempt`].
     pub fn execute(&mut self, requests: &[Request]) -> Result<()> {
         match self.attempt(requests)?.into_iter().next() {
             Some((index, errno)) => {
@@ -153,10 +132,10 @@ impl Socket {
         }
     }
 
-    /// The same; answers which requests failed and why.
+    /// Sends requests in one message; returns the indices of those that failed, with their errors.
     ///
     /// # Errors
-    /// The socket's own.
+    /// sendto(2) or recvfrom(2) fails; an answer cannot be parsed.
     pub fn attempt(&mut self, requests: &[Request]) -> Result<Vec<(usize, Errno)>> {
         let first = self.sequence + 1;
         let mut bytes = Vec::with_capacity(requests.len() * 128);
@@ -189,33 +168,33 @@ impl Socket {
         Ok(failed)
     }
 
-    /// Asks for a whole table.
+    /// Reads a whole table (NLM_F_DUMP).
     ///
     /// # Errors
-    /// The kernel's; an answer that cannot be read.
+    /// The kernel refuses; sendto(2) or recvfrom(2) fails; an answer cannot be parsed.
     pub fn dump(&mut self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
         let mut answers = Vec::new();
-        match self.ask(request, NLM_F_DUMP, |answer| answers.push(answer))? {
+        match self.query(request, NLM_F_DUMP, |answer| answers.push(answer))? {
             Some(errno) => Err(Error::sys("list", "the kernel's network tables", errno)),
             None => Ok(answers),
         }
     }
 
-    /// Asks for one link by its name.
+    /// Looks up a link by its name; `None` where there is no such link.
     ///
     /// # Errors
-    /// The socket's own; an answer that cannot be read.
+    /// As of [`Socket::dump`].
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
-        let mut asked = LinkMessage::default();
-        asked
+        let mut request = LinkMessage::default();
+        request
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
-        // A name longer than the kernel takes would be cut to another's.
+        // The kernel would cut a longer name, and could find another link.
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Ok(None);
         }
         let mut found = None;
-        let failed = self.ask(RouteNetlinkMessage::GetLink(asked), NLM_F_ACK, |answer| {
+        let failed = self.query(RouteNetlinkMessage::GetLink(request), NLM_F_ACK, |answer| {
             if let RouteNetlinkMessage::NewLink(link) = answer {
                 found = Some(describe(link));
             }
@@ -226,7 +205,7 @@ impl Socket {
         }
     }
 
-    /// All links.
+    /// Reads all links.
     ///
     /// # Errors
     /// As of [`Socket::dump`].
@@ -239,9 +218,9 @@ impl Socket {
         Ok(links.collect())
     }
 
-    /// Sends one request and takes its answers until the kernel says that there are no more;
-    /// answers the kernel's refusal.
-    fn ask(
+    /// Sends one request and passes each answer to `each`; returns the kernel's error, if it
+    /// refuses.
+    fn query(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
@@ -288,7 +267,7 @@ impl Socket {
             .map(drop)
     }
 
-    /// One datagram's messages, as long as `each` wants more.
+    /// Receives a datagram and passes its messages to `each` until that returns false.
     fn receive(
         &self,
         mut each: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> bool,

@@ -1,8 +1,8 @@
-//! Two questions to nf_tables that need no program: the number of its state, and whether a table is
-//! there.
+//! Two requests to nf_tables that need no nft(8): the generation of the ruleset, and whether a
+//! table exists.
 //!
-//! The number grows by one with each transaction, whoever makes it. So hull knows that nobody has
-//! touched the firewall since, without reading it.
+//! The generation grows by one with each transaction, whoever commits it. While it is the one that
+//! hull remembers, nobody else has changed the ruleset, and hull need not read it.
 
 use crate::{Context, Result};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -18,34 +18,34 @@ const GETGEN: u16 = NFTABLES | 16;
 const FAMILIES: [u8; 2] = [1, 7];
 const NLMSG_ERROR: u16 = 2;
 
-/// Asks. Closed before nft deletes something: the kernel lets a socket's closing wait until what
-/// was deleted is freed, for tens of milliseconds (nft_rcv_nl_event).
-pub struct Questions {
+/// A socket for these requests. It is closed before nft deletes something: closing a socket waits
+/// until the kernel has freed what was deleted, for tens of milliseconds (nft_rcv_nl_event).
+pub struct NfTables {
     socket: Socket,
 }
 
-impl Questions {
-    /// Asks about this network namespace.
+impl NfTables {
+    /// Opens a socket in the network namespace that hull runs in.
     ///
     /// # Errors
-    /// No netlink socket can be had.
+    /// socket(2) fails.
     pub fn new() -> Result<Self> {
         Ok(Self {
             socket: Socket::new(NETLINK_NETFILTER).on("open", "a netlink socket")?,
         })
     }
 
-    /// The number of the state. None where the kernel does not tell: then nothing is known.
+    /// The generation of the ruleset. `None` where the kernel does not answer.
     pub fn generation(&self) -> Option<u32> {
-        let answer = self.ask(GETGEN, 0, &[])?;
+        let answer = self.query(GETGEN, 0, &[])?;
         // The first attribute is NFTA_GEN_ID.
         let value = answer.get(24..28)?.try_into().ok()?;
         (kind(&answer)? == NEWGEN && answer.get(22..24)? == 1_u16.to_ne_bytes())
             .then(|| u32::from_be_bytes(value))
     }
 
-    /// Whether neither of hull's two tables is there. What cannot be known is no.
-    pub fn lacks(&self, table: &str) -> bool {
+    /// Whether neither of hull's two tables exists. False where the kernel does not answer.
+    pub fn lacks_tables(&self, table: &str) -> bool {
         // NFTA_TABLE_NAME, a string that ends with a zero byte.
         let mut attribute = Vec::new();
         attribute.extend((table.len() as u16 + 5).to_ne_bytes());
@@ -55,7 +55,7 @@ impl Questions {
         let missing = (-(Errno::ENOENT as i32)).to_ne_bytes();
         FAMILIES
             .iter()
-            .all(|family| match self.ask(GETTABLE, *family, &attribute) {
+            .all(|family| match self.query(GETTABLE, *family, &attribute) {
                 Some(answer) => {
                     kind(&answer) == Some(NLMSG_ERROR) && answer.get(16..20) == Some(&missing[..])
                 }
@@ -63,7 +63,7 @@ impl Questions {
             })
     }
 
-    fn ask(&self, kind: u16, family: u8, attributes: &[u8]) -> Option<Vec<u8>> {
+    fn query(&self, kind: u16, family: u8, attributes: &[u8]) -> Option<Vec<u8>> {
         // struct nlmsghdr: length, type, NLM_F_REQUEST, sequence and port; struct nfgenmsg: family,
         // version and resource 0.
         let mut message = (20 + attributes.len() as u32).to_ne_bytes().to_vec();

@@ -5,20 +5,20 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// A protocol with ports.
+/// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// RFC 9293.
+    /// TCP (RFC 9293).
     Tcp,
-    /// RFC 768.
+    /// UDP (RFC 768).
     Udp,
-    /// RFC 9260.
+    /// SCTP (RFC 9260).
     Sctp,
 }
 
 impl Protocol {
-    /// Its name in lower case.
+    /// The name in lower case.
     pub fn word(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",
@@ -28,29 +28,29 @@ impl Protocol {
     }
 }
 
-/// A run of ports of the host that lead to as many of the container.
+/// A range of ports of the host, each mapped to a port of the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Port {
-    /// The host's address; any where there is none.
+pub struct PortMapping {
+    /// The address of the host that the ports are published on; `None` means all addresses.
     pub ip: Option<IpAddr>,
     /// The first port of the host.
     pub host: u16,
     /// The first port of the container.
     pub container: u16,
-    /// How many, at least 1.
+    /// The number of ports, at least 1.
     pub count: u16,
-    /// The protocol.
+    /// The protocol of all these ports.
     pub protocol: Protocol,
 }
 
-impl Port {
-    /// Each pair of host's and container's port.
+impl PortMapping {
+    /// The pairs of a port of the host and the port of the container that it is mapped to.
     pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
         let (host, container) = (self.host, self.container);
         (0..self.count).map(move |n| (host + n, container + n))
     }
 
-    /// Whether both would take the same port of the same address.
+    /// Whether both publish the same port on the same address.
     pub fn collides(&self, other: &Self) -> bool {
         let addresses = match (self.ip, other.ip) {
             (Some(a), Some(b)) => a == b,
@@ -67,7 +67,7 @@ impl Port {
     }
 }
 
-impl fmt::Display for Port {
+impl fmt::Display for PortMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.ip {
             Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
@@ -91,7 +91,7 @@ impl fmt::Display for Port {
     }
 }
 
-impl FromStr for Port {
+impl FromStr for PortMapping {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -110,7 +110,7 @@ impl FromStr for Port {
         };
         let (rest, container) = ports
             .rsplit_once(':')
-            .ok_or_else(|| wrong("there is no container's port"))?;
+            .ok_or_else(|| wrong("the container's port is missing"))?;
         let (ip, host) = match rest.rsplit_once(':') {
             None => (None, rest),
             Some((ip, host)) => {
@@ -121,19 +121,17 @@ impl FromStr for Port {
                 (
                     Some(
                         ip.parse::<IpAddr>()
-                            .map_err(|_| wrong("the address cannot be read"))?,
+                            .map_err(|_| wrong("the address is malformed"))?,
                     ),
                     host,
                 )
             }
         };
-        // The unspecified address is every address of its family, which a rule without an address
-        // is for both.
+        // The unspecified address (0.0.0.0 or ::) means all addresses of the host.
         let ip = ip.filter(|ip| !ip.is_unspecified());
-        let (host, host_count) =
-            run(host).ok_or_else(|| wrong("the host's port cannot be read"))?;
+        let (host, host_count) = run(host).ok_or_else(|| wrong("the host's port is malformed"))?;
         let (container, count) =
-            run(container).ok_or_else(|| wrong("the container's port cannot be read"))?;
+            run(container).ok_or_else(|| wrong("the container's port is malformed"))?;
         if count != host_count {
             return Err(wrong("the two ranges differ in length"));
         }
@@ -159,7 +157,7 @@ mod tests {
 
     #[test]
     fn forms_of_a_published_port() {
-        let show = |text: &str| text.parse::<Port>().map(|port| port.to_string());
+        let show = |text: &str| text.parse::<PortMapping>().map(|port| port.to_string());
         assert_eq!(show("80:8080").unwrap(), "80:8080/tcp");
         assert_eq!(
             show("127.0.0.1:80:8080/udp").unwrap(),
@@ -190,7 +188,7 @@ mod tests {
 
     #[test]
     fn collisions() {
-        let port = |text: &str| text.parse::<Port>().unwrap();
+        let port = |text: &str| text.parse::<PortMapping>().unwrap();
         assert!(port("80:1").collides(&port("80:2")));
         assert!(port("70-90:1-21").collides(&port("1.2.3.4:80:2")));
         assert!(!port("80:1").collides(&port("80:1/udp")));

@@ -1,16 +1,16 @@
-//! What a command line or an annotation asks of the network.
+//! The network flags of the command line, or the annotations that stand for them, parsed.
 
 use super::link::{Mac, parse_mac};
 use super::network::{DEFAULT, check_name};
-use super::ports::Port;
+use super::ports::PortMapping;
 use super::shape::Rate;
 use crate::{Error, Result};
 use std::net::IpAddr;
 
-/// One network to be on.
+/// A network that the container is to be attached to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attach {
-    /// The network's name.
+pub struct AttachRequest {
+    /// The name of the network.
     pub network: String,
     /// Fixed addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
@@ -18,26 +18,26 @@ pub struct Attach {
     pub mac: Option<Mac>,
 }
 
-/// Where a container's network namespace comes from.
+/// Which network namespace the container gets (`--network`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// The config says it, and hull adds nothing.
-    Untouched,
+pub enum NetworkMode {
+    /// The one that the config says; hull changes nothing.
+    FromConfig,
     /// A new one with nothing but its loopback.
     None,
-    /// hull's own.
+    /// The one that hull runs in.
     Host,
-    /// Another container's.
+    /// That of another container, by its id.
     Container(String),
     /// The one at a path.
     Path(String),
-    /// A new one on these networks.
-    Networks(Vec<Attach>),
+    /// A new one, attached to these networks.
+    Networks(Vec<AttachRequest>),
 }
 
-/// The options as they are given; each may be absent.
+/// The flags as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct NetworkFlags {
     /// `--network`.
     pub network: Vec<String>,
     /// `--publish`.
@@ -56,94 +56,96 @@ pub struct Options {
     pub burst: Option<String>,
 }
 
-/// The options, understood.
+/// The flags, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// The namespace.
-    pub choice: Choice,
-    /// Published ports.
-    pub ports: Vec<Port>,
-    /// Name servers in place of the host's.
+pub struct NetworkRequest {
+    /// The network namespace and the networks.
+    pub mode: NetworkMode,
+    /// Published ports, of the container's first network.
+    pub ports: Vec<PortMapping>,
+    /// The name servers that replace the host's.
     pub dns: Vec<IpAddr>,
-    /// Search domains in place of the host's.
+    /// The search domains that replace the host's.
     pub search: Vec<String>,
-    /// More lines of the hosts file.
+    /// Additional lines of the container's hosts file: a name and its address.
     pub hosts: Vec<(String, IpAddr)>,
-    /// More names for its neighbours.
+    /// Additional names under which other containers find this one.
     pub aliases: Vec<String>,
-    /// Shaping.
+    /// How fast the container may send and receive.
     pub rate: Option<Rate>,
 }
 
-/// Understands the options.
+/// Parses the flags.
 ///
 /// # Errors
-/// A sentence that names the option's value.
-pub fn parse(options: &Options) -> Result<Request> {
-    let choice = choice(&options.network)?;
-    let mut ports: Vec<Port> = Vec::new();
-    for text in &options.publish {
-        let port: Port = text.parse().map_err(Error::new)?;
+/// A value is malformed; a flag needs another one that was not given.
+pub fn parse(flags: &NetworkFlags) -> Result<NetworkRequest> {
+    let mode = mode(&flags.network)?;
+    let mut ports: Vec<PortMapping> = Vec::new();
+    for text in &flags.publish {
+        let port: PortMapping = text.parse().map_err(Error::new)?;
         if ports.iter().any(|other| other.collides(&port)) {
             return Err(Error::new(format!("published port {port} is given twice")));
         }
         ports.push(port);
     }
-    let dns = options.dns.iter().map(|text| {
+    let dns = flags.dns.iter().map(|text| {
         text.parse()
             .map_err(|_| Error::new(format!("--dns {text}: not an address")))
     });
-    let request = Request {
+    let request = NetworkRequest {
         ports,
         dns: dns.collect::<Result<_>>()?,
-        search: options.dns_search.clone(),
-        hosts: options
+        search: flags.dns_search.clone(),
+        hosts: flags
             .add_host
             .iter()
             .map(|text| host_line(text))
             .collect::<Result<_>>()?,
-        aliases: options.alias.clone(),
-        rate: options
+        aliases: flags.alias.clone(),
+        rate: flags
             .rate
             .as_deref()
-            .map(|rate| Rate::parse(rate, options.burst.as_deref()))
+            .map(|rate| Rate::parse(rate, flags.burst.as_deref()))
             .transpose()?,
-        choice,
+        mode,
     };
-    if options.burst.is_some() && options.rate.is_none() {
+    if flags.burst.is_some() && flags.rate.is_none() {
         return Err(Error::new("--net-burst needs --net-rate"));
     }
     for name in request.aliases.iter().chain(&request.search) {
         check_host(name)?;
     }
-    let wired = matches!(request.choice, Choice::Networks(_));
-    if !wired
+    let has_networks = matches!(request.mode, NetworkMode::Networks(_));
+    if !has_networks
         && (!request.ports.is_empty() || request.rate.is_some() || !request.aliases.is_empty())
     {
         return Err(Error::new(
-            "--publish, --network-alias and --net-rate need a network of hull's (--network NAME)",
+            "--publish, --network-alias and --net-rate need a network (--network NAME)",
         ));
     }
     Ok(request)
 }
 
-fn choice(given: &[String]) -> Result<Choice> {
-    let alone = |choice: Choice| match given.len() {
-        1 => Ok(choice),
+fn mode(given: &[String]) -> Result<NetworkMode> {
+    let alone = |mode: NetworkMode| match given.len() {
+        1 => Ok(mode),
         _ => Err(Error::new(
-            "--network none, host, container:ID and ns:PATH stand alone",
+            "--network none, host, container:ID and ns:PATH cannot be combined with others",
         )),
     };
-    let mut list: Vec<Attach> = Vec::new();
+    let mut list: Vec<AttachRequest> = Vec::new();
     for text in given {
         match text.split_once(':').unwrap_or((text, "")) {
-            ("none", "") => return alone(Choice::None),
-            ("host", "") => return alone(Choice::Host),
+            ("none", "") => return alone(NetworkMode::None),
+            ("host", "") => return alone(NetworkMode::Host),
             ("container", id) => {
                 crate::store::check_id(id)?;
-                return alone(Choice::Container(id.to_owned()));
+                return alone(NetworkMode::Container(id.to_owned()));
             }
-            ("ns", path) if path.starts_with('/') => return alone(Choice::Path(path.to_owned())),
+            ("ns", path) if path.starts_with('/') => {
+                return alone(NetworkMode::Path(path.to_owned()));
+            }
             ("ns", _) => {
                 return Err(Error::new(format!(
                     "--network {text}: the namespace's path must be absolute"
@@ -161,24 +163,24 @@ fn choice(given: &[String]) -> Result<Choice> {
         }
     }
     Ok(if list.is_empty() {
-        Choice::Untouched
+        NetworkMode::FromConfig
     } else {
-        Choice::Networks(list)
+        NetworkMode::Networks(list)
     })
 }
 
-fn attach(text: &str, name: &str, rest: &str) -> Result<Attach> {
+fn attach(text: &str, name: &str, rest: &str) -> Result<AttachRequest> {
     let name = if name.is_empty() { DEFAULT } else { name };
     check_name(name)?;
-    let mut attach = Attach {
+    let mut attach = AttachRequest {
         network: name.to_owned(),
-        ..Attach::default()
+        ..AttachRequest::default()
     };
     for option in rest.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=').unwrap_or((option, "")) {
             ("ip" | "ip6", value) => {
                 let address: IpAddr = value.parse().map_err(|_| {
-                    Error::new(format!("--network {text}: {value:?} is no address"))
+                    Error::new(format!("--network {text}: {value:?} is not an address"))
                 })?;
                 if attach
                     .addresses
@@ -218,28 +220,28 @@ fn host_line(text: &str) -> Result<(String, IpAddr)> {
     Ok((name.to_owned(), address.parse().map_err(|_| wrong())?))
 }
 
-/// A name that can stand in a hosts file: nothing that would end its line or field.
+/// Refuses names with characters that would end a line or a field of the hosts file.
 fn check_host(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     if name.is_empty() || name.len() > 253 || !name.chars().all(plain) {
-        return Err(Error::new(format!("{name:?} is no host's name")));
+        return Err(Error::new(format!("{name:?} is not a host name")));
     }
     Ok(())
 }
 
-/// The annotations that stand for options, each with a comma-free list separated by blanks.
+/// The front of the annotations that stand for flags. Blanks separate the entries of a list.
 const PREFIX: &str = "hull.network.";
 
-/// Reads the options out of a bundle's annotations, such as `hull.network.name`. They come with an
-/// image, and so from anyone: a caller asks for this, and namespaces of others (`host`,
-/// `container:`, `ns:`) cannot be had by it.
+/// Reads the flags from a bundle's annotations, such as `hull.network.name`. An image's author may
+/// have written them: hull reads them only with `--network-annotations`, and they cannot ask for
+/// the host's, another container's or a named namespace (`host`, `container:`, `ns:`).
 ///
 /// # Errors
-/// An unknown annotation below the prefix; a namespace of another.
+/// An annotation below `hull.network.` is unknown, or asks for one of those namespaces.
 pub fn from_annotations(
     annotations: &std::collections::BTreeMap<String, String>,
-) -> Result<Options> {
-    let mut options = Options::default();
+) -> Result<NetworkFlags> {
+    let mut flags = NetworkFlags::default();
     for (key, value) in annotations {
         let Some(name) = key.strip_prefix(PREFIX) else {
             continue;
@@ -251,25 +253,25 @@ pub fn from_annotations(
                 .collect::<Vec<_>>()
         };
         match name {
-            "name" => options.network = list(),
-            "publish" => options.publish = list(),
-            "dns" => options.dns = list(),
-            "dns-search" => options.dns_search = list(),
-            "add-host" => options.add_host = list(),
-            "alias" => options.alias = list(),
-            "rate" => options.rate = Some(value.clone()),
-            "burst" => options.burst = Some(value.clone()),
+            "name" => flags.network = list(),
+            "publish" => flags.publish = list(),
+            "dns" => flags.dns = list(),
+            "dns-search" => flags.dns_search = list(),
+            "add-host" => flags.add_host = list(),
+            "alias" => flags.alias = list(),
+            "rate" => flags.rate = Some(value.clone()),
+            "burst" => flags.burst = Some(value.clone()),
             _ => return Err(Error::new(format!("annotation {key}: unknown"))),
         }
     }
-    let foreign = |text: &&String| {
+    let refused = |text: &&String| {
         text.as_str() == "host" || text.starts_with("container:") || text.starts_with("ns:")
     };
-    match options.network.iter().find(foreign) {
+    match flags.network.iter().find(refused) {
         Some(text) => Err(Error::new(format!(
             "annotation {PREFIX}name: {text} can only be given on the command line"
         ))),
-        None => Ok(options),
+        None => Ok(flags),
     }
 }
 
@@ -277,29 +279,29 @@ pub fn from_annotations(
 mod tests {
     use super::*;
 
-    fn with(network: &[&str]) -> Result<Request> {
-        parse(&Options {
+    fn with(network: &[&str]) -> Result<NetworkRequest> {
+        parse(&NetworkFlags {
             network: network.iter().map(|s| (*s).to_owned()).collect(),
-            ..Options::default()
+            ..NetworkFlags::default()
         })
     }
 
     #[test]
-    fn choices() {
-        assert_eq!(with(&[]).unwrap().choice, Choice::Untouched);
-        assert_eq!(with(&["none"]).unwrap().choice, Choice::None);
+    fn modes() {
+        assert_eq!(with(&[]).unwrap().mode, NetworkMode::FromConfig);
+        assert_eq!(with(&["none"]).unwrap().mode, NetworkMode::None);
         assert_eq!(
-            with(&["container:a"]).unwrap().choice,
-            Choice::Container("a".into())
+            with(&["container:a"]).unwrap().mode,
+            NetworkMode::Container("a".into())
         );
         assert_eq!(
-            with(&["ns:/run/netns/x"]).unwrap().choice,
-            Choice::Path("/run/netns/x".into())
+            with(&["ns:/run/netns/x"]).unwrap().mode,
+            NetworkMode::Path("/run/netns/x".into())
         );
         let two = with(&["a:ip=10.0.0.5,ip6=fd00::5,mac=02:00:00:00:00:01", "b"])
             .unwrap()
-            .choice;
-        let Choice::Networks(list) = two else {
+            .mode;
+        let NetworkMode::Networks(list) = two else {
             panic!("{two:?}")
         };
         assert_eq!(
@@ -325,11 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_a_file_is_refused() {
+    fn malformed_hosts_lines_are_refused() {
         let host = |text: &str| {
-            parse(&Options {
+            parse(&NetworkFlags {
                 add_host: vec![text.to_owned()],
-                ..Options::default()
+                ..NetworkFlags::default()
             })
         };
         assert!(host("db:10.0.0.1").is_ok());
@@ -337,9 +339,9 @@ mod tests {
         for bad in ["db", "db:", "d b:10.0.0.1", "db\n:10.0.0.1", "db:x"] {
             assert!(host(bad).is_err(), "{bad:?}");
         }
-        let publish = parse(&Options {
+        let publish = parse(&NetworkFlags {
             publish: vec!["80:80".into()],
-            ..Options::default()
+            ..NetworkFlags::default()
         });
         assert!(publish.is_err(), "a port without a network");
     }

@@ -1,15 +1,14 @@
-//! An ordinary user's network: a program of the user's own carries the container's packets over
-//! ordinary sockets.
+//! The network of an unprivileged user's container: a program of that user forwards the packets
+//! through ordinary sockets.
 //!
-//! pasta is taken where it is installed (ports of both families), and slirp4netns otherwise (IPv4,
-//! ports by its own socket's protocol). Both run beside the container and end with it; what is left
-//! of one is ended by [`end`].
+//! hull uses pasta where it is installed, for IPv4 and IPv6, and otherwise slirp4netns, which has
+//! IPv4 only and publishes ports by requests over its API socket. Both run until the container's
+//! network namespace ends; [`stop`] ends one that is left.
 
-use super::ports::{Port, Protocol};
-use super::setup::Setup;
-use super::trace;
+use super::ports::{PortMapping, Protocol};
 use crate::sys::fd::Fd;
 use crate::sys::process;
+use crate::sys::search::in_path;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -21,59 +20,50 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Which program.
+/// The program that forwards the packets, with its path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Carrier {
-    /// passt.top; pasta(1).
+pub enum Program {
+    /// pasta(1), of the package passt.
     Pasta(PathBuf),
     /// slirp4netns(1).
     Slirp4netns(PathBuf),
 }
 
-impl Carrier {
-    /// Its path.
-    pub fn program(&self) -> &Path {
+impl Program {
+    /// The path of the program.
+    pub fn path(&self) -> &Path {
         match self {
-            Carrier::Pasta(path) | Carrier::Slirp4netns(path) => path,
+            Program::Pasta(path) | Program::Slirp4netns(path) => path,
         }
     }
 }
 
-/// The program that is installed.
+/// Finds the program in PATH.
 ///
 /// # Errors
-/// Neither is.
-pub fn find() -> Result<Carrier> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    let find = |name: &str| {
-        std::env::split_paths(&path)
-            .map(|directory| directory.join(name))
-            .find(|path| path.is_file())
-    };
-    find("pasta")
-        .map(Carrier::Pasta)
-        .or_else(|| find("slirp4netns").map(Carrier::Slirp4netns))
+/// Neither pasta nor slirp4netns is installed.
+pub fn find() -> Result<Program> {
+    in_path("pasta")
+        .map(Program::Pasta)
+        .or_else(|| in_path("slirp4netns").map(Program::Slirp4netns))
         .ok_or_else(|| {
             Error::new(
-                "an ordinary user's network needs pasta (package passt) or slirp4netns, and \
-            neither is installed; without: --network none",
+                "an unprivileged user's --network default needs pasta (package passt) or \
+                slirp4netns, and neither is installed; --network none works without",
             )
         })
 }
 
-/// Gives a container that waits its network.
+/// Starts the program for a container whose process `pid` waits at a barrier meanwhile.
 ///
 /// # Errors
-/// The program's own words.
-pub fn attach(carrier: &Carrier, setup: &Setup, pid: i32, directory: &Path) -> Result<()> {
-    trace::change(directory, |trace| {
-        trace.carrier = Some(carrier.clone());
-        trace.setup = Some(setup.clone());
-    })?;
-    match carrier {
-        Carrier::Pasta(program) => pasta(program, &setup.ports, pid, directory),
-        Carrier::Slirp4netns(program) => slirp4netns(program, &setup.ports, pid, directory),
+/// The program cannot be started or fails: then the last line of its message. An SCTP port cannot
+/// be published.
+pub fn start(program: &Program, ports: &[PortMapping], pid: i32, directory: &Path) -> Result<()> {
+    match program {
+        Program::Pasta(program) => pasta(program, ports, pid, directory),
+        Program::Slirp4netns(program) => slirp4netns(program, ports, pid, directory),
     }
 }
 
@@ -81,8 +71,8 @@ fn pid_path(directory: &Path) -> PathBuf {
     directory.join("carrier.pid")
 }
 
-/// pasta goes to the background when all is set up.
-fn pasta(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Result<()> {
+/// pasta forks into the background when the network is set up.
+fn pasta(program: &Path, ports: &[PortMapping], pid: i32, directory: &Path) -> Result<()> {
     let mut command = Command::new(program);
     // Without `--no-map-gw` the gateway's address leads to the host's own loopback.
     command
@@ -101,20 +91,20 @@ fn pasta(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Result<(
         ("--tcp-ports", Protocol::Tcp),
         ("--udp-ports", Protocol::Udp),
     ] {
-        let mut mine = ports
+        let mut of_protocol = ports
             .iter()
             .filter(|port| port.protocol == protocol)
             .peekable();
-        if mine.peek().is_none() {
+        if of_protocol.peek().is_none() {
             command.args([option, "none"]);
         }
-        for port in mine {
+        for port in of_protocol {
             command.args([option, &pasta_ports(port)]);
         }
     }
     if ports.iter().any(|port| port.protocol == Protocol::Sctp) {
         return Err(Error::new(
-            "an ordinary user cannot publish SCTP ports: pasta carries none",
+            "an unprivileged user cannot publish SCTP ports: pasta does not support SCTP",
         ));
     }
     command
@@ -125,18 +115,19 @@ fn pasta(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Result<(
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     Err(Error::new(format!(
         "pasta: {}",
-        said.lines()
+        message
+            .lines()
             .last()
-            .unwrap_or("it failed and did not say why")
+            .unwrap_or("it failed without a message")
             .trim()
     )))
 }
 
 /// `[ADDRESS/]HOST[-LAST]:CONTAINER[-LAST]` (pasta(1), --tcp-ports).
-fn pasta_ports(port: &Port) -> String {
+fn pasta_ports(port: &PortMapping) -> String {
     let run = |first: u16| {
         if port.count == 1 {
             first.to_string()
@@ -148,9 +139,8 @@ fn pasta_ports(port: &Port) -> String {
     format!("{address}{}:{}", run(port.host), run(port.container))
 }
 
-/// slirp4netns stays where it is started, and says on a descriptor that it is ready: its stdout
-/// here.
-fn slirp4netns(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Result<()> {
+/// slirp4netns stays a child process, and writes to a descriptor when it is ready: here its stdout.
+fn slirp4netns(program: &Path, ports: &[PortMapping], pid: i32, directory: &Path) -> Result<()> {
     let socket = directory.join("slirp.sock");
     let mut command = Command::new(program);
     command
@@ -176,25 +166,31 @@ fn slirp4netns(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Re
     let mut byte = [0_u8; 1];
     let ready = child.stdout.as_mut().map(|out| out.read(&mut byte));
     if !matches!(ready, Some(Ok(1))) {
-        let mut said = String::new();
+        let mut message = String::new();
         if let Some(stderr) = &mut child.stderr {
             stderr
-                .read_to_string(&mut said)
-                .on("read", "what slirp4netns said")?;
+                .read_to_string(&mut message)
+                .on("read", "the messages of slirp4netns")?;
         }
         child.wait().on("wait for", "slirp4netns")?;
         return Err(Error::new(format!(
             "slirp4netns: {}",
-            said.lines()
+            message
+                .lines()
                 .last()
-                .unwrap_or("it failed and did not say why")
+                .unwrap_or("it failed without a message")
                 .trim()
         )));
     }
     for port in ports {
         for (host, container) in port.pairs() {
             let ip = port.ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-            let arguments = json!({"proto": port.protocol.word(), "host_addr": ip, "host_port": host, "guest_port": container});
+            let arguments = json!({
+                "proto": port.protocol.word(),
+                "host_addr": ip,
+                "host_port": host,
+                "guest_port": container,
+            });
             forward(&socket, &arguments)
                 .map_err(|error| error.within(format!("publish {port}")))?;
         }
@@ -202,6 +198,7 @@ fn slirp4netns(program: &Path, ports: &[Port], pid: i32, directory: &Path) -> Re
     Ok(())
 }
 
+/// Asks slirp4netns over its API socket to forward a port (slirp4netns(1), API SOCKET).
 fn forward(socket: &Path, arguments: &Value) -> Result<()> {
     let mut stream = UnixStream::connect(socket).on("connect to", socket.display())?;
     stream
@@ -224,12 +221,12 @@ fn forward(socket: &Path, arguments: &Value) -> Result<()> {
     }
 }
 
-/// Ends a container's program, if it is still there. Its name is asked, as its id may be another's
-/// by now.
+/// Ends a container's program, if it still runs. The kernel may have given its process id to
+/// another process by now, so the process must have the program's name (`/proc/PID/comm`).
 ///
 /// # Errors
-/// The kernel's.
-pub fn end(carrier: &Carrier, directory: &Path) -> Result<()> {
+/// pidfd_send_signal(2) fails for another reason than ESRCH.
+pub fn stop(program: &Program, directory: &Path) -> Result<()> {
     let Some(pid) = std::fs::read_to_string(pid_path(directory))
         .ok()
         .and_then(|text| text.trim().parse::<i32>().ok())
@@ -240,9 +237,9 @@ pub fn end(carrier: &Carrier, directory: &Path) -> Result<()> {
         return Ok(());
     };
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let known = match carrier {
-        Carrier::Pasta(_) => name.starts_with("pasta") || name.starts_with("passt"),
-        Carrier::Slirp4netns(_) => name.starts_with("slirp4netns"),
+    let known = match program {
+        Program::Pasta(_) => name.starts_with("pasta") || name.starts_with("passt"),
+        Program::Slirp4netns(_) => name.starts_with("slirp4netns"),
     };
     if !known {
         return Ok(());
@@ -254,7 +251,7 @@ pub fn end(carrier: &Carrier, directory: &Path) -> Result<()> {
     if !crate::sys::process::wait_gone(pidfd.0, Duration::from_secs(2)) {
         let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
     }
-    // A child of this hull's own is reaped here; another's by its parent.
+    // Reaps the process where it is a child of this hull.
     let _ = process::wait(pidfd.0, true);
     Ok(())
 }
@@ -264,13 +261,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_in_pastas_words() {
-        let words = |text: &str| pasta_ports(&text.parse().unwrap());
-        assert_eq!(words("8080:80"), "8080:80");
+    fn ports_in_the_syntax_of_pasta() {
+        let show = |text: &str| pasta_ports(&text.parse().unwrap());
+        assert_eq!(show("8080:80"), "8080:80");
         assert_eq!(
-            words("127.0.0.1:8080-8082:80-82/udp"),
+            show("127.0.0.1:8080-8082:80-82/udp"),
             "127.0.0.1/8080-8082:80-82"
         );
-        assert_eq!(words("[::1]:8080:80"), "::1/8080:80");
+        assert_eq!(show("[::1]:8080:80"), "::1/8080:80");
     }
 }

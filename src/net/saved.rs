@@ -1,69 +1,74 @@
-//! A container's networks, saved with its images and given to the restored one: address, hardware
-//! address, names and ports again.
+//! A container's networks in its checkpoint images: the restored container gets the same addresses,
+//! hardware addresses, names and ports.
 //!
-//! Whoever restores calls, in this order:
+//! The order of the calls:
 //!
 //! ```text
-//! saving      saved = Saved::of(directory)                      while the container is there; nothing where hull wired no network
-//! restoring   setup = saved.setup(store, id, identity)       refused here: what cannot be at this host
-//!             names::prepare(directory, &setup)                 hosts and resolv.conf, before they are bound
-//!             namespace = Namespace::new()                   its loopback is up; the restored processes join it
-//!             attach(&setup, id, &namespace, holder, directory) holder: a process that lives until `adopt`, such as hull's own
-//!             ... the processes are restored ...
-//!             adopt(directory, id, init)                        from now on the addresses are held by init
-//!             announce(&setup, id, &namespace)               neighbours learn where the address is now
-//! failed      release(directory)                                as for any container
+//! checkpoint  saved = SavedNetworks::of(directory)        before the container ends
+//! restore     setup = saved.setup(store, id, identity)    refuses what this host does not have
+//!             setup.prepare_files(directory)              hosts and resolv.conf
+//!             namespace = new_namespace()                 the restored processes join it
+//!             attach(&setup, id, &namespace, pid, directory)
+//!             ... criu restores the processes ...
+//!             adopt(directory, id, init)                  the addresses belong to init from now on
+//!             announce(&setup, id, &namespace)            the neighbours learn the new place
+//! on failure  release(directory)                          as for any container
 //! ```
-//! The file that is saved is this structure as JSON; a newer hull reads an older one's.
+//! `pid` is a process that lives until `adopt`, such as hull itself.
+//!
+//! The images contain the JSON of [`SavedNetworks`]; a newer hull reads that of an older one.
 
-use super::address::{Prefix, number};
-use super::endpoint::{Endpoint, Holder, host_link};
+use super::endpoint::{Endpoint, ProcessIdentity, veth_name};
 use super::link::{Mac, mac_of, mac_text, parse_mac};
 use super::netlink::{Namespace, Socket};
-use super::network::{Driver, Networks};
+use super::network::Driver;
 use super::setup::{Attachment, Setup};
-use super::{rootless, subnets, trace};
+use super::store::NetworkStore;
+use super::{link, record, rootless, subnets};
 use crate::store::Store;
+use crate::sys::fd::Fd;
 use crate::sys::{netns, socket};
 use crate::{Context, Error, Result};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::Path;
 
-/// A container's networks, as they were made.
+/// The networks of a container at its checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
+pub struct SavedNetworks {
     setup: Setup,
-    /// The container's id, which is one of its names.
+    /// The container's id, which is one of its names on the networks.
     id: String,
 }
 
-/// Who the restored container is.
+/// Which container the restored one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// The saved one, perhaps under another id: it has its addresses, hardware addresses, names and
-    /// ports again.
+    /// The one of the checkpoint, perhaps under another id: it gets the same addresses, hardware
+    /// addresses, names and ports.
     Same,
-    /// Another beside it: new addresses and hardware addresses, no alias and no published port, as
-    /// those are the first one's.
+    /// A copy that runs beside it: it gets other addresses and hardware addresses, and no alias or
+    /// published port, since those belong to the first one.
     New,
 }
 
-impl Saved {
-    /// What a container has now. Nothing where hull wired no network for it.
+impl SavedNetworks {
+    /// The networks that a container is attached to now; `None` where hull has not attached it to
+    /// any.
     ///
     /// # Errors
-    /// Its records cannot be read.
+    /// A record cannot be read or parsed; a network does not exist any more.
     pub fn of(directory: &Path) -> Result<Option<Self>> {
-        let trace = trace::read(directory)?;
-        let (Some(mut setup), Some(id)) = (trace.setup, directory.file_name()) else {
+        let record = record::read(directory)?;
+        let (Some(mut setup), Some(id)) = (record.setup, directory.file_name()) else {
             return Ok(None);
         };
         let id = id.to_string_lossy().into_owned();
         for attachment in &mut setup.attachments {
             let name = attachment.network.name.clone();
-            // The record may have been made after the plan was.
+            // The network may have been created after the plan was made.
             attachment.network = setup.networks.get(&name)?;
             if let Some(endpoint) = setup
                 .networks
@@ -71,25 +76,22 @@ impl Saved {
                 .into_iter()
                 .find(|endpoint| endpoint.id == id)
             {
-                attachment.fixed = endpoint
-                    .addresses
-                    .iter()
-                    .map(|prefix| prefix.address)
-                    .collect();
+                attachment.fixed = endpoint.addresses.iter().map(IpNet::addr).collect();
             }
         }
         Ok(Some(Self { setup, id }))
     }
 
-    /// The saved setup in terms of this host.
+    /// The setup for a restore on this host.
     ///
     /// # Errors
-    /// An ordinary user's carrier is not installed here; the card of a macvlan is not there.
+    /// This host lacks the program that an unprivileged user needs, or the network device of a
+    /// macvlan; a copy needs a network that does not exist.
     pub fn setup(&self, store: &Store, id: &str, identity: Identity) -> Result<Setup> {
         let mut setup = self.setup.clone();
-        setup.networks = Networks::of(store);
-        if setup.carrier.is_some() {
-            setup.carrier = Some(rootless::find()?);
+        setup.networks = NetworkStore::of(store);
+        if setup.rootless.is_some() {
+            setup.rootless = Some(rootless::find()?);
         }
         let Setup {
             networks,
@@ -97,7 +99,7 @@ impl Saved {
             ..
         } = &mut setup;
         for attachment in attachments {
-            place(attachment, networks, id, identity)?;
+            adapt(attachment, networks, id, identity)?;
         }
         match identity {
             Identity::Same => setup
@@ -114,21 +116,21 @@ impl Saved {
     }
 }
 
-/// One network of a saved container, here.
-fn place(
+/// Changes an attachment for this host, id and identity.
+fn adapt(
     attachment: &mut Attachment,
-    networks: &Networks,
+    networks: &NetworkStore,
     id: &str,
     identity: Identity,
 ) -> Result<()> {
     let name = attachment.network.name.clone();
     match attachment.network.driver {
-        Driver::Bridge => attachment.host = host_link(networks.directory(), &name, id, 'v'),
+        Driver::Bridge => attachment.host = veth_name(networks.directory(), &name, id),
         Driver::Macvlan => {
             let parent = &attachment.network.link;
-            if networks.find(&name)?.is_none() && Socket::here()?.link(parent)?.is_none() {
+            if networks.find(&name)?.is_none() && Socket::open()?.link(parent)?.is_none() {
                 return Err(Error::new(format!(
-                    "network {name}: there is no network device {parent} here"
+                    "network {name}: this host has no network device {parent}"
                 )));
             }
         }
@@ -148,28 +150,44 @@ fn place(
     Ok(())
 }
 
-/// The addresses that were taken for a container are held by this process from now on: its first
-/// one.
+/// Creates a network namespace and brings its loopback device up; hull does not join it. It ends
+/// with its last process and open descriptor.
 ///
 /// # Errors
-/// The process is gone; a record that cannot be written.
+/// unshare(2) fails in the child that creates it; a netlink request fails.
+pub fn new_namespace() -> Result<Namespace> {
+    let made = netns::new_namespace().on("make", "a network namespace")?;
+    let namespace = Namespace(Fd(made.into_raw_fd()));
+    let up = link::set_up(
+        1,
+        true,
+        "bring up the loopback of a network namespace".to_owned(),
+    );
+    Socket::open_in(&namespace)?.execute(&[up])?;
+    Ok(namespace)
+}
+
+/// Reserves a container's addresses for its restored first process from now on.
+///
+/// # Errors
+/// The process has ended; a record cannot be read or written.
 pub fn adopt(directory: &Path, id: &str, pid: i32) -> Result<()> {
-    let trace = trace::read(directory)?;
-    let Some(networks) = &trace.networks else {
+    let record = record::read(directory)?;
+    let Some(networks) = &record.networks else {
         return Ok(());
     };
-    let holder = Holder::of(pid)?;
+    let owner = ProcessIdentity::of(pid)?;
     let guard = networks.lock()?;
-    for name in &trace.attached {
+    for name in &record.attached {
         for endpoint in networks
             .endpoints(name)?
             .into_iter()
             .filter(|endpoint| endpoint.id == id)
         {
-            networks.put(
+            networks.write_endpoint(
                 &guard,
                 &Endpoint {
-                    holder: holder.clone(),
+                    owner: owner.clone(),
                     ..endpoint
                 },
             )?;
@@ -178,11 +196,11 @@ pub fn adopt(directory: &Path, id: &str, pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Tells the neighbours where a container's addresses are now: by a gratuitous ARP request (RFC
+/// Tells the neighbours where a container's addresses are now: sends a gratuitous ARP request (RFC
 /// 5227, 2.3) and an unsolicited neighbour advertisement (RFC 4861, 7.2.6) over each of its links.
 ///
 /// # Errors
-/// The kernel's.
+/// The container has no such link; a packet socket cannot be opened; sendto(2) fails.
 pub fn announce(setup: &Setup, id: &str, namespace: &Namespace) -> Result<()> {
     for attachment in &setup.attachments {
         let network = &attachment.network.name;
@@ -195,7 +213,7 @@ pub fn announce(setup: &Setup, id: &str, namespace: &Namespace) -> Result<()> {
             continue;
         };
         let name = &attachment.interface;
-        let device = Socket::inside(namespace)?.link(name)?;
+        let device = Socket::open_in(namespace)?.link(name)?;
         let device = device.ok_or_else(|| {
             Error::new(format!("network device {name} is gone from the container"))
         })?;
@@ -206,7 +224,7 @@ pub fn announce(setup: &Setup, id: &str, namespace: &Namespace) -> Result<()> {
         netns::bind_packet(packets.as_raw_fd(), device.index)
             .on("send over network device", name)?;
         let mac = parse_mac(&endpoint.mac).map_err(Error::new)?;
-        for Prefix { address, .. } in endpoint.addresses {
+        for address in endpoint.addresses.iter().map(IpNet::addr) {
             socket::send(packets.as_raw_fd(), &announcement(address, mac))
                 .on("announce address", address)?;
         }
@@ -214,6 +232,7 @@ pub fn announce(setup: &Setup, id: &str, namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
+/// The Ethernet frame that announces an address.
 fn announcement(address: IpAddr, mac: Mac) -> Vec<u8> {
     let mut frame = Vec::with_capacity(86);
     match address {
@@ -239,7 +258,7 @@ fn announcement(address: IpAddr, mac: Mac) -> Vec<u8> {
             message.extend(ip.octets());
             message.extend([2, 1]);
             message.extend(mac);
-            let sum = checksum(number(address), &message);
+            let sum = checksum(ip.into(), &message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
             frame.extend(message);
         }
@@ -247,7 +266,7 @@ fn announcement(address: IpAddr, mac: Mac) -> Vec<u8> {
     frame
 }
 
-/// ICMPv6's checksum of a message to all nodes (RFC 4443, 2.3; RFC 8200, 8.1).
+/// The checksum of an ICMPv6 message to all nodes (RFC 4443, 2.3; RFC 8200, 8.1).
 fn checksum(source: u128, message: &[u8]) -> u16 {
     const ALL_NODES: u128 = 0xff02 << 112 | 1;
     let words = |value: u128| {

@@ -1,13 +1,14 @@
-//! A container's network as data: what the plan holds, and what it makes of the config.
+//! The network part of a plan, made from the network flags, and what it changes in the config.
 
-use super::endpoint::host_link;
+use super::endpoint::veth_name;
 use super::link::{mac_of, mac_text};
 use super::names;
-use super::network::{DEFAULT, Driver, Network, Networks};
-use super::ports::Port;
-use super::request::{self, Attach, Choice, Options, Request};
-use super::rootless::{self, Carrier};
+use super::network::{DEFAULT, Driver, Network};
+use super::ports::PortMapping;
+use super::request::{self, AttachRequest, NetworkFlags, NetworkMode, NetworkRequest};
+use super::rootless;
 use super::shape::Rate;
+use super::store::NetworkStore;
 use super::subnets;
 use crate::spec::Spec;
 use crate::spec::config::{Linux, Mount, Namespace};
@@ -16,60 +17,72 @@ use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// One network that the container is on.
+/// A network that the container is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// The link's name in the container.
+    /// The name of the link in the container: `eth0`, `eth1`, and so on.
     pub interface: String,
-    /// The link's other end on the host; empty for macvlan.
+    /// The name of the end of the veth pair on the host; empty for macvlan.
     pub host: String,
-    /// Its hardware address: the one asked, or one that the id gives.
+    /// The hardware address: the one that `mac=` gave, or one derived from the container's id.
     pub mac: String,
-    /// Fixed addresses; of every other subnet a free one is taken when the plan is executed.
+    /// The fixed addresses. From the other subnets hull chooses an address when it executes the
+    /// plan.
     pub fixed: Vec<IpAddr>,
-    /// Packets are forwarded between this network and others: switched on where it is off.
+    /// Whether hull enables IP forwarding for this network.
     pub forwarding: bool,
-    /// The network; the one that makes itself is as it would be made now.
+    /// The record of the network. Where the network `default` does not exist yet, this is what hull
+    /// would create now.
     pub network: Network,
-    /// The network must have these very subnets: the container had addresses in them before it was
-    /// saved.
+    /// Whether the network must have exactly these subnets, because the container had addresses in
+    /// them at its checkpoint.
     #[serde(default)]
     pub kept: bool,
 }
 
-/// A container's network.
+/// The whole network setup of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
-    /// The networks' directory.
-    pub networks: Networks,
-    /// In the order of `eth0`, `eth1`; the first has the default route.
+    /// The store of the networks.
+    pub networks: NetworkStore,
+    /// The networks in the order of `eth0`, `eth1`. The default route leads over the first one that
+    /// is not internal.
     pub attachments: Vec<Attachment>,
-    /// The program that carries an ordinary user's packets, in place of networks of hull's.
-    pub carrier: Option<Carrier>,
-    /// Published ports, by way of the first network.
-    pub ports: Vec<Port>,
-    /// The names by which neighbours find it.
+    /// The program that forwards the packets of an unprivileged user's container; there are no
+    /// attachments then.
+    #[serde(rename = "carrier")]
+    pub rootless: Option<rootless::Program>,
+    /// Published ports of the first network.
+    pub ports: Vec<PortMapping>,
+    /// The names under which the other containers of a network find this one.
     pub names: Vec<String>,
-    /// Lines of the hosts file.
+    /// Additional lines of the container's hosts file.
     pub hosts: Vec<(String, IpAddr)>,
-    /// Name servers in place of the host's.
+    /// The name servers that replace the host's.
     pub dns: Vec<IpAddr>,
-    /// Search domains in place of the host's.
+    /// The search domains that replace the host's.
     pub search: Vec<String>,
-    /// Shaping, of each link.
+    /// How fast the container may send and receive over each link.
     pub rate: Option<Rate>,
-    /// Forward chains of others that drop, in which the bridges are accepted while somebody is on
-    /// them: those that are there when the plan is printed. Executed, it is those that are there
-    /// then.
+    /// The forward chains of others to which hull adds rules that accept its bridges. Filled in for
+    /// `hull plan` only; the execution looks at the chains that exist then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opened: Vec<String>,
 }
 
 impl Setup {
-    /// What it does to the container and the host, a line each.
-    pub fn in_words(&self) -> Vec<String> {
+    /// Makes the container's `/etc/hosts` and `/etc/resolv.conf` in its directory.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn prepare_files(&self, directory: &Path) -> Result<()> {
+        names::prepare(directory, &self.hosts, &self.dns, &self.search)
+    }
+
+    /// What the setup does to the container and the host, one line each.
+    pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for one in &self.attachments {
             let Attachment {
@@ -96,23 +109,23 @@ impl Setup {
             ));
             if one.forwarding {
                 lines.push(format!(
-                    "forwarding is switched on, and what leaves {} is masqueraded",
+                    "IP forwarding is enabled, and packets that leave {} are masqueraded",
                     network.link
                 ));
             }
             if network.driver == Driver::Bridge {
                 lines.extend(self.opened.iter().map(|chain| {
                     format!(
-                        "{} is accepted in {chain} while somebody is on it",
+                        "packets of {} are accepted in {chain} while a container is on it",
                         network.link
                     )
                 }));
             }
         }
-        lines.extend(self.carrier.iter().map(|carrier| {
+        lines.extend(self.rootless.iter().map(|program| {
             format!(
-                "an ordinary user's packets are carried by {}",
-                carrier.program().display()
+                "the packets of the unprivileged user's container are forwarded by {}",
+                program.path().display()
             )
         }));
         lines.extend(
@@ -122,7 +135,7 @@ impl Setup {
         );
         lines.extend(self.rate.iter().map(|rate| {
             format!(
-                "{} bit/s in and {} bit/s out, {} bytes at once",
+                "{} bit/s in and {} bit/s out, bursts of {} bytes",
                 rate.down, rate.up, rate.burst
             )
         }));
@@ -130,22 +143,22 @@ impl Setup {
     }
 }
 
-/// What was asked, as it was given.
+/// The network options of the commands that create containers.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
-    /// The command line's options.
-    pub options: Options,
-    /// The config's annotations count where no option is given.
+pub struct NetworkOptions {
+    /// The flags of the command line.
+    pub flags: NetworkFlags,
+    /// Whether the config's annotations count where no flag is given.
     pub annotations: bool,
-    /// The plan is only printed: what is decided when it is executed is looked up now.
+    /// Whether the plan is only printed: hull then looks up now what it would decide at execution.
     pub preview: bool,
 }
 
-impl Asked {
-    /// Understands the options and puts them into effect: see [`apply`].
+impl NetworkOptions {
+    /// Parses the flags and applies them to the config: see [`apply`].
     ///
     /// # Errors
-    /// An option that is malformed, or cannot be.
+    /// A flag is malformed; as of [`apply`].
     pub fn apply(
         &self,
         store: &Store,
@@ -153,10 +166,10 @@ impl Asked {
         spec: &Spec,
         of_container: NamespaceOf,
     ) -> Result<(Spec, Option<Setup>)> {
-        let given = self.options != Options::default();
+        let given = self.flags != NetworkFlags::default();
         let request = match self.annotations && !given {
             true => request::parse(&request::from_annotations(&spec.config().annotations)?)?,
-            false => request::parse(&self.options)?,
+            false => request::parse(&self.flags)?,
         };
         let (spec, mut setup) = apply(&request, store, id, spec.clone(), of_container)?;
         if let Some(setup) = setup.as_mut().filter(|setup| {
@@ -166,7 +179,7 @@ impl Asked {
                     .iter()
                     .any(|one| one.network.driver == Driver::Bridge)
         }) {
-            setup.opened = super::foreign::opened()?;
+            setup.opened = super::forward_chains::opened()?;
         }
         Ok((spec, setup))
     }
@@ -175,13 +188,14 @@ impl Asked {
 /// Finds the path of another container's network namespace, for `--network container:ID`.
 pub type NamespaceOf<'a> = &'a dyn Fn(&str) -> Result<String>;
 
-/// The container's network namespace in the config, by the choice, and the setup where hull wires
-/// it itself.
+/// Sets the network namespace in the config as the flags say. Returns the config, and the setup
+/// where the container is attached to networks of hull's. `of_container` is for `container:ID`.
 ///
 /// # Errors
-/// A network that does not exist; a container that does not run; a config that contradicts.
+/// A network does not exist; the container of `container:ID` does not run; the flags contradict
+/// each other or the config.
 pub fn apply(
-    request: &Request,
+    request: &NetworkRequest,
     store: &Store,
     id: &str,
     spec: Spec,
@@ -189,7 +203,7 @@ pub fn apply(
 ) -> Result<(Spec, Option<Setup>)> {
     let mut config = spec.config().clone();
     let linux = config.linux.get_or_insert_with(Linux::default);
-    let mut place = |path: Option<Option<String>>| {
+    let mut set_namespace = |path: Option<Option<String>>| {
         linux
             .namespaces
             .retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
@@ -199,14 +213,14 @@ pub fn apply(
         }));
     };
     let mut setup = None;
-    match &request.choice {
-        Choice::Untouched => return Ok((spec, None)),
-        Choice::None => place(Some(None)),
-        Choice::Host => place(None),
-        Choice::Path(path) => place(Some(Some(path.clone()))),
-        Choice::Container(other) => place(Some(Some(of_container(other)?))),
-        Choice::Networks(_) => {
-            place(Some(None));
+    match &request.mode {
+        NetworkMode::FromConfig => return Ok((spec, None)),
+        NetworkMode::None => set_namespace(Some(None)),
+        NetworkMode::Host => set_namespace(None),
+        NetworkMode::Path(path) => set_namespace(Some(Some(path.clone()))),
+        NetworkMode::Container(other) => set_namespace(Some(Some(of_container(other)?))),
+        NetworkMode::Networks(_) => {
+            set_namespace(Some(None));
             setup = Some(prepare(request, store, id, config.hostname.as_deref())?);
             let directory =
                 std::path::absolute(store.directory(id)).on("find", store.root().display())?;
@@ -239,44 +253,55 @@ fn bind(destination: &str, source: PathBuf) -> Mount {
     }
 }
 
-/// Whether hull may make links on the host: CAP_NET_ADMIN (12), and not in a user namespace, where
-/// it counts for nothing there.
-fn may_wire() -> Result<bool> {
+/// Whether hull may create links on the host: it needs CAP_NET_ADMIN (12) in the first user
+/// namespace.
+fn may_create_links() -> Result<bool> {
     Ok(crate::security::caps::held()? & (1 << 12) != 0 && !crate::facts::in_user_namespace())
 }
 
-/// An ordinary user has the default network alone, and no say over addresses.
-fn ordinary(request: &Request, list: &[Attach]) -> Result<Carrier> {
-    let plain = matches!(list, [only] if only.network == DEFAULT && only.addresses.is_empty() && only.mac.is_none());
-    if !plain || request.rate.is_some() {
+/// The program that forwards an unprivileged user's packets. Such a user has the default network
+/// only, and cannot choose addresses.
+fn for_unprivileged_user(
+    request: &NetworkRequest,
+    list: &[AttachRequest],
+) -> Result<rootless::Program> {
+    let is_plain = |only: &AttachRequest| {
+        only.network == DEFAULT && only.addresses.is_empty() && only.mac.is_none()
+    };
+    if !matches!(list, [only] if is_plain(only)) || request.rate.is_some() {
         return Err(Error::new(
-            "an ordinary user has the network default, none or host: others, fixed addresses and \
-                shaping need privileges",
+            "an unprivileged user can use --network default, none or host: other networks, fixed \
+                addresses and --net-rate need privileges",
         ));
     }
     rootless::find()
 }
 
-fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -> Result<Setup> {
-    let Choice::Networks(list) = &request.choice else {
-        return Err(Error::new("no network was asked for"));
+fn prepare(
+    request: &NetworkRequest,
+    store: &Store,
+    id: &str,
+    hostname: Option<&str>,
+) -> Result<Setup> {
+    let NetworkMode::Networks(list) = &request.mode else {
+        return Err(Error::new("no network was given"));
     };
-    let networks = Networks::of(store);
-    let carrier = if may_wire()? {
+    let networks = NetworkStore::of(store);
+    let rootless = if may_create_links()? {
         None
     } else {
-        Some(ordinary(request, list)?)
+        Some(for_unprivileged_user(request, list)?)
     };
     let mut attachments = Vec::new();
-    let list = if carrier.is_some() { &[][..] } else { list };
-    for (number, asked) in list.iter().enumerate() {
-        let network = match networks.find(&asked.network)? {
+    let list = if rootless.is_some() { &[][..] } else { list };
+    for (number, wanted) in list.iter().enumerate() {
+        let network = match networks.find(&wanted.network)? {
             Some(network) => network,
-            None if asked.network == DEFAULT => subnets::default_network(&networks)?,
+            None if wanted.network == DEFAULT => subnets::default_network(&networks)?,
             None => {
                 return Err(Error::new(format!(
                     "network {} does not exist",
-                    asked.network
+                    wanted.network
                 )));
             }
         };
@@ -284,29 +309,29 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
             && (!request.ports.is_empty() || request.rate.is_some())
         {
             return Err(Error::new(format!(
-                "network {}: a macvlan passes hull's host by, and can neither publish ports nor \
-                    be shaped",
+                "network {}: a macvlan network can neither publish ports nor limit rates: its \
+                 packets do not pass the host",
                 network.name
             )));
         }
         if number == 0 && network.internal && !request.ports.is_empty() {
             return Err(Error::new(format!(
-                "network {} is internal: nothing of it can be published",
+                "network {} is internal: its containers cannot publish ports",
                 network.name
             )));
         }
         let host = match network.driver {
-            Driver::Bridge => host_link(networks.directory(), &network.name, id, 'v'),
+            Driver::Bridge => veth_name(networks.directory(), &network.name, id),
             Driver::Macvlan => String::new(),
         };
-        let mac = asked
+        let mac = wanted
             .mac
             .unwrap_or_else(|| mac_of(&format!("{id}\0{}", network.name)));
         attachments.push(Attachment {
             interface: format!("eth{number}"),
             host,
             mac: mac_text(&mac),
-            fixed: asked.addresses.clone(),
+            fixed: wanted.addresses.clone(),
             forwarding: network.driver == Driver::Bridge && !network.internal,
             network,
             kept: false,
@@ -315,7 +340,7 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
     let mut names = vec![id.to_owned()];
     names.extend(hostname.filter(|name| *name != id).map(str::to_owned));
     names.extend(request.aliases.iter().cloned());
-    let Request {
+    let NetworkRequest {
         ports,
         hosts,
         dns,
@@ -326,7 +351,7 @@ fn prepare(request: &Request, store: &Store, id: &str, hostname: Option<&str>) -
     Ok(Setup {
         networks,
         attachments,
-        carrier,
+        rootless,
         ports,
         names,
         hosts,

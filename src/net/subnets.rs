@@ -1,31 +1,39 @@
-//! Subnets that collide with nothing on the host.
+//! Subnets of networks: hull chooses them, or checks given ones, so that they collide neither with
+//! a route of the host nor with another network.
 
-use super::address::{self, Prefix};
+use super::address::{self, nth, overlap};
 use super::link;
 use super::netlink::Socket;
-use super::network::{DEFAULT, Driver, Network, Networks, Subnet};
+use super::network::{DEFAULT, Driver, Network, Subnet};
+use super::store::NetworkStore;
 use crate::{Context, Error, Result};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The networks that the host has routes to, but for those over one link.
+/// The networks that the host has routes to, without the routes over the link with the index
+/// `except`.
 ///
 /// # Errors
-/// The kernel's.
-pub fn occupied(here: &mut Socket, but: Option<u32>) -> Result<Vec<Prefix>> {
-    Ok(address::routes(here)?
+/// As of [`address::routes`].
+pub fn occupied(host: &mut Socket, except: Option<u32>) -> Result<Vec<IpNet>> {
+    Ok(address::routes(host)?
         .into_iter()
-        .filter(|(_, link)| link.is_none() || *link != but)
-        .map(|(prefix, _)| prefix)
+        .filter(|route| route.link.is_none() || route.link != except)
+        .map(|route| route.destination)
         .collect())
 }
 
-/// Chooses an IPv4 /24 out of 10.90.0.0/15 and, by a random prefix (RFC 4193, 3.2), an IPv6 /64,
-/// that neither a route of the host nor another network has.
+/// The range that IPv4 subnets are chosen from.
+const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 15);
+
+/// Chooses an IPv4 /24 from 10.90.0.0/15 and, with `ipv6`, an IPv6 /64 with a random global id (RFC
+/// 4193, 3.2), which collide neither with a route of the host (`occupied`) nor with another
+/// network.
 ///
 /// # Errors
-/// All are taken.
-pub fn choose(networks: &Networks, occupied: &[Prefix], ipv6: bool) -> Result<Vec<Subnet>> {
+/// Every IPv4 subnet collides; a record or /dev/urandom cannot be read.
+pub fn choose(networks: &NetworkStore, occupied: &[IpNet], ipv6: bool) -> Result<Vec<Subnet>> {
     let mut taken = occupied.to_vec();
     taken.extend(
         networks
@@ -33,13 +41,12 @@ pub fn choose(networks: &Networks, occupied: &[Prefix], ipv6: bool) -> Result<Ve
             .iter()
             .flat_map(|network| network.subnets.iter().map(|subnet| subnet.prefix)),
     );
-    let free = |prefix: &Prefix| !taken.iter().any(|other| other.overlaps(prefix));
-    let candidates = (0..512_u32).map(|n| Prefix {
-        address: Ipv4Addr::from(0x0a5a_0000 + (n << 8)).into(),
-        length: 24,
-    });
-    let v4 = candidates.into_iter().find(free).ok_or_else(|| {
-        Error::new("choose a subnet: all of 10.90.0.0/15 collide with routes of this host")
+    let free = |prefix: &IpNet| !taken.iter().any(|other| overlap(other, prefix));
+    let mut candidates = POOL.subnets(24).into_iter().flatten().map(IpNet::V4);
+    let v4 = candidates.find(free).ok_or_else(|| {
+        Error::new(
+            "choose a subnet: every /24 of 10.90.0.0/15 collides with a route or another network",
+        )
     })?;
     let mut list = vec![with_gateway(v4)];
     if ipv6 {
@@ -50,10 +57,7 @@ pub fn choose(networks: &Networks, occupied: &[Prefix], ipv6: bool) -> Result<Ve
         let mut bytes = [0_u8; 16];
         bytes[0] = 0xfd;
         bytes[1..6].copy_from_slice(&random);
-        let v6 = Prefix {
-            address: Ipv6Addr::from(bytes).into(),
-            length: 64,
-        };
+        let v6 = IpNet::V6(Ipv6Net::new_assert(bytes.into(), 64));
         if free(&v6) {
             list.push(with_gateway(v6));
         }
@@ -61,56 +65,48 @@ pub fn choose(networks: &Networks, occupied: &[Prefix], ipv6: bool) -> Result<Ve
     Ok(list)
 }
 
-/// A subnet whose gateway is its first address.
-pub fn with_gateway(prefix: Prefix) -> Subnet {
-    let prefix = prefix.network();
+/// The subnet of a prefix, with its first address as the gateway.
+pub fn with_gateway(prefix: IpNet) -> Subnet {
     Subnet {
-        prefix,
-        gateway: prefix.with(prefix.number() + 1),
+        prefix: prefix.trunc(),
+        gateway: nth(&prefix, 1),
     }
 }
 
-/// Refuses a subnet that is no place for containers, or that something else has.
+/// Checks a given subnet. `occupied` are the routes of the host, `others` the other networks.
 ///
 /// # Errors
-/// A sentence.
-pub fn check(subnet: &Subnet, occupied: &[Prefix], others: &[Network]) -> Result<()> {
+/// The subnet has fewer than four addresses, is larger than a /8, or is a loopback or multicast
+/// network; the gateway is not in it; it collides with a route or another network.
+pub fn check(subnet: &Subnet, occupied: &[IpNet], others: &[Network]) -> Result<()> {
     let prefix = subnet.prefix;
-    let room = prefix.bits() - prefix.length;
-    let (loopback, multicast): (Prefix, Prefix) = match prefix.address {
-        IpAddr::V4(_) => (
-            Prefix {
-                address: Ipv4Addr::LOCALHOST.into(),
-                length: 8,
-            },
-            Prefix {
-                address: Ipv4Addr::new(224, 0, 0, 0).into(),
-                length: 4,
-            },
+    let room = prefix.max_prefix_len() - prefix.prefix_len();
+    let (loopback, multicast): (IpNet, IpNet) = match prefix {
+        IpNet::V4(_) => (
+            Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8).into(),
+            Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4).into(),
         ),
-        IpAddr::V6(_) => (
-            Prefix {
-                address: Ipv6Addr::LOCALHOST.into(),
-                length: 128,
-            },
-            Prefix {
-                address: Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(),
-                length: 8,
-            },
+        IpNet::V6(_) => (
+            Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+            Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).into(),
         ),
     };
-    if room < 2 || prefix.length < 8 || prefix.overlaps(&loopback) || prefix.overlaps(&multicast) {
+    if room < 2
+        || prefix.prefix_len() < 8
+        || overlap(&prefix, &loopback)
+        || overlap(&prefix, &multicast)
+    {
         return Err(Error::new(format!(
-            "subnet {prefix} is no place for containers"
+            "subnet {prefix} cannot be used for containers"
         )));
     }
-    if !prefix.contains(subnet.gateway) {
+    if !prefix.contains(&subnet.gateway) {
         return Err(Error::new(format!(
             "gateway {} is not in subnet {prefix}",
             subnet.gateway
         )));
     }
-    if let Some(route) = occupied.iter().find(|route| route.overlaps(&prefix)) {
+    if let Some(route) = occupied.iter().find(|route| overlap(route, &prefix)) {
         return Err(Error::new(format!(
             "subnet {prefix} collides with the host's route to {route}"
         )));
@@ -119,7 +115,7 @@ pub fn check(subnet: &Subnet, occupied: &[Prefix], others: &[Network]) -> Result
         other
             .subnets
             .iter()
-            .any(|subnet| subnet.prefix.overlaps(&prefix))
+            .any(|subnet| overlap(&subnet.prefix, &prefix))
     }) {
         Some(other) => Err(Error::new(format!(
             "subnet {prefix} collides with network {}",
@@ -129,9 +125,9 @@ pub fn check(subnet: &Subnet, occupied: &[Prefix], others: &[Network]) -> Result
     }
 }
 
-/// A bridge's name for a network: readable where it fits and is free, and otherwise one that the
-/// directory and the name give.
-pub fn bridge_name(networks: &Networks, name: &str, links: &[super::netlink::Link]) -> String {
+/// The name of a network's bridge: `hull-NAME` where the kernel takes that length and no link has
+/// the name, and otherwise a hash of the store's path and the network's name.
+pub fn bridge_name(networks: &NetworkStore, name: &str, links: &[super::netlink::Link]) -> String {
     let readable = format!("hull-{name}");
     if readable.len() < libc::IFNAMSIZ && !links.iter().any(|link| link.name == readable) {
         return readable;
@@ -142,23 +138,27 @@ pub fn bridge_name(networks: &Networks, name: &str, links: &[super::netlink::Lin
     )
 }
 
-/// The device of a network that comes from another directory, or another host: the card for macvlan,
-/// and otherwise a bridge's name here.
-pub fn link_of(networks: &Networks, network: &Network, links: &[super::netlink::Link]) -> String {
+/// The device on this host of a network that comes from another store or another host: for macvlan
+/// the same host device, and otherwise a bridge.
+pub fn link_of(
+    networks: &NetworkStore,
+    network: &Network,
+    links: &[super::netlink::Link],
+) -> String {
     match network.driver {
         Driver::Bridge => bridge_name(networks, &network.name, links),
         Driver::Macvlan => network.link.clone(),
     }
 }
 
-/// The network that makes itself, as it would be made now.
+/// The network `default` as hull would create it now.
 ///
 /// # Errors
-/// No subnet is free.
-pub fn default_network(networks: &Networks) -> Result<Network> {
-    let mut here = Socket::here()?;
-    let occupied = occupied(&mut here, None)?;
-    let links = here.links()?;
+/// As of [`choose`]; a netlink request fails.
+pub fn default_network(networks: &NetworkStore) -> Result<Network> {
+    let mut host = Socket::open()?;
+    let occupied = occupied(&mut host, None)?;
+    let links = host.links()?;
     Ok(Network {
         name: DEFAULT.to_owned(),
         driver: Driver::Bridge,

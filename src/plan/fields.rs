@@ -1,34 +1,39 @@
 //! The config's large structs, taken apart once without `..`: a field that a newer spec brings does
-//! not compile until somebody says here where it is executed, or that it is not. Those that are
-//! used in one place only are taken apart there.
+//! not compile until somebody says here where it is planned and where it is executed. docs/design.md
+//! has the same as a table, which `cargo test --test house` compares with this file: a comment is
+//! `FILE FUNCTION | FILE FUNCTION`, below `src/`. Structs that one place uses are taken apart there.
 
 use crate::spec::config::{
-    Config, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel,
+    Config, Hooks, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel,
 };
 use crate::step::draft::Draft;
 
-/// Warns of what is asked for and not executed with this backend; docs/limitations.md has each.
+/// Warns of what is asked for and not applicable to the namespace backend; docs/limitations.md has
+/// each.
 pub fn warn(draft: &mut Draft) {
     let Config {
-        oci_version: _, // spec::validate
-        root: _,        // mounts::root, mounts::leave
-        mounts: _,      // mounts::mounts
+        oci_version: _, // spec/validate.rs config | -
+        root: _,        // rootfs/plan.rs root | rootfs/child/root.rs attach_root
+        mounts: _,      // rootfs/plan.rs mounts | rootfs/child/mount.rs mount
         process,
-        hostname: _,    // namespaces::enter
-        domainname: _,  // namespaces::enter
-        hooks: _,       // hooks
-        annotations: _, // cgroups::plan for systemd's, process::identity, hooks::state_document
+        hostname: _,   // namespaces/plan.rs enter | init/walk.rs set
+        domainname: _, // namespaces/plan.rs enter | init/walk.rs set
+        hooks,
+        annotations: _, // process/plan.rs identity | -
         linux,
         vm,
     } = draft.spec.config();
     if let Some(linux) = linux {
         places_of_linux(linux);
     }
+    if let Some(hooks) = hooks {
+        places_of_hooks(hooks);
+    }
     let windows = process.as_ref().is_some_and(is_for_windows);
     if windows {
         draft.warn("process.commandLine is for Windows: left out");
     }
-    if vm.as_ref().is_some_and(asks_for_a_machine) {
+    if vm.as_ref().is_some_and(asks_for_a_vm) {
         draft.warn("vm: this container shares the host's kernel: the section is left out");
     }
 }
@@ -36,22 +41,22 @@ pub fn warn(draft: &mut Draft) {
 /// Whether a field that only Windows knows is set.
 fn is_for_windows(process: &Process) -> bool {
     let Process {
-        terminal: _,     // process::console
-        console_size: _, // process::console_step
-        user: _,         // process::ids_step, process::console
-        args: _,         // process::identity_steps, process::exec_step
+        terminal: _,     // process/plan.rs console | process/child/console.rs console
+        console_size: _, // process/plan.rs console_step | process/child/console.rs console
+        user: _,         // process/plan.rs ids_step | process/child/identity.rs ids
+        args: _,         // process/plan.rs exec_step | process/child/program.rs exec
         command_line,
-        env: _,               // process::exec_step
-        cwd: _,               // mounts::leave, process::identity_steps
-        capabilities: _,      // process::identity_steps
-        rlimits: _,           // process::limits, process::outside_limits
-        no_new_privileges: _, // process::identity_steps
-        apparmor_profile: _,  // process::labels
-        oom_score_adj: _,     // namespaces::make
-        selinux_label: _,     // process::labels
-        io_priority: _,       // process::scheduling
-        scheduler: _,         // process::scheduling
-        exec_cpu_affinity: _, // exec, which alone it is for
+        env: _,               // process/plan.rs exec_step | process/child/program.rs exec
+        cwd: _, // process/plan.rs identity_steps | process/child/program.rs working_directory
+        capabilities: _, // process/plan.rs identity_steps | process/child/identity.rs capabilities
+        rlimits: _, // process/plan.rs identity_steps | init/walk.rs set
+        no_new_privileges: _, // process/plan.rs identity_steps | init/walk.rs set
+        apparmor_profile: _, // process/plan.rs labels | process/child/identity.rs label
+        oom_score_adj: _, // namespaces/plan.rs make | backend/run.rs oom_score
+        selinux_label: _, // process/plan.rs labels | process/child/identity.rs label
+        io_priority: _, // process/plan.rs scheduling | init/walk.rs set
+        scheduler: _, // process/plan.rs scheduling | init/walk.rs set
+        exec_cpu_affinity: _, // process/exec.rs attributes | init/walk.rs set
     } = process;
     command_line.as_deref().is_some_and(|line| !line.is_empty())
 }
@@ -59,29 +64,41 @@ fn is_for_windows(process: &Process) -> bool {
 /// Names every field, and where it is executed; each is.
 fn places_of_linux(linux: &Linux) {
     let Linux {
-        namespaces: _,         // namespaces::world
-        uid_mappings: _,       // namespaces::id_maps
-        gid_mappings: _,       // namespaces::id_maps
-        time_offsets: _,       // namespaces::make
-        devices: _,            // devices
-        net_devices: _,        // namespaces::make
-        cgroups_path: _,       // cgroups::plan
-        resources: _,          // cgroups::plan
-        intel_rdt: _,          // process::attributes, which refuses it
-        memory_policy: _,      // process::attributes
-        sysctl: _,             // process::attributes
-        seccomp: _,            // security::seccomp; process::identity_steps, process::program
-        rootfs_propagation: _, // mounts::root, mounts::leave
-        masked_paths: _,       // process::attributes
-        readonly_paths: _,     // process::attributes
-        mount_label: _,        // mounts::file_system
-        personality: _,        // process::attributes
+        namespaces: _,         // namespaces/plan.rs make | namespaces/spawn.rs spawn
+        uid_mappings: _,       // namespaces/plan.rs id_maps | namespaces/idmap.rs write
+        gid_mappings: _,       // namespaces/plan.rs id_maps | namespaces/idmap.rs write
+        time_offsets: _,       // namespaces/plan.rs make | namespaces/spawn.rs time_namespace
+        devices: _,            // rootfs/devices.rs devices | rootfs/child/mount.rs node
+        net_devices: _,        // namespaces/plan.rs networks | net/device.rs move_device
+        cgroups_path: _,       // namespaces/plan.rs cgroup | backend/run.rs cgroup
+        resources: _,          // cgroups/plan.rs plan | backend/run.rs cgroup
+        intel_rdt: _,          // process/plan.rs attributes | -
+        memory_policy: _,      // process/plan.rs attributes | init/walk.rs set
+        sysctl: _,             // namespaces/sysctl.rs sysctl | step/world.rs write_proc
+        seccomp: _,            // process/plan.rs identity_steps | step/world.rs filter
+        rootfs_propagation: _, // rootfs/plan.rs propagation | rootfs/child/mount.rs attributes
+        masked_paths: _,       // rootfs/protect.rs protect | rootfs/child/mount.rs protect
+        readonly_paths: _,     // rootfs/protect.rs protect | rootfs/child/mount.rs protect
+        mount_label: _,        // rootfs/plan.rs take_label | rootfs/child/mount.rs mount
+        personality: _,        // process/plan.rs attributes | init/walk.rs set
     } = linux;
 }
 
-/// Whether the section says anything. It belongs to the other backend: engines write it for every
-/// runtime of a class.
-fn asks_for_a_machine(vm: &Vm) -> bool {
+/// The same of the hooks.
+fn places_of_hooks(hooks: &Hooks) {
+    let Hooks {
+        prestart: _,         // hooks/plan.rs create | hooks/host.rs run
+        create_runtime: _,   // hooks/plan.rs create | hooks/host.rs run
+        create_container: _, // hooks/plan.rs create | hooks/child.rs hook
+        start_container: _,  // hooks/plan.rs start | hooks/child.rs hook
+        poststart: _,        // container/start.rs poststart | hooks/host.rs run
+        poststop: _,         // container/delete.rs poststop | hooks/host.rs run
+    } = hooks;
+}
+
+/// Whether the section says anything. It is the VM backend's: engines write it for every runtime
+/// of a class.
+fn asks_for_a_vm(vm: &Vm) -> bool {
     let Vm {
         hypervisor,
         kernel,

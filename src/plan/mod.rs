@@ -64,6 +64,8 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
     crate::hooks::plan::create(&mut draft)?;
     crate::rootfs::plan::leave(&mut draft, &namespaces)?;
     crate::process::plan::null_device(&mut draft, &namespaces);
+    crate::namespaces::sysctl::sysctl(&mut draft);
+    crate::rootfs::protect::protect(&mut draft);
     crate::process::plan::attributes(&mut draft)?;
     crate::rootfs::plan::propagation(&mut draft);
     crate::process::plan::identity(&mut draft, &namespaces)?;

@@ -87,7 +87,7 @@ fn host_lines<'a>(
         let name = placed.step.name();
         line(out, (side.name(), None), name, &details, &placed.from);
         if let HostStep::Network(setup) = &placed.step {
-            for words in setup.in_words() {
+            for words in setup.describe() {
                 let _ = writeln!(out, "{:32}{words}", "");
             }
         }

@@ -4,8 +4,7 @@ use crate::facts::Facts;
 use crate::security::caps::{self, LeftOut, Masks};
 use crate::security::{lsm, process as tables, rlimits};
 use crate::spec::config::{Capabilities, IntelRdt, Linux, Process, User};
-use crate::spec::validate::dotted;
-use crate::step::container::{Attribute, Barrier, Protection, Step, slot};
+use crate::step::container::{Attribute, Barrier, Step, slot};
 use crate::step::draft::Draft;
 use crate::step::draft::{Namespaces, set};
 use crate::step::host::{HostStep, Open};
@@ -80,47 +79,11 @@ pub fn console_step(process: &Process, mount: bool) -> Step {
     }
 }
 
-/// What is set once the old root is left: kernel parameters, hidden paths, scheduling.
+/// What is set once the old root is left: execution domain, memory policy, scheduling.
 pub fn attributes(draft: &mut Draft) -> Result<()> {
     let spec = draft.spec;
     let none = Linux::default();
     let linux = spec.config().linux.as_ref().unwrap_or(&none);
-    for (key, value) in &linux.sysctl {
-        let path = format!(
-            "sys/{}",
-            dotted(key)
-                .replace('.', "\0")
-                .replace('/', ".")
-                .replace('\0', "/")
-        );
-        draft.container(
-            Step::Sysctl {
-                path,
-                value: value.clone(),
-            },
-            format!("linux.sysctl.{key}"),
-        );
-    }
-    for (index, path) in linux.readonly_paths.iter().enumerate() {
-        let target = crate::spec::names::inside_path(path);
-        draft.container(
-            Step::Protect {
-                target,
-                how: Protection::ReadOnly,
-            },
-            format!("linux.readonlyPaths[{index}]"),
-        );
-    }
-    for (index, path) in linux.masked_paths.iter().enumerate() {
-        let target = crate::spec::names::inside_path(path);
-        draft.container(
-            Step::Protect {
-                target,
-                how: Protection::Mask,
-            },
-            format!("linux.maskedPaths[{index}]"),
-        );
-    }
     if let Some(personality) = &linux.personality {
         draft.container(
             set(

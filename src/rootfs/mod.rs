@@ -16,5 +16,6 @@ pub mod child;
 pub mod devices;
 pub mod layers;
 pub mod plan;
+pub mod protect;
 pub mod sources;
 pub mod teardown;

@@ -1,7 +1,7 @@
 //! What is taken down of a root filesystem: mounts below it, and overlayfs's work directories.
 
 use crate::sys::fd::c_path;
-use crate::sys::mount;
+use crate::sys::{mount, mountinfo};
 use crate::{Context, Error, Result};
 use std::path::Path;
 
@@ -36,24 +36,19 @@ pub fn remove_work(work: &Path) -> Result<()> {
 /// # Errors
 /// All that could not be unmounted.
 pub fn unmount_below(root: &Path) -> Result<()> {
-    let table =
-        std::fs::read_to_string("/proc/self/mountinfo").on("read", "/proc/self/mountinfo")?;
-    let root = root.to_string_lossy();
-    let points = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|point| point.replace("\\040", " "));
-    let below: Vec<String> = points
-        .filter(|point| {
-            point
-                .strip_prefix(&*root)
-                .is_some_and(|rest| rest.starts_with('/'))
-        })
-        .collect();
+    // Below `/` lies all of the host, and nothing there is known to be the container's.
+    if root.parent().is_none() {
+        return Ok(());
+    }
+    let mounts = mountinfo::of("self")?;
+    let below = mounts
+        .iter()
+        .map(|mount| &mount.mount_point)
+        .filter(|point| point.starts_with(root) && *point != root);
     let mut failed = Vec::new();
-    for point in below.iter().rev() {
-        if let Err(error) = c_path(Path::new(point))
-            .and_then(|name| mount::umount(&name, libc::MNT_DETACH).on("unmount", point))
+    for point in below.rev() {
+        if let Err(error) = c_path(point)
+            .and_then(|name| mount::umount(&name, libc::MNT_DETACH).on("unmount", point.display()))
         {
             failed.push(error.to_string());
         }

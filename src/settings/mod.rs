@@ -12,15 +12,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod values;
 pub mod vm;
 
-use crate::settings::vm::Engine;
-use crate::settings::vm::RootFrom;
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use values::{Engine, RootFrom};
 
 /// The file for the whole machine.
 pub const FILE: &str = "/etc/hull/config.toml";
@@ -87,7 +87,7 @@ fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::
         Size::Bytes(bytes) => bytes.to_string(),
         Size::Text(text) => text,
     };
-    crate::settings::vm::memory_size(&text)
+    values::memory_size(&text)
         .map(Some)
         .map_err(D::Error::custom)
 }
@@ -187,7 +187,7 @@ mod tests {
         assert!(kind.contains("line 3: invalid type"), "{kind}");
         let size = said("[vm]\nmemory = '1x'\n");
         assert!(
-            size.contains("line 2") && size.contains("is no unit"),
+            size.contains("line 2") && size.contains("not a size"),
             "{size}"
         );
         let engine = said("[vm]\nengine = 'xen'\n");

@@ -1,8 +1,8 @@
 //! Whether a container gets a machine, and which.
 
+use super::values::{Engine, RootFrom};
 use crate::spec::Spec;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The annotation that asks for this backend.
@@ -21,49 +21,9 @@ pub fn is_named() -> bool {
     })
 }
 
-/// Who runs the guest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Engine {
-    /// KVM where it can run a kernel, else emulation.
-    #[default]
-    Auto,
-    /// QEMU with KVM.
-    Kvm,
-    /// QEMU without.
-    Qemu,
-}
-
-/// A number of bytes with a letter, such as `512m`, for a guest's memory.
-///
-/// # Errors
-/// It is none, or less than a guest can run with.
-pub fn memory_size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = text.split_at(
-        text.find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len()),
-    );
-    let shift = match unit.to_ascii_lowercase().trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        _ => return Err(format!("{unit:?} is no unit: k, m or g")),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a number is wanted, such as 512m".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
-    if bytes < 64 << 20 {
-        Err("a guest needs 64m at least".to_owned())
-    } else {
-        Ok(bytes)
-    }
-}
-
 /// What was asked of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct VmOptions {
     /// This backend.
     pub on: bool,
     /// hull goes by [`NAME`]: this backend, unless the container says otherwise.
@@ -88,24 +48,6 @@ pub struct Options {
     pub rootfs: Option<RootFrom>,
 }
 
-/// Where a guest's root file system comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RootFrom {
-    /// The bundle's directory, by virtio-fs.
-    #[default]
-    Share,
-    /// A read-only image that is made of the bundle's directory.
-    Image,
-    /// An image that the config names.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// QEMU's name of its format.
-        format: String,
-    },
-}
-
 /// An image's format in QEMU's words (config-vm.md, image).
 fn image_format(format: &str) -> Result<&'static str> {
     match format {
@@ -123,7 +65,7 @@ fn image_format(format: &str) -> Result<&'static str> {
 /// Memory of a guest whose config says nothing, in bytes.
 const MEMORY: u64 = 512 << 20;
 
-impl Options {
+impl VmOptions {
     /// The options of a bundle: what the command says goes before the config's `vm` section, and
     /// that before the defaults of [`crate::settings`]. The backend is chosen by the command's option,
     /// else by the annotation, else by the section or the program's name.
@@ -328,7 +270,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn chosen(options: &Options, annotation: Option<&str>, section: bool) -> bool {
+    fn chosen(options: &VmOptions, annotation: Option<&str>, section: bool) -> bool {
         let mut config = json!({
             "ociVersion": "1.3.0", "root": { "path": "/" },
             "process": { "user": { "uid": 0, "gid": 0 }, "args": ["true"], "cwd": "/" },
@@ -347,14 +289,14 @@ mod tests {
 
     #[test]
     fn the_nearest_word_chooses_the_wall() {
-        let nothing = Options::default();
-        let named = Options {
+        let nothing = VmOptions::default();
+        let named = VmOptions {
             named: true,
-            ..Options::default()
+            ..VmOptions::default()
         };
-        let asked = Options {
+        let asked = VmOptions {
             on: true,
-            ..Options::default()
+            ..VmOptions::default()
         };
         assert!(!chosen(&nothing, None, false) && !chosen(&nothing, Some("namespaces"), false));
         assert!(chosen(&nothing, Some("vm"), false) && chosen(&nothing, None, true));

@@ -2,17 +2,45 @@
 
 use serde_json::{Value, json};
 
+/// The variable PATH of a container's program, with its name.
+pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// `linux.maskedPaths`: what tells of the host or reaches into it. runc's list, and the last two,
+/// which Podman masks besides.
+pub const MASKED_PATHS: [&str; 14] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+    "/sys/dev/block",
+];
+
+/// `linux.readonlyPaths` (runc's list).
+pub const READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
 /// The default config; for an ordinary user with its (uid, gid).
 pub fn document(rootless: Option<(u32, u32)>) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut linux = json!({
         "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
         "namespaces": namespaces(rootless.is_some()),
-        "maskedPaths": [
-            "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-            "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/devices/virtual/powercap", "/sys/firmware",
-        ],
-        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        "maskedPaths": MASKED_PATHS,
+        "readonlyPaths": READONLY_PATHS,
     });
     if let Some((uid, gid)) = rootless {
         linux["uidMappings"] = json!([{ "containerID": 0, "hostID": uid, "size": 1 }]);
@@ -27,7 +55,7 @@ pub fn document(rootless: Option<(u32, u32)>) -> Value {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },
             "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "env": [PATH, "TERM=xterm"],
             "cwd": "/",
             "capabilities": { "bounding": caps, "effective": caps, "permitted": caps },
             "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],

@@ -6,9 +6,11 @@ pub mod config;
 pub mod default;
 pub mod mount_options;
 pub mod names;
+pub mod size;
 pub mod state;
 pub mod validate;
 
+use crate::error::Kind;
 use crate::sys::file;
 use crate::{Context, Error, Result};
 use config::{Config, IdMapping, Mount, Namespace, Resources};
@@ -47,14 +49,13 @@ impl Spec {
         let bundle = real_path(bundle)?;
         let path = bundle.join("config.json");
         let text = file::read_whole(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::new(format!(
-                "JSON specification file {} not found",
-                path.display()
-            )),
+            std::io::ErrorKind::NotFound => Error::of_kind(
+                Kind::NoConfig,
+                format!("JSON specification file {} not found", path.display()),
+            ),
             _ => Error::io("read", path.display(), &error),
         })?;
-        let config: Config = serde_json::from_slice(&text)
-            .map_err(|error| Error::new(format!("read {}: {error}", path.display())))?;
+        let config: Config = serde_json::from_slice(&text).on("read", path.display())?;
         Self::check(config, bundle)
     }
 

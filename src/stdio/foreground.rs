@@ -1,5 +1,5 @@
-//! A container or exec in the foreground: signals go in, the terminal is carried both ways, the
-//! status comes out.
+//! A container or exec in the foreground: hull forwards signals to its process, relays its terminal
+//! and pipes, and returns its exit status.
 
 use crate::stdio::notify::Notify;
 use crate::stdio::streams::Stream;
@@ -14,18 +14,19 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Signals held back from the moment before the child is made, so that none is lost between.
+/// Signals that are blocked from the moment before hull creates the child, so that none is lost
+/// until hull forwards them. Dropping this restores the signal mask.
 pub struct Signals {
     descriptor: SignalFd,
     former: SigSet,
 }
 
 impl Signals {
-    /// Holds back all signals that can be passed on.
+    /// Blocks all signals that hull forwards, and reads them from a signalfd instead.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn hold() -> Result<Self> {
+    /// sigprocmask(2) or signalfd(2) fails.
+    pub fn block() -> Result<Self> {
         let mut set = SigSet::all();
         for signal in [
             Signal::SIGTSTP,
@@ -52,7 +53,7 @@ impl Drop for Signals {
     }
 }
 
-/// hull's own terminal in raw mode, put back when dropped.
+/// hull's own terminal in raw mode; dropping this restores its settings.
 struct Raw {
     former: Termios,
 }
@@ -74,19 +75,19 @@ impl Drop for Raw {
     }
 }
 
-/// A socket pair for a terminal that hull keeps itself: (hull's end, the child's).
+/// A socket pair over which the child sends the terminal's master: hull's end and the child's.
 ///
 /// # Errors
-/// The kernel's.
+/// socketpair(2) fails.
 pub fn console_pair() -> Result<(OwnedFd, Fd)> {
     let (ours, theirs) = crate::sys::fd::socket_pair()?;
     Ok((crate::sys::socket::owned(ours.keep()), theirs))
 }
 
-/// Receives the terminal that the child sent.
+/// Receives the terminal's master from the child.
 ///
 /// # Errors
-/// The child sent none.
+/// recvmsg(2) fails; the child sent no descriptor.
 pub fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
     let mut bytes = [0_u8; 64];
@@ -109,71 +110,69 @@ pub fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
     Err(Error::new("receive the terminal: the container sent none"))
 }
 
-/// What hull carries while it stays with a child.
+/// What hull relays while it stays with a child.
 #[derive(Default)]
-pub struct Carried {
-    /// The container's terminal.
+pub struct Relays {
+    /// The master of the container's terminal.
     pub terminal: Option<OwnedFd>,
-    /// Pipes in place of stdio that does not block.
+    /// The pipes that replace non-blocking stdio.
     pub pipes: Vec<Stream>,
-    /// The container's notification socket.
+    /// The container's notification socket, until it has said that it is ready.
     pub notify: Option<Notify>,
 }
 
-/// Stays with a child until it ends: passes signals on, and carries what there is to carry.
+/// Stays with a child until it ends: forwards signals, and relays its terminal and pipes.
 ///
 /// # Errors
-/// The kernel's.
-pub fn attend(pidfd: &Fd, signals: &Signals, carried: Carried) -> Result<Ended> {
-    stay(pidfd, None, signals, carried)
+/// poll(2) or waitid(2) fails; a descriptor of stdio cannot be copied.
+pub fn attend(pidfd: &Fd, signals: &Signals, relays: Relays) -> Result<Ended> {
+    stay(pidfd, None, signals, relays)
 }
 
-/// The same, and what a signal does to a program that does nothing about it is done by hull: the
-/// kernel spares the first process of a process namespace (pid_namespaces(7)), so that ^C would not
-/// end a `sleep`.
+/// The same for the first process of a pid namespace. The kernel does not execute the default
+/// action of a signal on it (pid_namespaces(7)), so that ^C would not end a `sleep`; hull kills it
+/// instead. `has_default_action` tells whether the process has installed no handler for a signal.
 ///
 /// # Errors
-/// The kernel's.
-pub fn attend_acting(
+/// As of [`attend`].
+pub fn attend_init(
     pidfd: &Fd,
-    leaves_to_default: &dyn Fn(i32) -> bool,
+    has_default_action: &dyn Fn(i32) -> bool,
     signals: &Signals,
-    carried: Carried,
+    relays: Relays,
 ) -> Result<Ended> {
-    stay(pidfd, Some(leaves_to_default), signals, carried)
+    stay(pidfd, Some(has_default_action), signals, relays)
 }
 
 fn stay(
     pidfd: &Fd,
-    leaves_to_default: Option<&dyn Fn(i32) -> bool>,
+    has_default_action: Option<&dyn Fn(i32) -> bool>,
     signals: &Signals,
-    carried: Carried,
+    relays: Relays,
 ) -> Result<Ended> {
-    let mut carrier = Carrier::new(carried)?;
+    let mut relay = Relay::new(relays)?;
     let mut ended_by = None;
-    let _raw = if carrier.terminal.is_some() && std::io::stdin().is_terminal() {
+    let _raw = if relay.terminal.is_some() && std::io::stdin().is_terminal() {
         Raw::enter()
     } else {
         None
     };
-    carrier.resize();
+    relay.resize();
     loop {
-        let (ended, signalled) = carrier.wait(pidfd, signals)?;
-        if signalled {
+        let woken = relay.wait(pidfd, signals)?;
+        if woken.signalled {
             while let Ok(Some(info)) = signals.descriptor.read_signal() {
                 let signal = info.ssi_signo as i32;
-                pass_on(signal, pidfd, &carrier);
-                if ENDING.contains(&signal)
-                    && leaves_to_default.is_some_and(|leaves| leaves(signal))
-                {
+                forward(signal, pidfd, &relay);
+                if ENDING.contains(&signal) && has_default_action.is_some_and(|has| has(signal)) {
                     let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
                     ended_by = Some(signal);
                 }
             }
         }
-        if ended {
+        if woken.ended {
             let ended = process::wait(pidfd.0, false).on("wait for", "the container's process")?;
-            carrier.out.iter_mut().for_each(Stream::drain);
+            relay.output.iter_mut().for_each(Stream::drain);
             let ended = match (ended, ended_by) {
                 (Some(Ended::Killed(libc::SIGKILL)), Some(signal)) => Some(Ended::Killed(signal)),
                 (ended, _) => ended,
@@ -184,55 +183,63 @@ fn stay(
     }
 }
 
-/// Signals by which people and their tools end a program.
+/// Signals that users and service managers send to end a program.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
-fn pass_on(signal: i32, pidfd: &Fd, carrier: &Carrier) {
+fn forward(signal: i32, pidfd: &Fd, relay: &Relay) {
     match signal {
         libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE => {}
-        libc::SIGWINCH => carrier.resize(),
+        libc::SIGWINCH => relay.resize(),
         other => drop(process::pidfd_send_signal(pidfd.0, other)),
     }
 }
 
-struct Carrier {
+struct Relay {
     terminal: Option<OwnedFd>,
-    /// From the container, drained after its end.
-    out: Vec<Stream>,
+    /// From the container; hull relays what is left in them after its end.
+    output: Vec<Stream>,
     /// To the container.
-    into: Option<Stream>,
+    input: Option<Stream>,
     notify: Option<Notify>,
 }
 
-impl Carrier {
-    fn new(carried: Carried) -> Result<Self> {
-        let Carried {
+/// Why [`Relay::wait`] returned.
+struct Woken {
+    /// The child has ended.
+    ended: bool,
+    /// A signal has arrived.
+    signalled: bool,
+}
+
+impl Relay {
+    fn new(relays: Relays) -> Result<Self> {
+        let Relays {
             terminal,
             pipes,
             notify,
-        } = carried;
-        let (mut out, mut into) = (Vec::new(), None);
+        } = relays;
+        let (mut output, mut input) = (Vec::new(), None);
         for stream in pipes {
             if stream.is_input() {
-                into = Some(stream)
+                input = Some(stream)
             } else {
-                out.push(stream)
+                output.push(stream)
             }
         }
         if let Some(terminal) = &terminal {
-            out.push(Stream::new(terminal.as_fd(), std::io::stdout().as_fd())?);
-            into = Stream::new(std::io::stdin().as_fd(), terminal.as_fd()).ok();
+            output.push(Stream::new(terminal.as_fd(), std::io::stdout().as_fd())?);
+            input = Stream::new(std::io::stdin().as_fd(), terminal.as_fd()).ok();
         }
         Ok(Self {
             terminal,
-            out,
-            into,
+            output,
+            input,
             notify,
         })
     }
 
-    /// Sleeps until something happens; carries what there is. (the child ended, a signal came)
-    fn wait(&mut self, pidfd: &Fd, signals: &Signals) -> Result<(bool, bool)> {
+    /// Waits until a descriptor is ready, and relays what can be read or written then.
+    fn wait(&mut self, pidfd: &Fd, signals: &Signals) -> Result<Woken> {
         let child = crate::sys::socket::borrow(pidfd.0);
         let mut fds = vec![
             PollFd::new(child, PollFlags::POLLIN),
@@ -244,9 +251,14 @@ impl Carrier {
                 PollFlags::POLLIN,
             )
         }));
-        fds.extend(self.into.iter().chain(&self.out).map(Stream::wish));
+        fds.extend(self.input.iter().chain(&self.output).map(Stream::poll_fd));
         match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => return Ok((false, true)),
+            Err(Errno::EINTR) => {
+                return Ok(Woken {
+                    ended: false,
+                    signalled: true,
+                });
+            }
             other => other.on("wait for", "the container")?,
         };
         let mut ready = fds
@@ -255,28 +267,32 @@ impl Carrier {
             .collect::<Vec<bool>>()
             .into_iter();
         drop(fds);
-        let (ended, signalled) = (ready.next() == Some(true), ready.next() == Some(true));
+        let woken = Woken {
+            ended: ready.next() == Some(true),
+            signalled: ready.next() == Some(true),
+        };
         if self.notify.is_some() && ready.next() == Some(true) {
             self.notify.take_if(|notify| {
                 notify
-                    .take()
+                    .forward_ready()
                     .inspect_err(|error| crate::log::warn(&error.to_string()))
-                    .map_or(true, |told| told.is_some())
+                    .map_or(true, |forwarded| forwarded.is_some())
             });
         }
-        self.into
+        self.input
             .iter_mut()
-            .chain(&mut self.out)
+            .chain(&mut self.output)
             .filter(|_| ready.next() == Some(true))
-            .for_each(Stream::carry);
-        // A stream that is dropped closes the container's stdin.
-        self.into.take_if(|stream| !stream.is_open());
-        self.out.retain(Stream::is_open);
-        if self.terminal.is_some() && self.out.is_empty() {
-            // Nobody sees it any more: hanging up tells the container.
-            (self.terminal, self.into) = (None, None);
+            .for_each(Stream::relay);
+        // Dropping the stream closes the container's stdin.
+        self.input.take_if(|stream| !stream.is_open());
+        self.output.retain(Stream::is_open);
+        if self.terminal.is_some() && self.output.is_empty() {
+            // The reader of hull's stdout has closed it: closing the master sends SIGHUP to the
+            // container's session.
+            (self.terminal, self.input) = (None, None);
         }
-        Ok((ended, signalled))
+        Ok(woken)
     }
 
     /// Gives the container's terminal the size of hull's own.

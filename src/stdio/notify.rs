@@ -1,17 +1,17 @@
-//! sd_notify(3) for a container, as runc has it: a hull that was started with `NOTIFY_SOCKET` gives
-//! the container a socket of its own, and when READY=1 comes over it, says so to the caller, with
-//! the container's first process as the one to watch.
+//! sd_notify(3) for a container, as in runc: if hull was started with `NOTIFY_SOCKET`, the
+//! container gets a socket of its own. When READY=1 arrives there, hull sends it to the caller's
+//! socket, with the container's first process as MAINPID.
 //!
 //! ```text
-//! systemd, Podman ◀──READY=1, MAINPID=─── hull ◀──READY=1─── /run/notify/notify.sock in the container
+//! systemd, Podman ◀──READY=1, MAINPID=── hull ◀──READY=1── /run/notify/notify.sock (container)
 //! ```
-//! `create` mounts the directory, `start` and `run` bind the socket in it; `start` and `run --detach`
-//! return when READY=1 was passed on.
+//! `create` mounts the directory; `start` and `run` bind the socket in it. `start` and `run
+//! --detach` return when hull has sent READY=1 to the caller.
 //!
-//! A socket cannot cross into a virtual machine: the guest has one of its own, and what comes over
-//! it the monitor sends to hull's.
+//! A socket cannot be shared with a VM. The guest has a socket of its own, and the monitor sends
+//! what arrives there to hull's.
 //! ```text
-//! hull start ◀──notify/notify.sock── monitor ◀──channel: Notify── guest: hull ◀──READY=1── /run/notify/notify.sock in the container
+//! hull start ◀──notify/notify.sock── monitor ◀──channel: Notify── guest ◀──READY=1── container
 //! ```
 
 use crate::spec::Spec;
@@ -25,40 +25,42 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
-/// The directory's name in the container's record, and the socket's in it.
+/// The name of the directory in the container's directory, and of the socket in it.
 const DIR: &str = "notify";
 const SOCKET: &str = "notify.sock";
-/// The directory in a guest's own root. No container's directory can have this name.
-pub const OF_GUEST: &str = "/run/hull/@notify";
-/// More of a message than this is not looked at, in bytes.
+/// The directory in the guest's own root. No container's directory can have this name, since no
+/// container's id contains `@`.
+pub const GUEST_DIRECTORY: &str = "/run/hull/@notify";
+/// hull reads only this much of a message, in bytes.
 const LONGEST: usize = 4096;
 /// Where the directory is mounted in the container.
-const INSIDE: &str = "/run/notify";
+const CONTAINER_DIRECTORY: &str = "/run/notify";
 
-/// How long the caller's manager may take for what it was told before hull ends: after that it
-/// could not tell whose message it was (sd_notify_barrier(3)). One that does not know barriers
-/// closes the descriptor at once.
+/// How long hull waits until the service manager has processed its messages, in milliseconds. If
+/// hull ended before, the manager could not find out which unit they came from
+/// (sd_notify_barrier(3)). A manager that does not know barriers closes the descriptor at once.
 const BARRIER_MS: u64 = 30_000;
 
-/// The caller's socket, if it gave one: a path, or an abstract name that begins with `@`.
-pub fn asked() -> Option<String> {
+/// The caller's socket (`NOTIFY_SOCKET`): a path, or an abstract name that begins with `@`.
+pub fn host_socket() -> Option<String> {
     std::env::var("NOTIFY_SOCKET")
         .ok()
         .filter(|name| !name.is_empty())
 }
 
-/// The same config with the directory mounted where the program's environment says.
+/// Adds to the config the mount of the directory, and `NOTIFY_SOCKET` in the program's environment.
+/// `container` is the container's directory.
 ///
 /// # Errors
-/// There is no working directory to begin a relative path with.
-pub fn add_to(spec: &Spec, container: &Path) -> Result<Spec> {
+/// getcwd(2) fails, which a relative path needs.
+pub fn add_mount(spec: &Spec, container: &Path) -> Result<Spec> {
     let source = std::path::absolute(container.join(DIR)).on("find", container.display())?;
     Ok(with_directory(spec, &source.to_string_lossy()))
 }
 
-/// The same for a container in VM mode: the directory is the guest's.
-pub fn add_to_guest(spec: &Spec) -> Spec {
-    with_directory(spec, OF_GUEST)
+/// The same for a container in VM mode, with the directory of the guest.
+pub fn add_guest_mount(spec: &Spec) -> Spec {
+    with_directory(spec, GUEST_DIRECTORY)
 }
 
 fn with_directory(spec: &Spec, source: &str) -> Spec {
@@ -66,18 +68,21 @@ fn with_directory(spec: &Spec, source: &str) -> Spec {
         .map(str::to_owned)
         .to_vec();
     let mount = Mount {
-        destination: INSIDE.to_owned(),
+        destination: CONTAINER_DIRECTORY.to_owned(),
         source: Some(source.to_owned()),
         options,
         ..Mount::default()
     };
-    spec.with_mount(mount, format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}"))
+    spec.with_mount(
+        mount,
+        format!("NOTIFY_SOCKET={CONTAINER_DIRECTORY}/{SOCKET}"),
+    )
 }
 
-/// Makes that directory; the container's processes may look into it.
+/// Makes that directory; every user of the container may enter it.
 ///
 /// # Errors
-/// The kernel's.
+/// mkdir(2) fails.
 pub fn make_directory(container: &Path) -> Result<()> {
     let directory = container.join(DIR);
     std::fs::DirBuilder::new()
@@ -86,38 +91,43 @@ pub fn make_directory(container: &Path) -> Result<()> {
         .on("make", directory.display())
 }
 
-/// A container's socket, and who is told.
+/// A container's notification socket on the host.
 pub struct Notify {
     socket: UnixDatagram,
+    /// The caller's socket.
     host: String,
+    /// The container's first process.
     pid: i32,
 }
 
 impl Notify {
-    /// Binds the container's socket. There is none where the caller gave none, or did not when the
+    /// Binds the container's socket. `None` where hull has no `NOTIFY_SOCKET`, or had none when the
     /// container was created.
     ///
     /// # Errors
-    /// The kernel's.
+    /// bind(2) or chmod(2) fails.
     pub fn bind(container: &Path, pid: i32) -> Result<Option<Self>> {
-        let Some(host) = asked() else { return Ok(None) };
+        let Some(host) = host_socket() else {
+            return Ok(None);
+        };
         let Some(socket) = listen(&container.join(DIR))? else {
             return Ok(None);
         };
         Ok(Some(Self { socket, host, pid }))
     }
 
-    /// Readable when the container says something.
+    /// The socket's descriptor, which is readable when a message has arrived.
     pub fn descriptor(&self) -> i32 {
         self.socket.as_raw_fd()
     }
 
-    /// Takes one message, and passes READY on; the caller's socket, once it was told.
+    /// Receives one message, and sends READY and MAINPID to the caller if it contains READY; then
+    /// returns the socket that is connected to the caller's.
     ///
     /// # Errors
-    /// The caller's socket does not take it.
-    pub fn take(&self) -> Result<Option<UnixDatagram>> {
-        let Some(ready) = ready(&self.socket)? else {
+    /// recv(2) fails; the caller's socket cannot be connected or written.
+    pub fn forward_ready(&self) -> Result<Option<UnixDatagram>> {
+        let Some(ready) = receive_ready(&self.socket)? else {
             return Ok(None);
         };
         let host = self.connect().on("connect to NOTIFY_SOCKET", &self.host)?;
@@ -137,56 +147,57 @@ impl Notify {
         Ok(socket)
     }
 
-    /// Waits until the container is ready, or gone, and the caller's manager has heard of it.
+    /// Waits until the container is ready or has ended, and the service manager has processed the
+    /// message.
     ///
     /// # Errors
-    /// The caller's socket does not take it.
+    /// poll(2) fails; as of [`Notify::forward_ready`].
     pub fn wait(self, init: &Fd) -> Result<()> {
         loop {
-            let (said, _) = process::poll2(self.descriptor(), init.0, None)
+            let (readable, _) = process::poll2(self.descriptor(), init.0, None)
                 .on("wait for", "the container's notification")?;
-            if !said {
+            if !readable {
                 return Ok(());
             }
-            if let Some(host) = self.take()? {
+            if let Some(host) = self.forward_ready()? {
                 return barrier(&host);
             }
         }
     }
 }
 
-/// A directory by its descriptor: a socket's path has at most 107 bytes (unix(7)), and so it is always
-/// short. None where there is not a directory.
-fn short(directory: &Path) -> Result<Option<(Fd, PathBuf)>> {
+/// A path of the socket by the descriptor of its directory, since a socket's path has at most 107
+/// bytes (unix(7)). `None` where the directory does not exist. The descriptor must stay open.
+fn short_path(directory: &Path) -> Result<Option<(Fd, PathBuf)>> {
     let name = crate::sys::fd::c_path(directory)?;
-    let held = match file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0) {
+    let opened = match file::openat(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0) {
         Err(nix::errno::Errno::ENOENT) => return Ok(None),
         other => Fd(other.on("open", directory.display())?),
     };
-    let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", held.0));
-    Ok(Some((held, path)))
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", opened.0));
+    Ok(Some((opened, path)))
 }
 
-/// The socket for the container's processes, whatever their users are. None where there is no
-/// directory.
+/// Binds the socket in a directory; every user of the container may write to it. `None` where the
+/// directory does not exist.
 ///
 /// # Errors
-/// The kernel's.
+/// open(2) of the directory, bind(2) or chmod(2) fails.
 pub fn listen(directory: &Path) -> Result<Option<UnixDatagram>> {
-    let Some((_held, path)) = short(directory)? else {
+    let Some((_directory, path)) = short_path(directory)? else {
         return Ok(None);
     };
     let socket = UnixDatagram::bind(&path).on("make", directory.join(SOCKET).display())?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
-        .on("open to all", directory.join(SOCKET).display())?;
+        .on("change the mode of", directory.join(SOCKET).display())?;
     Ok(Some(socket))
 }
 
-/// Takes one message; its line that says READY, the only one that is passed on.
+/// Receives one message; returns its line `READY=`, the only one that hull forwards.
 ///
 /// # Errors
-/// The kernel's.
-pub fn ready(socket: &UnixDatagram) -> Result<Option<String>> {
+/// recv(2) fails.
+pub fn receive_ready(socket: &UnixDatagram) -> Result<Option<String>> {
     let mut buffer = [0_u8; LONGEST];
     let count = socket
         .recv(&mut buffer)
@@ -198,15 +209,15 @@ pub fn ready(socket: &UnixDatagram) -> Result<Option<String>> {
         .map(str::to_owned))
 }
 
-/// Sends what a guest's program said to the socket that `start` or `run` has bound for it. It never
-/// waits.
+/// Sends a line from a guest's program to the socket that `start` or `run` has bound. It does not
+/// block.
 ///
 /// # Errors
-/// Nobody listens there (any more): as with the namespace backend, where the program itself hears of
-/// that.
+/// No process has the socket open (any more). With the namespace backend the program itself gets
+/// that error.
 pub fn pass_on(container: &Path, line: &str) -> Result<()> {
     let directory = container.join(DIR);
-    let Some((_held, path)) = short(&directory)? else {
+    let Some((_directory, path)) = short_path(&directory)? else {
         return Ok(());
     };
     let socket = UnixDatagram::unbound().on("make", "a socket")?;
@@ -218,7 +229,7 @@ pub fn pass_on(container: &Path, line: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Sends one end of a pipe along and waits until the other side has closed it.
+/// Sends one end of a pipe to the service manager and waits until that has closed it.
 fn barrier(host: &UnixDatagram) -> Result<()> {
     let (read, write) = file::pipe()
         .map(|(read, write)| (Fd(read), Fd(write)))
@@ -228,7 +239,7 @@ fn barrier(host: &UnixDatagram) -> Result<()> {
     match process::poll2(read.0, -1, Some(BARRIER_MS)).on("wait for", "NOTIFY_SOCKET")? {
         (true, _) => Ok(()),
         _ => {
-            crate::log::warn("NOTIFY_SOCKET: what was sent has not been read for 30 s");
+            crate::log::warn("NOTIFY_SOCKET: the messages have not been read for 30 s");
             Ok(())
         }
     }

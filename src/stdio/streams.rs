@@ -1,5 +1,5 @@
-//! What hull carries between a container and its own stdio: a terminal both ways, or pipes where
-//! its own stdio does not block.
+//! Relays between the container's stdio and hull's: of a terminal, and of pipes where hull's own
+//! stdio is non-blocking.
 
 use crate::sys::file;
 use crate::{Context, Result};
@@ -7,23 +7,25 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// One direction. What was read and could not be written yet waits here, so that hull still hears
-/// of signals meanwhile.
+/// One direction of a relay. It buffers what it has read and could not write yet, so that hull can
+/// still wait for signals meanwhile.
 pub struct Stream {
     from: OwnedFd,
     to: OwnedFd,
-    waiting: Vec<u8>,
+    buffer: Vec<u8>,
     open: bool,
+    /// Whether it leads to the container.
     input: bool,
 }
 
 impl Stream {
+    /// How much is read at once, in bytes.
     const WINDOW: usize = 16384;
 
-    /// From one descriptor to another, of which it has copies.
+    /// A relay from one descriptor to another. It keeps copies of both.
     ///
     /// # Errors
-    /// One of them is not open.
+    /// fcntl(2) F_DUPFD_CLOEXEC fails: a descriptor is not open.
     pub fn new(from: BorrowedFd, to: BorrowedFd) -> Result<Self> {
         let copy = |descriptor: BorrowedFd| {
             descriptor
@@ -33,65 +35,65 @@ impl Stream {
         Ok(Self {
             from: copy(from)?,
             to: copy(to)?,
-            waiting: Vec::new(),
+            buffer: Vec::new(),
             open: true,
             input: false,
         })
     }
 
-    /// Whether there may be more to carry.
+    /// Whether there may be more to relay.
     pub fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Whether it goes to the container.
+    /// Whether it leads to the container.
     pub fn is_input(&self) -> bool {
         self.input
     }
 
-    /// What it waits for: room where something is left over, something to read otherwise.
-    pub fn wish(&self) -> PollFd<'_> {
-        match self.waiting.is_empty() {
+    /// What it waits for: room to write where its buffer holds something, and otherwise input.
+    pub fn poll_fd(&self) -> PollFd<'_> {
+        match self.buffer.is_empty() {
             true => PollFd::new(self.from.as_fd(), PollFlags::POLLIN),
             false => PollFd::new(self.to.as_fd(), PollFlags::POLLOUT),
         }
     }
 
-    /// Carries one bufferful, or as much of it as the other end takes now.
-    pub fn carry(&mut self) {
-        if self.waiting.is_empty() {
-            let mut buffer = [0_u8; Self::WINDOW];
-            match nix::unistd::read(&self.from, &mut buffer) {
+    /// Reads once and writes as much as the other end takes now.
+    pub fn relay(&mut self) {
+        if self.buffer.is_empty() {
+            let mut window = [0_u8; Self::WINDOW];
+            match nix::unistd::read(&self.from, &mut window) {
                 Ok(0) => self.open = false,
-                Ok(count) => self.waiting.extend_from_slice(&buffer[..count]),
+                Ok(count) => self.buffer.extend_from_slice(&window[..count]),
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
-                // EIO: nobody has the terminal open any more.
+                // EIO: no process has the terminal open any more.
                 Err(_) => self.open = false,
             }
         }
-        while !self.waiting.is_empty() {
-            match nix::unistd::write(&self.to, &self.waiting) {
-                Ok(written) => drop(self.waiting.drain(..written)),
+        while !self.buffer.is_empty() {
+            match nix::unistd::write(&self.to, &self.buffer) {
+                Ok(written) => drop(self.buffer.drain(..written)),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return,
                 Err(_) => {
-                    self.waiting.clear();
+                    self.buffer.clear();
                     self.open = false;
                 }
             }
         }
     }
 
-    /// What is there still after the program's end, however slowly it is taken.
+    /// Relays what is left after the program's end, however slowly it is read.
     pub fn drain(&mut self) {
         while self.open {
-            let limit = if self.waiting.is_empty() {
+            let limit = if self.buffer.is_empty() {
                 PollTimeout::ZERO
             } else {
                 PollTimeout::NONE
             };
-            match poll(&mut [self.wish()], limit) {
-                Ok(count) if count > 0 => self.carry(),
+            match poll(&mut [self.poll_fd()], limit) {
+                Ok(count) if count > 0 => self.relay(),
                 Err(Errno::EINTR) => {}
                 _ => return,
             }
@@ -99,21 +101,22 @@ impl Stream {
     }
 }
 
-/// Pipes in place of those of hull's stdio that do not block. Programs expect theirs to: with
-/// `O_NONBLOCK` on the end of a pipe that somebody reads slowly, most of them lose output. The flag
-/// is the caller's, and is left alone. (runc gives pipes to every program.)
+/// Pipes for the container's program in place of those descriptors of hull's stdio that are
+/// non-blocking. Most programs expect blocking stdio, and lose output if the other end of a pipe
+/// with `O_NONBLOCK` is read slowly. hull does not clear the flag, since the caller shares it.
+/// (runc gives pipes to every program without a terminal.)
 pub struct Pipes {
     saved: Vec<(i32, OwnedFd)>,
     streams: Vec<Stream>,
 }
 
 impl Pipes {
-    /// Puts pipes where they are needed; `None` where no descriptor is such a one.
+    /// Replaces the non-blocking descriptors of stdio by pipes; `None` where all of them block.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn instead_of_nonblocking() -> Result<Option<Self>> {
-        let wanted: Vec<i32> = (0..3).filter(|raw| does_not_block(*raw)).collect();
+    /// pipe2(2), dup3(2) or the copy of a descriptor fails.
+    pub fn replace_nonblocking() -> Result<Option<Self>> {
+        let wanted: Vec<i32> = (0..3).filter(|raw| is_nonblocking(*raw)).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
@@ -122,12 +125,12 @@ impl Pipes {
             streams: Vec::new(),
         };
         for raw in wanted {
-            pipes.put(raw)?;
+            pipes.replace(raw)?;
         }
         Ok(Some(pipes))
     }
 
-    fn put(&mut self, raw: i32) -> Result<()> {
+    fn replace(&mut self, raw: i32) -> Result<()> {
         let own = crate::sys::socket::borrow(raw)
             .try_clone_to_owned()
             .on("copy", "a descriptor of stdio")?;
@@ -139,7 +142,7 @@ impl Pipes {
                 )
             })
             .on("make", "a pipe")?;
-        let (stream, theirs) = match raw {
+        let (stream, program_end) = match raw {
             0 => (
                 Stream {
                     input: true,
@@ -149,18 +152,18 @@ impl Pipes {
             ),
             _ => (Stream::new(read.as_fd(), own.as_fd())?, write),
         };
-        file::dup_to(theirs.as_raw_fd(), raw).on("replace", "a descriptor of stdio")?;
+        file::dup_to(program_end.as_raw_fd(), raw).on("replace", "a descriptor of stdio")?;
         self.saved.push((raw, own));
         self.streams.push(stream);
         Ok(())
     }
 
-    /// Gives hull its own stdio back, once the program has its pipes; the streams are to be carried
-    /// from now on.
+    /// Restores hull's own stdio when the program has inherited the pipes. The caller relays the
+    /// returned streams from now on.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn hand_over(mut self) -> Result<Vec<Stream>> {
+    /// dup3(2) fails.
+    pub fn into_streams(mut self) -> Result<Vec<Stream>> {
         self.restore()?;
         Ok(std::mem::take(&mut self.streams))
     }
@@ -173,14 +176,14 @@ impl Pipes {
 }
 
 impl Drop for Pipes {
-    /// No program came to be: what hooks and hull said is passed on.
+    /// The program was not created: relays what hooks and hull have written.
     fn drop(&mut self) {
         let _ = self.restore();
         self.streams.iter_mut().for_each(Stream::drain);
     }
 }
 
-fn does_not_block(raw: i32) -> bool {
+fn is_nonblocking(raw: i32) -> bool {
     let pipe = |mode: u32| matches!(mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK);
     file::status_flags(raw).is_ok_and(|flags| flags & libc::O_NONBLOCK != 0)
         && file::fstat(raw).is_ok_and(|stat| pipe(stat.st_mode))

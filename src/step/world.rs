@@ -4,9 +4,12 @@
 use super::container::{Barrier, StepRef, slot};
 use super::report::{Detail, Fault};
 use super::wire::{Malformed, Reader};
+use crate::sys::fd::Fd;
+use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS};
 use crate::sys::page::Report;
 use crate::sys::{self, Sys, process};
 use nix::errno::Errno;
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 /// A step's result.
@@ -154,5 +157,27 @@ impl World<'_> {
             .errno
             .store(fault.errno as i32, Ordering::Release);
         process::exit(1)
+    }
+}
+
+impl World<'_> {
+    /// Writes below the host's procfs, whose descriptor no mount of the container can shadow
+    /// (CVE-2025-52881).
+    pub(crate) fn write_proc(&self, path: &CStr, value: &CStr, resolve: u64) -> Done {
+        let proc = self
+            .slot(slot::PROC)
+            .map_err(|errno| Fault::with(errno, Detail::NotProc))?;
+        let file = Fd(file::openat2(
+            proc,
+            path,
+            libc::O_WRONLY,
+            0,
+            RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | resolve,
+        )?);
+        let bytes = value.to_bytes();
+        match file::write(file.0, bytes)? {
+            count if count == bytes.len() => Ok(()),
+            _ => Err(Errno::EIO.into()),
+        }
     }
 }

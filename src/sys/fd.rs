@@ -54,18 +54,26 @@ impl Drop for Fd {
     }
 }
 
-/// Text for the kernel.
+/// A text for the kernel.
 ///
 /// # Errors
-/// It contains a NUL byte.
-pub fn c_string(text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Error::new(format!("{text:?} contains a NUL byte")))
+/// The text contains a NUL byte, with which it would end for the kernel.
+pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
+    CString::new(text).map_err(|error| {
+        let text = error.into_vec();
+        Error::new(format!(
+            "{:?} contains a NUL byte",
+            String::from_utf8_lossy(&text)
+        ))
+    })
 }
 
 /// A path for the kernel.
-pub fn c_path(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| Error::new(format!("path {} contains a NUL byte", path.display())))
+///
+/// # Errors
+/// The path contains a NUL byte.
+pub fn c_path(path: impl AsRef<Path>) -> Result<CString> {
+    c_string(path.as_ref().as_os_str().as_bytes())
 }
 
 /// A pair of connected message sockets, close-on-exec.

@@ -1,6 +1,6 @@
 //! Files: openat2 and its resolve flags, nodes, directories, the memory file, descriptors.
 
-use super::{Sys, call, fd};
+use super::{Sys, call, raw_fd};
 use nix::errno::Errno;
 use std::ffi::CStr;
 
@@ -44,7 +44,7 @@ pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sy
             size_of::<OpenHow>()
         ) {
             Err(Errno::EAGAIN | Errno::EINTR) if left > 0 => left -= 1,
-            other => return other.map(fd),
+            other => return other.map(raw_fd),
         }
     }
 }
@@ -64,7 +64,7 @@ pub fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Sys<i32> {
             mode
         )
     })
-    .map(fd)
+    .map(raw_fd)
 }
 
 /// close(2); errors have no use.
@@ -135,25 +135,6 @@ pub fn start_writeback(raw: i32) -> Sys<()> {
         libc::SYNC_FILE_RANGE_WRITE
     )
     .map(drop)
-}
-
-/// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole
-/// to one read that has room for it.
-///
-/// # Errors
-/// The kernel's.
-pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
-    let held = crate::sys::fd::Fd(openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
-    let mut bytes = vec![0; 8192];
-    let mut filled = 0;
-    loop {
-        filled += read(held.0, &mut bytes[filled..])?;
-        if filled < bytes.len() {
-            bytes.truncate(filled);
-            return Ok(bytes);
-        }
-        bytes.resize(filled * 2, 0);
-    }
 }
 
 /// A file of some kilobytes, whole, without asking for its size before.
@@ -400,7 +381,7 @@ pub fn write(raw: i32, bytes: &[u8]) -> Sys<usize> {
 /// # Errors
 /// EBADF.
 pub fn status_flags(raw: i32) -> Sys<i32> {
-    call!(libc::SYS_fcntl, raw, libc::F_GETFL).map(fd)
+    call!(libc::SYS_fcntl, raw, libc::F_GETFL).map(raw_fd)
 }
 
 /// dup3(2) without flags: the copy survives execve.
@@ -441,7 +422,7 @@ pub fn memfd(name: &CStr, flags: u32) -> Sys<i32> {
         name.as_ptr(),
         flags | libc::MFD_CLOEXEC
     )
-    .map(fd)
+    .map(raw_fd)
 }
 
 /// fcntl(2) `F_ADD_SEALS`.

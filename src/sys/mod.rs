@@ -11,14 +11,17 @@ pub mod event;
 pub mod fd;
 pub mod file;
 pub mod ids;
-pub mod kernel;
 pub mod kvm;
 pub mod mount;
+pub mod mountinfo;
+pub mod namespace;
 pub mod netns;
 pub mod page;
 pub mod process;
 pub mod procfs;
+pub mod replace;
 pub mod resolve;
+pub mod search;
 pub mod seccomp;
 pub mod socket;
 
@@ -40,8 +43,8 @@ macro_rules! call {
 }
 pub(crate) use call;
 
-/// A raw descriptor from a call that makes one.
-pub(crate) fn fd(value: libc::c_long) -> i32 {
+/// The descriptor, or the process id, that a call answers.
+pub(crate) fn raw_fd(value: libc::c_long) -> i32 {
     i32::try_from(value).unwrap_or(-1)
 }
 

@@ -1,6 +1,6 @@
 //! Mounts: the old call and the new family (open_tree, move_mount, mount_setattr, fsopen).
 
-use super::{Sys, call, fd};
+use super::{Sys, call, raw_fd};
 use std::ffi::CStr;
 
 /// open_tree(2): a detached copy and not a plain open.
@@ -89,7 +89,7 @@ pub fn pivot_root(new: &CStr, old: &CStr) -> Sys<()> {
 pub fn open_tree(dir: i32, path: &CStr, flags: u32) -> Sys<i32> {
     let flags = flags | libc::O_CLOEXEC as u32 | libc::AT_EMPTY_PATH as u32;
     // Valid: NUL-terminated.
-    call!(libc::SYS_open_tree, dir, path.as_ptr(), flags).map(fd)
+    call!(libc::SYS_open_tree, dir, path.as_ptr(), flags).map(raw_fd)
 }
 
 /// move_mount(2): the mount `from` is attached on the place `to` is open at.
@@ -153,7 +153,7 @@ pub fn mount_setattr(raw: i32, flags: u32, attr: &MountAttr) -> Sys<()> {
 /// The kernel's.
 pub fn fsopen(fstype: &CStr) -> Sys<i32> {
     // Valid: NUL-terminated; 1 is FSOPEN_CLOEXEC.
-    call!(libc::SYS_fsopen, fstype.as_ptr(), 1).map(fd)
+    call!(libc::SYS_fsopen, fstype.as_ptr(), 1).map(raw_fd)
 }
 
 /// fsconfig(2) `FSCONFIG_SET_STRING`.
@@ -204,7 +204,7 @@ pub fn fsconfig_create(raw: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn fsmount(raw: i32, attributes: u64) -> Sys<i32> {
-    call!(libc::SYS_fsmount, raw, 1, attributes).map(fd)
+    call!(libc::SYS_fsmount, raw, 1, attributes).map(raw_fd)
 }
 
 /// The `ST_*` flags of the mount that a descriptor is on (statfs(2), `f_flags`).

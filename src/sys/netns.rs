@@ -2,7 +2,7 @@
 
 use super::page::Page;
 use super::process::{self, Cloned};
-use super::{Sys, call, fd};
+use super::{Sys, call, raw_fd};
 use nix::errno::Errno;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ pub fn socket_in(namespace: i32, domain: i32, kind: i32, protocol: i32) -> Sys<O
             kind | libc::SOCK_CLOEXEC,
             protocol
         )
-        .map(fd)
+        .map(raw_fd)
     })
 }
 

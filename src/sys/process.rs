@@ -1,6 +1,6 @@
 //! Processes: clone3, namespaces, pidfds, signals, execve and exit.
 
-use super::{Sys, call, fd};
+use super::{Sys, call, raw_fd};
 use nix::errno::Errno;
 use std::ffi::CStr;
 
@@ -62,7 +62,7 @@ pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
     match call!(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())? {
         0 => Ok(Cloned::Child),
         pid => Ok(Cloned::Parent {
-            pid: fd(pid),
+            pid: raw_fd(pid),
             pidfd,
         }),
     }
@@ -97,7 +97,7 @@ pub fn setsid() -> Sys<()> {
 /// # Errors
 /// ESRCH.
 pub fn pidfd_open(pid: i32) -> Sys<i32> {
-    call!(libc::SYS_pidfd_open, pid, 0).map(fd)
+    call!(libc::SYS_pidfd_open, pid, 0).map(raw_fd)
 }
 
 /// pidfd_send_signal(2).
@@ -121,12 +121,12 @@ pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Sys<()> {
 /// # Errors
 /// The kernel's.
 pub fn pidfd_getfd(pidfd: i32, raw: i32) -> Sys<i32> {
-    call!(libc::SYS_pidfd_getfd, pidfd, raw, 0).map(fd)
+    call!(libc::SYS_pidfd_getfd, pidfd, raw, 0).map(raw_fd)
 }
 
 /// getpid(2), asked of the kernel: the C library's copy may be another's after a clone.
 pub fn getpid() -> i32 {
-    call!(libc::SYS_getpid).map(fd).unwrap_or(0)
+    call!(libc::SYS_getpid).map(raw_fd).unwrap_or(0)
 }
 
 /// Ends this process without any of the C library's exit machinery.

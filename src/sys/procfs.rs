@@ -1,10 +1,31 @@
 //! What procfs tells of the system and of one process.
 
-use super::file;
+use super::fd::{Fd, c_string};
+use super::{Sys, file};
+use std::ffi::CStr;
+
+/// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole
+/// to one read that has room for it.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
+    let file_fd = Fd(file::openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
+    let mut bytes = vec![0; 8192];
+    let mut filled = 0;
+    loop {
+        filled += file::read(file_fd.0, &mut bytes[filled..])?;
+        if filled < bytes.len() {
+            bytes.truncate(filled);
+            return Ok(bytes);
+        }
+        bytes.resize(filled * 2, 0);
+    }
+}
 
 /// The kernel's boot id.
 pub fn boot_id() -> String {
-    let text = file::read_record(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let text = read_record(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
     String::from_utf8_lossy(&text).trim().to_owned()
 }
 
@@ -13,9 +34,9 @@ pub fn boot_id() -> String {
 /// same on a busy machine.
 pub fn has_begun(pid: i32) -> bool {
     const ENOUGH_TICKS: u64 = 5;
-    let Some(text) = std::ffi::CString::new(format!("/proc/{pid}/stat"))
+    let Some(text) = c_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|name| file::read_record(&name).ok())
+        .and_then(|name| read_record(&name).ok())
     else {
         return true;
     };
@@ -38,8 +59,8 @@ pub fn has_begun(pid: i32) -> bool {
 
 /// A process's state letter and start time (proc(5), stat); none when it is gone.
 pub fn process_stat(pid: i32) -> Option<(char, u64)> {
-    let name = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok()?;
-    let text = file::read_record(&name).ok()?;
+    let name = c_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = read_record(&name).ok()?;
     let text = String::from_utf8_lossy(&text);
     // The command's name stands in parentheses and may hold anything.
     let after = text.rsplit_once(')')?.1;

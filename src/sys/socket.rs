@@ -115,7 +115,7 @@ pub fn loopback_up() -> Sys<()> {
         flags: i16,
         pad: [u8; 22],
     }
-    let socket = super::fd(call!(
+    let socket = super::raw_fd(call!(
         libc::SYS_socket,
         libc::AF_INET,
         libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
@@ -145,7 +145,7 @@ pub fn loopback_up() -> Sys<()> {
 /// The kernel's.
 pub fn pty_peer(master: i32) -> Sys<i32> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    call!(libc::SYS_ioctl, master, libc::TIOCGPTPEER, flags).map(super::fd)
+    call!(libc::SYS_ioctl, master, libc::TIOCGPTPEER, flags).map(super::raw_fd)
 }
 
 /// Unlocks a pseudo-terminal's peer (`TIOCSPTLCK`).

@@ -7,14 +7,13 @@ use crate::backend::namespaces::{Target, open_common};
 use crate::backend::run::{self, Backend, Birth, Made, Network};
 use crate::binfmt;
 use crate::cgroups;
-use crate::cgroups::plan::Driver;
+use crate::cgroups::request::Driver;
 use crate::compile::Options;
 use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
 use crate::net::netlink::Namespace;
 use crate::net::setup::Setup;
-use crate::settings::vm::Engine;
-use crate::settings::vm::RootFrom;
+use crate::settings::values::{Engine, RootFrom};
 use crate::spec::Spec;
 use crate::spec::config::Hook;
 use crate::state::{Decided, VmRecord, network_namespace};
@@ -51,7 +50,7 @@ pub struct Request<'a> {
     /// What create was asked.
     pub options: &'a Options,
     /// What was asked of the VM.
-    pub vm: crate::settings::vm::Options,
+    pub vm: crate::settings::vm::VmOptions,
     /// What the host can do.
     pub facts: &'a Facts,
     /// The networks of hull's that it is put on.
@@ -276,12 +275,12 @@ pub fn preview(
     spec: &Spec,
     id: &str,
     options: &Options,
-    machine: &crate::settings::vm::Options,
+    machine: &crate::settings::vm::VmOptions,
 ) -> Result<Preview> {
     let of_container = |other: &str| network_namespace(store, other);
     let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
     let spec = if options.notify {
-        crate::stdio::notify::add_to_guest(&spec)
+        crate::stdio::notify::add_guest_mount(&spec)
     } else {
         spec
     };
@@ -472,7 +471,7 @@ fn host_cgroup(request: &HostCgroup) -> Result<cgroups::plan::Plan> {
     } else {
         Driver::Cgroupfs
     };
-    let asked = cgroups::plan::Request {
+    let asked = cgroups::request::CgroupRequest {
         id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
         driver,

@@ -28,7 +28,7 @@ pub const TAP: &str = "hulltap";
 /// # Errors
 /// Another machine has them. The kernel's: it may lack tun or the u32 filter.
 pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
-    let mut here = Socket::here()?;
+    let mut here = Socket::open()?;
     let mut found = Vec::new();
     let links: Vec<Link> = here
         .links()?
@@ -51,7 +51,7 @@ pub fn carry_in() -> Result<Vec<(Tap, Interface)>> {
 /// Takes back what was put on the interfaces of this process's network namespace: the taps end with
 /// the machine.
 pub fn let_go() {
-    let undone = Socket::here().and_then(|mut here| {
+    let undone = Socket::open().and_then(|mut here| {
         let links = here.links()?;
         let carried = links
             .iter()

@@ -56,7 +56,7 @@ pub fn host(request: HostRequest) -> (Vec<Placed<HostStep>>, u32) {
     {
         add(open(slot::CONSOLE, Open::ConsoleSocket), "process.terminal");
     }
-    let by_systemd = matches!(cgroup.driver, cgroups::plan::Driver::Systemd { .. });
+    let by_systemd = matches!(cgroup.driver, cgroups::request::Driver::Systemd { .. });
     let tasks = if by_systemd { 0 } else { cgroup.v1_count() };
     let clone = HostStep::Clone {
         flags: own.map_or(0, |_| rootless::KINDS),

@@ -10,7 +10,7 @@
 
 use crate::spec::config::{Config, Mount, Namespace};
 use crate::sys::fd::Fd;
-use crate::sys::{file, kernel, process};
+use crate::sys::{namespace, process};
 use crate::{Context, Error, Result};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -28,7 +28,7 @@ pub fn own(config: &mut Config) -> Result<()> {
         .filter(|namespace| namespace.typ == Some(Kind::Ipc))
     {
         if let Some(path) = given(namespace) {
-            let kind = kernel::kind_of_namespace(open(&path)?.0).on("look at namespace", &path)?;
+            let kind = namespace::kind(namespace::open(&path)?.0).on("look at namespace", &path)?;
             if kind != libc::CLONE_NEWIPC as u32 {
                 return Err(Error::new(format!(
                     "linux.namespaces: {path} is a {} namespace, where ipc is asked for",
@@ -63,21 +63,16 @@ pub fn own(config: &mut Config) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &str) -> Result<Fd> {
-    let name = std::ffi::CString::new(path)
-        .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-    file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-        .map(Fd)
-        .on("open namespace", path)
-}
-
 /// Host name and domain name of a uts namespace. It is joined for that, and left: only there the
 /// kernel tells them.
 fn names(place: &str) -> Result<[String; 2]> {
     let join = |namespace: &Fd| {
         process::setns(namespace.0, libc::CLONE_NEWUTS as u64).on("join the uts namespace", place)
     };
-    let (own, theirs) = (open("/proc/self/ns/uts")?, open(place)?);
+    let (own, theirs) = (
+        namespace::open("/proc/self/ns/uts")?,
+        namespace::open(place)?,
+    );
     join(&theirs)?;
     let read = |name: &str| {
         std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name))

@@ -8,7 +8,7 @@ use crate::facts::Facts;
 use crate::spec::Spec;
 use crate::spec::config::{Config, Device, Linux, Mount, Resources};
 use crate::spec::mount_options::MountOptions;
-use crate::stdio::notify::OF_GUEST;
+use crate::stdio::notify::GUEST_DIRECTORY;
 use crate::step::host::IdMap;
 use crate::step::layers::{Layers, Part};
 use crate::vm::boot::disk;
@@ -242,7 +242,7 @@ fn translate_mount(
         .bundle()
         .join(mount.source.as_deref().unwrap_or_default());
     if path.starts_with(DISKS)
-        || path.as_os_str() == OF_GUEST
+        || path.as_os_str() == GUEST_DIRECTORY
         || pod::own_shared_memory(mount, &path)
     {
         return Ok(());

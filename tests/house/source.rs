@@ -55,6 +55,11 @@ pub fn has_word(line: &str, word: &str) -> bool {
 }
 
 impl File {
+    /// The whole code.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// The lines of code with their numbers.
     pub fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.code

@@ -27,6 +27,7 @@ tests![
     log_that_cannot_be_opened_is_an_error,
     debug_says_more,
     successful_commands_say_nothing,
+    a_reader_that_leaves_ends_the_command_quietly,
     root_is_made_where_it_is_missing,
     rootless_flag_is_accepted,
     systemd_cgroup_without_systemd_is_an_error,
@@ -404,6 +405,20 @@ fn successful_commands_say_nothing() {
             (0, "", "")
         );
     }
+}
+
+/// As `state ID | head -0`: the program ends by SIGPIPE, as programs do that do not handle it.
+fn a_reader_that_leaves_ends_the_command_quietly() {
+    use std::os::unix::process::ExitStatusExt;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let out = Command::new(runtime::path())
+        .arg("features")
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.signal(), Some(libc::SIGPIPE));
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
 }
 
 fn root_is_made_where_it_is_missing() {

@@ -78,7 +78,7 @@ impl<'a> Sender<'a> {
 
     fn send(&self, frame: &[u8]) {
         let namespace = Namespace::at(&format!("/proc/{}/ns/net", self.container.pid())).unwrap();
-        let index = Socket::inside(&namespace)
+        let index = Socket::open_in(&namespace)
             .unwrap()
             .link("eth0")
             .unwrap()

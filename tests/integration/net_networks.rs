@@ -440,7 +440,7 @@ fn mtu_and_fixed_addresses() {
     for (network, error) in [
         ("small:ip=10.77.0.9", "is in use"),
         ("small:ip=10.78.0.9", "is not in network"),
-        ("small:ip=10.77.0.1", "is not a container's"),
+        ("small:ip=10.77.0.1", "is reserved"),
         ("nowhere", "does not exist"),
     ] {
         let (_c, out) = other.try_create(&["--network", network]);
@@ -631,7 +631,7 @@ fn a_port_in_use_is_refused() {
     let (_c, out) = other.try_create(&["--network", "default", "-p", "127.0.0.1:8080:80"]);
     assert_has!(
         out.failure(),
-        &format!("the port is container {}'s", server.id)
+        &format!("container {} publishes the port already", server.id)
     );
     let _listener = std::net::TcpListener::bind("0.0.0.0:8099").unwrap();
     let (_c, out) = other.try_create(&["--network", "default", "-p", "8099:80"]);

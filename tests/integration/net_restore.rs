@@ -4,9 +4,8 @@
 use crate::support::network::{HOST, World, eventually, ip, links, reaches, rules, start, within};
 use crate::support::{fixture, leaks, until};
 use hull::net;
-use hull::net::names;
 use hull::net::netlink::Namespace;
-use hull::net::saved::{self, Identity, Saved};
+use hull::net::saved::{self, Identity, SavedNetworks};
 use hull::net::setup::Setup;
 use hull::store::Store;
 use std::io::Write;
@@ -35,13 +34,18 @@ struct Restored {
 }
 
 impl Restored {
-    fn new(saved: &Saved, state: &Path, id: &str, identity: Identity) -> hull::Result<Self> {
+    fn new(
+        saved: &SavedNetworks,
+        state: &Path,
+        id: &str,
+        identity: Identity,
+    ) -> hull::Result<Self> {
         let directory = state.join(id);
         std::fs::create_dir_all(&directory).unwrap();
         let setup = saved.setup(&Store::new(state.to_owned()), id, identity)?;
-        names::prepare(&directory, &setup)?;
+        setup.prepare_files(&directory)?;
         let restored = Self {
-            namespace: Namespace::new()?,
+            namespace: saved::new_namespace()?,
             directory,
             setup,
         };
@@ -73,18 +77,18 @@ impl Restored {
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        undisturbed(|| net::trace::release(&self.directory)).expect("it cannot be released");
+        undisturbed(|| net::release::release(&self.directory)).expect("it cannot be released");
         std::fs::remove_dir_all(&self.directory).unwrap();
     }
 }
 
 /// The record of a container's networks, which survives its text form.
-fn saved(w: &World, id: &str) -> Saved {
-    let saved = Saved::of(&w.state().join(id))
+fn saved(w: &World, id: &str) -> SavedNetworks {
+    let saved = SavedNetworks::of(&w.state().join(id))
         .unwrap()
         .expect("the container has no network");
     let text = serde_json::to_string(&saved).unwrap();
-    assert_eq!(serde_json::from_str::<Saved>(&text).unwrap(), saved);
+    assert_eq!(serde_json::from_str::<SavedNetworks>(&text).unwrap(), saved);
     saved
 }
 

@@ -1,8 +1,8 @@
 //! `linux.resources.cpu`.
 
-use super::Sink;
-use crate::cgroups::plan::Policy;
+use super::sink::Sink;
 use crate::cgroups::tree::Version;
+use crate::cgroups::values::Policy;
 use crate::spec::config::Cpu;
 use crate::{Error, Result};
 use cgroups_rs::{CPU_SHARES_V1_MAX, CPU_WEIGHT_V2_MAX};

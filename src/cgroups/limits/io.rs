@@ -1,8 +1,8 @@
 //! `linux.resources.blockIO`: v1's `blkio`, v2's `io`.
 
-use super::Sink;
-use crate::cgroups::plan::Policy;
+use super::sink::Sink;
 use crate::cgroups::tree::Version;
+use crate::cgroups::values::Policy;
 use crate::spec::config::{BlockIo, ThrottleDevice, WeightDevice};
 use crate::{Error, Result};
 

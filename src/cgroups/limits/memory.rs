@@ -1,8 +1,8 @@
 //! `linux.resources.memory`.
 
-use super::{Sink, or_max};
-use crate::cgroups::plan::Policy;
+use super::sink::{Sink, or_max};
 use crate::cgroups::tree::Version;
+use crate::cgroups::values::Policy;
 use crate::spec::config::Memory;
 use crate::{Error, Result};
 

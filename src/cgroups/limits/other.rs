@@ -1,9 +1,9 @@
 //! The smaller parts of `linux.resources`: pids, hugepages, network classes, RDMA, and v2's files
 //! by name.
 
-use super::Sink;
-use crate::cgroups::plan::Policy;
+use super::sink::Sink;
 use crate::cgroups::tree::Version;
+use crate::cgroups::values::Policy;
 use crate::spec::config::{HugepageLimit, InterfacePriority, Network, Pids, Rdma};
 use crate::{Error, Result};
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
 //! v1's files.
 
+use super::reader::{Reader, has};
 use super::types::{BlkioEntry, Hugetlb, MemoryEntry, Stats};
-use super::{Reader, has};
 use crate::Result;
-use crate::cgroups::plan::Place;
+use crate::cgroups::place::Place;
 
 /// Adds what one hierarchy counts.
 pub(super) fn add(place: &Place, stats: &mut Stats) -> Result<()> {

@@ -1,9 +1,9 @@
 //! v2's files, under v1's names.
 
+use super::reader::{Reader, has};
 use super::types::{BlkioEntry, Hugetlb, MemoryEntry, Stats};
-use super::{Reader, has};
 use crate::Result;
-use crate::cgroups::plan::Place;
+use crate::cgroups::place::Place;
 
 /// Adds what the unified hierarchy counts. It counts the processor's time always: in a hybrid tree
 /// v1 has that already.

@@ -1,7 +1,7 @@
 //! D-Bus on a blocking socket: one call at a time, no thread (D-Bus specification 0.41; the
 //! marshalling is zvariant's).
 
-use super::Value;
+use super::value::Value;
 use crate::{Context as _, Error, Result};
 use serde::Serialize;
 use std::io::{Read, Write};

@@ -1,7 +1,8 @@
 //! What hull asks of systemd (org.freedesktop.systemd1(5)).
 
 use super::bus::{Bus, Failure, Message, variant};
-use super::{Property, Unit, Value};
+use super::unit::Unit;
+use super::value::{Property, Value};
 use crate::{Error, Result};
 use cgroups_rs::systemd as names;
 use nix::unistd::Pid;

@@ -1,9 +1,9 @@
 //! The same limits as properties of the unit, so that systemd, which writes a unit's values again
 //! when it is reloaded, writes hull's.
 
-use super::{Property, Value};
+use super::value::{Property, Value};
 use crate::cgroups::devices::{ALL, Device, Kind, MKNOD, READ, Rules, WRITE};
-use crate::cgroups::plan::Write;
+use crate::cgroups::values::Write;
 use crate::{Error, Result};
 use cgroups_rs::systemd as names;
 

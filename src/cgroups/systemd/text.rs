@@ -1,7 +1,7 @@
 //! GVariant's text form, as far as annotations use it: `true`, `'text'`, `5`, `uint64 5`, `1.5`,
 //! `['a', 'b']`, `@as []`.
 
-use super::Value;
+use super::value::{Value, signature};
 use crate::{Error, Result};
 
 /// Reads one value.
@@ -155,24 +155,5 @@ impl Reader<'_> {
             _ => None,
         };
         value.ok_or_else(|| self.bad("not a value of its type"))
-    }
-}
-
-/// D-Bus' signature of a value.
-pub(super) fn signature(value: &Value) -> String {
-    match value {
-        Value::Bool(_) => "b".to_owned(),
-        Value::Byte(_) => "y".to_owned(),
-        Value::I16(_) => "n".to_owned(),
-        Value::U16(_) => "q".to_owned(),
-        Value::I32(_) => "i".to_owned(),
-        Value::U32(_) => "u".to_owned(),
-        Value::I64(_) => "x".to_owned(),
-        Value::U64(_) => "t".to_owned(),
-        Value::F64(_) => "d".to_owned(),
-        Value::Str(_) => "s".to_owned(),
-        Value::Path(_) => "o".to_owned(),
-        Value::Array(element, _) => format!("a{element}"),
-        Value::Pairs(_) => "a(ss)".to_owned(),
     }
 }

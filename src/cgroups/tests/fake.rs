@@ -1,6 +1,6 @@
 //! Trees of other machines.
 
-use crate::cgroups::plan::{Driver, Request};
+use crate::cgroups::request::{CgroupRequest, Driver};
 use crate::cgroups::tree::{Hierarchy, Tree, Version};
 use crate::spec::config::Resources;
 use std::collections::BTreeMap;
@@ -87,8 +87,8 @@ pub fn v2() -> Tree {
     }
 }
 
-pub fn request<'a>(path: Option<&'a str>, resources: Option<&'a Resources>) -> Request<'a> {
-    Request {
+pub fn request<'a>(path: Option<&'a str>, resources: Option<&'a Resources>) -> CgroupRequest<'a> {
+    CgroupRequest {
         id: "ctr",
         path,
         driver: Driver::Cgroupfs,

@@ -3,7 +3,8 @@
 
 use super::fake::{request, resources};
 use crate::cgroups::group::Group;
-use crate::cgroups::plan::{Plan, Request, plan};
+use crate::cgroups::plan::{Plan, plan};
+use crate::cgroups::request::CgroupRequest;
 use crate::cgroups::tree::{Tree, Version};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -30,10 +31,10 @@ impl Drop for Name {
         for hierarchy in super::here().hierarchies {
             let dir = format!("{}{}", hierarchy.mount_point, self.0);
             let _ = write(format!("{dir}/freezer.state"), "THAWED");
-            for pid in crate::cgroups::life::pids_below(&dir).unwrap_or_default() {
+            for pid in crate::cgroups::directory::pids_below(&dir).unwrap_or_default() {
                 let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
             }
-            let _ = crate::cgroups::life::remove_dir(&dir);
+            let _ = crate::cgroups::directory::remove_dir(&dir);
         }
     }
 }
@@ -101,7 +102,7 @@ impl Drop for Program {
     }
 }
 
-pub fn planned(request: &Request) -> Plan {
+pub fn planned(request: &CgroupRequest) -> Plan {
     plan(request, &super::here()).unwrap()
 }
 

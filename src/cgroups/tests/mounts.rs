@@ -1,6 +1,7 @@
 use super::fake::{request, v1, v1_hierarchy, v2};
 use crate::cgroups::mounts::{CgroupMount, mounts_for_container};
-use crate::cgroups::plan::{Driver, plan};
+use crate::cgroups::plan::plan;
+use crate::cgroups::request::Driver;
 use crate::cgroups::tree::Tree;
 
 fn file(below: &str, fstype: &'static str, data: &str, host: &str) -> CgroupMount {

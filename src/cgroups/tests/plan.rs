@@ -1,7 +1,8 @@
 use super::fake::{hybrid, request, resources, v1, v2};
 use crate::cgroups::limits::cpu::weight;
-use crate::cgroups::plan::clean;
-use crate::cgroups::plan::{Driver, IfDenied, Plan, plan};
+use crate::cgroups::place::{IfDenied, clean};
+use crate::cgroups::plan::{Plan, plan};
+use crate::cgroups::request::Driver;
 use crate::cgroups::tree::Tree;
 
 fn writes(plan: &Plan) -> Vec<String> {

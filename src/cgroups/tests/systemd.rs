@@ -1,11 +1,12 @@
 use super::fake::{request, resources, v1, v2};
 use super::kernel::may_write;
 use crate::cgroups::group::Group;
-use crate::cgroups::plan::{Driver, Plan, plan};
+use crate::cgroups::plan::{Plan, plan};
+use crate::cgroups::request::Driver;
 use crate::cgroups::systemd::bus::Bus;
 use crate::cgroups::systemd::client::socket;
 use crate::cgroups::systemd::text::parse_value;
-use crate::cgroups::systemd::{Property, Value};
+use crate::cgroups::systemd::value::{Property, Value};
 use crate::cgroups::tree::Tree;
 use crate::spec::config::Resources;
 use nix::sys::signal::Signal;

@@ -1,7 +1,8 @@
 use super::fake::{request, resources};
 use super::kernel::{Name, Program, RootControl, has_v1, planned, value};
 use crate::cgroups::group::{Group, Record};
-use crate::cgroups::plan::{Driver, IfDenied, Place};
+use crate::cgroups::place::{IfDenied, Place};
+use crate::cgroups::request::Driver;
 use crate::cgroups::tree::Version;
 use crate::cgroups::update::restoring;
 

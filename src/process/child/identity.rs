@@ -1,7 +1,8 @@
 //! Ids, groups, capabilities and the session keyring.
 
 use crate::step::report::{Detail, Fault};
-use crate::step::world::Done;
+use crate::step::world::{Done, World};
+use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::ids::{self, CapSets};
 use nix::errno::Errno;
@@ -128,5 +129,47 @@ pub fn own_stdio(uid: u32) -> Result<(), Errno> {
             Err(errno) => return Err(errno),
         }
     }
+    Ok(())
+}
+
+impl World<'_> {
+    /// A task's own attributes belong to the host's root while it is not dumpable, so an init in a
+    /// user namespace is dumpable for the time of this open; nobody else is in the container yet.
+    pub fn label(&self, file: &CStr, value: &CStr) -> Done {
+        match self.write_proc(file, value, 0) {
+            Err(fault) if fault.errno == Errno::EACCES => {
+                ids::prctl(libc::PR_SET_DUMPABLE, 1, 0)?;
+                let done = self.write_proc(file, value, 0);
+                ids::prctl(libc::PR_SET_DUMPABLE, 0, 0)?;
+                done
+            }
+            done => done,
+        }
+    }
+}
+
+/// Puts the container's own null device in the place of the host's, for the stdin, stdout and
+/// stderr of the mask: a file of a mount that is not the container's cannot be saved by a
+/// checkpoint (as runc has it).
+pub fn own_null_device(stdio: u64) -> Result<(), Errno> {
+    let Ok(null) = file::openat(
+        libc::AT_FDCWD,
+        c"/dev/null",
+        libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK,
+        0,
+    )
+    .map(Fd) else {
+        // A root without one: the host's stays.
+        return Ok(());
+    };
+    let stat = file::fstat(null.0)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Ok(());
+    }
+    for descriptor in (0..3).filter(|descriptor| stdio & (1 << descriptor) != 0) {
+        file::dup_to(null.0, descriptor)?;
+    }
+    // execve closes it, and before that the step that closes all others.
+    null.keep();
     Ok(())
 }

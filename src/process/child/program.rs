@@ -4,6 +4,7 @@ use crate::step::report::{Detail, Fault};
 use crate::step::wire::StrList;
 use crate::step::world::{Done, Scratch, World};
 use crate::sys::fd::Fd;
+use crate::sys::resolve::make_directory;
 use crate::sys::{file, process};
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -193,6 +194,33 @@ impl World<'_> {
                 .compose(HOME_AT, &[b"HOME=", home])
                 .map(|_| true),
             _ => Ok(false),
+        }
+    }
+}
+
+impl World<'_> {
+    /// Makes the working directory, or enters it and checks that it lies below the root: a leaked
+    /// descriptor's directory does not (CVE-2024-21626), and the kernel says so by a name without a
+    /// leading slash.
+    pub fn working_directory(&self, path: &CStr, create: bool) -> Done {
+        if create && path != c"/" {
+            make_directory(self.root, path, true)?;
+            return Ok(());
+        }
+        if create {
+            return Ok(());
+        }
+        file::chdir(path)?;
+        if path == c"/" {
+            // Nothing is outside of that.
+            return Ok(());
+        }
+        let mut buffer = [0_u8; libc::PATH_MAX as usize];
+        match file::getcwd(&mut buffer) {
+            Ok(_) if buffer[0] == b'/' => Ok(()),
+            Err(Errno::ERANGE) => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => Err(Fault::with(Errno::ENOENT, Detail::CwdOutside)),
+            Err(errno) => Err(errno.into()),
         }
     }
 }

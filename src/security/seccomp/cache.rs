@@ -11,6 +11,7 @@
 use super::{Filter, flags, library_version, program, validate};
 use crate::spec::config::Seccomp;
 use crate::sys;
+use crate::sys::fd::c_string;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
@@ -93,7 +94,7 @@ fn name(key: &[u8]) -> Result<CString> {
     let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    CString::new(format!("{hash:016x}.bpf")).map_err(|_| Error::new("seccomp: name a cache file"))
+    c_string(format!("{hash:016x}.bpf"))
 }
 
 fn open_dir(dir: &Path) -> Result<OwnedFd> {

@@ -2,7 +2,7 @@
 //! file system. QEMU gets them opened, so that it needs no file of the host's; the guest knows each
 //! by its serial number, and gives it the path that the config says.
 
-use crate::settings::vm::RootFrom;
+use crate::settings::values::RootFrom;
 use crate::spec::Spec;
 use crate::spec::config::{Config, Device, DeviceRule, Mount};
 use crate::spec::mount_options::MountOptions;

@@ -6,6 +6,7 @@
 //! to has another.
 
 use crate::store::Store;
+use crate::sys::replace::{Lasting, Replacement};
 use crate::{Context, Error, Result};
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -30,20 +31,15 @@ pub fn find_or_make(store: &Store, root: &Path) -> Result<PathBuf> {
             .on("mark", path.display())?;
         return Ok(path);
     }
-    let temporary = directory.join(format!(".root-{}", std::process::id()));
-    let made = make(&temporary, root);
-    if made.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    made?;
+    let new = Replacement::new(&path, 0o644)?;
+    make(new.path(), root)?;
     if fingerprint(root)? != before {
-        let _ = fs::remove_file(&temporary);
         return Err(Error::new(format!(
             "{} changes while its image is made",
             root.display()
         )));
     }
-    fs::rename(&temporary, &path).on("write", path.display())?;
+    new.commit(Lasting::Process)?;
     forget_old(&directory);
     Ok(path)
 }

@@ -3,6 +3,7 @@
 //! each kernel and each hull, and cached.
 
 use crate::store::Store;
+use crate::sys::replace::{Lasting, replace};
 use crate::vm::boot::kernel::Kernel;
 use crate::{Context, Error, Result};
 use std::fs;
@@ -95,9 +96,7 @@ pub fn find_or_make(store: &Store, kernel: &Kernel) -> Result<PathBuf> {
         return Ok(path);
     }
     let bytes = make(kernel)?;
-    let temporary = directory.join(format!(".initramfs-{}", std::process::id()));
-    fs::write(&temporary, bytes).on("write", temporary.display())?;
-    fs::rename(&temporary, &path).on("write", path.display())?;
+    replace(&path, &bytes, 0o666, Lasting::Process)?;
     // Those that an older hull made for this kernel are of no use.
     let prefix = format!("initramfs-{}-", kernel.release);
     for entry in fs::read_dir(&directory)

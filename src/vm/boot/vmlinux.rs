@@ -6,6 +6,7 @@
 //! `payload_length` (Documentation/arch/x86/boot.rst, protocol 2.08).
 
 use crate::store::Store;
+use crate::sys::replace::{Lasting, replace};
 use crate::vm::boot::kernel::Kernel;
 use crate::{Context, Result};
 use std::fs;
@@ -48,7 +49,7 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
             });
             return Ok(kernel);
         };
-        save(&directory, &path, &elf)?;
+        replace(&path, &elf, 0o666, Lasting::Process)?;
         // Those of this release's earlier builds are of no use.
         let prefix = format!("vmlinux-{}-", kernel.release);
         for entry in fs::read_dir(&directory)
@@ -69,12 +70,6 @@ pub fn find_or_make(store: &Store, kernel: Kernel) -> Result<Kernel> {
         image: path,
         ..kernel
     })
-}
-
-fn save(directory: &Path, path: &Path, elf: &[u8]) -> Result<()> {
-    let temporary = directory.join(format!(".vmlinux-{}", std::process::id()));
-    fs::write(&temporary, elf).on("write", temporary.display())?;
-    fs::rename(&temporary, path).on("write", path.display())
 }
 
 /// The ELF image in a bzImage; none where it is packed in a way, or by a program, that is not known

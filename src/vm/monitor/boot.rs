@@ -3,7 +3,7 @@
 use super::forward::Forward;
 use super::{Monitor, Stage};
 use crate::compile::Options as CreateOptions;
-use crate::settings::vm::Options;
+use crate::settings::vm::VmOptions;
 use crate::spec::Spec;
 use crate::step::container::slot;
 use crate::step::host::Interface;
@@ -44,7 +44,7 @@ pub struct Job {
     /// What create was asked.
     pub create: CreateOptions,
     /// What was asked of the machine.
-    pub options: Options,
+    pub options: VmOptions,
     /// How it runs.
     pub accelerator: Accelerator,
     /// The kernel.
@@ -348,12 +348,9 @@ fn enter_network(network: &Network) -> Result<()> {
             process::unshare(libc::CLONE_NEWNET as u64).on("make", "a network namespace")
         }
         Network::Path(path) => {
-            let name = std::ffi::CString::new(path.as_str())
-                .map_err(|_| Error::new("namespace path contains a NUL byte"))?;
-            let held = file::openat(libc::AT_FDCWD, &name, libc::O_RDONLY, 0)
-                .map(Fd)
-                .on("open namespace", path)?;
-            process::setns(held.0, libc::CLONE_NEWNET as u64).on("join the network namespace", path)
+            let namespace = crate::sys::namespace::open(path)?;
+            process::setns(namespace.0, libc::CLONE_NEWNET as u64)
+                .on("join the network namespace", path)
         }
     }
 }

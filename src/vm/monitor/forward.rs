@@ -4,7 +4,7 @@
 //! monitor, and the channel carries them to the same address in the guest. TCP alone.
 
 use super::Monitor;
-use crate::net::enforce;
+use crate::net::nft;
 use crate::sys::fd::Fd;
 use crate::sys::socket;
 use crate::vm::channel::message::{MACHINE, ToGuest};
@@ -60,7 +60,7 @@ impl Forward {
         // A machine that was here before, of a container that an engine starts anew in its pod,
         // left its table.
         let chain = "chain output { type nat hook output priority -100; policy accept;";
-        enforce::nft_script(&format!(
+        nft::script(&format!(
             "add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n{chain}\n{rules}}}\n}}\n"
         ))?;
         Ok(Self {
@@ -70,7 +70,7 @@ impl Forward {
 
     /// Takes the rule back.
     pub fn close(self) {
-        if let Err(error) = enforce::nft_script(&format!("delete table {TABLE}\n")) {
+        if let Err(error) = nft::script(&format!("delete table {TABLE}\n")) {
             crate::log::debug(|| {
                 format!("the rule for connections from within the network namespace stays: {error}")
             });

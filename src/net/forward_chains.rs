@@ -1,47 +1,65 @@
-//! Forward chains of others that drop: Docker's, firewalld's, an administrator's.
+//! Forward chains of other programs that drop packets: Docker's, firewalld's, an administrator's.
 //!
-//! A packet passes only if every table lets it: an accept in hull's table does not help against a
-//! drop in another's. So hull's bridges are accepted there, at the chain's beginning or in
-//! `DOCKER-USER`, which Docker leaves to others; each rule carries hull's comment and is removed
-//! with the network's last container. What may really pass is decided in hull's own table, whose
-//! drops count whatever others accept. Chains of the legacy iptables, which nft cannot see, are not
-//! touched.
+//! A packet passes only if every table accepts it: an accept in hull's table does not help against
+//! a drop in another. So hull adds rules that accept its bridges, at the beginning of such a chain
+//! or in `DOCKER-USER`, which Docker reserves for the rules of others. Each rule carries a comment
+//! of hull's and is removed with the network's last container. hull's own table still decides what
+//! may pass, since its drops count whatever other tables accept. hull does not touch the chains of
+//! the legacy iptables, which nft cannot see.
 
-use super::enforce::{nft, nft_list};
-use super::network::{Guard, Networks};
+use super::nft;
+use super::store::{Guard, NetworkStore};
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
-/// A chain, by family, table and name.
-type Chain = (String, String, String);
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Chain {
+    family: String,
+    table: String,
+    name: String,
+}
 
-fn memory(networks: &Networks) -> PathBuf {
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            family,
+            table,
+            name,
+        } = self;
+        write!(f, "{family} {table} {name}")
+    }
+}
+
+fn known_path(networks: &NetworkStore) -> PathBuf {
     networks.directory().join("known")
 }
 
-/// What hull knows of the firewall since it wrote there last, which holds as long as nobody else
-/// has.
+/// What hull knows about the ruleset since its last transaction. It is valid until somebody else
+/// commits one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
+    /// The boot that this was written in.
     boot: String,
+    /// The generation of the ruleset after hull's last transaction.
     generation: u32,
-    /// A hash of the text that makes hull's own tables as they are.
+    /// A hash of the script that creates hull's tables as they are.
     pub rules: u64,
-    /// The containers in them.
+    /// The ids of the containers that the tables have elements for.
     pub containers: BTreeSet<String>,
-    /// Others' chains.
+    /// The state of the chains of others.
     pub accepted: Accepted,
 }
 
-/// The bridges that are accepted in others' chains; none where nobody's chain drops.
+/// The bridges that hull's rules accept in the chains of others; `None` where no such chain drops.
 pub type Accepted = Option<Vec<String>>;
 
 impl Known {
-    /// Of this boot, at a number of the firewall's state.
+    /// What hull knows in this boot, at this generation of the ruleset.
     pub fn new(
         generation: u32,
         rules: u64,
@@ -58,31 +76,31 @@ impl Known {
     }
 }
 
-/// Keeps what hull knows.
+/// Writes what hull knows to the store.
 ///
 /// # Errors
-/// A full disk, and the like.
-pub fn remember(networks: &Networks, known: &Known) -> Result<()> {
-    let path = memory(networks);
+/// The file cannot be written.
+pub fn remember(networks: &NetworkStore, known: &Known) -> Result<()> {
+    let path = known_path(networks);
     let text = serde_json::to_vec(known)
         .map_err(|error| Error::new(format!("write {}: {error}", path.display())))?;
     std::fs::write(&path, text).on("write", path.display())
 }
 
-/// What hull knows, if it still holds: in this boot, and at this number of the firewall's state.
-pub fn known(networks: &Networks, generation: Option<u32>) -> Option<Known> {
-    let text = std::fs::read(memory(networks)).ok()?;
+/// Reads what hull knows, if it is still valid: written in this boot and at this generation.
+pub fn known(networks: &NetworkStore, generation: Option<u32>) -> Option<Known> {
+    let text = std::fs::read(known_path(networks)).ok()?;
     let known: Known = serde_json::from_slice(&text).ok()?;
     (Some(known.generation) == generation && known.boot == crate::sys::procfs::boot_id())
         .then_some(known)
 }
 
-/// Accepts these bridges in every foreign chain that would drop, and no others. `accepted` is where
-/// that stands, if it is known: then the chains are looked at only where the bridges are others.
-/// Answers where it stands now, and whether nft made a transaction.
+/// Accepts these bridges, and no other bridges of hull's, in every chain of others that would drop
+/// their packets. `accepted` is the state now, if hull knows it: then it reads the chains only
+/// where the bridges differ. Returns the new state, and whether nft committed a transaction.
 ///
 /// # Errors
-/// nft refuses.
+/// As of [`nft::list`] and [`nft::apply`].
 pub fn sync(
     guard: &Guard,
     table: &str,
@@ -94,17 +112,14 @@ pub fn sync(
             Ok((accepted, false))
         }
         _ => {
-            let ruleset = nft_list(&["list", "ruleset"])?;
+            let ruleset = nft::list(&["list", "ruleset"])?;
             let text = changes(&ruleset, table, bridges)?;
             if !text.is_empty() {
-                nft(guard, &text)?;
+                nft::apply(guard, &text)?;
             }
             let (chains, rules) = parts(&ruleset)?;
-            let nobody = targets(&chains, &rules).is_empty();
-            Ok((
-                if nobody { None } else { Some(bridges.to_vec()) },
-                !text.is_empty(),
-            ))
+            let none_drops = targets(&chains, &rules).is_empty();
+            Ok(((!none_drops).then(|| bridges.to_vec()), !text.is_empty()))
         }
     }
 }
@@ -113,19 +128,20 @@ fn word<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
+/// The chain that an object of nft's JSON is (`name` is "name") or belongs to ("chain").
 fn chain_of(value: &Value, name: &str) -> Chain {
-    (
-        word(value, "family").to_owned(),
-        word(value, "table").to_owned(),
-        word(value, name).to_owned(),
-    )
+    Chain {
+        family: word(value, "family").to_owned(),
+        table: word(value, "table").to_owned(),
+        name: word(value, name).to_owned(),
+    }
 }
 
-/// The chains and the rules of a ruleset.
+/// The chains and the rules of a ruleset in nft's JSON.
 fn parts(ruleset: &Value) -> Result<(Vec<&Value>, Vec<&Value>)> {
     let objects = ruleset["nftables"]
         .as_array()
-        .ok_or_else(|| Error::new("read what nft lists: there is no list"))?;
+        .ok_or_else(|| Error::new("parse the output of nft: no array nftables"))?;
     Ok((
         objects
             .iter()
@@ -138,7 +154,7 @@ fn parts(ruleset: &Value) -> Result<(Vec<&Value>, Vec<&Value>)> {
     ))
 }
 
-/// Whether a rule drops or rejects: nft's own words, or the target of iptables.
+/// Whether a rule drops or rejects packets: by an nft statement, or by the iptables target REJECT.
 fn drops(rule: &Value) -> bool {
     let ends = |part: &Value| {
         part.get("drop").is_some() || part.get("reject").is_some() || part["xt"]["name"] == "REJECT"
@@ -148,20 +164,23 @@ fn drops(rule: &Value) -> bool {
         .is_some_and(|expr| expr.iter().any(ends))
 }
 
-/// The chains of others where a bridge's packets would be dropped, and so are accepted.
+/// The chains of others that must accept hull's bridges, because packets are dropped there.
 fn targets(chains: &[&Value], rules: &[&Value]) -> BTreeSet<Chain> {
-    let foreign = |chain: &&&Value| {
+    let is_foreign = |chain: &&&Value| {
         !word(chain, "table").starts_with("hull")
             && ["ip", "ip6", "inet"].contains(&word(chain, "family"))
     };
     let mut targets = BTreeSet::new();
     for chain in chains
         .iter()
-        .filter(foreign)
+        .filter(is_foreign)
         .filter(|chain| word(chain, "hook") == "forward")
     {
         let own = chain_of(chain, "name");
-        let user = (own.0.clone(), own.1.clone(), "DOCKER-USER".to_owned());
+        let user = Chain {
+            name: "DOCKER-USER".to_owned(),
+            ..own.clone()
+        };
         let docker = chains.iter().any(|other| chain_of(other, "name") == user);
         if docker
             || word(chain, "policy") == "drop"
@@ -175,20 +194,21 @@ fn targets(chains: &[&Value], rules: &[&Value]) -> BTreeSet<Chain> {
     targets
 }
 
-/// The chains of others that would be opened now, as `family table chain`, for the plan.
+/// The chains of others to which hull would add rules now, as `family table chain`, for `hull
+/// plan`.
 ///
 /// # Errors
-/// nft is not installed, or refuses.
+/// As of [`nft::list`].
 pub fn opened() -> Result<Vec<String>> {
-    let ruleset = nft_list(&["list", "ruleset"])?;
+    let ruleset = nft::list(&["list", "ruleset"])?;
     let (chains, rules) = parts(&ruleset)?;
     Ok(targets(&chains, &rules)
-        .into_iter()
-        .map(|(family, table, name)| format!("{family} {table} {name}"))
+        .iter()
+        .map(ToString::to_string)
         .collect())
 }
 
-/// What must be removed from and added to a ruleset.
+/// The script that removes hull's outdated rules from a ruleset and adds the missing ones.
 fn changes(ruleset: &Value, table: &str, bridges: &[String]) -> Result<String> {
     let (chains, rules) = parts(ruleset)?;
     let targets = targets(&chains, &rules);
@@ -197,7 +217,7 @@ fn changes(ruleset: &Value, table: &str, bridges: &[String]) -> Result<String> {
         for bridge in bridges {
             wanted.extend(
                 ["iifname", "oifname"]
-                    .map(|way| (chain.clone(), format!("{table} {way} {bridge}"))),
+                    .map(|key| (chain.clone(), format!("{table} {key} {bridge}"))),
             );
         }
     }
@@ -207,26 +227,20 @@ fn changes(ruleset: &Value, table: &str, bridges: &[String]) -> Result<String> {
         .iter()
         .filter(|rule| word(rule, "comment").starts_with(&prefix))
     {
-        let key = (chain_of(rule, "chain"), word(rule, "comment").to_owned());
-        if !wanted.remove(&key) {
-            let (family, table, chain) = key.0;
-            let _ = writeln!(
-                text,
-                "delete rule {family} {table} {chain} handle {}",
-                rule["handle"]
-            );
+        let existing = (chain_of(rule, "chain"), word(rule, "comment").to_owned());
+        if !wanted.remove(&existing) {
+            let _ = writeln!(text, "delete rule {} handle {}", existing.0, rule["handle"]);
         }
     }
-    for ((family, table, chain), comment) in wanted {
+    for (chain, comment) in wanted {
         let mut words = comment.split(' ').skip(1);
-        let (way, bridge) = (
+        let (key, bridge) = (
             words.next().unwrap_or_default(),
             words.next().unwrap_or_default(),
         );
         let _ = writeln!(
             text,
-            "insert rule {family} {table} {chain} {way} \"{bridge}\" counter accept comment \
-                \"{comment}\""
+            "insert rule {chain} {key} \"{bridge}\" counter accept comment \"{comment}\""
         );
     }
     Ok(text)
@@ -238,10 +252,15 @@ mod tests {
     use serde_json::json;
 
     fn ruleset(rules: Value) -> Value {
+        let chain = |family: &str, table: &str, name: &str, policy: &str| {
+            json!({"chain": {
+                "family": family, "table": table, "name": name, "hook": "forward", "policy": policy
+            }})
+        };
         let mut list = vec![
-            json!({"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}}),
-            json!({"chain": {"family": "ip", "table": "other", "name": "fwd", "hook": "forward", "policy": "accept"}}),
-            json!({"chain": {"family": "inet", "table": "hull", "name": "forward", "hook": "forward", "policy": "drop"}}),
+            chain("ip", "filter", "FORWARD", "drop"),
+            chain("ip", "other", "fwd", "accept"),
+            chain("inet", "hull", "forward", "drop"),
         ];
         list.extend(rules.as_array().unwrap().clone());
         json!({ "nftables": list })
@@ -257,10 +276,16 @@ mod tests {
             insert rule ip filter FORWARD oifname \"b0\" counter accept comment \"hull oifname \
             b0\"\n"
         );
+        let rule = |handle: u32, comment: &str| {
+            json!({"rule": {
+                "family": "ip", "table": "filter", "chain": "FORWARD",
+                "handle": handle, "comment": comment, "expr": []
+            }})
+        };
         let there = json!([
-            {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 7, "comment": "hull iifname b0", "expr": []}},
-            {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 8, "comment": "hull oifname b0", "expr": []}},
-            {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 9, "comment": "hullabaloo", "expr": []}},
+            rule(7, "hull iifname b0"),
+            rule(8, "hull oifname b0"),
+            rule(9, "hullabaloo"),
         ]);
         assert_eq!(
             changes(&ruleset(there.clone()), "hull", &["b0".to_owned()]).unwrap(),
@@ -273,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_leaves_a_chain_to_others() {
+    fn docker_user_is_preferred() {
         let docker = json!([{"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER"}}]);
         let text = changes(&ruleset(docker), "hull", &["b0".to_owned()]).unwrap();
         assert!(

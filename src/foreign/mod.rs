@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod child;
+
 use crate::binfmt::{ANNOTATION, REGISTRY};
 use crate::step::container::{Create, Refused, Step};
 use crate::step::draft::Draft;

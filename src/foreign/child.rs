@@ -1,0 +1,24 @@
+//! The child registers the interpreter.
+
+use crate::step::world::{Done, World};
+use crate::sys::fd::Fd;
+use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
+use nix::errno::Errno;
+use std::ffi::CStr;
+
+impl World<'_> {
+    /// Registers an interpreter with the container's own binfmt_misc.
+    pub fn register(&self, target: &CStr, line: &CStr) -> Done {
+        let file = Fd(file::openat2(
+            self.root,
+            target,
+            libc::O_WRONLY,
+            0,
+            RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS,
+        )?);
+        match file::write(file.0, line.to_bytes()) {
+            Ok(_) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}

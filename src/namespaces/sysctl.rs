@@ -1,0 +1,29 @@
+//! `linux.sysctl`: kernel parameters of the container's namespaces.
+
+use crate::spec::validate::dotted;
+use crate::step::container::Step;
+use crate::step::draft::Draft;
+
+/// Writes the parameters, once the container's procfs is there and the old root is left.
+pub fn sysctl(draft: &mut Draft) {
+    let spec = draft.spec;
+    let Some(linux) = &spec.config().linux else {
+        return;
+    };
+    for (key, value) in &linux.sysctl {
+        let path = format!(
+            "sys/{}",
+            dotted(key)
+                .replace('.', "\0")
+                .replace('/', ".")
+                .replace('\0', "/")
+        );
+        draft.container(
+            Step::Sysctl {
+                path,
+                value: value.clone(),
+            },
+            format!("linux.sysctl.{key}"),
+        );
+    }
+}
