@@ -1,4 +1,4 @@
-//! The order of host steps in VM mode (the host's half and the guest's) and at restore.
+//! The plans of VMs (the host's half and the guest's) and of restores, with their host steps.
 
 use crate::barriers;
 use crate::cases::{self, Bundle, Case};
@@ -14,7 +14,7 @@ use hull::step::draft::{Placed, Plan, Request};
 use hull::step::host::HostStep;
 use hull::vm;
 
-/// Configs whose mounts name nothing of the machine that the test runs on.
+/// Configs whose mounts name no file of the host on which the test runs.
 const CONFIGS: [&str; 2] = ["crun-spec", "runc-spec"];
 
 fn chosen() -> Vec<Case> {
@@ -73,7 +73,7 @@ fn plans_of_vms() {
     files.finish(|name| name.ends_with(".vm.plan"));
 }
 
-/// The guest's plan of a config.
+/// The guest's plan for a config.
 fn guest(spec: &Spec) -> Plan {
     let translated = vm::translate::translate(spec, None).unwrap();
     let facts = vm::translate::facts::guest_facts(&translated.spec, None);

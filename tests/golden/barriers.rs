@@ -8,7 +8,7 @@ use hull::step::draft::Plan;
 use hull::step::host::HostStep;
 use hull::step::world::Scratch;
 
-fn of_host(plan: &Plan) -> Vec<Barrier> {
+fn host_barriers(plan: &Plan) -> Vec<Barrier> {
     plan.host
         .iter()
         .filter_map(|placed| {
@@ -21,7 +21,7 @@ fn of_host(plan: &Plan) -> Vec<Barrier> {
         .collect()
 }
 
-fn of_container(plan: &Plan) -> Vec<Barrier> {
+fn container_barriers(plan: &Plan) -> Vec<Barrier> {
     plan.container
         .iter()
         .filter_map(|placed| {
@@ -34,22 +34,28 @@ fn of_container(plan: &Plan) -> Vec<Barrier> {
         .collect()
 }
 
-/// What must hold of every plan: both sides meet at the same barriers, in order, and the last two are
-/// those that every child has.
+/// Asserts what must hold for every plan: host steps and container steps have the same barriers, in
+/// order, and the last two are those of every container.
 pub fn check_sides(plan: &Plan, name: &str) {
-    let (host, container) = (of_host(plan), of_container(plan));
-    assert_eq!(host, container, "{name}: the sides do not meet");
-    assert!(
-        host.ends_with(&[Barrier::Ready, Barrier::Recorded]),
-        "{name}: {host:?} ends otherwise"
+    let barriers = host_barriers(plan);
+    assert_eq!(
+        barriers,
+        container_barriers(plan),
+        "{name}: host steps and container steps have different barriers"
     );
     assert!(
-        host.windows(2).all(|pair| (pair[0] as u8) < pair[1] as u8),
-        "{name}: {host:?} is out of order"
+        barriers.ends_with(&[Barrier::Ready, Barrier::Recorded]),
+        "{name}: {barriers:?} has another end"
+    );
+    assert!(
+        barriers
+            .windows(2)
+            .all(|pair| (pair[0] as u8) < pair[1] as u8),
+        "{name}: {barriers:?} is out of order"
     );
 }
 
-/// What must hold of every plan of create.
+/// Asserts what must hold for every plan of create.
 pub fn check(plan: &Plan, name: &str) {
     check_sides(plan, name);
     let position = |wanted: &dyn Fn(&Step) -> bool| {

@@ -2,6 +2,7 @@
 //! made-up hosts, and compare the plans with files.
 //!
 //! - [`plans`] compares plans and errors with the files in `plans/`;
+//! - [`backends`] does so for the plans of VMs and restores;
 //! - [`barriers`] checks what must hold for every plan, of host and container steps alike;
 //! - [`mutated`] plans configs with changed, missing and doubled fields;
 //! - [`fields`] compares hull's config types with those of the crate `oci-spec`.

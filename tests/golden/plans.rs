@@ -11,7 +11,7 @@ use hull::step::layers::{Kept, Layers, Part};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// Compares with the files, or writes them.
+/// Compares plans with their files, or writes the files.
 pub struct Files {
     update: bool,
     wrong: Vec<String>,
@@ -52,7 +52,7 @@ impl Files {
         ));
     }
 
-    /// Fails with every difference. A file that nothing gives any more is one too.
+    /// Fails where there are differences. A file to which no config belongs is one.
     pub fn finish(mut self, mine: impl Fn(&str) -> bool) {
         for entry in std::fs::read_dir(cases::plans()).unwrap() {
             let path = entry.unwrap().path();

@@ -7,17 +7,17 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
 
-/// A plan as the files have it: filters as length and hash, the bundle's directory as `BUNDLE`.
+/// The text of a plan: with lengths and hashes of filters, and `BUNDLE` for the bundle's directory.
 pub fn of(plan: &Plan, bundle: &Path) -> String {
     of_side(plan, Side::Host, bundle)
 }
 
-/// The guest's plan of a container in a VM.
+/// The text of the guest's plan of a container in a VM.
 pub fn of_guest(plan: &Plan, bundle: &Path) -> String {
     of_side(plan, Side::Guest, bundle)
 }
 
-/// Host steps alone.
+/// The text of host steps only.
 pub fn of_host(steps: &[Placed<HostStep>], bundle: &Path) -> String {
     let mut out = String::new();
     for step in host_as_json(steps, Side::Host) {
@@ -55,8 +55,7 @@ fn line(out: &mut String, step: &Value) {
     let _ = writeln!(out, "{side} {index}{name} {fields}  # {from}");
 }
 
-/// Byte strings become text where they are text, and length and hash where they are not. Empty and
-/// false fields are left out.
+/// Turns byte strings into text, or into their length and hash, and removes empty and false fields.
 fn shorten(value: &mut Value) {
     match value {
         Value::Object(map) => {

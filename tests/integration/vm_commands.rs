@@ -1,7 +1,8 @@
 //! Commands whose output has more about a VM: `events` and `stats` report its usage and the OOM
 //! kills in the guest, `plan` shows the guest's steps; and `run --rootfs` in a VM.
 
-use crate::support::plan::CONTAINER_STEPS;
+use crate::support::cgroups;
+use crate::support::plan::{CONTAINER_STEPS, HOST_STEPS, steps};
 use crate::support::runtime::{finish, text, until};
 use crate::support::vm::{BOOT_ID, LIMIT, REPORT, Vm};
 use crate::support::{fixture, leaks};
@@ -92,10 +93,11 @@ fn plan_shows_the_guests_steps() {
     vm.bundle
         .mount("/v", "bind", volume.to_str().unwrap(), &["rbind", "ro"]);
     // A limit that hull sets on the host, and that does not reach the packets of a VM.
-    vm.bundle.set(
-        "/linux/resources/network",
-        json!({ "classID": 1_048_577, "priorities": [] }),
-    );
+    let has_net_cls = cgroups::hierarchy("net_cls").is_some();
+    if has_net_cls {
+        vm.bundle
+            .set("/linux/resources/network", json!({ "classID": 1_048_577 }));
+    }
     vm.bundle.write();
     let dir = vm.bundle.dir.display().to_string();
     let kernel = vm.kernel.display().to_string();
@@ -117,31 +119,32 @@ fn plan_shows_the_guests_steps() {
     assert!(
         head.starts_with("vm ")
             && head.contains(&kernel)
-            && head.contains("tcg, 300 MiB and up to 500 MiB, 1 CPUs"),
+            && head.contains("tcg, 300 MiB and up to 500 MiB, 1 CPU"),
         "{head}"
     );
-    assert_has!(text, format!(": {}, read-only\n", volume.display()));
-    assert_has!(text, format!("share     root: {dir}"));
-    let guest = text.split_once("\nguest ").map(|(_, guest)| guest).unwrap();
-    assert!(
-        guest.contains(CONTAINER_STEPS) && guest.contains("/run/hull/share/m"),
-        "{text}"
-    );
-    assert_has!(
-        text,
-        "warning: linux.resources.network: what a virtual machine sends comes from its own kernel"
-    );
+    let has_line = |kind: &str, part: &str| {
+        let found = text
+            .lines()
+            .any(|line| line.starts_with(kind) && line.contains(part));
+        assert!(found, "no line {kind} with {part:?} in:\n{text}");
+    };
+    has_line("share ", &format!("root: {dir}"));
+    has_line("share ", &format!(": {}, read-only", volume.display()));
+    has_line("guest ", "Cgroup");
+    has_line(CONTAINER_STEPS, "/run/hull/share/m");
+    if has_net_cls {
+        let warning =
+            "linux.resources.network: what a virtual machine sends comes from its own kernel";
+        has_line("warning: ", warning);
+    }
 
     let json = plan(&[&engine[..], &["--format", "json"]].concat());
     let value: Value = serde_json::from_str(&json.success().stdout).unwrap();
-    let report = &value["vm"];
-    assert_eq!(report["memory"], json!(300 << 20));
-    assert_eq!(report["memoryMax"], json!(500 << 20));
-    assert_eq!(report["accelerator"], json!("tcg"));
-    assert!(
-        value["guest"].is_object() || value["guest"].is_array(),
-        "{value}"
-    );
+    assert_eq!(value["vm"]["memory"], json!(300 << 20));
+    assert_eq!(value["vm"]["memoryMax"], json!(500 << 20));
+    assert_eq!(value["vm"]["accelerator"], json!("tcg"));
+    assert!(value[HOST_STEPS].is_array(), "{value}");
+    assert!(!steps(&value["guest"], CONTAINER_STEPS).is_empty());
     assert_has!(
         plan(&["--vm-memory-max", "200m"]).failure(),
         "--vm-memory-max 209715200: the guest boots with 314572800 bytes"

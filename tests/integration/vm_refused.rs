@@ -61,7 +61,7 @@ fn resources_of_the_host_are_refused_by_field() {
     refused(
         &overlay,
         &[],
-        &format!("mounts[{index}]: an overlay's options name folders of the host"),
+        &format!("mounts[{index}]: an overlay's options name directories of the host"),
     );
 
     let node = |path: &str, minor: u32| json!([{ "path": path, "type": "c", "major": 10, "minor": minor }]);
@@ -151,7 +151,7 @@ fn values_of_the_vm_section_are_refused_by_field() {
     set(
         "/annotations",
         json!({ ANNOTATION: "brick" }),
-        &format!("annotation {ANNOTATION}=\"brick\": the walls are"),
+        &format!("annotation {ANNOTATION}=\"brick\": the backends are"),
     );
 }
 
