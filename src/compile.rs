@@ -11,14 +11,14 @@ use crate::security::seccomp::{self, Filter};
 use crate::spec::Spec;
 use crate::state::network_namespace;
 use crate::stdio::notify;
-use crate::step::draft::{Plan, Request};
+use crate::step::draft::{Plan, PlanRequest};
 use crate::step::layers::Layers;
 use crate::store::Store;
 use std::path::PathBuf;
 
 /// What `create` and `run` were asked besides the bundle.
 #[derive(Clone, Default)]
-pub struct Options {
+pub struct CreateOptions {
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,
     /// `--no-pivot`.
@@ -43,7 +43,7 @@ pub struct Options {
     pub vm: crate::settings::vm::VmOptions,
 }
 
-impl Options {
+impl CreateOptions {
     /// What of these the guest's side executes.
     pub fn for_guest(&self) -> Self {
         Self {
@@ -73,7 +73,7 @@ pub struct Compiled {
 ///
 /// # Errors
 /// Of the config, the host, or both together.
-pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<Compiled> {
+pub fn compile(store: &Store, spec: &Spec, id: &str, options: &CreateOptions) -> Result<Compiled> {
     let (spec, network) = options
         .network
         .apply(store, id, spec, &|other| network_namespace(store, other))?;
@@ -90,7 +90,7 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
         .filter(|(_, name)| *name == "/dev/null")
         .map(|(number, _)| 1 << number)
         .sum();
-    let request = Request {
+    let request = PlanRequest {
         network: network.clone(),
         null_stdio,
         ..request(store, &spec, &facts, id, options)?
@@ -125,8 +125,8 @@ pub fn request(
     spec: &Spec,
     facts: &Facts,
     id: &str,
-    options: &Options,
-) -> Result<Request> {
+    options: &CreateOptions,
+) -> Result<PlanRequest> {
     let config = spec.config();
     let linux = config.linux.as_ref();
     let rootless = !facts.privileged || facts.in_user_namespace;
@@ -148,7 +148,7 @@ pub fn request(
     };
     let filter = filter(store, spec)?;
     let (extra_env, listen_fds) = socket_activation();
-    Ok(Request {
+    Ok(PlanRequest {
         id: id.to_owned(),
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,

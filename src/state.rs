@@ -27,7 +27,7 @@ pub enum Phase {
 
 /// What a step's policy decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decided {
+pub struct PolicyOutcome {
     /// The step's place in `inside`.
     pub step: u32,
     /// The part of the config it came from.
@@ -64,7 +64,7 @@ pub struct Record {
     /// What the root file system was put together of.
     pub layers: Option<Layers>,
     /// What the steps' policies decided.
-    pub outcomes: Vec<Decided>,
+    pub outcomes: Vec<PolicyOutcome>,
     /// What stdin, stdout and stderr were: the names of `/proc/self/fd`.
     pub stdio: Vec<String>,
     /// `--no-new-keyring` was given.

@@ -6,7 +6,7 @@ use crate::adhoc::flags::{Ask, Flags};
 use crate::adhoc::users;
 use crate::adhoc::users::Who;
 use crate::adhoc::{keeper, layers};
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::create::create;
 use crate::container::start::{begin, executed};
 use crate::container::{Container, delete};
@@ -38,7 +38,7 @@ pub fn run(
     flags: &Flags,
     command: &[String],
     mode: &Mode,
-    mut options: Options,
+    mut options: CreateOptions,
     store: &Store,
 ) -> Result<u8> {
     let store = Store::new(std::path::absolute(store.root()).on("find", store.root().display())?);
@@ -119,7 +119,7 @@ fn remove_work(layers: &Layers) -> Result<()> {
 struct Job<'a> {
     ask: &'a Ask,
     spec: &'a Spec,
-    options: &'a Options,
+    options: &'a CreateOptions,
     store: &'a Store,
 }
 

@@ -9,51 +9,51 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Why a barrier was not met.
-pub enum Unmet {
+pub enum BarrierError {
     /// hull itself failed.
     Error(Error),
     /// The child failed or ended: its page says where.
     Child,
 }
 
-impl From<Error> for Unmet {
+impl From<Error> for BarrierError {
     fn from(error: Error) -> Self {
-        Unmet::Error(error)
+        BarrierError::Error(error)
     }
 }
 
 /// A barrier's result.
-pub type Met<T = ()> = std::result::Result<T, Unmet>;
+pub type BarrierResult<T = ()> = std::result::Result<T, BarrierError>;
 
 /// Waits until the child has come to a barrier. Its death is an error and not a hang: its pidfd is
 /// watched beside the socket.
 ///
 /// # Errors
-/// [`Unmet`].
-pub fn wait(child: &Child, kind: Barrier) -> Met {
+/// [`BarrierError`].
+pub fn wait(child: &Child, kind: Barrier) -> BarrierResult {
     let (readable, _) = process::poll2(child.sync.0, child.pidfd.0, None)
         .on("wait for", "the container's process")?;
     let mut byte = [0_u8; 1];
     if readable && matches!(socket::recv(child.sync.0, &mut byte), Ok(1)) && byte[0] == kind as u8 {
         Ok(())
     } else {
-        Err(Unmet::Child)
+        Err(BarrierError::Child)
     }
 }
 
 /// Lets the child go on from a barrier.
 ///
 /// # Errors
-/// [`Unmet::Child`].
-pub fn release(child: &Child, kind: Barrier) -> Met {
-    socket::send(child.sync.0, &[kind as u8]).map_err(|_| Unmet::Child)
+/// [`BarrierError::Child`].
+pub fn release(child: &Child, kind: Barrier) -> BarrierResult {
+    socket::send(child.sync.0, &[kind as u8]).map_err(|_| BarrierError::Child)
 }
 
 /// Takes the seccomp listener, while the child waits on its page, and hands it to `send`.
 ///
 /// # Errors
 /// The filter was refused; pidfd_getfd(2) fails; that of `send`.
-pub fn listener(child: &Child, send: impl FnOnce(&Fd) -> Result<()>) -> Met {
+pub fn listener(child: &Child, send: impl FnOnce(&Fd) -> Result<()>) -> BarrierResult {
     let report = child.page.report();
     let remote = loop {
         match report.listener.load(Ordering::Acquire) {
@@ -73,8 +73,8 @@ pub fn listener(child: &Child, send: impl FnOnce(&Fd) -> Result<()>) -> Met {
 /// its could be relied on.
 ///
 /// # Errors
-/// [`Unmet::Child`].
-pub fn filtered(child: &Child) -> Met {
+/// [`BarrierError::Child`].
+pub fn filtered(child: &Child) -> BarrierResult {
     let report = child.page.report();
     while report.filtered.load(Ordering::Acquire) == 0 {
         if let Err(unmet) = pause_while_alive(child) {
@@ -98,11 +98,11 @@ pub fn closed(child: &Child) {
 /// Waits until the child has become its program: its end of the socket closes at execve.
 ///
 /// # Errors
-/// [`Unmet::Child`]: execve was refused.
-pub fn executed(child: &Child) -> Met {
+/// [`BarrierError::Child`]: execve was refused.
+pub fn executed(child: &Child) -> BarrierResult {
     closed(child);
     if has_failed(child) {
-        Err(Unmet::Child)
+        Err(BarrierError::Child)
     } else {
         Ok(())
     }
@@ -113,12 +113,12 @@ pub fn has_failed(child: &Child) -> bool {
     child.page.report().errno.load(Ordering::Acquire) != 0
 }
 
-fn pause_while_alive(child: &Child) -> Met {
+fn pause_while_alive(child: &Child) -> BarrierResult {
     match process::poll2(child.pidfd.0, -1, Some(0)) {
         Ok((false, _)) => {
             std::thread::sleep(Duration::from_micros(20));
             Ok(())
         }
-        _ => Err(Unmet::Child),
+        _ => Err(BarrierError::Child),
     }
 }

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::namespaces::spawn::Child;
 use crate::spec::Spec;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::container::{Attribute, Protection, Step};
 use crate::step::draft::Plan;
 use crate::step::report::{Detail, FAULT_SIZE, Fault, Outcome, cause};
@@ -229,7 +229,7 @@ fn attribute(what: Attribute) -> &'static str {
 }
 
 /// What the child's policies decided, from its page.
-pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
+pub fn decided(plan: &Plan, child: &Child) -> Vec<PolicyOutcome> {
     let report = child.page.report();
     let count = report.outcomes.load(Ordering::Acquire) as usize;
     let codes = report.outcome.iter().take(count);
@@ -238,11 +238,11 @@ pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
 }
 
 /// The same from the page's codes: the step's number above the lowest byte, which is the outcome.
-pub fn outcomes(plan: &Plan, codes: &[u32]) -> Vec<Decided> {
+pub fn outcomes(plan: &Plan, codes: &[u32]) -> Vec<PolicyOutcome> {
     let decided = |code: &u32| {
         let step = code >> 8;
         let placed = plan.container.get(step as usize);
-        Decided {
+        PolicyOutcome {
             step,
             from: placed
                 .map(|placed| placed.from.to_string())

@@ -24,7 +24,7 @@ use crate::step::container::{Step, slot};
 use crate::step::draft::Plan;
 use crate::sys::fd::Fd;
 use crate::{Error, Result};
-use run::Done;
+use run::Executed;
 
 /// A container that was made and waits for `start`.
 pub struct Created {
@@ -41,7 +41,7 @@ impl Created {
     ///
     /// # Errors
     /// The plan opens no fifo to wait on.
-    pub fn of(done: Done, plan: Plan) -> Result<Self> {
+    pub fn of(done: Executed, plan: Plan) -> Result<Self> {
         let (child, start) = done.keep(slot::START);
         let start = start.ok_or_else(|| Error::new("the plan has no start"))?;
         Ok(Self { child, start, plan })

@@ -1,12 +1,12 @@
 //! The namespace backend: the container is a child on this kernel.
 
 use super::errors;
-use super::run::{Backend, Birth, Made, Network};
+use super::run::{Backend, CloneRequest, Network, Progress};
 use crate::cgroups;
 use crate::cgroups::exec::ExecTarget;
 use crate::cgroups::group::Group;
 use crate::hooks::{host, listener};
-use crate::init::walk::walk;
+use crate::init::executor::execute;
 use crate::namespaces::spawn::{self, Child};
 use crate::net::netlink::Namespace;
 use crate::net::{attach, device};
@@ -14,7 +14,7 @@ use crate::rootfs::sources;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
 use crate::spec::state::state_document;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::draft::Plan;
 use crate::step::host::{HookList, Open};
 use crate::store::START_FIFO;
@@ -82,7 +82,7 @@ pub fn open_common(what: &Open) -> Result<Fd> {
 }
 
 /// What an exec needs of the container that it enters.
-pub struct Entered {
+pub struct EnteredContainer {
     /// A pidfd of the container's init.
     pub init: Fd,
     /// Its process id.
@@ -96,14 +96,14 @@ pub struct Entered {
 
 /// Writes the record: process id (0 before there is one), cgroup, outcomes.
 pub type Recorder<'a> =
-    dyn FnMut(i32, Option<cgroups::group::Record>, Vec<Decided>) -> Result<()> + 'a;
+    dyn FnMut(i32, Option<cgroups::group::Record>, Vec<PolicyOutcome>) -> Result<()> + 'a;
 
 /// What the steps make.
 pub enum Role<'a> {
     /// A container.
     Create(&'a mut Recorder<'a>),
     /// Another process in one.
-    Exec(Entered),
+    Exec(EnteredContainer),
 }
 
 /// The namespace backend.
@@ -121,7 +121,7 @@ pub struct Namespaces<'a> {
 }
 
 impl Namespaces<'_> {
-    fn entered(&mut self) -> Result<&mut Entered> {
+    fn entered(&mut self) -> Result<&mut EnteredContainer> {
         match &mut self.role {
             Role::Exec(entered) => Ok(entered),
             Role::Create(_) => Err(Error::new("create enters no container")),
@@ -147,15 +147,15 @@ impl Backend for Namespaces<'_> {
         }
     }
 
-    fn clone(&mut self, birth: Birth) -> Result<Child> {
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child> {
         let script = self.plan.encode();
-        spawn::spawn(spawn::Birth {
+        spawn::spawn(spawn::SpawnRequest {
             flags: birth.flags,
             stage: birth.stage,
             cgroup: birth.cgroup,
             script: &script,
             slots: birth.slots,
-            walk,
+            executor: execute,
             fresh: self.fresh_init,
         })
     }
@@ -197,13 +197,13 @@ impl Backend for Namespaces<'_> {
         self.target.hook(list, index, hook, child.pid)
     }
 
-    fn record(&mut self, made: Made) -> Result<()> {
+    fn record(&mut self, made: Progress) -> Result<()> {
         let Role::Create(write) = &mut self.role else {
             return Err(Error::new("an exec has no record"));
         };
         match made {
-            Made::Cgroup(cgroup) => write(0, Some(cgroup), Vec::new()),
-            Made::Process { child, cgroup } => {
+            Progress::Cgroup(cgroup) => write(0, Some(cgroup), Vec::new()),
+            Progress::Process { child, cgroup } => {
                 write(child.pid, cgroup, errors::decided(self.plan, child))
             }
         }

@@ -1,7 +1,7 @@
 //! The one executor of host steps: for a namespace container, for both halves of a VM, for exec and
 //! for restore. The order is the plan's; what differs between backends is behind [`Backend`].
 
-use super::barrier::{self, Met, Unmet};
+use super::barrier::{self, BarrierError, BarrierResult};
 use super::undo::Undo;
 use crate::cgroups;
 use crate::cgroups::group::Group;
@@ -32,7 +32,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// clone3(2) fails; a namespace cannot be joined; the program cannot be run.
-    fn clone(&mut self, birth: Birth) -> Result<Child>;
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child>;
 
     /// Gives the container network devices and addresses.
     ///
@@ -57,7 +57,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// write(2) fails: a full disk, and the like.
-    fn record(&mut self, made: Made) -> Result<()> {
+    fn record(&mut self, made: Progress) -> Result<()> {
         let _ = made;
         Err(no("record"))
     }
@@ -95,16 +95,16 @@ pub trait Backend {
     /// Waits until the child has come to a barrier.
     ///
     /// # Errors
-    /// [`Unmet`].
-    fn wait(&mut self, child: &Child, kind: Barrier) -> Met {
+    /// [`BarrierError`].
+    fn wait(&mut self, child: &Child, kind: Barrier) -> BarrierResult {
         barrier::wait(child, kind)
     }
 
     /// Lets the child go on from a barrier.
     ///
     /// # Errors
-    /// [`Unmet`].
-    fn release(&mut self, child: &Child, kind: Barrier) -> Met {
+    /// [`BarrierError`].
+    fn release(&mut self, child: &Child, kind: Barrier) -> BarrierResult {
         barrier::release(child, kind)
     }
 
@@ -118,7 +118,7 @@ fn no(what: &str) -> Error {
 }
 
 /// How the process is made.
-pub struct Birth<'a> {
+pub struct CloneRequest<'a> {
     /// `CLONE_NEW*`.
     pub flags: u64,
     /// By way of a stage.
@@ -149,7 +149,7 @@ pub enum Network<'a> {
 }
 
 /// How far the container is made.
-pub enum Made<'a> {
+pub enum Progress<'a> {
     /// Its cgroup is about to be made.
     Cgroup(cgroups::group::Record),
     /// Its process is there and stands before its program.
@@ -162,14 +162,14 @@ pub enum Made<'a> {
 }
 
 /// What a run of host steps has made.
-pub struct Done {
+pub struct Executed {
     /// The process.
     pub child: Child,
     /// What the slots were filled with, by number.
     held: Vec<(u32, Fd)>,
 }
 
-impl Done {
+impl Executed {
     /// Takes the descriptor of a slot; the others are closed.
     pub fn keep(self, slot: u32) -> (Child, Option<Fd>) {
         let mut held = self.held;
@@ -196,7 +196,7 @@ pub fn run(
     slots: u32,
     directory: &Path,
     backend: &mut dyn Backend,
-) -> Result<Done> {
+) -> Result<Executed> {
     let mut run = Run {
         backend,
         made: Undo::new(directory),
@@ -218,7 +218,7 @@ pub fn run(
     let child = made
         .done()
         .ok_or_else(|| Error::new("the plan makes no process"))?;
-    Ok(Done { child, held })
+    Ok(Executed { child, held })
 }
 
 impl Run<'_> {
@@ -283,7 +283,7 @@ impl Run<'_> {
             HostStep::Record => {
                 let cgroup = self.made.group.as_ref().map(Group::record);
                 let child = child(&self.made)?;
-                self.backend.record(Made::Process { child, cgroup })
+                self.backend.record(Progress::Process { child, cgroup })
             }
             HostStep::AdoptNetwork => self.network(Network::Adopt),
             HostStep::Hostname(name) => self.backend.hostname(name),
@@ -308,7 +308,7 @@ impl Run<'_> {
     }
 
     fn cgroup(&mut self, plan: &cgroups::plan::Plan, first: u32) -> Result<()> {
-        self.backend.record(Made::Cgroup(plan.record()))?;
+        self.backend.record(Progress::Cgroup(plan.record()))?;
         let group = Group::create(plan)?;
         let group = self.made.group.insert(group);
         group.apply(plan)?;
@@ -321,7 +321,7 @@ impl Run<'_> {
 
     fn unit(&mut self, plan: &cgroups::plan::Plan) -> Result<()> {
         let pid = Pid::from_raw(self.child()?.pid);
-        self.backend.record(Made::Cgroup(plan.record()))?;
+        self.backend.record(Progress::Cgroup(plan.record()))?;
         let group = Group::start(plan, pid)?;
         self.made.group.insert(group).apply(plan)
     }
@@ -332,7 +332,7 @@ impl Run<'_> {
         } else {
             None
         };
-        let birth = Birth {
+        let birth = CloneRequest {
             flags,
             stage,
             cgroup: cgroup.map(|fd| fd.as_raw_fd()),
@@ -364,11 +364,14 @@ impl Run<'_> {
         })
     }
 
-    fn meet(&mut self, meeting: impl FnOnce(&mut dyn Backend, &Child) -> Met) -> Result<()> {
+    fn meet(
+        &mut self,
+        meeting: impl FnOnce(&mut dyn Backend, &Child) -> BarrierResult,
+    ) -> Result<()> {
         let child = child(&self.made)?;
         meeting(self.backend, child).map_err(|unmet| match unmet {
-            Unmet::Error(error) => error,
-            Unmet::Child => self.backend.child_failed(child),
+            BarrierError::Error(error) => error,
+            BarrierError::Child => self.backend.child_failed(child),
         })
     }
 

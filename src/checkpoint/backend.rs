@@ -7,16 +7,16 @@ use super::request::{self, Images};
 use super::rpc::Kind;
 use super::tmpfs::StandIn;
 use super::{NETWORK, joined, network_lock};
-use crate::backend::barrier::{Met, Unmet};
+use crate::backend::barrier::{BarrierError, BarrierResult};
 use crate::backend::namespaces::{Target, open_common};
-use crate::backend::run::{Backend, Birth, Made, Network};
+use crate::backend::run::{Backend, CloneRequest, Network, Progress};
 use crate::compile::Compiled;
 use crate::namespaces::spawn::Child;
 use crate::net::netlink::Namespace;
 use crate::net::saved;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
-use crate::state::{Decided, Phase, Record};
+use crate::state::{Phase, PolicyOutcome, Record};
 use crate::step::container::{Barrier, Refused, Step, slot};
 use crate::step::draft::Plan;
 use crate::step::host::{HookList, Open};
@@ -149,7 +149,7 @@ impl<'a> CriuBackend<'a> {
     }
 
     /// Hears criu until an event, which then waits for a reply; does what others ask for.
-    fn hear_until(&mut self, script: &str) -> Met {
+    fn hear_until(&mut self, script: &str) -> BarrierResult {
         self.ask()?;
         let log = self.images.directories.log.clone();
         loop {
@@ -162,7 +162,7 @@ impl<'a> CriuBackend<'a> {
                 Heard::Event(event) => self.answer(event)?,
                 Heard::Answer(answer) => {
                     self.session()?.done(Kind::Restore, *answer, &log)?;
-                    return Err(Unmet::Error(Error::new(format!(
+                    return Err(BarrierError::Error(Error::new(format!(
                         "criu did not tell of {script:?}"
                     ))));
                 }
@@ -335,7 +335,7 @@ impl Backend for CriuBackend<'_> {
     }
 
     /// criu, born in the container's cgroup: what it makes is born there too.
-    fn clone(&mut self, birth: Birth) -> Result<Child> {
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child> {
         let inherited = self.inherited(birth.slots);
         let inherit: Vec<i32> = inherited.iter().map(|(_, raw)| *raw).collect();
         let namespaces = joined(&self.compiled.facts).len();
@@ -384,10 +384,10 @@ impl Backend for CriuBackend<'_> {
 
     /// With the restored processes the record knows them: whatever becomes of hull, `delete` finds
     /// them.
-    fn record(&mut self, made: Made) -> Result<()> {
+    fn record(&mut self, made: Progress) -> Result<()> {
         match made {
-            Made::Cgroup(cgroup) => self.record.cgroup = Some(cgroup),
-            Made::Process { cgroup, .. } => {
+            Progress::Cgroup(cgroup) => self.record.cgroup = Some(cgroup),
+            Progress::Process { cgroup, .. } => {
                 let pid = self.pid;
                 let opened = process::pidfd_open(pid).map(Fd);
                 self.pidfd = Some(opened.on("open", "the restored process")?);
@@ -416,14 +416,14 @@ impl Backend for CriuBackend<'_> {
         Error::new("criu ended without an answer")
     }
 
-    fn wait(&mut self, _child: &Child, kind: Barrier) -> Met {
+    fn wait(&mut self, _child: &Child, kind: Barrier) -> BarrierResult {
         self.hear_until(match kind {
             Barrier::Hooks => "setup-namespaces",
             _ => "post-restore",
         })
     }
 
-    fn release(&mut self, _child: &Child, kind: Barrier) -> Met {
+    fn release(&mut self, _child: &Child, kind: Barrier) -> BarrierResult {
         match kind {
             Barrier::Recorded => Ok(self.finish()?),
             _ => {
@@ -449,7 +449,7 @@ impl Backend for CriuBackend<'_> {
 
 /// What the steps' policies have come to in a restored container, which another runtime's images
 /// decided: seen in its mounts. The kernel refuses file systems in user namespaces alone.
-fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
+fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<PolicyOutcome> {
     let host = Mounts::of(process::getpid()).ok();
     let is_hosts = |target: &str, source: &str| {
         let of_host = host.as_ref().and_then(|host| {
@@ -479,7 +479,7 @@ fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
             _ => false,
         };
         if bound {
-            outcomes.push(Decided {
+            outcomes.push(PolicyOutcome {
                 step: index as u32,
                 from: placed.from.to_string(),
                 outcome: "bound-from-host".to_owned(),

@@ -7,7 +7,7 @@ use crate::checkpoint::dump::{Dump, checkpoint};
 use crate::checkpoint::request::RestoreOptions;
 use crate::checkpoint::restore::restore;
 use crate::checkpoint::{Common, Scratch};
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::Container;
 use crate::error::Kind;
 use crate::step::container::Step;
@@ -93,9 +93,9 @@ fn copy(
             tcp_close: true,
             ..saved.clone()
         },
-        options: Options {
+        options: CreateOptions {
             systemd_cgroup,
-            ..Options::default()
+            ..CreateOptions::default()
         },
         copy: true,
         whole: true,

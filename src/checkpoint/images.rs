@@ -3,7 +3,7 @@
 use crate::container::Container;
 use crate::net::saved::SavedNetworks;
 use crate::spec::Spec;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::layers::Layers;
 use crate::store::Store;
 use crate::{Context, Error, Result};
@@ -160,7 +160,7 @@ pub struct Beside {
     /// What the steps' policies came to: a mount of the host's looks like one of the container's
     /// where both are of one file system.
     #[serde(default)]
-    pub outcomes: Vec<Decided>,
+    pub outcomes: Vec<PolicyOutcome>,
     /// The networks that hull wired.
     #[serde(default)]
     pub network: Option<SavedNetworks>,

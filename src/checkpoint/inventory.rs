@@ -1,7 +1,7 @@
 //! What of a container is not criu's to save and make: taken from the plan by which it was made,
 //! not from the config again.
 
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::container::{Protection, Refused, Step, slot};
 use crate::step::draft::{Placed, Plan};
 use crate::step::host::{HostStep, Open};
@@ -115,9 +115,11 @@ fn source_of(plan: &Plan, number: u32, path: &str) -> PathBuf {
 
 /// The record's outcomes, found again in a plan that was made anew: by the step's place, or by its
 /// origin where another hull numbered its steps otherwise.
-pub fn recorded(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
+pub fn recorded(
+    outcomes: &[PolicyOutcome],
+) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
     move |index, placed| {
-        let same = |decided: &&Decided| decided.from == placed.from;
+        let same = |decided: &&PolicyOutcome| decided.from == placed.from;
         let exact = outcomes
             .iter()
             .find(|decided| decided.step as usize == index && decided.from == placed.from);
@@ -129,7 +131,9 @@ pub fn recorded(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option
 
 /// The same of images, by what stands beside them; where that is nothing, as beside another
 /// runtime's, whatever may have been bound is given: a key that no image has does no harm.
-pub fn saved(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
+pub fn saved(
+    outcomes: &[PolicyOutcome],
+) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
     let known = recorded(outcomes);
     move |index, placed| match &placed.step {
         Step::Mount {
@@ -286,7 +290,7 @@ mod tests {
             container: vec![step("/a"), step("/b"), step("/c")],
             ..Plan::default()
         };
-        let outcome = |step, outcome: &str, target| Decided {
+        let outcome = |step, outcome: &str, target| PolicyOutcome {
             step,
             from: format!("mask {target}"),
             outcome: outcome.into(),

@@ -236,11 +236,11 @@ fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
             crate::cgroups::request::Driver::Systemd { .. }
         )
     });
-    let options = crate::compile::Options {
+    let options = crate::compile::CreateOptions {
         systemd_cgroup,
         no_new_keyring: record.no_new_keyring,
         layers: record.layers.clone(),
-        ..crate::compile::Options::default()
+        ..crate::compile::CreateOptions::default()
     };
     let request =
         crate::compile::request(store, &record.spec, &record.facts, &record.id, &options)?;

@@ -6,7 +6,7 @@ use super::images::{self, Beside};
 use super::inventory::{self, External};
 use super::rpc::{self, CgroupMode};
 use super::{Common, Directories, cgroups, has_own_network, targets};
-use crate::compile::{Compiled, Options};
+use crate::compile::{Compiled, CreateOptions};
 use crate::spec::Spec;
 use crate::sys::file;
 use crate::{Context, Error, Result};
@@ -19,7 +19,7 @@ pub struct RestoreOptions {
     /// What checkpoint is asked as well.
     pub common: Common,
     /// What create is asked: pid file, systemd, and the like.
-    pub options: Options,
+    pub options: CreateOptions,
     /// `--lsm-profile`: kind and name.
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`.

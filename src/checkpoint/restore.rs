@@ -10,7 +10,7 @@ use super::rpc::CgroupMode;
 use super::{root, targets};
 use crate::backend::namespaces::Target;
 use crate::backend::run;
-use crate::compile::{self, Compiled, Options};
+use crate::compile::{self, Compiled, CreateOptions};
 use crate::container::{Container, create};
 use crate::net::names;
 use crate::net::saved::Identity;
@@ -53,7 +53,7 @@ struct Planned {
     compiled: Compiled,
     beside: Beside,
     /// What create would be asked.
-    create: Options,
+    create: CreateOptions,
 }
 
 impl Planned {
@@ -78,7 +78,7 @@ impl Planned {
         let layers = layers
             .map(|layers| root::placed(layers, &store.directory(id), whole))
             .transpose()?;
-        let create = Options {
+        let create = CreateOptions {
             layers,
             ..options.options.clone()
         };

@@ -70,7 +70,7 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
             })?,
         };
         // A machine's monitor closes its socket with its end, after its last word.
-        if (ended && !oom.is_machines()) || !goes_on {
+        if (ended && !oom.is_vm()) || !goes_on {
             return Ok(());
         }
         if Instant::now() >= next {

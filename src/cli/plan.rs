@@ -4,10 +4,10 @@ use super::{Global, process_args};
 use crate::checkpoint;
 use crate::checkpoint::images::Beside;
 use crate::checkpoint::request::RestoreOptions;
-use crate::compile::{self, Options};
+use crate::compile::{self, CreateOptions};
 use crate::facts::Facts;
 use crate::plan::print::{Side, as_json, as_text, host_as_json, host_as_text};
-use crate::process::exec::{self, Entry, ExecRequest};
+use crate::process::exec::{self, CgroupEntry, ExecRequest};
 use crate::spec::Spec;
 use crate::state::Record;
 use crate::stdio::output::{print, print_line};
@@ -59,7 +59,7 @@ struct Shown {
 
 /// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
-    let options = Options {
+    let options = CreateOptions {
         systemd_cgroup: global.systemd_cgroup,
         layers: recorded_layers(&args.bundle)?,
         network: crate::net::setup::NetworkOptions {
@@ -67,7 +67,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             ..args.network.asked()
         },
         vm: args.machine.asked(),
-        ..Options::default()
+        ..CreateOptions::default()
     };
     let shown = match (&args.restore, &args.exec) {
         (Some(images), _) => restore(args, global, options, images)?,
@@ -99,7 +99,7 @@ fn in_vm(host: &[Placed<HostStep>], guest: &Plan) -> Shown {
     }
 }
 
-fn create(args: &Args, global: &Global, options: &Options) -> Result<Shown> {
+fn create(args: &Args, global: &Global, options: &CreateOptions) -> Result<Shown> {
     let spec = Spec::load(&args.bundle)?;
     match options.vm.for_spec(&spec)? {
         Some(asked) => {
@@ -154,7 +154,7 @@ fn create_vm(preview: &Preview) -> Shown {
 }
 
 /// An exec in a container that was created of this bundle on this host.
-fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<Shown> {
+fn exec(args: &Args, global: &Global, options: &CreateOptions, file: &Path) -> Result<Shown> {
     let spec = Spec::load(&args.bundle)?;
     let process = exec::completed(&process_args::read(file)?, &spec);
     let facts = Facts::probe(&spec)?;
@@ -178,7 +178,7 @@ fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<
         joins: exec::joins(&spec, &facts),
         may_set_groups: true,
         filter,
-        cgroups: Entry {
+        cgroups: CgroupEntry {
             v1,
             v2: places > v1 as usize,
         },
@@ -189,7 +189,7 @@ fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<
 }
 
 /// A restore; without a bundle's config in the directory named, by the one among the images.
-fn restore(args: &Args, global: &Global, options: Options, images: &Path) -> Result<Shown> {
+fn restore(args: &Args, global: &Global, options: CreateOptions, images: &Path) -> Result<Shown> {
     let store = global.store();
     let beside = Beside::read(images)?;
     let spec = if args.bundle.join("config.json").exists() {

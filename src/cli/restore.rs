@@ -8,7 +8,7 @@ use crate::checkpoint;
 use crate::checkpoint::images::Beside;
 use crate::checkpoint::request::RestoreOptions;
 use crate::checkpoint::{Common, Scratch};
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::delete::delete;
 use crate::spec::Spec;
 use crate::stdio::foreground::{Relays, Signals, attend, console_pair, receive_terminal};
@@ -129,11 +129,11 @@ fn bring_back(args: Args, global: &Global) -> Result<u8> {
     }
     let bring = RestoreOptions {
         common,
-        options: Options {
+        options: CreateOptions {
             systemd_cgroup: global.systemd_cgroup,
             no_pivot: args.no_pivot,
             pid_file: args.pid_file.clone(),
-            ..Options::default()
+            ..CreateOptions::default()
         },
         lsm_profile: args.lsm_profile.clone(),
         lsm_mount_context: args.lsm_mount_context.clone(),

@@ -1,10 +1,10 @@
 //! `hull init`: a fresh process that executes container steps, as the cloned child would.
 
-use super::walk::walk;
+use super::executor::execute;
 use crate::process::child::identity;
+use crate::step::child::Buffers;
 use crate::step::container::slot;
 use crate::step::wire::Malformed;
-use crate::step::world::Scratch;
 use crate::sys::file;
 use crate::sys::page::Page;
 use crate::{Context, Error, Result};
@@ -31,7 +31,7 @@ pub fn run_init(script: i32, slots: &[i32]) -> Result<std::convert::Infallible> 
     identity::kept_over_execve().on("restore", "the capabilities")?;
     let page = slots.get(slot::PAGE as usize).copied().unwrap_or(-1);
     let page = Page::from_file(page).on("map", "the report page")?;
-    let mut scratch =
-        Scratch::for_script(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;
-    walk(&bytes, slots, page.report(), &mut scratch)
+    let mut buffers =
+        Buffers::for_steps(&bytes).map_err(|Malformed| Error::new("the script cannot be read"))?;
+    execute(&bytes, slots, page.report(), &mut buffers)
 }

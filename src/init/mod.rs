@@ -3,5 +3,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod executor;
 pub mod fresh;
-pub mod walk;

@@ -10,11 +10,11 @@
 //! hull never joins anything itself and so never gives up its privileges over the host.
 
 use crate::process::child::identity;
+use crate::step::child::Buffers;
 use crate::step::container::slot;
 use crate::step::host::Stage;
 use crate::step::report::Detail;
 use crate::step::wire::Malformed;
-use crate::step::world::Scratch;
 use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::page::{Page, Report};
 use crate::sys::process::{self, Arrays, Cloned};
@@ -41,10 +41,10 @@ pub struct Child {
 }
 
 /// The executor of container steps: the steps as bytes, the slots, the page to report to, and room.
-pub type Walk = fn(&[u8], &[i32], &Report, &mut Scratch) -> !;
+pub type Executor = fn(&[u8], &[i32], &Report, &mut Buffers) -> !;
 
 /// How a child is made.
-pub struct Birth<'a> {
+pub struct SpawnRequest<'a> {
     /// `CLONE_NEW*`.
     pub flags: u64,
     /// By way of a stage.
@@ -55,8 +55,8 @@ pub struct Birth<'a> {
     pub script: &'a [u8],
     /// The slots; the one for the socket is filled here.
     pub slots: &'a mut [i32],
-    /// Executes the container steps: `init::walk::walk`, which stands above this module.
-    pub walk: Walk,
+    /// Executes the container steps: `init::executor::execute`, which stands above this module.
+    pub executor: Executor,
     /// A fresh process reads the script (`hull init`) and not the cloned one.
     pub fresh: bool,
 }
@@ -65,19 +65,19 @@ pub struct Birth<'a> {
 ///
 /// # Errors
 /// The kernel's, of the clone or of a namespace that the stage could not join.
-pub fn spawn(birth: Birth) -> Result<Child> {
-    let Birth {
+pub fn spawn(request: SpawnRequest) -> Result<Child> {
+    let SpawnRequest {
         flags,
         stage,
         cgroup,
         script,
         slots,
-        walk,
+        executor: execute,
         fresh,
-    } = birth;
+    } = request;
     let (sync, theirs) = socket_pair()?;
     slots[slot::SYNC as usize] = theirs.0;
-    let mut scratch = Scratch::for_script(script)
+    let mut buffers = Buffers::for_steps(script)
         .map_err(|Malformed| Error::new("the plan's script cannot be read"))?;
     let (page, mut image) = if fresh {
         Image::make(script, slots)?
@@ -87,16 +87,16 @@ pub fn spawn(birth: Birth) -> Result<Child> {
     let offsets = stage
         .and_then(|stage| stage.time.as_ref())
         .map(offsets_text);
-    let mut become_child = |page: &Page, scratch: &mut Scratch, slots: &[i32]| -> ! {
+    let mut become_child = |page: &Page, buffers: &mut Buffers, slots: &[i32]| -> ! {
         file::close(sync.0);
         match &mut image {
             Some(image) => image.run(page.report()),
-            None => walk(script, slots, page.report(), scratch),
+            None => execute(script, slots, page.report(), buffers),
         }
     };
     let (pid, pidfd) = match stage {
         None => match process::clone(flags, cgroup).on("clone", "the container's process")? {
-            Cloned::Child => become_child(&page, &mut scratch, slots),
+            Cloned::Child => become_child(&page, &mut buffers, slots),
             Cloned::Parent { pid, pidfd } => (pid, Fd(pidfd)),
         },
         Some(stage) => match process::clone(0, None).on("clone", "the stage process")? {
@@ -105,7 +105,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
                     stage_failed(page.report(), errno, which);
                 }
                 match process::clone(flags | libc::CLONE_PARENT as u64, cgroup) {
-                    Ok(Cloned::Child) => become_child(&page, &mut scratch, slots),
+                    Ok(Cloned::Child) => become_child(&page, &mut buffers, slots),
                     Ok(Cloned::Parent { pid, .. }) => {
                         page.report().pid.store(pid, Ordering::Release);
                         process::exit(0)

@@ -16,8 +16,8 @@ pub fn warn(draft: &mut Draft) {
         root: _,        // rootfs/plan.rs root | rootfs/child/root.rs attach_root
         mounts: _,      // rootfs/plan.rs mounts | rootfs/child/mount.rs mount
         process,
-        hostname: _,   // namespaces/plan.rs enter | init/walk.rs set
-        domainname: _, // namespaces/plan.rs enter | init/walk.rs set
+        hostname: _,   // namespaces/plan.rs enter | init/executor.rs set
+        domainname: _, // namespaces/plan.rs enter | init/executor.rs set
         hooks,
         annotations: _, // process/plan.rs identity | -
         linux,
@@ -49,14 +49,14 @@ fn is_for_windows(process: &Process) -> bool {
         env: _,               // process/plan.rs exec_step | process/child/program.rs exec
         cwd: _, // process/plan.rs identity_steps | process/child/program.rs working_directory
         capabilities: _, // process/plan.rs identity_steps | process/child/identity.rs capabilities
-        rlimits: _, // process/plan.rs identity_steps | init/walk.rs set
-        no_new_privileges: _, // process/plan.rs identity_steps | init/walk.rs set
+        rlimits: _, // process/plan.rs identity_steps | init/executor.rs set
+        no_new_privileges: _, // process/plan.rs identity_steps | init/executor.rs set
         apparmor_profile: _, // process/plan.rs labels | process/child/identity.rs label
         oom_score_adj: _, // namespaces/plan.rs make | backend/run.rs oom_score
         selinux_label: _, // process/plan.rs labels | process/child/identity.rs label
-        io_priority: _, // process/plan.rs scheduling | init/walk.rs set
-        scheduler: _, // process/plan.rs scheduling | init/walk.rs set
-        exec_cpu_affinity: _, // process/exec.rs attributes | init/walk.rs set
+        io_priority: _, // process/plan.rs scheduling | init/executor.rs set
+        scheduler: _, // process/plan.rs scheduling | init/executor.rs set
+        exec_cpu_affinity: _, // process/exec.rs attributes | init/executor.rs set
     } = process;
     command_line.as_deref().is_some_and(|line| !line.is_empty())
 }
@@ -73,14 +73,14 @@ fn places_of_linux(linux: &Linux) {
         cgroups_path: _,       // namespaces/plan.rs cgroup | backend/run.rs cgroup
         resources: _,          // cgroups/plan.rs plan | backend/run.rs cgroup
         intel_rdt: _,          // process/plan.rs attributes | -
-        memory_policy: _,      // process/plan.rs attributes | init/walk.rs set
-        sysctl: _,             // namespaces/sysctl.rs sysctl | step/world.rs write_proc
-        seccomp: _,            // process/plan.rs identity_steps | step/world.rs filter
+        memory_policy: _,      // process/plan.rs attributes | init/executor.rs set
+        sysctl: _,             // namespaces/sysctl.rs sysctl | step/child.rs write_proc
+        seccomp: _,            // process/plan.rs identity_steps | step/child.rs filter
         rootfs_propagation: _, // rootfs/plan.rs propagation | rootfs/child/mount.rs attributes
         masked_paths: _,       // rootfs/protect.rs protect | rootfs/child/mount.rs protect
         readonly_paths: _,     // rootfs/protect.rs protect | rootfs/child/mount.rs protect
         mount_label: _,        // rootfs/plan.rs take_label | rootfs/child/mount.rs mount
-        personality: _,        // process/plan.rs attributes | init/walk.rs set
+        personality: _,        // process/plan.rs attributes | init/executor.rs set
     } = linux;
 }
 

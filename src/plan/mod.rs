@@ -14,14 +14,14 @@ use crate::spec::Spec;
 use crate::step::container::slot;
 use crate::step::draft::Draft;
 use crate::step::draft::Plan;
-use crate::step::draft::Request;
+use crate::step::draft::PlanRequest;
 use crate::step::host::{HostStep, Open};
 
 /// Compiles a container's making.
 ///
 /// # Errors
 /// What the config asks and this host cannot do, naming the field.
-pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
+pub fn plan(spec: &Spec, facts: &Facts, request: &PlanRequest) -> Result<Plan> {
     let plan = Plan {
         slots: slot::FIRST_FREE,
         ..Plan::default()

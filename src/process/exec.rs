@@ -34,7 +34,7 @@ pub struct ExecRequest {
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
     /// The container's cgroups, as far as the process enters them.
-    pub cgroups: Entry,
+    pub cgroups: CgroupEntry,
     /// The container's execution domain.
     pub personality: Option<Personality>,
     /// The session keyring's name, if the container has one.
@@ -54,7 +54,7 @@ pub struct Joins {
 
 /// How an exec enters the container's cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct CgroupEntry {
     /// How many v1 cgroups the child joins by itself.
     pub v1: u32,
     /// hull moves the child into the v2 cgroup.

@@ -1,4 +1,4 @@
-//! The steps of `inside`: what happens in the new world. Data only; `init` has one short function
+//! The steps of `inside`: what happens in the new state. Data only; `init` has one short function
 //! for each.
 
 use crate::step::wire::{Bytes, Flag, Str, Strs, U32, U32s, U64, choice, steps};

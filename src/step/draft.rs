@@ -26,7 +26,7 @@ pub struct Placed<S> {
 pub struct Plan {
     /// Executed by the backend on the host.
     pub host: Vec<Placed<HostStep>>,
-    /// Executed by init in the new world.
+    /// Executed by init in the new state.
     pub container: Vec<Placed<Step>>,
     /// What was asked and is not done, a sentence each.
     pub warnings: Vec<String>,
@@ -56,7 +56,7 @@ impl Plan {
     }
 
     /// Warns of what is asked and not done, and logs what has no effect.
-    pub fn tell(&self) {
+    pub fn log_warnings(&self) {
         self.warnings
             .iter()
             .for_each(|warning| crate::log::warn(warning));
@@ -77,7 +77,7 @@ impl Plan {
 
 /// What a plan is made from besides the Spec and the Facts: the command's own options.
 #[derive(Clone, Debug, Default)]
-pub struct Request {
+pub struct PlanRequest {
     /// The container's id.
     pub id: String,
     /// `--no-pivot`.
@@ -108,7 +108,7 @@ pub struct Request {
 pub struct Draft<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) facts: &'a Facts,
-    pub(crate) request: &'a Request,
+    pub(crate) request: &'a PlanRequest,
     pub(crate) plan: Plan,
     /// For each mount of the config, the slot of its opened source.
     pub sources: Vec<u32>,

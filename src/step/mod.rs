@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod child;
 pub mod container;
 pub mod draft;
 pub mod host;
@@ -11,4 +12,3 @@ pub mod report;
 #[cfg(test)]
 pub mod tests;
 pub mod wire;
-pub mod world;

@@ -22,7 +22,7 @@ impl Fault {
     }
 
     /// The same with a value (an exit status, a signal).
-    pub fn valued(errno: Errno, detail: Detail, value: u32) -> Self {
+    pub fn with_value(errno: Errno, detail: Detail, value: u32) -> Self {
         Self {
             errno,
             detail: detail as u32 | (value << 8),

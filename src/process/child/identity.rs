@@ -1,7 +1,7 @@
 //! Ids, groups, capabilities and the session keyring.
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::report::{Detail, Fault};
-use crate::step::world::{Done, World};
 use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::ids::{self, CapSets};
@@ -14,7 +14,7 @@ const PR_CAP_AMBIENT_RAISE: u64 = 2;
 const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
 
 /// Takes on ids: groups first, since they need the privilege that the user change drops.
-pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> Done {
+pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> StepResult {
     if keep {
         ids::prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
     }
@@ -27,7 +27,7 @@ pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> Done {
 }
 
 /// Drops from the bounding set.
-pub fn bounding(drop: u64) -> Done {
+pub fn bounding(drop: u64) -> StepResult {
     for capability in 0..64 {
         if drop & (1 << capability) != 0 {
             ids::prctl(libc::PR_CAPBSET_DROP, capability, 0)?;
@@ -37,7 +37,7 @@ pub fn bounding(drop: u64) -> Done {
 }
 
 /// Sets the three sets, then the ambient one, which must lie in two of them.
-pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
+pub fn capabilities(sets: CapSets, ambient: u64) -> StepResult {
     ids::capset(sets)?;
     // The kernel keeps the ambient set within these two (capabilities(7)): where they share
     // nothing, it is empty by now.
@@ -92,7 +92,7 @@ pub fn kept_over_execve() -> Result<(), Errno> {
 
 /// Joins a session keyring of that name and adds the right to search it (`KEY_USR_SEARCH`), as
 /// engines' images expect. A kernel without keyrings has nothing to separate.
-pub fn keyring(name: &CStr) -> Done {
+pub fn keyring(name: &CStr) -> StepResult {
     const USER_SEARCH: u32 = 0x0008_0000;
     let serial = match ids::join_session_keyring(name) {
         Err(Errno::ENOSYS) => return Ok(()),
@@ -132,10 +132,10 @@ pub fn own_stdio(uid: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-impl World<'_> {
+impl ChildState<'_> {
     /// A task's own attributes belong to the host's root while it is not dumpable, so an init in a
     /// user namespace is dumpable for the time of this open; nobody else is in the container yet.
-    pub fn label(&self, file: &CStr, value: &CStr) -> Done {
+    pub fn label(&self, file: &CStr, value: &CStr) -> StepResult {
         match self.write_proc(file, value, 0) {
             Err(fault) if fault.errno == Errno::EACCES => {
                 ids::prctl(libc::PR_SET_DUMPABLE, 1, 0)?;

@@ -1,8 +1,8 @@
 //! Finding the program and becoming it.
 
+use crate::step::child::{Buffers, ChildState, StepResult};
 use crate::step::report::{Detail, Fault};
 use crate::step::wire::StrList;
-use crate::step::world::{Done, Scratch, World};
 use crate::sys::fd::Fd;
 use crate::sys::resolve::make_directory;
 use crate::sys::{file, process};
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 /// Where in the scratch text HOME begins; the program's path stands before.
 const HOME_AT: usize = libc::PATH_MAX as usize;
 
-impl Scratch {
+impl Buffers {
     /// Writes a NUL-terminated string made of parts; its length with the NUL.
     fn compose(&mut self, at: usize, parts: &[&[u8]]) -> Result<usize, Errno> {
         let mut end = at;
@@ -49,18 +49,18 @@ fn check(path: &CStr) -> Result<(), Fault> {
     file::executable(file.0).map_err(|errno| Fault::with(errno, Detail::NotExecutable))
 }
 
-impl World<'_> {
+impl ChildState<'_> {
     /// Looks a name up in PATH, or takes a path as it is; the first that may be run is kept, as
     /// Go's and the shells' lookups do.
     ///
     /// HOME is read now too: a filter may forbid opening files later.
-    pub fn find_program(&mut self, name: &CStr, path: &CStr, home: bool, uid: u32) -> Done {
+    pub fn find_program(&mut self, name: &CStr, path: &CStr, home: bool, uid: u32) -> StepResult {
         if home {
             self.home(uid)?;
         }
         let bytes = name.to_bytes();
         if bytes.contains(&b'/') {
-            self.program = self.scratch.compose(0, &[bytes])?;
+            self.program = self.buffers.compose(0, &[bytes])?;
             return check(name);
         }
         let mut refused = None;
@@ -74,8 +74,8 @@ impl World<'_> {
             } else {
                 directory
             };
-            self.program = self.scratch.compose(0, &[directory, b"/", bytes])?;
-            match check(text_at(&self.scratch.text, 0)?) {
+            self.program = self.buffers.compose(0, &[directory, b"/", bytes])?;
+            match check(text_at(&self.buffers.text, 0)?) {
                 Ok(()) => return Ok(()),
                 Err(fault) if fault.errno == Errno::EACCES => refused = Some(fault),
                 Err(_) => {}
@@ -87,9 +87,9 @@ impl World<'_> {
 
     /// execve. Where create's caller is gone already, the container's stderr is the only place left
     /// for the reason, and the status is 1, as with runc 1.1 and crun.
-    pub fn exec(&mut self, args: StrList, env: StrList, home: bool) -> Done {
+    pub fn exec(&mut self, args: StrList, env: StrList, home: bool) -> StepResult {
         self.report.filtered.store(1, Ordering::Release);
-        let Scratch { arrays, text, .. } = &mut *self.scratch;
+        let Buffers { arrays, text, .. } = &mut *self.buffers;
         let path = text_at(text, 0)?;
         let home = if home {
             Some(text_at(text, HOME_AT)?)
@@ -109,7 +109,7 @@ impl World<'_> {
         let path = self
             .program
             .checked_sub(1)
-            .and_then(|end| self.scratch.text.get(..end))
+            .and_then(|end| self.buffers.text.get(..end))
             .unwrap_or(b"");
         let why: &[u8] = match errno {
             Errno::ENOEXEC => b": exec format error\n",
@@ -124,7 +124,7 @@ impl World<'_> {
 
     /// HOME from the container's own passwd, read line by line through a small window; `/` where
     /// the user has none.
-    fn home(&mut self, uid: u32) -> Done {
+    fn home(&mut self, uid: u32) -> StepResult {
         let mut window = [0_u8; 4096];
         let mut filled = 0;
         let passwd = file::openat(
@@ -171,7 +171,7 @@ impl World<'_> {
                 filled = rest;
             }
         }
-        self.scratch.compose(HOME_AT, &[b"HOME=/"])?;
+        self.buffers.compose(HOME_AT, &[b"HOME=/"])?;
         Ok(())
     }
 
@@ -190,7 +190,7 @@ impl World<'_> {
         }
         match fields.nth(2) {
             Some(home) if !home.is_empty() => self
-                .scratch
+                .buffers
                 .compose(HOME_AT, &[b"HOME=", home])
                 .map(|_| true),
             _ => Ok(false),
@@ -198,11 +198,11 @@ impl World<'_> {
     }
 }
 
-impl World<'_> {
+impl ChildState<'_> {
     /// Makes the working directory, or enters it and checks that it lies below the root: a leaked
     /// descriptor's directory does not (CVE-2024-21626), and the kernel says so by a name without a
     /// leading slash.
-    pub fn working_directory(&self, path: &CStr, create: bool) -> Done {
+    pub fn working_directory(&self, path: &CStr, create: bool) -> StepResult {
         if create && path != c"/" {
             make_directory(self.root, path, true)?;
             return Ok(());

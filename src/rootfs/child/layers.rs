@@ -1,8 +1,8 @@
 //! The root put together out of overlays (see `plan::layers` for the picture).
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::StepRef;
 use crate::step::report::{Detail, Fault, Outcome};
-use crate::step::world::{Done, World};
 use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::mount::{self, AT_RECURSIVE, ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
@@ -10,10 +10,10 @@ use crate::sys::resolve::make_directory;
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-impl World<'_> {
+impl ChildState<'_> {
     /// A file system of its own for what is thrown away: whichever way the container ends, its
     /// mount namespace takes this with it.
-    pub fn make_scratch(&mut self) -> Done {
+    pub fn make_scratch(&mut self) -> StepResult {
         let context = Fd(mount::fsopen(c"tmpfs")?);
         mount::fsconfig_string(context.0, c"mode", c"755")?;
         mount::fsconfig_create(context.0)?;
@@ -29,7 +29,7 @@ impl World<'_> {
     /// The scratch file system, which is the working directory, is detached before the root takes
     /// its place on `/`: stacked below it, it would keep the old root there, for the unmounting
     /// after the pivot takes only what lies on top.
-    pub fn gather(&mut self) -> Done {
+    pub fn gather(&mut self) -> StepResult {
         let tree = mount::open_tree(libc::AT_FDCWD, c"root", OPEN_TREE_CLONE | AT_RECURSIVE)?;
         mount::umount(c".", libc::MNT_DETACH)?;
         mount::move_mount_on_root(tree)?;
@@ -37,7 +37,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn layer(&mut self, step: StepRef) -> Done {
+    pub(crate) fn layer(&mut self, step: StepRef) -> StepResult {
         let StepRef::Layer {
             target,
             source,
@@ -101,7 +101,7 @@ fn overlay(lower: &CStr, upper: &CStr, work: &CStr, marks: &CStr) -> Result<Fd, 
     mount::fsmount(context.0, 0).map(Fd)
 }
 
-fn read_only(below: &Fd, place: &Fd) -> Done {
+fn read_only(below: &Fd, place: &Fd) -> StepResult {
     let tree = Fd(mount::open_tree(
         below.0,
         c"",

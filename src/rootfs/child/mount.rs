@@ -1,9 +1,9 @@
 //! Mounts, binds, masks, nodes and links, each on a place that a descriptor holds.
 
 use crate::rootfs::child::copyup;
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::{Create, Protection, Refused, StepRef, slot};
 use crate::step::report::{Detail, Fault, Outcome};
-use crate::step::world::{Done, World};
 use crate::sys::file;
 use crate::sys::mount::{
     self, AT_RECURSIVE, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr,
@@ -19,10 +19,10 @@ fn is_directory(descriptor: i32) -> Result<bool, Errno> {
     Ok(file::fstat(descriptor)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
-impl World<'_> {
+impl ChildState<'_> {
     /// A mount lands on the current directory, which is the target's own inode: two calls, and no
     /// path.
-    pub fn mount(&mut self, step: StepRef) -> Done {
+    pub fn mount(&mut self, step: StepRef) -> StepResult {
         let StepRef::Mount {
             target,
             fstype,
@@ -122,7 +122,7 @@ impl World<'_> {
 
     /// A user namespace without a network or process namespace of its own may not mount sysfs or
     /// procfs: the host's is bound.
-    fn bind_host(&mut self, path: &CStr, source: &CStr, place: i32, flags: u64) -> Done {
+    fn bind_host(&mut self, path: &CStr, source: &CStr, place: i32, flags: u64) -> StepResult {
         let host = if source.to_bytes().first() == Some(&b'/') {
             source
         } else {
@@ -152,7 +152,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn bind(&mut self, step: StepRef) -> Done {
+    pub(crate) fn bind(&mut self, step: StepRef) -> StepResult {
         let StepRef::Bind {
             target,
             slot: index,
@@ -243,7 +243,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn copy_link(&mut self, link: i32, target: &CStr) -> Done {
+    fn copy_link(&mut self, link: i32, target: &CStr) -> StepResult {
         let mut text = [0_u8; libc::PATH_MAX as usize];
         let length = file::readlinkat(link, c"", &mut text[..libc::PATH_MAX as usize - 1])?;
         text[length] = 0;
@@ -251,7 +251,7 @@ impl World<'_> {
         self.symlink(target, text)
     }
 
-    pub(crate) fn attributes(&mut self, step: StepRef) -> Done {
+    pub(crate) fn attributes(&mut self, step: StepRef) -> StepResult {
         let StepRef::Attributes {
             target,
             set,
@@ -289,7 +289,7 @@ impl World<'_> {
         )?)
     }
 
-    pub(crate) fn protect(&mut self, target: &CStr, how: Protection) -> Done {
+    pub(crate) fn protect(&mut self, target: &CStr, how: Protection) -> StepResult {
         let place = match lookup(self.root, target, 0, true) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => {
                 self.report.note(self.step, Outcome::Skipped as u8);
@@ -321,7 +321,7 @@ impl World<'_> {
 
     /// One empty read-only tmpfs serves all masked directories: a superblock each would be the dearest
     /// part of the whole set-up.
-    fn mask_directory(&mut self, target: &CStr, place: i32) -> Done {
+    fn mask_directory(&mut self, target: &CStr, place: i32) -> StepResult {
         if self.empty >= 0 {
             let tree = mount::open_tree(self.empty, c"", OPEN_TREE_CLONE)?;
             return Ok(mount::move_mount(tree, place)?);
@@ -353,7 +353,7 @@ impl World<'_> {
         Ok(self.null)
     }
 
-    pub(crate) fn node(&mut self, step: StepRef) -> Done {
+    pub(crate) fn node(&mut self, step: StepRef) -> StepResult {
         let StepRef::Node {
             path,
             mode,
@@ -385,7 +385,7 @@ impl World<'_> {
     }
 
     /// mknod is refused in a user namespace: the host's device is bound onto an empty file.
-    fn bind_node(&self, path: &CStr, directory: i32, name: &CStr) -> Done {
+    fn bind_node(&self, path: &CStr, directory: i32, name: &CStr) -> StepResult {
         let source = |errno| Fault::with(errno, Detail::Source);
         let tree = mount::open_tree(libc::AT_FDCWD, path, OPEN_TREE_CLONE).map_err(source)?;
         match file::mknodat(directory, name, libc::S_IFREG | 0o666, 0) {
@@ -398,7 +398,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn symlink(&mut self, path: &CStr, target: &CStr) -> Done {
+    pub(crate) fn symlink(&mut self, path: &CStr, target: &CStr) -> StepResult {
         let (directory, name) = self.parent_of(path)?;
         match file::symlinkat(target, directory, name) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -407,7 +407,7 @@ impl World<'_> {
     }
 
     /// Puts the terminal's peer on `/dev/console`, from its descriptor.
-    pub fn mount_console(&mut self, peer: i32) -> Done {
+    pub fn mount_console(&mut self, peer: i32) -> StepResult {
         let place = self.target(c"/dev/console", Create::LikeSource, false, false)?;
         let tree = mount::open_tree(peer, c"", OPEN_TREE_CLONE)?;
         Ok(mount::move_mount(tree, place)?)

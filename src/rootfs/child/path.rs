@@ -2,9 +2,9 @@
 //! and what is missing is made by descriptor, so that a name swapped between check and use leads
 //! nowhere else (CVE-2021-30465, CVE-2024-45310).
 
+use crate::step::child::ChildState;
 use crate::step::container::Create;
 use crate::step::report::{Detail, Fault};
-use crate::step::world::World;
 use crate::sys::file::{self};
 use crate::sys::resolve::Fresh;
 use crate::sys::resolve::Parent;
@@ -16,7 +16,7 @@ use crate::sys::resolve::split;
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-impl World<'_> {
+impl ChildState<'_> {
     /// The place where a mount goes.
     pub fn target(
         &mut self,

@@ -1,16 +1,16 @@
 //! The container's root: attaching it, leaving the old one, and what is written through procfs.
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::{Leave, slot};
 use crate::step::report::{Detail, Fault};
-use crate::step::world::{Done, World};
 use crate::sys::file::{self};
 use crate::sys::mount::{self, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE};
 use crate::sys::resolve::Parent;
 use std::ffi::CStr;
 
-impl World<'_> {
+impl ChildState<'_> {
     /// In the host's own mount namespace nothing may be attached to `/`.
-    pub fn open_root(&mut self, path: &CStr) -> Done {
+    pub fn open_root(&mut self, path: &CStr) -> StepResult {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         self.own_mounts = false;
         self.root = file::openat(libc::AT_FDCWD, path, flags, 0)
@@ -21,7 +21,7 @@ impl World<'_> {
     /// Attaches the root on its own directory, where createContainer hooks look for it. A child in a
     /// user namespace may lack the right to reach that directory: then on top of `/`, from where
     /// pivot_root can take it as well.
-    pub fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> Done {
+    pub fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> StepResult {
         let tree = match self.slots.get(slot::ROOT as usize) {
             Some(&tree) if tree >= 0 => tree,
             _ => {
@@ -48,7 +48,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn leave(&mut self, how: Leave) -> Done {
+    pub(crate) fn leave(&mut self, how: Leave) -> StepResult {
         file::fchdir(self.root)?;
         match how {
             Leave::Pivot => {

@@ -2,10 +2,10 @@
 //! and never a field that reaches beyond the bytes (CVE-2021-43784 was an overflowing length in a
 //! runtime's encoded bootstrap).
 
+use crate::step::child::Buffers;
 use crate::step::container::{Step, StepRef};
 use crate::step::tests::Random;
 use crate::step::wire::{Bytes, Field, Malformed, Reader, Str, Strs, U32s};
-use crate::step::world::Scratch;
 
 fn encode(steps: &[Step]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -37,7 +37,7 @@ fn every_kind_comes_back_as_it_went() {
         let steps = shuffled(&mut random);
         let bytes = encode(&steps);
         assert_eq!(decode(&bytes), Ok(steps));
-        assert!(Scratch::for_script(&bytes).is_ok());
+        assert!(Buffers::for_steps(&bytes).is_ok());
     }
 }
 
@@ -95,7 +95,7 @@ fn mutated_scripts() {
                 Ok(_) => read += 1,
                 Err(Malformed) => refused += 1,
             }
-            assert_eq!(Scratch::for_script(&bytes).is_ok(), decode(&bytes).is_ok());
+            assert_eq!(Buffers::for_steps(&bytes).is_ok(), decode(&bytes).is_ok());
         }
     }
     assert!(
@@ -142,7 +142,7 @@ fn garbage() {
     let mut random = Random::new(5);
     for _ in 0..20_000 {
         let bytes = random.bytes();
-        assert_eq!(Scratch::for_script(&bytes).is_ok(), decode(&bytes).is_ok());
+        assert_eq!(Buffers::for_steps(&bytes).is_ok(), decode(&bytes).is_ok());
     }
 }
 

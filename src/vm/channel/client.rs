@@ -2,7 +2,7 @@
 //! container's directory, descriptors beside them.
 
 use crate::spec::config::Resources;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::sys::fd::Fd;
 use crate::sys::{file, socket as raw};
 use crate::vm::channel::message::{FromGuest, Task};
@@ -74,7 +74,7 @@ pub enum News {
     Placed,
     /// It is made; what its policies decided, and what its kernel can do. A byte is the answer: it
     /// outlives its maker from there on.
-    Ready(Vec<Decided>, Option<Box<crate::facts::Facts>>),
+    Ready(Vec<PolicyOutcome>, Option<Box<crate::facts::Facts>>),
     /// Why not, and a shell's status for it.
     Failed(String, Option<u8>),
 }

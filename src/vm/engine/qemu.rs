@@ -13,7 +13,7 @@ use crate::namespaces::spawn::Child;
 use crate::plan;
 use crate::spec::Spec;
 use crate::spec::config::Config;
-use crate::step::draft::Request;
+use crate::step::draft::PlanRequest;
 use crate::sys::fd::Fd;
 use crate::sys::{file, process};
 use crate::vm::channel::message;
@@ -333,16 +333,17 @@ fn under_own_plan(boot: &Boot, args: Vec<String>, last: i32) -> Result<Child> {
         .map_err(|error| Error::new(format!("QEMU's own config: {error}")))?;
     let spec = Spec::check(config, directory.clone())?;
     let facts = Facts::probe(&spec)?;
-    let request = Request {
+    let request = PlanRequest {
         id: boot.id.to_owned(),
         no_new_keyring: true,
         preserve_fds: (last - 2).max(0) as u32,
         dies_with_parent: true,
-        ..Request::default()
+        ..PlanRequest::default()
     };
     let plan = plan::plan(&spec, &facts, &request)?;
-    let mut unrecorded =
-        |_: i32, _: Option<crate::cgroups::group::Record>, _: Vec<crate::state::Decided>| Ok(());
+    let mut unrecorded = |_: i32,
+                          _: Option<crate::cgroups::group::Record>,
+                          _: Vec<crate::state::PolicyOutcome>| Ok(());
     let mut namespaces = Namespaces {
         target: Target {
             spec: &spec,

@@ -2,7 +2,7 @@
 
 use super::forward::Forward;
 use super::{Monitor, Stage};
-use crate::compile::Options as CreateOptions;
+use crate::compile::CreateOptions;
 use crate::settings::vm::VmOptions;
 use crate::spec::Spec;
 use crate::step::container::slot;

@@ -13,10 +13,10 @@ use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 /// A step's result.
-pub type Done = Result<(), Fault>;
+pub type StepResult = Result<(), Fault>;
 
 /// Room that the walker uses, sized before the clone.
-pub struct Scratch {
+pub struct Buffers {
     /// For argv and envp.
     pub arrays: process::Arrays,
     /// For the program's path and HOME.
@@ -25,14 +25,14 @@ pub struct Scratch {
     pub state: Vec<u8>,
 }
 
-impl Scratch {
+impl Buffers {
     const TEXT: usize = 3 * libc::PATH_MAX as usize;
 
     /// Measures a script and makes the room it needs.
     ///
     /// # Errors
     /// [`Malformed`] when the bytes are no script.
-    pub fn for_script(inside: &[u8]) -> Result<Self, Malformed> {
+    pub fn for_steps(inside: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(inside);
         let (mut strings, mut state) = (0, 0);
         while !reader.is_empty() {
@@ -61,10 +61,10 @@ impl Scratch {
 }
 
 /// What the walker holds between steps.
-pub struct World<'a> {
+pub struct ChildState<'a> {
     pub(crate) slots: &'a [i32],
     pub(crate) report: &'a Report,
-    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) buffers: &'a mut Buffers,
     pub(crate) step: u32,
     /// The step that waited for `start`, once it has come.
     pub started: Option<u32>,
@@ -84,7 +84,7 @@ pub struct World<'a> {
     pub program: usize,
 }
 
-impl World<'_> {
+impl ChildState<'_> {
     pub(crate) fn slot(&self, index: u32) -> Sys<i32> {
         match self.slots.get(index as usize) {
             Some(&descriptor) if descriptor >= 0 => Ok(descriptor),
@@ -92,7 +92,7 @@ impl World<'_> {
         }
     }
 
-    pub(crate) fn enroll(&self, first: u32, count: u32) -> Done {
+    pub(crate) fn enroll(&self, first: u32, count: u32) -> StepResult {
         for slot in first..first.saturating_add(count) {
             sys::file::write(self.slot(slot)?, b"0")?;
         }
@@ -100,7 +100,7 @@ impl World<'_> {
     }
 
     /// Meets the parent; its end of the socket closing is its death.
-    pub fn barrier(&mut self, kind: Barrier) -> Done {
+    pub fn barrier(&mut self, kind: Barrier) -> StepResult {
         let socket = self.slot(slot::SYNC)?;
         if matches!(kind, Barrier::Hooks | Barrier::Ready) {
             sys::socket::send(socket, &[kind as u8])?;
@@ -124,7 +124,7 @@ impl World<'_> {
 
     /// Loads the filter. With a listener, the child waits for its parent by looking at memory: no
     /// filter can catch that.
-    pub fn filter(&mut self, program: &[u8], flags: u32, notify: bool) -> Done {
+    pub fn filter(&mut self, program: &[u8], flags: u32, notify: bool) -> StepResult {
         const NEW_LISTENER: u32 = 8;
         let flags = flags | if notify { NEW_LISTENER } else { 0 };
         let listener = sys::ids::seccomp_filter(program, flags)?;
@@ -140,7 +140,7 @@ impl World<'_> {
     }
 
     /// Whoever called `start` learns of what fails from here on by the fifo.
-    pub fn wait_start(&mut self) -> Done {
+    pub fn wait_start(&mut self) -> StepResult {
         self.report.filtered.store(1, Ordering::Release);
         let mut byte = [0_u8; 1];
         sys::file::read(self.slot(slot::START)?, &mut byte)?;
@@ -160,10 +160,10 @@ impl World<'_> {
     }
 }
 
-impl World<'_> {
+impl ChildState<'_> {
     /// Writes below the host's procfs, whose descriptor no mount of the container can shadow
     /// (CVE-2025-52881).
-    pub(crate) fn write_proc(&self, path: &CStr, value: &CStr, resolve: u64) -> Done {
+    pub(crate) fn write_proc(&self, path: &CStr, value: &CStr, resolve: u64) -> StepResult {
         let proc = self
             .slot(slot::PROC)
             .map_err(|errno| Fault::with(errno, Detail::NotProc))?;

@@ -3,27 +3,27 @@
 //!
 //! From here to execve there is no allocation, no lock, no logging and no exit handler: only plain
 //! system calls (see DESIGN in `docs/design.md`; a peer hangs for breaking this). Everything that
-//! needs room is in [`Scratch`], made before the clone. A failure is stored in the shared page as
+//! needs room is in [`Buffers`], made before the clone. A failure is stored in the shared page as
 //! (step, error number, detail); the parent, who has the plan, words it.
 
 use crate::process::child::identity;
+use crate::step::child::Buffers;
+use crate::step::child::ChildState;
+use crate::step::child::StepResult;
 use crate::step::container::{Attribute, StepRef};
 use crate::step::report::{Detail, Fault};
 use crate::step::wire::{Malformed, Reader};
-use crate::step::world::Done;
-use crate::step::world::Scratch;
-use crate::step::world::World;
 use crate::sys::page::Report;
 use crate::sys::{self, Sys, process};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
 
 /// Executes a script to its end, which is execve; never returns.
-pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
-    let mut world = World {
+pub fn execute(inside: &[u8], slots: &[i32], report: &Report, buffers: &mut Buffers) -> ! {
+    let mut state = ChildState {
         slots,
         report,
-        scratch,
+        buffers,
         step: 0,
         started: None,
         root: libc::AT_FDCWD,
@@ -36,24 +36,24 @@ pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch
     };
     let mut reader = Reader::new(inside);
     loop {
-        report.step.store(world.step, Ordering::Relaxed);
+        report.step.store(state.step, Ordering::Relaxed);
         if reader.is_empty() {
             // A container without a process: its start is its end.
             process::exit(0);
         }
         let done = match StepRef::get(&mut reader) {
-            Ok(step) => world.execute(step),
+            Ok(step) => state.execute(step),
             Err(Malformed) => Err(Fault::with(Errno::EBADMSG, Detail::Malformed)),
         };
         if let Err(fault) = done {
-            world.fail(fault);
+            state.fail(fault);
         }
-        world.step += 1;
+        state.step += 1;
     }
 }
 
-impl World<'_> {
-    fn execute(&mut self, step: StepRef) -> Done {
+impl ChildState<'_> {
+    fn execute(&mut self, step: StepRef) -> StepResult {
         match step {
             StepRef::Barrier { kind } => self.barrier(kind),
             StepRef::Set {
