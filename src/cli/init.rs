@@ -6,15 +6,15 @@ use crate::init::fresh::run_init;
 /// Options of `init`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Descriptor of the script
+    /// Descriptor of the encoded container steps
     #[arg(long)]
-    script: i32,
+    steps: i32,
     /// Descriptors of the slots, by commas; -1 is an empty one
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     slots: Vec<i32>,
 }
 
-/// Carries the script out; does not return but on an error.
+/// Executes the container steps; returns only with an error.
 pub fn run(args: &Args) -> Result<u8> {
-    match run_init(args.script, &args.slots)? {}
+    match run_init(args.steps, &args.slots)? {}
 }

@@ -1,5 +1,5 @@
-//! One program of the guest: a process of hull's own that executes the guest's host steps, waits for
-//! the program, and says how it ended.
+//! One program of the guest: a process of hull's own that executes the guest's host steps, waits
+//! for the program, and says how it ended.
 //!
 //! It may wait for as long as it likes: the agent, which serves the channel, never does.
 
@@ -182,7 +182,7 @@ impl Backend for Session<'_> {
             flags: birth.flags,
             stage: birth.stage,
             cgroup: birth.cgroup,
-            script: &self.script,
+            steps: &self.script,
             slots: birth.slots,
             executor: execute,
             fresh: false,

@@ -1,15 +1,16 @@
-//! The config's large structs, taken apart once without `..`: a field that a newer spec brings does
-//! not compile until somebody says here where it is planned and where it is executed. docs/design.md
-//! has the same as a table, which `cargo test --test house` compares with this file: a comment is
-//! `FILE FUNCTION | FILE FUNCTION`, below `src/`. Structs that one place uses are taken apart there.
+//! Destructures the config's large structs without `..`: when a newer spec adds a field, this file
+//! does not compile until the field is listed here with the place that plans it and the place that
+//! executes it. docs/design.md has the same as a table, which `cargo test --test house` compares
+//! with this file: a comment is `FILE FUNCTION | FILE FUNCTION`, below `src/`. Structs that only
+//! one place uses are destructured there.
 
 use crate::spec::config::{
     Config, Hooks, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel,
 };
 use crate::step::draft::Draft;
 
-/// Warns of what is asked for and not applicable to the namespace backend; docs/limitations.md has
-/// each.
+/// Warns of fields that are set and not applicable to the namespace backend. docs/limitations.md
+/// lists them.
 pub fn warn(draft: &mut Draft) {
     let Config {
         oci_version: _, // spec/validate.rs config | -
@@ -38,7 +39,7 @@ pub fn warn(draft: &mut Draft) {
     }
 }
 
-/// Whether a field that only Windows knows is set.
+/// Whether a field that applies to Windows alone is set.
 fn is_for_windows(process: &Process) -> bool {
     let Process {
         terminal: _,     // process/plan.rs console | process/child/console.rs console
@@ -61,7 +62,7 @@ fn is_for_windows(process: &Process) -> bool {
     command_line.as_deref().is_some_and(|line| !line.is_empty())
 }
 
-/// Names every field, and where it is executed; each is.
+/// Lists every field of `linux`, with the places that plan and execute it.
 fn places_of_linux(linux: &Linux) {
     let Linux {
         namespaces: _,         // namespaces/plan.rs make | namespaces/spawn.rs spawn
@@ -84,7 +85,7 @@ fn places_of_linux(linux: &Linux) {
     } = linux;
 }
 
-/// The same of the hooks.
+/// The same for `hooks`.
 fn places_of_hooks(hooks: &Hooks) {
     let Hooks {
         prestart: _,         // hooks/plan.rs create | hooks/host.rs run
@@ -96,8 +97,8 @@ fn places_of_hooks(hooks: &Hooks) {
     } = hooks;
 }
 
-/// Whether the section says anything. It is the VM backend's: engines write it for every runtime
-/// of a class.
+/// Whether the section `vm` sets anything. Only the VM backend uses it, but an engine may write it
+/// for every container of a runtime class.
 fn asks_for_a_vm(vm: &Vm) -> bool {
     let Vm {
         hypervisor,

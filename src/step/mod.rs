@@ -1,5 +1,5 @@
-//! The language of plans: container steps and host steps, their encoding, the plan in the making, and
-//! what the child keeps while it runs container steps.
+//! The steps that plans consist of: container steps and host steps, their encoding, the draft of a
+//! plan, and the child's state while it executes container steps.
 
 #![forbid(unsafe_code)]
 

@@ -54,6 +54,7 @@ impl Own {
         let facts = facts.clone().for_mappings();
         let writer = |uid, map: &[IdMapping], from: &str| {
             crate::namespaces::plan::map_writer(&facts, uid, map)
+                .map(|method| (method.writer, method.deny_setgroups))
                 .map_err(|error| error.within(from))
         };
         let writers = [
