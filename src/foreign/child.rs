@@ -1,4 +1,4 @@
-//! The child registers the interpreter.
+//! The container step that registers an interpreter with binfmt_misc.
 
 use crate::step::child::{ChildState, StepResult};
 use crate::sys::fd::Fd;

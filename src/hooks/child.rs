@@ -1,5 +1,5 @@
-//! Hooks that run in the container's namespaces: a plain clone, the state on stdin, and a bounded
-//! wait by pidfd.
+//! Runs hooks in the container's namespaces: clone(2), the state document on stdin, and a wait with
+//! a timeout on the pidfd.
 
 use crate::step::child::{ChildState, StepResult};
 use crate::step::container::StepRef;
@@ -9,8 +9,7 @@ use crate::sys::process::{self, Cloned, Ended};
 use crate::sys::{self, file};
 use nix::errno::Errno;
 
-/// What the hook's process exits with when its program cannot be run; the error number follows by
-/// the exit status of the stage.
+/// The exit status of the hook's process if its program cannot be executed.
 const CANNOT_RUN: i32 = 255;
 
 impl ChildState<'_> {
@@ -33,16 +32,16 @@ impl ChildState<'_> {
             .ok_or(Errno::ENOMEM)?;
         filled.copy_from_slice(state);
         write_pid(filled, pid_at as usize, process::getpid());
-        // A memory file cannot fill up as a pipe would when the hook does not read.
+        // A memfd, unlike a pipe, never blocks the writer if the hook does not read.
         let stdin = Fd(file::memfd(c"hull:state", 0)?);
         file::write(stdin.0, filled)?;
-        // Valid offsets: the file was just written.
+        // The hook reads from the beginning.
         sys::file::rewind(stdin.0)?;
         match process::clone(0, None)? {
             Cloned::Child => {
                 let _ = file::dup_to(stdin.0, 0);
-                // Neither what the program will get by --preserve-fds, nor what hull's caller left
-                // open.
+                // The hook inherits neither the descriptors of --preserve-fds nor those that hull's
+                // caller left open.
                 file::close_all_but(3, &mut []);
                 self.buffers
                     .arrays

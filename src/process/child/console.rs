@@ -1,5 +1,5 @@
-//! The container's terminal: opened in its own devpts, sent out over the console's socket, and made
-//! its stdio.
+//! Opens the container's terminal in its devpts, sends the master over the console's socket, and
+//! makes the peer the container's stdio.
 
 use crate::step::child::{ChildState, StepResult};
 use crate::step::container::slot;
