@@ -1,4 +1,4 @@
-//! From a bundle and the command's options to a plan: what both backends start from.
+//! Compiles a bundle and the command's options into a plan, for both backends.
 
 #![forbid(unsafe_code)]
 
@@ -11,14 +11,14 @@ use crate::security::seccomp::{self, Filter};
 use crate::spec::Spec;
 use crate::state::network_namespace;
 use crate::stdio::notify;
-use crate::step::draft::{Plan, Request};
+use crate::step::draft::{Plan, PlanRequest};
 use crate::step::layers::Layers;
 use crate::store::Store;
 use std::path::PathBuf;
 
-/// What `create` and `run` were asked besides the bundle.
+/// The options of `create` and `run`.
 #[derive(Clone, Default)]
-pub struct Options {
+pub struct CreateOptions {
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,
     /// `--no-pivot`.
@@ -29,22 +29,22 @@ pub struct Options {
     pub preserve_fds: u32,
     /// `--pid-file`.
     pub pid_file: Option<PathBuf>,
-    /// `--pidfd-socket`: takes a descriptor of init.
+    /// `--pidfd-socket`: the socket to which hull sends a pidfd of init.
     pub pidfd_socket: Option<PathBuf>,
-    /// What the root file system is put together of, where it is not the config's root alone.
+    /// The layers of the root file system; nothing if it is the config's root alone.
     pub layers: Option<Layers>,
-    /// A fresh process executes `inside`.
+    /// A fresh process (`hull init`) executes the container steps.
     pub fresh_init: bool,
-    /// The caller has a notification socket, and the container gets one too.
+    /// hull has `NOTIFY_SOCKET` in its environment, so the container gets a notification socket.
     pub notify: bool,
-    /// Networks of hull's, and the namespace.
+    /// `--network`, and the options that belong to it.
     pub network: crate::net::setup::NetworkOptions,
-    /// the VM backend.
+    /// `--vm`, and the options that belong to it.
     pub vm: crate::settings::vm::VmOptions,
 }
 
-impl Options {
-    /// What of these the guest's side executes.
+impl CreateOptions {
+    /// Those of the options that apply to the plan in the guest.
     pub fn for_guest(&self) -> Self {
         Self {
             no_pivot: self.no_pivot,
@@ -59,21 +59,22 @@ impl Options {
 pub struct Compiled {
     /// The config, as the command's options changed it.
     pub spec: Spec,
-    /// What the host can do.
+    /// What this host can do.
     pub facts: Facts,
     /// The steps.
     pub plan: Plan,
-    /// The networks it is put on.
+    /// The networks that the container is attached to.
     pub network: Option<crate::net::setup::Setup>,
-    /// What stdin, stdout and stderr are ([`stdio`]).
+    /// The files of stdin, stdout and stderr ([`stdio`]).
     pub stdio: Vec<String>,
 }
 
-/// Compiles the plan of a bundle, and shows nothing to the host but questions.
+/// Compiles the plan of a bundle. It reads the state of the host and changes nothing.
 ///
 /// # Errors
-/// Of the config, the host, or both together.
-pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Result<Compiled> {
+/// The network options are wrong; the Facts cannot be read; the config asks for something that this
+/// host cannot do.
+pub fn compile(store: &Store, spec: &Spec, id: &str, options: &CreateOptions) -> Result<Compiled> {
     let (spec, network) = options
         .network
         .apply(store, id, spec, &|other| network_namespace(store, other))?;
@@ -90,7 +91,7 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
         .filter(|(_, name)| *name == "/dev/null")
         .map(|(number, _)| 1 << number)
         .sum();
-    let request = Request {
+    let request = PlanRequest {
         network: network.clone(),
         null_stdio,
         ..request(store, &spec, &facts, id, options)?
@@ -105,8 +106,8 @@ pub fn compile(store: &Store, spec: &Spec, id: &str, options: &Options) -> Resul
     })
 }
 
-/// Where an ordinary user's config is silent about ids (`crun spec --rootless` writes such ones),
-/// they are the user's own.
+/// Adds id maps of the user's own ids to an unprivileged user's config that has none (`crun spec
+/// --rootless` writes such configs).
 fn with_own_ids(facts: Facts, spec: Spec) -> (Spec, Facts) {
     if facts.privileged || !spec.lacks_mappings() {
         return (spec, facts);
@@ -115,18 +116,18 @@ fn with_own_ids(facts: Facts, spec: Spec) -> (Spec, Facts) {
     (spec.with_mappings(uid, gid), facts.for_mappings())
 }
 
-/// What the plan is made from besides Spec and Facts: the command's options, the cgroup's plan and
-/// the compiled filter.
+/// Collects what the plan is compiled from besides Spec and Facts: the command's options, the
+/// cgroup's plan and the compiled filter.
 ///
 /// # Errors
-/// A filter or limits that cannot be.
+/// libseccomp refuses the filter; the config has limits that this host does not have.
 pub fn request(
     store: &Store,
     spec: &Spec,
     facts: &Facts,
     id: &str,
-    options: &Options,
-) -> Result<Request> {
+    options: &CreateOptions,
+) -> Result<PlanRequest> {
     let config = spec.config();
     let linux = config.linux.as_ref();
     let rootless = !facts.privileged || facts.in_user_namespace;
@@ -137,7 +138,7 @@ pub fn request(
     } else {
         Driver::Cgroupfs
     };
-    let asked = cgroups::request::CgroupRequest {
+    let cgroup = cgroups::request::CgroupRequest {
         id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
         driver,
@@ -148,13 +149,13 @@ pub fn request(
     };
     let filter = filter(store, spec)?;
     let (extra_env, listen_fds) = socket_activation();
-    Ok(Request {
+    Ok(PlanRequest {
         id: id.to_owned(),
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds + listen_fds,
         extra_env,
-        cgroup: Some(cgroups::plan::plan(&asked, &facts.cgroups)?),
+        cgroup: Some(cgroups::plan::plan(&cgroup, &facts.cgroups)?),
         filter,
         layers: options.layers.clone(),
         network: None,
@@ -163,11 +164,11 @@ pub fn request(
     })
 }
 
-/// The filter of a config, compiled once for each content: that takes libseccomp longer than all
-/// the rest takes hull.
+/// The seccomp filter of a config. It is compiled once for each profile and then cached, because
+/// libseccomp needs more time for it than hull needs for everything else.
 ///
 /// # Errors
-/// The profile cannot be executed.
+/// The profile is wrong, or libseccomp refuses it.
 pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
     let seccomp = spec
         .config()
@@ -187,8 +188,8 @@ pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
     Ok(Some(filter))
 }
 
-/// Sockets that systemd opened for hull are the container's (sd_listen_fds(3)); its first process
-/// is 1 there, as runc has it.
+/// The variables and the number of the sockets that systemd opened for hull, which the container
+/// inherits (sd_listen_fds(3)). `LISTEN_PID` is 1, the container's init, as in runc.
 pub fn socket_activation() -> (Vec<String>, u32) {
     let count = std::env::var("LISTEN_FDS")
         .ok()
@@ -204,7 +205,7 @@ pub fn socket_activation() -> (Vec<String>, u32) {
     (env, count)
 }
 
-/// What stdin, stdout and stderr are, which a checkpoint must know.
+/// The targets of `/proc/self/fd/0` to `2`, which a checkpoint needs.
 pub fn stdio() -> Vec<String> {
     (0..3)
         .map(|n| {

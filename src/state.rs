@@ -12,64 +12,68 @@ use crate::sys::procfs::process_stat;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The schema of [`Record`]; a newer hull reads all older ones.
+/// The version of the schema of [`Record`]; a newer hull reads all older ones.
 pub const VERSION: u32 = 1;
 
-/// How far create has come.
+/// How far `create` has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// In the making; a record that stays so was left by a hull that died.
+    /// `create` has begun. If hull was killed meanwhile, the record keeps this phase.
     Creating,
-    /// Made: `created`, `running`, `paused` or `stopped`, as the kernel tells.
+    /// `create` is complete: the status is `created`, `running`, `paused` or `stopped`, which hull
+    /// reads from the kernel.
     Made,
 }
 
-/// What a step's policy decided.
+/// The outcome of a container step with a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decided {
-    /// The step's place in `inside`.
+pub struct PolicyOutcome {
+    /// The index of the step among the container steps.
     pub step: u32,
-    /// The part of the config it came from.
+    /// The field of the config that the step comes from.
     pub from: String,
-    /// What was done.
+    /// The name of the outcome.
     pub outcome: String,
 }
 
-/// Everything that later commands need to know of a container: what was made, not what was asked.
+/// Everything that later commands need to know of a container: what hull made, which may differ
+/// from what the config asks for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// [`VERSION`] of the hull that wrote it.
     pub version: u32,
-    /// The kernel's boot id: after a reboot all is stopped.
+    /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`): after a reboot every container is
+    /// stopped.
     pub boot_id: String,
     /// The container's id.
     pub id: String,
-    /// How far create has come.
+    /// How far `create` has come.
     pub phase: Phase,
-    /// Init's process id, 0 before it is made.
+    /// The process id of init; 0 before it is made.
     pub pid: i32,
-    /// Init's start time in clock ticks since boot (proc(5), stat field 22): tells a reused id.
+    /// The start time of init in clock ticks since boot (proc(5), field 22 of `stat`), by which
+    /// hull detects a reused process id.
     pub start_time: u64,
-    /// When it was made, RFC 3339, UTC.
+    /// The time of creation, in the format of RFC 3339, UTC.
     pub created: String,
-    /// Who made it.
+    /// The user id of the user who created it.
     pub owner: u32,
-    /// The normalised config.
+    /// The config in its normalised form.
     pub spec: Spec,
-    /// What the host could do.
+    /// What the host could do when the container was created.
     pub facts: Facts,
-    /// The cgroup.
+    /// The container's cgroup; nothing before it is made.
     pub cgroup: Option<cgroups::group::Record>,
-    /// What the root file system was put together of.
+    /// The layers of the root file system, if it is not one directory.
     pub layers: Option<Layers>,
-    /// What the steps' policies decided.
-    pub outcomes: Vec<Decided>,
-    /// What stdin, stdout and stderr were: the names of `/proc/self/fd`.
+    /// The outcomes of container steps with a policy.
+    pub outcomes: Vec<PolicyOutcome>,
+    /// The files of stdin, stdout and stderr at creation: the targets of `/proc/self/fd/0` to `2`.
     pub stdio: Vec<String>,
     /// `--no-new-keyring` was given.
     pub no_new_keyring: bool,
-    /// What stands in VM mode.
+    /// The VM's record, in VM mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<crate::state::VmRecord>,
 }
@@ -78,7 +82,7 @@ impl Record {
     /// Reads a container's record.
     ///
     /// # Errors
-    /// `container does not exist`; the record cannot be read; a newer hull wrote it.
+    /// `container does not exist`; the record cannot be read or parsed; a newer hull wrote it.
     pub fn read(store: &Store, id: &str) -> Result<Self> {
         let record: Self = store.read(id)?;
         if record.version > VERSION {
@@ -90,44 +94,45 @@ impl Record {
         Ok(record)
     }
 
-    /// Whether init is there: the same process, in this boot, and no zombie.
+    /// Whether init exists: the same process as recorded, and no zombie.
     pub fn init_lives(&self) -> bool {
         self.pid > 0
             && matches!(process_stat(self.pid), Some((letter, started))
                 if started == self.start_time && !matches!(letter, 'Z' | 'X'))
     }
 
-    /// Replaces it on disk.
+    /// Replaces the record on disk.
     ///
     /// # Errors
-    /// A full disk, and the like; the old record stands then.
+    /// write(2) or rename(2) fails, for example because the disk is full; the old record stays
+    /// then.
     pub fn write(&self, store: &Store) -> Result<()> {
         store.write(&self.id, self)
     }
 }
 
-/// What the record keeps of a container with this backend.
+/// The part of a container's record that only the VM backend has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VmRecord {
     /// What the guest's kernel can do.
     pub facts: Facts,
-    /// The kernel's release.
+    /// The release of the guest's kernel (`uname -r`).
     pub kernel: String,
-    /// How it runs: `kvm` or `tcg`.
+    /// QEMU's accelerator: `kvm` or `tcg`.
     pub accelerator: String,
     /// The guest's memory in bytes.
     pub memory: u64,
-    /// What it may grow to, in bytes, where that is more.
+    /// The size in bytes to which the guest's memory may grow, if that is more.
     #[serde(default)]
     pub memory_max: Option<u64>,
-    /// Its processors.
+    /// The number of the guest's CPUs.
     pub cpus: u32,
 }
 
 /// The path of a running container's network namespace, for `--network container:ID`.
 ///
 /// # Errors
-/// It does not exist, or does not run.
+/// The container does not exist, or is not running.
 pub fn network_namespace(store: &Store, id: &str) -> Result<String> {
     let record = Record::read(store, id)?;
     if record.init_lives() {

@@ -7,7 +7,7 @@ use crate::adhoc::options::AdhocOptions;
 use crate::adhoc::users;
 use crate::adhoc::users::UserIds;
 use crate::adhoc::{keeper, layers};
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::create::create;
 use crate::container::start::{begin, executed};
 use crate::container::{Container, delete};
@@ -40,7 +40,7 @@ pub fn run(
     flags: &AdhocFlags,
     command: &[String],
     mode: &Mode,
-    mut options: Options,
+    mut options: CreateOptions,
     store: &Store,
 ) -> Result<u8> {
     let store = Store::new(std::path::absolute(store.root()).on("find", store.root().display())?);
@@ -121,7 +121,7 @@ fn remove_work(layers: &Layers) -> Result<()> {
 struct Run<'a> {
     adhoc: &'a AdhocOptions,
     spec: &'a Spec,
-    options: &'a Options,
+    options: &'a CreateOptions,
     store: &'a Store,
 }
 

@@ -1,4 +1,4 @@
-//! hull's side of the barriers with a child that reports by its page ([`crate::sys::page`]).
+//! hull's side of the barriers, with a child that reports in a shared page ([`crate::sys::page`]).
 
 use crate::namespaces::spawn::Child;
 use crate::step::container::Barrier;
@@ -8,52 +8,53 @@ use crate::{Context, Error, Result};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Why a barrier was not met.
-pub enum Unmet {
+/// Why a barrier was not reached.
+pub enum BarrierError {
     /// hull itself failed.
     Error(Error),
-    /// The child failed or ended: its page says where.
+    /// The child failed or exited: its report page has the step.
     Child,
 }
 
-impl From<Error> for Unmet {
+impl From<Error> for BarrierError {
     fn from(error: Error) -> Self {
-        Unmet::Error(error)
+        BarrierError::Error(error)
     }
 }
 
-/// A barrier's result.
-pub type Met<T = ()> = std::result::Result<T, Unmet>;
+/// The result of a barrier.
+pub type BarrierResult<T = ()> = std::result::Result<T, BarrierError>;
 
-/// Waits until the child has come to a barrier. Its death is an error and not a hang: its pidfd is
-/// watched beside the socket.
+/// Waits until the child has reached a barrier. The child's pidfd is polled together with the
+/// socket, so that hull does not hang if the child dies.
 ///
 /// # Errors
-/// [`Unmet`].
-pub fn wait(child: &Child, kind: Barrier) -> Met {
+/// poll(2) fails; the child failed or exited.
+pub fn wait(child: &Child, kind: Barrier) -> BarrierResult {
     let (readable, _) = process::poll2(child.sync.0, child.pidfd.0, None)
         .on("wait for", "the container's process")?;
     let mut byte = [0_u8; 1];
     if readable && matches!(socket::recv(child.sync.0, &mut byte), Ok(1)) && byte[0] == kind as u8 {
         Ok(())
     } else {
-        Err(Unmet::Child)
+        Err(BarrierError::Child)
     }
 }
 
-/// Lets the child go on from a barrier.
+/// Releases the child from a barrier.
 ///
 /// # Errors
-/// [`Unmet::Child`].
-pub fn release(child: &Child, kind: Barrier) -> Met {
-    socket::send(child.sync.0, &[kind as u8]).map_err(|_| Unmet::Child)
+/// [`BarrierError::Child`]: the child exited.
+pub fn release(child: &Child, kind: Barrier) -> BarrierResult {
+    socket::send(child.sync.0, &[kind as u8]).map_err(|_| BarrierError::Child)
 }
 
-/// Takes the seccomp listener, while the child waits on its page, and hands it to `send`.
+/// Takes the seccomp listener by pidfd_getfd(2), while the child polls its page, and passes it to
+/// `send`.
 ///
 /// # Errors
-/// The filter was refused; pidfd_getfd(2) fails; that of `send`.
-pub fn listener(child: &Child, send: impl FnOnce(&Fd) -> Result<()>) -> Met {
+/// The kernel refused the filter; pidfd_getfd(2) fails; `send` fails.
+pub fn listener(child: &Child, send: impl FnOnce(&Fd) -> Result<()>) -> BarrierResult {
     let report = child.page.report();
     let remote = loop {
         match report.listener.load(Ordering::Acquire) {
@@ -69,16 +70,16 @@ pub fn listener(child: &Child, send: impl FnOnce(&Fd) -> Result<()>) -> Met {
     Ok(())
 }
 
-/// Waits until the child is past its filter, which it tells by its page alone: no system call of
-/// its could be relied on.
+/// Waits until the child has loaded its seccomp filter. The child reports that in its page alone,
+/// since its filter may refuse any system call.
 ///
 /// # Errors
-/// [`Unmet::Child`].
-pub fn filtered(child: &Child) -> Met {
+/// [`BarrierError::Child`]: the child failed or exited before.
+pub fn filtered(child: &Child) -> BarrierResult {
     let report = child.page.report();
     while report.filtered.load(Ordering::Acquire) == 0 {
         if let Err(unmet) = pause_while_alive(child) {
-            // A short program may have come to its end between the two looks.
+            // A short program may have ended between the check of the page and that of the pidfd.
             return if report.filtered.load(Ordering::Acquire) == 0 {
                 Err(unmet)
             } else {
@@ -89,36 +90,36 @@ pub fn filtered(child: &Child) -> Met {
     Ok(())
 }
 
-/// Waits until the child's end of the socket is closed: by execve, or its death.
+/// Waits until the child's end of the socket is closed: by execve(2) or because the child exited.
 pub fn closed(child: &Child) {
     let mut byte = [0_u8; 1];
     while matches!(socket::recv(child.sync.0, &mut byte), Ok(1)) {}
 }
 
-/// Waits until the child has become its program: its end of the socket closes at execve.
+/// Waits until the child has executed execve(2), which closes its end of the socket.
 ///
 /// # Errors
-/// [`Unmet::Child`]: execve was refused.
-pub fn executed(child: &Child) -> Met {
+/// [`BarrierError::Child`]: execve(2) failed.
+pub fn executed(child: &Child) -> BarrierResult {
     closed(child);
     if has_failed(child) {
-        Err(Unmet::Child)
+        Err(BarrierError::Child)
     } else {
         Ok(())
     }
 }
 
-/// Whether the child's page names a failure.
+/// Whether the child's report page has a failure.
 pub fn has_failed(child: &Child) -> bool {
     child.page.report().errno.load(Ordering::Acquire) != 0
 }
 
-fn pause_while_alive(child: &Child) -> Met {
+fn pause_while_alive(child: &Child) -> BarrierResult {
     match process::poll2(child.pidfd.0, -1, Some(0)) {
         Ok((false, _)) => {
             std::thread::sleep(Duration::from_micros(20));
             Ok(())
         }
-        _ => Err(Unmet::Child),
+        _ => Err(BarrierError::Child),
     }
 }

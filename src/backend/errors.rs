@@ -1,17 +1,17 @@
-//! A failed step of the child, in the words that people and engines know.
+//! The errors of failed container steps, worded as users of runc and its engines know them.
 
 use crate::Error;
 use crate::namespaces::spawn::Child;
 use crate::spec::Spec;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::container::{Attribute, Protection, Step};
 use crate::step::draft::Plan;
-use crate::step::report::{Detail, FAULT_SIZE, Fault, Outcome, cause};
+use crate::step::report::{Detail, FAULT_SIZE, Outcome, StartFault, cause};
 use crate::sys::process::{self, Ended};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
 
-/// Why the child is gone: what it stored in its page, or how the kernel ended it.
+/// The error of a child that exited: from its report page, or else from its wait status.
 pub fn child_error(plan: &Plan, child: &Child) -> Error {
     let ended = process::wait(child.pidfd.0, false);
     let report = child.page.report();
@@ -29,19 +29,20 @@ pub fn child_error(plan: &Plan, child: &Child) -> Error {
     failed_step(plan, &failure)
 }
 
-/// How a child failed: what its page says, and how the kernel ended it.
+/// How a child failed: its report page and its wait status.
 pub struct Failure {
-    /// The number of the container step.
+    /// The index of the container step.
     pub step: u32,
-    /// The error number; 0 where the child said nothing.
+    /// The error number; 0 if the child reported nothing.
     pub errno: i32,
-    /// [`Detail`] in the lowest byte, its value above.
+    /// A [`Detail`] in the lowest byte, and its value in the upper 24 bits.
     pub detail: u32,
-    /// How it ended.
+    /// How the process ended, if it was waited for.
     pub ended: Option<Ended>,
 }
 
-/// The error of a failed child.
+/// The error of a failed child, with the exit status of `hull` if the program could not be
+/// executed.
 pub fn failed_step(plan: &Plan, failure: &Failure) -> Error {
     let Failure {
         step: index,
@@ -57,7 +58,7 @@ pub fn failed_step(plan: &Plan, failure: &Failure) -> Error {
             Some(Ended::Killed(signal)) => format!("it was ended by signal {signal}"),
             _ if errno != 0 => cause(errno, detail),
             Some(Ended::Exited(status)) => format!("it ended with status {status}"),
-            _ => "it is gone".to_owned(),
+            _ => "it exited".to_owned(),
         };
         return Error::new(format!(
             "unable to start container process: container init failed: {how}"
@@ -78,7 +79,8 @@ pub fn failed_step(plan: &Plan, failure: &Failure) -> Error {
     }
 }
 
-/// What a shell answers: 127 for a program that is not there, 126 for one that cannot be run.
+/// The exit status of a shell: 127 for a program that does not exist, 126 for one that cannot be
+/// executed.
 fn shell_status(errno: i32) -> u8 {
     if errno == Errno::ENOENT as i32 {
         127
@@ -87,8 +89,8 @@ fn shell_status(errno: i32) -> u8 {
     }
 }
 
-/// The shell's answer where the program was found and the kernel refused it after `start`; the
-/// container's stderr has the reason.
+/// The shell's exit status if execve(2) refused the program after `start`. The child has written
+/// the reason to the container's stderr.
 pub fn refused_program(child: &Child) -> Option<u8> {
     let report = child.page.report();
     let errno = report.errno.load(Ordering::Acquire);
@@ -96,10 +98,14 @@ pub fn refused_program(child: &Child) -> Option<u8> {
     (refused && errno != 0).then(|| shell_status(errno))
 }
 
-/// What failed between `start` and the program, of which the plan is with another process: nothing
-/// stands there but startContainer hooks.
+/// The error of a step between `start` and execve(2). `start` does not have the plan, but the only
+/// steps there are startContainer hooks.
 pub fn start_error(spec: &Spec, fault: &[u8; FAULT_SIZE]) -> Error {
-    let (steps, errno, detail) = Fault::words_of(fault);
+    let StartFault {
+        steps,
+        errno,
+        detail,
+    } = StartFault::from_bytes(fault);
     let index = steps.saturating_sub(1) as usize;
     let hook = spec
         .config()
@@ -117,8 +123,8 @@ pub fn start_error(spec: &Spec, fault: &[u8; FAULT_SIZE]) -> Error {
     })
 }
 
-/// One step's failure. The words of a missing program, a bad working directory and a failed hook
-/// are those that engines match.
+/// The message of one failed step. Engines match the messages of a missing program, a bad working
+/// directory and a failed hook.
 pub fn sentence(step: &Step, errno: i32, detail: u32, place: &str) -> String {
     let why = cause(errno, detail);
     match step {
@@ -145,10 +151,10 @@ pub fn sentence(step: &Step, errno: i32, detail: u32, place: &str) -> String {
     }
 }
 
-/// What a step was doing, to what.
+/// What a step does, and to which object.
 fn operation(step: &Step) -> String {
     match step {
-        Step::Barrier { kind } => format!("meet hull at the barrier {kind:?}"),
+        Step::Barrier { kind } => format!("wait for hull at the barrier {kind:?}"),
         Step::Set { what, .. } => attribute(*what).to_owned(),
         Step::Join { kind, .. } => format!(
             "join the {} namespace",
@@ -222,14 +228,14 @@ fn attribute(what: Attribute) -> &'static str {
         Attribute::Loopback => "bring loopback up",
         Attribute::Descriptors => "mark descriptors close-on-exec",
         Attribute::Rlimit => "error setting rlimits",
-        Attribute::Stdio => "give stdio to the user",
-        Attribute::NullDevice => "make the null device the container's own",
-        Attribute::ParentDeath => "bind the program to its parent",
+        Attribute::Stdio => "change the owner of stdio",
+        Attribute::NullDevice => "replace the host's null device by the container's",
+        Attribute::ParentDeath => "set the parent death signal",
     }
 }
 
-/// What the child's policies decided, from its page.
-pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
+/// The outcomes of steps with a policy, from the child's report page.
+pub fn decided(plan: &Plan, child: &Child) -> Vec<PolicyOutcome> {
     let report = child.page.report();
     let count = report.outcomes.load(Ordering::Acquire) as usize;
     let codes = report.outcome.iter().take(count);
@@ -237,12 +243,13 @@ pub fn decided(plan: &Plan, child: &Child) -> Vec<Decided> {
     outcomes(plan, &codes)
 }
 
-/// The same from the page's codes: the step's number above the lowest byte, which is the outcome.
-pub fn outcomes(plan: &Plan, codes: &[u32]) -> Vec<Decided> {
+/// The same from the codes in the page: each has the outcome in the lowest byte, and the index of
+/// the step in the upper 24 bits.
+pub fn outcomes(plan: &Plan, codes: &[u32]) -> Vec<PolicyOutcome> {
     let decided = |code: &u32| {
         let step = code >> 8;
         let placed = plan.container.get(step as usize);
-        Decided {
+        PolicyOutcome {
             step,
             from: placed
                 .map(|placed| placed.from.to_string())

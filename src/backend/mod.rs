@@ -1,15 +1,15 @@
-//! Backends execute a plan's host steps, while the child executes its container steps.
+//! Backends execute the host steps of a plan, while the child executes its container steps.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `run.rs` | the one executor of host steps, and the trait that backends implement |
-//! | `namespaces.rs` | the namespace backend: a child on this kernel |
+//! | `namespaces.rs` | the namespace backend: the container is a child process on this kernel |
 //! | `barrier.rs` | hull's side of the barriers with a child |
-//! | `undo.rs` | what a failed run has made, and how it is undone |
-//! | `errors.rs` | a failed container step in the words that engines know |
+//! | `undo.rs` | the undo of a failed run of host steps |
+//! | `errors.rs` | the error messages of failed container steps |
 //!
-//! The VM backend is `vm/backend.rs`, its guest's half `guest/session.rs`; `checkpoint/backend.rs`
-//! has criu in the place of clone.
+//! The VM backend is `vm/backend.rs` on the host and `guest/session.rs` in the guest;
+//! `checkpoint/backend.rs` starts criu for the step `Clone`.
 
 #![forbid(unsafe_code)]
 
@@ -24,31 +24,31 @@ use crate::step::container::{Step, slot};
 use crate::step::draft::Plan;
 use crate::sys::fd::Fd;
 use crate::{Error, Result};
-use run::Done;
+use run::Executed;
 
-/// A container that was made and waits for `start`.
+/// A container that has been created and waits for `start`.
 pub struct Created {
-    /// Its init, or the monitor of its VM.
+    /// The container's init, or the monitor of its VM.
     pub child: Child,
-    /// The fifo on which it waits.
+    /// The fifo on which the container waits for `start`.
     pub start: Fd,
-    /// Its plan, for the words of a failure.
+    /// The plan that created it, for the error message of a later failure.
     pub plan: Plan,
 }
 
 impl Created {
-    /// What the executor made, with the plan that it executed.
+    /// Combines the results of the executor with the plan that it executed.
     ///
     /// # Errors
-    /// The plan opens no fifo to wait on.
-    pub fn of(done: Done, plan: Plan) -> Result<Self> {
+    /// The plan has no host step that opens the fifo.
+    pub fn of(done: Executed, plan: Plan) -> Result<Self> {
         let (child, start) = done.keep(slot::START);
         let start = start.ok_or_else(|| Error::new("the plan has no start"))?;
         Ok(Self { child, start, plan })
     }
 
-    /// Waits until the started child has become its program, which may refuse to: that is said on
-    /// the container's stderr.
+    /// Waits until the started child has executed execve(2). A refused execve(2) is no error here:
+    /// the child has written the reason to the container's stderr.
     ///
     /// # Errors
     /// A startContainer hook failed.
@@ -62,8 +62,9 @@ impl Created {
     }
 }
 
-/// For `--debug`: the steps of a child that came to its wait for start, or to its program, each
-/// with what its policy decided. Their values are not told: the environment is among them.
+/// Logs, for `--debug`, the steps that a child has executed before its wait for `start` or
+/// execve(2), each with the outcome of its policy. Their values are not logged, because the
+/// environment, which may hold secrets, is one of them.
 pub fn log_container_steps(plan: &Plan, child: &Child) {
     let outcomes = std::cell::LazyCell::new(|| errors::decided(plan, child));
     let waits = |step: &Step| matches!(step, Step::WaitStart {} | Step::Exec { .. });

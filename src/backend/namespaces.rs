@@ -1,12 +1,12 @@
-//! The namespace backend: the container is a child on this kernel.
+//! The namespace backend: the container is a child process on this kernel.
 
 use super::errors;
-use super::run::{Backend, Birth, Made, Network};
+use super::run::{Backend, CloneRequest, Network, Progress};
 use crate::cgroups;
 use crate::cgroups::exec::ExecTarget;
 use crate::cgroups::group::Group;
 use crate::hooks::{host, listener};
-use crate::init::walk::walk;
+use crate::init::executor::execute;
 use crate::namespaces::spawn::{self, Child};
 use crate::net::netlink::Namespace;
 use crate::net::{attach, device};
@@ -14,7 +14,7 @@ use crate::rootfs::sources;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
 use crate::spec::state::state_document;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::draft::Plan;
 use crate::step::host::{HookList, Open};
 use crate::store::START_FIFO;
@@ -24,7 +24,7 @@ use crate::{Context, Error, Result};
 use nix::unistd::Pid;
 use std::path::Path;
 
-/// Whose steps they are.
+/// The container whose host steps are executed.
 pub struct Target<'a> {
     /// The config, for the state that hooks and the listener's agent get.
     pub spec: &'a Spec,
@@ -35,7 +35,7 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Runs a hook of the host's with the container's state.
+    /// Runs a hook on the host, with the container's state document on its stdin.
     ///
     /// # Errors
     /// As [`host::run`].
@@ -44,8 +44,8 @@ impl Target<'_> {
         host::run(list.name(), index, hook, &state, self.spec.bundle())
     }
 
-    /// The fifo on which the container waits for `start`, made and opened for both ends, so that
-    /// the child's read waits for a byte and does not see an end.
+    /// Makes the fifo on which the container waits for `start`, and opens it for reading and
+    /// writing, so that the child's read(2) blocks until there is a byte and never returns 0.
     ///
     /// # Errors
     /// mknod(2) or open(2) fails.
@@ -60,10 +60,10 @@ impl Target<'_> {
     }
 }
 
-/// Opens what every backend opens alike.
+/// Opens what every backend opens in the same way.
 ///
 /// # Errors
-/// open(2) and the like fail; it is none of these.
+/// open(2), open_tree(2) or mount_setattr(2) fails; `what` belongs to one backend alone.
 pub fn open_common(what: &Open) -> Result<Fd> {
     match what {
         Open::Procfs => sources::procfs(),
@@ -81,47 +81,47 @@ pub fn open_common(what: &Open) -> Result<Fd> {
     }
 }
 
-/// What an exec needs of the container that it enters.
-pub struct Entered {
+/// The container that an exec enters.
+pub struct EnteredContainer {
     /// A pidfd of the container's init.
     pub init: Fd,
-    /// Its process id.
+    /// The process id of init.
     pub pid: i32,
-    /// The container's cgroup, and the place in it for the process; none where it stays in hull's
-    /// own.
+    /// The container's cgroup, and the cgroup in it that the process joins; nothing if the process
+    /// stays in hull's own cgroup.
     pub cgroup: Option<(Group, ExecTarget)>,
-    /// The `tasks` files (v1) of that place, until they are taken.
+    /// The `tasks` files of the v1 cgroups that the process joins, until a slot takes them.
     pub tasks: Vec<Option<Fd>>,
 }
 
-/// Writes the record: process id (0 before there is one), cgroup, outcomes.
+/// Writes the record: the process id (0 before the clone), the cgroup, the outcomes.
 pub type Recorder<'a> =
-    dyn FnMut(i32, Option<cgroups::group::Record>, Vec<Decided>) -> Result<()> + 'a;
+    dyn FnMut(i32, Option<cgroups::group::Record>, Vec<PolicyOutcome>) -> Result<()> + 'a;
 
-/// What the steps make.
+/// What the host steps are executed for.
 pub enum Role<'a> {
-    /// A container.
+    /// To create a container.
     Create(&'a mut Recorder<'a>),
-    /// Another process in one.
-    Exec(Entered),
+    /// To execute another process in a container.
+    Exec(EnteredContainer),
 }
 
 /// The namespace backend.
 pub struct Namespaces<'a> {
-    /// Whose steps they are.
+    /// The container whose host steps are executed.
     pub target: Target<'a>,
-    /// The container steps, for the child and for the words of its errors.
+    /// The plan, which has the container steps for the child and for its error messages.
     pub plan: &'a Plan,
     /// The socket that takes the terminal.
     pub console: Option<Fd>,
     /// A fresh process (`hull init`) executes the container steps, not the cloned child.
     pub fresh_init: bool,
-    /// What the steps make.
+    /// Create or exec.
     pub role: Role<'a>,
 }
 
 impl Namespaces<'_> {
-    fn entered(&mut self) -> Result<&mut Entered> {
+    fn entered(&mut self) -> Result<&mut EnteredContainer> {
         match &mut self.role {
             Role::Exec(entered) => Ok(entered),
             Role::Create(_) => Err(Error::new("create enters no container")),
@@ -147,21 +147,21 @@ impl Backend for Namespaces<'_> {
         }
     }
 
-    fn clone(&mut self, birth: Birth) -> Result<Child> {
-        let script = self.plan.encode();
-        spawn::spawn(spawn::Birth {
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child> {
+        let steps = self.plan.encode();
+        spawn::spawn(spawn::SpawnRequest {
             flags: birth.flags,
             stage: birth.stage,
             cgroup: birth.cgroup,
-            script: &script,
+            steps: &steps,
             slots: birth.slots,
-            walk,
+            executor: execute,
             fresh: self.fresh_init,
         })
     }
 
     fn network(&mut self, network: Network, child: Option<&Child>) -> Result<()> {
-        let own = || {
+        let own_namespace = || {
             let child = child.ok_or_else(|| Error::new("there is no process"))?;
             Ok::<_, Error>((child.pid, Namespace::of_process(child.pid)?))
         };
@@ -173,12 +173,12 @@ impl Backend for Namespaces<'_> {
             } => {
                 let namespace = match namespace {
                     Some(fd) => Namespace::at(&format!("/proc/self/fd/{fd}"))?,
-                    None => own()?.1,
+                    None => own_namespace()?.1,
                 };
                 device::move_device(host, name, &namespace, self.target.directory)
             }
             Network::Attach(setup) => {
-                let (pid, namespace) = own()?;
+                let (pid, namespace) = own_namespace()?;
                 attach::attach(
                     setup,
                     self.target.id,
@@ -197,13 +197,13 @@ impl Backend for Namespaces<'_> {
         self.target.hook(list, index, hook, child.pid)
     }
 
-    fn record(&mut self, made: Made) -> Result<()> {
+    fn record(&mut self, made: Progress) -> Result<()> {
         let Role::Create(write) = &mut self.role else {
             return Err(Error::new("an exec has no record"));
         };
         match made {
-            Made::Cgroup(cgroup) => write(0, Some(cgroup), Vec::new()),
-            Made::Process { child, cgroup } => {
+            Progress::Cgroup(cgroup) => write(0, Some(cgroup), Vec::new()),
+            Progress::Process { child, cgroup } => {
                 write(child.pid, cgroup, errors::decided(self.plan, child))
             }
         }

@@ -1,7 +1,7 @@
-//! The one executor of host steps: for a namespace container, for both halves of a VM, for exec and
-//! for restore. The order is the plan's; what differs between backends is behind [`Backend`].
+//! The one executor of host steps: for a container in namespaces, for the host and the guest of a
+//! VM, for exec and for restore. The plan has the order; [`Backend`] has what differs.
 
-use super::barrier::{self, Met, Unmet};
+use super::barrier::{self, BarrierError, BarrierResult};
 use super::undo::Undo;
 use crate::cgroups;
 use crate::cgroups::group::Group;
@@ -20,24 +20,24 @@ use nix::unistd::Pid;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::Path;
 
-/// What of executing host steps depends on who runs the container.
+/// The parts of executing host steps that differ between the backends.
 pub trait Backend {
-    /// Opens what a slot is filled with.
+    /// Opens the file or the like that fills a slot.
     ///
     /// # Errors
-    /// open(2) and the like fail; this backend has no such thing.
+    /// open(2), open_tree(2) or the like fails; this backend has no such file.
     fn open(&mut self, what: &Open) -> Result<Fd>;
 
-    /// Makes the process: the container's own, a VM's monitor, or criu.
+    /// Makes the process: the container's init, a VM's monitor, or criu.
     ///
     /// # Errors
-    /// clone3(2) fails; a namespace cannot be joined; the program cannot be run.
-    fn clone(&mut self, birth: Birth) -> Result<Child>;
+    /// clone3(2) fails; a namespace cannot be joined; the program cannot be executed.
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child>;
 
     /// Gives the container network devices and addresses.
     ///
     /// # Errors
-    /// The kernel refuses; an address is taken.
+    /// The kernel refuses a netlink request; an address is in use.
     fn network(&mut self, network: Network, child: Option<&Child>) -> Result<()> {
         let _ = (network, child);
         Err(no("network"))
@@ -46,18 +46,18 @@ pub trait Backend {
     /// Runs a hook in hull's own namespaces.
     ///
     /// # Errors
-    /// It fails, or outlives its timeout.
+    /// The hook fails, or runs longer than its timeout.
     fn hook(&mut self, list: HookList, index: usize, hook: &Hook, child: &Child) -> Result<()> {
         let _ = (list, index, hook, child);
         Err(no("hooks"))
     }
 
-    /// Writes down what is made, or is about to be: before anything of it is, so that whatever a
-    /// killed hull leaves can be found.
+    /// Writes the container's record. It is called before a cgroup is made, so that `delete` finds
+    /// the cgroup if hull is killed, and after the process has been made.
     ///
     /// # Errors
-    /// write(2) fails: a full disk, and the like.
-    fn record(&mut self, made: Made) -> Result<()> {
+    /// write(2) fails: the disk is full, or the like.
+    fn record(&mut self, made: Progress) -> Result<()> {
         let _ = made;
         Err(no("record"))
     }
@@ -65,16 +65,16 @@ pub trait Backend {
     /// Sends the seccomp listener to its agent.
     ///
     /// # Errors
-    /// The agent's socket is not there, or refuses.
+    /// connect(2) or sendmsg(2) to the agent's socket fails.
     fn listener(&mut self, child: &Child, listener: &Fd, path: &str, metadata: &str) -> Result<()> {
         let _ = (child, listener, path, metadata);
         Err(no("seccomp listener"))
     }
 
-    /// Puts the child into a cgroup that these steps did not make.
+    /// Moves the child into a cgroup that these host steps did not make.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// Writing to `cgroup.procs` fails.
     fn join_cgroup(&mut self, child: &Child) -> Result<()> {
         let _ = child;
         Err(no("cgroup to join"))
@@ -89,70 +89,70 @@ pub trait Backend {
         Err(no("host name to set"))
     }
 
-    /// The error of a child that failed or ended.
+    /// The error of a child that failed or exited.
     fn child_failed(&mut self, child: &Child) -> Error;
 
-    /// Waits until the child has come to a barrier.
+    /// Waits until the child has reached a barrier.
     ///
     /// # Errors
-    /// [`Unmet`].
-    fn wait(&mut self, child: &Child, kind: Barrier) -> Met {
+    /// The child failed or exited; its socket cannot be polled.
+    fn wait(&mut self, child: &Child, kind: Barrier) -> BarrierResult {
         barrier::wait(child, kind)
     }
 
-    /// Lets the child go on from a barrier.
+    /// Releases the child from a barrier.
     ///
     /// # Errors
-    /// [`Unmet`].
-    fn release(&mut self, child: &Child, kind: Barrier) -> Met {
+    /// The child exited.
+    fn release(&mut self, child: &Child, kind: Barrier) -> BarrierResult {
         barrier::release(child, kind)
     }
 
-    /// A step has failed, and what was made is about to be undone.
+    /// Is called when a step has failed, before everything that was made is undone.
     fn abandon(&mut self) {}
 }
 
-/// The error of a step that a backend has nothing for: its plan should not have it.
+/// The error of a step that a backend does not implement: its plans have no such step.
 fn no(what: &str) -> Error {
     Error::new(format!("this backend has no {what}"))
 }
 
-/// How the process is made.
-pub struct Birth<'a> {
-    /// `CLONE_NEW*`.
+/// The arguments of [`Backend::clone`].
+pub struct CloneRequest<'a> {
+    /// The new namespaces (`CLONE_NEW*`).
     pub flags: u64,
-    /// By way of a stage.
+    /// The stage that clones the child, if one is needed.
     pub stage: Option<&'a Stage>,
-    /// A descriptor of the v2 cgroup that it is born in.
+    /// A descriptor of the v2 cgroup that the child is cloned into.
     pub cgroup: Option<i32>,
-    /// What the plan's slots were filled with; -1 where nothing is.
+    /// The descriptors in the slots of the plan; -1 where a slot is empty.
     pub slots: &'a mut [i32],
 }
 
 /// A step that concerns the container's network.
 pub enum Network<'a> {
-    /// A device of the host moves into the container.
+    /// Moves a device of the host into the container.
     Device {
         /// Its name on the host.
         host: &'a str,
         /// Its name in the container.
         name: &'a str,
-        /// A descriptor of the network namespace, where it is joined; the child's own otherwise.
+        /// A descriptor of a joined network namespace; nothing if the child has a new one.
         namespace: Option<i32>,
     },
-    /// The container is put on networks of hull's.
+    /// Attaches the container to networks that hull manages.
     Attach(&'a crate::net::setup::Setup),
-    /// The addresses that hull held during a restore become the container's.
+    /// Hands the addresses that hull held during a restore to the container.
     Adopt,
-    /// The guest's interfaces move into the container.
+    /// Moves the guest's interfaces into the container.
     Interfaces(&'a [Interface]),
 }
 
-/// How far the container is made.
-pub enum Made<'a> {
+/// How far the creation of the container has come.
+pub enum Progress<'a> {
     /// Its cgroup is about to be made.
     Cgroup(cgroups::group::Record),
-    /// Its process is there and stands before its program.
+    /// Its process has been made and waits at [`Barrier::Ready`].
     Process {
         /// The process.
         child: &'a Child,
@@ -161,20 +161,20 @@ pub enum Made<'a> {
     },
 }
 
-/// What a run of host steps has made.
-pub struct Done {
+/// The results of a run of host steps.
+pub struct Executed {
     /// The process.
     pub child: Child,
-    /// What the slots were filled with, by number.
+    /// The descriptors in the slots, by number.
     held: Vec<(u32, Fd)>,
 }
 
-impl Done {
+impl Executed {
     /// Takes the descriptor of a slot; the others are closed.
     pub fn keep(self, slot: u32) -> (Child, Option<Fd>) {
         let mut held = self.held;
-        let place = held.iter().position(|(number, _)| *number == slot);
-        let kept = place.map(|at| held.swap_remove(at).1);
+        let index = held.iter().position(|(number, _)| *number == slot);
+        let kept = index.map(|at| held.swap_remove(at).1);
         Fd::close_all(held.into_iter().map(|(_, fd)| fd).collect());
         (self.child, kept)
     }
@@ -187,16 +187,16 @@ struct Run<'a> {
     held: Vec<(u32, Fd)>,
 }
 
-/// Executes host steps; the child executes container steps beside them.
+/// Executes host steps. The child executes its container steps at the same time.
 ///
 /// # Errors
-/// Of the step that failed, on either side; everything made is undone.
+/// A host step or a container step fails. Everything that was made is undone then.
 pub fn run(
     steps: &[Placed<HostStep>],
     slots: u32,
     directory: &Path,
     backend: &mut dyn Backend,
-) -> Result<Done> {
+) -> Result<Executed> {
     let mut run = Run {
         backend,
         made: Undo::new(directory),
@@ -218,7 +218,7 @@ pub fn run(
     let child = made
         .done()
         .ok_or_else(|| Error::new("the plan makes no process"))?;
-    Ok(Done { child, held })
+    Ok(Executed { child, held })
 }
 
 impl Run<'_> {
@@ -270,9 +270,9 @@ impl Run<'_> {
                 self.backend.hook(*list, *index, hook, child)
             }
             HostStep::HooksDone => {
-                self.meet(|backend, child| backend.release(child, Barrier::Hooks))
+                self.synchronise(|backend, child| backend.release(child, Barrier::Hooks))
             }
-            HostStep::Listener { path, metadata } => self.meet(|backend, child| {
+            HostStep::Listener { path, metadata } => self.synchronise(|backend, child| {
                 barrier::listener(child, |fd| backend.listener(child, fd, path, metadata))
             }),
             HostStep::Rlimit(limit) => {
@@ -283,12 +283,12 @@ impl Run<'_> {
             HostStep::Record => {
                 let cgroup = self.made.group.as_ref().map(Group::record);
                 let child = child(&self.made)?;
-                self.backend.record(Made::Process { child, cgroup })
+                self.backend.record(Progress::Process { child, cgroup })
             }
             HostStep::AdoptNetwork => self.network(Network::Adopt),
             HostStep::Hostname(name) => self.backend.hostname(name),
-            HostStep::Filtered => self.meet(|_, child| barrier::filtered(child)),
-            HostStep::Executed => self.meet(|_, child| barrier::executed(child)),
+            HostStep::Filtered => self.synchronise(|_, child| barrier::filtered(child)),
+            HostStep::Executed => self.synchronise(|_, child| barrier::executed(child)),
         }
     }
 
@@ -308,7 +308,7 @@ impl Run<'_> {
     }
 
     fn cgroup(&mut self, plan: &cgroups::plan::Plan, first: u32) -> Result<()> {
-        self.backend.record(Made::Cgroup(plan.record()))?;
+        self.backend.record(Progress::Cgroup(plan.record()))?;
         let group = Group::create(plan)?;
         let group = self.made.group.insert(group);
         group.apply(plan)?;
@@ -321,7 +321,7 @@ impl Run<'_> {
 
     fn unit(&mut self, plan: &cgroups::plan::Plan) -> Result<()> {
         let pid = Pid::from_raw(self.child()?.pid);
-        self.backend.record(Made::Cgroup(plan.record()))?;
+        self.backend.record(Progress::Cgroup(plan.record()))?;
         let group = Group::start(plan, pid)?;
         self.made.group.insert(group).apply(plan)
     }
@@ -332,7 +332,7 @@ impl Run<'_> {
         } else {
             None
         };
-        let birth = Birth {
+        let birth = CloneRequest {
             flags,
             stage,
             cgroup: cgroup.map(|fd| fd.as_raw_fd()),
@@ -358,17 +358,20 @@ impl Run<'_> {
     }
 
     fn barrier(&mut self, kind: Barrier) -> Result<()> {
-        self.meet(|backend, child| match kind {
+        self.synchronise(|backend, child| match kind {
             Barrier::Placed | Barrier::Recorded => backend.release(child, kind),
             Barrier::Hooks | Barrier::Ready => backend.wait(child, kind),
         })
     }
 
-    fn meet(&mut self, meeting: impl FnOnce(&mut dyn Backend, &Child) -> Met) -> Result<()> {
+    fn synchronise(
+        &mut self,
+        with_child: impl FnOnce(&mut dyn Backend, &Child) -> BarrierResult,
+    ) -> Result<()> {
         let child = child(&self.made)?;
-        meeting(self.backend, child).map_err(|unmet| match unmet {
-            Unmet::Error(error) => error,
-            Unmet::Child => self.backend.child_failed(child),
+        with_child(self.backend, child).map_err(|unmet| match unmet {
+            BarrierError::Error(error) => error,
+            BarrierError::Child => self.backend.child_failed(child),
         })
     }
 

@@ -1,26 +1,26 @@
-//! What a failed run of host steps has made, and how it is undone.
+//! The undo of a failed run of host steps.
 
 use crate::cgroups::group::Group;
 use crate::namespaces::spawn::Child;
 use crate::sys::process;
 use std::path::{Path, PathBuf};
 
-/// What of a container is there already: its process, its cgroup, its place on hull's networks.
-/// Dropped before it is [done](Self::done), all of it is undone, in the order in which one thing may
-/// hold the next.
+/// What the host steps have made so far: the container's process, its cgroup, its network
+/// attachments. If it is dropped before [`done`](Self::done) is called, all of that is undone: the
+/// process first, because it may keep the network and the cgroup busy.
 pub struct Undo {
     directory: PathBuf,
-    /// Its cgroup.
+    /// The container's cgroup.
     pub group: Option<Group>,
-    /// Its process, which is hull's own child.
+    /// The container's process, which is a child of hull.
     pub child: Option<Child>,
-    /// A step that gives it network devices or addresses has begun.
+    /// A host step that gives the container network devices or addresses has begun.
     pub networked: bool,
     done: bool,
 }
 
 impl Undo {
-    /// Of the container in this directory, nothing is made.
+    /// Nothing is made yet for the container with this directory in the store.
     pub fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
@@ -31,7 +31,7 @@ impl Undo {
         }
     }
 
-    /// All that was made stays. Answers the process.
+    /// Keeps everything that was made, and returns the process.
     pub fn done(mut self) -> Option<Child> {
         self.done = true;
         if let Some(group) = &mut self.group {
@@ -54,7 +54,7 @@ impl Drop for Undo {
             let _ = crate::net::release::release(&self.directory);
         }
         if let Some(group) = &mut self.group {
-            // Children of hooks may be there still.
+            // Processes that hooks started in the cgroup may still run.
             let _ = group.kill(nix::sys::signal::Signal::SIGKILL);
             let _ = group.remove();
         }

@@ -9,16 +9,16 @@ use super::proto::rpc::CriuReqType;
 use super::request::{self, RestoreInput};
 use super::session::{Incoming, Notification, Session, SessionConfig};
 use super::tmpfs::TarShim;
-use crate::backend::barrier::{Met, Unmet};
+use crate::backend::barrier::{BarrierError, BarrierResult};
 use crate::backend::namespaces::{Target, open_common};
-use crate::backend::run::{Backend, Birth, Made, Network};
+use crate::backend::run::{Backend, CloneRequest, Network, Progress};
 use crate::compile::Compiled;
 use crate::namespaces::spawn::Child;
 use crate::net::netlink::Namespace;
 use crate::net::saved;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
-use crate::state::{Decided, Phase, Record};
+use crate::state::{Phase, PolicyOutcome, Record};
 use crate::step::container::{Barrier, Refused, Step, slot};
 use crate::step::draft::Plan;
 use crate::step::host::{HookList, Open};
@@ -152,7 +152,7 @@ impl<'a> CriuBackend<'a> {
     }
 
     /// Waits for a notification, which is then pending. Handles those that come before it.
-    fn wait_for(&mut self, script: &str) -> Met {
+    fn wait_for(&mut self, script: &str) -> BarrierResult {
         self.request()?;
         let log = self.input.directories.log.clone();
         loop {
@@ -166,7 +166,7 @@ impl<'a> CriuBackend<'a> {
                 Incoming::Response(response) => {
                     self.session()?
                         .check(CriuReqType::Restore, *response, &log)?;
-                    return Err(Unmet::Error(Error::new(format!(
+                    return Err(BarrierError::Error(Error::new(format!(
                         "criu restored without the notification {script:?}"
                     ))));
                 }
@@ -344,7 +344,7 @@ impl Backend for CriuBackend<'_> {
     }
 
     /// Starts CRIU in the container's cgroup, so that the processes that it creates are there too.
-    fn clone(&mut self, birth: Birth) -> Result<Child> {
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child> {
         let inherited = self.inherited(birth.slots);
         let inherit: Vec<i32> = inherited.iter().map(|(_, raw)| *raw).collect();
         let namespaces = joined(&self.compiled.facts).len();
@@ -393,10 +393,10 @@ impl Backend for CriuBackend<'_> {
 
     /// Records the processes as soon as they are restored, so that `delete` finds them even if hull
     /// is killed.
-    fn record(&mut self, made: Made) -> Result<()> {
+    fn record(&mut self, made: Progress) -> Result<()> {
         match made {
-            Made::Cgroup(cgroup) => self.record.cgroup = Some(cgroup),
-            Made::Process { cgroup, .. } => {
+            Progress::Cgroup(cgroup) => self.record.cgroup = Some(cgroup),
+            Progress::Process { cgroup, .. } => {
                 let pid = self.pid;
                 let opened = process::pidfd_open(pid).map(Fd);
                 self.pidfd = Some(opened.on("open", "the restored process")?);
@@ -425,14 +425,14 @@ impl Backend for CriuBackend<'_> {
         Error::new("criu ended without an answer")
     }
 
-    fn wait(&mut self, _child: &Child, kind: Barrier) -> Met {
+    fn wait(&mut self, _child: &Child, kind: Barrier) -> BarrierResult {
         self.wait_for(match kind {
             Barrier::Hooks => "setup-namespaces",
             _ => "post-restore",
         })
     }
 
-    fn release(&mut self, _child: &Child, kind: Barrier) -> Met {
+    fn release(&mut self, _child: &Child, kind: Barrier) -> BarrierResult {
         match kind {
             Barrier::Recorded => Ok(self.finish()?),
             _ => {
@@ -461,7 +461,7 @@ impl Backend for CriuBackend<'_> {
 /// The outcomes of the steps' policies in a container that was restored from another runtime's
 /// images, as far as its mounts show them. `user` says that it has a user namespace: the kernel
 /// refuses to mount file systems only there.
-fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
+fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<PolicyOutcome> {
     let host = Mounts::of(process::getpid()).ok();
     let is_hosts = |target: &str, source: &str| {
         let of_host = host.as_ref().and_then(|host| {
@@ -491,7 +491,7 @@ fn observed(plan: &Plan, mounts: &Mounts, user: bool) -> Vec<Decided> {
             _ => false,
         };
         if bound {
-            outcomes.push(Decided {
+            outcomes.push(PolicyOutcome {
                 step: index as u32,
                 from: placed.from.to_string(),
                 outcome: "bound-from-host".to_owned(),

@@ -8,7 +8,7 @@ use super::options::CommonOptions;
 use super::request::RestoreOptions;
 use super::restore::restore;
 use crate::adhoc::keeper::LoggedOutput;
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::Container;
 use crate::error::Kind;
 use crate::step::container::Step;
@@ -74,9 +74,9 @@ pub fn clone(store: &Store, id: &str, options: &CloneOptions) -> Result<()> {
             tcp_close: true,
             ..common
         },
-        options: Options {
+        options: CreateOptions {
             systemd_cgroup: options.systemd_cgroup,
-            ..Options::default()
+            ..CreateOptions::default()
         },
         copy: true,
         whole: true,

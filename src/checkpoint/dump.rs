@@ -418,11 +418,11 @@ pub(super) fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
         .cgroup
         .as_ref()
         .is_some_and(|cgroup| matches!(cgroup.driver, Driver::Systemd { .. }));
-    let options = crate::compile::Options {
+    let options = crate::compile::CreateOptions {
         systemd_cgroup,
         no_new_keyring: record.no_new_keyring,
         layers: record.layers.clone(),
-        ..crate::compile::Options::default()
+        ..crate::compile::CreateOptions::default()
     };
     let request =
         crate::compile::request(store, &record.spec, &record.facts, &record.id, &options)?;

@@ -3,7 +3,7 @@
 //! the container was created, not from the config again.
 
 use super::mounts::Mounts;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::container::{Protection, Refused, Step, slot};
 use crate::step::draft::{Placed, Plan};
 use crate::step::host::{HostStep, Open};
@@ -106,9 +106,11 @@ fn source_of(plan: &Plan, number: u32, path: &str) -> PathBuf {
 /// The outcomes that a record holds, for a plan that is compiled from the record again. A step is
 /// found by its index and origin, or by its origin alone where another version of hull numbered the
 /// steps differently.
-pub fn recorded(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
+pub fn recorded(
+    outcomes: &[PolicyOutcome],
+) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
     move |index, placed| {
-        let same = |decided: &&Decided| decided.from == placed.from;
+        let same = |decided: &&PolicyOutcome| decided.from == placed.from;
         let exact = outcomes
             .iter()
             .find(|decided| decided.step as usize == index && decided.from == placed.from);
@@ -121,7 +123,9 @@ pub fn recorded(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option
 /// The outcomes that hull's manifest among the images holds. Another runtime's images have none;
 /// then every mount that may have been bind-mounted from the host is taken to be: CRIU ignores an
 /// external mount that its images do not name.
-pub fn saved(outcomes: &[Decided]) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
+pub fn saved(
+    outcomes: &[PolicyOutcome],
+) -> impl Fn(usize, &Placed<Step>) -> Option<String> + use<'_> {
     let known = recorded(outcomes);
     move |index, placed| match &placed.step {
         Step::Mount {
@@ -207,7 +211,7 @@ mod tests {
             container: vec![step("/a"), step("/b"), step("/c")],
             ..Plan::default()
         };
-        let outcome = |step, outcome: &str, target| Decided {
+        let outcome = |step, outcome: &str, target| PolicyOutcome {
             step,
             from: format!("mask {target}"),
             outcome: outcome.into(),

@@ -5,7 +5,7 @@ use super::stdio_files::{self, HostFile, StreamOffset};
 use crate::container::Container;
 use crate::net::saved::SavedNetworks;
 use crate::spec::Spec;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::step::layers::Layers;
 use crate::store::Store;
 use crate::{Context, Error, Result};
@@ -41,7 +41,7 @@ pub struct Manifest {
     /// What the policies of the steps decided. The mounts alone do not tell: a mount of the host
     /// looks like one of the container where both are of one file system.
     #[serde(default)]
-    pub outcomes: Vec<Decided>,
+    pub outcomes: Vec<PolicyOutcome>,
     /// The container's endpoints in hull's own networks.
     #[serde(default)]
     pub network: Option<SavedNetworks>,

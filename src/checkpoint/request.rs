@@ -9,7 +9,7 @@ use super::options::{CommonOptions, Directories};
 use super::proto::rpc::{self, CriuCgMode, CriuOpts};
 use super::session::{self, CriuMount};
 use super::{cgroups, targets};
-use crate::compile::{Compiled, Options};
+use crate::compile::{Compiled, CreateOptions};
 use crate::spec::Spec;
 use crate::sys::file;
 use crate::{Context, Error, Result};
@@ -22,7 +22,7 @@ pub struct RestoreOptions {
     /// The options that checkpoint has as well.
     pub common: CommonOptions,
     /// The options that create has as well, such as the pid file and the systemd cgroup driver.
-    pub options: Options,
+    pub options: CreateOptions,
     /// `--lsm-profile`: `TYPE:NAME`.
     pub lsm_profile: Option<String>,
     /// `--lsm-mount-context`.

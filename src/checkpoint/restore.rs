@@ -12,7 +12,7 @@ use super::request::{RestoreInput, RestoreOptions};
 use super::targets;
 use crate::backend::namespaces::Target;
 use crate::backend::run;
-use crate::compile::{self, Compiled, Options};
+use crate::compile::{self, Compiled, CreateOptions};
 use crate::container::{Container, create};
 use crate::net::names;
 use crate::net::saved::Identity;
@@ -55,7 +55,7 @@ struct Planned {
     compiled: Compiled,
     manifest: Manifest,
     /// The options that create would have.
-    create: Options,
+    create: CreateOptions,
 }
 
 impl Planned {
@@ -80,7 +80,7 @@ impl Planned {
         let layers = layers
             .map(|layers| layers::relocate(layers, &store.directory(id), whole))
             .transpose()?;
-        let create = Options {
+        let create = CreateOptions {
             layers,
             ..options.options.clone()
         };

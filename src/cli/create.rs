@@ -1,7 +1,7 @@
 //! `hull create`.
 
 use super::Global;
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::create::create;
 use crate::spec::Spec;
 use crate::sys::fd::Fd;
@@ -58,8 +58,8 @@ pub struct CreateArgs {
 
 impl CreateArgs {
     /// The options as the library takes them.
-    pub fn options(&self, global: &Global) -> Options {
-        Options {
+    pub fn options(&self, global: &Global) -> CreateOptions {
+        CreateOptions {
             systemd_cgroup: global.systemd_cgroup,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,

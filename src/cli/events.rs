@@ -71,7 +71,7 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
             })?,
         };
         // A VM's monitor closes its socket when it ends, after its last event.
-        if (ended && !oom.is_machines()) || !goes_on {
+        if (ended && !oom.is_vm()) || !goes_on {
             return Ok(());
         }
         if Instant::now() >= next {

@@ -6,7 +6,7 @@ use super::process_args::ProcessArgs;
 use crate::Result;
 use crate::container::Container;
 use crate::container::create::write_pid_file;
-use crate::container::exec::Options;
+use crate::container::exec::ExecOptions;
 use crate::stdio::foreground::{Console, Relays, Signals, attend};
 use crate::stdio::streams::Pipes;
 use crate::{Context, Error};
@@ -76,7 +76,7 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
         }
         _ => {}
     }
-    let options = Options {
+    let options = ExecOptions {
         preserve_fds: args.preserve_fds,
         ignore_paused: args.ignore_paused,
         cgroup: args.cgroup.clone(),

@@ -5,10 +5,10 @@ use crate::checkpoint;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::options::CommonOptions;
 use crate::checkpoint::request::RestoreOptions;
-use crate::compile::{self, Options};
+use crate::compile::{self, CreateOptions};
 use crate::facts::Facts;
 use crate::plan::print::{Side, as_json, as_text, host_as_json, host_as_text};
-use crate::process::exec::{self, Entry, ExecRequest};
+use crate::process::exec::{self, CgroupEntry, ExecRequest};
 use crate::spec::Spec;
 use crate::state::Record;
 use crate::stdio::output::{print, print_line};
@@ -60,7 +60,7 @@ struct Printed {
 
 /// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
-    let options = Options {
+    let options = CreateOptions {
         systemd_cgroup: global.systemd_cgroup,
         layers: recorded_layers(&args.bundle)?,
         network: crate::net::setup::NetworkOptions {
@@ -68,7 +68,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
             ..args.network.options()
         },
         vm: args.vm.options(),
-        ..Options::default()
+        ..CreateOptions::default()
     };
     let printed = match (&args.restore, &args.exec) {
         (Some(images), _) => restore(args, global, options, images)?,
@@ -100,7 +100,7 @@ fn in_vm(host: &[Placed<HostStep>], guest: &Plan) -> Printed {
     }
 }
 
-fn create(args: &Args, global: &Global, options: &Options) -> Result<Printed> {
+fn create(args: &Args, global: &Global, options: &CreateOptions) -> Result<Printed> {
     let spec = Spec::load(&args.bundle)?;
     match options.vm.for_spec(&spec)? {
         Some(vm) => {
@@ -156,7 +156,7 @@ fn create_vm(preview: &Preview) -> Printed {
 }
 
 /// The plan of an exec in a container that this bundle would give on this host.
-fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<Printed> {
+fn exec(args: &Args, global: &Global, options: &CreateOptions, file: &Path) -> Result<Printed> {
     let spec = Spec::load(&args.bundle)?;
     let process = exec::completed(&process_args::read(file)?, &spec);
     let facts = Facts::probe(&spec)?;
@@ -180,7 +180,7 @@ fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<
         joins: exec::joins(&spec, &facts),
         may_set_groups: true,
         filter,
-        cgroups: Entry {
+        cgroups: CgroupEntry {
             v1,
             v2: places > v1 as usize,
         },
@@ -191,7 +191,7 @@ fn exec(args: &Args, global: &Global, options: &Options, file: &Path) -> Result<
 }
 
 /// The plan of a restore. If the bundle's directory has no config, hull uses the one in the images.
-fn restore(args: &Args, global: &Global, options: Options, images: &Path) -> Result<Printed> {
+fn restore(args: &Args, global: &Global, options: CreateOptions, images: &Path) -> Result<Printed> {
     let store = global.store();
     let manifest = Manifest::read(images)?;
     let spec = if args.bundle.join("config.json").exists() {

@@ -9,7 +9,7 @@ use crate::checkpoint::images::TemporaryImages;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::options::CommonOptions;
 use crate::checkpoint::request::RestoreOptions;
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::delete::delete;
 use crate::spec::Spec;
 use crate::stdio::foreground::{Console, Relays, Signals, attend};
@@ -146,11 +146,11 @@ fn restore(args: Args, global: &Global) -> Result<u8> {
     }
     let options = RestoreOptions {
         common,
-        options: Options {
+        options: CreateOptions {
             systemd_cgroup: global.systemd_cgroup,
             no_pivot: args.no_pivot,
             pid_file: args.pid_file.clone(),
-            ..Options::default()
+            ..CreateOptions::default()
         },
         lsm_profile: args.lsm_profile.clone(),
         lsm_mount_context: args.lsm_mount_context.clone(),

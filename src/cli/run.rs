@@ -5,7 +5,7 @@ use super::create::{CreateArgs, connect_console};
 use crate::adhoc;
 use crate::adhoc::flags::AdhocFlags;
 use crate::adhoc::run::Mode;
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::container::create::create;
 use crate::container::delete;
 use crate::container::start::{begin, executed};
@@ -124,7 +124,7 @@ fn run_detached(
     store: &Store,
     id: &str,
     spec: &Spec,
-    options: &Options,
+    options: &CreateOptions,
     console: Option<Fd>,
 ) -> Result<u8> {
     let (container, made) = create(store, id, spec, options, console)?;

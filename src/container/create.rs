@@ -4,7 +4,7 @@ use crate::backend::Created;
 use crate::backend::namespaces::{Namespaces, Role, Target};
 use crate::backend::{self, run};
 use crate::cgroups;
-use crate::compile::{self, Compiled, Options};
+use crate::compile::{self, Compiled, CreateOptions};
 use crate::container::Container;
 use crate::facts::Facts;
 use crate::net::setup::Setup;
@@ -20,10 +20,10 @@ use oci_spec::runtime::LinuxNamespaceType;
 use std::path::Path;
 
 /// What is created, where, and for whom.
-struct Request<'a> {
+struct CreateRequest<'a> {
     store: &'a Store,
     id: &'a str,
-    options: &'a Options,
+    options: &'a CreateOptions,
     console: Option<Fd>,
 }
 
@@ -35,12 +35,12 @@ pub fn create(
     store: &Store,
     id: &str,
     spec: &Spec,
-    options: &Options,
+    options: &CreateOptions,
     console: Option<Fd>,
 ) -> Result<(Container, Created)> {
     check_console(spec, console.as_ref())?;
     crate::store::check_id(id)?;
-    let request = Request {
+    let request = CreateRequest {
         store,
         id,
         options,
@@ -66,16 +66,16 @@ fn check_console(spec: &Spec, console: Option<&Fd>) -> Result<()> {
     }
 }
 
-impl Request<'_> {
+impl CreateRequest<'_> {
     /// With the namespace backend.
     fn create_namespaces(self, spec: &Spec) -> Result<(Container, Created)> {
         let Self {
             store, id, options, ..
         } = self;
         let compiled = compile::compile(store, spec, id, options)?;
-        compiled.plan.tell();
+        compiled.plan.log_warnings();
         check_preserved(options.preserve_fds)?;
-        keep_from_hooks(options.preserve_fds + compile::socket_activation().1);
+        mark_close_on_exec(options.preserve_fds + compile::socket_activation().1);
         let lock = store.make(id)?;
         let prepared = self.prepare_directory(compiled.network.as_ref());
         let result = prepared.and_then(|()| self.make(compiled));
@@ -107,7 +107,7 @@ impl Request<'_> {
         } else {
             spec
         };
-        keep_from_hooks(0);
+        mark_close_on_exec(0);
         let facts = Facts::probe(&spec)?;
         let lock = store.make(id)?;
         let prepared = self.prepare_directory(network.as_ref());
@@ -169,7 +169,7 @@ impl Request<'_> {
         if let (Some(resources), Ok(Some(group))) = (resources, container.group()) {
             super::update::warn_of_kernel_memory(&group, resources);
         }
-        announced(container, created, self.options)
+        announce_or_delete(container, created, self.options)
     }
 
     fn make_vm(
@@ -200,15 +200,15 @@ impl Request<'_> {
             console: self.console,
             record: &mut write,
         })?;
-        announced(Container::made(record, self.store), created, self.options)
+        announce_or_delete(Container::made(record, self.store), created, self.options)
     }
 }
 
 /// A container that its caller cannot be told of is taken down.
-fn announced(
+fn announce_or_delete(
     container: Container,
     created: Created,
-    options: &Options,
+    options: &CreateOptions,
 ) -> Result<(Container, Created)> {
     match announce(&container, &created.child.pidfd, options) {
         Ok(()) => Ok((container, created)),
@@ -221,7 +221,7 @@ fn announced(
 
 /// What hull's caller left open beyond what the program shall have reaches nobody: hooks would
 /// inherit it. Before kernel 5.11 it is left to the child, which closes them by itself.
-fn keep_from_hooks(preserved: u32) {
+fn mark_close_on_exec(preserved: u32) {
     let _ = crate::sys::file::cloexec_from(3_i32.saturating_add_unsigned(preserved));
 }
 
@@ -243,7 +243,7 @@ pub fn blank_record(
     id: &str,
     spec: &Spec,
     facts: Facts,
-    options: &Options,
+    options: &CreateOptions,
     stdio: Vec<String>,
 ) -> Record {
     Record {
@@ -271,7 +271,7 @@ fn fill_record(
     record: &mut Record,
     pid: i32,
     cgroup: Option<cgroups::group::Record>,
-    outcomes: Vec<state::Decided>,
+    outcomes: Vec<state::PolicyOutcome>,
 ) -> Result<()> {
     record.cgroup = cgroup;
     record.outcomes = outcomes;
@@ -289,7 +289,7 @@ fn fill_record(
 ///
 /// # Errors
 /// The file cannot be written, or the socket's owner is gone.
-pub fn announce(container: &Container, pidfd: &Fd, options: &Options) -> Result<()> {
+pub fn announce(container: &Container, pidfd: &Fd, options: &CreateOptions) -> Result<()> {
     if let Some(path) = &options.pidfd_socket {
         let socket = std::os::unix::net::UnixStream::connect(path)
             .on("connect to pidfd socket", path.display())?;

@@ -2,12 +2,12 @@
 
 use super::{Container, Status};
 use crate::backend;
-use crate::backend::namespaces::{Entered, Namespaces, Role, Target};
+use crate::backend::namespaces::{EnteredContainer, Namespaces, Role, Target};
 use crate::backend::run;
 use crate::cgroups::exec::sub_cgroups;
 use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
-use crate::process::exec::{self, Entry, ExecRequest};
+use crate::process::exec::{self, CgroupEntry, ExecRequest};
 use crate::spec::config::Process;
 use crate::state::VmRecord;
 use crate::sys::fd::Fd;
@@ -18,7 +18,7 @@ use std::os::fd::IntoRawFd;
 
 /// What `exec` was asked besides the process.
 #[derive(Default)]
-pub struct Options {
+pub struct ExecOptions {
     /// `--preserve-fds`.
     pub preserve_fds: u32,
     /// `--ignore-paused`.
@@ -32,7 +32,12 @@ impl Container {
     ///
     /// # Errors
     /// The container is stopped or paused; the program is missing; the kernel refuses a step.
-    pub fn exec(&self, process: &Process, options: &Options, console: Option<Fd>) -> Result<Child> {
+    pub fn exec(
+        &self,
+        process: &Process,
+        options: &ExecOptions,
+        console: Option<Fd>,
+    ) -> Result<Child> {
         match self.status() {
             Status::Running | Status::Created => {}
             Status::Paused if options.ignore_paused => {}
@@ -47,14 +52,14 @@ impl Container {
         }
         check(process)?;
         let process = &exec::completed(process, &self.record.spec);
-        if let Some(machine) = &self.record.vm {
-            return self.exec_in_vm(machine, process, options, console);
+        if let Some(vm) = &self.record.vm {
+            return self.exec_in_vm(vm, process, options, console);
         }
         let facts = Facts::probe(&self.record.spec)?;
         let entered = self.enter(options)?;
         let request = self.exec_request(options, &entered)?;
         let plan = exec::exec(process, &facts, &request)?;
-        plan.tell();
+        plan.log_warnings();
         let directory = self.directory();
         let mut backend = Namespaces {
             target: Target {
@@ -76,7 +81,7 @@ impl Container {
         &self,
         vm: &VmRecord,
         process: &Process,
-        options: &Options,
+        options: &ExecOptions,
         console: Option<Fd>,
     ) -> Result<Child> {
         if options.preserve_fds > 0 || !options.cgroup.is_empty() {
@@ -93,10 +98,14 @@ impl Container {
         vm::exec::exec(&target, process, console)
     }
 
-    fn exec_request(&self, options: &Options, entered: &Entered) -> Result<ExecRequest> {
+    fn exec_request(
+        &self,
+        options: &ExecOptions,
+        entered: &EnteredContainer,
+    ) -> Result<ExecRequest> {
         let joins = exec::joins(&self.record.spec, &self.record.facts);
         let unified = entered.cgroup.as_ref();
-        let cgroups = Entry {
+        let cgroups = CgroupEntry {
             v1: entered.tasks.len() as u32,
             v2: unified.is_some_and(|(_, target)| target.unified.is_some()),
         };
@@ -113,7 +122,7 @@ impl Container {
 
     /// What the exec needs of the container: its init, and its cgroup with the place in it where
     /// the process goes (none where it stays in hull's own).
-    fn enter(&self, options: &Options) -> Result<Entered> {
+    fn enter(&self, options: &ExecOptions) -> Result<EnteredContainer> {
         let init = self.pidfd()?;
         let subs = sub_cgroups(&options.cgroup)?;
         let mut cgroup = match self.group()? {
@@ -134,7 +143,7 @@ impl Container {
             .flat_map(|(_, target)| target.tasks.drain(..))
             .map(|fd| Some(Fd(fd.into_raw_fd())))
             .collect();
-        Ok(Entered {
+        Ok(EnteredContainer {
             init,
             pid: self.record.pid,
             cgroup,

@@ -17,7 +17,7 @@ pub enum OomKills {
     /// This kernel.
     Cgroup(OomEvents),
     /// The monitor of a machine.
-    Machine(Fd),
+    Vm(Fd),
 }
 
 impl OomKills {
@@ -25,13 +25,13 @@ impl OomKills {
     pub fn descriptor(&self) -> i32 {
         match self {
             OomKills::Cgroup(events) => events.as_fd().as_raw_fd(),
-            OomKills::Machine(socket) => socket.0,
+            OomKills::Vm(socket) => socket.0,
         }
     }
 
     /// Whether a machine's monitor tells.
-    pub fn is_machines(&self) -> bool {
-        matches!(self, OomKills::Machine(_))
+    pub fn is_vm(&self) -> bool {
+        matches!(self, OomKills::Vm(_))
     }
 
     /// What happened since the last time; does not wait.
@@ -41,7 +41,7 @@ impl OomKills {
     pub fn read(&mut self) -> Result<Oom> {
         match self {
             OomKills::Cgroup(events) => events.read(),
-            OomKills::Machine(socket) => {
+            OomKills::Vm(socket) => {
                 let mut fds = [libc::pollfd {
                     fd: socket.0,
                     events: libc::POLLIN,
@@ -105,7 +105,7 @@ impl Container {
         let socket = client::connect(&self.directory())?;
         client::send(&socket, &client::MonitorRequest::Watch, &[])?;
         match client::receive::<FromGuest>(&socket)? {
-            Some((FromGuest::Done, _)) => Ok(OomKills::Machine(socket)),
+            Some((FromGuest::Done, _)) => Ok(OomKills::Vm(socket)),
             Some((FromGuest::Refused(why), _)) => Err(Error::new(why)),
             _ => Err(Error::new("container not running")),
         }

@@ -51,7 +51,7 @@ impl Container {
         // followed by the old record.
         self.record.write(&self.store)?;
         let updated = match &self.record.vm {
-            Some(machine) => self.vm().update(machine, &mut group, &change, &old.spec),
+            Some(vm) => self.vm().update(vm, &mut group, &change, &old.spec),
             None => group.update(&change),
         };
         if let Err(error) = updated {

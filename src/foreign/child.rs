@@ -1,14 +1,14 @@
-//! The child registers the interpreter.
+//! The container step that registers an interpreter with binfmt_misc.
 
-use crate::step::world::{Done, World};
+use crate::step::child::{ChildState, StepResult};
 use crate::sys::fd::Fd;
 use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-impl World<'_> {
+impl ChildState<'_> {
     /// Registers an interpreter with the container's own binfmt_misc.
-    pub fn register(&self, target: &CStr, line: &CStr) -> Done {
+    pub fn register(&self, target: &CStr, line: &CStr) -> StepResult {
         let file = Fd(file::openat2(
             self.root,
             target,

@@ -1,5 +1,5 @@
-//! A bundle of another architecture: a binfmt_misc of the container's own, with the interpreter in
-//! it.
+//! Bundles of another architecture: the container gets a binfmt_misc of its own, in which an
+//! interpreter is registered.
 
 #![forbid(unsafe_code)]
 
@@ -11,8 +11,13 @@ use crate::step::draft::Draft;
 use crate::step::draft::Namespaces;
 use crate::{Error, Result};
 
-/// Registers the interpreter while the host's files can still be named. The registry stays mounted,
-/// whatever covers it later: its entries last as long as it does.
+/// Adds the steps that mount binfmt_misc and register the interpreter. They come before the change
+/// of the root, because the kernel resolves the interpreter's path on the host. binfmt_misc stays
+/// mounted, even if another mount covers it later, because its entries last only as long as it
+/// does.
+///
+/// # Errors
+/// The config or this kernel lacks what a binfmt_misc of the container's own needs.
 pub fn register(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let Some(foreign) = draft
         .facts
@@ -45,7 +50,7 @@ pub fn register(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     if let Some(missing) = missing {
         let native = std::env::consts::ARCH;
         return Err(Error::new(format!(
-            "{} is for {} and this machine is {native}: it needs {missing}",
+            "{} is for {} and this host is {native}: it needs {missing}",
             foreign.program, foreign.architecture
         )));
     }

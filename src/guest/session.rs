@@ -1,13 +1,13 @@
-//! One program of the guest: a process of hull's own that executes the guest's host steps, waits for
-//! the program, and says how it ended.
+//! One program of the guest: a process of hull's own that executes the guest's host steps, waits
+//! for the program, and says how it ended.
 //!
 //! It may wait for as long as it likes: the agent, which serves the channel, never does.
 
 use crate::backend::barrier;
 use crate::backend::namespaces::open_common;
-use crate::backend::run::{self, Backend, Birth, Made, Network};
+use crate::backend::run::{self, Backend, CloneRequest, Network, Progress};
 use crate::guest::network;
-use crate::init::walk::walk;
+use crate::init::executor::execute;
 use crate::namespaces::idmap;
 use crate::namespaces::spawn::{self, Child};
 use crate::net::netlink::Namespace;
@@ -177,14 +177,14 @@ impl Backend for Session<'_> {
         }
     }
 
-    fn clone(&mut self, birth: Birth) -> Result<Child> {
-        let child = spawn::spawn(spawn::Birth {
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child> {
+        let child = spawn::spawn(spawn::SpawnRequest {
             flags: birth.flags,
             stage: birth.stage,
             cgroup: birth.cgroup,
-            script: &self.script,
+            steps: &self.script,
             slots: birth.slots,
-            walk,
+            executor: execute,
             fresh: false,
         })?;
         self.report(&Report::Pid(child.pid));
@@ -208,8 +208,8 @@ impl Backend for Session<'_> {
     }
 
     /// The record is the host's: it gets what the policies decided.
-    fn record(&mut self, made: Made) -> Result<()> {
-        if let Made::Process { child, .. } = made {
+    fn record(&mut self, made: Progress) -> Result<()> {
+        if let Progress::Process { child, .. } = made {
             let report = child.page.report();
             let count = report.outcomes.load(Ordering::Acquire) as usize;
             let codes = report.outcome.iter().take(count);

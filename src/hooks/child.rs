@@ -1,20 +1,19 @@
-//! Hooks that run in the container's namespaces: a plain clone, the state on stdin, and a bounded
-//! wait by pidfd.
+//! Runs hooks in the container's namespaces: clone(2), the state document on stdin, and a wait with
+//! a timeout on the pidfd.
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::StepRef;
 use crate::step::report::{Detail, Fault};
-use crate::step::world::{Done, World};
 use crate::sys::fd::Fd;
 use crate::sys::process::{self, Cloned, Ended};
 use crate::sys::{self, file};
 use nix::errno::Errno;
 
-/// What the hook's process exits with when its program cannot be run; the error number follows by
-/// the exit status of the stage.
+/// The exit status of the hook's process if its program cannot be executed.
 const CANNOT_RUN: i32 = 255;
 
-impl World<'_> {
-    pub(crate) fn hook(&mut self, step: StepRef) -> Done {
+impl ChildState<'_> {
+    pub(crate) fn hook(&mut self, step: StepRef) -> StepResult {
         let StepRef::Hook {
             path,
             args,
@@ -27,24 +26,24 @@ impl World<'_> {
             return Err(Errno::EINVAL.into());
         };
         let filled = self
-            .scratch
+            .buffers
             .state
             .get_mut(..state.len())
             .ok_or(Errno::ENOMEM)?;
         filled.copy_from_slice(state);
         write_pid(filled, pid_at as usize, process::getpid());
-        // A memory file cannot fill up as a pipe would when the hook does not read.
+        // A memfd, unlike a pipe, never blocks the writer if the hook does not read.
         let stdin = Fd(file::memfd(c"hull:state", 0)?);
         file::write(stdin.0, filled)?;
-        // Valid offsets: the file was just written.
+        // The hook reads from the beginning.
         sys::file::rewind(stdin.0)?;
         match process::clone(0, None)? {
             Cloned::Child => {
                 let _ = file::dup_to(stdin.0, 0);
-                // Neither what the program will get by --preserve-fds, nor what hull's caller left
-                // open.
+                // The hook inherits neither the descriptors of --preserve-fds nor those that hull's
+                // caller left open.
                 file::close_all_but(3, &mut []);
-                self.scratch
+                self.buffers
                     .arrays
                     .execveat(libc::AT_FDCWD, path, args, env, 0);
                 process::exit(CANNOT_RUN)
@@ -69,13 +68,13 @@ fn write_pid(state: &mut [u8], at: usize, pid: i32) {
     }
 }
 
-fn wait_hook(pidfd: Fd, timeout: u32) -> Done {
+fn wait_hook(pidfd: Fd, timeout: u32) -> StepResult {
     let limit = (timeout != 0).then_some(u64::from(timeout) * 1000);
     let (ended, _) = process::poll2(pidfd.0, -1, limit)?;
     if !ended {
         let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
         process::wait(pidfd.0, false)?;
-        return Err(Fault::valued(
+        return Err(Fault::with_value(
             Errno::ETIMEDOUT,
             Detail::HookTimeout,
             timeout,
@@ -84,12 +83,12 @@ fn wait_hook(pidfd: Fd, timeout: u32) -> Done {
     match process::wait(pidfd.0, false)? {
         Some(Ended::Exited(0)) => Ok(()),
         Some(Ended::Exited(CANNOT_RUN)) => Err(Fault::with(Errno::ENOENT, Detail::HookExec)),
-        Some(Ended::Exited(status)) => Err(Fault::valued(
+        Some(Ended::Exited(status)) => Err(Fault::with_value(
             Errno::ECANCELED,
             Detail::HookStatus,
             status as u32,
         )),
-        Some(Ended::Killed(signal)) => Err(Fault::valued(
+        Some(Ended::Killed(signal)) => Err(Fault::with_value(
             Errno::ECANCELED,
             Detail::HookSignal,
             signal as u32,

@@ -1,5 +1,5 @@
-//! Hooks in hull's own namespaces: the state on stdin, a bounded wait, and what the hook said in
-//! the error.
+//! Runs hooks in hull's own namespaces: the state document on stdin, a wait with a timeout, and the
+//! hook's output in the error.
 
 use crate::spec::config::Hook;
 use crate::sys::fd::Fd;
@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 /// Runs one hook (config.md, POSIX-platform Hooks).
 ///
 /// # Errors
-/// It cannot be run, ends with another status than 0, or outlives its timeout.
+/// The hook cannot be executed, exits with a status other than 0, or runs longer than its timeout.
 pub fn run(list: &str, index: usize, hook: &Hook, state: &Value, bundle: &Path) -> Result<()> {
     let Hook {
         path,
@@ -37,13 +37,13 @@ pub fn run(list: &str, index: usize, hook: &Hook, state: &Value, bundle: &Path) 
         command.env(name, value);
     }
     let context = format!("error running hook #{index}: error running {list} hook #{index}");
-    // What hull's caller left open is not the hook's. (The container's process has its own copy of
-    // the table by now.)
+    // The hook inherits no descriptors that hull's caller left open. (The container's process has a
+    // copy of the descriptor table by now.)
     let _ = crate::sys::file::cloexec_from(3);
     let mut child = command
         .spawn()
         .map_err(|error| Error::io("run", path, &error).within(&context))?;
-    feed(&mut child, state);
+    write_state(&mut child, state);
     let pidfd = process::pidfd_open(child.id() as i32)
         .map(Fd)
         .on("watch", path)?;
@@ -67,21 +67,21 @@ pub fn run(list: &str, index: usize, hook: &Hook, state: &Value, bundle: &Path) 
     };
     Err(Error::new(format!(
         "{context}: {how}, stdout: {}, stderr: {}",
-        said(child.stdout.take()),
-        said(child.stderr.take())
+        output(child.stdout.take()),
+        output(child.stderr.take())
     )))
 }
 
-/// A hook that does not read its stdin must not stop hull: what does not fit into the pipe is left
-/// out with the hook's interest.
-fn feed(child: &mut Child, state: &Value) {
+/// Writes the state document to the hook's stdin. A hook that closes its stdin without reading it
+/// is no error.
+fn write_state(child: &mut Child, state: &Value) {
     if let Some(mut stdin) = child.stdin.take() {
         let _ = stdin.write_all(state.to_string().as_bytes());
     }
 }
 
-/// What is in the pipe now; a hook's own children may hold it open for ever.
-fn said(pipe: Option<impl Read + std::os::fd::AsRawFd>) -> String {
+/// Reads what is in the pipe, and does not wait for its end: children of the hook may keep it open.
+fn output(pipe: Option<impl Read + std::os::fd::AsRawFd>) -> String {
     let Some(mut pipe) = pipe else {
         return String::new();
     };

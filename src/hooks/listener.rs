@@ -1,4 +1,4 @@
-//! The seccomp listener goes to its agent with the container process state (config-linux.md, The
+//! Sends the seccomp listener to its agent, with the container process state (config-linux.md, The
 //! Container Process State).
 
 use crate::spec::Spec;
@@ -10,17 +10,17 @@ use serde_json::json;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-/// A process that is past its filter, and where its listener goes.
+/// A process that has loaded its seccomp filter, and the agent of its listener.
 pub struct Filtered<'a> {
     /// The container's config.
     pub spec: &'a Spec,
     /// The container's id.
     pub id: &'a str,
-    /// The container's init.
+    /// The process id of the container's init.
     pub init: i32,
-    /// The filtered process, which for an exec is another.
+    /// The process id of the filtered process; for an exec it is not init.
     pub pid: i32,
-    /// The listener.
+    /// The listener's descriptor (seccomp_unotify(2)).
     pub listener: &'a Fd,
     /// `linux.seccomp.listenerPath`: the agent's socket.
     pub path: &'a str,
@@ -31,7 +31,7 @@ pub struct Filtered<'a> {
 /// Sends the listener and the state in one message.
 ///
 /// # Errors
-/// The agent's socket is not there, or refuses.
+/// connect(2) to the agent's socket fails; sendmsg(2) fails.
 pub fn send(filtered: &Filtered) -> Result<()> {
     let Filtered {
         spec,

@@ -1,4 +1,4 @@
-//! Hooks, and the state document that they read.
+//! Plans hooks, and the state document that they read.
 
 use crate::Result;
 use crate::spec::Spec;
@@ -8,16 +8,17 @@ use crate::step::container::{Barrier, Step};
 use crate::step::draft::Draft;
 use crate::step::host::{HookList, HostStep};
 
-/// What stands where a process id of up to ten digits will be written: JSON allows the spaces.
-const PLACE: &str = "\"pid\":         0";
+/// A placeholder of ten characters for the process id, which the child fills in. JSON permits the
+/// spaces.
+const PID_PLACEHOLDER: &str = "\"pid\":         0";
 
-/// The document as bytes with a gap for the process id, and where in them the gap's ten places
-/// begin.
+/// The state document with a placeholder for the process id, and the offset of the placeholder's
+/// ten characters.
 fn template(spec: &Spec, id: &str, status: &str) -> (Vec<u8>, u32) {
-    // The gap stands first, where no string of the config can look like it.
+    // The placeholder is the first field, so no string of the config can be mistaken for it.
     let text = state_document(spec, id, status, None).to_string();
-    let bytes = format!("{{{PLACE},{}", &text[1..]).into_bytes();
-    (bytes, (1 + PLACE.len() - 10) as u32)
+    let bytes = format!("{{{PID_PLACEHOLDER},{}", &text[1..]).into_bytes();
+    (bytes, (1 + PID_PLACEHOLDER.len() - 10) as u32)
 }
 
 fn step(draft: &Draft, hook: &Hook, status: &str) -> Step {
@@ -43,13 +44,13 @@ fn step(draft: &Draft, hook: &Hook, status: &str) -> Step {
     }
 }
 
-/// The hooks of create: prestart and createRuntime are host steps, createContainer container
-/// steps, before the old root is left.
+/// Adds the hooks of `create`: prestart and createRuntime are host steps; createContainer are
+/// container steps, before the change of the root.
 pub fn create(draft: &mut Draft) -> Result<()> {
     let Some(hooks) = &draft.spec.config().hooks else {
         return Ok(());
     };
-    // The last two are the backend's, after start and after delete.
+    // `start` and `delete` run the last two.
     let Hooks {
         prestart,
         create_runtime,
@@ -71,7 +72,7 @@ pub fn create(draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-/// Hooks that hull runs in its own namespaces.
+/// Adds the hooks that hull runs in its own namespaces.
 fn on_host(draft: &mut Draft, list: HookList, hooks: &[Hook]) {
     for (index, hook) in hooks.iter().enumerate() {
         let hook = hook.clone();
@@ -82,7 +83,7 @@ fn on_host(draft: &mut Draft, list: HookList, hooks: &[Hook]) {
     }
 }
 
-/// The startContainer hooks, in the container after `start`.
+/// Adds the startContainer hooks, which the child runs after its wait for `start`.
 pub fn start(draft: &mut Draft) {
     let spec = draft.spec;
     let Some(hooks) = &spec.config().hooks else {

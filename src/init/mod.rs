@@ -1,7 +1,7 @@
-//! The child's side: `walk.rs` is the one executor of container steps, `fresh.rs` the entry of
+//! What the child runs: `executor.rs` executes the container steps, `fresh.rs` is the entry of
 //! `hull init`.
 
 #![forbid(unsafe_code)]
 
+pub mod executor;
 pub mod fresh;
-pub mod walk;

@@ -1,5 +1,5 @@
-//! Id maps: written by hull, or by newuidmap and newgidmap; and user namespaces made only to map a
-//! mount.
+//! Writes id maps, by hull or by newuidmap(1) and newgidmap(1), and makes the user namespaces of
+//! id-mapped mounts.
 
 use crate::spec::config::IdMapping;
 use crate::step::host::{IdMap, MapWriter};
@@ -25,7 +25,7 @@ fn lines(mappings: &[IdMapping]) -> String {
     )
 }
 
-/// Writes a file in one write(2), as the kernel asks of its maps.
+/// Writes a file with one write(2), which the kernel requires for id maps (user_namespaces(7)).
 pub(crate) fn write_file(path: &str, text: &str) -> Result<()> {
     let held = file::openat(libc::AT_FDCWD, &c_string(path)?, libc::O_WRONLY, 0)
         .map(Fd)
@@ -35,10 +35,12 @@ pub(crate) fn write_file(path: &str, text: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Writes one map of a process's user namespace (user_namespaces(7)).
+/// Writes one id map of a process's user namespace (user_namespaces(7)): `uid_map` if `uid`,
+/// `gid_map` otherwise.
 ///
 /// # Errors
-/// The kernel's, or what the helper printed.
+/// Opening or writing the map fails (EPERM: the user may not map these ids); the helper cannot be
+/// run or fails, with the text that it printed.
 pub fn write(
     pid: i32,
     uid: bool,
@@ -67,39 +69,39 @@ pub fn write(
             if output.status.success() {
                 return Ok(());
             }
-            let said = String::from_utf8_lossy(&output.stderr);
+            let message = String::from_utf8_lossy(&output.stderr);
             Err(Error::new(format!(
                 "{} for {name}: {}",
                 program.display(),
-                said.trim()
+                message.trim()
             )))
         }
     }
 }
 
-/// Makes a user namespace with the ids of a mapped mount and answers its descriptor; the process
-/// that held it is gone afterwards.
+/// Makes a user namespace with the id map of an id-mapped mount, and returns its descriptor. The
+/// process that it was made with has exited by then.
 ///
 /// # Errors
-/// The kernel's.
+/// clone3(2) fails; a map cannot be written ([`write`]); opening `/proc/PID/ns/user` fails.
 pub fn user_namespace(map: &IdMap) -> Result<Fd> {
-    let (ours, theirs) = socket_pair()?;
+    let (parent_end, child_end) = socket_pair()?;
     match process::clone(libc::CLONE_NEWUSER as u64, None)
         .on("make", "a user namespace for an id-mapped mount")?
     {
         Cloned::Child => {
-            file::close(ours.0);
+            file::close(parent_end.0);
             let mut byte = [0_u8; 1];
-            let _ = socket::recv(theirs.0, &mut byte);
+            let _ = socket::recv(child_end.0, &mut byte);
             process::exit(0)
         }
         Cloned::Parent { pid, pidfd } => {
             let pidfd = Fd(pidfd);
-            drop(theirs);
+            drop(child_end);
             let made = write(pid, true, &map.uid, &MapWriter::Direct, false)
                 .and_then(|()| write(pid, false, &map.gid, &MapWriter::Direct, false))
                 .and_then(|()| namespace::open(format!("/proc/{pid}/ns/user")));
-            drop(ours);
+            drop(parent_end);
             process::wait(pidfd.0, false).on("wait for", "the id map's process")?;
             made
         }

@@ -1,6 +1,6 @@
 //! Namespaces: `plan.rs` plans which are made and joined, `spawn.rs` makes the child in them,
-//! `idmap.rs` writes id maps, `subid.rs` finds an ordinary user's subordinate
-//! ids, `sysctl.rs` plans kernel parameters.
+//! `idmap.rs` writes id maps, `subid.rs` finds an unprivileged user's subordinate ids, `sysctl.rs`
+//! plans kernel parameters.
 
 #![forbid(unsafe_code)]
 

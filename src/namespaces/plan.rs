@@ -1,4 +1,4 @@
-//! Namespaces: which are made, which are joined and by whom, and the id maps.
+//! Plans the namespaces: which are made, which are joined and by which process, and the id maps.
 
 use crate::cgroups;
 use crate::facts::{Facts, Owner};
@@ -6,8 +6,8 @@ use crate::spec::config::{IdMapping, Linux};
 use crate::spec::names::kind_name;
 use crate::step::container::{Attribute, Barrier, Step};
 use crate::step::draft::Draft;
-use crate::step::draft::Namespaces;
 use crate::step::draft::set;
+use crate::step::draft::{JoinedNamespace, Namespaces};
 use crate::step::host::{HostStep, MapWriter, Open, Stage};
 use crate::{Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -17,7 +17,10 @@ const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
 const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
 const NEWTIME: u64 = 0x80;
 
-/// Works out the new namespaces.
+/// Determines the container's namespaces from the config and the Facts.
+///
+/// # Errors
+/// A user namespace without mappings; an unprivileged hull without a user namespace.
 pub fn namespaces(draft: &Draft) -> Result<Namespaces> {
     let none = Linux::default();
     let linux = draft.spec.config().linux.as_ref().unwrap_or(&none);
@@ -32,10 +35,14 @@ pub fn namespaces(draft: &Draft) -> Result<Namespaces> {
         .joined
         .iter()
         .filter(|j| j.owner != Owner::Own)
-        .map(|j| (j.kind, j.path.clone(), j.owner))
+        .map(|j| JoinedNamespace {
+            kind: j.kind,
+            path: j.path.clone(),
+            owner: j.owner,
+        })
         .collect();
     let has = |kind: Kind| {
-        made & kind as u64 != 0 || joined.iter().any(|(joined, ..)| *joined == kind as u32)
+        made & kind as u64 != 0 || joined.iter().any(|joined| joined.kind == kind as u32)
     };
     let user = has(Kind::User);
     if draft.spec.lacks_mappings() {
@@ -61,8 +68,9 @@ pub fn namespaces(draft: &Draft) -> Result<Namespaces> {
             .as_ref()
             .map_or(0, cgroups::plan::Plan::v1_count)
     };
-    let late =
-        v1_cgroups > 0 || by_systemd || joined.iter().any(|(kind, ..)| *kind == Kind::User as u32);
+    let late = v1_cgroups > 0
+        || by_systemd
+        || joined.iter().any(|joined| joined.kind == Kind::User as u32);
     let alone = draft
         .facts
         .can_map_alone(&linux.gid_mappings, draft.facts.egid);
@@ -91,35 +99,37 @@ fn maps_zero(mappings: &[IdMapping]) -> bool {
 }
 
 impl Namespaces {
-    /// Whether somebody must stand between parent and child: where a user or process namespace is
-    /// joined, where one that hull's user namespace owns is joined by a container with another, and
-    /// for a new time namespace.
+    /// Whether the clone needs a stage: to join a user, PID or time namespace, to join a namespace
+    /// of hull's user namespace if the container has another user namespace, and for a new time
+    /// namespace.
     fn needs_stage(&self) -> bool {
         let kinds = [Kind::User as u32, Kind::Pid as u32, Kind::Time as u32];
-        self.joined.iter().any(|(kind, ..)| kinds.contains(kind))
+        self.joined
+            .iter()
+            .any(|joined| kinds.contains(&joined.kind))
             || (self.user && !self.joined.is_empty())
             || self.made & NEWTIME != 0
     }
 }
 
-/// How the namespaces that are given by path are joined.
+/// How the namespaces that the config gives by path are joined.
 pub struct Joins {
-    /// By a stage process, where the child could not itself.
+    /// The stage, which joins those that the child could not join itself.
     stage: Option<Stage>,
-    /// By the child: slots and kinds.
+    /// Slot and kind (`CLONE_NEW*`) of those that the child joins itself.
     own: Vec<(u32, u32)>,
-    /// The slot of a network namespace.
+    /// The slot of the network namespace.
     network: Option<u32>,
 }
 
-/// Opens the namespaces that are given by path.
+/// Adds the host steps that open the namespaces given by path.
 pub fn join(draft: &mut Draft, namespaces: &Namespaces) -> Joins {
     let mut joins = Joins {
         stage: namespaces.needs_stage().then(Stage::default),
         own: Vec::new(),
         network: None,
     };
-    for (kind, path, owner) in &namespaces.joined {
+    for JoinedNamespace { kind, path, owner } in &namespaces.joined {
         let slot = draft.open(
             Open::Namespace { path: path.clone() },
             format!("linux.namespaces[{}]", kind_name(*kind)),
@@ -137,7 +147,10 @@ pub fn join(draft: &mut Draft, namespaces: &Namespaces) -> Joins {
     joins
 }
 
-/// The clone, and what hull does to the child before it goes on.
+/// Adds the clone, and what hull does to the child before [`Barrier::Placed`].
+///
+/// # Errors
+/// An id map that this user may not write; `linux.netDevices` without a network namespace.
 pub fn make(draft: &mut Draft, namespaces: &Namespaces, joins: Joins) -> Result<()> {
     let linux = draft.spec.config().linux.clone().unwrap_or_default();
     let Joins {
@@ -155,7 +168,7 @@ pub fn make(draft: &mut Draft, namespaces: &Namespaces, joins: Joins) -> Result<
     if let (Some(stage), true) = (&mut stage, namespaces.made & NEWTIME != 0) {
         stage.time = Some(linux.time_offsets.clone());
     }
-    // In a joined user namespace the child has no right to be born in the host's cgroup.
+    // In a joined user namespace the child has no permission to be cloned into the host's cgroup.
     let has_cgroup = draft
         .request
         .cgroup
@@ -217,8 +230,8 @@ pub fn make(draft: &mut Draft, namespaces: &Namespaces, joins: Joins) -> Result<
     Ok(())
 }
 
-/// Devices of the host that move into the container's network namespace (in the slot, where it is
-/// joined), and what `--network` asks for.
+/// Adds the steps that move devices of the host into the container's network namespace (the one in
+/// the slot `network`, if it is joined), and the step of `--network`.
 fn networks(
     draft: &mut Draft,
     namespaces: &Namespaces,
@@ -261,8 +274,10 @@ fn id_maps(draft: &mut Draft, namespaces: &Namespaces, linux: &Linux) -> Result<
         (false, &linux.gid_mappings, "linux.gidMappings"),
     ];
     for (uid, mappings, from) in maps {
-        let (writer, deny_setgroups) =
-            map_writer(draft.facts, uid, mappings).map_err(|error| error.within(from))?;
+        let MapMethod {
+            writer,
+            deny_setgroups,
+        } = map_writer(draft.facts, uid, mappings).map_err(|error| error.within(from))?;
         draft.host(
             HostStep::IdMap {
                 uid,
@@ -276,25 +291,41 @@ fn id_maps(draft: &mut Draft, namespaces: &Namespaces, linux: &Linux) -> Result<
     Ok(())
 }
 
-/// Who writes a map of users (else of groups), and whether setgroups(2) must be denied first.
+/// How an id map is written.
+pub struct MapMethod {
+    /// The process that writes the map.
+    pub writer: MapWriter,
+    /// setgroups(2) must be denied first.
+    pub deny_setgroups: bool,
+}
+
+impl MapMethod {
+    fn by(writer: MapWriter) -> Self {
+        Self {
+            writer,
+            deny_setgroups: false,
+        }
+    }
+}
+
+/// Chooses how a map of user ids (`uid`) or of group ids is written.
 ///
 /// # Errors
-/// This user may not map these ids.
-pub fn map_writer(facts: &Facts, uid: bool, mappings: &[IdMapping]) -> Result<(MapWriter, bool)> {
+/// An unprivileged user without newuidmap(1) and newgidmap(1) maps more than its own id.
+pub fn map_writer(facts: &Facts, uid: bool, mappings: &[IdMapping]) -> Result<MapMethod> {
     let own = if uid { facts.euid } else { facts.egid };
     if facts.privileged {
-        return Ok((MapWriter::Direct, false));
+        return Ok(MapMethod::by(MapWriter::Direct));
     }
     match &facts.id_helpers {
-        _ if facts.can_map_alone(mappings, own) => Ok((MapWriter::Direct, !uid)),
-        Some(helpers) => Ok((
-            MapWriter::Helper(if uid {
-                helpers.uid.clone()
-            } else {
-                helpers.gid.clone()
-            }),
-            false,
-        )),
+        _ if facts.can_map_alone(mappings, own) => Ok(MapMethod {
+            writer: MapWriter::Direct,
+            deny_setgroups: !uid,
+        }),
+        Some(helpers) => {
+            let helper = if uid { &helpers.uid } else { &helpers.gid };
+            Ok(MapMethod::by(MapWriter::Helper(helper.clone())))
+        }
         None => Err(Error::new(format!(
             "an ordinary user may map only its own id ({own}) without newuidmap and newgidmap, \
                 which are not installed"
@@ -302,7 +333,8 @@ pub fn map_writer(facts: &Facts, uid: bool, mappings: &[IdMapping]) -> Result<(M
     }
 }
 
-/// What the child does first in its namespaces.
+/// Adds the child's first steps in its namespaces: ids, late namespaces, keyring, host name and
+/// loopback.
 pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     if namespaces.user && namespaces.has_root {
         let ids = Step::Ids {
@@ -361,8 +393,9 @@ pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// The cgroup is made before the child, which is born in it (v2) and enrols itself (v1). systemd
-/// makes a scope only around a process.
+/// Adds the step that makes the cgroup. hull makes it before the child, which is cloned into it
+/// (v2) or joins it by itself (v1). systemd makes a scope only around a process, so that comes
+/// later.
 pub fn cgroup(draft: &mut Draft, namespaces: &Namespaces) {
     let Some(plan) = draft.request.cgroup.clone() else {
         return;

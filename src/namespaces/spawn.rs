@@ -1,20 +1,21 @@
-//! The child: cloned into its namespaces, directly or by way of a stage.
+//! Clones the child into its namespaces, directly or through a stage.
 //!
 //! ```text
-//! hull ──clone3(CLONE_NEW*, CLONE_INTO_CGROUP)──▶ child: walks `inside`
+//! hull ──clone3(CLONE_NEW*, CLONE_INTO_CGROUP)──▶ child: executes the container steps
 //!
-//! hull ──clone3──▶ stage: setns of what the old user namespace owns, of the user namespace, of what that one owns;
-//!                   │     a new time namespace and its offsets
+//! hull ──clone3──▶ stage: setns(2) of the namespaces that the old user namespace owns, of the
+//!                   │     user namespace, of the namespaces that this one owns; unshare(2) of a
+//!                   │     time namespace, and its offsets
 //!                   └─clone3(CLONE_PARENT, CLONE_NEW*)──▶ child: hull's own child too
 //! ```
-//! hull never joins anything itself and so never gives up its privileges over the host.
+//! hull itself never joins a namespace, so it keeps its privileges over the host.
 
 use crate::process::child::identity;
+use crate::step::child::Buffers;
 use crate::step::container::slot;
 use crate::step::host::Stage;
 use crate::step::report::Detail;
 use crate::step::wire::Malformed;
-use crate::step::world::Scratch;
 use crate::sys::fd::{Fd, c_string, socket_pair};
 use crate::sys::page::{Page, Report};
 use crate::sys::process::{self, Arrays, Cloned};
@@ -25,78 +26,80 @@ use std::ffi::CString;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
-/// The step number in the page when the stage failed.
+/// The step number in the report page that means: the stage failed.
 pub const STAGE: u32 = u32::MAX;
 
-/// A child that waits at a barrier or works towards one.
+/// A child that hull has cloned.
 pub struct Child {
-    /// Its process id as hull sees it.
+    /// Its process id in hull's PID namespace.
     pub pid: i32,
-    /// A descriptor of it.
+    /// A pidfd of it.
     pub pidfd: Fd,
     /// hull's end of the socket for barriers.
     pub sync: Fd,
-    /// Where it reports.
+    /// The page that it shares with hull, in which it reports its progress and failures.
     pub page: Page,
 }
 
-/// The executor of container steps: the steps as bytes, the slots, the page to report to, and room.
-pub type Walk = fn(&[u8], &[i32], &Report, &mut Scratch) -> !;
+/// The executor of container steps: it takes the encoded steps, the slots, the report page and the
+/// buffers.
+pub type Executor = fn(&[u8], &[i32], &Report, &mut Buffers) -> !;
 
-/// How a child is made.
-pub struct Birth<'a> {
-    /// `CLONE_NEW*`.
+/// The arguments of [`spawn`].
+pub struct SpawnRequest<'a> {
+    /// The child's new namespaces (`CLONE_NEW*`).
     pub flags: u64,
-    /// By way of a stage.
+    /// The stage that clones the child, if one is needed.
     pub stage: Option<&'a Stage>,
-    /// The v2 cgroup it is born in.
+    /// A descriptor of the v2 cgroup that the child is cloned into.
     pub cgroup: Option<i32>,
-    /// `inside`.
-    pub script: &'a [u8],
-    /// The slots; the one for the socket is filled here.
+    /// The encoded container steps.
+    pub steps: &'a [u8],
+    /// The slots, -1 where one is empty. [`spawn`] fills the slot of the barriers' socket.
     pub slots: &'a mut [i32],
-    /// Executes the container steps: `init::walk::walk`, which stands above this module.
-    pub walk: Walk,
-    /// A fresh process reads the script (`hull init`) and not the cloned one.
+    /// Executes the container steps: `init::executor::execute`. It is passed because that module
+    /// depends on this one.
+    pub executor: Executor,
+    /// The child executes `hull init` first, and that fresh process executes the container steps.
     pub fresh: bool,
 }
 
-/// Makes the child.
+/// Clones the child.
 ///
 /// # Errors
-/// The kernel's, of the clone or of a namespace that the stage could not join.
-pub fn spawn(birth: Birth) -> Result<Child> {
-    let Birth {
+/// socketpair(2), memfd_create(2) or clone3(2) fails; the stage cannot join a namespace.
+pub fn spawn(request: SpawnRequest) -> Result<Child> {
+    let SpawnRequest {
         flags,
         stage,
         cgroup,
-        script,
+        steps,
         slots,
-        walk,
+        executor,
         fresh,
-    } = birth;
-    let (sync, theirs) = socket_pair()?;
-    slots[slot::SYNC as usize] = theirs.0;
-    let mut scratch = Scratch::for_script(script)
-        .map_err(|Malformed| Error::new("the plan's script cannot be read"))?;
+    } = request;
+    let (sync, child_end) = socket_pair()?;
+    slots[slot::SYNC as usize] = child_end.0;
+    let mut buffers = Buffers::for_steps(steps)
+        .map_err(|Malformed| Error::new("the plan's container steps are malformed"))?;
     let (page, mut image) = if fresh {
-        Image::make(script, slots)?
+        Image::make(steps, slots)?
     } else {
         (Page::new().on("make", "the report page")?, None)
     };
     let offsets = stage
         .and_then(|stage| stage.time.as_ref())
         .map(offsets_text);
-    let mut become_child = |page: &Page, scratch: &mut Scratch, slots: &[i32]| -> ! {
+    let mut become_child = |page: &Page, buffers: &mut Buffers, slots: &[i32]| -> ! {
         file::close(sync.0);
         match &mut image {
             Some(image) => image.run(page.report()),
-            None => walk(script, slots, page.report(), scratch),
+            None => executor(steps, slots, page.report(), buffers),
         }
     };
     let (pid, pidfd) = match stage {
         None => match process::clone(flags, cgroup).on("clone", "the container's process")? {
-            Cloned::Child => become_child(&page, &mut scratch, slots),
+            Cloned::Child => become_child(&page, &mut buffers, slots),
             Cloned::Parent { pid, pidfd } => (pid, Fd(pidfd)),
         },
         Some(stage) => match process::clone(0, None).on("clone", "the stage process")? {
@@ -105,7 +108,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
                     stage_failed(page.report(), errno, which);
                 }
                 match process::clone(flags | libc::CLONE_PARENT as u64, cgroup) {
-                    Ok(Cloned::Child) => become_child(&page, &mut scratch, slots),
+                    Ok(Cloned::Child) => become_child(&page, &mut buffers, slots),
                     Ok(Cloned::Parent { pid, .. }) => {
                         page.report().pid.store(pid, Ordering::Release);
                         process::exit(0)
@@ -116,7 +119,7 @@ pub fn spawn(birth: Birth) -> Result<Child> {
             Cloned::Parent { pidfd, .. } => after_stage(&Fd(pidfd), page.report())?,
         },
     };
-    drop(theirs);
+    drop(child_end);
     Ok(Child {
         pid,
         pidfd,
@@ -161,7 +164,7 @@ fn after_stage(stage: &Fd, report: &Report) -> Result<(i32, Fd)> {
     Ok((pid, Fd(pidfd)))
 }
 
-/// `CLONE_NEW*` is one bit: its number fits into the detail.
+/// The number of the bit of a `CLONE_NEW*`, which fits into the detail.
 fn code(kind: u32) -> u32 {
     kind.trailing_zeros()
 }
@@ -210,25 +213,25 @@ fn time_namespace(proc: i32, text: &str) -> Sys<()> {
     file::write(held.0, text.as_bytes()).map(drop)
 }
 
-/// What a fresh `hull init` needs: the script, the slots and the page as memory files, and a
-/// command line.
+/// Everything that execve(2) of a fresh `hull init` needs: the container steps and the report page
+/// as memfds, the slots, and a command line.
 struct Image {
-    /// hull itself, by descriptor: in a mount namespace that was joined, `/proc/self/exe` would be
-    /// looked up in somebody else's `/proc`.
+    /// A descriptor of hull's own binary: in a joined mount namespace, `/proc/self/exe` would be
+    /// resolved in the `/proc` of another container.
     program: Fd,
-    script: Fd,
+    steps: Fd,
     slots: Vec<i32>,
     args: Vec<CString>,
     arrays: Arrays,
 }
 
 impl Image {
-    fn make(script: &[u8], slots: &mut [i32]) -> Result<(Page, Option<Self>)> {
-        let file = Fd(file::memfd(c"hull:inside", 0).on("make", "a memory file for the script")?);
-        file::write(file.0, script).on("write", "the script")?;
-        let page = Fd(file::memfd(c"hull:page", 0).on("make", "a memory file for the page")?);
-        file::write(page.0, &[0_u8; 4096]).on("write", "the page")?;
-        let mapped = Page::from_file(page.0).on("map", "the page")?;
+    fn make(steps: &[u8], slots: &mut [i32]) -> Result<(Page, Option<Self>)> {
+        let file = Fd(file::memfd(c"hull:steps", 0).on("make", "a memfd for the container steps")?);
+        file::write(file.0, steps).on("write", "the container steps")?;
+        let page = Fd(file::memfd(c"hull:page", 0).on("make", "a memfd for the report page")?);
+        file::write(page.0, &[0_u8; 4096]).on("write", "the report page")?;
+        let mapped = Page::from_file(page.0).on("map", "the report page")?;
         slots[slot::PAGE as usize] = page.keep();
         let program = Fd(
             file::openat(libc::AT_FDCWD, c"/proc/self/exe", libc::O_PATH, 0)
@@ -238,7 +241,7 @@ impl Image {
         let args: Vec<CString> = [
             "hull".into(),
             "init".into(),
-            "--script".into(),
+            "--steps".into(),
             file.0.to_string(),
             "--slots".into(),
             numbers.join(","),
@@ -251,7 +254,7 @@ impl Image {
             mapped,
             Some(Self {
                 program,
-                script: file,
+                steps: file,
                 slots: slots.to_vec(),
                 args,
                 arrays,
@@ -259,13 +262,13 @@ impl Image {
         ))
     }
 
-    /// Becomes `hull init`; the descriptors of the table survive, and nothing else.
+    /// execve(2) of `hull init`, which inherits the descriptors of the slots and no others.
     fn run(&mut self, report: &Report) -> ! {
         for &raw in self
             .slots
             .iter()
             .filter(|raw| **raw >= 0)
-            .chain([&self.script.0])
+            .chain([&self.steps.0])
         {
             let _ = file::clear_cloexec(raw);
         }

@@ -1,20 +1,20 @@
-//! The ids of an ordinary user's container: its own as 0, and behind it the ranges that the host
-//! grants (subuid(5)).
+//! The id maps of an unprivileged user's container: the user's own id as 0, followed by the range
+//! that the host grants (subuid(5)).
 
 use crate::spec::config::IdMapping;
 
-/// Maps of users and groups.
+/// The id maps of a user namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Maps {
-    /// Users.
+    /// The mappings of user ids.
     pub uid: Vec<IdMapping>,
-    /// Groups.
+    /// The mappings of group ids.
     pub gid: Vec<IdMapping>,
 }
 
 impl Maps {
-    /// What this user may map: with ranges where both files grant one and the helpers can use it, a
-    /// single id otherwise.
+    /// The maps that this user may use: with ranges if both `/etc/subuid` and `/etc/subgid` grant
+    /// one and the helpers are usable, a single id otherwise.
     pub fn of_user(uid: u32, gid: u32) -> Self {
         let name = host_name_of(uid);
         let range = |file: &str| {
@@ -35,7 +35,7 @@ impl Maps {
         }
     }
 
-    /// Whether ids of the container are mapped.
+    /// Whether a user id and a group id of the container are mapped.
     pub fn has(&self, uid: u32, gid: u32) -> bool {
         let in_map = |map: &[IdMapping], id: u32| {
             map.iter()
@@ -44,12 +44,12 @@ impl Maps {
         in_map(&self.uid, uid) && in_map(&self.gid, gid)
     }
 
-    /// Whether a group is mapped.
+    /// Whether a group id of the container is mapped.
     pub fn has_group(&self, gid: u32) -> bool {
         self.has(self.uid.first().map_or(0, |map| map.container_id), gid)
     }
 
-    /// Only one id is there.
+    /// Whether only the user's own id is mapped.
     pub fn is_single(&self) -> bool {
         self.gid.len() == 1
     }
@@ -74,7 +74,8 @@ fn with_range(own: u32, range: Option<(u32, u32)>) -> Vec<IdMapping> {
     }
 }
 
-/// The first line for the user, by name or number: `name:first:count`.
+/// The first range of a user in the text of `/etc/subuid`, by name or number: each line is
+/// `name:first:count`.
 fn first_range(text: &str, name: Option<&str>, uid: u32) -> Option<(u32, u32)> {
     let number = uid.to_string();
     text.lines().find_map(|line| {
@@ -95,14 +96,15 @@ fn host_name_of(uid: u32) -> Option<String> {
     })
 }
 
-/// newuidmap and newgidmap gain their right at execve, which no_new_privs forbids.
+/// Whether newuidmap(1) and newgidmap(1) are installed and usable: they gain their privilege at
+/// execve(2), which no_new_privs forbids.
 fn helpers_usable() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bound = status
         .lines()
         .any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]));
-    let there = |name: &str| crate::sys::search::in_path(name).is_some();
-    !bound && there("newuidmap") && there("newgidmap")
+    let installed = |name: &str| crate::sys::search::in_path(name).is_some();
+    !bound && installed("newuidmap") && installed("newgidmap")
 }
 
 #[cfg(test)]

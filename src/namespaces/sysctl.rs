@@ -4,7 +4,7 @@ use crate::spec::validate::dotted;
 use crate::step::container::Step;
 use crate::step::draft::Draft;
 
-/// Writes the parameters, once the container's procfs is there and the old root is left.
+/// Adds the steps that write the parameters. They come after the change of the root.
 pub fn sysctl(draft: &mut Draft) {
     let spec = draft.spec;
     let Some(linux) = &spec.config().linux else {

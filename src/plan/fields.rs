@@ -1,23 +1,24 @@
-//! The config's large structs, taken apart once without `..`: a field that a newer spec brings does
-//! not compile until somebody says here where it is planned and where it is executed. docs/design.md
-//! has the same as a table, which `cargo test --test house` compares with this file: a comment is
-//! `FILE FUNCTION | FILE FUNCTION`, below `src/`. Structs that one place uses are taken apart there.
+//! Destructures the config's large structs without `..`: when a newer spec adds a field, this file
+//! does not compile until the field is listed here with the place that plans it and the place that
+//! executes it. docs/design.md has the same as a table, which `cargo test --test house` compares
+//! with this file: a comment is `FILE FUNCTION | FILE FUNCTION`, below `src/`. Structs that only
+//! one place uses are destructured there.
 
 use crate::spec::config::{
     Config, Hooks, Hypervisor, Linux, Process, Vm, VmHardware, VmImage, VmIomem, VmKernel,
 };
 use crate::step::draft::Draft;
 
-/// Warns of what is asked for and not applicable to the namespace backend; docs/limitations.md has
-/// each.
+/// Warns of fields that are set and not applicable to the namespace backend. docs/limitations.md
+/// lists them.
 pub fn warn(draft: &mut Draft) {
     let Config {
         oci_version: _, // spec/validate.rs config | -
         root: _,        // rootfs/plan.rs root | rootfs/child/root.rs attach_root
         mounts: _,      // rootfs/plan.rs mounts | rootfs/child/mount.rs mount
         process,
-        hostname: _,   // namespaces/plan.rs enter | init/walk.rs set
-        domainname: _, // namespaces/plan.rs enter | init/walk.rs set
+        hostname: _,   // namespaces/plan.rs enter | init/executor.rs set
+        domainname: _, // namespaces/plan.rs enter | init/executor.rs set
         hooks,
         annotations: _, // process/plan.rs identity | -
         linux,
@@ -38,7 +39,7 @@ pub fn warn(draft: &mut Draft) {
     }
 }
 
-/// Whether a field that only Windows knows is set.
+/// Whether a field that applies to Windows alone is set.
 fn is_for_windows(process: &Process) -> bool {
     let Process {
         terminal: _,     // process/plan.rs console | process/child/console.rs console
@@ -49,19 +50,19 @@ fn is_for_windows(process: &Process) -> bool {
         env: _,               // process/plan.rs exec_step | process/child/program.rs exec
         cwd: _, // process/plan.rs identity_steps | process/child/program.rs working_directory
         capabilities: _, // process/plan.rs identity_steps | process/child/identity.rs capabilities
-        rlimits: _, // process/plan.rs identity_steps | init/walk.rs set
-        no_new_privileges: _, // process/plan.rs identity_steps | init/walk.rs set
+        rlimits: _, // process/plan.rs identity_steps | init/executor.rs set
+        no_new_privileges: _, // process/plan.rs identity_steps | init/executor.rs set
         apparmor_profile: _, // process/plan.rs labels | process/child/identity.rs label
         oom_score_adj: _, // namespaces/plan.rs make | backend/run.rs oom_score
         selinux_label: _, // process/plan.rs labels | process/child/identity.rs label
-        io_priority: _, // process/plan.rs scheduling | init/walk.rs set
-        scheduler: _, // process/plan.rs scheduling | init/walk.rs set
-        exec_cpu_affinity: _, // process/exec.rs attributes | init/walk.rs set
+        io_priority: _, // process/plan.rs scheduling | init/executor.rs set
+        scheduler: _, // process/plan.rs scheduling | init/executor.rs set
+        exec_cpu_affinity: _, // process/exec.rs attributes | init/executor.rs set
     } = process;
     command_line.as_deref().is_some_and(|line| !line.is_empty())
 }
 
-/// Names every field, and where it is executed; each is.
+/// Lists every field of `linux`, with the places that plan and execute it.
 fn places_of_linux(linux: &Linux) {
     let Linux {
         namespaces: _,         // namespaces/plan.rs make | namespaces/spawn.rs spawn
@@ -73,18 +74,18 @@ fn places_of_linux(linux: &Linux) {
         cgroups_path: _,       // namespaces/plan.rs cgroup | backend/run.rs cgroup
         resources: _,          // cgroups/plan.rs plan | backend/run.rs cgroup
         intel_rdt: _,          // process/plan.rs attributes | -
-        memory_policy: _,      // process/plan.rs attributes | init/walk.rs set
-        sysctl: _,             // namespaces/sysctl.rs sysctl | step/world.rs write_proc
-        seccomp: _,            // process/plan.rs identity_steps | step/world.rs filter
+        memory_policy: _,      // process/plan.rs attributes | init/executor.rs set
+        sysctl: _,             // namespaces/sysctl.rs sysctl | step/child.rs write_proc
+        seccomp: _,            // process/plan.rs identity_steps | step/child.rs filter
         rootfs_propagation: _, // rootfs/plan.rs propagation | rootfs/child/mount.rs attributes
         masked_paths: _,       // rootfs/protect.rs protect | rootfs/child/mount.rs protect
         readonly_paths: _,     // rootfs/protect.rs protect | rootfs/child/mount.rs protect
         mount_label: _,        // rootfs/plan.rs take_label | rootfs/child/mount.rs mount
-        personality: _,        // process/plan.rs attributes | init/walk.rs set
+        personality: _,        // process/plan.rs attributes | init/executor.rs set
     } = linux;
 }
 
-/// The same of the hooks.
+/// The same for `hooks`.
 fn places_of_hooks(hooks: &Hooks) {
     let Hooks {
         prestart: _,         // hooks/plan.rs create | hooks/host.rs run
@@ -96,8 +97,8 @@ fn places_of_hooks(hooks: &Hooks) {
     } = hooks;
 }
 
-/// Whether the section says anything. It is the VM backend's: engines write it for every runtime
-/// of a class.
+/// Whether the section `vm` sets anything. Only the VM backend uses it, but an engine may write it
+/// for every container of a runtime class.
 fn asks_for_a_vm(vm: &Vm) -> bool {
     let Vm {
         hypervisor,

@@ -1,7 +1,8 @@
-//! Spec and Facts are compiled into a plan: what the backend does outside, and what init does inside.
+//! Compiles Spec and Facts into a plan: the host steps for the backend, and the container steps for
+//! the child.
 //!
-//! [`plan`] is pure: no file, no system call. It reads as the order of a container's making; each
-//! part is a file beside this one.
+//! [`plan`] is pure: it reads no file and makes no system call. It reads as the order in which a
+//! container is created; each line is the `plan.rs` of a subject.
 
 #![forbid(unsafe_code)]
 
@@ -14,14 +15,14 @@ use crate::spec::Spec;
 use crate::step::container::slot;
 use crate::step::draft::Draft;
 use crate::step::draft::Plan;
-use crate::step::draft::Request;
+use crate::step::draft::PlanRequest;
 use crate::step::host::{HostStep, Open};
 
-/// Compiles a container's making.
+/// Compiles the plan that creates a container.
 ///
 /// # Errors
-/// What the config asks and this host cannot do, naming the field.
-pub fn plan(spec: &Spec, facts: &Facts, request: &Request) -> Result<Plan> {
+/// The config asks for something that this host cannot do; the error names the field.
+pub fn plan(spec: &Spec, facts: &Facts, request: &PlanRequest) -> Result<Plan> {
     let plan = Plan {
         slots: slot::FIRST_FREE,
         ..Plan::default()

@@ -1,4 +1,5 @@
-//! `hull plan`: the steps in order, who executes each, which field each comes from.
+//! The output of `hull plan`: the steps in order, each with the side that executes it and the field
+//! that it comes from.
 
 use crate::step::container::{Barrier, Step};
 use crate::step::draft::{Placed, Plan};
@@ -6,17 +7,17 @@ use crate::step::host::HostStep;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// Where host steps are executed.
+/// The side that executes the host steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// On the host.
+    /// The host.
     Host,
-    /// In a VM's guest.
+    /// The guest of a VM.
     Guest,
 }
 
 impl Side {
-    /// The word in front of each step.
+    /// The word before each step.
     pub fn name(self) -> &'static str {
         match self {
             Side::Host => "host",
@@ -25,28 +26,27 @@ impl Side {
     }
 }
 
-/// A plan as a table for people: both sides up to each barrier, host steps first.
+/// A plan as text: the steps of both sides up to each barrier, host steps first.
 pub fn as_text(plan: &Plan, side: Side) -> String {
     let mut out = String::new();
     let mut host = plan.host.iter();
     let mut container = plan.container.iter().enumerate();
     loop {
-        let met = host_lines(&mut out, &mut host, side);
+        let reached = host_lines(&mut out, &mut host, side);
         for (index, placed) in container.by_ref() {
             if matches!(placed.step, Step::Barrier { .. }) {
                 break;
             }
-            let name = placed.step.name();
-            let details = details(&placed.step);
-            line(
-                &mut out,
-                ("container", Some(index)),
-                name,
-                &details,
-                &placed.from,
-            );
+            let line = StepLine {
+                side: "container",
+                index: Some(index),
+                name: placed.step.name(),
+                details: details(&placed.step),
+                from: &placed.from,
+            };
+            line.write(&mut out);
         }
-        match met {
+        match reached {
             Some(kind) => barrier(&mut out, kind),
             None => break,
         }
@@ -63,7 +63,7 @@ pub fn as_text(plan: &Plan, side: Side) -> String {
     out
 }
 
-/// Host steps alone, whose other side is a VM's monitor or criu.
+/// Host steps as text, for plans whose child is a VM's monitor or criu and has no container steps.
 pub fn host_as_text(steps: &[Placed<HostStep>]) -> String {
     let mut out = String::new();
     let mut steps = steps.iter();
@@ -73,7 +73,7 @@ pub fn host_as_text(steps: &[Placed<HostStep>]) -> String {
     out
 }
 
-/// Writes host steps up to a barrier, and answers it.
+/// Writes the host steps up to the next barrier, and returns that barrier.
 fn host_lines<'a>(
     out: &mut String,
     steps: &mut impl Iterator<Item = &'a Placed<HostStep>>,
@@ -83,9 +83,14 @@ fn host_lines<'a>(
         if let HostStep::Barrier(kind) = placed.step {
             return Some(kind);
         }
-        let details = details(&placed.step);
-        let name = placed.step.name();
-        line(out, (side.name(), None), name, &details, &placed.from);
+        let line = StepLine {
+            side: side.name(),
+            index: None,
+            name: placed.step.name(),
+            details: details(&placed.step),
+            from: &placed.from,
+        };
+        line.write(out);
         if let HostStep::Network(setup) = &placed.step {
             for words in setup.describe() {
                 let _ = writeln!(out, "{:32}{words}", "");
@@ -95,7 +100,7 @@ fn host_lines<'a>(
     None
 }
 
-/// What the cgroup's plan leaves undone.
+/// What the cgroup's plan does in place of limits that this host does not have.
 fn fallbacks(step: &HostStep) -> &[String] {
     match step {
         HostStep::Cgroup { plan, .. } | HostStep::Unit { plan } => &plan.fallbacks,
@@ -107,18 +112,35 @@ fn barrier(out: &mut String, kind: Barrier) {
     let _ = writeln!(out, "──────── barrier {kind:?} ────────");
 }
 
-fn line(
-    out: &mut String,
-    (side, index): (&str, Option<usize>),
-    name: &str,
-    details: &str,
-    from: &str,
-) {
-    let index = index.map_or(String::from("  –"), |index| format!("{index:3}"));
-    let _ = writeln!(out, "{side:10}{index} {name:17} {details}  ← {from}");
+/// A line of the text: one step.
+struct StepLine<'a> {
+    /// The side that executes it.
+    side: &'a str,
+    /// The index of a container step, which error messages name.
+    index: Option<usize>,
+    /// The step's name.
+    name: &'a str,
+    /// Its fields in short.
+    details: String,
+    /// The field of the config that it comes from.
+    from: &'a str,
 }
 
-/// The fields of a step in short; long values are cut.
+impl StepLine<'_> {
+    fn write(&self, out: &mut String) {
+        let Self {
+            side,
+            index,
+            name,
+            details,
+            from,
+        } = self;
+        let index = index.map_or(String::from("  –"), |index| format!("{index:3}"));
+        let _ = writeln!(out, "{side:10}{index} {name:17} {details}  ← {from}");
+    }
+}
+
+/// The fields of a step in short; long values are truncated.
 fn details<S: serde::Serialize>(step: &S) -> String {
     let value = serde_json::to_value(step).unwrap_or(Value::Null);
     match value {

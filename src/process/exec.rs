@@ -1,9 +1,10 @@
-//! The plan of an exec: other, shorter host and container steps, of the same kinds as create's.
-//!
-//! A stage joins the container's namespaces by init's pidfd before the first container step.
+//! The plan of an exec. It has fewer host steps and container steps than that of a container, of
+//! the same kinds. A stage joins the container's namespaces by init's pidfd and then clones the
+//! child.
 
 use super::plan::{
-    Place, console_step, exec_step, identity_steps, last_of_each, mask_bytes, sets_itself,
+    IdentityContext, IdentitySteps, console_step, exec_step, identity_steps, last_of_each,
+    mask_bytes, sets_itself,
 };
 use crate::Result;
 use crate::facts::{Facts, Owner};
@@ -18,24 +19,24 @@ use crate::step::host::{HostStep, Open, Stage};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::borrow::Cow;
 
-/// What an exec is made from besides the process and the Facts.
+/// What an exec is compiled from besides the process and the Facts.
 #[derive(Clone, Debug, Default)]
 pub struct ExecRequest {
-    /// The container's namespaces.
+    /// The container's namespaces, which the process joins.
     pub joins: Joins,
-    /// setgroups(2) may be called there.
+    /// setgroups(2) is permitted in the container's user namespace.
     pub may_set_groups: bool,
     /// The annotation `run.oci.keep_original_groups` is 1.
     pub keep_groups: bool,
-    /// The container's filter.
+    /// The container's seccomp filter.
     pub filter: Option<Filter>,
-    /// Where the filter's listener goes.
+    /// The agent that receives the filter's listener.
     pub listener: Option<ListenerAgent>,
-    /// How many descriptors from 3 on the program gets.
+    /// The number of descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
-    /// The container's cgroups, as far as the process enters them.
-    pub cgroups: Entry,
-    /// The container's execution domain.
+    /// How the process joins the container's cgroups.
+    pub cgroups: CgroupEntry,
+    /// The container's execution domain (personality(2)).
     pub personality: Option<Personality>,
     /// The session keyring's name, if the container has one.
     pub keyring: Option<String>,
@@ -44,18 +45,18 @@ pub struct ExecRequest {
 /// The namespaces that an exec joins, as masks of `CLONE_NEW*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Joins {
-    /// Those that the outer user namespace owns: joined first.
+    /// Those that hull's user namespace owns; they are joined first.
     pub outer: u32,
-    /// The container's user namespace.
+    /// The container's user namespace is joined.
     pub user: bool,
-    /// Those that the container's user namespace owns: joined after it.
+    /// Those that the container's user namespace owns; they are joined after it.
     pub inner: u32,
 }
 
-/// How an exec enters the container's cgroups.
+/// How an exec joins the container's cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// How many v1 cgroups the child joins by itself.
+pub struct CgroupEntry {
+    /// The number of v1 cgroups that the child joins by itself.
     pub v1: u32,
     /// hull moves the child into the v2 cgroup.
     pub v2: bool,
@@ -64,14 +65,14 @@ pub struct Entry {
 /// `linux.seccomp.listenerPath` and `linux.seccomp.listenerMetadata`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenerAgent {
-    /// The agent's socket.
+    /// The path of the agent's socket.
     pub path: String,
-    /// Sent along.
+    /// The text that is sent with the listener.
     pub metadata: String,
 }
 
 impl ExecRequest {
-    /// What the container's config says of it; the rest is the container's as it runs.
+    /// The fields that the container's config determines; the others depend on its state.
     pub fn of(spec: &Spec) -> Self {
         let config = spec.config();
         let linux = config.linux.as_ref();
@@ -91,7 +92,8 @@ impl ExecRequest {
     }
 }
 
-/// What a process file leaves out is the container's own: capabilities and limits (as runc has it).
+/// Completes a process file with the capabilities and limits of the container's own process, if it
+/// has none, as in runc.
 pub fn completed(process: &Process, spec: &Spec) -> Process {
     let own = spec.config().process.clone().unwrap_or_default();
     let mut process = process.clone();
@@ -102,8 +104,8 @@ pub fn completed(process: &Process, spec: &Spec) -> Process {
     process
 }
 
-/// The namespaces of a container, by its config and the Facts of its creation: those that are not
-/// hull's own.
+/// The namespaces of a container that are not hull's own, from its config and the Facts of its
+/// creation.
 pub fn joins(spec: &Spec, facts: &Facts) -> Joins {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
     let joined_as = |kind: LinuxNamespaceType, owner: Owner| {
@@ -132,7 +134,7 @@ pub fn joins(spec: &Spec, facts: &Facts) -> Joins {
 /// The slot of the first v1 cgroup's `tasks` file.
 pub const FIRST_CGROUP: u32 = slot::FIRST_FREE;
 
-/// An exec's plan in the making.
+/// The plan of an exec while it is compiled.
 struct Exec<'a> {
     process: &'a Process,
     facts: &'a Facts,
@@ -140,10 +142,10 @@ struct Exec<'a> {
     plan: Plan,
 }
 
-/// Compiles an exec.
+/// Compiles the plan of an exec.
 ///
 /// # Errors
-/// What the process asks and this host cannot do.
+/// The process asks for something that this host cannot do.
 pub fn exec(process: &Process, facts: &Facts, request: &ExecRequest) -> Result<Plan> {
     let mut exec = Exec {
         process,
@@ -185,7 +187,7 @@ impl Exec<'_> {
         self.container(Step::Barrier { kind }, "[barrier]");
     }
 
-    /// All that the child gets of the host.
+    /// Adds the host steps that open the descriptors of the slots.
     fn open(&mut self) {
         let open = |slot, what| HostStep::Open { slot, what };
         self.host(open(slot::PROC, Open::Procfs), "[procfs]");
@@ -203,11 +205,13 @@ impl Exec<'_> {
         self.host(open(init, Open::Init), "[namespaces]");
     }
 
-    /// The clone, by way of a stage that joins the namespaces, several at once (setns(2)).
+    /// Adds the clone through a stage, which joins several namespaces with one setns(2), and what
+    /// hull does before and right after it.
     fn before_clone(&mut self) -> Result<()> {
         self.host(HostStep::Undumpable, "[CVE-2016-9962]");
         if let Some(affinity) = &self.process.exec_cpu_affinity {
-            // hull's own, before the child joins the container's cgroup (config.md).
+            // The initial affinity applies before the child joins the container's cgroup
+            // (config.md).
             let (initial, _) = tables::exec_cpu_affinity(affinity)?;
             if initial.is_some() {
                 let mask = mask_bytes(initial);
@@ -251,7 +255,7 @@ impl Exec<'_> {
         Ok(())
     }
 
-    /// What the child does first, until it is in the container's cgroups.
+    /// Adds the child's steps until it is in the container's cgroups.
     fn enter(&mut self) {
         self.container(set(Attribute::Session, 0), "[session]");
         if self.request.joins.user {
@@ -327,7 +331,7 @@ impl Exec<'_> {
             ..
         } = self.request;
         let all_or = |own: u64| if joins.user { u64::MAX } else { own };
-        let place = Place {
+        let context = IdentityContext {
             in_user_namespace: joins.user,
             held: all_or(self.facts.permitted),
             bounding: all_or(self.facts.bounding),
@@ -337,7 +341,7 @@ impl Exec<'_> {
             preserve_fds: *preserve_fds,
             dies_with_parent: false,
         };
-        let (steps, left_out) = identity_steps(self.process, self.facts, &place)?;
+        let IdentitySteps { steps, left_out } = identity_steps(self.process, self.facts, &context)?;
         for (step, from) in steps {
             self.container(step, from);
         }
@@ -347,8 +351,8 @@ impl Exec<'_> {
         Ok(())
     }
 
-    /// What hull does once the child is ready, until the program runs. (The child's side of these
-    /// barriers is among the steps of its identity.)
+    /// Adds the host steps from [`Barrier::Ready`] to execve(2). (The child's side of these
+    /// barriers is among the steps of [`identity_steps`].)
     fn settle(&mut self) -> Result<()> {
         self.host(HostStep::Barrier(Barrier::Ready), "[barrier]");
         for limit in rlimits::parse(&self.process.rlimits)? {

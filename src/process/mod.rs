@@ -1,4 +1,5 @@
-//! The spec's `process`: `plan.rs` plans it for a container, `exec.rs` for `exec`; `child/` runs it.
+//! The spec's `process`: `plan.rs` plans it for a container, `exec.rs` for `exec`; `child/` has the
+//! container steps.
 
 #![forbid(unsafe_code)]
 

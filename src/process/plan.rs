@@ -1,4 +1,4 @@
-//! The process: its terminal, attributes, identity and program.
+//! Plans the process: its terminal, attributes, identity and program.
 
 use crate::facts::Facts;
 use crate::security::caps::{self, LeftOut, Masks};
@@ -12,8 +12,8 @@ use crate::{Error, Result};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// The socket that takes the terminal: the child has a copy of the descriptors of its birth and
-/// gets none later.
+/// Adds the host step that opens the console's socket. It comes before the clone, because the child
+/// has only the descriptors that are open then.
 pub fn console_socket(draft: &mut Draft) -> Result<()> {
     if draft
         .spec
@@ -33,7 +33,8 @@ pub fn console_socket(draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-/// The terminal, in the container's own devpts.
+/// Adds the step that opens the terminal in the container's devpts, or the step that changes the
+/// owner of stdio.
 pub fn console(draft: &mut Draft) -> Result<()> {
     let Some(process) = &draft.spec.config().process else {
         return Ok(());
@@ -51,7 +52,8 @@ pub fn console(draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-/// Where the container has mounts of its own, its null device is one of them.
+/// Adds the step that replaces the host's null device in stdio by the container's, if the container
+/// has a mount namespace of its own.
 pub fn null_device(draft: &mut Draft, namespaces: &Namespaces) {
     let terminal = draft
         .spec
@@ -79,7 +81,11 @@ pub fn console_step(process: &Process, mount: bool) -> Step {
     }
 }
 
-/// What is set once the old root is left: execution domain, memory policy, scheduling.
+/// Adds the steps that set attributes after the change of the root: execution domain, memory
+/// policy, scheduling.
+///
+/// # Errors
+/// An attribute has an unknown or wrong value; `linux.intelRdt` is given.
 pub fn attributes(draft: &mut Draft) -> Result<()> {
     let spec = draft.spec;
     let none = Linux::default();
@@ -133,8 +139,8 @@ fn scheduling(draft: &mut Draft, process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// Whether the child itself can set a limit: it may lower all, and raise what hull may, unless a
-/// user namespace took that from it.
+/// Whether the child itself can set a resource limit. It may lower every limit; it may raise one
+/// only if hull may, and not in a user namespace, where it has no privilege over the host.
 pub fn sets_itself(limit: &rlimits::Limit, facts: &Facts, in_user_namespace: bool) -> bool {
     let held = facts
         .hard_limits
@@ -157,9 +163,9 @@ pub fn rlimit_step(limit: rlimits::Limit) -> Step {
 /// Labels, privileges, ids and capabilities.
 pub fn identity(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let Some(process) = &draft.spec.config().process else {
-        // runtime.md, Start: only start needs a process. Without one the container is made, and its
-        // start is its end. What its maker has open, the lock on the container among it, it must
-        // not hold all the same.
+        // runtime.md, Start: only `start` needs a process. Without one the container is created,
+        // and it stops when it is started. The child still closes the descriptors that it has from
+        // hull, one of which holds the container's lock.
         let first = 3 + u64::from(draft.request.preserve_fds);
         draft.container(set(Attribute::Descriptors, first), "[descriptors]");
         for kind in [Barrier::Ready, Barrier::Recorded] {
@@ -167,7 +173,7 @@ pub fn identity(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         }
         return Ok(());
     };
-    let place = Place {
+    let context = IdentityContext {
         in_user_namespace: namespaces.user,
         held: if namespaces.user {
             u64::MAX
@@ -190,7 +196,7 @@ pub fn identity(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         preserve_fds: draft.request.preserve_fds,
         dies_with_parent: draft.request.dies_with_parent,
     };
-    let (steps, left_out) = identity_steps(process, draft.facts, &place)?;
+    let IdentitySteps { steps, left_out } = identity_steps(process, draft.facts, &context)?;
     for (step, from) in steps {
         draft.container(step, from);
     }
@@ -199,43 +205,60 @@ pub fn identity(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// Where a process comes to be, as far as its identity depends on it.
-pub struct Place {
-    /// It has a user namespace of its own.
+/// The properties of the child, its namespaces and the request on which the steps of its identity
+/// depend.
+pub struct IdentityContext {
+    /// The child is in a user namespace of the container's own.
     pub in_user_namespace: bool,
-    /// The capabilities held there.
+    /// The capabilities that the child holds before these steps.
     pub held: u64,
-    /// The bounding set there.
+    /// The child's bounding set before these steps.
     pub bounding: u64,
-    /// setgroups(2) may be called.
+    /// setgroups(2) is permitted.
     pub may_set_groups: bool,
     /// The annotation `run.oci.keep_original_groups` is 1.
     pub keep_groups: bool,
-    /// The filter that will be loaded.
+    /// The seccomp filter that the child loads.
     pub filter: Option<crate::security::seccomp::Filter>,
-    /// How many descriptors from 3 on the program gets.
+    /// The number of descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
-    /// It ends with the process that makes it.
+    /// The kernel kills the program when its parent exits.
     pub dies_with_parent: bool,
 }
 
-type Steps = Vec<(Step, &'static str)>;
+/// The steps of a process's identity.
+pub struct IdentitySteps {
+    /// The steps in order, each with the field that it comes from.
+    pub steps: Vec<(Step, &'static str)>,
+    /// Warnings and remarks about capabilities that are left out.
+    pub left_out: LeftOut,
+}
 
-/// From the label to the loaded filter; used by create and by exec.
+/// The steps from the labels to the loaded seccomp filter, for create and for exec.
 ///
-/// Without `noNewPrivileges` a filter needs CAP_SYS_ADMIN, which is kept in the permitted set over
-/// the change of ids and given up right after the load. So everything else, and the look-up of the
-/// program under the final ids, happens before the filter does.
-pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result<(Steps, LeftOut)> {
-    let mut steps: Steps = Vec::new();
+/// Without `noNewPrivileges` seccomp(2) needs CAP_SYS_ADMIN. The child keeps it in the permitted
+/// set over the change of ids, and drops it right after it has loaded the filter. So all other
+/// steps, and the search for the program under the final ids, come before the filter.
+///
+/// # Errors
+/// A label that this host does not support; capabilities that contradict each other; a resource
+/// limit with a wrong value; supplementary groups in a rootless container.
+pub fn identity_steps(
+    process: &Process,
+    facts: &Facts,
+    context: &IdentityContext,
+) -> Result<IdentitySteps> {
+    let mut steps = Vec::new();
     let all = caps::all(facts.last_capability);
     let none = Capabilities::default();
-    // No section is five empty sets, as its peers have it.
+    // A missing section means five empty sets, as in runc and crun.
     let (mut masks, mut left_out) = caps::masks(
         process.capabilities.as_ref().unwrap_or(&none),
         facts.last_capability,
     );
-    left_out.warnings.extend(restrict(&mut masks, place, all)?);
+    left_out
+        .warnings
+        .extend(restrict(&mut masks, context, all)?);
     for (label, from) in labels(process, facts)? {
         steps.push((
             Step::Label {
@@ -246,11 +269,11 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
         ));
     }
     steps.push((
-        set(Attribute::Descriptors, 3 + u64::from(place.preserve_fds)),
+        set(Attribute::Descriptors, 3 + u64::from(context.preserve_fds)),
         "[descriptors]",
     ));
     for limit in rlimits::parse(&process.rlimits)? {
-        if sets_itself(&limit, facts, place.in_user_namespace) {
+        if sets_itself(&limit, facts, context.in_user_namespace) {
             steps.push((rlimit_step(limit), "process.rlimits"));
         }
     }
@@ -260,17 +283,17 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
             "process.noNewPrivileges",
         ));
     }
-    let dropped = place.bounding & all & !masks.bounding;
+    let dropped = context.bounding & all & !masks.bounding;
     if dropped != 0 {
         steps.push((
             Step::Bounding { drop: dropped },
             "process.capabilities.bounding",
         ));
     }
-    steps.push((ids_step(&process.user, place)?, "process.user"));
-    let needs_admin = place.filter.is_some() && !process.no_new_privileges;
+    steps.push((ids_step(&process.user, context)?, "process.user"));
+    let needs_admin = context.filter.is_some() && !process.no_new_privileges;
     let extra = if needs_admin {
-        CAP_SYS_ADMIN & place.held & !masks.permitted
+        CAP_SYS_ADMIN & context.held & !masks.permitted
     } else {
         0
     };
@@ -284,7 +307,7 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
         capabilities(masks.effective, masks.permitted | extra),
         "process.capabilities",
     ));
-    if place.dies_with_parent {
+    if context.dies_with_parent {
         steps.push((set(Attribute::ParentDeath, 0), "[parent's death]"));
     }
     steps.push((
@@ -336,7 +359,7 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
         },
         "[barrier]",
     ));
-    if let Some(filter) = &place.filter {
+    if let Some(filter) = &context.filter {
         let step = Step::Filter {
             program: filter.program.clone(),
             flags: filter.flags & !8,
@@ -350,7 +373,7 @@ pub fn identity_steps(process: &Process, facts: &Facts, place: &Place) -> Result
             ));
         }
     }
-    Ok((steps, left_out))
+    Ok(IdentitySteps { steps, left_out })
 }
 
 fn labels(process: &Process, facts: &Facts) -> Result<Vec<(lsm::Attr, &'static str)>> {
@@ -368,7 +391,7 @@ fn labels(process: &Process, facts: &Facts) -> Result<Vec<(lsm::Attr, &'static s
         .collect())
 }
 
-/// A mask of CPUs or nodes as the kernel takes it.
+/// A mask of CPUs or memory nodes, in the kernel's form.
 pub fn mask_bytes(mask: Option<tables::Bits>) -> Vec<u8> {
     mask.into_iter()
         .flatten()
@@ -376,7 +399,7 @@ pub fn mask_bytes(mask: Option<tables::Bits>) -> Vec<u8> {
         .collect()
 }
 
-/// resctrl is not executed: said in docs/limitations.md.
+/// The error of `linux.intelRdt`, which hull does not implement (docs/limitations.md).
 fn intel_rdt_refusal(rdt: &IntelRdt) -> Error {
     let IntelRdt {
         clos_id,
@@ -403,9 +426,9 @@ fn intel_rdt_refusal(rdt: &IntelRdt) -> Error {
     ))
 }
 
-/// A capability that cannot be granted is warned of and left out (config.md, `capabilities`:
-/// "Runtimes SHOULD NOT fail").
-fn restrict(masks: &mut Masks, place: &Place, all: u64) -> Result<Vec<String>> {
+/// Removes the capabilities that hull cannot grant, and returns warnings about them (config.md,
+/// `capabilities`: "Runtimes SHOULD NOT fail").
+fn restrict(masks: &mut Masks, context: &IdentityContext, all: u64) -> Result<Vec<String>> {
     let Masks {
         bounding,
         effective,
@@ -413,7 +436,8 @@ fn restrict(masks: &mut Masks, place: &Place, all: u64) -> Result<Vec<String>> {
         permitted,
         ambient: _,
     } = masks;
-    let missing = (*permitted | *effective) & !place.held & all | *bounding & !place.bounding & all;
+    let missing =
+        (*permitted | *effective) & !context.held & all | *bounding & !context.bounding & all;
     let mut warnings = Vec::new();
     if missing != 0 {
         warnings.push(format!(
@@ -435,16 +459,16 @@ fn restrict(masks: &mut Masks, place: &Place, all: u64) -> Result<Vec<String>> {
                 inheritable needs bounding"
         )));
     }
-    // The kernel takes an ambient capability only where it is permitted and inheritable
-    // (capabilities(7)); the default config of runc asks for three that are not, and its peers drop
-    // them without a word.
+    // The kernel accepts an ambient capability only if it is permitted and inheritable
+    // (capabilities(7)). The default config of runc asks for three that are not, and runc and crun
+    // drop them without a warning.
     let lonely = masks.ambient & !(masks.permitted & masks.inheritable);
     masks.ambient &= !lonely;
     Ok(warnings)
 }
 
-fn ids_step(user: &User, place: &Place) -> Result<Step> {
-    // A username is for Windows; the umask is a step of its own.
+fn ids_step(user: &User, context: &IdentityContext) -> Result<Step> {
+    // `username` is for Windows; the umask has its own step.
     let User {
         uid,
         gid,
@@ -452,12 +476,12 @@ fn ids_step(user: &User, place: &Place) -> Result<Step> {
         additional_gids,
         username: _,
     } = user;
-    if !place.may_set_groups && !additional_gids.is_empty() {
+    if !context.may_set_groups && !additional_gids.is_empty() {
         return Err(Error::new(
             "process.user.additionalGids: cannot set any additional groups in a rootless container",
         ));
     }
-    let set_groups = place.may_set_groups && !place.keep_groups;
+    let set_groups = context.may_set_groups && !context.keep_groups;
     Ok(Step::Ids {
         uid: *uid,
         gid: *gid,
@@ -467,7 +491,10 @@ fn ids_step(user: &User, place: &Place) -> Result<Step> {
     })
 }
 
-/// Ready, the wait for start, and the program.
+/// Adds the host steps from [`Barrier::Ready`] on, the wait for `start`, and execve(2).
+///
+/// # Errors
+/// A resource limit has a wrong value.
 pub fn program(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let spec = draft.spec;
     draft.host(HostStep::Barrier(Barrier::Ready), "[barrier]");
@@ -514,7 +541,7 @@ pub fn program(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// HOME is set where the config does not (as runc has it).
+/// Whether hull sets HOME, because the config does not (as in runc).
 fn needs_home(env: &[String]) -> bool {
     !env.iter().any(|variable| {
         variable
@@ -523,7 +550,7 @@ fn needs_home(env: &[String]) -> bool {
     })
 }
 
-/// Of several values for one variable the last counts; the order is that of the last ones.
+/// Removes repeated variables: the last value of each stays, in its place.
 pub fn last_of_each<'a>(env: impl DoubleEndedIterator<Item = &'a String>) -> Vec<String> {
     let mut seen = std::collections::BTreeSet::new();
     let mut kept: Vec<String> = env
@@ -535,7 +562,7 @@ pub fn last_of_each<'a>(env: impl DoubleEndedIterator<Item = &'a String>) -> Vec
     kept
 }
 
-/// execve with the environment given.
+/// The step of execve(2) with this environment.
 pub fn exec_step(process: &Process, env: Vec<String>) -> Step {
     let home = needs_home(&env);
     let env = if home {

@@ -1,4 +1,5 @@
-//! Device nodes, the links of `/dev`, and what of a config's devices a user namespace cannot make.
+//! Plans the device nodes and the symbolic links of `/dev`. A user namespace cannot make device
+//! nodes, so the host's are bound there.
 
 use crate::spec::config::Device;
 use crate::spec::mount_options::MountOptions;
@@ -8,7 +9,7 @@ use crate::step::draft::Draft;
 use crate::step::draft::Namespaces;
 use crate::{Error, Result};
 
-/// config-linux.md, Default Devices: path and numbers.
+/// The default devices: path, major and minor number (config-linux.md, Default Devices).
 const DEFAULTS: [(&str, i64, i64); 6] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
@@ -18,7 +19,7 @@ const DEFAULTS: [(&str, i64, i64); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
-/// The links that the spec and everybody's shell expect (config-linux.md, Dev symbolic links).
+/// The default links: path and target (config-linux.md, Dev symbolic links).
 const LINKS: [(&str, &str); 4] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
@@ -26,7 +27,10 @@ const LINKS: [(&str, &str); 4] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// Fills `/dev`, unless the host's own is bound there.
+/// Adds the steps that fill `/dev`, unless the config binds a directory of the host there.
+///
+/// # Errors
+/// A mount option is unknown; a device has an unknown type or a number out of range.
 pub fn devices(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let spec = draft.spec;
     let mut bound = false;
@@ -112,7 +116,7 @@ fn node(device: &Device, bind: bool) -> Result<Step> {
         u32::try_from(value.unwrap_or(0))
             .map_err(|_| Error::new(format!("{path}: a device number is out of range")))
     };
-    // A fifo has no numbers, whatever the config says.
+    // A fifo has no device number, so those of the config are ignored.
     let device = if kind == libc::S_IFIFO {
         0
     } else {

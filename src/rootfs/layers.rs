@@ -1,10 +1,10 @@
-//! The root file system put together out of parts: overlays that take the changes, directories as they
-//! are, links.
+//! Plans a root file system of layers: overlays that take the changes, read-only directories, and
+//! symbolic links.
 //!
 //! ```text
-//! tmpfs (in the container's mount namespace only, gone with it)
-//! ├── root/         becomes the container's root; an overlay is mounted on it, or on directories in it
-//! └── layers/N/     upper and work directory of part N, where the changes are not kept
+//! tmpfs (in the container's mount namespace only)
+//! ├── root/         becomes the container's root; overlays are mounted on it or in it
+//! └── layers/N/     upper and work directory of part N, if its changes are not kept
 //! ```
 
 use crate::step::container::{Create, Step, slot};
@@ -14,15 +14,15 @@ use crate::step::layers::Part;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Mount option by which overlayfs keeps its marks in `user.*` attributes, which a user namespace
-/// may set (Linux 5.11).
+/// The mount option with which overlayfs keeps its marks in `user.*` extended attributes, which a
+/// process in a user namespace may set (Linux 5.11).
 const USER_MARKS: &str = "userxattr";
 
-/// What `hull plan` says of the steps' origin.
+/// The origin of these steps in `hull plan`.
 pub const FROM: &str = "[layers]";
 
-/// A layer's path as an option: colons separate layers, and a backslash escapes (overlayfs of the
-/// kernel's documentation).
+/// A layer's path as an overlayfs option, in which a colon separates layers and a backslash escapes
+/// (Documentation/filesystems/overlayfs.rst).
 fn escaped(path: &Path) -> Result<String> {
     Ok(text(path)?.replace('\\', "\\\\").replace(':', "\\:"))
 }
@@ -32,7 +32,10 @@ fn text(path: &Path) -> Result<&str> {
         .ok_or_else(|| Error::new(format!("path {} is not UTF-8", path.display())))
 }
 
-/// The steps by which the root comes to be.
+/// Adds the steps that mount the layers as the container's root.
+///
+/// # Errors
+/// A path is not UTF-8.
 pub fn root(draft: &mut Draft, layers: &Layers) -> Result<()> {
     draft.container(Step::Scratch {}, FROM);
     for (index, part) in layers.parts.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The root filesystem: how it is planned, and what the child does to it.
+//! The root file system: its plan, and the container steps that the child executes on it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -7,8 +7,8 @@
 //! | `devices.rs` | `linux.devices`, default devices and links |
 //! | `layers.rs` | a root made of overlays |
 //! | `sources.rs` | mount sources that hull opens for the child |
-//! | `teardown.rs` | what `delete` takes down |
-//! | `child/` | the container steps, run by init |
+//! | `teardown.rs` | what `delete` unmounts and removes |
+//! | `child/` | the container steps, executed by the child |
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The root file system and the mounts.
+//! Plans the root file system and the mounts.
 
 use crate::cgroups;
 use crate::security::lsm;
@@ -17,8 +17,8 @@ use std::path::PathBuf;
 
 const MS_REC: u64 = libc::MS_REC;
 
-/// What the mounts of the new namespaces do with events of the host: `rootfsPropagation`, slave when it
-/// is not given (as runc has it).
+/// The propagation of mounts in a new mount namespace: `linux.rootfsPropagation`, or slave if it is
+/// not given, as in runc.
 fn base_propagation(draft: &Draft) -> u64 {
     let linux = draft.spec.config().linux.as_ref();
     match linux
@@ -43,9 +43,9 @@ fn source_path(draft: &Draft, mount: &Mount) -> PathBuf {
         .join(mount.source.as_deref().unwrap_or_default())
 }
 
-/// Whether a privileged child without a user namespace needs hull to open its mount sources: for an
-/// id map, or copies that stay peers of the host's mounts. Otherwise it opens them itself before it
-/// leaves the old root, in the order of the mounts.
+/// Whether hull must open the mount sources even for a privileged child without a user namespace:
+/// for an id map, or for copies that stay peers of the host's mounts. Otherwise the child opens
+/// them itself in the order of the mounts, before it changes its root.
 fn needs_opened(draft: &Draft) -> bool {
     let mapped = |mount: &Mount| {
         !mount.uid_mappings.is_empty()
@@ -62,8 +62,11 @@ fn opens_sources(draft: &Draft, namespaces: &Namespaces) -> bool {
     draft.facts.privileged && (namespaces.user || needs_opened(draft))
 }
 
-/// For a child in a user namespace, sources are opened by hull with its privileges: the child may
-/// lack the right to reach them.
+/// Adds the host steps that open the mount sources. hull opens them with its privileges for a child
+/// in a user namespace, which may have no permission to reach them.
+///
+/// # Errors
+/// An id-mapped mount without privileges or without mappings; an unknown mount option.
 pub fn open_sources(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let config = draft.spec.config();
     draft.sources = vec![slot::NONE; config.mounts.len()];
@@ -80,14 +83,14 @@ pub fn open_sources(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             None => Ok(()),
         };
     }
-    // Propagation of the copies: what `/` of the new mount namespace would have given them.
+    // The copies get the propagation that they would inherit from `/` of the new mount namespace.
     let propagation = match base_propagation(draft) {
         libc::MS_SHARED => 0,
         other => other,
     };
     if draft.request.layers.is_none() {
-        // Never a peer of the host's: what is mounted below while the container is made must not
-        // show there, and pivot_root(2) refuses a shared root. `shared` is set last.
+        // The root is never a peer of a mount of the host: mounts below it must not propagate to
+        // the host, and pivot_root(2) refuses a shared root. `shared` is set last.
         let own = if propagation == 0 {
             libc::MS_SLAVE
         } else {
@@ -125,7 +128,7 @@ pub fn open_sources(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// The ids of a mapped mount: its own, or with the bare option those of the container's user
+/// The id map of a mount: its own, or with the option `idmap` alone that of the container's user
 /// namespace.
 fn id_map(draft: &Draft, mount: &Mount, options: &MountOptions) -> Result<Option<IdMap>> {
     let recursive = options.id_map == Some(true);
@@ -150,7 +153,10 @@ fn id_map(draft: &Draft, mount: &Mount, options: &MountOptions) -> Result<Option
     }
 }
 
-/// The root file system takes its place.
+/// Adds the steps that attach the root file system.
+///
+/// # Errors
+/// A path is not UTF-8.
 pub fn root(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     if !namespaces.mount {
         let path = path_text(draft.spec.rootfs())?;
@@ -165,7 +171,7 @@ pub fn root(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         );
         return Ok(());
     }
-    // The host's mounts are about to be left, and nothing done to them may reach the host.
+    // Changes to the copies of the host's mounts must not propagate to the host.
     let flags = MS_REC
         | if base_propagation(draft) == libc::MS_PRIVATE {
             libc::MS_PRIVATE
@@ -195,8 +201,8 @@ fn path_text(path: PathBuf) -> Result<String> {
         .map_err(|path| Error::new(format!("path {} is not UTF-8", path.to_string_lossy())))
 }
 
-/// A new file system's options with `linux.mountLabel`. procfs, sysfs and mqueue take none, and a
-/// mount that names a context keeps it.
+/// The options of a new file system, with `linux.mountLabel` added. procfs, sysfs and mqueue accept
+/// no label, and a mount that has an SELinux context keeps it.
 fn labelled(draft: &Draft, fstype: &str, data: &str) -> String {
     match &draft.label {
         Some(label)
@@ -227,7 +233,10 @@ fn take_label(draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-/// The mounts, in the config's order.
+/// Adds the steps of `mounts`, in the order of the config.
+///
+/// # Errors
+/// An unknown mount option; a forbidden mount below `/proc`; a file system without a type.
 pub fn mounts(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let spec = draft.spec;
     take_label(draft)?;
@@ -268,8 +277,9 @@ pub fn mounts(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// What may be bound below /proc: what lxcfs and its kin put there, and nothing that security rests
-/// on (CVE-2019-16884).
+/// Checks a bind below `/proc`: those that lxcfs and similar programs need are permitted, and those
+/// that could defeat a protection are not (CVE-2019-16884). Returns whether the target is in
+/// `/proc`.
 fn check_proc(target: &str, source: &str) -> Result<bool> {
     const ALLOWED: [&str; 12] = [
         "/proc/cpuinfo",
@@ -362,8 +372,8 @@ fn file_system(
     {
         return Err(Error::new(format!("{from}: mount on {target} has no type")));
     }
-    // A read-only /dev is filled first; a read-only tmpfs elsewhere is made so once it is copied
-    // into.
+    // A read-only /dev is made read-only after its nodes are made. (The step itself makes any other
+    // tmpfs read-only after it has copied files into it.)
     let late_ro = target == "/dev" && options.flags & libc::MS_RDONLY != 0;
     let flags = options.flags & if late_ro { !libc::MS_RDONLY } else { !0 };
     let refused = match fstype.as_str() {
@@ -393,7 +403,7 @@ fn file_system(
     Ok(())
 }
 
-/// A mount of type cgroup: the hierarchies of the host's tree, or the one of v2.
+/// Adds the steps of a mount of type cgroup: one for each v1 hierarchy of the host, or one for v2.
 fn cgroup(
     draft: &mut Draft,
     namespaces: &Namespaces,
@@ -417,37 +427,39 @@ fn cgroup(
             cgroups::mounts::CgroupMount::Tmpfs => {
                 let flags = flags & !libc::MS_RDONLY;
                 let data = labelled(draft, "tmpfs", "mode=755,nr_blocks=0");
-                let step = fs_step(
-                    path,
-                    "tmpfs",
-                    "tmpfs",
-                    (flags, options.propagation),
-                    &data,
-                    Refused::Fail,
-                );
+                let step = CgroupFileSystem {
+                    target: path,
+                    fstype: "tmpfs",
+                    source: "tmpfs",
+                    flags,
+                    data: &data,
+                    propagation: options.propagation,
+                    refused: Refused::Fail,
+                }
+                .step();
                 draft.container(step, from.to_owned());
             }
             cgroups::mounts::CgroupMount::File {
                 fstype, data, host, ..
             } => {
-                // v2 takes any source; the host's directory is what is bound where the kernel refuses
+                // cgroup2 ignores its source. The host's directory is bound if the kernel refuses
                 // the mount.
                 let (source, refused) = if fstype == "cgroup2" {
                     (host.as_str(), Refused::BindHost)
                 } else {
                     ("cgroup", refused)
                 };
-                draft.container(
-                    fs_step(
-                        path,
-                        fstype,
-                        source,
-                        (flags, options.propagation),
-                        &data,
-                        refused,
-                    ),
-                    from.to_owned(),
-                );
+                let step = CgroupFileSystem {
+                    target: path,
+                    fstype,
+                    source,
+                    flags,
+                    data: &data,
+                    propagation: options.propagation,
+                    refused,
+                }
+                .step();
+                draft.container(step, from.to_owned());
             }
             cgroups::mounts::CgroupMount::Bind { source, .. } => {
                 let (set, clear) = options.attributes();
@@ -488,29 +500,38 @@ fn cgroup(
     Ok(())
 }
 
-fn fs_step(
+/// A file system of a mount of type cgroup; the fields are those of [`Step::Mount`].
+struct CgroupFileSystem<'a> {
     target: String,
-    fstype: &str,
-    source: &str,
-    (flags, propagation): (u64, u64),
-    data: &str,
+    fstype: &'a str,
+    source: &'a str,
+    flags: u64,
+    data: &'a str,
+    propagation: u64,
     refused: Refused,
-) -> Step {
-    Step::Mount {
-        target,
-        fstype: fstype.to_owned(),
-        source: source.to_owned(),
-        flags,
-        data: data.to_owned(),
-        propagation: propagation & !MS_REC,
-        create: Create::Directory,
-        refused,
-        follow: true,
-        copy_up: false,
+}
+
+impl CgroupFileSystem<'_> {
+    fn step(self) -> Step {
+        Step::Mount {
+            target: self.target,
+            fstype: self.fstype.to_owned(),
+            source: self.source.to_owned(),
+            flags: self.flags,
+            data: self.data.to_owned(),
+            propagation: self.propagation & !MS_REC,
+            create: Create::Directory,
+            refused: self.refused,
+            follow: true,
+            copy_up: false,
+        }
     }
 }
 
-/// The old root is left, and the new one gets its final attributes.
+/// Adds the steps that change the root, and those that then make `/dev` and the root read-only.
+///
+/// # Errors
+/// An unknown mount option.
 pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let spec = draft.spec;
     let (how, from) = match (namespaces.mount, draft.request.no_pivot) {
@@ -578,8 +599,8 @@ pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// The root's propagation is set last: an unbindable mount could not be masked any more, and a
-/// shared one would show what is mounted.
+/// Adds the step that sets the root's propagation. It comes last: paths on an unbindable mount
+/// cannot be masked any more, and the masks on a shared one would propagate.
 pub fn propagation(draft: &mut Draft) {
     let spec = draft.spec;
     let asked = spec

@@ -1,10 +1,10 @@
-//! `linux.readonlyPaths` and `linux.maskedPaths`.
+//! Plans `linux.readonlyPaths` and `linux.maskedPaths`.
 
 use crate::spec::names::inside_path;
 use crate::step::container::{Protection, Step};
 use crate::step::draft::Draft;
 
-/// Paths that are made read-only, and paths that are hidden, once the old root is left.
+/// Adds the steps that make paths read-only or mask them, after the change of the root.
 pub fn protect(draft: &mut Draft) {
     let spec = draft.spec;
     let Some(linux) = &spec.config().linux else {

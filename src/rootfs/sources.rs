@@ -1,5 +1,4 @@
-//! Mount sources, opened by hull before the child is made: a name of the host is resolved once,
-//! here.
+//! Opens mount sources before the clone, so that a path of the host is resolved only once.
 
 use crate::namespaces::idmap;
 use crate::step::host::IdMap;
@@ -12,10 +11,12 @@ use std::path::Path;
 
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
-/// A detached copy of what is mounted at a path, with its propagation set and its ids mapped.
+/// Makes a detached copy of the mount at a path, with its propagation set (`MS_*`; 0 leaves it) and
+/// with an id map. With `link`, a symbolic link itself is copied and not followed.
 ///
 /// # Errors
-/// The kernel's: the path is missing; the file system does not support id maps.
+/// open_tree(2) fails: the path is missing, for example. mount_setattr(2) fails: the file system
+/// does not support id maps, for example. The user namespace of the id map cannot be made.
 pub fn tree(
     path: &Path,
     recursive: bool,
@@ -32,7 +33,7 @@ pub fn tree(
             0
         };
     let tree = match mount::open_tree(libc::AT_FDCWD, &name, flags) {
-        // Where mounts below are locked, only the whole tree can be copied (mount_namespaces(7)).
+        // If mounts below are locked, only the whole tree can be copied (mount_namespaces(7)).
         Err(Errno::EINVAL) if !recursive => {
             mount::open_tree(libc::AT_FDCWD, &name, flags | AT_RECURSIVE)
         }
@@ -60,8 +61,11 @@ pub fn tree(
     Ok(tree)
 }
 
-/// The host's procfs, which must be one: something else there would take what is meant for the
-/// kernel (CVE-2019-16884).
+/// Opens the host's `/proc` and checks that it is a procfs: another file system would receive the
+/// writes that are meant for the kernel (CVE-2019-16884).
+///
+/// # Errors
+/// open(2) or fstatfs(2) fails; `/proc` is not a procfs.
 pub fn procfs() -> Result<Fd> {
     let held = file::openat(
         libc::AT_FDCWD,

@@ -1,16 +1,17 @@
-//! What is taken down of a root filesystem: mounts below it, and overlayfs's work directories.
+//! The part of `delete` that concerns the root file system: it unmounts mounts below the root and
+//! removes the work directories of overlayfs.
 
 use crate::sys::fd::c_path;
 use crate::sys::{mount, mountinfo};
 use crate::{Context, Error, Result};
 use std::path::Path;
 
-/// Removes the work directory of an overlay. What overlayfs leaves in it has no mode bits at all,
-/// which stops an ordinary user. The directory above goes too when it is empty: it is made for work
-/// directories alone.
+/// Removes the work directory of an overlay. overlayfs leaves a directory without any mode bits in
+/// it, which an unprivileged user can remove only after chmod(2). The parent directory, which was
+/// made for work directories alone, is removed too if it is empty.
 ///
 /// # Errors
-/// The kernel's; a directory that is not there is none.
+/// chmod(2), rmdir(2) or unlink(2) fails. A missing directory is no error.
 pub fn remove_work(work: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let inner = work.join("work");
@@ -30,13 +31,13 @@ pub fn remove_work(work: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes down what a container without a mount namespace of its own mounted below its root, the
-/// last first.
+/// Unmounts what a container without a mount namespace of its own has mounted below its root, in
+/// reverse order.
 ///
 /// # Errors
-/// All that could not be unmounted.
+/// `/proc/self/mountinfo` cannot be read; umount(2) fails, with all mounts that it failed for.
 pub fn unmount_below(root: &Path) -> Result<()> {
-    // Below `/` lies all of the host, and nothing there is known to be the container's.
+    // If the root is `/`, hull cannot tell the container's mounts from those of the host.
     if root.parent().is_none() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! A plan, and the plan in the making: what every subject's `plan.rs` writes into.
+//! A plan, and its draft, to which the `plan.rs` of every subject adds steps and warnings.
 
 use super::container::{Attribute, Barrier, Step, StepRef};
 use super::host::{HostStep, Open};
@@ -15,31 +15,34 @@ use std::borrow::Cow;
 /// A step with the part of the config that it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Placed<S> {
-    /// What is done.
+    /// The host step or container step.
     pub step: S,
-    /// A path in `config.json`, or hull's own reason in brackets.
+    /// The path of a field in `config.json`, or hull's own reason in brackets.
     pub from: Cow<'static, str>,
 }
 
-/// What a container's making consists of.
+/// Everything that creating a container (or an exec) does, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Plan {
-    /// Executed by the backend on the host.
+    /// The steps that the backend executes, in order.
     pub host: Vec<Placed<HostStep>>,
-    /// Executed by init in the new world.
+    /// The steps that the child executes in its namespaces, in order.
     pub container: Vec<Placed<Step>>,
-    /// What was asked and is not done, a sentence each.
+    /// Warnings: one sentence for each thing that the config asks for and hull does not do.
     pub warnings: Vec<String>,
-    /// What was asked and has no effect, a sentence each: for the log, as everyday configs ask for
-    /// it.
+    /// One sentence for each thing that the config asks for and that has no effect. They go to the
+    /// log only, because everyday configs ask for such things.
     pub remarks: Vec<String>,
-    /// How many slots the backend fills.
+    /// The number of slots in the table of descriptors that the backend fills.
     pub slots: u32,
 }
 
 impl Plan {
-    /// Refuses a string that the kernel would see shorter than it was checked, wherever in the
-    /// config it came from.
+    /// Checks every string of the container steps: the kernel would read one with a NUL byte
+    /// shorter than hull validated it.
+    ///
+    /// # Errors
+    /// A string contains a NUL byte; the error names its field.
     pub fn check(&self) -> Result<()> {
         let mut bytes = Vec::new();
         for placed in &self.container {
@@ -55,8 +58,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Warns of what is asked and not done, and logs what has no effect.
-    pub fn tell(&self) {
+    /// Prints the plan's warnings, and logs its remarks.
+    pub fn log_warnings(&self) {
         self.warnings
             .iter()
             .for_each(|warning| crate::log::warn(warning));
@@ -75,44 +78,45 @@ impl Plan {
     }
 }
 
-/// What a plan is made from besides the Spec and the Facts: the command's own options.
+/// What a plan is compiled from besides the Spec and the Facts: the command's options.
 #[derive(Clone, Debug, Default)]
-pub struct Request {
+pub struct PlanRequest {
     /// The container's id.
     pub id: String,
     /// `--no-pivot`.
     pub no_pivot: bool,
     /// `--no-new-keyring`.
     pub no_new_keyring: bool,
-    /// `--preserve-fds` and socket activation: how many descriptors from 3 on the program gets.
+    /// `--preserve-fds` and socket activation: the number of descriptors from 3 on that the program
+    /// inherits.
     pub preserve_fds: u32,
     /// Variables that hull adds to the program's environment.
     pub extra_env: Vec<String>,
-    /// Which of hull's stdin, stdout and stderr (bits 0 to 2), the program's too, are the null
-    /// device.
+    /// A mask of stdin, stdout and stderr (bits 0 to 2): those that are the host's null device. The
+    /// program inherits them.
     pub null_stdio: u64,
-    /// The networks it is put on.
+    /// The networks that `--network` asks for.
     pub network: Option<crate::net::setup::Setup>,
-    /// The cgroup's plan.
+    /// The plan of the container's cgroup.
     pub cgroup: Option<cgroups::plan::Plan>,
     /// The compiled filter of `linux.seccomp`.
     pub filter: Option<Filter>,
-    /// What the root file system is put together of; the config's root alone if nothing is given.
+    /// The layers of the root file system; the config's root alone if nothing is given.
     pub layers: Option<Layers>,
-    /// The program ends with the process that makes it: a machine monitor, which is nobody's
-    /// container.
+    /// The kernel kills the program when its parent exits (`PR_SET_PDEATHSIG`). It is set for QEMU,
+    /// which is confined like a container but is none.
     pub dies_with_parent: bool,
 }
 
-/// A plan in the making.
+/// A plan while it is compiled.
 pub struct Draft<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) facts: &'a Facts,
-    pub(crate) request: &'a Request,
+    pub(crate) request: &'a PlanRequest,
     pub(crate) plan: Plan,
-    /// For each mount of the config, the slot of its opened source.
+    /// For each mount of the config, the slot of its source, or [`super::container::slot::NONE`].
     pub sources: Vec<u32>,
-    /// The mount option of `linux.mountLabel`, where SELinux is on.
+    /// The mount option of `linux.mountLabel`, if SELinux is enabled.
     pub label: Option<String>,
 }
 
@@ -135,7 +139,7 @@ impl Draft<'_> {
         self.plan.warnings.push(warning.into());
     }
 
-    /// Gives a slot to what the backend opens.
+    /// Adds a host step that opens `what`, and returns the slot that it fills.
     pub fn open(&mut self, what: Open, from: impl Into<Cow<'static, str>>) -> u32 {
         let slot = self.plan.slots;
         self.plan.slots += 1;
@@ -143,43 +147,53 @@ impl Draft<'_> {
         slot
     }
 
-    /// Both sides meet.
+    /// Adds a barrier to both the host steps and the container steps.
     pub fn barrier(&mut self, kind: Barrier) {
         self.host(HostStep::Barrier(kind), "[barrier]");
         self.container(Step::Barrier { kind }, "[barrier]");
     }
 }
 
-/// What the new world is like, as far as later parts of the plan must know.
+/// The container's namespaces, as far as later parts of the plan depend on them.
 pub struct Namespaces {
-    /// `CLONE_NEW*` of what is made.
+    /// A mask of the new namespaces (`CLONE_NEW*`).
     pub made: u64,
-    /// A mount namespace of its own, made or joined.
+    /// The container has a mount namespace of its own, new or joined.
     pub mount: bool,
-    /// A user namespace, made or joined.
+    /// It has a user namespace of its own, new or joined.
     pub user: bool,
-    /// A network namespace that is made.
+    /// It has a new network namespace; false for a joined one.
     pub network: bool,
-    /// A cgroup namespace, made or joined.
+    /// It has a cgroup namespace of its own, new or joined.
     pub cgroup: bool,
-    /// The container's id 0 exists.
+    /// Both id maps map the container's id 0.
     pub has_root: bool,
-    /// setgroups(2) may be called.
+    /// setgroups(2) is permitted in the user namespace.
     pub may_set_groups: bool,
-    /// The child unshares its cgroup namespace itself, once it is in its cgroup.
+    /// The child unshares its cgroup namespace itself, after it has joined its cgroup.
     pub unshare_cgroup: bool,
-    /// The message queues belong to whoever makes the IPC namespace: the child, once it is root of
-    /// its new user namespace.
+    /// The child unshares its IPC namespace itself, after it has become root of its new user
+    /// namespace: the kernel gives the message queues to the user who makes the namespace.
     pub late_ipc: bool,
-    /// systemd makes the cgroup, after the child.
+    /// systemd makes the cgroup, after hull has cloned the child.
     pub by_systemd: bool,
-    /// How many v1 cgroups the child joins.
+    /// The number of v1 cgroups that the child joins by itself.
     pub v1_cgroups: u32,
-    /// What is joined: kind, path, owner.
-    pub joined: Vec<(u32, String, Owner)>,
+    /// The namespaces that are joined by path.
+    pub joined: Vec<JoinedNamespace>,
 }
 
-/// A step that sets a number.
+/// A namespace of `linux.namespaces` that is joined by its path.
+pub struct JoinedNamespace {
+    /// Its kind (`CLONE_NEW*`).
+    pub kind: u32,
+    /// The path of its file on the host.
+    pub path: String,
+    /// The user namespace that owns it.
+    pub owner: Owner,
+}
+
+/// A [`Step::Set`] of an attribute that is a number.
 pub fn set(what: Attribute, number: u64) -> Step {
     Step::Set {
         what,

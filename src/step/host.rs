@@ -1,5 +1,5 @@
-//! Host steps: what a backend does around the child, as data. In VM mode some are the host's and
-//! some the guest's; the vocabulary is one.
+//! Host steps: what a backend does around the child, as data. In VM mode one list of them is
+//! executed on the host and another in the guest.
 
 use crate::cgroups;
 use crate::spec::config::{Hook, IdMapping, TimeOffset};
@@ -8,28 +8,29 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What a slot is filled with.
+/// What hull opens to fill a slot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Open {
-    /// The host's procfs, verified.
+    /// The host's `/proc`, which must be a procfs.
     Procfs,
-    /// A detached copy of a mount tree, with a propagation, and translated by an id map.
+    /// A detached copy of a mount tree (open_tree(2)) with its propagation set and, if asked, with
+    /// an id map.
     Tree {
-        /// On the host.
+        /// The path of the mount on the host.
         path: PathBuf,
-        /// With what is mounted below.
+        /// The copy includes the mounts below the path.
         recursive: bool,
-        /// `MS_*`, for the whole tree.
+        /// The propagation of the whole tree (`MS_*`); 0 leaves it unchanged.
         propagation: u64,
-        /// For an id-mapped mount.
+        /// The id map of an id-mapped mount.
         id_map: Option<IdMap>,
-        /// The path's last symbolic link itself is meant.
+        /// If the path names a symbolic link, the copy is of the link itself (`copy-symlink`).
         link: bool,
     },
-    /// A namespace's file.
+    /// A file of a namespace.
     Namespace {
-        /// On the host.
+        /// Its path on the host.
         path: String,
     },
     /// The fifo on which the container waits for `start`.
@@ -40,43 +41,45 @@ pub enum Open {
     Init,
     /// The `tasks` file (v1) of one of the cgroups that an exec enters.
     CgroupTasks {
-        /// Its place among them.
+        /// Its index among them.
         index: usize,
     },
 }
 
-/// The ids of a mapped mount.
+/// The id map of an id-mapped mount.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdMap {
-    /// Users.
+    /// The mappings of user ids.
     pub uid: Vec<IdMapping>,
-    /// Groups.
+    /// The mappings of group ids.
     pub gid: Vec<IdMapping>,
-    /// The whole tree.
+    /// The map applies to the mounts below too (`ridmap`).
     pub recursive: bool,
 }
 
-/// A process between parent and child, where namespaces are joined that the child could not join
-/// itself.
+/// An intermediate process that joins namespaces which the child could not join itself, and then
+/// clones the child.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Slots and kinds of namespaces that belong to the old user namespace.
+    /// Namespaces that the stage joins before the user namespace: slot and kind (`CLONE_NEW*`). The
+    /// old user namespace owns them.
     pub before: Vec<(u32, u32)>,
-    /// Slot of the user namespace.
+    /// The slot of the user namespace that it joins.
     pub user: Option<u32>,
-    /// Those that belong to the joined user namespace.
+    /// Namespaces that it joins afterwards: slot and kind. The joined user namespace owns them.
     pub after: Vec<(u32, u32)>,
-    /// Offsets of a new time namespace, which is unshared here (after clone3 they are frozen).
+    /// The offsets of a new time namespace. The stage unshares it, because the kernel allows no
+    /// change of the offsets once a process is in it (time_namespaces(7)).
     pub time: Option<BTreeMap<String, TimeOffset>>,
 }
 
-/// Who writes a map.
+/// The process that writes an id map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MapWriter {
-    /// hull.
+    /// hull itself.
     Direct,
-    /// newuidmap or newgidmap.
+    /// newuidmap(1) or newgidmap(1), at this path.
     Helper(PathBuf),
 }
 
@@ -91,7 +94,7 @@ pub struct Interface {
     pub mtu: u32,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<String>,
-    /// Destination (`default`, or a prefix) and gateway.
+    /// Routes: the destination (`default`, or a prefix) and the gateway, if there is one.
     pub routes: Vec<(String, Option<String>)>,
 }
 
@@ -114,8 +117,7 @@ impl HookList {
         }
     }
 
-    /// The status that these hooks find in the state document: what each list's hooks are known to
-    /// look for.
+    /// The status in the state document that these hooks read, as runc gives it to each list.
     pub fn status(self) -> &'static str {
         match self {
             HookList::Prestart => "created",
@@ -128,19 +130,19 @@ impl HookList {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostStep {
-    /// Fills a slot.
+    /// Opens a file or the like, and fills a slot with its descriptor.
     Open {
-        /// Which.
+        /// The number of the slot.
         slot: u32,
-        /// With what.
+        /// What is opened.
         what: Open,
     },
     /// Makes the cgroup and sets its limits; the `tasks` files of v1 go into the slots from `first`
     /// on.
     Cgroup {
-        /// What is made.
+        /// The cgroup's paths and limits.
         plan: Box<cgroups::plan::Plan>,
-        /// The first slot.
+        /// The slot of the first `tasks` file.
         first: u32,
     },
     /// hull becomes undumpable: while its child joins the container's namespaces, no process of
@@ -148,94 +150,96 @@ pub enum HostStep {
     Undumpable,
     /// Sets hull's own CPU affinity, which the child inherits (`execCPUAffinity.initial`).
     Affinity {
-        /// The kernel's mask.
+        /// The mask as sched_setaffinity(2) takes it.
         mask: Vec<u8>,
     },
-    /// Makes the child: the container's process, a VM's monitor, or criu.
+    /// Clones the child: the container's process, a VM's monitor, or criu.
     Clone {
-        /// `CLONE_NEW*`.
+        /// The new namespaces (`CLONE_NEW*`).
         flags: u64,
-        /// By way of a stage.
+        /// The intermediate process that clones the child, if one is needed.
         stage: Option<Stage>,
-        /// Born in the v2 cgroup.
+        /// The child begins in the v2 cgroup (`CLONE_INTO_CGROUP`).
         into_cgroup: bool,
     },
     /// Writes the child's oom_score_adj.
     OomScore {
-        /// -1000 to 1000.
+        /// The score, from -1000 to 1000.
         value: i32,
-        /// Unprivileged, a lower value than hull's own is left out: else-keep.
+        /// EACCES and EPERM are no errors, since an unprivileged hull may not lower the score:
+        /// else-keep.
         lenient: bool,
     },
     /// Writes an id map of the child's user namespace.
     IdMap {
-        /// Users, or groups.
+        /// True for `uid_map`, false for `gid_map`.
         uid: bool,
-        /// The runs.
+        /// The mappings, one line each.
         mappings: Vec<IdMapping>,
-        /// By whom.
+        /// The process that writes the map.
         writer: MapWriter,
-        /// Denies setgroups first, which an ordinary user must.
+        /// `deny` is written to `setgroups` first, as the kernel asks of an unprivileged user
+        /// (user_namespaces(7)).
         deny_setgroups: bool,
     },
-    /// Puts the child into its cgroup, where it was not born there; an exec into the one where the
-    /// container's init is.
+    /// Moves the child into its cgroup if it did not begin there; for an exec, into the cgroup of
+    /// the container's init.
     JoinCgroup,
-    /// Has systemd make the unit around the child, and sets its limits.
+    /// Asks systemd to make the unit around the child, and sets its limits.
     Unit {
-        /// What is made.
+        /// The unit and its limits.
         plan: Box<cgroups::plan::Plan>,
     },
     /// Moves a network device of the host into the container.
     NetDevice {
-        /// On the host.
+        /// The device's name on the host.
         host: String,
-        /// In the container.
+        /// Its name in the container.
         name: String,
-        /// Slot of the network namespace, where it is joined; the child's own otherwise.
+        /// The slot of a joined network namespace; nothing if the child has a new one.
         namespace: Option<u32>,
     },
-    /// Puts the container on networks of hull's.
+    /// Attaches the container to networks that hull manages (`--network`).
     Network(Box<crate::net::setup::Setup>),
     /// Moves the guest's interfaces into the child's network namespace.
     Interfaces(Vec<Interface>),
-    /// Meets the child.
+    /// Synchronises with the child.
     Barrier(Barrier),
     /// Runs a hook in hull's own namespaces.
     Hook {
-        /// Which list.
+        /// The list that it is in.
         list: HookList,
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
-        /// The hook.
+        /// The hook as the config has it.
         hook: Hook,
     },
     /// Lets the child go on from [`Barrier::Hooks`].
     HooksDone,
     /// Takes the seccomp listener and sends it to its agent.
     Listener {
-        /// The agent's socket.
+        /// `linux.seccomp.listenerPath`: the path of the agent's socket.
         path: String,
-        /// Sent along.
+        /// `linux.seccomp.listenerMetadata`, which is sent with the listener.
         metadata: String,
     },
     /// Sets a resource limit of the child.
     Rlimit(crate::security::rlimits::Limit),
     /// Writes the container's record.
     Record,
-    /// The addresses that hull held during a restore are the container's: its packets pass again,
-    /// and neighbours learn of it.
+    /// Hands the addresses that hull held during a restore to the container: hull stops dropping
+    /// its packets and announces the addresses to the neighbours.
     AdoptNetwork,
-    /// Sets the host name of a restored copy, whose images have another's.
+    /// Sets the host name of a clone, whose checkpoint images have that of the original container.
     Hostname(String),
-    /// Waits until the child is past its seccomp filter.
+    /// Waits until the child has loaded its seccomp filter.
     Filtered,
-    /// Waits until the child has become its program.
+    /// Waits until the child has executed execve(2).
     Executed,
 }
 
 impl HostStep {
-    /// The kind's name, as `hull plan` prints it.
+    /// The step's name, as `hull plan` prints it.
     pub fn name(&self) -> &'static str {
         match self {
             HostStep::Open { .. } => "Open",

@@ -1,57 +1,60 @@
-//! What a root filesystem is put together of, where it is not one directory.
+//! The layers of a root file system that consists of more than one directory.
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// What the root file system is put together of, in place of the directory alone.
+/// The layers of a root file system, which replace the single directory of `root.path`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layers {
-    /// In the order in which they are put there.
+    /// The parts, in the order in which they are mounted.
     pub parts: Vec<Part>,
-    /// The overlays are made in a user namespace.
+    /// The overlays are mounted in a user namespace, and so with the option `userxattr`.
     pub in_user_namespace: bool,
 }
 
-/// One part of the root.
+/// One part of the root file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
-    /// An overlay; below the root's top else-bind, read-only, where the kernel refuses it.
+    /// An overlay. If the kernel refuses one that is not the root itself, its lower directory is
+    /// bound read-only in its place: else-bind.
     Overlay {
-        /// In the container.
+        /// The path in the container that it is mounted on.
         target: String,
-        /// The directory of the host that lies below.
+        /// The lower directory, on the host.
         lower: PathBuf,
-        /// Where the changes are kept; in memory, and thrown away, if nothing is given.
+        /// The directories that keep the changes. If nothing is given, the changes are in memory
+        /// and are lost when the container ends.
         kept: Option<Kept>,
     },
-    /// The host's own, with all that is mounted there, read-only.
+    /// A read-only recursive bind of a directory of the host.
     ReadOnly {
-        /// In the container.
+        /// The path in the container that it is bound on.
         target: String,
-        /// On the host.
+        /// The path of the directory on the host.
         source: PathBuf,
     },
     /// A symbolic link.
     Link {
-        /// In the container.
+        /// The path of the link in the container.
         target: String,
-        /// What it says.
+        /// The path that the link contains.
         text: String,
     },
 }
 
-/// Directories of the host that an overlay works in.
+/// The directories of the host in which an overlay keeps its changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    /// Takes the changes.
+    /// The upper directory, which takes the changes.
     pub upper: PathBuf,
-    /// Overlayfs's own: empty, on the same file system, removed with the container.
+    /// The work directory of overlayfs: an empty directory on the same file system as `upper`.
+    /// `delete` removes it.
     pub work: PathBuf,
 }
 
 impl Layers {
-    /// The work directories that are removed with the container.
+    /// The work directories, which `delete` removes.
     pub fn work_directories(&self) -> impl Iterator<Item = &Path> {
         self.parts.iter().filter_map(|part| match part {
             Part::Overlay {
@@ -61,7 +64,7 @@ impl Layers {
         })
     }
 
-    /// Where in the container the overlays are.
+    /// The paths in the container on which overlays are mounted.
     pub fn overlays(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Overlay { target, .. } => Some(target.as_str()),

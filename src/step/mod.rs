@@ -1,8 +1,9 @@
-//! The language of plans: container steps and host steps, their encoding, the plan in the making, and
-//! what the child keeps while it runs container steps.
+//! The steps that plans consist of: container steps and host steps, their encoding, the draft of a
+//! plan, and the child's state while it executes container steps.
 
 #![forbid(unsafe_code)]
 
+pub mod child;
 pub mod container;
 pub mod draft;
 pub mod host;
@@ -11,4 +12,3 @@ pub mod report;
 #[cfg(test)]
 pub mod tests;
 pub mod wire;
-pub mod world;

@@ -1,14 +1,14 @@
-//! What the child says of a failure, and the words the parent makes of it.
+//! How the child reports a failure, and how the parent words it.
 
 use crate::error::words;
 use nix::errno::Errno;
 
-/// A failed step: the kernel's error number, and what within the step failed.
+/// Why a container step failed: the error number, and which part of the step failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     /// The error number.
     pub errno: Errno,
-    /// A [`Detail`], with a value of its own in the upper 24 bits.
+    /// A [`Detail`] in the lowest byte, and a value that belongs to it in the upper 24 bits.
     pub detail: u32,
 }
 
@@ -21,8 +21,8 @@ impl Fault {
         }
     }
 
-    /// The same with a value (an exit status, a signal).
-    pub fn valued(errno: Errno, detail: Detail, value: u32) -> Self {
+    /// A failure with its detail and a value that belongs to it (an exit status, a signal).
+    pub fn with_value(errno: Errno, detail: Detail, value: u32) -> Self {
         Self {
             errno,
             detail: detail as u32 | (value << 8),
@@ -34,8 +34,8 @@ impl Fault {
 pub const FAULT_SIZE: usize = 12;
 
 impl Fault {
-    /// A fault after `start`, as the fifo carries it: how many steps after the wait, the error
-    /// number, the detail.
+    /// Encodes a fault that happened after `start`, for the fifo. `steps` counts the steps since
+    /// the wait for `start`.
     pub fn to_bytes(self, steps: u32) -> [u8; FAULT_SIZE] {
         let mut bytes = [0; FAULT_SIZE];
         for (place, word) in bytes
@@ -46,13 +46,29 @@ impl Fault {
         }
         bytes
     }
+}
 
-    /// Back: the steps, the error number and the detail.
-    pub fn words_of(bytes: &[u8; FAULT_SIZE]) -> (u32, i32, u32) {
+/// A fault that happened after `start`, as `start` reads it from the fifo.
+pub struct StartFault {
+    /// The number of steps since the wait for `start`.
+    pub steps: u32,
+    /// The error number.
+    pub errno: i32,
+    /// [`Fault::detail`].
+    pub detail: u32,
+}
+
+impl StartFault {
+    /// Decodes what [`Fault::to_bytes`] encoded.
+    pub fn from_bytes(bytes: &[u8; FAULT_SIZE]) -> Self {
         let word = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
-        (word(0), word(4) as i32, word(8))
+        Self {
+            steps: word(0),
+            errno: word(4) as i32,
+            detail: word(8),
+        }
     }
 }
 
@@ -64,12 +80,12 @@ impl From<Errno> for Fault {
 
 macro_rules! details {
     ($($(#[$meta:meta])* $name:ident = $tag:literal),* $(,)?) => {
-        /// What within a step failed.
+        /// The part of a step that failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Detail { $($(#[$meta])* $name = $tag),* }
         impl Detail {
-            /// Back from the page.
+            /// The detail of a code in the report page; `Plain` if the code is unknown.
             pub fn from_code(code: u32) -> Self {
                 match (code & 0xff) as u8 { $($tag => Detail::$name,)* _ => Detail::Plain }
             }
@@ -77,63 +93,63 @@ macro_rules! details {
     };
 }
 details! {
-    /// The step's own call.
+    /// The system call that the step exists for.
     Plain = 0,
-    /// The script cannot be read.
+    /// The bytes of the steps are malformed.
     Malformed = 1,
-    /// The parent is gone.
+    /// The parent process exited.
     Parent = 2,
-    /// The mount's target.
+    /// Finding or making the target of a mount.
     Target = 3,
-    /// The mount's source.
+    /// Opening the source of a mount.
     Source = 4,
     /// The target lies in the container's /proc (CVE-2019-19921).
     InsideProc = 5,
-    /// What should be procfs is not.
+    /// The descriptor of `/proc` is missing.
     NotProc = 6,
-    /// The working directory lies outside the root (CVE-2024-21626).
+    /// The working directory is not within the root (CVE-2024-21626).
     CwdOutside = 7,
     /// No such program in PATH.
     NotInPath = 8,
     /// The program is a directory.
     IsDirectory = 9,
-    /// The program may not be run.
+    /// The program is not executable for the user.
     NotExecutable = 10,
-    /// A hook ended with a status (in the value).
+    /// A hook exited with a status other than 0 (in the value).
     HookStatus = 11,
-    /// A hook was ended by a signal (in the value).
+    /// A signal killed a hook (its number is in the value).
     HookSignal = 12,
-    /// A hook took too long (seconds in the value).
+    /// A hook ran longer than its timeout (seconds in the value).
     HookTimeout = 13,
-    /// The terminal is not on a devpts.
+    /// `/dev/pts/ptmx` is missing or is not on a devpts.
     NotDevpts = 14,
-    /// Bringing the terminal to the console's socket.
+    /// Sending the terminal over the console's socket.
     ConsoleSend = 15,
     /// The null device in the container is no null device (CVE-2025-31133).
     NotNull = 16,
     /// Setting the attributes of a mount.
     Attributes = 17,
-    /// Copying what lies below into a tmpfs.
+    /// Copying the contents of the covered directory into a tmpfs.
     CopyUp = 18,
     /// Setting the supplementary groups.
     Groups = 19,
-    /// The program was found, and execve refused it.
+    /// execve(2) refused the program.
     Execve = 20,
     /// The stage between parent and child failed.
     Stage = 21,
     /// A hook's program could not be run.
     HookExec = 22,
-    /// The target's path goes through a symbolic link where none may be.
+    /// The target's path contains a symbolic link, which is not permitted for this mount.
     SymlinkedTarget = 23,
 }
 
-/// What was decided where a step carries a policy.
+/// The outcome of a step whose policy left a choice to the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Outcome {
-    /// The path is absent: left alone.
+    /// The path does not exist, or the kernel refused the mount: the step was skipped.
     Skipped = 1,
-    /// The host's was bound in place of a refused mount or node.
+    /// The host's mount or device node was bound, because the kernel refused to make one.
     BoundHost = 2,
     /// A file was masked with the null device.
     MaskedFile = 3,
@@ -142,7 +158,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// As the record and `hull plan` name it.
+    /// The outcome's name in the record and in `hull plan`.
     pub fn name(code: u32) -> &'static str {
         match code & 0xff {
             1 => "skipped",
@@ -154,18 +170,18 @@ impl Outcome {
     }
 }
 
-/// The cause of a failure in words, given the error number and detail from the page.
+/// The cause of a failure in words, from the error number and the detail in the report page.
 pub fn cause(errno: i32, detail: u32) -> String {
     let why = words(Errno::from_raw(errno));
     let value = detail >> 8;
     match Detail::from_code(detail) {
         Detail::Plain | Detail::Execve | Detail::Stage | Detail::NotExecutable => why,
-        Detail::Malformed => "the script cannot be read".into(),
+        Detail::Malformed => "the container steps are malformed".into(),
         Detail::Parent => "the parent process exited".into(),
         Detail::Target => format!("its target: {why}"),
         Detail::Source => format!("its source: {why}"),
         Detail::InsideProc => "it cannot be mounted because it is inside /proc".into(),
-        Detail::NotProc => "what stands there is not procfs".into(),
+        Detail::NotProc => "it is not a procfs".into(),
         Detail::CwdOutside => "the current working directory is outside of container mount \
             namespace root -- possible container breakout detected"
             .into(),

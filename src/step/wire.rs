@@ -1,17 +1,19 @@
-//! How `inside` is written as bytes, and read back without a copy: the walker may not allocate.
+//! The encoding of container steps. The child decodes them without a copy, since it may not
+//! allocate.
 //!
-//! Numbers are little-endian; a string is its length, its bytes and a closing NUL, so that it can
-//! be handed to the kernel as it stands; a list is its count and its items. Every length is checked
-//! against what is left (CVE-2021-43784 was a length that overflowed in an encoded bootstrap).
+//! Numbers are little-endian; a string is its length, its bytes and a closing NUL, so that the
+//! child can pass it to the kernel in place; a list is its count and its items. Every length is
+//! checked against the number of bytes left (CVE-2021-43784 was an overflowing length in an encoded
+//! bootstrap).
 
 use serde::Serialize;
 use std::ffi::CStr;
 
-/// Why bytes are not a plan.
+/// The error of bytes that do not decode to container steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Takes fields off the front of a byte string.
+/// Decodes fields from the front of a byte string.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     left: &'a [u8],
@@ -23,7 +25,7 @@ impl<'a> Reader<'a> {
         Self { left: bytes }
     }
 
-    /// Whether nothing is left.
+    /// Whether all bytes are consumed.
     pub fn is_empty(&self) -> bool {
         self.left.is_empty()
     }
@@ -31,7 +33,7 @@ impl<'a> Reader<'a> {
     /// The next `count` bytes.
     ///
     /// # Errors
-    /// [`Malformed`] when fewer are left.
+    /// [`Malformed`]: fewer than `count` bytes are left.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (head, tail) = self.left.split_at_checked(count).ok_or(Malformed)?;
         self.left = tail;
@@ -43,23 +45,23 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A kind of field: how the plan owns it, how the walker sees it, and how it crosses.
+/// A type of field: its owned and its borrowed form, and its encoding.
 pub trait Field {
-    /// In the plan.
+    /// The form in a plan.
     type Owned: Clone + std::fmt::Debug + PartialEq + Serialize;
-    /// In the walker.
+    /// The form that the child decodes, which borrows from the bytes.
     type Ref<'a>: Copy;
-    /// Appends the field.
+    /// Appends the encoded field.
     fn put(value: &Self::Owned, out: &mut Vec<u8>);
-    /// Takes the field.
+    /// Decodes the field.
     ///
     /// # Errors
-    /// [`Malformed`] when the bytes are no such field.
+    /// [`Malformed`]: the bytes are not such a field.
     fn get<'a>(from: &mut Reader<'a>) -> Result<Self::Ref<'a>, Malformed>;
-    /// What the walker sees, as the plan would own it.
+    /// The owned form of a decoded field.
     #[cfg(test)]
     fn own(seen: Self::Ref<'_>) -> Self::Owned;
-    /// Any value of the kind.
+    /// A random value.
     #[cfg(test)]
     fn any(random: &mut crate::step::tests::Random) -> Self::Owned;
 }
@@ -90,7 +92,7 @@ macro_rules! number {
 }
 number!(U32 u32, U64 u64);
 
-/// A truth value.
+/// A boolean, as one byte.
 pub struct Flag;
 impl Field for Flag {
     type Owned = bool;
@@ -115,7 +117,7 @@ impl Field for Flag {
     }
 }
 
-/// Bytes.
+/// A byte string.
 pub struct Bytes;
 impl Field for Bytes {
     type Owned = Vec<u8>;
@@ -138,7 +140,7 @@ impl Field for Bytes {
     }
 }
 
-/// A string that can be handed to the kernel.
+/// A string without a NUL byte, decoded to one that the kernel can read.
 pub struct Str;
 impl Field for Str {
     type Owned = String;
@@ -163,10 +165,10 @@ impl Field for Str {
     }
 }
 
-/// Strings.
+/// A list of strings.
 pub struct Strs;
 
-/// The walker's view of a list of strings.
+/// The decoded form of a list of strings: each item is decoded as it is read.
 #[derive(Clone, Copy)]
 pub struct StrList<'a> {
     count: u32,
@@ -174,12 +176,12 @@ pub struct StrList<'a> {
 }
 
 impl<'a> StrList<'a> {
-    /// How many there are.
+    /// The number of strings.
     pub fn len(&self) -> usize {
         self.count as usize
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -196,7 +198,7 @@ impl<'a> IntoIterator for StrList<'a> {
     }
 }
 
-/// Goes through a list of strings.
+/// An iterator over a list of strings.
 pub struct StrIter<'a> {
     left: u32,
     items: Reader<'a>,
@@ -235,7 +237,7 @@ impl Field for Strs {
     }
 }
 
-/// 32-bit numbers, seen by the walker as their bytes.
+/// A list of 32-bit numbers, decoded to their bytes.
 pub struct U32s;
 impl Field for U32s {
     type Owned = Vec<u32>;
@@ -262,9 +264,12 @@ impl Field for U32s {
     }
 }
 
-/// Declares a field-less enum that crosses as one byte.
+/// Declares an enum without fields that is encoded as one byte.
 macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $( $(#[$vmeta:meta])* $variant:ident = $tag:literal ),* $(,)? }) => {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $( $(#[$vmeta:meta])* $variant:ident = $tag:literal ),* $(,)? }
+    ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "kebab-case")]
@@ -275,7 +280,9 @@ macro_rules! choice {
             type Owned = $name;
             type Ref<'a> = $name;
             fn put(value: &$name, out: &mut Vec<u8>) { out.push(*value as u8); }
-            fn get<'a>(from: &mut $crate::step::wire::Reader<'a>) -> Result<$name, $crate::step::wire::Malformed> {
+            fn get<'a>(
+                from: &mut $crate::step::wire::Reader<'a>,
+            ) -> Result<$name, $crate::step::wire::Malformed> {
                 match from.take(1)? {
                     $( [$tag] => Ok($name::$variant), )*
                     _ => Err($crate::step::wire::Malformed),
@@ -293,30 +300,43 @@ macro_rules! choice {
 }
 pub(crate) use choice;
 
-/// Declares the steps once: the owned enum of the plan, the borrowed one of the walker, and both
-/// directions of the wire.
+/// Declares the steps once: the plan's owned enum, the child's borrowed one, and the encoding and
+/// decoding of both.
 macro_rules! steps {
-    ($( $(#[$meta:meta])* $name:ident = $tag:literal { $( $(#[$fmeta:meta])* $field:ident : $kind:ty ),* $(,)? } )*) => {
-        /// A step of `inside`, as the plan owns it.
+    ($(
+        $(#[$meta:meta])*
+        $name:ident = $tag:literal { $( $(#[$fmeta:meta])* $field:ident : $kind:ty ),* $(,)? }
+    )*) => {
+        /// A container step, in the owned form of a plan.
         #[derive(Clone, Debug, PartialEq, serde::Serialize)]
         #[serde(rename_all = "kebab-case")]
-        #[allow(missing_docs)] // a step's own words stand before it, in `plan::step`
-        pub enum Step { $( $(#[$meta])* $name { $( $(#[$fmeta])* $field: <$kind as $crate::step::wire::Field>::Owned ),* } ),* }
+        #[allow(missing_docs)] // each step is described in `step::container`
+        pub enum Step { $(
+            $(#[$meta])*
+            $name { $(
+                $(#[$fmeta])* $field: <$kind as $crate::step::wire::Field>::Owned
+            ),* }
+        ),* }
 
-        /// The same step as the walker sees it.
+        /// A container step, in the form that the child decodes.
         #[derive(Clone, Copy)]
         #[allow(missing_docs)]
         pub enum StepRef<'a> {
-            $( $(#[$meta])* $name { $( $(#[$fmeta])* $field: <$kind as $crate::step::wire::Field>::Ref<'a> ),* } ),*
+            $(
+                $(#[$meta])*
+                $name { $(
+                    $(#[$fmeta])* $field: <$kind as $crate::step::wire::Field>::Ref<'a>
+                ),* }
+            ),*
         }
 
         impl Step {
-            /// The kind's name, as `hull plan` prints it.
+            /// The step's name, as `hull plan` prints it.
             pub fn name(&self) -> &'static str {
                 match self { $( Step::$name { .. } => stringify!($name) ),* }
             }
 
-            /// Appends the step to an encoded script.
+            /// Appends the encoded step.
             pub fn put(&self, out: &mut Vec<u8>) {
                 match self { $( Step::$name { $( $field ),* } => {
                     out.push($tag);
@@ -326,18 +346,22 @@ macro_rules! steps {
         }
 
         impl<'a> StepRef<'a> {
-            /// Takes the next step of an encoded script.
+            /// Decodes the next step.
             ///
             /// # Errors
-            /// [`Malformed`](crate::step::wire::Malformed) when the bytes are no step.
-            pub fn get(from: &mut $crate::step::wire::Reader<'a>) -> Result<Self, $crate::step::wire::Malformed> {
+            /// [`Malformed`](crate::step::wire::Malformed): the bytes are not a step.
+            pub fn get(
+                from: &mut $crate::step::wire::Reader<'a>,
+            ) -> Result<Self, $crate::step::wire::Malformed> {
                 match from.take(1)? {
-                    $( [$tag] => Ok(StepRef::$name { $( $field: <$kind as $crate::step::wire::Field>::get(from)? ),* }), )*
+                    $( [$tag] => Ok(StepRef::$name {
+                        $( $field: <$kind as $crate::step::wire::Field>::get(from)? ),*
+                    }), )*
                     _ => Err($crate::step::wire::Malformed),
                 }
             }
 
-            /// The step as a plan would own it.
+            /// The owned form of the step.
             #[cfg(test)]
             pub fn own(self) -> Step {
                 match self { $( StepRef::$name { $( $field ),* } => {
@@ -348,10 +372,12 @@ macro_rules! steps {
 
         #[cfg(test)]
         impl Step {
-            /// Every kind once, with any fields.
+            /// Each step once, with random fields.
             pub fn any_of_each(random: &mut $crate::step::tests::Random) -> Vec<Self> {
                 let _ = &random;
-                vec![ $( Step::$name { $( $field: <$kind as $crate::step::wire::Field>::any(random) ),* } ),* ]
+                vec![ $( Step::$name {
+                    $( $field: <$kind as $crate::step::wire::Field>::any(random) ),*
+                } ),* ]
             }
         }
     };

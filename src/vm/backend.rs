@@ -2,13 +2,13 @@
 //! the rest of the host steps, and the container steps.
 
 use crate::backend::Created;
-use crate::backend::barrier::{Met, Unmet};
+use crate::backend::barrier::{BarrierError, BarrierResult};
 use crate::backend::namespaces::{Target, open_common};
-use crate::backend::run::{self, Backend, Birth, Made, Network};
+use crate::backend::run::{self, Backend, CloneRequest, Network, Progress};
 use crate::binfmt;
 use crate::cgroups;
 use crate::cgroups::request::Driver;
-use crate::compile::Options;
+use crate::compile::CreateOptions;
 use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
 use crate::net::netlink::Namespace;
@@ -16,7 +16,7 @@ use crate::net::setup::Setup;
 use crate::settings::values::{Engine, RootFrom};
 use crate::spec::Spec;
 use crate::spec::config::Hook;
-use crate::state::{Decided, VmRecord, network_namespace};
+use crate::state::{PolicyOutcome, VmRecord, network_namespace};
 use crate::step::container::Barrier;
 use crate::step::draft::{Placed, Plan};
 use crate::step::host::{HookList, HostStep, Open};
@@ -48,7 +48,7 @@ pub struct Request<'a> {
     /// The containers' store.
     pub store: &'a Store,
     /// What create was asked.
-    pub options: &'a Options,
+    pub options: &'a CreateOptions,
     /// What was asked of the VM.
     pub vm: crate::settings::vm::VmOptions,
     /// What the host can do.
@@ -62,7 +62,7 @@ pub struct Request<'a> {
 }
 
 /// Writes the record of a container in a VM.
-pub type Recorder<'a> = dyn FnMut(i32, Option<cgroups::group::Record>, Vec<Decided>, Option<VmRecord>) -> Result<()>
+pub type Recorder<'a> = dyn FnMut(i32, Option<cgroups::group::Record>, Vec<PolicyOutcome>, Option<VmRecord>) -> Result<()>
     + 'a;
 
 /// Makes a container in a VM; it waits for start.
@@ -107,7 +107,7 @@ struct VmBackend<'a> {
     /// Until it is made.
     monitor: Option<Monitor>,
     /// What the guest's policies decided.
-    outcomes: Vec<Decided>,
+    outcomes: Vec<PolicyOutcome>,
     vm: VmRecord,
     record: &'a mut Recorder<'a>,
 }
@@ -124,7 +124,7 @@ impl Backend for VmBackend<'_> {
     }
 
     /// The monitor: born in the container's cgroup, hull's own child, as a container's init is.
-    fn clone(&mut self, birth: Birth) -> Result<Child> {
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child> {
         let monitor = self.monitor.take();
         let monitor = monitor.ok_or_else(|| Error::new("the plan makes two monitors"))?;
         let (sync, theirs) = socket_pair()?;
@@ -161,10 +161,10 @@ impl Backend for VmBackend<'_> {
         self.target.hook(list, index, hook, child.pid)
     }
 
-    fn record(&mut self, made: Made) -> Result<()> {
+    fn record(&mut self, made: Progress) -> Result<()> {
         match made {
-            Made::Cgroup(cgroup) => (self.record)(0, Some(cgroup), Vec::new(), None),
-            Made::Process { child, cgroup } => {
+            Progress::Cgroup(cgroup) => (self.record)(0, Some(cgroup), Vec::new(), None),
+            Progress::Process { child, cgroup } => {
                 let outcomes = std::mem::take(&mut self.outcomes);
                 (self.record)(child.pid, cgroup, outcomes, Some(self.vm.clone()))
             }
@@ -178,7 +178,7 @@ impl Backend for VmBackend<'_> {
         )
     }
 
-    fn wait(&mut self, child: &Child, kind: Barrier) -> Met {
+    fn wait(&mut self, child: &Child, kind: Barrier) -> BarrierResult {
         match (client::receive::<ToParent>(&child.sync)?, kind) {
             (Some((ToParent::NetworkReady, _)), Barrier::Hooks) => Ok(()),
             (Some((ToParent::Ready(outcomes, facts), _)), Barrier::Ready) => {
@@ -188,24 +188,24 @@ impl Backend for VmBackend<'_> {
             }
             (Some((ToParent::Failed(text, status), _)), _) => {
                 let error = Error::new(text);
-                Err(Unmet::Error(match status {
+                Err(BarrierError::Error(match status {
                     Some(status) => error.with_status(status),
                     None => error,
                 }))
             }
-            (Some(_), _) => Err(Unmet::Error(Error::new(
+            (Some(_), _) => Err(BarrierError::Error(Error::new(
                 "the container's monitor says what is not expected",
             ))),
-            (None, _) => Err(Unmet::Child),
+            (None, _) => Err(BarrierError::Child),
         }
     }
 
-    fn release(&mut self, child: &Child, kind: Barrier) -> Met {
+    fn release(&mut self, child: &Child, kind: Barrier) -> BarrierResult {
         let word = match kind {
             Barrier::Placed => rootless::MAPPED,
             _ => &[b'0' + kind as u8],
         };
-        socket::send(child.sync.0, word).map_err(|_| Unmet::Child)
+        socket::send(child.sync.0, word).map_err(|_| BarrierError::Child)
     }
 }
 
@@ -221,14 +221,14 @@ fn compile(
     store: &Store,
     spec: &Spec,
     id: &str,
-    options: &Options,
+    options: &CreateOptions,
     root: RootImage,
-) -> Result<(Translated, Options, Plan)> {
+) -> Result<(Translated, CreateOptions, Plan)> {
     let mut translated = translate::translate(spec, options.layers.as_ref())?;
     translate::root_from_image(&mut translated, root.from, spec, root.make.then_some(store))?;
     translated.add_interpreter(binfmt::of_bundle(spec)?);
     let facts = translate::facts::guest_facts(&translated.spec, None);
-    let create = Options {
+    let create = CreateOptions {
         systemd_cgroup: false,
         layers: translated.layers.take(),
         ..options.for_guest()
@@ -277,7 +277,7 @@ pub fn preview(
     store: &Store,
     spec: &Spec,
     id: &str,
-    options: &Options,
+    options: &CreateOptions,
     machine: &crate::settings::vm::VmOptions,
 ) -> Result<Preview> {
     let of_container = |other: &str| network_namespace(store, other);
@@ -359,7 +359,7 @@ fn prepare(request: &Request) -> Result<Prepared> {
     };
     let guests = guests.as_ref().unwrap_or(spec);
     let (translated, create, plan) = compile(store, guests, target.id, options, root)?;
-    plan.tell();
+    plan.log_warnings();
     let (memory, plugged) = (asked.memory(spec), asked.plugged(spec));
     let cgroup = host_cgroup(&HostCgroup {
         spec,
@@ -445,7 +445,7 @@ fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
 struct HostCgroup<'a> {
     spec: &'a Spec,
     id: &'a str,
-    options: &'a Options,
+    options: &'a CreateOptions,
     facts: &'a Facts,
     /// What the guest's memory may come to, in bytes.
     memory: u64,

@@ -1,11 +1,11 @@
 //! `exec` in a VM: the plan is made on the host, the guest executes it, and a process of hull's on the
 //! host stands for the program.
 
-use crate::backend::barrier::{Met, Unmet};
-use crate::backend::run::{self, Backend, Birth};
+use crate::backend::barrier::{BarrierError, BarrierResult};
+use crate::backend::run::{self, Backend, CloneRequest};
 use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
-use crate::process::exec::{self, Entry, ExecRequest, Joins};
+use crate::process::exec::{self, CgroupEntry, ExecRequest, Joins};
 use crate::security::rlimits;
 use crate::spec::Spec;
 use crate::spec::config::Process;
@@ -47,7 +47,7 @@ pub fn exec(target: &Target, process: &Process, console: Option<Fd>) -> Result<C
         ..request(&record.spec)
     };
     let plan = compile(&vm.facts, process, &request)?;
-    plan.tell();
+    plan.log_warnings();
     let size = process.console_size.clone().unwrap_or_default();
     let clamp = |value: u64| value.min(u64::from(u16::MAX)) as u16;
     let mut backend = Proxied {
@@ -68,7 +68,7 @@ pub fn request(spec: &Spec) -> ExecRequest {
     ExecRequest {
         joins: joins(spec),
         may_set_groups: true,
-        cgroups: Entry { v1: 0, v2: true },
+        cgroups: CgroupEntry { v1: 0, v2: true },
         ..ExecRequest::of(spec)
     }
 }
@@ -128,7 +128,7 @@ impl Backend for Proxied<'_> {
         }
     }
 
-    fn clone(&mut self, birth: Birth) -> Result<Child> {
+    fn clone(&mut self, birth: CloneRequest) -> Result<Child> {
         let timeout = client::answer_timeout()?;
         let console = birth.slots.get(slot::CONSOLE as usize).copied();
         let console = console.filter(|fd| *fd >= 0);
@@ -160,17 +160,17 @@ impl Backend for Proxied<'_> {
         Error::new("the exec's process ended before its program ran")
     }
 
-    fn wait(&mut self, child: &Child, _kind: Barrier) -> Met {
+    fn wait(&mut self, child: &Child, _kind: Barrier) -> BarrierResult {
         match client::receive::<ToParent>(&child.sync)? {
             Some((ToParent::Ready(..), _)) => Ok(()),
             Some((ToParent::Failed(text, status), _)) => {
                 let error = Error::new(text);
-                Err(Unmet::Error(match status {
+                Err(BarrierError::Error(match status {
                     Some(status) => error.with_status(status),
                     None => error,
                 }))
             }
-            _ => Err(Unmet::Child),
+            _ => Err(BarrierError::Child),
         }
     }
 }

@@ -55,6 +55,7 @@ impl IdMaps {
         let facts = facts.clone().for_mappings();
         let writer = |uid, map: &[IdMapping], field: &str| {
             crate::namespaces::plan::map_writer(&facts, uid, map)
+                .map(|method| (method.writer, method.deny_setgroups))
                 .map_err(|error| error.within(field))
         };
         let writers = [

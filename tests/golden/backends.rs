@@ -10,7 +10,7 @@ use hull::plan::plan;
 use hull::spec::Spec;
 use hull::spec::config::Config;
 use hull::step::container::Barrier;
-use hull::step::draft::{Placed, Plan, Request};
+use hull::step::draft::{Placed, Plan, PlanRequest};
 use hull::step::host::HostStep;
 use hull::vm;
 
@@ -77,9 +77,9 @@ fn plans_of_vms() {
 fn guest(spec: &Spec) -> Plan {
     let translated = vm::translate::translate(spec, None).unwrap();
     let facts = vm::translate::facts::guest_facts(&translated.spec, None);
-    let request = Request {
+    let request = PlanRequest {
         id: "c1".into(),
-        ..Request::default()
+        ..PlanRequest::default()
     };
     let plan = plan(&translated.spec, &facts, &request).unwrap();
     let steps = vm::plan::guest(&plan, &[]).unwrap().steps;

@@ -3,10 +3,10 @@
 
 use crate::cases::{self, Bundle};
 use crate::hosts::ALL;
+use hull::step::child::Buffers;
 use hull::step::container::{Barrier, Step};
 use hull::step::draft::Plan;
 use hull::step::host::HostStep;
-use hull::step::world::Scratch;
 
 fn host_barriers(plan: &Plan) -> Vec<Barrier> {
     plan.host
@@ -85,7 +85,7 @@ pub fn check(plan: &Plan, name: &str) {
         "{name}: the last step is not the program"
     );
     slots(plan, name);
-    Scratch::for_script(&plan.encode())
+    Buffers::for_steps(&plan.encode())
         .unwrap_or_else(|_| panic!("{name}: the encoded steps cannot be decoded"));
 }
 

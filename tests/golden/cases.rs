@@ -2,7 +2,7 @@
 
 use crate::hosts::Host;
 use hull::Result;
-use hull::compile::{Options, request};
+use hull::compile::{CreateOptions, request};
 use hull::plan::plan;
 use hull::spec::Spec;
 use hull::spec::config::Config;
@@ -129,11 +129,16 @@ impl Case {
 
     /// The plan for a host.
     pub fn compile(&self, host: Host, bundle: &Bundle) -> Result<Plan> {
-        self.compile_with(host, bundle, &Options::default())
+        self.compile_with(host, bundle, &CreateOptions::default())
     }
 
     /// The plan for a host, with options of the command.
-    pub fn compile_with(&self, host: Host, bundle: &Bundle, options: &Options) -> Result<Plan> {
+    pub fn compile_with(
+        &self,
+        host: Host,
+        bundle: &Bundle,
+        options: &CreateOptions,
+    ) -> Result<Plan> {
         let spec = Spec::check(self.config(host), bundle.0.clone())?;
         let facts = host.facts(spec.config());
         let request = request(&bundle.store(), &spec, &facts, "c1", options)?;

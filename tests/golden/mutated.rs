@@ -5,7 +5,7 @@ use crate::barriers;
 use crate::cases::{self, Bundle};
 use crate::fields::full_document;
 use crate::hosts::{ALL, Host};
-use hull::compile::{Options, request};
+use hull::compile::{CreateOptions, request};
 use hull::plan::plan;
 use hull::spec::Spec;
 use serde_json::{Value, json};
@@ -135,7 +135,13 @@ impl Outcomes {
             let plan = plan(
                 &spec,
                 &facts,
-                &request(&bundle.store(), &spec, &facts, "c1", &Options::default())?,
+                &request(
+                    &bundle.store(),
+                    &spec,
+                    &facts,
+                    "c1",
+                    &CreateOptions::default(),
+                )?,
             )?;
             barriers::check(&plan, what);
             Ok::<(), hull::Error>(())

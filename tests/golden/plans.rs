@@ -4,8 +4,8 @@ use crate::barriers;
 use crate::cases::{self, Bundle, Case};
 use crate::hosts::{ALL, Host};
 use crate::text;
-use hull::compile::Options;
-use hull::process::exec::{Entry, ExecRequest, Joins, exec};
+use hull::compile::CreateOptions;
+use hull::process::exec::{CgroupEntry, ExecRequest, Joins, exec};
 use hull::spec::config::{Config, Process};
 use hull::step::layers::{Kept, Layers, Part};
 use std::collections::BTreeSet;
@@ -165,9 +165,9 @@ fn plans_of_layered_roots() {
             .into_iter()
             .find(|case| case.name == name)
             .unwrap();
-        let options = Options {
+        let options = CreateOptions {
             layers: Some(layers),
-            ..Options::default()
+            ..CreateOptions::default()
         };
         let plan = case.compile_with(host, &bundle, &options).unwrap();
         files.compare(
@@ -215,7 +215,7 @@ fn plans_of_exec() {
                 inner: if user { 0x2c02_0000 } else { 0 },
             },
             may_set_groups: true,
-            cgroups: Entry {
+            cgroups: CgroupEntry {
                 v1: if user { 0 } else { 8 },
                 v2: true,
             },

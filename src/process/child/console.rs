@@ -1,9 +1,9 @@
-//! The container's terminal: opened in its own devpts, sent out over the console's socket, and made
-//! its stdio.
+//! Opens the container's terminal in its devpts, sends the master over the console's socket, and
+//! makes the peer the container's stdio.
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::slot;
 use crate::step::report::{Detail, Fault};
-use crate::step::world::{Done, World};
 use crate::sys::fd::Fd;
 use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use crate::sys::socket;
@@ -11,8 +11,8 @@ use nix::errno::Errno;
 
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
-impl World<'_> {
-    pub(crate) fn console(&mut self, rows: u32, columns: u32, mount: bool, uid: u32) -> Done {
+impl ChildState<'_> {
+    pub(crate) fn console(&mut self, rows: u32, columns: u32, mount: bool, uid: u32) -> StepResult {
         let missing = |errno| Fault::with(errno, Detail::NotDevpts);
         let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
         let master = Fd(file::openat2(

@@ -1,7 +1,7 @@
 //! Ids, groups, capabilities and the session keyring.
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::report::{Detail, Fault};
-use crate::step::world::{Done, World};
 use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::ids::{self, CapSets};
@@ -13,8 +13,9 @@ const PR_CAP_AMBIENT_IS_SET: u64 = 1;
 const PR_CAP_AMBIENT_RAISE: u64 = 2;
 const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
 
-/// Takes on ids: groups first, since they need the privilege that the user change drops.
-pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> Done {
+/// Changes to these ids. The groups come first, because setresuid(2) drops the privilege to change
+/// them.
+pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> StepResult {
     if keep {
         ids::prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
     }
@@ -26,8 +27,8 @@ pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> Done {
     Ok(())
 }
 
-/// Drops from the bounding set.
-pub fn bounding(drop: u64) -> Done {
+/// Drops the capabilities of the mask from the bounding set.
+pub fn bounding(drop: u64) -> StepResult {
     for capability in 0..64 {
         if drop & (1 << capability) != 0 {
             ids::prctl(libc::PR_CAPBSET_DROP, capability, 0)?;
@@ -36,11 +37,11 @@ pub fn bounding(drop: u64) -> Done {
     Ok(())
 }
 
-/// Sets the three sets, then the ambient one, which must lie in two of them.
-pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
+/// Sets the effective, permitted and inheritable sets, and then the ambient set.
+pub fn capabilities(sets: CapSets, ambient: u64) -> StepResult {
     ids::capset(sets)?;
-    // The kernel keeps the ambient set within these two (capabilities(7)): where they share
-    // nothing, it is empty by now.
+    // The kernel keeps the ambient set within these two sets (capabilities(7)): if they have no
+    // common capability, it is empty already.
     if sets.permitted & sets.inheritable != 0 {
         ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
     }
@@ -52,12 +53,12 @@ pub fn capabilities(sets: CapSets, ambient: u64) -> Done {
     Ok(())
 }
 
-/// Lets the permitted capabilities survive the execve of a fresh init. In a new user namespace its
-/// user may have no id yet, and execve leaves nothing to a user other than root but ambient
-/// capabilities (capabilities(7)).
+/// Makes the permitted capabilities ambient, so that they survive the execve(2) of a fresh `hull
+/// init`. In a new user namespace the user may have no id yet, and execve(2) leaves only ambient
+/// capabilities to a user other than root (capabilities(7)).
 ///
 /// # Errors
-/// The kernel's.
+/// capget(2), capset(2) or prctl(2) fails.
 pub fn keep_over_execve() -> Result<(), Errno> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
@@ -73,11 +74,11 @@ pub fn keep_over_execve() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Takes back what [`keep_over_execve`] did: a child that was cloned into a user namespace has
-/// nothing inheritable.
+/// Reverts [`keep_over_execve`]: a child that was cloned into a user namespace has empty
+/// inheritable and ambient sets.
 ///
 /// # Errors
-/// The kernel's.
+/// capget(2), capset(2) or prctl(2) fails.
 pub fn kept_over_execve() -> Result<(), Errno> {
     const ANY: u64 = 21;
     if ids::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, ANY)? == 1 {
@@ -90,9 +91,9 @@ pub fn kept_over_execve() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Joins a session keyring of that name and adds the right to search it (`KEY_USR_SEARCH`), as
-/// engines' images expect. A kernel without keyrings has nothing to separate.
-pub fn keyring(name: &CStr) -> Done {
+/// Joins a new session keyring of this name, and permits its user to search it (`KEY_USR_SEARCH`),
+/// as images of the engines expect. A kernel without keyrings is no error.
+pub fn keyring(name: &CStr) -> StepResult {
     const USER_SEARCH: u32 = 0x0008_0000;
     let serial = match ids::join_session_keyring(name) {
         Err(Errno::ENOSYS) => return Ok(()),
@@ -111,9 +112,9 @@ pub fn keyring(name: &CStr) -> Done {
     Ok(ids::keyring_permissions(serial, permissions | USER_SEARCH)?)
 }
 
-/// Gives stdin, stdout and stderr to the user, as runc does: a program that reopens `/dev/stdout`
-/// may not otherwise. The null device is everybody's, and a file system that cannot change owners
-/// keeps what it has.
+/// Changes the owner of stdin, stdout and stderr to the user, as runc does, so that a program may
+/// reopen `/dev/stdout`. The null device keeps its owner, and so do files whose file system or user
+/// namespace does not permit the change.
 pub fn own_stdio(uid: u32) -> Result<(), Errno> {
     for descriptor in 0..3 {
         let Ok(stat) = file::fstat(descriptor) else {
@@ -132,10 +133,11 @@ pub fn own_stdio(uid: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-impl World<'_> {
-    /// A task's own attributes belong to the host's root while it is not dumpable, so an init in a
-    /// user namespace is dumpable for the time of this open; nobody else is in the container yet.
-    pub fn label(&self, file: &CStr, value: &CStr) -> Done {
+impl ChildState<'_> {
+    /// Writes an attribute of this task, such as `attr/exec`. While a process is not dumpable, the
+    /// host's root owns these files, so a child in a user namespace becomes dumpable for this
+    /// write; no other process is in the container yet.
+    pub fn label(&self, file: &CStr, value: &CStr) -> StepResult {
         match self.write_proc(file, value, 0) {
             Err(fault) if fault.errno == Errno::EACCES => {
                 ids::prctl(libc::PR_SET_DUMPABLE, 1, 0)?;
@@ -148,9 +150,8 @@ impl World<'_> {
     }
 }
 
-/// Puts the container's own null device in the place of the host's, for the stdin, stdout and
-/// stderr of the mask: a file of a mount that is not the container's cannot be saved by a
-/// checkpoint (as runc has it).
+/// Replaces the host's null device by the container's, for those of stdin, stdout and stderr that
+/// are in the mask, as runc does: criu cannot dump a file whose mount is not in the container.
 pub fn own_null_device(stdio: u64) -> Result<(), Errno> {
     let Ok(null) = file::openat(
         libc::AT_FDCWD,
@@ -159,7 +160,7 @@ pub fn own_null_device(stdio: u64) -> Result<(), Errno> {
         0,
     )
     .map(Fd) else {
-        // A root without one: the host's stays.
+        // The container has no null device: the host's stays.
         return Ok(());
     };
     let stat = file::fstat(null.0)?;
@@ -169,7 +170,7 @@ pub fn own_null_device(stdio: u64) -> Result<(), Errno> {
     for descriptor in (0..3).filter(|descriptor| stdio & (1 << descriptor) != 0) {
         file::dup_to(null.0, descriptor)?;
     }
-    // execve closes it, and before that the step that closes all others.
+    // The step that closes descriptors closes it, or execve(2).
     null.keep();
     Ok(())
 }

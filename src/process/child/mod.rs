@@ -1,4 +1,5 @@
-//! What init does to become the program. It runs after clone: nothing here allocates, locks or logs.
+//! The container steps that concern the process. They are executed after the clone: nothing here
+//! allocates, locks or logs.
 
 pub mod console;
 pub mod identity;

@@ -1,8 +1,8 @@
-//! Finding the program and becoming it.
+//! Finds the program and executes it.
 
+use crate::step::child::{Buffers, ChildState, StepResult};
 use crate::step::report::{Detail, Fault};
 use crate::step::wire::StrList;
-use crate::step::world::{Done, Scratch, World};
 use crate::sys::fd::Fd;
 use crate::sys::resolve::make_directory;
 use crate::sys::{file, process};
@@ -10,11 +10,12 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
-/// Where in the scratch text HOME begins; the program's path stands before.
+/// The offset of HOME in [`Buffers::text`]; the program's path is before it.
 const HOME_AT: usize = libc::PATH_MAX as usize;
 
-impl Scratch {
-    /// Writes a NUL-terminated string made of parts; its length with the NUL.
+impl Buffers {
+    /// Concatenates parts to a NUL-terminated string at an offset of the buffer, and returns its
+    /// length with the NUL.
     fn compose(&mut self, at: usize, parts: &[&[u8]]) -> Result<usize, Errno> {
         let mut end = at;
         for part in parts.iter().copied().chain([&b"\0"[..]]) {
@@ -33,14 +34,14 @@ impl Scratch {
     }
 }
 
-/// The NUL-terminated string that begins there.
+/// The NUL-terminated string at an offset.
 fn text_at(text: &[u8], at: usize) -> Result<&CStr, Errno> {
     text.get(at..)
         .and_then(|text| CStr::from_bytes_until_nul(text).ok())
         .ok_or(Errno::EINVAL)
 }
 
-/// Whether a path is a file that may be run, under the final ids.
+/// Checks that a path is a file which the current ids may execute.
 fn check(path: &CStr) -> Result<(), Fault> {
     let file = Fd(file::openat(libc::AT_FDCWD, path, libc::O_PATH, 0)?);
     if file::fstat(file.0)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
@@ -49,18 +50,18 @@ fn check(path: &CStr) -> Result<(), Fault> {
     file::executable(file.0).map_err(|errno| Fault::with(errno, Detail::NotExecutable))
 }
 
-impl World<'_> {
-    /// Looks a name up in PATH, or takes a path as it is; the first that may be run is kept, as
-    /// Go's and the shells' lookups do.
+impl ChildState<'_> {
+    /// Finds a name in PATH, or checks a path. The first executable file is taken, as in Go's
+    /// `exec.LookPath` and in shells.
     ///
-    /// HOME is read now too: a filter may forbid opening files later.
-    pub fn find_program(&mut self, name: &CStr, path: &CStr, home: bool, uid: u32) -> Done {
+    /// The step reads HOME too, because a seccomp filter may forbid open(2) later.
+    pub fn find_program(&mut self, name: &CStr, path: &CStr, home: bool, uid: u32) -> StepResult {
         if home {
             self.home(uid)?;
         }
         let bytes = name.to_bytes();
         if bytes.contains(&b'/') {
-            self.program = self.scratch.compose(0, &[bytes])?;
+            self.program = self.buffers.compose(0, &[bytes])?;
             return check(name);
         }
         let mut refused = None;
@@ -74,8 +75,8 @@ impl World<'_> {
             } else {
                 directory
             };
-            self.program = self.scratch.compose(0, &[directory, b"/", bytes])?;
-            match check(text_at(&self.scratch.text, 0)?) {
+            self.program = self.buffers.compose(0, &[directory, b"/", bytes])?;
+            match check(text_at(&self.buffers.text, 0)?) {
                 Ok(()) => return Ok(()),
                 Err(fault) if fault.errno == Errno::EACCES => refused = Some(fault),
                 Err(_) => {}
@@ -85,11 +86,12 @@ impl World<'_> {
         Err(refused.unwrap_or(Fault::with(Errno::ENOENT, Detail::NotInPath)))
     }
 
-    /// execve. Where create's caller is gone already, the container's stderr is the only place left
-    /// for the reason, and the status is 1, as with runc 1.1 and crun.
-    pub fn exec(&mut self, args: StrList, env: StrList, home: bool) -> Done {
+    /// Calls execve(2). If it fails, the child writes the reason to the container's stderr, because
+    /// the caller of `create` may have exited already, and exits with status 1, as runc 1.1 and
+    /// crun do.
+    pub fn exec(&mut self, args: StrList, env: StrList, home: bool) -> StepResult {
         self.report.filtered.store(1, Ordering::Release);
-        let Scratch { arrays, text, .. } = &mut *self.scratch;
+        let Buffers { arrays, text, .. } = &mut *self.buffers;
         let path = text_at(text, 0)?;
         let home = if home {
             Some(text_at(text, HOME_AT)?)
@@ -97,7 +99,7 @@ impl World<'_> {
             None
         };
         let errno = arrays.execveat(libc::AT_FDCWD, path, args, env.into_iter().chain(home), 0);
-        self.say_why(errno);
+        self.print_reason(errno);
         self.report
             .detail
             .store(Detail::Execve as u32, Ordering::Relaxed);
@@ -105,11 +107,11 @@ impl World<'_> {
         process::exit(1)
     }
 
-    fn say_why(&self, errno: Errno) {
+    fn print_reason(&self, errno: Errno) {
         let path = self
             .program
             .checked_sub(1)
-            .and_then(|end| self.scratch.text.get(..end))
+            .and_then(|end| self.buffers.text.get(..end))
             .unwrap_or(b"");
         let why: &[u8] = match errno {
             Errno::ENOEXEC => b": exec format error\n",
@@ -122,9 +124,9 @@ impl World<'_> {
         }
     }
 
-    /// HOME from the container's own passwd, read line by line through a small window; `/` where
-    /// the user has none.
-    fn home(&mut self, uid: u32) -> Done {
+    /// Finds HOME in the container's passwd, which it reads line by line through a small buffer;
+    /// `/` if the user is not there.
+    fn home(&mut self, uid: u32) -> StepResult {
         let mut window = [0_u8; 4096];
         let mut filled = 0;
         let passwd = file::openat(
@@ -134,7 +136,7 @@ impl World<'_> {
             0,
         )
         .map(Fd);
-        // An image may have a device there, which is read without an end.
+        // An image may have a device there, and reading it may never end.
         let regular = |held: &Fd| {
             file::fstat(held.0).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG)
         };
@@ -171,11 +173,11 @@ impl World<'_> {
                 filled = rest;
             }
         }
-        self.scratch.compose(HOME_AT, &[b"HOME=/"])?;
+        self.buffers.compose(HOME_AT, &[b"HOME=/"])?;
         Ok(())
     }
 
-    /// Takes the sixth field of a passwd line whose third is the user.
+    /// Takes HOME from the sixth field of a passwd line, if the third field is the user's id.
     fn home_in(&mut self, line: &[u8], uid: u32) -> Result<bool, Errno> {
         let mut fields = line.split(|&b| b == b':');
         let Some(id) = fields.nth(2) else {
@@ -190,7 +192,7 @@ impl World<'_> {
         }
         match fields.nth(2) {
             Some(home) if !home.is_empty() => self
-                .scratch
+                .buffers
                 .compose(HOME_AT, &[b"HOME=", home])
                 .map(|_| true),
             _ => Ok(false),
@@ -198,11 +200,11 @@ impl World<'_> {
     }
 }
 
-impl World<'_> {
-    /// Makes the working directory, or enters it and checks that it lies below the root: a leaked
-    /// descriptor's directory does not (CVE-2024-21626), and the kernel says so by a name without a
-    /// leading slash.
-    pub fn working_directory(&self, path: &CStr, create: bool) -> Done {
+impl ChildState<'_> {
+    /// Makes the working directory, or changes to it and checks that it is within the root. A
+    /// directory of a leaked descriptor is not (CVE-2024-21626), and getcwd(2) returns a path
+    /// without a leading slash then.
+    pub fn working_directory(&self, path: &CStr, create: bool) -> StepResult {
         if create && path != c"/" {
             make_directory(self.root, path, true)?;
             return Ok(());
@@ -212,7 +214,7 @@ impl World<'_> {
         }
         file::chdir(path)?;
         if path == c"/" {
-            // Nothing is outside of that.
+            // Every directory is within `/`.
             return Ok(());
         }
         let mut buffer = [0_u8; libc::PATH_MAX as usize];

@@ -1,19 +1,20 @@
-//! `tmpcopyup`: a tmpfs that begins with the contents of the directory below it, copied by descriptor
-//! and without allocation.
+//! `tmpcopyup`: copies the contents of the directory that a tmpfs covers into the tmpfs, by
+//! descriptor and without allocation.
 
 use crate::sys::fd::Fd;
 use crate::sys::file;
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-/// Directories nested deeper than this are refused rather than risk the stack.
+/// The limit of nested directories, which keeps the recursion from overflowing the stack.
 const DEPTH: usize = 48;
 
-/// Copies what is in the directory `from` (an `O_PATH` descriptor serves) into the directory `to`, with
-/// owners and modes.
+/// Copies the contents of the directory `from` (which may be an `O_PATH` descriptor) into the
+/// directory `to`, with owners and modes.
 ///
 /// # Errors
-/// The kernel's; ELOOP for a tree that is too deep.
+/// A system call fails: ENOSPC if the tmpfs is full, for example. ELOOP: directories are nested
+/// deeper than 48.
 pub fn copy_tree(from: i32, to: i32) -> Result<(), Errno> {
     let from = Fd(file::openat(
         from,

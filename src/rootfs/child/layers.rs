@@ -1,8 +1,8 @@
-//! The root put together out of overlays (see `plan::layers` for the picture).
+//! Mounts a root file system of layers (drawn in `rootfs/layers.rs`).
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::StepRef;
 use crate::step::report::{Detail, Fault, Outcome};
-use crate::step::world::{Done, World};
 use crate::sys::fd::Fd;
 use crate::sys::file;
 use crate::sys::mount::{self, AT_RECURSIVE, ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
@@ -10,10 +10,10 @@ use crate::sys::resolve::make_directory;
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-impl World<'_> {
-    /// A file system of its own for what is thrown away: whichever way the container ends, its
-    /// mount namespace takes this with it.
-    pub fn make_scratch(&mut self) -> Done {
+impl ChildState<'_> {
+    /// Mounts the scratch file system, a tmpfs for changes that are not kept. It exists only in the
+    /// container's mount namespace, so the kernel removes it however the container ends.
+    pub fn make_scratch(&mut self) -> StepResult {
         let context = Fd(mount::fsopen(c"tmpfs")?);
         mount::fsconfig_string(context.0, c"mode", c"755")?;
         mount::fsconfig_create(context.0)?;
@@ -22,14 +22,16 @@ impl World<'_> {
         self.root = tree;
         file::mkdirat(tree, c"root", 0o755)?;
         file::mkdirat(tree, c"layers", 0o700)?;
-        // Overlays take their layers by name, and these names are relative.
+        // overlayfs takes its layers by path, and these paths are relative to the scratch file
+        // system.
         Ok(file::fchdir(tree)?)
     }
 
-    /// The scratch file system, which is the working directory, is detached before the root takes
-    /// its place on `/`: stacked below it, it would keep the old root there, for the unmounting
-    /// after the pivot takes only what lies on top.
-    pub fn gather(&mut self) -> Done {
+    /// Attaches the directory `root` of the scratch file system as the root. The scratch file
+    /// system, which is the working directory, is detached before: if it stayed mounted on `/`
+    /// below the root, umount(2) after pivot_root(2) would detach only the topmost mount, and the
+    /// old root would stay.
+    pub fn gather(&mut self) -> StepResult {
         let tree = mount::open_tree(libc::AT_FDCWD, c"root", OPEN_TREE_CLONE | AT_RECURSIVE)?;
         mount::umount(c".", libc::MNT_DETACH)?;
         mount::move_mount_on_root(tree)?;
@@ -37,7 +39,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn layer(&mut self, step: StepRef) -> Done {
+    pub(crate) fn layer(&mut self, step: StepRef) -> StepResult {
         let StepRef::Layer {
             target,
             source,
@@ -74,8 +76,8 @@ impl World<'_> {
     }
 }
 
-/// The merged directory shows the owner and mode of its upper one. An owner that this user namespace
-/// has no id for stays its root.
+/// Gives the upper directory the owner and mode of the lower one, because the merged directory has
+/// those of its upper directory. If the user namespace has no id for the owner, its root owns it.
 fn like(below: &Fd, upper: &CStr) -> Result<(), Errno> {
     let stat = file::fstat(below.0)?;
     match file::fchownat(libc::AT_FDCWD, upper, stat.st_uid, stat.st_gid) {
@@ -101,7 +103,7 @@ fn overlay(lower: &CStr, upper: &CStr, work: &CStr, marks: &CStr) -> Result<Fd, 
     mount::fsmount(context.0, 0).map(Fd)
 }
 
-fn read_only(below: &Fd, place: &Fd) -> Done {
+fn read_only(below: &Fd, place: &Fd) -> StepResult {
     let tree = Fd(mount::open_tree(
         below.0,
         c"",

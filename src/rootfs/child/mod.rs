@@ -1,5 +1,5 @@
-//! What init does to the root filesystem, one short function for each container step. It runs after
-//! clone: nothing here allocates, locks or logs.
+//! The container steps that concern the root file system, one short function for each. They are
+//! executed after the clone: nothing here allocates, locks or logs.
 
 pub mod copyup;
 pub mod layers;

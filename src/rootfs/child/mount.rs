@@ -1,9 +1,10 @@
-//! Mounts, binds, masks, nodes and links, each on a place that a descriptor holds.
+//! Mounts, binds, masks, device nodes and symbolic links. Each target is opened first and then used
+//! by its descriptor.
 
 use crate::rootfs::child::copyup;
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::{Create, Protection, Refused, StepRef, slot};
 use crate::step::report::{Detail, Fault, Outcome};
-use crate::step::world::{Done, World};
 use crate::sys::file;
 use crate::sys::mount::{
     self, AT_RECURSIVE, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr,
@@ -19,10 +20,10 @@ fn is_directory(descriptor: i32) -> Result<bool, Errno> {
     Ok(file::fstat(descriptor)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
-impl World<'_> {
-    /// A mount lands on the current directory, which is the target's own inode: two calls, and no
-    /// path.
-    pub fn mount(&mut self, step: StepRef) -> Done {
+impl ChildState<'_> {
+    /// Mounts a file system. The child changes to the target directory and mounts on `.`, so that
+    /// mount(2) resolves no path.
+    pub fn mount(&mut self, step: StepRef) -> StepResult {
         let StepRef::Mount {
             target,
             fstype,
@@ -101,7 +102,8 @@ impl World<'_> {
         )?)
     }
 
-    /// A tmpfs that is given no mode takes that of the directory it covers (as runc has it).
+    /// The options of a tmpfs: without `mode=` it gets the mode of the directory that it covers, as
+    /// in runc.
     fn with_mode<'d>(
         &self,
         target: &CStr,
@@ -120,9 +122,9 @@ impl World<'_> {
         buffer.join(&[data.to_bytes(), comma, b"mode=", &digits])
     }
 
-    /// A user namespace without a network or process namespace of its own may not mount sysfs or
-    /// procfs: the host's is bound.
-    fn bind_host(&mut self, path: &CStr, source: &CStr, place: i32, flags: u64) -> Done {
+    /// Binds the host's sysfs, procfs or cgroup2, which a process in a user namespace may not mount
+    /// without a network, PID or cgroup namespace of its own.
+    fn bind_host(&mut self, path: &CStr, source: &CStr, place: i32, flags: u64) -> StepResult {
         let host = if source.to_bytes().first() == Some(&b'/') {
             source
         } else {
@@ -152,7 +154,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn bind(&mut self, step: StepRef) -> Done {
+    pub(crate) fn bind(&mut self, step: StepRef) -> StepResult {
         let StepRef::Bind {
             target,
             slot: index,
@@ -207,7 +209,7 @@ impl World<'_> {
             .map_err(attributes)?;
         }
         if set | clear | propagation != 0 {
-            // A recursive propagation of the spec (`rprivate`) is the plan's bit MS_REC.
+            // The plan marks a recursive propagation (`rprivate`) by MS_REC.
             let deep = if propagation & libc::MS_REC != 0 {
                 AT_RECURSIVE
             } else {
@@ -243,7 +245,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn copy_link(&mut self, link: i32, target: &CStr) -> Done {
+    fn copy_link(&mut self, link: i32, target: &CStr) -> StepResult {
         let mut text = [0_u8; libc::PATH_MAX as usize];
         let length = file::readlinkat(link, c"", &mut text[..libc::PATH_MAX as usize - 1])?;
         text[length] = 0;
@@ -251,7 +253,7 @@ impl World<'_> {
         self.symlink(target, text)
     }
 
-    pub(crate) fn attributes(&mut self, step: StepRef) -> Done {
+    pub(crate) fn attributes(&mut self, step: StepRef) -> StepResult {
         let StepRef::Attributes {
             target,
             set,
@@ -263,7 +265,7 @@ impl World<'_> {
         else {
             return Err(Errno::EINVAL.into());
         };
-        // A directory that is held was looked up after the last mount on it.
+        // A cached directory was opened after the last mount on it, so it is that mount.
         let held = if target == c"/" {
             Some(self.root)
         } else {
@@ -289,7 +291,7 @@ impl World<'_> {
         )?)
     }
 
-    pub(crate) fn protect(&mut self, target: &CStr, how: Protection) -> Done {
+    pub(crate) fn protect(&mut self, target: &CStr, how: Protection) -> StepResult {
         let place = match lookup(self.root, target, 0, true) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => {
                 self.report.note(self.step, Outcome::Skipped as u8);
@@ -319,9 +321,9 @@ impl World<'_> {
         }
     }
 
-    /// One empty read-only tmpfs serves all masked directories: a superblock each would be the dearest
-    /// part of the whole set-up.
-    fn mask_directory(&mut self, target: &CStr, place: i32) -> Done {
+    /// Masks a directory. All masked directories share one empty read-only tmpfs, because making a
+    /// superblock for each would take longer than all other steps.
+    fn mask_directory(&mut self, target: &CStr, place: i32) -> StepResult {
         if self.empty >= 0 {
             let tree = mount::open_tree(self.empty, c"", OPEN_TREE_CLONE)?;
             return Ok(mount::move_mount(tree, place)?);
@@ -334,13 +336,14 @@ impl World<'_> {
             libc::MS_RDONLY,
             c"nr_blocks=1,nr_inodes=1",
         )?;
-        // Kept open, by its path now that it covers the directory: later masks are clones of it.
+        // The tmpfs now covers the directory, so its path leads to it. It stays open: later masks
+        // are copies of this mount.
         self.empty = lookup(self.root, target, 0, true)?;
         Ok(())
     }
 
-    /// The container's null device, checked to be it: an image may have put a link there
-    /// (CVE-2025-31133).
+    /// Opens the container's `/dev/null` and checks that it is the null device: an image may have a
+    /// symbolic link there (CVE-2025-31133).
     fn null_device(&mut self) -> Result<i32, Fault> {
         if self.null < 0 {
             let null = lookup(self.root, c"/dev/null", libc::O_NOFOLLOW, true)?;
@@ -353,7 +356,7 @@ impl World<'_> {
         Ok(self.null)
     }
 
-    pub(crate) fn node(&mut self, step: StepRef) -> Done {
+    pub(crate) fn node(&mut self, step: StepRef) -> StepResult {
         let StepRef::Node {
             path,
             mode,
@@ -384,8 +387,9 @@ impl World<'_> {
         Ok(())
     }
 
-    /// mknod is refused in a user namespace: the host's device is bound onto an empty file.
-    fn bind_node(&self, path: &CStr, directory: i32, name: &CStr) -> Done {
+    /// Binds the host's device onto an empty file, because a process in a user namespace may not
+    /// call mknod(2) for devices.
+    fn bind_node(&self, path: &CStr, directory: i32, name: &CStr) -> StepResult {
         let source = |errno| Fault::with(errno, Detail::Source);
         let tree = mount::open_tree(libc::AT_FDCWD, path, OPEN_TREE_CLONE).map_err(source)?;
         match file::mknodat(directory, name, libc::S_IFREG | 0o666, 0) {
@@ -398,7 +402,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn symlink(&mut self, path: &CStr, target: &CStr) -> Done {
+    pub(crate) fn symlink(&mut self, path: &CStr, target: &CStr) -> StepResult {
         let (directory, name) = self.parent_of(path)?;
         match file::symlinkat(target, directory, name) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -406,26 +410,26 @@ impl World<'_> {
         }
     }
 
-    /// Puts the terminal's peer on `/dev/console`, from its descriptor.
-    pub fn mount_console(&mut self, peer: i32) -> Done {
+    /// Binds the terminal's peer on `/dev/console`, by its descriptor.
+    pub fn mount_console(&mut self, peer: i32) -> StepResult {
         let place = self.target(c"/dev/console", Create::LikeSource, false, false)?;
         let tree = mount::open_tree(peer, c"", OPEN_TREE_CLONE)?;
         Ok(mount::move_mount(tree, place)?)
     }
 }
 
-/// What is found in the place of a node.
+/// The file that already has the name of a device node.
 enum Existing {
-    /// The node that is asked for.
+    /// The node that the step asks for.
     Same,
-    /// An empty file: what a bind was put on when the same root was used where mknod is refused.
+    /// An empty file, which an earlier container on the same root file system made for a bind.
     Empty,
 }
 
-/// A node that is there already must be the one that is asked for.
+/// Checks that an existing file is the node that the step asks for, or an empty file.
 fn existing_node(directory: i32, name: &CStr, mode: u32, device: u64) -> Result<Existing, Fault> {
-    let there = file::openat(directory, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
-    let stat = file::fstat(there)?;
+    let existing = file::openat(directory, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+    let stat = file::fstat(existing)?;
     let kind = stat.st_mode & libc::S_IFMT;
     if kind == mode & libc::S_IFMT && (stat.st_rdev == device || kind == libc::S_IFIFO) {
         Ok(Existing::Same)

@@ -1,10 +1,10 @@
-//! Names inside the container's root: every path is resolved by openat2 from the root's descriptor,
-//! and what is missing is made by descriptor, so that a name swapped between check and use leads
-//! nowhere else (CVE-2021-30465, CVE-2024-45310).
+//! Paths within the container's root. Every path is resolved by openat2(2) from the root's
+//! descriptor, and missing directories are made by descriptor, so that a path component that is
+//! swapped between check and use cannot lead out of the root (CVE-2021-30465, CVE-2024-45310).
 
+use crate::step::child::ChildState;
 use crate::step::container::Create;
 use crate::step::report::{Detail, Fault};
-use crate::step::world::World;
 use crate::sys::file::{self};
 use crate::sys::resolve::Fresh;
 use crate::sys::resolve::Parent;
@@ -16,8 +16,8 @@ use crate::sys::resolve::split;
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-impl World<'_> {
-    /// The place where a mount goes.
+impl ChildState<'_> {
+    /// Opens the target of a mount, and makes it first if `create` permits.
     pub fn target(
         &mut self,
         path: &CStr,
@@ -50,7 +50,7 @@ impl World<'_> {
             self.parent.get(parent_path)
         };
         match (cached, directory) {
-            // The directory that is held was filled by hull just now: the name is most likely missing.
+            // hull has just made the cached directory, so the name is most likely missing in it.
             (Some(parent), Some(directory)) => {
                 create(parent, name, directory)?;
                 self.look_in(parent, name, path, follow)
@@ -67,7 +67,7 @@ impl World<'_> {
         }
     }
 
-    /// A name in a directory that is held; a symbolic link must be resolved from the root.
+    /// Opens a name in a cached directory; a symbolic link is resolved from the root.
     fn look_in(&self, parent: i32, name: &CStr, path: &CStr, follow: bool) -> Result<i32, Errno> {
         match lookup(parent, name, 0, false) {
             Err(Errno::ELOOP) => lookup(self.root, path, 0, follow),
@@ -75,10 +75,10 @@ impl World<'_> {
         }
     }
 
-    /// A new directory in a file system that init itself has just mounted, as a name in the working
-    /// directory. Nobody else can reach that file system before the program runs (its mount
-    /// namespace is new, and init is not dumpable), so the name leads to what was made. Everywhere
-    /// else names are opened first, and mounted on by descriptor.
+    /// Makes a directory in a tmpfs that the child itself has just mounted, and returns its name in
+    /// the working directory. No other process can reach that tmpfs before execve(2) (its mount
+    /// namespace is new, and the child is not dumpable), so the name leads to the new directory.
+    /// Everywhere else a target is opened first, and mounted on by its descriptor.
     pub fn new_name<'p>(&mut self, path: &'p CStr) -> Result<Option<&'p CStr>, Errno> {
         let (directory, name) = split(path)?;
         if !self.fresh.is(directory) {
@@ -99,13 +99,14 @@ impl World<'_> {
         Ok(Some(name))
     }
 
-    /// Makes a mount's target the working directory, where a mount on `.` lands without a path.
+    /// Changes to a mount's target, so that mount(2) on `.` resolves no path.
     pub fn enter(&mut self, place: i32) -> Result<(), Errno> {
         self.parent.entered = false;
         file::fchdir(place)
     }
 
-    /// A directory of the container, made if missing, and kept for the next name.
+    /// Opens a directory of the container, makes it if it is missing, and caches it for the next
+    /// path.
     fn directory(&mut self, path: &[u8]) -> Result<i32, Errno> {
         if let Some(descriptor) = self.parent.get(path) {
             return Ok(descriptor);
@@ -121,7 +122,7 @@ impl World<'_> {
         Ok(descriptor)
     }
 
-    /// The directory that holds a path's last component, made if missing, and that component.
+    /// The parent directory of a path, which is made if it is missing, and the last component.
     pub fn parent_of<'p>(&mut self, path: &'p CStr) -> Result<(i32, &'p CStr), Fault> {
         let (directory, name) = split(path)?;
         let held = self
@@ -130,7 +131,7 @@ impl World<'_> {
         Ok((held, name))
     }
 
-    /// After a mount: what was held below or at it may lie under it now.
+    /// Drops cached directories that a new mount on `target` may cover.
     pub fn mounted(&mut self, target: &CStr) {
         let path = target.to_bytes();
         let covers = |held: &[u8]| held.starts_with(path) || path == b"/";
@@ -142,7 +143,7 @@ impl World<'_> {
         }
     }
 
-    /// After the mount of an empty tmpfs, in a mount namespace of init's own.
+    /// The same for a new empty tmpfs, which is also cached if the mount namespace is new.
     pub fn mounted_empty(&mut self, target: &CStr) {
         self.mounted(target);
         if self.own_mounts {

@@ -1,16 +1,16 @@
-//! The container's root: attaching it, leaving the old one, and what is written through procfs.
+//! Attaches the container's root, and changes to it.
 
+use crate::step::child::{ChildState, StepResult};
 use crate::step::container::{Leave, slot};
 use crate::step::report::{Detail, Fault};
-use crate::step::world::{Done, World};
 use crate::sys::file::{self};
 use crate::sys::mount::{self, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE};
 use crate::sys::resolve::Parent;
 use std::ffi::CStr;
 
-impl World<'_> {
-    /// In the host's own mount namespace nothing may be attached to `/`.
-    pub fn open_root(&mut self, path: &CStr) -> Done {
+impl ChildState<'_> {
+    /// Opens the root without attaching it, for a container in the host's mount namespace.
+    pub fn open_root(&mut self, path: &CStr) -> StepResult {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         self.own_mounts = false;
         self.root = file::openat(libc::AT_FDCWD, path, flags, 0)
@@ -18,10 +18,10 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Attaches the root on its own directory, where createContainer hooks look for it. A child in a
-    /// user namespace may lack the right to reach that directory: then on top of `/`, from where
-    /// pivot_root can take it as well.
-    pub fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> Done {
+    /// Attaches the root on its own directory, where createContainer hooks expect it. If a child in
+    /// a user namespace has no permission to reach that directory, the root is attached on `/`,
+    /// which pivot_root(2) accepts as well.
+    pub fn attach_root(&mut self, path: &CStr, recursive: bool, propagation: u64) -> StepResult {
         let tree = match self.slots.get(slot::ROOT as usize) {
             Some(&tree) if tree >= 0 => tree,
             _ => {
@@ -48,13 +48,13 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn leave(&mut self, how: Leave) -> Done {
+    pub(crate) fn leave(&mut self, how: Leave) -> StepResult {
         file::fchdir(self.root)?;
         match how {
             Leave::Pivot => {
                 mount::pivot_root(c".", c".")?;
-                // The old root now lies on top of the new one at `.`, and is what this unmounts
-                // (pivot_root(2), NOTES).
+                // The old root is now mounted on top of the new one at `.`, so this unmounts the
+                // old one (pivot_root(2), NOTES).
                 mount::umount(c".", libc::MNT_DETACH)?;
             }
             Leave::Move => {

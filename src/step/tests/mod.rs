@@ -1,12 +1,12 @@
-//! Of the script as bytes.
+//! Tests of the encoding of container steps.
 
 mod wire;
 
-/// Numbers that look random and are the same in every run (xorshift64*).
+/// A pseudorandom generator whose numbers are the same in every run (xorshift64*).
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed that is not 0.
+    /// Seeds the generator; 0 counts as 1.
     pub fn new(seed: u64) -> Self {
         Self(seed.max(1))
     }
@@ -18,12 +18,12 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Below a limit that is not 0.
+    /// A number below `limit`, which must not be 0.
     pub fn below(&mut self, limit: usize) -> usize {
         ((self.next() >> 32) as usize) % limit
     }
 
-    /// Small ones, large ones, and those at the ends.
+    /// A number: small, large, or one of the limits 0, `u32::MAX` and `u64::MAX`.
     pub fn number(&mut self) -> u64 {
         match self.below(6) {
             0 => 0,
@@ -34,7 +34,7 @@ impl Random {
         }
     }
 
-    /// Mostly few.
+    /// Random bytes: mostly fewer than 40, rarely 5000.
     pub fn bytes(&mut self) -> Vec<u8> {
         let count = if self.below(20) == 0 {
             5000
@@ -44,7 +44,7 @@ impl Random {
         (0..count).map(|_| self.next() as u8).collect()
     }
 
-    /// Without NUL, of one to four bytes a character.
+    /// A random string without NUL, whose characters have one to four bytes.
     pub fn text(&mut self) -> String {
         const LETTERS: [char; 8] = ['a', '/', '.', ' ', '\n', '=', 'é', '🐚'];
         let count = if self.below(20) == 0 {

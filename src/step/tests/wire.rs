@@ -1,11 +1,11 @@
-//! What is written is read back the same, and bytes that are no script are an error: never a panic,
+//! Encoded steps are decoded to the same steps, and malformed bytes are an error: never a panic,
 //! and never a field that reaches beyond the bytes (CVE-2021-43784 was an overflowing length in a
 //! runtime's encoded bootstrap).
 
+use crate::step::child::Buffers;
 use crate::step::container::{Step, StepRef};
 use crate::step::tests::Random;
 use crate::step::wire::{Bytes, Field, Malformed, Reader, Str, Strs, U32s};
-use crate::step::world::Scratch;
 
 fn encode(steps: &[Step]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -31,18 +31,18 @@ fn shuffled(random: &mut Random) -> Vec<Step> {
 }
 
 #[test]
-fn every_kind_comes_back_as_it_went() {
+fn every_step_is_decoded_as_it_was_encoded() {
     let mut random = Random::new(1);
     for _ in 0..300 {
         let steps = shuffled(&mut random);
         let bytes = encode(&steps);
         assert_eq!(decode(&bytes), Ok(steps));
-        assert!(Scratch::for_script(&bytes).is_ok());
+        assert!(Buffers::for_steps(&bytes).is_ok());
     }
 }
 
 #[test]
-fn kinds_have_tags_of_their_own() {
+fn each_step_has_its_own_tag() {
     let steps = Step::any_of_each(&mut Random::new(2));
     let mut tags: Vec<u8> = steps
         .iter()
@@ -53,10 +53,9 @@ fn kinds_have_tags_of_their_own() {
     assert_eq!(tags.len(), steps.len());
 }
 
-/// A script that is cut anywhere but between steps is malformed; between steps it is a shorter
-/// script.
+/// Bytes that are cut within a step are malformed.
 #[test]
-fn truncated_scripts() {
+fn truncated_steps() {
     let mut random = Random::new(3);
     for step in (0..8)
         .flat_map(|_| Step::any_of_each(&mut random))
@@ -73,11 +72,10 @@ fn truncated_scripts() {
     }
 }
 
-/// Bytes are changed, put in and taken out: the answer is a script or `Malformed`. A script that is
-/// read is the one that was written: every byte of it was looked at, so writing it again gives the
-/// same bytes.
+/// Bytes are changed, inserted and removed: the result is a list of steps or `Malformed`. The steps
+/// that are decoded encode to the same bytes again, which shows that the decoder used every byte.
 #[test]
-fn mutated_scripts() {
+fn mutated_steps() {
     let mut random = Random::new(4);
     let (mut read, mut refused) = (0, 0);
     for _ in 0..200 {
@@ -95,7 +93,7 @@ fn mutated_scripts() {
                 Ok(_) => read += 1,
                 Err(Malformed) => refused += 1,
             }
-            assert_eq!(Scratch::for_script(&bytes).is_ok(), decode(&bytes).is_ok());
+            assert_eq!(Buffers::for_steps(&bytes).is_ok(), decode(&bytes).is_ok());
         }
     }
     assert!(
@@ -104,8 +102,8 @@ fn mutated_scripts() {
     );
 }
 
-/// `own` replaces bytes that are no UTF-8, so what was written again can only be compared where
-/// there are none.
+/// Whether all strings are UTF-8. `own` replaces other bytes, so the steps would encode
+/// differently.
 fn is_text(bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes);
     while !reader.is_empty() {
@@ -127,7 +125,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
             bytes.remove(at);
         }
         3 => bytes.insert(at, random.number() as u8),
-        // A length at its end.
+        // A length at its maximum.
         _ => bytes
             .iter_mut()
             .skip(at)
@@ -136,17 +134,17 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Bytes that nobody wrote.
+/// Random bytes.
 #[test]
 fn garbage() {
     let mut random = Random::new(5);
     for _ in 0..20_000 {
         let bytes = random.bytes();
-        assert_eq!(Scratch::for_script(&bytes).is_ok(), decode(&bytes).is_ok());
+        assert_eq!(Buffers::for_steps(&bytes).is_ok(), decode(&bytes).is_ok());
     }
 }
 
-/// Lengths and counts that would overflow, or promise more than there is, take nothing.
+/// Lengths and counts that overflow, or exceed the number of bytes left, are malformed.
 #[test]
 fn lengths_beyond_the_end() {
     for length in [
@@ -182,7 +180,7 @@ fn lengths_beyond_the_end() {
     }
 }
 
-/// A string with a NUL inside would reach the kernel shorter than it was checked.
+/// The kernel would read a string with a NUL byte shorter than it was validated.
 #[test]
 fn strings_end_where_they_say() {
     let read =

@@ -5,7 +5,7 @@
 
 use crate::settings::vm::GuestMemory;
 use crate::spec::config::Resources;
-use crate::state::Decided;
+use crate::state::PolicyOutcome;
 use crate::sys::fd::Fd;
 use crate::sys::{file, socket as raw};
 use crate::vm::channel::message::{FromGuest, Task};
@@ -81,7 +81,7 @@ pub(crate) enum ToParent {
     /// The container is created, or the exec's program runs: the outcomes of the steps' policies,
     /// and what the guest's kernel can do. The parent answers with one byte when it has written
     /// the record; from then on the container outlives it.
-    Ready(Vec<Decided>, Option<Box<crate::facts::Facts>>),
+    Ready(Vec<PolicyOutcome>, Option<Box<crate::facts::Facts>>),
     /// Creating the container failed: the error, and hull's exit status if it is not the usual.
     Failed(String, Option<u8>),
 }

@@ -1,6 +1,6 @@
 //! What the monitor needs to boot the VM and to create the container in it.
 
-use crate::compile::Options as CreateOptions;
+use crate::compile::CreateOptions;
 use crate::settings::vm::VmOptions;
 use crate::spec::Spec;
 use crate::step::container::slot;

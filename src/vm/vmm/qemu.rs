@@ -15,7 +15,7 @@ use crate::namespaces::spawn::Child;
 use crate::plan;
 use crate::spec::Spec;
 use crate::spec::config::Config;
-use crate::step::draft::Request;
+use crate::step::draft::PlanRequest;
 use crate::sys::fd::Fd;
 use crate::sys::{file, process};
 use crate::vm::stdio::stream_pair;
@@ -319,16 +319,17 @@ fn spawn_confined(config: &VmConfig, args: Vec<String>, last: i32) -> Result<Chi
         .map_err(|error| Error::new(format!("config of QEMU's container: {error}")))?;
     let spec = Spec::check(container, directory.clone())?;
     let facts = Facts::probe(&spec)?;
-    let request = Request {
+    let request = PlanRequest {
         id: config.id.to_owned(),
         no_new_keyring: true,
         preserve_fds: (last - 2).max(0) as u32,
         dies_with_parent: true,
-        ..Request::default()
+        ..PlanRequest::default()
     };
     let plan = plan::plan(&spec, &facts, &request)?;
-    let mut no_record =
-        |_: i32, _: Option<crate::cgroups::group::Record>, _: Vec<crate::state::Decided>| Ok(());
+    let mut no_record = |_: i32,
+                         _: Option<crate::cgroups::group::Record>,
+                         _: Vec<crate::state::PolicyOutcome>| Ok(());
     let mut namespaces = Namespaces {
         target: Target {
             spec: &spec,

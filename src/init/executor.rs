@@ -1,29 +1,30 @@
-//! `init`: the one executor of `inside`. The cloned child calls [`walk`], and so does `hull init`
+//! The one executor of container steps. The cloned child calls [`execute`], and so does `hull init`
 //! in a fresh process.
 //!
-//! From here to execve there is no allocation, no lock, no logging and no exit handler: only plain
-//! system calls (see DESIGN in `docs/design.md`; a peer hangs for breaking this). Everything that
-//! needs room is in [`Scratch`], made before the clone. A failure is stored in the shared page as
-//! (step, error number, detail); the parent, who has the plan, words it.
+//! From here to execve(2) there is no allocation, no lock, no logging and no exit handler: only
+//! plain system calls (see `docs/design.md`). A process that was cloned from one with threads may
+//! hang in malloc(3), because another thread held the allocator's lock. The child's [`Buffers`] are
+//! allocated before the clone. A failure is stored in the report page as (step, error number,
+//! detail); hull, which has the plan, words the error.
 
 use crate::process::child::identity;
+use crate::step::child::Buffers;
+use crate::step::child::ChildState;
+use crate::step::child::StepResult;
 use crate::step::container::{Attribute, StepRef};
 use crate::step::report::{Detail, Fault};
 use crate::step::wire::{Malformed, Reader};
-use crate::step::world::Done;
-use crate::step::world::Scratch;
-use crate::step::world::World;
 use crate::sys::page::Report;
 use crate::sys::{self, Sys, process};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
 
-/// Executes a script to its end, which is execve; never returns.
-pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch) -> ! {
-    let mut world = World {
+/// Executes encoded container steps up to the last one, which is execve(2). It never returns.
+pub fn execute(steps: &[u8], slots: &[i32], report: &Report, buffers: &mut Buffers) -> ! {
+    let mut child = ChildState {
         slots,
         report,
-        scratch,
+        buffers,
         step: 0,
         started: None,
         root: libc::AT_FDCWD,
@@ -34,26 +35,26 @@ pub fn walk(inside: &[u8], slots: &[i32], report: &Report, scratch: &mut Scratch
         own_mounts: true,
         program: 0,
     };
-    let mut reader = Reader::new(inside);
+    let mut reader = Reader::new(steps);
     loop {
-        report.step.store(world.step, Ordering::Relaxed);
+        report.step.store(child.step, Ordering::Relaxed);
         if reader.is_empty() {
-            // A container without a process: its start is its end.
+            // A container without `process` has no execve(2): it stops when it is started.
             process::exit(0);
         }
         let done = match StepRef::get(&mut reader) {
-            Ok(step) => world.execute(step),
+            Ok(step) => child.execute(step),
             Err(Malformed) => Err(Fault::with(Errno::EBADMSG, Detail::Malformed)),
         };
         if let Err(fault) = done {
-            world.fail(fault);
+            child.fail(fault);
         }
-        world.step += 1;
+        child.step += 1;
     }
 }
 
-impl World<'_> {
-    fn execute(&mut self, step: StepRef) -> Done {
+impl ChildState<'_> {
+    fn execute(&mut self, step: StepRef) -> StepResult {
         match step {
             StepRef::Barrier { kind } => self.barrier(kind),
             StepRef::Set {

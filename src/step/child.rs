@@ -1,5 +1,5 @@
-//! What the child keeps while it runs container steps. It is made before the clone; from there to
-//! execve nothing allocates, locks or logs.
+//! The child's state while it executes container steps. Its buffers are allocated before the clone;
+//! from there to execve(2) nothing allocates, locks or logs.
 
 use super::container::{Barrier, StepRef, slot};
 use super::report::{Detail, Fault};
@@ -12,28 +12,28 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
-/// A step's result.
-pub type Done = Result<(), Fault>;
+/// The result of a container step.
+pub type StepResult = Result<(), Fault>;
 
-/// Room that the walker uses, sized before the clone.
-pub struct Scratch {
-    /// For argv and envp.
+/// The child's buffers, allocated before the clone.
+pub struct Buffers {
+    /// The pointers of argv and envp.
     pub arrays: process::Arrays,
-    /// For the program's path and HOME.
+    /// The program's path, and HOME.
     pub text: Vec<u8>,
-    /// For a hook's state.
+    /// The state document of a hook.
     pub state: Vec<u8>,
 }
 
-impl Scratch {
+impl Buffers {
     const TEXT: usize = 3 * libc::PATH_MAX as usize;
 
-    /// Measures a script and makes the room it needs.
+    /// Allocates buffers that are large enough for these encoded steps.
     ///
     /// # Errors
-    /// [`Malformed`] when the bytes are no script.
-    pub fn for_script(inside: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(inside);
+    /// [`Malformed`]: the bytes are not container steps.
+    pub fn for_steps(steps: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(steps);
         let (mut strings, mut state) = (0, 0);
         while !reader.is_empty() {
             match StepRef::get(&mut reader)? {
@@ -60,31 +60,31 @@ impl Scratch {
     }
 }
 
-/// What the walker holds between steps.
-pub struct World<'a> {
+/// What the child keeps from one container step to the next.
+pub struct ChildState<'a> {
     pub(crate) slots: &'a [i32],
     pub(crate) report: &'a Report,
-    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) buffers: &'a mut Buffers,
     pub(crate) step: u32,
-    /// The step that waited for `start`, once it has come.
+    /// The index of the step that waited for `start`, after `start` has come.
     pub started: Option<u32>,
-    /// The container's root: the detached mount before the pivot, the process's own root after.
+    /// A descriptor of the container's root: of the mount before the pivot, of `/` after it.
     pub root: i32,
-    /// A detached empty read-only tmpfs that masks directories, once made.
+    /// A descriptor of the empty read-only tmpfs that masks directories; -1 before it is mounted.
     pub empty: i32,
-    /// The container's null device, once it is checked.
+    /// A descriptor of the container's null device; -1 before it is opened and checked.
     pub null: i32,
-    /// The directory of the last name.
+    /// The directory in which the last path was resolved.
     pub parent: crate::sys::resolve::Parent,
-    /// The last empty file system that was mounted.
+    /// The last empty tmpfs that was mounted.
     pub fresh: crate::sys::resolve::Fresh,
-    /// The mount namespace is new: nobody else is in it.
+    /// The mount namespace is new, so no other process is in it.
     pub own_mounts: bool,
-    /// How long the program's path in the scratch text is, with its NUL; 0 before it is looked up.
+    /// The length of the program's path in [`Buffers::text`] with its NUL; 0 before it is found.
     pub program: usize,
 }
 
-impl World<'_> {
+impl ChildState<'_> {
     pub(crate) fn slot(&self, index: u32) -> Sys<i32> {
         match self.slots.get(index as usize) {
             Some(&descriptor) if descriptor >= 0 => Ok(descriptor),
@@ -92,15 +92,15 @@ impl World<'_> {
         }
     }
 
-    pub(crate) fn enroll(&self, first: u32, count: u32) -> Done {
+    pub(crate) fn enroll(&self, first: u32, count: u32) -> StepResult {
         for slot in first..first.saturating_add(count) {
             sys::file::write(self.slot(slot)?, b"0")?;
         }
         Ok(())
     }
 
-    /// Meets the parent; its end of the socket closing is its death.
-    pub fn barrier(&mut self, kind: Barrier) -> Done {
+    /// Synchronises with hull. If hull exits, its end of the socket closes.
+    pub fn barrier(&mut self, kind: Barrier) -> StepResult {
         let socket = self.slot(slot::SYNC)?;
         if matches!(kind, Barrier::Hooks | Barrier::Ready) {
             sys::socket::send(socket, &[kind as u8])?;
@@ -115,16 +115,16 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Closes every descriptor from `first` on but the two that are needed until execve, which
-    /// close there.
+    /// Closes every descriptor from `first` on, except the two that are needed until execve(2) and
+    /// are close-on-exec.
     pub fn close_others(&self, first: i32) {
         let needed = |which| self.slot(which).unwrap_or(-1);
         sys::file::close_all_but(first, &mut [needed(slot::SYNC), needed(slot::START)]);
     }
 
-    /// Loads the filter. With a listener, the child waits for its parent by looking at memory: no
-    /// filter can catch that.
-    pub fn filter(&mut self, program: &[u8], flags: u32, notify: bool) -> Done {
+    /// Loads the seccomp filter. With a listener, the child polls a word of the report page until
+    /// hull has taken it: that needs no system call, which the filter might refuse.
+    pub fn filter(&mut self, program: &[u8], flags: u32, notify: bool) -> StepResult {
         const NEW_LISTENER: u32 = 8;
         let flags = flags | if notify { NEW_LISTENER } else { 0 };
         let listener = sys::ids::seccomp_filter(program, flags)?;
@@ -139,8 +139,9 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Whoever called `start` learns of what fails from here on by the fifo.
-    pub fn wait_start(&mut self) -> Done {
+    /// Waits for `start`. From here on a failure is written to the fifo, from which `start` reads
+    /// it.
+    pub fn wait_start(&mut self) -> StepResult {
         self.report.filtered.store(1, Ordering::Release);
         let mut byte = [0_u8; 1];
         sys::file::read(self.slot(slot::START)?, &mut byte)?;
@@ -160,10 +161,10 @@ impl World<'_> {
     }
 }
 
-impl World<'_> {
-    /// Writes below the host's procfs, whose descriptor no mount of the container can shadow
-    /// (CVE-2025-52881).
-    pub(crate) fn write_proc(&self, path: &CStr, value: &CStr, resolve: u64) -> Done {
+impl ChildState<'_> {
+    /// Writes to a file of the host's procfs by its descriptor, so that no mount of the container
+    /// can redirect the write (CVE-2025-52881).
+    pub(crate) fn write_proc(&self, path: &CStr, value: &CStr, resolve: u64) -> StepResult {
         let proc = self
             .slot(slot::PROC)
             .map_err(|errno| Fault::with(errno, Detail::NotProc))?;
