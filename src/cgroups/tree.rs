@@ -2,6 +2,7 @@
 //! assumed.
 
 use super::file;
+use crate::sys::mountinfo::{self, Mount};
 use crate::{Context, Result};
 use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
@@ -85,10 +86,9 @@ impl Tree {
     /// # Errors
     /// One of these cannot be read.
     pub fn probe(uid: u32, in_user_namespace: bool) -> Result<Self> {
-        let mountinfo =
-            file::read_records("/proc/self", "mountinfo").on("read", "/proc/self/mountinfo")?;
+        let mounts = mountinfo::of("self")?;
         let own = file::read("/proc/self", "cgroup").on("read", "/proc/self/cgroup")?;
-        let mut tree = Self::parse(&mountinfo, &own);
+        let mut tree = Self::of(&mounts, &own);
         tree.uid = uid;
         // The first user namespace's root may write wherever the mount may. Everyone else must ask.
         let privileged = uid == 0 && !in_user_namespace;
@@ -109,17 +109,13 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The tree that the texts of /proc/self/mountinfo and /proc/self/cgroup describe; v2's
-    /// controllers are not in them.
-    pub fn parse(mountinfo: &str, own: &str) -> Self {
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+    /// The tree that some mounts and the text of /proc/self/cgroup describe; v2's controllers are
+    /// not in them.
+    pub(crate) fn of(mounts: &[Mount], own: &str) -> Self {
         let groups: Vec<(Vec<&str>, &str)> = own.lines().filter_map(parse_own).collect();
         let mut tree = Self::default();
-        for mount in mounts
-            .iter()
-            .filter(|m| m.version.is_some() && !m.is_covered(&mounts))
-        {
-            let Some(version) = mount.version else {
+        for mount in mounts {
+            let Some(version) = version(mount).filter(|_| !is_covered(mount, mounts)) else {
                 continue;
             };
             let group = groups.iter().find(|(names, _)| match version {
@@ -131,8 +127,8 @@ impl Tree {
             let Some((names, path)) = group else { continue };
             let hierarchy = Hierarchy {
                 version,
-                mount_point: mount.mount_point.clone(),
-                root: mount.root.clone(),
+                mount_point: mount.mount_point.to_string_lossy().into_owned(),
+                root: mount.root.to_string_lossy().into_owned(),
                 controllers: if version == Version::V1 {
                     names.iter().map(|&n| n.to_owned()).collect()
                 } else {
@@ -140,7 +136,7 @@ impl Tree {
                 },
                 near_controllers: Vec::new(),
                 own: path.trim_end_matches(" (deleted)").to_owned(),
-                writable: !mount.read_only,
+                writable: !is_read_only(mount),
             };
             tree.offer(hierarchy);
         }
@@ -187,95 +183,40 @@ fn parse_own(line: &str) -> Option<(Vec<&str>, &str)> {
     Some((fields.next()?.split(',').collect(), fields.next()?))
 }
 
-/// The fields of a mountinfo line that matter here (proc_pid_mountinfo(5)).
-struct Mount {
-    id: u64,
-    parent: u64,
-    root: String,
-    mount_point: String,
-    version: Option<Version>,
-    super_options: Vec<String>,
-    read_only: bool,
+/// Which interface a mount speaks; none where it is not a cgroup file system.
+fn version(mount: &Mount) -> Option<Version> {
+    match mount.fstype.as_str() {
+        "cgroup" => Some(Version::V1),
+        "cgroup2" => Some(Version::V2),
+        _ => None,
+    }
 }
 
-impl Mount {
-    fn parse(line: &str) -> Option<Self> {
-        let (front, back) = line.split_once(" - ")?;
-        let front: Vec<&str> = front.split(' ').collect();
-        let back: Vec<&str> = back.split(' ').collect();
-        let super_options: Vec<String> = back
-            .get(2)
-            .unwrap_or(&"")
-            .split(',')
-            .map(str::to_owned)
-            .collect();
-        let read_only =
-            front.get(5)?.split(',').any(|o| o == "ro") || super_options.iter().any(|o| o == "ro");
-        Some(Self {
-            id: front.first()?.parse().ok()?,
-            parent: front.get(1)?.parse().ok()?,
-            root: unescape(front.get(3)?),
-            mount_point: unescape(front.get(4)?),
-            version: match *back.first()? {
-                "cgroup" => Some(Version::V1),
-                "cgroup2" => Some(Version::V2),
-                _ => None,
-            },
-            super_options,
-            read_only,
+fn is_read_only(mount: &Mount) -> bool {
+    let mut options = mount.options.iter().chain(&mount.super_options);
+    options.any(|option| option == "ro")
+}
+
+/// Whether another mount lies over a mount's path. The path leads through the mounts that this one
+/// is mounted on; it is cut where one of those, or this one, carries another mount at or above the
+/// place where the path goes on.
+fn is_covered(mount: &Mount, all: &[Mount]) -> bool {
+    let mut chain = vec![mount];
+    while let Some(below) = all
+        .iter()
+        .find(|m| m.id == chain[chain.len() - 1].parent && chain.iter().all(|c| c.id != m.id))
+    {
+        chain.push(below);
+    }
+    all.iter()
+        .filter(|other| chain.iter().all(|c| c.id != other.id))
+        .any(|other| {
+            let Some(at) = chain.iter().position(|c| c.id == other.parent) else {
+                return false;
+            };
+            // Where the path goes on: at the next mount of the chain, or at this one's own root.
+            chain[at.saturating_sub(1)]
+                .mount_point
+                .starts_with(&other.mount_point)
         })
-    }
-
-    /// Whether another mount lies over this one's path. The path leads through the mounts that this
-    /// one stands on; it is cut where one of those, or this one, carries another mount at or above
-    /// the place where the way goes on.
-    fn is_covered(&self, all: &[Self]) -> bool {
-        let mut chain = vec![self];
-        while let Some(below) = all
-            .iter()
-            .find(|m| m.id == chain[chain.len() - 1].parent && chain.iter().all(|c| c.id != m.id))
-        {
-            chain.push(below);
-        }
-        let is_at_or_above = |path: &str, other: &str| {
-            other
-                .strip_prefix(path.trim_end_matches('/'))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        all.iter()
-            .filter(|other| chain.iter().all(|c| c.id != other.id))
-            .any(|other| {
-                let Some(at) = chain.iter().position(|c| c.id == other.parent) else {
-                    return false;
-                };
-                // What the way goes on with: the next mount of the chain, or this one's own root.
-                is_at_or_above(&other.mount_point, &chain[at.saturating_sub(1)].mount_point)
-            })
-    }
-}
-
-/// mountinfo writes blanks, tabs, line ends and backslashes as three octal digits.
-fn unescape(text: &str) -> String {
-    if !text.contains('\\') {
-        return text.to_owned();
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let mut ahead = bytes.clone();
-        let mut digit = || {
-            ahead
-                .next()
-                .filter(|d| (b'0'..=b'7').contains(d))
-                .map(|d| u32::from(d - b'0'))
-        };
-        match (byte, digit(), digit(), digit()) {
-            (b'\\', Some(a), Some(b), Some(c)) => {
-                out.push((a * 64 + b * 8 + c) as u8);
-                bytes = ahead;
-            }
-            _ => out.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
