@@ -8,7 +8,7 @@ use crate::spec::config::{
     Capabilities, Config, ConsoleSize, Cpu, DeviceRule, Linux, Memory, Mount, Namespace, Pids,
     Process, Resources, Root, Seccomp, User,
 };
-use crate::spec::default::{MASKED_PATHS, PATH, READONLY_PATHS};
+use crate::spec::default::{MASKED_PATHS, READONLY_PATHS, SEARCH_PATH};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
@@ -59,7 +59,10 @@ fn process(ask: &Ask, host: &Host) -> Process {
         .as_deref()
         .filter(|term| !term.is_empty() && ask.tty)
         .unwrap_or(if ask.tty { "xterm" } else { "" });
-    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", ask.hostname)];
+    let mut env = vec![
+        format!("PATH={SEARCH_PATH}"),
+        format!("HOSTNAME={}", ask.hostname),
+    ];
     env.extend((!term.is_empty()).then(|| format!("TERM={term}")));
     // Where a name comes twice, the last one stands alone.
     for variable in &ask.env {

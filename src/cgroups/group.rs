@@ -44,8 +44,8 @@ impl Plan {
     }
 }
 
-/// The live handle. Dropped before [`Group::commit`], it removes the directories that it made and stops
-/// the unit.
+/// The live handle. Dropped before [`Group::commit`], it removes the directories that it made and
+/// stops the unit.
 #[derive(Debug)]
 pub struct Group {
     pub(super) driver: Driver,
@@ -255,8 +255,8 @@ impl Group {
         }
     }
 
-    /// v2's directory as an fd, and the rule of threads: below a cgroup that has processes or threads
-    /// no domain can be.
+    /// v2's directory as an fd, and the rule of threads: below a cgroup that has processes or
+    /// threads no domain can be.
     fn open_unified(&mut self, place: &Place) -> Result<()> {
         let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
         // Below the real root, which alone has no type, all begins as a domain. In a cgroup

@@ -131,8 +131,8 @@ impl OomEvents {
                 match count {
                     0 => Ok(Oom::Nothing),
                     n if std::path::Path::new(&self.dir).exists() => Ok(Oom::Kills(n)),
-                    // Its removal is told as well, once and at last, but a moment after the directory
-                    // is gone. So of two the first was a kill.
+                    // Its removal is told as well, once and at last, but a moment after the
+                    // directory is gone. So of two the first was a kill.
                     n => {
                         let last = nix::poll::poll(
                             &mut [PollFd::new(event.as_fd(), PollFlags::POLLIN)],

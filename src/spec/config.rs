@@ -267,3 +267,11 @@ config! {
     /// One range of the host's memory handed to the guest, in frames.
     VmIomem { #[serde(rename = "firstGFN")] first_gfn: u64, #[serde(rename = "firstMFN")] first_mfn: u64, #[serde(rename = "nrMFNs")] nr_mfns: u64 }
 }
+
+impl Process {
+    /// The value of an environment variable; where `env` has it twice, the last one counts.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let mut last_first = self.env.iter().rev();
+        last_first.find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
+    }
+}

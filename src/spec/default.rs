@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-/// The variable PATH of a container's program, with its name.
-pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The directories in which a container's program is looked up, as PATH has them.
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// `linux.maskedPaths`: what tells of the host or reaches into it. runc's list, and the last two,
 /// which Podman masks besides.
@@ -55,7 +55,7 @@ pub fn document(rootless: Option<(u32, u32)>) -> Value {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },
             "args": ["sh"],
-            "env": [PATH, "TERM=xterm"],
+            "env": [format!("PATH={SEARCH_PATH}"), "TERM=xterm"],
             "cwd": "/",
             "capabilities": { "bounding": caps, "effective": caps, "permitted": caps },
             "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],

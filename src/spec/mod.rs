@@ -27,8 +27,8 @@ pub struct Spec {
     config: Config,
 }
 
-/// A directory's absolute name without links, as the kernel gives it: the C library's realpath(3) asks
-/// for each part of it.
+/// A directory's absolute name without links, as the kernel gives it: the C library's realpath(3)
+/// asks for each part of it.
 fn real_path(directory: &Path) -> Result<PathBuf> {
     let opened = std::fs::OpenOptions::new()
         .read(true)

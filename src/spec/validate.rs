@@ -278,8 +278,8 @@ fn id_mappings(linux: &Linux) -> Result<()> {
                 "User namespace mappings specified, but user namespace isn't enabled in the config",
             );
         }
-        // With neither, an ordinary user gets its own ids (`crate::compile::compile`); anybody else is
-        // refused there.
+        // With neither, an ordinary user gets its own ids (`crate::compile::compile`); anybody else
+        // is refused there.
         Some(namespace)
             if namespace.path.as_deref().unwrap_or_default().is_empty()
                 && linux.uid_mappings.is_empty() != linux.gid_mappings.is_empty() =>

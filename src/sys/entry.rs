@@ -21,8 +21,8 @@ macro_rules! entry {
 }
 
 /// What must hold before hull opens or writes anything: descriptors 0, 1 and 2 are open, so that no
-/// file of hull's own becomes stdin, stdout or stderr; and SIGPIPE is ignored, so that a reader that
-/// closes its end is an error (EPIPE) and does not end hull.
+/// file of hull's own becomes stdin, stdout or stderr; and SIGPIPE is ignored, so that a reader
+/// that closes its end is an error (EPIPE) and does not end hull.
 pub fn prepare() {
     let mut stdio = [0, 1, 2].map(|fd| libc::pollfd {
         fd,

@@ -26,8 +26,8 @@ struct OpenHow {
 /// `..` (openat2(2), `RESOLVE_IN_ROOT`): the call is repeated, at most 128 times.
 ///
 /// # Errors
-/// openat2(2) fails: EXDEV or ELOOP, the path leaves `dir` or follows a link against `resolve`; EAGAIN,
-/// renames kept racing; ENOSYS before Linux 5.6; and as open(2).
+/// openat2(2) fails: EXDEV or ELOOP, the path leaves `dir` or follows a link against `resolve`;
+/// EAGAIN, renames kept racing; ENOSYS before Linux 5.6; and as open(2).
 pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sys<i32> {
     let how = OpenHow {
         flags: (flags | libc::O_CLOEXEC) as u64,
@@ -72,8 +72,8 @@ pub fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Sys<i32> {
     .map(raw_fd)
 }
 
-/// close(2). Its errors are not reported: nothing can be done about them, and the descriptor is gone
-/// in every case.
+/// close(2). Its errors are not reported: nothing can be done about them, and the descriptor is
+/// gone in every case.
 pub fn close(raw: i32) {
     // SAFETY: numbers alone are passed.
     let _ = unsafe { call!(libc::SYS_close, raw) };
@@ -116,9 +116,9 @@ pub fn close_range(first: i32, last: i32) -> Sys<()> {
     }
 }
 
-/// Closes every descriptor from `first` on except those of `kept`, which it sorts; -1 in it is none.
-/// It is for a process that runs on without execve(2): a lock or a pipe's end that it inherited
-/// without knowing would last as long as the process. Allocates nothing.
+/// Closes every descriptor from `first` on except those of `kept`, which it sorts; -1 in it is
+/// none. It is for a process that runs on without execve(2): a lock or a pipe's end that it
+/// inherited without knowing would last as long as the process. Allocates nothing.
 pub fn close_all_but(first: i32, kept: &mut [i32]) {
     kept.sort_unstable();
     let mut from = first;
@@ -130,8 +130,8 @@ pub fn close_all_but(first: i32, kept: &mut [i32]) {
     let _ = close_range(from, i32::MAX);
 }
 
-/// sync_file_range(2) of the whole file with `SYNC_FILE_RANGE_WRITE`: the kernel starts to write the
-/// file's dirty pages to the disk, and the call does not wait for it.
+/// sync_file_range(2) of the whole file with `SYNC_FILE_RANGE_WRITE`: the kernel starts to write
+/// the file's dirty pages to the disk, and the call does not wait for it.
 ///
 /// # Errors
 /// sync_file_range(2) fails: ESPIPE, the descriptor is not a file's; EIO.

@@ -145,8 +145,8 @@ pub fn move_mount_on_root(from: i32) -> Sys<()> {
 /// mounts below too.
 ///
 /// # Errors
-/// mount_setattr(2) fails: EPERM, the attribute is locked or an id mapping is not permitted; EINVAL,
-/// the file system cannot be id-mapped; ENOSYS before Linux 5.12.
+/// mount_setattr(2) fails: EPERM, the attribute is locked or an id mapping is not permitted;
+/// EINVAL, the file system cannot be id-mapped; ENOSYS before Linux 5.12.
 pub fn mount_setattr(raw: i32, flags: u32, attr: &MountAttr) -> Sys<()> {
     let flags = flags | libc::AT_EMPTY_PATH as u32;
     // SAFETY: the structure lives across the call and its size is given.

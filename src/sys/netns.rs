@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 /// socket and exits: the socket stays in the table, and the caller itself has joined nothing.
 ///
 /// # Errors
-/// clone3(2) fails: EAGAIN, too many processes; setns(2) fails: EPERM without CAP_SYS_ADMIN over the
-/// namespace; socket(2) fails.
+/// clone3(2) fails: EAGAIN, too many processes; setns(2) fails: EPERM without CAP_SYS_ADMIN over
+/// the namespace; socket(2) fails.
 pub fn socket_in(namespace: i32, domain: i32, kind: i32, protocol: i32) -> Sys<OwnedFd> {
     in_shared_table(|| {
         process::setns(namespace, libc::CLONE_NEWNET as u64)?;
@@ -32,8 +32,8 @@ pub fn socket_in(namespace: i32, domain: i32, kind: i32, protocol: i32) -> Sys<O
     })
 }
 
-/// Opens a descriptor in a process that shares the table of descriptors and exits afterwards. `open`
-/// must not allocate.
+/// Opens a descriptor in a process that shares the table of descriptors and exits afterwards.
+/// `open` must not allocate.
 fn in_shared_table(open: impl FnOnce() -> Sys<i32>) -> Sys<OwnedFd> {
     let page = Page::new()?;
     match process::clone(libc::CLONE_FILES as u64, None)? {
@@ -60,8 +60,8 @@ fn in_shared_table(open: impl FnOnce() -> Sys<i32>) -> Sys<OwnedFd> {
                     0 => Errno::ECHILD,
                     errno => Errno::from_raw(errno),
                 }),
-                // SAFETY: the child opened this descriptor in the shared table and has exited; nobody
-                // else knows it.
+                // SAFETY: the child opened this descriptor in the shared table and has exited;
+                // nobody else knows it.
                 descriptor => Ok(unsafe { OwnedFd::from_raw_fd(descriptor - 1) }),
             }
         }
@@ -93,8 +93,8 @@ pub fn netlink_socket(descriptor: OwnedFd) -> netlink_sys::Socket {
     unsafe { netlink_sys::Socket::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(descriptor)) }
 }
 
-/// Binds a packet socket to a network device for every protocol (packet(7)); from then on the socket
-/// receives packets.
+/// Binds a packet socket to a network device for every protocol (packet(7)); from then on the
+/// socket receives packets.
 ///
 /// # Errors
 /// bind(2) fails: ENODEV, there is no such device; ENETDOWN.

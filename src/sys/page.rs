@@ -20,8 +20,8 @@ pub struct Report {
     pub listener: AtomicI32,
     /// Becomes 1 when the parent has its own descriptor of the listener.
     pub taken: AtomicU32,
-    /// The id of the container's process as the parent sees it, where an intermediate process cloned
-    /// it.
+    /// The id of the container's process as the parent sees it, where an intermediate process
+    /// cloned it.
     pub pid: AtomicI32,
     /// How many entries of `outcome` are filled.
     pub outcomes: AtomicU32,

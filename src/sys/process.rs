@@ -38,12 +38,13 @@ pub enum Cloned {
     },
 }
 
-/// clone3(2) as fork(2) does it, with a pidfd; `flags` are `CLONE_NEW*` and the like. With `cgroup`,
-/// a descriptor of a v2 cgroup's directory, the child is created in that cgroup.
+/// clone3(2) as fork(2) does it, with a pidfd; `flags` are `CLONE_NEW*` and the like. With
+/// `cgroup`, a descriptor of a v2 cgroup's directory, the child is created in that cgroup.
 ///
 /// # Errors
-/// clone3(2) fails: EAGAIN, too many processes, also by pids.max; EPERM without CAP_SYS_ADMIN; EINVAL,
-/// the kernel does not know a flag; EBUSY, EACCES or EOPNOTSUPP, the cgroup takes no process.
+/// clone3(2) fails: EAGAIN, too many processes, also by pids.max; EPERM without CAP_SYS_ADMIN;
+/// EINVAL, the kernel does not know a flag; EBUSY, EACCES or EOPNOTSUPP, the cgroup takes no
+/// process.
 pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs {
@@ -135,7 +136,8 @@ pub fn pidfd_getfd(pidfd: i32, raw: i32) -> Sys<i32> {
     unsafe { call!(libc::SYS_pidfd_getfd, pidfd, raw, 0) }.map(raw_fd)
 }
 
-/// getpid(2), always by the system call: a C library may cache the id of the process before a clone.
+/// getpid(2), always by the system call: a C library may cache the id of the process before a
+/// clone.
 pub fn getpid() -> i32 {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_getpid) }.map(raw_fd).unwrap_or(0)
@@ -218,8 +220,8 @@ impl Arrays {
         }
     }
 
-    /// execveat(2); with an empty path and `AT_EMPTY_PATH` the file that `dir` is open at is executed.
-    /// Returns only where it failed; E2BIG where the arrays are too small.
+    /// execveat(2); with an empty path and `AT_EMPTY_PATH` the file that `dir` is open at is
+    /// executed. Returns only where it failed; E2BIG where the arrays are too small.
     pub fn execveat<'a, A, E>(
         &mut self,
         dir: i32,

@@ -19,9 +19,9 @@ pub enum Lasting {
     PowerCut,
 }
 
-/// A file in the making. It lies in the directory of the file whose place it will take, under a name
-/// that ends in `~`; dropped before [`Replacement::commit`], it is removed. One that a killed hull
-/// left is nobody's, and may be removed.
+/// A file in the making. It lies in the directory of the file whose place it will take, under a
+/// name that ends in `~`; dropped before [`Replacement::commit`], it is removed. One that a killed
+/// hull left is nobody's, and may be removed.
 pub struct Replacement {
     file: File,
     target: PathBuf,

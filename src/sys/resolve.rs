@@ -58,8 +58,8 @@ impl PathBuffer {
     }
 }
 
-/// Opens a path inside a root with `O_PATH`. Symbolic links are resolved within the root, or refused
-/// (ELOOP) without `follow`.
+/// Opens a path inside a root with `O_PATH`. Symbolic links are resolved within the root, or
+/// refused (ELOOP) without `follow`.
 ///
 /// The child's descriptors of this module stay open until the step that closes all others at once:
 /// closing each would double the number of system calls.
@@ -71,11 +71,12 @@ pub fn lookup(root: i32, path: &CStr, flags: i32, follow: bool) -> Result<i32, E
     file::openat2(root, path, libc::O_PATH | flags, 0, resolve)
 }
 
-/// Opens a directory inside a root with `O_PATH`; missing directories of its path are made with mode
-/// 0755.
+/// Opens a directory inside a root with `O_PATH`; missing directories of its path are made with
+/// mode 0755.
 ///
 /// # Errors
-/// As [`lookup`] and mkdir(2): EACCES, EROFS, ENOSPC. ENAMETOOLONG, a path of more than PATH_MAX bytes.
+/// As [`lookup`] and mkdir(2): EACCES, EROFS, ENOSPC. ENAMETOOLONG, a path of more than PATH_MAX
+/// bytes.
 pub fn make_directory(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
     make_below(root, path, follow, 8)
 }

@@ -13,8 +13,8 @@ pub const MAX_INSTRUCTIONS: usize = 4096;
 /// Whether this kernel knows all of the `SECCOMP_FILTER_FLAG_*` in `flags`: it checks the flags
 /// before it reads the program, which is null here.
 pub fn flags_supported(flags: u32) -> bool {
-    // SAFETY: the kernel does not dereference a null program; it answers EFAULT after it has accepted
-    // the flags.
+    // SAFETY: the kernel does not dereference a null program; it answers EFAULT after it has
+    // accepted the flags.
     let result = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
