@@ -1,4 +1,4 @@
-//! The config to begin with, the same that runc writes.
+//! The config that `hull spec` writes: runc's, with the longer list of masked paths.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,8 @@ pub const READONLY_PATHS: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
-/// The default config; for an ordinary user with its (uid, gid).
+/// The default config. For an ordinary user, given by uid and gid, it has a user namespace in which
+/// that user is root, and leaves out what the user may not do.
 pub fn document(rootless: Option<(u32, u32)>) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut linux = json!({
