@@ -1,5 +1,5 @@
-//! What a process may do: its seccomp filter, capabilities, LSM labels, limits and scheduling.
-//! Everything here is computed before the clone; the child only loads bytes and masks.
+//! What a process may do: its seccomp filter, capabilities, LSM labels, resource limits and
+//! scheduling. All of it is computed before the clone; the child only loads bytes and masks.
 
 #![forbid(unsafe_code)]
 
