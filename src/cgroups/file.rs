@@ -1,5 +1,5 @@
-//! Reading and writing the small files of a cgroup with as few system calls as the kernel allows:
-//! the standard library asks for the size first and reads once more for the end.
+//! Reading and writing the small files of a cgroup with few system calls: the standard library
+//! would query the size before, and read once more to find the end.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -38,7 +38,7 @@ pub(super) fn read(dir: &str, file: &str) -> nix::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Opens, writes and closes: the kernel takes one write as one value.
+/// Opens a file, writes one value by one write(2), and closes the file.
 pub(super) fn write(dir: &str, file: &str, value: &str) -> nix::Result<()> {
     put(open_in(dir, file, OFlag::O_WRONLY)?, value)
 }

@@ -1,5 +1,5 @@
-//! What hierarchies there are, where they are mounted and where the caller is in each: found, never
-//! assumed.
+//! The cgroup tree: which hierarchies there are, where they are mounted, and the caller's cgroup in
+//! each. All of it is read, and none assumed.
 
 use super::file;
 use crate::sys::mountinfo::{self, Mount};
@@ -7,24 +7,24 @@ use crate::{Context, Result};
 use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
-/// Which of the two interfaces a hierarchy speaks.
+/// Which of the two interfaces a hierarchy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Version {
-    /// `cgroup`: one hierarchy a controller, or a few together.
+    /// `cgroup`: a hierarchy for one controller, or for a few together.
     V1,
-    /// `cgroup2`: the one unified hierarchy.
+    /// `cgroup2`: the unified hierarchy.
     V2,
 }
 
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
-    /// Which interface it speaks.
+    /// Which interface it has.
     pub version: Version,
     /// Where it is mounted, e.g. `/sys/fs/cgroup/memory`.
     pub mount_point: String,
-    /// Which of its cgroups is the mount's root, as the caller's cgroup namespace names it.
+    /// The cgroup that is the mount's root, as the caller's cgroup namespace names it.
     pub root: String,
     /// v1: the mount's controllers (`name=systemd` for one without any). v2: `cgroup.controllers`
     /// of the mount's root.
@@ -34,23 +34,24 @@ pub struct Hierarchy {
     pub near_controllers: Vec<String>,
     /// The caller's own cgroup as /proc/self/cgroup names it.
     pub own: String,
-    /// Whether the caller may make cgroups in its own one (v2: beside it).
+    /// Whether the caller may make cgroups in its own cgroup (v2: next to it).
     pub writable: bool,
 }
 
-/// All hierarchies that can be reached.
+/// All hierarchies that a mount shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tree {
-    /// v1 hierarchies in the order of their mounts, and the v2 one.
+    /// The hierarchies, in the order of their mounts.
     pub hierarchies: Vec<Hierarchy>,
-    /// The caller's effective user: the user's instance of systemd lives in a cgroup named by it.
+    /// The caller's effective user id, which is in the name of the cgroup of the user's instance of
+    /// systemd.
     #[serde(default)]
     pub uid: u32,
 }
 
 impl Hierarchy {
-    /// The directory of the caller's own cgroup; none when the mount does not show it (a mount from
-    /// outside of the cgroup namespace).
+    /// The directory of the caller's own cgroup; none where the mount does not show it (a mount
+    /// that was made outside the caller's cgroup namespace).
     pub fn own_dir(&self) -> Option<String> {
         if self.root.starts_with("/..") || self.own.starts_with("/..") {
             return None;
@@ -67,9 +68,10 @@ impl Hierarchy {
         }
     }
 
-    /// Where a relative path begins. v1: the own cgroup. v2: its parent, since the own one has
-    /// processes, and a cgroup with processes cannot give controllers to its children
-    /// (cgroup-v2.rst, "No Internal Process Constraint"); runc does the same.
+    /// The directory to which a relative `cgroupsPath` is relative. On v1 it is the caller's own
+    /// cgroup; on v2 its parent, since the own one has processes, and a cgroup with processes
+    /// cannot give controllers to its children (cgroup-v2.rst, "No Internal Process Constraint").
+    /// runc does the same.
     pub fn relative_dir(&self) -> Option<String> {
         let own = self.own_dir()?;
         if self.version == Version::V1 || own == self.mount_point {
@@ -80,17 +82,19 @@ impl Hierarchy {
 }
 
 impl Tree {
-    /// Reads /proc/self/mountinfo and /proc/self/cgroup, and for v2 `cgroup.controllers`. The
-    /// caller is the effective user `uid`, in the first user namespace or another.
+    /// Reads /proc/self/mountinfo, /proc/self/cgroup and, for v2, `cgroup.controllers`. `uid` is
+    /// the caller's effective user id; `in_user_namespace` tells that the caller is in another user
+    /// namespace than the initial one.
     ///
     /// # Errors
-    /// One of these cannot be read.
+    /// One of these files cannot be read.
     pub fn probe(uid: u32, in_user_namespace: bool) -> Result<Self> {
         let mounts = mountinfo::of("self")?;
         let own = file::read("/proc/self", "cgroup").on("read", "/proc/self/cgroup")?;
         let mut tree = Self::of(&mounts, &own);
         tree.uid = uid;
-        // The first user namespace's root may write wherever the mount may. Everyone else must ask.
+        // Root of the initial user namespace may write wherever the mount is writable. For other
+        // callers access(2) tells.
         let privileged = uid == 0 && !in_user_namespace;
         for hierarchy in &mut tree.hierarchies {
             let begin = hierarchy.relative_dir();
@@ -143,8 +147,8 @@ impl Tree {
         tree
     }
 
-    /// A hierarchy can be mounted more than once (bind mounts for containers): the mount that shows
-    /// most of it is taken.
+    /// Adds a hierarchy. One that is mounted more than once (bind mounts for containers) is taken
+    /// from the mount that shows most of it.
     fn offer(&mut self, new: Hierarchy) {
         let same =
             |h: &&mut Hierarchy| h.version == new.version && h.controllers == new.controllers;

@@ -1,7 +1,7 @@
 //! The program is run here, instruction by instruction, and must say what the rules say.
 
 use crate::cgroups::bpf::program;
-use crate::cgroups::devices::{ALL, Kind, MKNOD, READ, Rules, WRITE};
+use crate::cgroups::devices::{ALL, Device, Kind, MKNOD, READ, Rules, WRITE};
 use crate::spec::config::DeviceRule;
 
 /// Runs the few instructions that are used, as the kernel defines them
@@ -44,7 +44,11 @@ fn meaning(rules: &Rules, kind: Kind, access: u8, major: u32, minor: u32) -> boo
         .filter(|bit| access & bit != 0)
         .all(|bit| {
             let hit = rules.rules.iter().rev().find(|r| {
-                let (k, ma, mi) = r.device;
+                let Device {
+                    kind: k,
+                    major: ma,
+                    minor: mi,
+                } = r.device;
                 k == kind
                     && ma.is_none_or(|m| m == major)
                     && mi.is_none_or(|m| m == minor)

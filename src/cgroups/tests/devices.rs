@@ -1,4 +1,4 @@
-use crate::cgroups::devices::{ALL, Kind, MKNOD, READ, Rules, Table, WRITE};
+use crate::cgroups::devices::{ALL, Device, MKNOD, READ, Rules, Table, WRITE};
 use crate::spec::config::DeviceRule;
 
 fn rules(json: &str) -> crate::Result<Rules> {
@@ -59,7 +59,7 @@ fn privileged_is_one_write() {
 fn a_later_rule_takes_back_what_an_earlier_one_gave() {
     let t = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},{"allow":false,"type":"c","major":10,"access":"w"}]"#).unwrap();
     assert_eq!(
-        t.exceptions[&(Kind::Char, Some(10), Some(200))],
+        t.exceptions[&Device::char(Some(10), Some(200))],
         READ | MKNOD
     );
 }
@@ -90,7 +90,7 @@ fn any_kind_with_numbers_is_both_kinds() {
     let r = rules(r#"[{"allow":true,"type":"a","major":7,"access":"r"}]"#).unwrap();
     assert_eq!(
         r.rules[..2].iter().map(|r| r.device).collect::<Vec<_>>(),
-        [(Kind::Block, Some(7), None), (Kind::Char, Some(7), None)]
+        [Device::block(Some(7), None), Device::char(Some(7), None)]
     );
 }
 
@@ -133,9 +133,9 @@ fn the_kernels_list_is_read() {
     assert_eq!(
         t.exceptions.into_iter().collect::<Vec<_>>(),
         [
-            ((Kind::Block, Some(8), None), READ | WRITE),
-            ((Kind::Char, None, None), MKNOD),
-            ((Kind::Char, Some(1), Some(3)), ALL),
+            (Device::block(Some(8), None), READ | WRITE),
+            (Device::char(None, None), MKNOD),
+            (Device::char(Some(1), Some(3)), ALL),
         ]
     );
     assert!(Table::parse("a *:* rwm\n").unwrap().default_allow);

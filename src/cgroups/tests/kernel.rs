@@ -149,7 +149,7 @@ fn created_joined_found_again_and_removed() {
     let record = serde_json::to_string(&group.record()).unwrap();
     drop(group);
 
-    let mut group = Group::open(&serde_json::from_str(&record).unwrap()).unwrap();
+    let mut group = Group::open(&serde_json::from_str(&record).unwrap());
     assert!(group.pids(true).unwrap().contains(&program.pid()));
     let own = read_to_string(format!("/proc/{}/cgroup", program.pid())).unwrap();
     let in_it = own.lines().filter(|line| line.ends_with(&name.0)).count();

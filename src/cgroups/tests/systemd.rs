@@ -509,7 +509,7 @@ fn inside() {
             .dirs()
             .all(|dir| dir.ends_with("/machine.slice/machine-x.slice/hull-t.scope"))
     );
-    let mut group = Group::open(&group.record()).unwrap();
+    let mut group = Group::open(&group.record());
     group
         .update(&resources(
             r#"{"memory":{"limit":33554432},"pids":{"limit":44}}"#,

@@ -92,7 +92,6 @@ impl Directory {
             devices: None,
             unit: None,
         })
-        .unwrap()
     }
 
     fn read(&self, file: &str) -> String {
