@@ -105,7 +105,8 @@ fn linux() -> Value {
         "apparmor": { "enabled": true },
         "selinux": { "enabled": true },
         "intelRdt": { "enabled": INTEL_RDT, "schemata": INTEL_RDT, "monitoring": INTEL_RDT },
-        "memoryPolicy": { "modes": names(&process::MEMORY_MODES), "flags": names(&process::MEMORY_FLAGS) },
+        "memoryPolicy": { "modes": names(&process::MEMORY_MODES),
+            "flags": names(&process::MEMORY_FLAGS) },
         "mountExtensions": { "idmap": { "enabled": true } },
         "netDevices": { "enabled": true },
     })
@@ -160,7 +161,8 @@ mod tests {
             );
         }
         for op in strings(&linux["seccomp"]["operators"]) {
-            let rule = json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": op}]});
+            let rule = json!({"names": ["read"], "action": "SCMP_ACT_ERRNO",
+                "args": [{"index": 0, "value": 1, "op": op}]});
             let section: Seccomp = serde_json::from_value(
                 json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}),
             )

@@ -2,12 +2,14 @@
 //!
 //! What happens with a capability that the process cannot get:
 //!
-//! | in the config | what hull does | where |
-//! |---|---|---|
-//! | a name that is not in the form of the spec (`CAP_`, upper case), or that the kernel does not have | warns, and skips it | [`masks`] |
-//! | permitted, effective or bounding, and hull itself does not have it | warns, and takes it out of all sets but ambient | `process::plan` |
-//! | effective and not permitted, or inheritable and not bounding | an error, as capset(2) fails with EPERM | `process::plan` |
-//! | ambient, and not both permitted and inheritable | takes it out, and remarks that in the log | [`masks`] |
+//! | in the config | what hull does |
+//! |---|---|
+//! | a name in another form than `CAP_KILL`, or not in the kernel | warns, skips it (1) |
+//! | permitted, effective or bounding, but not hull's own | warns, clears it in these sets (2) |
+//! | effective and not permitted, inheritable and not bounding | fails, as capset(2) does (2) |
+//! | ambient, and not both permitted and inheritable | clears it, remarks it in the log (1) |
+//!
+//! (1) in [`masks`]; (2) in `process::plan`, which also clears it in the inheritable set.
 #![forbid(unsafe_code)]
 
 use crate::spec::config::Capabilities;

@@ -578,7 +578,9 @@ mod tests {
             (4, None)
         );
         assert_eq!(made(json!({"mode": "MPOL_PREFERRED"})).unwrap(), (1, None));
-        let flagged = made(json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_NUMA_BALANCING"]})).unwrap();
+        let flagged = made(json!({"mode": "MPOL_BIND", "nodes": "0",
+            "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_NUMA_BALANCING"]}))
+        .unwrap();
         assert_eq!(flagged.0, 2 | 1 << 15 | 1 << 13);
         for (value, expected) in [
             (json!({}), "invalid memory policy mode"),
@@ -595,7 +597,8 @@ mod tests {
                 "invalid memory policy nodes: invalid number or range: x",
             ),
             (
-                json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}),
+                json!({"mode": "MPOL_BIND", "nodes": "0",
+                    "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}),
                 "exclude each other",
             ),
         ] {

@@ -240,9 +240,10 @@ fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
     let default_action = action(default, seccomp.default_errno_ret, "defaultErrnoRet")?;
     let mut filter =
         ScmpFilterContext::new(default_action).map_err(|e| failed("create filter", &e))?;
+    // The child sets no_new_privs itself, in its place of the order.
     filter
         .set_ctl_nnp(false)
-        .map_err(|e| failed("leave no_new_privs alone", &e))?; // the child sets it itself, in its place of the order
+        .map_err(|e| failed("leave no_new_privs alone", &e))?;
     let mut archs = vec![ScmpArch::native()]; // libseccomp starts with it
     for named in &seccomp.architectures {
         let arch = architecture(*named);

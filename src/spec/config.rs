@@ -222,8 +222,10 @@ config! {
         weight_device: Vec<WeightDevice>,
         throttle_read_bps_device: Vec<ThrottleDevice>,
         throttle_write_bps_device: Vec<ThrottleDevice>,
-        #[serde(rename = "throttleReadIOPSDevice")] throttle_read_iops_device: Vec<ThrottleDevice>,
-        #[serde(rename = "throttleWriteIOPSDevice")] throttle_write_iops_device: Vec<ThrottleDevice>,
+        #[serde(rename = "throttleReadIOPSDevice")]
+        throttle_read_iops_device: Vec<ThrottleDevice>,
+        #[serde(rename = "throttleWriteIOPSDevice")]
+        throttle_write_iops_device: Vec<ThrottleDevice>,
     }
     /// One device's weight, 10 to 1000.
     WeightDevice {

@@ -82,7 +82,8 @@ fn mounts(rootless: bool) -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| match options {
         [] => json!({ "destination": destination, "type": kind, "source": source }),
         options => {
-            json!({ "destination": destination, "type": kind, "source": source, "options": options })
+            json!({ "destination": destination, "type": kind, "source": source,
+                "options": options })
         }
     };
     // A single mapped id has no group 5.

@@ -70,9 +70,13 @@ fn the_program_means_what_the_rules_mean() {
         r#"[{"allow":false}]"#,
         r#"[{"allow":true}]"#,
         r#"[{"allow":true},{"allow":false,"type":"b","major":8,"access":"w"}]"#,
-        r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#,
-        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},{"allow":true,"type":"c","minor":200,"access":"w"}]"#,
-        r#"[{"allow":true,"type":"a","major":8,"access":"r"},{"allow":false,"type":"b","minor":1,"access":"rm"},{"allow":true,"type":"b","major":8,"minor":1,"access":"m"}]"#,
+        r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},
+            {"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#,
+        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},
+            {"allow":true,"type":"c","minor":200,"access":"w"}]"#,
+        r#"[{"allow":true,"type":"a","major":8,"access":"r"},
+            {"allow":false,"type":"b","minor":1,"access":"rm"},
+            {"allow":true,"type":"b","major":8,"minor":1,"access":"m"}]"#,
     ];
     for list in lists {
         let rules = rules(list);

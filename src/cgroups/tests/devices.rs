@@ -57,7 +57,11 @@ fn privileged_is_one_write() {
 
 #[test]
 fn a_later_rule_takes_back_what_an_earlier_one_gave() {
-    let t = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},{"allow":false,"type":"c","major":10,"access":"w"}]"#).unwrap();
+    let t = table(
+        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},
+        {"allow":false,"type":"c","major":10,"access":"w"}]"#,
+    )
+    .unwrap();
     assert_eq!(
         t.exceptions[&Device::char(Some(10), Some(200))],
         READ | MKNOD
@@ -66,7 +70,8 @@ fn a_later_rule_takes_back_what_an_earlier_one_gave() {
 
 #[test]
 fn a_hole_in_a_wider_rule_is_refused_for_v1_in_words() {
-    let json = r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#;
+    let json = r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},
+        {"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#;
     let error = table(json).unwrap_err().to_string();
     assert!(
         error.contains("c 10:200 rw cannot be denied within c 10:* rwm"),
@@ -78,7 +83,11 @@ fn a_hole_in_a_wider_rule_is_refused_for_v1_in_words() {
 
 #[test]
 fn default_allow_with_exceptions() {
-    let t = table(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","major":8,"minor":-1,"access":"rw"}]"#).unwrap();
+    let t = table(
+        r#"[{"allow":true,"access":"rwm"},
+        {"allow":false,"type":"b","major":8,"minor":-1,"access":"rw"}]"#,
+    )
+    .unwrap();
     assert_eq!(
         text(t.writes()),
         ["devices.allow a", "devices.deny b 8:* rw"]
@@ -119,7 +128,11 @@ fn bad_rules_say_which_one() {
 fn an_update_writes_the_difference_only_and_gives_before_it_takes() {
     let old =
         table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"}]"#).unwrap();
-    let new = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#).unwrap();
+    let new = table(
+        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},
+        {"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#,
+    )
+    .unwrap();
     assert_eq!(
         text(new.writes_from(&old)),
         ["devices.allow c 10:229 rw", "devices.deny c 10:200 wm"]

@@ -219,8 +219,10 @@ fn limits_are_read_back_from_the_kernel() {
     }
     let name = Name::new();
     let r = resources(
-        r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10,"disableOOMKiller":true},
-        "cpu":{"shares":512,"quota":20000,"period":50000,"burst":5000,"cpus":"0","mems":"0"},"pids":{"limit":7}}"#,
+        r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10,
+            "disableOOMKiller":true},
+        "cpu":{"shares":512,"quota":20000,"period":50000,"burst":5000,"cpus":"0","mems":"0"},
+            "pids":{"limit":7}}"#,
     );
     let plan = planned(&request(Some(&name.0), Some(&r)));
     let mut group = Group::create(&plan).unwrap();
@@ -301,7 +303,8 @@ fn device_rules_act() {
     }
     let name = Name::new();
     let r = resources(
-        r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]}"#,
+        r#"{"devices":[{"allow":false,"access":"rwm"},
+            {"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]}"#,
     );
     let mut wish = request(Some(&name.0), Some(&r));
     wish.device_rules = true;

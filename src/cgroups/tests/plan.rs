@@ -218,7 +218,8 @@ fn what_v1_does_not_have_is_an_error_that_names_it() {
     );
 }
 
-const CPU: &str = r#"{"cpu":{"shares":1024,"quota":50000,"period":200000,"burst":1000,"cpus":"0-1","mems":"0","idle":0}}"#;
+const CPU: &str = r#"{"cpu":{"shares":1024,"quota":50000,"period":200000,"burst":1000,"cpus":"0-1",
+    "mems":"0","idle":0}}"#;
 
 #[test]
 fn cpu_on_both() {
@@ -268,7 +269,8 @@ fn cpu_on_both() {
 #[test]
 fn block_io_on_both() {
     let json = r#"{"blockIO":{"weight":100,"weightDevice":[{"major":8,"minor":0,"weight":500}],
-        "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1024}],"throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":0}]}}"#;
+        "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1024}],
+            "throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":0}]}}"#;
     let b = "/sys/fs/cgroup/blkio/c/blkio";
     assert_eq!(
         on(&v1(), json),
@@ -299,7 +301,8 @@ fn block_io_on_both() {
 
 #[test]
 fn the_others() {
-    let json = r#"{"pids":{"limit":0},"network":{"classID":7,"priorities":[{"name":"eth0","priority":3}]},
+    let json = r#"{"pids":{"limit":0},"network":{"classID":7,
+        "priorities":[{"name":"eth0","priority":3}]},
         "rdma":{"mlx5":{"hcaHandles":3,"hcaObjects":10}}}"#;
     assert_eq!(
         on(&v1(), json),

@@ -88,7 +88,7 @@ fn names_and_paths() {
         ("a:b", "slice:prefix:name"),
         ("a:b:c", "invalid slice name: a"),
         ("a--b.slice:b:c", "invalid slice name"),
-        (":p:a/b", "no unit's name"),
+        (":p:a/b", "not a unit's name"),
     ] {
         let error = planned(Some(path), false, None, &v2())
             .unwrap_err()
@@ -106,7 +106,8 @@ fn names_and_paths() {
 #[test]
 fn limits_become_properties_on_v2() {
     let r = resources(
-        r#"{"memory":{"limit":1000,"swap":3000,"reservation":-1},"cpu":{"shares":1024,"quota":15000,"period":40000,"cpus":"0-2,9"},
+        r#"{"memory":{"limit":1000,"swap":3000,"reservation":-1},
+            "cpu":{"shares":1024,"quota":15000,"period":40000,"cpus":"0-2,9"},
         "pids":{"limit":-1},"unified":{"memory.high":"77","memory.oom.group":"1","pids.max":"5"}}"#,
     );
     let p = planned(None, false, Some(&r), &v2()).unwrap();
@@ -151,7 +152,8 @@ fn limits_become_properties_on_v2() {
 #[test]
 fn limits_become_properties_on_v1() {
     let r = resources(
-        r#"{"memory":{"limit":1000},"cpu":{"shares":512,"quota":-1,"period":50000},"blockIO":{"weight":100}}"#,
+        r#"{"memory":{"limit":1000},"cpu":{"shares":512,"quota":-1,"period":50000},
+            "blockIO":{"weight":100}}"#,
     );
     let p = planned(None, false, Some(&r), &v1()).unwrap();
     for (name, value) in [
@@ -359,7 +361,10 @@ const BOOT: &str = r#"
 set -e
 for dir in $DIRS; do
     mkdir "$dir"
-    case $dir in */cpuset/*) cat /sys/fs/cgroup/cpuset/cpuset.cpus > "$dir/cpuset.cpus"; cat /sys/fs/cgroup/cpuset/cpuset.mems > "$dir/cpuset.mems";; esac
+    case $dir in */cpuset/*)
+        cat /sys/fs/cgroup/cpuset/cpuset.cpus > "$dir/cpuset.cpus"
+        cat /sys/fs/cgroup/cpuset/cpuset.mems > "$dir/cpuset.mems";;
+    esac
     echo $$ > "$dir/cgroup.procs"
 done
 exec unshare --mount --pid --cgroup --fork --kill-child --mount-proc --propagation private sh -ec '
@@ -375,7 +380,8 @@ exec unshare --mount --pid --cgroup --fork --kill-child --mount-proc --propagati
         esac
     done
     printf "[Unit]\nDefaultDependencies=no\n" > /run/systemd/system/nothing.target
-    exec env -i container=other PATH="$PATH" /lib/systemd/systemd --system --unit=nothing.target --log-target=null --show-status=no
+    exec env -i container=other PATH="$PATH" /lib/systemd/systemd --system \
+        --unit=nothing.target --log-target=null --show-status=no
 '
 "#;
 
@@ -457,7 +463,8 @@ fn inside() {
     }
     let tree = super::here();
     let r = resources(
-        r#"{"memory":{"limit":67108864},"pids":{"limit":33},"cpu":{"shares":512,"quota":20000,"period":50000,"cpus":"0"}}"#,
+        r#"{"memory":{"limit":67108864},"pids":{"limit":33},
+            "cpu":{"shares":512,"quota":20000,"period":50000,"cpus":"0"}}"#,
     );
     let mut wish = request(Some("machine-x.slice:hull:t"), Some(&r));
     (wish.driver, wish.device_rules) = (Driver::Systemd { user: false }, true);

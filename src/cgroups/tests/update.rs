@@ -177,7 +177,8 @@ fn all_or_nothing() {
     let _root = RootControl::keep();
     let name = Name::new();
     let first = resources(
-        r#"{"memory":{"limit":67108864,"swap":67108864},"cpu":{"shares":512,"quota":20000,"period":50000},"pids":{"limit":7}}"#,
+        r#"{"memory":{"limit":67108864,"swap":67108864},
+            "cpu":{"shares":512,"quota":20000,"period":50000},"pids":{"limit":7}}"#,
     );
     let plan = planned(&request(Some(&name.0), Some(&first)));
     let mut group = Group::create(&plan).unwrap();
@@ -202,7 +203,8 @@ fn all_or_nothing() {
         r#""blockIO":{"weight":5000}"#,
     ] {
         let json = format!(
-            r#"{{"memory":{{"limit":134217728,"swap":268435456}},"cpu":{{"shares":100,"quota":90000,"cpus":"0"}},"pids":{{"limit":50}},{last}}}"#
+            r#"{{"memory":{{"limit":134217728,"swap":268435456}},
+                "cpu":{{"shares":100,"quota":90000,"cpus":"0"}},"pids":{{"limit":50}},{last}}}"#
         );
         let error = group.update(&resources(&json)).unwrap_err().to_string();
         assert!(
@@ -211,7 +213,12 @@ fn all_or_nothing() {
         );
         assert_eq!(all(&group), before, "{last}");
     }
-    group.update(&resources(r#"{"memory":{"limit":134217728,"swap":268435456},"cpu":{"shares":100,"cpus":"0"},"pids":{"limit":50}}"#)).unwrap();
+    group
+        .update(&resources(
+            r#"{"memory":{"limit":134217728,"swap":268435456},
+        "cpu":{"shares":100,"cpus":"0"},"pids":{"limit":50}}"#,
+        ))
+        .unwrap();
     assert_eq!(
         all(&group),
         ["134217728", "268435456", "100", "20000", "50", "0"]

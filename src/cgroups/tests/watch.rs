@@ -56,9 +56,12 @@ fn an_idle_groups_document_has_runcs_fields() {
         json,
         serde_json::json!({
             "cpu": {"usage": {"kernel": 0, "user": 0}, "throttling": {}},
-            "cpuset": {"cpu_exclusive": 0, "mem_hardwall": 0, "mem_exclusive": 0, "memory_migrate": 0, "memory_spread_page": 0,
-                "memory_spread_slab": 0, "memory_pressure": 0, "sched_load_balance": 0, "sched_relax_domain_level": 0},
-            "memory": {"usage": {"limit": 0, "failcnt": 0}, "swap": {"limit": 0, "failcnt": 0}, "kernel": {"limit": 0, "failcnt": 0},
+            "cpuset": {"cpu_exclusive": 0, "mem_hardwall": 0, "mem_exclusive": 0,
+                "memory_migrate": 0, "memory_spread_page": 0,
+                "memory_spread_slab": 0, "memory_pressure": 0, "sched_load_balance": 0,
+                    "sched_relax_domain_level": 0},
+            "memory": {"usage": {"limit": 0, "failcnt": 0}, "swap": {"limit": 0, "failcnt": 0},
+                "kernel": {"limit": 0, "failcnt": 0},
                 "kernelTCP": {"limit": 0, "failcnt": 0}},
             "pids": {}, "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null
         })

@@ -257,8 +257,11 @@ mod tests {
     }
 
     fn section(errno: u32) -> Seccomp {
-        let rules = json!([{"names": ["getppid", "nonsense"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno}]);
-        serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"], "syscalls": rules})).unwrap()
+        let rules = json!([{"names": ["getppid", "nonsense"], "action": "SCMP_ACT_ERRNO",
+            "errnoRet": errno}]);
+        serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "flags": ["SECCOMP_FILTER_FLAG_LOG"], "syscalls": rules}))
+        .unwrap()
     }
 
     #[test]
