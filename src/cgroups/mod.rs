@@ -29,24 +29,24 @@
 // part for the cgroup file system: that reads the tree again for each controller, which is slow at
 // a container's start, supports v1 or v2 but not both at once, and has no device programs.
 
-pub mod bpf;
+pub(crate) mod bpf;
 pub mod devices;
-pub mod directory;
-pub mod exec;
-pub mod file;
-pub mod freezer;
-pub mod group;
-pub mod life;
-pub mod limits;
-pub mod mounts;
-pub mod oom;
+pub(crate) mod directory;
+pub(crate) mod exec;
+pub(crate) mod file;
+pub(crate) mod freezer;
+pub(crate) mod group;
+pub(crate) mod life;
+pub(crate) mod limits;
+pub(crate) mod mounts;
+pub(crate) mod oom;
 pub mod place;
 pub mod plan;
 pub mod request;
-pub mod stats;
+pub(crate) mod stats;
 pub mod systemd;
 pub mod tree;
-pub mod update;
+pub(crate) mod update;
 pub mod values;
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub struct LeftOut {
     /// The process does not get something that the config asks for.
     pub warnings: Vec<String>,
     /// The config asks for an ambient capability that the kernel cannot raise, as the default
-    /// configs of runc and buildah do. Nobody misses it.
+    /// configs of runc and buildah do. The process is the same without it.
     pub remarks: Vec<String>,
 }
 

@@ -16,8 +16,8 @@ use std::path::Path;
 pub struct Lsm {
     /// AppArmor is enabled.
     pub apparmor: bool,
-    /// AppArmor has files of its own in /proc (Linux 5.8), so that other modules can be used beside
-    /// it.
+    /// AppArmor has files of its own in /proc (Linux 5.8), so that other modules can be used
+    /// together with it.
     pub apparmor_attr: bool,
     /// SELinux is enabled and has a policy.
     pub selinux: bool,

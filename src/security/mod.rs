@@ -3,9 +3,9 @@
 
 #![forbid(unsafe_code)]
 
-pub mod caps;
-pub mod default_profile;
+pub(crate) mod caps;
+pub(crate) mod default_profile;
 pub mod lsm;
-pub mod process;
+pub(crate) mod process;
 pub mod rlimits;
-pub mod seccomp;
+pub(crate) mod seccomp;

@@ -58,9 +58,6 @@ pub const MEMORY_FLAGS: [(&str, u32); 3] = [
 /// is glibc's CPU_SETSIZE and the most that the kernel's MAX_NUMNODES can be.
 pub type Bits = [u64; 16];
 
-/// The `maxnode` of [`Bits`] for set_mempolicy(2), which reads one bit less than it is told.
-pub const MEMORY_MAXNODE: u64 = 1025;
-
 /// `struct sched_attr` of linux/sched/types.h, without the utilisation clamps, which the spec does
 /// not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -4,12 +4,12 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod default;
-pub mod mount_options;
-pub mod names;
-pub mod size;
-pub mod state;
-pub mod validate;
+pub(crate) mod default;
+pub(crate) mod mount_options;
+pub(crate) mod names;
+pub(crate) mod size;
+pub(crate) mod state;
+pub(crate) mod validate;
 
 use crate::error::Kind;
 use crate::sys::file;

@@ -199,7 +199,7 @@ pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
         mask.as_ptr()
     };
     // SAFETY: mask and its number of bits belong together; the kernel reads whole words, and plans
-    // pad to them.
+    // pad to them. It reads one bit less than `maxnode` says.
     unsafe {
         call!(
             libc::SYS_set_mempolicy,

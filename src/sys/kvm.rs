@@ -1,4 +1,5 @@
-//! The program of a throw-away guest, and the memory that it runs in: see `vm::vmm::probe`.
+//! The program of a throw-away guest that probes KVM, and the guest's memory: see
+//! `vm::vmm::probe`.
 
 use super::Sys;
 use kvm_bindings::kvm_userspace_memory_region;

@@ -6,25 +6,25 @@
 //! ([`Sys`]). Where a function's errors say no more than the name of the call, the call's own page
 //! of the manual lists them.
 
-pub mod bpf;
-pub mod clock;
-pub mod entry;
-pub mod event;
+pub(crate) mod bpf;
+pub(crate) mod clock;
+pub(crate) mod entry;
+pub(crate) mod event;
 pub mod fd;
 pub mod file;
-pub mod ids;
-pub mod kvm;
-pub mod mount;
-pub mod mountinfo;
-pub mod namespace;
+pub(crate) mod ids;
+pub(crate) mod kvm;
+pub(crate) mod mount;
+pub(crate) mod mountinfo;
+pub(crate) mod namespace;
 pub mod netns;
-pub mod page;
+pub(crate) mod page;
 pub mod process;
-pub mod procfs;
-pub mod replace;
-pub mod resolve;
-pub mod search;
-pub mod seccomp;
+pub(crate) mod procfs;
+pub(crate) mod replace;
+pub(crate) mod resolve;
+pub(crate) mod search;
+pub(crate) mod seccomp;
 pub mod socket;
 
 use nix::errno::Errno;

@@ -229,16 +229,3 @@ pub fn fsmount(raw: i32, attributes: u64) -> Sys<i32> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fsmount, raw, 1, attributes) }.map(raw_fd)
 }
-
-/// The `ST_*` flags of the mount that a descriptor is on (statfs(2), `f_flags`).
-///
-/// # Errors
-/// statfs(2) fails: EBADF.
-pub fn mount_flags(raw: i32) -> Sys<u64> {
-    // The kernel's structure on 64-bit architectures is fifteen words, of which the eleventh is
-    // `f_flags`; libc hides that field.
-    let mut words = [0_u64; 15];
-    // SAFETY: the buffer has the size of the structure.
-    unsafe { call!(libc::SYS_fstatfs, raw, words.as_mut_ptr()) }?;
-    Ok(words[10])
-}

@@ -131,12 +131,12 @@ pub fn open_tap(name: &str) -> Sys<i32> {
     const TUNSETIFF: u64 = 0x4004_54ca;
     const TAP_NO_PI_VNET_HDR: u16 = 0x0002 | 0x1000 | 0x4000;
     #[repr(C)]
-    struct Request {
+    struct InterfaceRequest {
         name: [u8; 16],
         flags: u16,
         pad: [u8; 22],
     }
-    let mut request = Request {
+    let mut request = InterfaceRequest {
         name: [0; 16],
         flags: TAP_NO_PI_VNET_HDR,
         pad: [0; 22],

@@ -117,7 +117,7 @@ pub fn message_pair() -> Sys<(i32, i32)> {
 /// EPERM without CAP_NET_ADMIN over the namespace.
 pub fn loopback_up() -> Sys<()> {
     #[repr(C)]
-    struct Request {
+    struct InterfaceRequest {
         name: [u8; 16],
         flags: i16,
         pad: [u8; 22],
@@ -131,7 +131,7 @@ pub fn loopback_up() -> Sys<()> {
             0
         )
     }?);
-    let mut request = Request {
+    let mut request = InterfaceRequest {
         name: [0; 16],
         flags: (libc::IFF_UP | libc::IFF_RUNNING) as i16,
         pad: [0; 22],

@@ -4,9 +4,9 @@
 //! readers support v1 or v2 but not both at once.
 
 pub(super) mod reader;
-pub mod types;
-pub mod v1;
-pub mod v2;
+pub(crate) mod types;
+pub(crate) mod v1;
+pub(crate) mod v2;
 
 use super::group::Group;
 use super::tree::Version;

@@ -5,9 +5,9 @@
 //! connection starts threads that do not end, while hull must have one thread when it clones.
 //! `client.rs` uses the same protocol on a blocking socket.
 
-pub mod bus;
-pub mod client;
-pub mod properties;
-pub mod text;
+pub(crate) mod bus;
+pub(crate) mod client;
+pub(crate) mod properties;
+pub(crate) mod text;
 pub mod unit;
 pub mod value;

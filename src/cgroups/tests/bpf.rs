@@ -1,4 +1,4 @@
-//! The program is run here, instruction by instruction, and must say what the rules say.
+//! The program, run instruction by instruction, decides as the rules do.
 
 use crate::cgroups::bpf::program;
 use crate::cgroups::devices::{ALL, Device, Kind, MKNOD, READ, Rules, WRITE};
@@ -37,7 +37,7 @@ fn run(code: &[u64], kind: Kind, access: u8, major: u32, minor: u32) -> u64 {
     panic!("the program does not end");
 }
 
-/// What the rules mean, said another way: every single access by the last rule that speaks of it.
+/// What the rules mean: the last rule that matches decides on each access.
 fn meaning(rules: &Rules, kind: Kind, access: u8, major: u32, minor: u32) -> bool {
     [READ, WRITE, MKNOD]
         .into_iter()

@@ -77,7 +77,7 @@ fn a_hole_in_a_wider_rule_is_refused_for_v1_in_words() {
         error.contains("c 10:200 rw cannot be denied within c 10:* rwm"),
         "{error}"
     );
-    // v2's program has no such limit.
+    // v2's program can hold it.
     assert_eq!(rules(json).unwrap().rules.len(), 12);
 }
 

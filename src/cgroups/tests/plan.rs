@@ -42,7 +42,7 @@ fn absolute_paths_begin_at_the_mount_relative_ones_at_the_own_cgroup() {
     );
     assert_eq!(dirs(None, &v1())[1], "/sys/fs/cgroup/cpu,cpuacct/user/ctr");
     assert_eq!(dirs(Some(""), &v1())[10], "/sys/fs/cgroup/systemd/user/ctr");
-    // v2: beside the own cgroup, which has processes.
+    // v2: next to the caller's own cgroup, which has processes.
     assert_eq!(dirs(None, &v2()), ["/sys/fs/cgroup/user.slice/ctr"]);
     assert_eq!(dirs(Some("/x"), &v2()), ["/sys/fs/cgroup/x"]);
     assert!(
@@ -340,7 +340,7 @@ fn rootless_without_rights_stays_where_it_is_and_the_plan_shows_it() {
         assert!(p.places.is_empty() && p.devices.is_none());
         assert!(p.fallbacks.len() >= 2, "{:?}", p.fallbacks);
     }
-    // With a path the caller means it.
+    // With a path it is an error.
     r.path = Some("/x");
     assert!(
         plan(&r, &unwritable(v1()))

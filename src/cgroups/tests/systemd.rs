@@ -133,7 +133,7 @@ fn limits_become_properties_on_v2() {
     assert_eq!(property(&p, "OOMPolicy"), Some(Value::Str("kill".into())));
     assert_eq!(property(&p, "IOAccounting"), Some(Value::Bool(true)));
     assert_eq!(property(&p, "Delegate"), Some(Value::Bool(true)));
-    // The files are written all the same.
+    // The files are written in any case.
     assert!(
         p.writes
             .iter()
@@ -196,7 +196,7 @@ fn device_rules_become_a_strict_list_or_none() {
     }
     let auto = (Value::Str("auto".into()), Value::Pairs(Vec::new()));
     assert_eq!(of(r#"{"devices":[{"allow":true}]}"#), auto);
-    // "Minor 5 of any" cannot be said.
+    // A minor number of every major cannot be expressed.
     assert_eq!(
         of(r#"{"devices":[{"allow":true,"type":"c","minor":5,"access":"r"}]}"#),
         auto
@@ -282,7 +282,7 @@ fn addresses() {
     assert_eq!(socket("unixexec:path=x"), None);
 }
 
-/// A program that ends with the test.
+/// A program that is killed at the end of the test.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -355,7 +355,7 @@ fn a_real_bus_takes_what_is_sent() {
     let _ = std::fs::remove_file(path);
 }
 
-/// A systemd of its own: first process of a PID namespace, in cgroups of its own, with a unit that
+/// Starts a systemd for the test: PID 1 of a PID namespace, in cgroups of its own, with a unit that
 /// does nothing.
 const BOOT: &str = r#"
 set -e
@@ -454,7 +454,7 @@ fn show(unit: &str, name: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// The other half of the test above, run by it.
+/// The second half of the test above, which runs it in that systemd's namespaces.
 #[test]
 fn inside() {
     if std::env::var_os("HULL_TEST_SYSTEMD").is_none() {
@@ -474,7 +474,7 @@ fn inside() {
     let mut group = Group::start(&plan, pid).unwrap();
     group.apply(&plan).unwrap();
     group.commit();
-    // No thread was started that could outlive the connection.
+    // The connection has started no thread.
     assert_eq!(
         std::fs::read_dir("/proc/self/task").unwrap().count(),
         2,
@@ -526,7 +526,7 @@ fn inside() {
         ["MemoryLimit", "TasksMax"].map(|p| show(unit, p)),
         ["33554432", "44"]
     );
-    // What systemd writes again when it is reloaded is what hull wrote.
+    // systemd writes the values again when it is reloaded: they are hull's.
     assert!(
         Command::new("systemctl")
             .arg("daemon-reload")
@@ -552,7 +552,7 @@ fn inside() {
     group.remove().unwrap();
     assert_eq!(show(unit, "LoadState"), "not-found");
     assert!(group.dirs().all(|dir| !Path::new(dir).exists()));
-    // Of a start that is not committed nothing stays, and a name can be had again.
+    // A start without commit leaves nothing, and the name can be used again.
     let program = Running(Command::new("sleep").arg("100").spawn().unwrap());
     let pid = Pid::from_raw(program.0.id() as i32);
     drop(Group::start(&plan, pid).unwrap());

@@ -105,8 +105,8 @@ impl Drop for Directory {
     }
 }
 
-/// v2's files are regular ones here, and a write leaves what is longer: blanks stand where nothing
-/// is.
+/// The files of this v2 cgroup are regular ones, in which a shorter value leaves the end of a
+/// longer one: blanks fill them.
 #[test]
 fn half_of_a_pair_is_completed_by_what_is_in_force() {
     let directory = Directory::new(
@@ -195,8 +195,8 @@ fn all_or_nothing() {
         .map(|(c, f)| value(group, c, f))
     };
     let before = all(&group);
-    // The last one is refused by the kernel, which has no such page size; or already before
-    // anything is written.
+    // The kernel, which has no such page size, refuses the last value; or hull does so before it
+    // writes anything.
     for last in [
         r#""hugepageLimits":[{"pageSize":"3MB","limit":0}]"#,
         r#""rdma":{"x":{"hcaHandles":1}}"#,
@@ -223,7 +223,7 @@ fn all_or_nothing() {
         all(&group),
         ["134217728", "268435456", "100", "20000", "50", "0"]
     );
-    // Nothing said, nothing changed.
+    // An update without values changes nothing.
     group.update(&resources("{}")).unwrap();
     assert_eq!(all(&group)[4], "50");
 }
@@ -236,7 +236,7 @@ fn a_limit_below_the_usage_says_both() {
     let name = Name::new();
     let plan = planned(&request(Some(&name.0), None));
     let mut group = Group::create(&plan).unwrap();
-    // The shell's own memory, which without swap cannot be got rid of.
+    // The shell's own memory, which the kernel cannot reclaim without swap.
     let procs = format!("{}/cgroup.procs", group.dir("memory").unwrap());
     let mut program = Program::new(&format!(
         "echo $$ > {procs}; x=$(head -c 33554432 /dev/zero | tr '\\0' x); echo ok; kill -STOP $$"

@@ -194,7 +194,7 @@ fn section(last: &Last) -> Option<Vec<Instruction>> {
             }
             body.extend(refuse_above(number));
         }
-        (None, Some(_)) => return None, // x32 numbers stand on x86_64 only
+        (None, Some(_)) => return None, // only x86_64 has x32 numbers
     }
     let mut section = vec![Instruction::test(EQUAL, last.arch, 0, body.len() as u8)];
     section.extend(body);
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::security::seccomp::interpreter::{Data, run};
 
-    /// What stands behind the prefix in these tests.
+    /// What follows the prefix in these tests.
     const REACHED: u32 = libc::SECCOMP_RET_TRAP;
 
     fn answer(last: &[Last], arch: u32, number: u32) -> u32 {

@@ -266,7 +266,7 @@ fn calls_newer_than_the_profile_do_not_exist() {
 
 #[test]
 fn a_tree_answers_as_a_list_does() {
-    // 40 rules are a tree and 30 a list; names and answers differ by call, with holes between.
+    // 40 rules become a tree and 30 a list; each call has its own answer, and some have no rule.
     let names: Vec<String> = (0..80)
         .step_by(2)
         .map(|number| ScmpSyscall::from(number).get_name().unwrap())
@@ -511,8 +511,8 @@ fn loading_a_notifying_filter_gives_a_listener() {
         json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
             "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}),
     );
-    // The child finds the listener among its descriptors: the highest, as nothing else was opened
-    // since the fork.
+    // The child finds the listener as its highest descriptor: it has opened nothing else since the
+    // fork.
     let listener = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
     assert!(filter.flags & NEW_LISTENER != 0);
     let cloexec = (0..listener + 64).any(|fd| {
