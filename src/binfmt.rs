@@ -1,13 +1,13 @@
-//! Bundles of another architecture: what a program is for, by its ELF header, and the interpreter
-//! (QEMU's user-mode emulation) that runs it.
+//! Bundles for another architecture: which one, by the ELF header of the program, and the
+//! interpreter (QEMU's user-mode emulation) that executes it.
 //!
-//! With the namespace backend the interpreter is registered in a binfmt_misc of the container's own user
-//! namespace (Linux 6.7, commit 21ca59b365c0); behind the second in the guest's kernel. The host's
-//! own registrations stay as they are, and are used where they fit.
+//! The namespace backend registers the interpreter in a binfmt_misc of the container's own user
+//! namespace (Linux 6.7, commit 21ca59b365c0), the VM backend in the guest's kernel. The host's own
+//! registrations are left as they are, and used where they fit.
 
 #![forbid(unsafe_code)]
 
-use crate::spec::Spec;
+use crate::spec::{Spec, default};
 use crate::sys::fd::{Fd, c_string};
 use crate::sys::file;
 use crate::sys::resolve::lookup;
@@ -16,23 +16,26 @@ use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The image format's own word for what a bundle is for, as tools that unpack images carry it into
-/// the config (image-spec, conversion.md).
+/// The annotation with an image's architecture, which tools that unpack images write into the
+/// config (image-spec, conversion.md).
 pub const ANNOTATION: &str = "org.opencontainers.image.architecture";
-/// Where the kernel has its binfmt_misc.
+/// Where the host's binfmt_misc is mounted.
 pub const REGISTRY: &str = "/proc/sys/fs/binfmt_misc";
 
-/// An architecture: as uname(1) and QEMU name it, as images name it, and its mark in an ELF header
-/// (elf.h: class, data, machine).
+/// An architecture, and how an ELF header names it (elf.h: `EI_CLASS`, `EI_DATA`, `e_machine`).
 struct Architecture {
+    /// The name of uname(1) and QEMU.
     name: &'static str,
+    /// The name of images.
     image: &'static str,
     class: u8,
     data: u8,
     machine: u16,
 }
 
+/// `ELFDATA2LSB` of elf.h.
 const LITTLE: u8 = 1;
+/// `ELFDATA2MSB` of elf.h.
 const BIG: u8 = 2;
 
 const ARCHITECTURES: [Architecture; 7] = [
@@ -87,7 +90,7 @@ const ARCHITECTURES: [Architecture; 7] = [
     },
 ];
 
-/// The part of an ELF header that tells what it is for.
+/// The length of the part of an ELF header that tells the architecture, up to `e_machine`.
 const HEADER: usize = 20;
 
 impl Architecture {
@@ -106,8 +109,8 @@ impl Architecture {
         })
     }
 
-    /// The bytes of a header, and which bits of them count: programs and shared objects, whatever
-    /// OS they name.
+    /// The bytes of a header, and the mask of the bits that count: programs and shared objects
+    /// (`ET_EXEC`, `ET_DYN`), whatever `EI_OSABI` they have.
     fn marks(&self) -> ([u8; HEADER], [u8; HEADER]) {
         let word = |value: u16| {
             if self.data == BIG {
@@ -126,25 +129,28 @@ impl Architecture {
     }
 }
 
-/// A bundle's program that this machine's processor cannot run.
+/// A bundle's program that the host's CPU cannot execute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Foreign {
-    /// What it is for, as uname(1) there names it.
+    /// The program's architecture, by uname(1)'s name.
     pub architecture: String,
-    /// The program.
+    /// The program's path in the container, or `the program` where the root file system does not
+    /// have it.
     pub program: String,
-    /// The host's file that runs it.
+    /// The host's file of the interpreter; empty where the host's binfmt_misc has one and hull
+    /// none.
     pub interpreter: PathBuf,
-    /// The host's own binfmt_misc runs it already.
+    /// An entry of the host's own binfmt_misc executes it already.
     pub by_host: bool,
     /// The kernel can give a user namespace a binfmt_misc of its own.
     pub own_registry: bool,
 }
 
 impl Foreign {
-    /// The line for binfmt_misc's `register` (Documentation/admin-guide/binfmt-misc.rst): the
-    /// interpreter, as the writer sees it, is opened at once (F), gets the program by descriptor
-    /// (O) with its name as it was (P), and set-user-id programs act as themselves (C).
+    /// The line for binfmt_misc's `register` (Documentation/admin-guide/binfmt-misc.rst). The
+    /// kernel opens the interpreter at once, in the writer's mount namespace (F); the interpreter
+    /// gets the program by descriptor (O) and argv[0] unchanged (P), and set-user-id programs have
+    /// their effect (C).
     pub fn registration(&self, interpreter: &str) -> String {
         let hex = |bytes: &[u8]| {
             bytes
@@ -165,22 +171,22 @@ impl Foreign {
     }
 }
 
-/// What a bundle's annotation says it is for, where that is not this machine. No file is looked at.
+/// The architecture that a bundle's annotation names, where it is not the host's. No file is read.
 pub fn annotated(spec: &Spec) -> Option<&'static str> {
-    let said = spec.config().annotations.get(ANNOTATION)?;
+    let named = spec.config().annotations.get(ANNOTATION)?;
     ARCHITECTURES
         .iter()
-        .find(|known| known.image == said || known.name == said)
+        .find(|known| known.image == named || known.name == named)
         .map(|known| known.name)
         .filter(|name| *name != Architecture::native())
 }
 
-/// What the bundle's program is for, where that is not this machine: by its header, or, where the
-/// root file system does not hold it, by the annotation. None for a program of this machine's, or
-/// one of no kind that hull knows.
+/// The bundle's program, where it is not for the host's architecture: by its ELF header, or, where
+/// the root file system does not have the program, by the annotation. None for the host's own
+/// architecture, and for a file of a kind that hull does not know.
 ///
 /// # Errors
-/// There is no interpreter for it.
+/// No interpreter for the architecture is installed.
 pub fn of_bundle(spec: &Spec) -> Result<Option<Foreign>> {
     let found = program(spec);
     let (name, program) = match &found {
@@ -205,7 +211,7 @@ pub fn of_bundle(spec: &Spec) -> Result<Option<Foreign>> {
         None => {
             let native = Architecture::native();
             return Err(Error::new(format!(
-                "{program} is for {name} and this machine is {native}: there is no \
+                "{program} is for {name} and the host is {native}: there is no \
                     /usr/bin/qemu-{name}-static (Debian's qemu-user-static)"
             )));
         }
@@ -219,7 +225,7 @@ pub fn of_bundle(spec: &Spec) -> Result<Option<Foreign>> {
     }))
 }
 
-/// A static interpreter: it has no libraries in the container.
+/// The path of a statically linked interpreter: in the container it would find no libraries.
 fn interpreter(name: &str) -> Option<PathBuf> {
     ["/usr/bin", "/usr/local/bin"]
         .iter()
@@ -227,7 +233,7 @@ fn interpreter(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Since Linux 6.7.
+/// Whether the kernel lets a user namespace have a binfmt_misc of its own: since Linux 6.7.
 fn own_registry() -> bool {
     let release = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
@@ -238,8 +244,8 @@ fn own_registry() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7)
 }
 
-/// Whether an enabled entry of a binfmt_misc fits a header and needs nothing of the container's
-/// files (flag F).
+/// Whether an enabled entry of a binfmt_misc matches a header and has flag F: without it the kernel
+/// would look for the interpreter in the container.
 fn registered(registry: &Path, header: &[u8]) -> bool {
     let entries = std::fs::read_dir(registry).into_iter().flatten().flatten();
     entries
@@ -272,8 +278,8 @@ fn registered(registry: &Path, header: &[u8]) -> bool {
         })
 }
 
-/// The first bytes of the program that execve will read in the end, and its path; scripts are
-/// followed to their interpreters.
+/// The first bytes of the program that execve(2) reads in the end, and its path: a script is
+/// followed to its interpreter.
 fn program(spec: &Spec) -> Option<(Vec<u8>, String)> {
     let process = spec.config().process.as_ref()?;
     let root = std::fs::File::open(spec.rootfs()).ok()?;
@@ -287,11 +293,7 @@ fn program(spec: &Spec) -> Option<(Vec<u8>, String)> {
             format!("{}/{name}", process.cwd)
         });
     } else {
-        let path = process
-            .env
-            .iter()
-            .find_map(|variable| variable.strip_prefix("PATH="))
-            .unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let path = process.variable("PATH").unwrap_or(default::SEARCH_PATH);
         candidates.extend(
             path.split(':')
                 .map(|directory| format!("{directory}/{name}")),
@@ -313,15 +315,16 @@ fn program(spec: &Spec) -> Option<(Vec<u8>, String)> {
     None
 }
 
-/// The first bytes of a plain file in the root. Nothing else is opened: a device's opening may act.
+/// The first bytes of a plain file in the root. Other files are not opened: opening a device may
+/// have an effect, and opening a fifo may wait.
 fn start_of(root: i32, path: &str) -> Option<Vec<u8>> {
     let name = c_string(path).ok()?;
-    let place = Fd(lookup(root, &name, 0, true).ok()?);
-    if file::fstat(place.0).ok()?.st_mode & libc::S_IFMT != libc::S_IFREG {
+    let found = Fd(lookup(root, &name, 0, true).ok()?);
+    if file::fstat(found.0).ok()?.st_mode & libc::S_IFMT != libc::S_IFREG {
         return None;
     }
     let mut start = vec![0; 256];
-    let count = std::fs::File::open(format!("/proc/self/fd/{}", place.0))
+    let count = std::fs::File::open(format!("/proc/self/fd/{}", found.0))
         .ok()?
         .read(&mut start)
         .ok()?;
@@ -329,10 +332,12 @@ fn start_of(root: i32, path: &str) -> Option<Vec<u8>> {
     Some(start)
 }
 
-/// Registers an interpreter in the kernel's own registry: a guest's part, never the host's.
+/// Registers an interpreter in the kernel's own registry. Only a guest's PID 1 does this, never
+/// hull on the host.
 ///
 /// # Errors
-/// The kernel's.
+/// Writing to `register` fails: binfmt_misc is not mounted; EEXIST, the name is registered; ENOENT,
+/// the interpreter is missing.
 pub fn register(line: &str) -> Result<()> {
     let path = format!("{REGISTRY}/register");
     std::fs::write(&path, line).on("register an interpreter with", path)

@@ -1,5 +1,5 @@
-//! What this host, this user and this cgroup tree can do: plain data, complete before anything is
-//! planned.
+//! Facts: what this kernel, user and cgroup tree can do. Plain data, complete before hull plans
+//! anything.
 
 #![forbid(unsafe_code)]
 
@@ -17,80 +17,85 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Whose a namespace is that the config joins by path.
+/// Which user namespace owns a namespace that the config joins by path: it decides when the child
+/// joins it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Owner {
-    /// hull's own user namespace, or one outside it: joined before the user namespace is.
+    /// hull's own user namespace, or an ancestor of it: the child joins the namespace before the
+    /// user namespace.
     Outer,
-    /// The user namespace that the config joins: joined after it.
+    /// The user namespace that the config joins: the child joins the namespace after that one.
     Joined,
-    /// It is the one hull is in already: nothing to join.
+    /// The path is of the namespace that hull is in already: the child joins nothing.
     Own,
 }
 
-/// One namespace joined by path.
+/// A namespace that the config joins by path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinedNamespace {
-    /// `CLONE_NEW*`.
+    /// The kind, as its `CLONE_NEW*`.
     pub kind: u32,
-    /// Where it is.
+    /// The path as the config has it.
     pub path: String,
-    /// Whose it is.
+    /// Which user namespace owns it.
     pub owner: Owner,
 }
 
 /// The programs that write id maps for ordinary users (newuidmap(1)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdHelpers {
-    /// newuidmap.
+    /// The path of newuidmap.
     pub uid: PathBuf,
-    /// newgidmap.
+    /// The path of newgidmap.
     pub gid: PathBuf,
 }
 
-/// What the host can do for one Spec.
+/// What hull knows of the host when it plans one Spec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Effective user id.
+    /// hull's effective user id.
     pub euid: u32,
-    /// Effective group id.
+    /// hull's effective group id.
     pub egid: u32,
     /// hull holds CAP_SYS_ADMIN in its user namespace.
     pub privileged: bool,
     /// hull itself is in a user namespace other than the first.
     pub in_user_namespace: bool,
-    /// The permitted capabilities, as a mask.
+    /// hull's permitted capabilities; bit n is capability number n.
     pub permitted: u64,
-    /// The bounding set, as a mask.
+    /// hull's bounding set; bit n is capability number n.
     pub bounding: u64,
-    /// The kernel's last capability.
+    /// The number of the last capability that the kernel has.
     pub last_capability: u8,
-    /// Signals that hull's caller left ignored (bit 0 is signal 1).
+    /// Signals that hull inherited as ignored; bit 0 is signal 1.
     pub ignored_signals: u64,
-    /// The cgroup hierarchies.
+    /// The mounted cgroup hierarchies.
     pub cgroups: Tree,
     /// Namespaces that the Spec joins by path.
     pub joined: Vec<JoinedNamespace>,
     /// newuidmap and newgidmap, where hull is unprivileged and the Spec maps ids.
     pub id_helpers: Option<IdHelpers>,
-    /// Hard limits of hull's own, of the resources that the Spec limits.
+    /// hull's own hard limits of the resources that `process.rlimits` names, by `RLIMIT_*`, each in
+    /// its own unit.
     pub hard_limits: BTreeMap<u32, u64>,
     /// AppArmor and SELinux, where the Spec asks for a label.
     pub lsm: Option<Lsm>,
-    /// `/dev` of the container shows `/proc/kcore` as `core` where the kernel has it.
+    /// The kernel has `/proc/kcore`: the container's `/dev` gets the link `core` to it.
     pub kcore: bool,
-    /// The program is another architecture's. With this backend the bundle must say so by its
-    /// annotation: looking at the program costs each start its calls.
+    /// The program is for another architecture, and what executes it. The namespace backend looks
+    /// at the program only where the bundle's annotation says so: looking costs system calls at
+    /// each start.
     #[serde(default)]
     pub foreign: Option<Foreign>,
 }
 
 impl Facts {
-    /// Asks the host what this Spec needs to know.
+    /// Collects the facts that this Spec's plan depends on.
     ///
     /// # Errors
-    /// procfs is not there; a namespace's path cannot be opened.
+    /// procfs is not mounted; a namespace of the config cannot be opened, or its path is of another
+    /// file; an rlimit is not valid; the bundle's architecture has no interpreter.
     pub fn probe(spec: &Spec) -> Result<Self> {
         let status = procfs::read_record(c"/proc/self/status").on("read", "/proc/self/status")?;
         let status = String::from_utf8_lossy(&status);
@@ -153,14 +158,14 @@ impl Facts {
         self
     }
 
-    /// Whether an unprivileged user can write a map alone: a single run of its own id
-    /// (user_namespaces(7)).
+    /// Whether an unprivileged user can write a map without newuidmap: a single range of one id,
+    /// the user's own (user_namespaces(7)).
     pub fn can_map_alone(&self, mappings: &[IdMapping], own: u32) -> bool {
         matches!(mappings, [only] if only.size == 1 && only.host_id == own)
     }
 }
 
-/// Whether hull is in a user namespace other than the first, which has a fixed inode number
+/// Whether hull is in a user namespace other than the initial one, which has a fixed inode number
 /// (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
 pub fn in_user_namespace() -> bool {
     const INITIAL: u64 = 0xEFFF_FFFD;
@@ -169,7 +174,8 @@ pub fn in_user_namespace() -> bool {
     })
 }
 
-/// The kernel says EINVAL to a capability that it does not know.
+/// The number of the kernel's last capability: PR_CAPBSET_READ answers EINVAL to one that it does
+/// not know.
 fn last_capability(bounding: u64) -> u8 {
     const KNOWN: u8 = 40;
     let exists = |n: u8| ids::prctl(libc::PR_CAPBSET_READ, u64::from(n), 0).is_ok();
@@ -183,9 +189,9 @@ fn last_capability(bounding: u64) -> u8 {
     }
 }
 
-/// hull's own hard limits of what is asked for.
-fn hard_limits(asked: &[Rlimit]) -> Result<BTreeMap<u32, u64>> {
-    let limits = rlimits::parse(asked)?;
+/// hull's own hard limits of the resources that a config limits.
+fn hard_limits(rlimits: &[Rlimit]) -> Result<BTreeMap<u32, u64>> {
+    let limits = rlimits::parse(rlimits)?;
     limits
         .iter()
         .map(|limit| {
@@ -204,7 +210,7 @@ fn id_helpers() -> Option<IdHelpers> {
     })
 }
 
-/// Identity of a namespace: its inode on nsfs.
+/// What identifies a namespace: the device and inode of its nsfs file.
 fn identity(descriptor: i32) -> Result<(u64, u64), nix::errno::Errno> {
     file::fstat(descriptor).map(|stat| (stat.st_dev, stat.st_ino))
 }
@@ -223,7 +229,7 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
     let user = user
         .map(namespace::open)
         .transpose()?
-        .map(|held| identity(held.0))
+        .map(|user| identity(user.0))
         .transpose()
         .on("stat", "user namespace")?;
     let mut list = Vec::new();
@@ -231,9 +237,9 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
         let (Some(kind), Some(path)) = (namespace.typ, namespace.path.clone()) else {
             continue;
         };
-        let held = namespace::open(&path)?;
-        let here = identity(held.0).on("stat", &path)?;
-        if crate::sys::file::filesystem(held.0).on("stat", &path)? != NSFS_MAGIC {
+        let opened = namespace::open(&path)?;
+        let here = identity(opened.0).on("stat", &path)?;
+        if file::filesystem(opened.0).on("stat", &path)? != NSFS_MAGIC {
             return Err(Error::new(format!("namespace path {path} is no namespace")));
         }
         let own = namespace::open(format!("/proc/self/ns/{}", own_name(kind)))
@@ -243,7 +249,7 @@ fn joined(spec: &Spec) -> Result<Vec<JoinedNamespace>> {
         } else if kind == LinuxNamespaceType::User || user.is_none() {
             Owner::Outer
         } else {
-            match namespace::owner(held.0)
+            match namespace::owner(opened.0)
                 .map(crate::sys::fd::Fd)
                 .and_then(|owner| identity(owner.0))
             {
@@ -269,8 +275,8 @@ fn own_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Uts => "uts",
         LinuxNamespaceType::Ipc => "ipc",
         LinuxNamespaceType::User => "user",
-        // Children are made in `pid_for_children`; hull never changes its own, so the two are the
-        // same.
+        // The kernel creates children in `pid_for_children`; hull never changes its own, so the two
+        // are the same.
         LinuxNamespaceType::Pid => "pid",
         LinuxNamespaceType::Network => "net",
         LinuxNamespaceType::Time => "time",

@@ -1,9 +1,9 @@
 //! The features document (features.md and features-linux.md of the runtime spec, 1.3): what this
-//! program recognises, whatever the host has. Only `supportedFlags` asks the kernel, as the spec
-//! wants.
+//! program recognises, whatever the host supports. Only `supportedFlags` depends on the kernel, as
+//! the spec demands.
 //!
-//! Written as JSON and not by the types of `oci-spec`, which put absent fields as null and
-//! annotations in no order; a test reads the document by those types and finds nothing lost.
+//! The document is written as JSON and not by the types of `oci-spec`, which write absent fields as
+//! null and annotations in no order; a test reads it by those types and compares.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const OLDEST: &str = "1.0.0";
 const NEWEST: &str = "1.3.0";
 
-/// config.md, hooks, in the order of their time.
+/// The hooks of config.md, in the order in which they run.
 const HOOKS: [&str; 6] = [
     "prestart",
     "createRuntime",
@@ -24,12 +24,12 @@ const HOOKS: [&str; 6] = [
     "poststop",
 ];
 
-/// config-linux.md, namespaces.
+/// The namespaces of config-linux.md.
 const NAMESPACES: [&str; 8] = [
     "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
 ];
 
-/// config-linux.md, seccomp.
+/// The seccomp actions and operators of config-linux.md.
 const ACTIONS: [&str; 9] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
@@ -60,14 +60,14 @@ const CGROUP_V2: bool = true;
 const CGROUP_SYSTEMD: bool = true;
 const CGROUP_SYSTEMD_USER: bool = true;
 const CGROUP_RDMA: bool = true;
-/// Groups of the resource director are not made: a config that asks for one is refused.
+/// hull makes no resctrl groups (Intel RDT), and refuses a config that has `linux.intelRdt`.
 const INTEL_RDT: bool = false;
 
-/// Annotations in a config that widen what the container may do; a trailing dot is a prefix.
+/// Annotations of a config that give the container more rights; one that ends in a dot is a prefix.
 const UNSAFE_ANNOTATIONS: [&str; 2] = ["org.systemd.property.", "run.oci.keep_original_groups"];
 
-/// The document. `mount_options` are the options that the mounts of a config may name, without
-/// those of file systems.
+/// The features document. `mount_options` are the options that the mounts of a config may name,
+/// without those of file systems.
 pub fn document(mount_options: &[&str]) -> Value {
     json!({
         "ociVersionMin": OLDEST,
@@ -105,7 +105,8 @@ fn linux() -> Value {
         "apparmor": { "enabled": true },
         "selinux": { "enabled": true },
         "intelRdt": { "enabled": INTEL_RDT, "schemata": INTEL_RDT, "monitoring": INTEL_RDT },
-        "memoryPolicy": { "modes": names(&process::MEMORY_MODES), "flags": names(&process::MEMORY_FLAGS) },
+        "memoryPolicy": { "modes": names(&process::MEMORY_MODES),
+            "flags": names(&process::MEMORY_FLAGS) },
         "mountExtensions": { "idmap": { "enabled": true } },
         "netDevices": { "enabled": true },
     })
@@ -115,8 +116,8 @@ fn annotations() -> Value {
     let mut annotations = json!({
         "hull.version": env!("CARGO_PKG_VERSION"),
         "io.github.seccomp.libseccomp.version": seccomp::library_version(),
-        // runc's word, which engines look for: checkpoint and restore are there, whether or not a
-        // criu is.
+        // runc's annotation, which engines look for: hull has checkpoint and restore, whether or
+        // not criu is installed.
         "org.opencontainers.runc.checkpoint.enabled": "true",
     });
     if let Some(commit) = option_env!("HULL_COMMIT") {
@@ -160,7 +161,8 @@ mod tests {
             );
         }
         for op in strings(&linux["seccomp"]["operators"]) {
-            let rule = json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": op}]});
+            let rule = json!({"names": ["read"], "action": "SCMP_ACT_ERRNO",
+                "args": [{"index": 0, "value": 1, "op": op}]});
             let section: Seccomp = serde_json::from_value(
                 json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}),
             )

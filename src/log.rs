@@ -1,4 +1,4 @@
-//! What hull says besides its results: to stderr, or in runc's formats to the file of `--log`.
+//! hull's log: lines on stderr, or in runc's formats in the file of `--log`.
 
 #![forbid(unsafe_code)]
 
@@ -18,24 +18,25 @@ pub enum Format {
     Json,
 }
 
-/// Where and how to log.
+/// Where to log and how: the options of the command line.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// `--log`.
+    /// `--log`: the file; none is stderr.
     pub file: Option<PathBuf>,
-    /// `--log-format`.
+    /// `--log-format`: the form of a line.
     pub format: Format,
-    /// `--debug`.
+    /// `--debug`: lines of level debug are written too.
     pub debug: bool,
 }
 
 static TARGET: OnceLock<Target> = OnceLock::new();
 
-/// Sets the target, once. The file is closed again until there is a line: the descriptors that a
-/// caller asks to be preserved are counted from 3, and none of hull's own may stand among them.
+/// Sets the target, once. The file is opened to see that it can be, and closed until there is a
+/// line to write: `--preserve-fds` counts the caller's descriptors from 3, and none of hull's own
+/// may be among them.
 ///
 /// # Errors
-/// The file cannot be opened: an engine that reads it would learn nothing.
+/// open(2) of the file fails: an engine that reads it would learn nothing.
 pub fn open(target: Target) -> Result<()> {
     if let Some(path) = &target.file {
         append(path).on("open log", path.display())?;
@@ -44,15 +45,15 @@ pub fn open(target: Target) -> Result<()> {
     Ok(())
 }
 
-/// A line of level debug; worded only with `--debug`.
+/// Logs a line of level debug, which is composed only with `--debug`.
 pub fn debug<M: AsRef<str>>(message: impl FnOnce() -> M) {
     if TARGET.get().is_some_and(|target| target.debug) {
         line("debug", message().as_ref());
     }
 }
 
-/// A warning: to stderr, or to the log file. Not into a JSON log unless debugging: Podman's monitor
-/// reads that file as one object.
+/// Logs a warning to stderr, or to the log file. Without `--debug` a log in JSON gets none:
+/// Podman's monitor reads that file as one object, the error.
 pub fn warn(message: &str) {
     match TARGET.get() {
         Some(target)
@@ -61,13 +62,12 @@ pub fn warn(message: &str) {
             line("warning", message)
         }
         Some(target) if target.file.is_some() => {}
-        // One write: lines of several hulls on one terminal are not mixed.
+        // One write(2), so that lines of several processes on one terminal are not mixed.
         _ => drop(std::io::stderr().write_all(format!("hull: warning: {message}\n").as_bytes())),
     }
 }
 
-/// A warning that no one at a terminal needs: to the log file, where warnings go there, or with
-/// `--debug`.
+/// Logs a warning that a user at a terminal does not need: only to a log file, or with `--debug`.
 pub fn remark(message: &str) {
     if TARGET
         .get()
@@ -77,7 +77,8 @@ pub fn remark(message: &str) {
     }
 }
 
-/// A line of level error, to the file only: stderr gets the sentence as it is.
+/// Logs a line of level error, to the log file only: the command line prints the error itself to
+/// stderr.
 pub fn error(message: &str) {
     if TARGET.get().is_some_and(|target| target.file.is_some()) {
         line("error", message);

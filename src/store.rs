@@ -1,5 +1,6 @@
-//! Where containers' records lie, and how they are read and replaced: one writer at a time (a lock on
-//! the container's directory), replaced by atomic rename. Generic over the record.
+//! The directory of the containers' records (`--root`): one directory for each container, locked by
+//! whoever changes the container, with a record that is replaced by an atomic rename. Generic over
+//! the record.
 
 #![forbid(unsafe_code)]
 
@@ -17,21 +18,22 @@ use std::path::{Path, PathBuf};
 /// The name of a container's record in its directory.
 const RECORD: &str = "state.json";
 
-/// The containers' directory (`--root`).
+/// The directory of all containers (`--root`).
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
 }
 
-/// The lock on one container's directory; released when dropped.
+/// The exclusive lock on one container's directory (flock(2)); released when dropped.
 pub struct Lock {
     _directory: File,
 }
 
-/// Checks an id: letters, digits and `_+-.`, no path, at most 1024 characters (as runc has it).
+/// Checks an id: letters, digits and `_+-.` (runc's rule), but neither `.` nor `..`, and at most
+/// 255 bytes, which is the longest name that a directory can have.
 ///
 /// # Errors
-/// `invalid container ID format`, and what is wrong.
+/// `invalid container ID format`: the id breaks one of these rules. The id is empty.
 pub fn check_id(id: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     if id.is_empty() {
@@ -50,26 +52,27 @@ pub fn check_id(id: &str) -> Result<()> {
 }
 
 impl Store {
-    /// The store in a directory, which is made when something is put there.
+    /// The store in a directory, which is made with the first container.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The directory.
+    /// The store's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The directory of one container.
+    /// The directory of one container, whether it exists or not. The id must have been checked
+    /// ([`check_id`]).
     pub fn directory(&self, id: &str) -> PathBuf {
         self.root.join(id)
     }
 
-    /// A directory for what can be made again, owned and entered by hull's user alone. Its name is no
-    /// container's.
+    /// A directory for files that can be made again, which only hull's user may enter. Its name
+    /// begins with `@`, which is in no container's id.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// mkdir(2) fails: hull may not write to the store.
     pub fn cache(&self, name: &str) -> Result<PathBuf> {
         let directory = self.root.join(format!("@{name}"));
         if !directory.is_dir() {
@@ -85,7 +88,8 @@ impl Store {
     /// Makes the directory of a new container and locks it.
     ///
     /// # Errors
-    /// The id is in use, or not well formed; the directory cannot be made.
+    /// [`Kind::ContainerExists`]; the id is not well formed ([`check_id`]); mkdir(2) fails: hull
+    /// may not write to the store.
     pub fn make(&self, id: &str) -> Result<Lock> {
         check_id(id)?;
         let directory = self.directory(id);
@@ -113,10 +117,11 @@ impl Store {
         self.lock(id)
     }
 
-    /// Locks a container.
+    /// Locks a container; waits for who holds the lock.
     ///
     /// # Errors
-    /// `container does not exist`.
+    /// [`Kind::NoSuchContainer`]; the id is not well formed; open(2) or flock(2) fails: hull may
+    /// not read the directory.
     pub fn lock(&self, id: &str) -> Result<Lock> {
         check_id(id)?;
         let directory = File::open(self.directory(id)).map_err(|error| missing(id, &error))?;
@@ -129,7 +134,8 @@ impl Store {
     /// Reads a container's record.
     ///
     /// # Errors
-    /// `container does not exist`; a record that cannot be read.
+    /// [`Kind::NoSuchContainer`]; the id is not well formed; the file cannot be read, or is not a
+    /// record of this type.
     pub fn read<T: DeserializeOwned>(&self, id: &str) -> Result<T> {
         check_id(id)?;
         let path = self.directory(id).join(RECORD);
@@ -140,25 +146,26 @@ impl Store {
     /// Replaces a container's record.
     ///
     /// # Errors
-    /// A full disk, and the like; the old record stands then.
+    /// Writing or renaming the new file fails: the disk is full, or the container's directory has
+    /// been removed. The old record stays then.
     pub fn write<T: Serialize>(&self, id: &str, record: &T) -> Result<()> {
         let path = self.directory(id).join(RECORD);
         let text = serde_json::to_vec(record).on("write", path.display())?;
         replace(&path, &text, 0o666, Lasting::Process)
     }
 
-    /// Removes a container's directory if it holds the record alone; the record itself is gone in any
-    /// case.
+    /// Removes a container's record, and its directory where it contained nothing else. Whether
+    /// both are removed.
     pub fn remove_bare(&self, id: &str) -> bool {
         let directory = self.directory(id);
         std::fs::remove_file(directory.join(RECORD)).is_ok()
             && std::fs::remove_dir(&directory).is_ok()
     }
 
-    /// Removes a container's directory.
+    /// Removes a container's directory with all that is in it; one that is missing is no error.
     ///
     /// # Errors
-    /// The kernel's.
+    /// rmdir(2) or unlink(2) fails: something in it is a mount point, or hull may not write to it.
     pub fn remove(&self, id: &str) -> Result<()> {
         let directory = self.directory(id);
         match std::fs::remove_dir_all(&directory) {
@@ -169,10 +176,10 @@ impl Store {
         }
     }
 
-    /// The ids of all containers, sorted; none where the store is not there.
+    /// The ids of all containers that have a record, sorted; none where the store does not exist.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store's directory cannot be read.
     pub fn ids(&self) -> Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -198,7 +205,8 @@ fn missing(id: &str, error: &std::io::Error) -> Error {
     }
 }
 
-/// The fifo's name in the container's directory: it is there until `start`.
+/// The name of the fifo in the container's directory by which `start` lets the program begin; it is
+/// removed then.
 pub const START_FIFO: &str = "exec.fifo";
 
 #[cfg(test)]

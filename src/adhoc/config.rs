@@ -9,7 +9,7 @@ use crate::spec::config::{
     Capabilities, Config, ConsoleSize, Cpu, DeviceRule, Linux, Memory, Mount, Namespace, Pids,
     Process, Resources, Root, Seccomp, User,
 };
-use crate::spec::default::{MASKED_PATHS, PATH, READONLY_PATHS};
+use crate::spec::default::{MASKED_PATHS, READONLY_PATHS, SEARCH_PATH};
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::path::Path;
@@ -61,7 +61,10 @@ fn process(options: &AdhocOptions, host: &Host) -> Process {
         .as_deref()
         .filter(|term| !term.is_empty() && options.tty)
         .unwrap_or(if options.tty { "xterm" } else { "" });
-    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", options.hostname)];
+    let mut env = vec![
+        format!("PATH={SEARCH_PATH}"),
+        format!("HOSTNAME={}", options.hostname),
+    ];
     env.extend((!term.is_empty()).then(|| format!("TERM={term}")));
     // Of variables with the same name, only the last one stays.
     for variable in &options.env {

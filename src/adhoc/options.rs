@@ -191,11 +191,11 @@ fn capabilities(add: &[String], drop: &[String], available: u64) -> Result<u64> 
     let last = caps::last_cap()?;
     let default = DEFAULT_CAPABILITIES
         .iter()
-        .filter_map(|name| caps::from_person(name, last))
+        .filter_map(|name| caps::from_flag(name, last))
         .fold(0, |mask, one| mask | one);
     let masks = |option: &str, names: &[String]| -> Result<(bool, u64)> {
         names.iter().try_fold((false, 0), |(all, mask), name| {
-            match caps::from_person(name, last) {
+            match caps::from_flag(name, last) {
                 Some(_) if name.eq_ignore_ascii_case("all") => Ok((true, mask)),
                 Some(one) => Ok((all, mask | one)),
                 None => Err(Error::new(format!(

@@ -1,16 +1,16 @@
-//! Device rules on v2: a program that the kernel asks at every open and mknod.
+//! Device rules on v2: a BPF program that the kernel runs at every open and mknod of a device.
 //!
 //! ```text
-//!   r2 = kind, r3 = accesses still to be granted, r4 = major, r5 = minor
+//!   r2 = kind, r3 = accesses that no rule has allowed yet, r4 = major, r5 = minor
 //!   for each rule from the last to the first, where kind and numbers match:
 //!       allow: take its accesses from r3; none left: return 1
 //!       deny:  one of its accesses in r3: return 0
 //!   return the default
 //! ```
-//! So each access is decided by the last rule that speaks of it, also where rules grant parts (`r`
-//! here, `w` there) or make holes in wider ones, which v1 cannot hold.
+//! So the last rule that matches an access decides on it, also where different rules allow
+//! different accesses, or where a rule is an exception from a wider one, which v1 cannot hold.
 
-use super::devices::{ALL, Kind, Rule, Rules};
+use super::devices::{ALL, Device, Kind, Rule, Rules};
 use crate::sys::bpf::{
     Name, attach_device_program, detach_device_program, device_programs, load_device_program,
 };
@@ -18,7 +18,7 @@ use crate::{Context, Result};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// By this name hull knows its own program among others' (systemd puts one on its units).
+/// The name by which hull finds its own program among others (systemd attaches one to its units).
 const NAME: Name = *b"hull_devices\0\0\0\0";
 
 /// Opcodes (include/uapi/linux/bpf.h, bpf_common.h): class, operation, source.
@@ -41,7 +41,7 @@ fn insn(code: u8, dst: u8, src: u8, off: i16, imm: u32) -> u64 {
         | u64::from(imm) << 32
 }
 
-/// The program for a list of rules.
+/// The program for a list of rules, as `struct bpf_insn` in 64-bit words.
 pub fn program(rules: &Rules) -> Vec<u64> {
     let mut code = vec![
         // struct bpf_cgroup_dev_ctx: kind in the lower half of the first word, accesses in the
@@ -55,7 +55,7 @@ pub fn program(rules: &Rules) -> Vec<u64> {
     ];
     for rule in rules.rules.iter().rev() {
         let body = one(rule);
-        let (kind, major, minor) = rule.device;
+        let Device { kind, major, minor } = rule.device;
         let kind = if kind == Kind::Block { 1 } else { 2 };
         let tests: Vec<(u8, u32)> = [
             Some((2, kind)),
@@ -67,7 +67,7 @@ pub fn program(rules: &Rules) -> Vec<u64> {
         .collect();
         let count = tests.len();
         for (n, (register, value)) in tests.into_iter().enumerate() {
-            // Past the tests that are left, and the body.
+            // To behind the remaining tests and the body.
             let off = (count - n - 1 + body.len()) as i16;
             code.push(insn(op::JNE_IMM, register, 0, off, value));
         }
@@ -84,7 +84,7 @@ fn answer(allow: bool) -> [u64; 2] {
     ]
 }
 
-/// What a rule does when it matches.
+/// The instructions for a rule that matches.
 fn one(rule: &Rule) -> Vec<u64> {
     let access = u32::from(rule.access);
     let mut body = match (rule.access == ALL, rule.allow) {
@@ -103,8 +103,12 @@ fn one(rule: &Rule) -> Vec<u64> {
     body
 }
 
-/// Puts the rules on a cgroup, in place of hull's earlier ones: at every moment one of both is in
-/// force.
+/// Attaches the rules' program to a cgroup, in the place of hull's earlier one: at every moment one
+/// of the two is attached.
+///
+/// # Errors
+/// bpf(2) fails: EPERM without CAP_BPF in the initial user namespace; E2BIG or EINVAL, too many
+/// rules.
 pub(super) fn apply(cgroup: BorrowedFd<'_>, dir: &str, rules: &Rules) -> Result<()> {
     let new = load_device_program(&program(rules), NAME).on("load the device program of", dir)?;
     let old = device_programs(cgroup).on("query the device programs of", dir)?;
@@ -120,7 +124,7 @@ pub(super) fn apply(cgroup: BorrowedFd<'_>, dir: &str, rules: &Rules) -> Result<
         Some((first, others)) => {
             match attach_device_program(cgroup, new.as_fd(), Some(first.as_fd())) {
                 Ok(()) => rest = others,
-                // Before 5.6: both hold for a moment, and both must allow.
+                // Before Linux 5.6 both are attached for a moment, and both must allow an access.
                 Err(Errno::EINVAL) => attach_device_program(cgroup, new.as_fd(), None)
                     .on("attach the device program to", dir)?,
                 Err(errno) => return Err(errno).on("replace the device program of", dir),

@@ -1,5 +1,5 @@
-//! Device rules: what the spec says, the devices that every container has, and what v1's two files
-//! make of them. (v2: `bpf.rs`.)
+//! Device rules (config-linux.md, Allowed Device list): the config's rules, the devices that every
+//! container has, and how the two files of cgroup v1 hold them. For v2 see `bpf.rs`.
 
 use crate::spec::config::DeviceRule;
 use crate::{Error, Result};
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Reading, writing and making of nodes, as bits of the kernel's (`BPF_DEVCG_ACC_*`).
+/// Making a node (`BPF_DEVCG_ACC_MKNOD`).
 pub const MKNOD: u8 = 1;
-/// Opening for reading.
+/// Opening for reading (`BPF_DEVCG_ACC_READ`).
 pub const READ: u8 = 2;
-/// Opening for writing.
+/// Opening for writing (`BPF_DEVCG_ACC_WRITE`).
 pub const WRITE: u8 = 4;
-/// All three.
+/// All three accesses.
 pub const ALL: u8 = MKNOD | READ | WRITE;
 
 /// Block or character device.
@@ -27,59 +27,111 @@ pub enum Kind {
     Char,
 }
 
-/// Which devices: a kind and numbers, none meaning any.
-pub type Device = (Kind, Option<u32>, Option<u32>);
+/// Which devices a rule is for; no number is every number. (In records it is a list of the three.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "DeviceList", into = "DeviceList")]
+pub struct Device {
+    /// Block or character devices.
+    pub kind: Kind,
+    /// The major number.
+    pub major: Option<u32>,
+    /// The minor number.
+    pub minor: Option<u32>,
+}
 
-/// One rule for one kind of device.
+type DeviceList = (Kind, Option<u32>, Option<u32>);
+
+impl From<DeviceList> for Device {
+    fn from((kind, major, minor): DeviceList) -> Self {
+        Self { kind, major, minor }
+    }
+}
+
+impl From<Device> for DeviceList {
+    fn from(device: Device) -> Self {
+        (device.kind, device.major, device.minor)
+    }
+}
+
+impl Device {
+    /// A character device, or several of them.
+    pub(super) const fn char(major: Option<u32>, minor: Option<u32>) -> Self {
+        Self {
+            kind: Kind::Char,
+            major,
+            minor,
+        }
+    }
+
+    /// A block device, or several of them.
+    pub(super) const fn block(major: Option<u32>, minor: Option<u32>) -> Self {
+        Self {
+            kind: Kind::Block,
+            major,
+            minor,
+        }
+    }
+
+    /// Whether every device of the other is one of these.
+    fn covers(&self, other: &Self) -> bool {
+        let covers = |wide: Option<u32>, narrow: Option<u32>| wide.is_none() || wide == narrow;
+        self.kind == other.kind
+            && covers(self.major, other.major)
+            && covers(self.minor, other.minor)
+    }
+}
+
+/// One rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// Grants or takes away.
+    /// Whether the rule allows or denies.
     pub allow: bool,
-    /// What it is about.
+    /// The devices that it is for.
     pub device: Device,
-    /// Which accesses, bits of [`ALL`].
+    /// The accesses that it is for: bits of [`ALL`].
     pub access: u8,
 }
 
-/// Rules in order: of those that match an access, the last decides; none matching, `default_allow`.
+/// Rules in their order: the last one that matches an access decides on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// What holds where no rule matches.
+    /// What is decided where no rule matches.
     pub default_allow: bool,
-    /// The rules.
+    /// The rules, the last of which counts most.
     pub rules: Vec<Rule>,
 }
 
-/// v1's view: a default, and exceptions to it.
+/// What a v1 devices cgroup can hold: a default, and exceptions from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// What holds for a device that is no exception.
+    /// What is decided for a device that is not an exception.
     pub default_allow: bool,
-    /// The accesses in which a device differs from that.
+    /// The accesses for which a device is an exception, bits of [`ALL`].
     pub exceptions: BTreeMap<Device, u8>,
 }
 
-/// The devices that runc gives to every container, whatever the rules say: any node may be made,
-/// and null, zero, full, random, urandom, tty, ptmx and the terminals of devpts may be used
-/// (runtime spec, config-linux.md, Default Devices).
+/// The devices that every container may use, whatever the config's rules are (config-linux.md,
+/// Default Devices; runc's list): making any node, and null, zero, full, random, urandom, tty, ptmx
+/// and the terminals of devpts.
 const DEFAULTS: [(Device, u8); 10] = [
-    ((Kind::Char, None, None), MKNOD),
-    ((Kind::Block, None, None), MKNOD),
-    ((Kind::Char, Some(1), Some(3)), ALL),
-    ((Kind::Char, Some(1), Some(8)), ALL),
-    ((Kind::Char, Some(1), Some(7)), ALL),
-    ((Kind::Char, Some(5), Some(0)), ALL),
-    ((Kind::Char, Some(1), Some(5)), ALL),
-    ((Kind::Char, Some(1), Some(9)), ALL),
-    ((Kind::Char, Some(136), None), ALL),
-    ((Kind::Char, Some(5), Some(2)), ALL),
+    (Device::char(None, None), MKNOD),
+    (Device::block(None, None), MKNOD),
+    (Device::char(Some(1), Some(3)), ALL),
+    (Device::char(Some(1), Some(8)), ALL),
+    (Device::char(Some(1), Some(7)), ALL),
+    (Device::char(Some(5), Some(0)), ALL),
+    (Device::char(Some(1), Some(5)), ALL),
+    (Device::char(Some(1), Some(9)), ALL),
+    (Device::char(Some(136), None), ALL),
+    (Device::char(Some(5), Some(2)), ALL),
 ];
 
 impl Rules {
-    /// The spec's rules on top of "nothing", the defaults on top of them.
+    /// The config's rules, with the default devices after them. Before the first rule nothing is
+    /// allowed.
     ///
     /// # Errors
-    /// A rule of no known type, number or access.
+    /// A rule's type, number or access is not valid.
     pub fn new(spec: &[DeviceRule]) -> Result<Self> {
         let mut all = Self {
             default_allow: false,
@@ -117,7 +169,7 @@ impl Rules {
         let access = accesses(access.as_deref().unwrap_or(""))?;
         let kinds: &[Kind] = match typ.as_deref().unwrap_or("") {
             "" | "a" if (major, minor, access) == (None, None, ALL) => {
-                // All of all: what was said before no longer matters.
+                // A rule for all accesses to all devices: the rules before it have no effect.
                 *self = Self {
                     default_allow: *allow,
                     rules: Vec::new(),
@@ -135,16 +187,16 @@ impl Rules {
         };
         self.rules.extend(kinds.iter().map(|&kind| Rule {
             allow: *allow,
-            device: (kind, major, minor),
+            device: Device { kind, major, minor },
             access,
         }));
         Ok(())
     }
 
-    /// The same as v1 can hold it.
+    /// The rules as a v1 cgroup can hold them.
     ///
     /// # Errors
-    /// A hole in a wider rule: v1 has none.
+    /// A rule is an exception from an exception, which v1 does not have.
     pub fn table(&self) -> Result<Table> {
         let mut table = Table {
             default_allow: self.default_allow,
@@ -159,14 +211,12 @@ impl Rules {
         }
         Ok(table)
     }
-}
 
-impl Rules {
-    /// The writes for a new v1 cgroup, in the order in which the config names the devices, the
-    /// defaults last.
+    /// The writes (file, value) for a new v1 cgroup, in the order in which the config names the
+    /// devices; the default devices come last.
     ///
     /// # Errors
-    /// A hole in a wider rule: v1 has none.
+    /// As [`Rules::table`].
     pub fn writes(&self) -> Result<Vec<(&'static str, String)>> {
         let table = self.table()?;
         let (reset, except) = table.files();
@@ -185,12 +235,12 @@ impl Rules {
 }
 
 impl Table {
-    /// Undoes exceptions that the rule covers.
+    /// Removes the exceptions that a rule covers.
     fn take_back(&mut self, rule: &Rule) -> Result<()> {
         for (device, access) in &mut self.exceptions {
-            if covers(&rule.device, device) {
+            if rule.device.covers(device) {
                 *access &= !rule.access;
-            } else if covers(device, &rule.device) && *access & rule.access != 0 {
+            } else if device.covers(&rule.device) && *access & rule.access != 0 {
                 let verb = if rule.allow { "allowed" } else { "denied" };
                 return Err(Error::new(format!(
                     "device rules (linux.resources.devices): {} cannot be {verb} within {}: \
@@ -204,10 +254,10 @@ impl Table {
         Ok(())
     }
 
-    /// What `devices.list` shows of a cgroup.
+    /// Parses `devices.list` of a cgroup.
     ///
     /// # Errors
-    /// A line that is none of the kernel's.
+    /// A line is not of the kernel's form.
     pub fn parse(list: &str) -> Result<Self> {
         let mut table = Self {
             default_allow: false,
@@ -217,8 +267,8 @@ impl Table {
             let bad = || Error::new(format!("devices.list: unknown line \"{line}\""));
             let mut fields = line.split([' ', ':']);
             let kind = match fields.next() {
-                // The list of a cgroup that allows by default has this line alone; its exceptions
-                // are not shown.
+                // Of a cgroup that allows by default the list has only this line, and not the
+                // exceptions.
                 Some("a") => {
                     return Ok(Self {
                         default_allow: true,
@@ -234,14 +284,18 @@ impl Table {
                 Some(n) => n.parse().map(Some).map_err(|_| bad()),
                 None => Err(bad()),
             };
-            let device = (kind, number()?, number()?);
+            let device = Device {
+                kind,
+                major: number()?,
+                minor: number()?,
+            };
             *table.exceptions.entry(device).or_default() |=
                 accesses(fields.next().ok_or_else(bad)?)?;
         }
         Ok(table)
     }
 
-    /// The writes (file, value) that bring a cgroup from nothing known to this table.
+    /// The writes (file, value) that give a cgroup this table, whatever it has.
     pub fn writes(&self) -> Vec<(&'static str, String)> {
         let (reset, except) = self.files();
         let all = std::iter::once((reset, "a".to_owned()));
@@ -253,10 +307,10 @@ impl Table {
         .collect()
     }
 
-    /// The writes that bring a cgroup from another table to this one without taking away, in
-    /// between, what both allow.
+    /// The writes (file, value) that change a cgroup from another table to this one. What both
+    /// tables allow stays allowed in between.
     pub fn writes_from(&self, old: &Self) -> Vec<(&'static str, String)> {
-        // The exceptions of a cgroup that allows by default cannot be read.
+        // The kernel does not list the exceptions of a cgroup that allows by default.
         if old.default_allow || self.default_allow {
             return if old == self && self.exceptions.is_empty() {
                 Vec::new()
@@ -289,12 +343,7 @@ impl Table {
     }
 }
 
-fn covers(wide: &Device, narrow: &Device) -> bool {
-    let number = |wide: Option<u32>, narrow: Option<u32>| wide.is_none() || wide == narrow;
-    wide.0 == narrow.0 && number(wide.1, narrow.1) && number(wide.2, narrow.2)
-}
-
-/// `rwm` and parts of it; nothing said is all.
+/// Parses `rwm` and parts of it; an empty text is all.
 fn accesses(text: &str) -> Result<u8> {
     let bit = |c| match c {
         'r' => Ok(READ),
@@ -308,12 +357,12 @@ fn accesses(text: &str) -> Result<u8> {
     text.chars().try_fold(0, |all, c| Ok(all | bit(c)?))
 }
 
-/// A rule as v1's files have it: `c 1:3 rwm`.
+/// Devices and accesses in the form of v1's files: `c 1:3 rwm`.
 struct Show<'a>(&'a Device, u8);
 
 impl fmt::Display for Show<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(&(kind, major, minor), access) = *self;
+        let Self(&Device { kind, major, minor }, access) = *self;
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
         let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
         let letters: String = letters

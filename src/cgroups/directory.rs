@@ -1,4 +1,4 @@
-//! One directory of a hierarchy: its processes, the cgroups below it, and its end.
+//! One directory of a hierarchy: its processes, the cgroups below it, and its removal.
 
 use super::file;
 use super::place::Place;
@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// How long a cgroup may take to become frozen, or empty after its processes were killed. A loaded
-/// machine needs seconds, a process in an uninterruptible call for ever.
+/// How long hull waits for a cgroup to become frozen, or empty after its processes were killed. On
+/// a loaded host it takes seconds; a process in an uninterruptible system call delays it for ever.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A cgroup's directory. (CLONE_INTO_CGROUP and bpf(2) take no O_PATH fd.)
+/// Opens a cgroup's directory. (CLONE_INTO_CGROUP and bpf(2) do not take a descriptor with O_PATH.)
 pub(super) fn open_dir(dir: &str) -> Result<OwnedFd> {
     open(
         dir,
@@ -26,7 +26,8 @@ pub(super) fn open_dir(dir: &str) -> Result<OwnedFd> {
     .on("open", dir)
 }
 
-/// Moves one process; EINVAL is what a process that is just being made answers.
+/// Moves a process with all its threads. EINVAL is the answer for a process that is just being
+/// created, so the write is repeated.
 pub(super) fn join(dir: &str, pid: Pid) -> Result<()> {
     const TRIES: u32 = 5;
     for n in 1.. {
@@ -45,7 +46,7 @@ pub(super) fn join(dir: &str, pid: Pid) -> Result<()> {
     Ok(())
 }
 
-/// A process's cgroup of one hierarchy, as a directory.
+/// The directory of a process's cgroup in one hierarchy.
 pub(super) fn dir_of(place: &Place, pid: Pid) -> Result<String> {
     let path = format!("/proc/{pid}");
     let text = file::read(&path, "cgroup").on("read", format_args!("{path}/cgroup"))?;
@@ -78,8 +79,8 @@ pub(super) fn dir_of(place: &Place, pid: Pid) -> Result<String> {
     }
 }
 
-/// The processes of one cgroup. A threaded one (v2) tells threads only: their processes are listed
-/// by the domain above it.
+/// The processes of one cgroup; none of one that is gone. A threaded cgroup (v2) lists only
+/// threads; their processes are listed by the domain above it.
 pub(super) fn pids_in(dir: &str) -> Result<BTreeSet<Pid>> {
     let text = match file::read(dir, "cgroup.procs") {
         Err(Errno::EOPNOTSUPP) => file::read(dir, "cgroup.threads"),
@@ -112,7 +113,7 @@ pub(super) fn pids_below(dir: &str) -> Result<Vec<Pid>> {
     Ok(all.into_iter().collect())
 }
 
-/// The cgroups directly below; none of one that is gone.
+/// The directories of the cgroups directly below; none of one that is gone.
 pub(super) fn below(dir: &str) -> Result<Vec<String>> {
     let gone = |e: &std::io::Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
     let entries = match std::fs::read_dir(dir) {
@@ -130,7 +131,8 @@ pub(super) fn below(dir: &str) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Removes a cgroup with all below it. One that is gone is removed.
+/// Removes a cgroup with all below it, and waits for processes that are ending. One that is gone is
+/// no error.
 pub(super) fn remove_dir(dir: &str) -> Result<()> {
     remove_until(dir, Instant::now() + PATIENCE)
 }

@@ -1,4 +1,4 @@
-//! Where a further process of a container goes.
+//! The cgroup for a further process of a container (`hull exec`).
 
 use super::directory::{dir_of, join, open_dir};
 use super::file;
@@ -15,19 +15,19 @@ use std::os::fd::OwnedFd;
 /// The cgroups for a further process.
 #[derive(Debug)]
 pub struct ExecTarget {
-    /// v2: the directory; hull itself moves the process there ([`Group::join_unified`]).
+    /// v2: the directory. hull itself moves the process there ([`Group::join_unified`]).
     pub unified: Option<String>,
-    /// v1: the `tasks` files to which the child writes `0`.
+    /// v1: the open `tasks` files, to each of which the child writes `0`.
     pub tasks: Vec<OwnedFd>,
-    /// The directories, for messages.
+    /// The directories, for errors.
     pub dirs: Vec<String>,
 }
 
-/// The words of `exec --cgroup`: `PATH` for every hierarchy, or `CONTROLLER[,CONTROLLER]:PATH` for
-/// some (runc's form).
+/// Parses the values of `exec --cgroup` into paths by controller: `PATH` for every hierarchy, which
+/// has the empty name, or `CONTROLLER[,CONTROLLER]:PATH` for some (runc's form).
 ///
 /// # Errors
-/// A controller without a name or named twice; several paths of which one has no controller.
+/// A controller's name is empty or comes twice; there are several values and one has no controller.
 pub fn sub_cgroups(words: &[String]) -> Result<BTreeMap<String, String>> {
     let mut subs = BTreeMap::new();
     for word in words {
@@ -58,12 +58,12 @@ pub fn sub_cgroups(words: &[String]) -> Result<BTreeMap<String, String>> {
 }
 
 impl Group {
-    /// The container's cgroups, or the sub-cgroups that are asked for: by controller, the empty
-    /// name meaning all. On v2, when the container has made sub-cgroups and given them controllers,
-    /// its own cgroup takes no process (EBUSY): then where init is.
+    /// The container's cgroups, or the sub-cgroups of `subs` ([`sub_cgroups`]). On v2, where the
+    /// container has made sub-cgroups and given them controllers, its own cgroup takes no process
+    /// (EBUSY): then it is the cgroup of the container's init.
     ///
     /// # Errors
-    /// A sub-cgroup is not there, or is asked for a controller that the container does not have.
+    /// A sub-cgroup does not exist; the container has no cgroup of a controller in `subs`.
     pub fn exec_target(&self, init: Pid, subs: &BTreeMap<String, String>) -> Result<ExecTarget> {
         let unknown = subs.keys().find(|name| {
             !name.is_empty() && !self.places.iter().any(|p| p.controllers.contains(name))
@@ -106,12 +106,13 @@ impl Group {
         Ok(target)
     }
 
-    /// Moves the process of an exec into the target's v2 cgroup. Not by CLONE_INTO_CGROUP: the
-    /// process comes of a stage that has left hull's user namespace, and the kernel asks for rights
-    /// in the tree; and a container at its limit of processes may be entered.
+    /// Moves the process of an exec into the target's v2 cgroup. CLONE_INTO_CGROUP would not do: an
+    /// intermediate process clones it, which has left hull's user namespace and has no rights in
+    /// the tree; and clone3(2) would fail in a container at its limit of processes.
     ///
     /// # Errors
-    /// The kernel refuses, and there is no systemd to ask where an ordinary user may not write.
+    /// Writing to `cgroup.procs` fails, and where an ordinary user may not write there, systemd
+    /// refuses to move the process, or does not manage the container.
     pub fn join_unified(&self, target: &ExecTarget, pid: Pid, init: Pid) -> Result<()> {
         let (Some(dir), Some(place)) = (
             &target.unified,
@@ -120,7 +121,7 @@ impl Group {
             return Ok(());
         };
         match join(dir, pid) {
-            // It has given controllers to cgroups below since it was asked.
+            // The container has given controllers to a sub-cgroup since `exec_target`.
             Err(error) if error.errno() == Some(Errno::EBUSY) && *dir == place.dir => {
                 join(&dir_of(place, init)?, pid)
             }
@@ -138,8 +139,8 @@ impl Group {
     }
 }
 
-/// Whether a v2 cgroup gives controllers to its children: then it may take no processes
-/// (`cgroup_migrate_vet_dst`), unless it has some, in which case init is one of them.
+/// Whether a v2 cgroup gives controllers to its children: then the kernel moves no process into it
+/// (`cgroup_migrate_vet_dst`), unless it has processes, of which the container's init is one then.
 fn is_inner(dir: &str) -> bool {
     file::read(dir, "cgroup.subtree_control").is_ok_and(|given| !given.trim().is_empty())
 }

@@ -1,5 +1,5 @@
-//! Reading and writing the small files of a cgroup with as few system calls as the kernel allows:
-//! the standard library asks for the size first and reads once more for the end.
+//! Reading and writing the small files of a cgroup with few system calls: the standard library
+//! would query the size before, and read once more to find the end.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -16,27 +16,18 @@ pub(super) fn open_in(dir: &str, file: &str, flags: OFlag) -> nix::Result<OwnedF
     )
 }
 
-/// The whole of a file of a cgroup. Its records are short or it has but one, so an answer that
-/// leaves half a page free is all.
+/// The whole of a file of a cgroup. Its records are short, or it has one: a read(2) that answers
+/// less than half a page has answered all, and one call is spared.
 pub(super) fn read(dir: &str, file: &str) -> nix::Result<String> {
-    read_until(open_in(dir, file, OFlag::O_RDONLY)?, 2048)
-}
-
-/// The whole of a file whose records may be long (mountinfo: a record that does not fit ends an
-/// answer early).
-pub(super) fn read_records(dir: &str, file: &str) -> nix::Result<String> {
-    read_until(open_in(dir, file, OFlag::O_RDONLY)?, 0)
-}
-
-fn read_until(fd: impl AsFd, all_below: usize) -> nix::Result<String> {
+    const HALF_A_PAGE: usize = 2048;
+    let fd = open_in(dir, file, OFlag::O_RDONLY)?;
     let mut text = Vec::new();
     let mut buffer = [0; 16384];
     loop {
         match read_fd(&fd, &mut buffer) {
-            Ok(0) => break,
-            Ok(n) => {
-                text.extend_from_slice(&buffer[..n]);
-                if n < all_below {
+            Ok(count) => {
+                text.extend_from_slice(&buffer[..count]);
+                if count < HALF_A_PAGE {
                     break;
                 }
             }
@@ -47,7 +38,7 @@ fn read_until(fd: impl AsFd, all_below: usize) -> nix::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Opens, writes and closes: the kernel takes one write as one value.
+/// Opens a file, writes one value by one write(2), and closes the file.
 pub(super) fn write(dir: &str, file: &str, value: &str) -> nix::Result<()> {
     put(open_in(dir, file, OFlag::O_WRONLY)?, value)
 }

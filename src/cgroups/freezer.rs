@@ -6,8 +6,7 @@ use super::tree::Version;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 
-/// v1: its own state or, for one below a frozen one, the state that it has from there. v2: all have
-/// stopped.
+/// Whether all processes of a cgroup are frozen, by its own freezer or by one above.
 pub(super) fn is_frozen(place: &Place) -> Result<bool> {
     let (name, yes) = match place.version {
         Version::V1 => ("freezer.state", "FROZEN"),

@@ -1,5 +1,5 @@
-//! A container's cgroups as they are: made, filled with values, joined, recorded, found again,
-//! removed.
+//! A container's cgroups on the host: hull makes them, writes their values, lets processes join,
+//! and records them to find them again.
 
 use super::devices::{Rules, Table};
 use super::directory::{dir_of, join, open_dir, pids_below, remove_dir};
@@ -18,22 +18,23 @@ use nix::unistd::{Pid, mkdir};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What another run of hull needs to find the cgroups again.
+/// What a later command of hull needs to find the cgroups again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Who made them.
+    /// Who made the cgroups.
     pub driver: Driver,
-    /// Those that were made.
+    /// The cgroups that were made.
     pub places: Vec<Place>,
-    /// The device rules in force, none when they were left alone.
+    /// The device rules that are applied; none where hull applies none.
     pub devices: Option<Rules>,
-    /// systemd's name for them.
+    /// The name of systemd's unit, where systemd made them.
     #[serde(default)]
     pub unit: Option<String>,
 }
 
 impl Plan {
-    /// The record of what will be made, for whoever must clear up after a runtime that was killed.
+    /// The record of the cgroups that will be made: hull writes it before it makes them, so that
+    /// what a killed hull leaves can be removed.
     pub fn record(&self) -> Record {
         Record {
             driver: self.driver,
@@ -44,8 +45,8 @@ impl Plan {
     }
 }
 
-/// The live handle. Dropped before [`Group::commit`], it removes the directories that it made and stops
-/// the unit.
+/// A handle on the container's cgroups. Dropped before [`Group::commit`], it removes the
+/// directories that it made and stops the unit that it started.
 #[derive(Debug)]
 pub struct Group {
     pub(super) driver: Driver,
@@ -54,18 +55,18 @@ pub struct Group {
     pub(super) unit: Option<String>,
     /// The v2 cgroup's directory, for CLONE_INTO_CGROUP.
     unified: Option<OwnedFd>,
-    /// Directories made, in order.
+    /// The directories that this handle made, in their order.
     made: Vec<String>,
-    /// Whether the unit is this handle's to stop.
+    /// Whether this handle started the unit.
     started: bool,
 }
 
 impl Group {
-    /// Makes the directories of a plan and turns v2's controllers on.
+    /// Makes the directories of a plan and enables v2's controllers.
     ///
     /// # Errors
-    /// The kernel refuses a directory or a needed controller; the cgroup is there already and has
-    /// processes, or is frozen.
+    /// mkdir(2) or enabling a required controller fails; the cgroup exists already and has
+    /// processes, or is frozen; the plan is for systemd.
     pub fn create(plan: &Plan) -> Result<Self> {
         if plan.unit.is_some() {
             return Err(Error::new("systemd makes a cgroup only around a process"));
@@ -94,12 +95,13 @@ impl Group {
         }
     }
 
-    /// Asks systemd for the unit around a process, waits until it is there, and makes what systemd
-    /// does not: on v1 the hierarchies that it leaves alone, on v2 the controllers that it has no
-    /// property for.
+    /// Lets systemd start the unit with a process in it, and makes what systemd does not: on v1 the
+    /// cgroups of hierarchies that systemd does not manage, on v2 the controllers for which it has
+    /// no property.
     ///
     /// # Errors
-    /// systemd cannot be reached or refuses; the kernel refuses the rest.
+    /// systemd cannot be reached, or refuses the unit; the kernel refuses the rest; the plan has no
+    /// unit.
     pub fn start(plan: &Plan, pid: Pid) -> Result<Self> {
         let unit = plan
             .unit
@@ -115,8 +117,8 @@ impl Group {
             let mut place = planned.clone();
             let now = dir_of(&place, pid)?;
             if place.version == Version::V2 {
-                // Where systemd has in fact put it: the user's instance may be elsewhere than its
-                // name says.
+                // Where systemd did put the process: the user's instance may be in another cgroup
+                // than its name says.
                 place.dir.clone_from(&now);
             }
             group.make(&place, false).map_err(|e| e.within(context))?;
@@ -128,11 +130,11 @@ impl Group {
         Ok(group)
     }
 
-    /// Moves a process into the unit, by systemd: for an ordinary user, who may not write where two
-    /// units meet.
+    /// Lets systemd move a process into the unit's cgroup, or one below: an ordinary user may not
+    /// write to the common ancestor of the two cgroups, which the kernel demands.
     ///
     /// # Errors
-    /// There is no unit; systemd refuses.
+    /// systemd does not manage the container, cannot be reached, or refuses.
     pub fn attach(&self, pid: Pid, below: &str) -> Result<()> {
         let name = self
             .unit
@@ -142,24 +144,26 @@ impl Group {
         Client::connect(self.by_user())?.attach(name, &below, pid)
     }
 
+    /// Whether the user's instance of systemd manages the container.
     pub(super) fn by_user(&self) -> bool {
         self.driver == Driver::Systemd { user: true }
     }
 
-    /// Stops the unit with what is left in it.
+    /// Lets systemd stop the unit with the processes that are left in it.
     pub(super) fn stop_unit(&self) -> Result<()> {
         self.unit
             .as_ref()
             .map_or(Ok(()), |name| Client::connect(self.by_user())?.stop(name))
     }
 
-    /// `fresh`: nobody may be in it.
+    /// Makes one cgroup. With `fresh` it must have no process.
     fn make(&mut self, place: &Place, fresh: bool) -> Result<()> {
         let made_before = self.made.len();
         if place.version == Version::V2 {
             self.enable(place)?;
         }
-        // The cgroups above may be removed by another's end at any time: then all begins anew.
+        // The end of another container may remove the cgroups above at any time: then hull starts
+        // again.
         for _ in 0..8 {
             match mkdir(place.dir.as_str(), Mode::from_bits_truncate(0o755)) {
                 Ok(()) => {
@@ -218,9 +222,9 @@ impl Group {
         }
     }
 
-    /// Turns controllers on from the root down to the parent. The parent is asked first: mostly all
-    /// is on, and a write that changes nothing may still wait for cgroups that are dying
-    /// (`cgroup_lock_and_drain_offline`).
+    /// Enables controllers from the root down to the parent. The parent's state is read first:
+    /// mostly all are enabled, and a write without effect may still wait for cgroups that are being
+    /// removed (`cgroup_lock_and_drain_offline`).
     pub(super) fn enable(&self, place: &Place) -> Result<()> {
         const FILE: &str = "cgroup.subtree_control";
         let Some((parent, _)) = place.dir.rsplit_once('/') else {
@@ -235,7 +239,7 @@ impl Group {
             let all: Vec<String> = place.enable.iter().map(|c| format!("+{c}")).collect();
             match file::write(dir, FILE, &all.join(" ")) {
                 Ok(()) => {}
-                Err(Errno::ENOENT) => return Ok(()), // not made yet: asked again after that
+                Err(Errno::ENOENT) => return Ok(()), // not made yet: `make` calls this again
                 Err(why) => {
                     for controller in one_by_one(place, why)
                         .into_iter()
@@ -255,12 +259,12 @@ impl Group {
         }
     }
 
-    /// v2's directory as an fd, and the rule of threads: below a cgroup that has processes or threads
-    /// no domain can be.
+    /// Opens v2's directory, after checking its type: below a threaded cgroup there is no domain
+    /// cgroup, which controllers such as memory need (cgroup-v2.rst, Threads).
     fn open_unified(&mut self, place: &Place) -> Result<()> {
         let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
-        // Below the real root, which alone has no type, all begins as a domain. In a cgroup
-        // namespace the mount's root is another.
+        // A child of the real root, which alone has no `cgroup.type`, is a domain. In a cgroup
+        // namespace the mount's root is another cgroup.
         if parent != place.mount_point || file::exists(parent, "cgroup.type") {
             let kind = file::read(&place.dir, "cgroup.type").unwrap_or_default();
             let domain = place
@@ -295,7 +299,7 @@ impl Group {
         Ok(())
     }
 
-    /// A cgroup with processes is somebody's: its limits would fall on them.
+    /// Refuses a cgroup with processes: the container's limits would apply to them.
     fn refuse_full(&self, place: &Place) -> Result<()> {
         match pids_below(&place.dir)?.len() {
             0 => Ok(()),
@@ -306,12 +310,13 @@ impl Group {
         }
     }
 
-    /// A process that joins a frozen cgroup stops there, and whoever waits for it waits for ever.
+    /// Refuses a frozen cgroup: the container's process would stop when it joins, and hull would
+    /// wait for it for ever.
     fn refuse_frozen(&self) -> Result<()> {
         let Some(place) = find(&self.places, "freezer") else {
             return Ok(());
         };
-        // Neither can a new child of the root be frozen, nor the root itself.
+        // The root cannot be frozen, and so a new child of it is not.
         let parent = place.dir.rsplit_once('/').map_or("", |(parent, _)| parent);
         if parent == place.mount_point && self.made.contains(&place.dir) {
             return Ok(());
@@ -328,26 +333,28 @@ impl Group {
     /// Writes all values and applies the device rules.
     ///
     /// # Errors
-    /// The kernel refuses one: the error names the file, the value and the part of the config.
+    /// The kernel refuses a value or a rule: the error names the file, the value and the field of
+    /// the config.
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
         self.apply_limits(plan)?;
         self.apply_devices(plan)
     }
 
-    /// Writes the values, without device rules. They hold for processes that join later, and for
-    /// `cpuset` and real-time shares must be there before.
+    /// Writes the values, without the device rules. This comes before the process joins: a process
+    /// cannot join a cpuset without CPUs, nor, with a real-time policy, a cgroup without real-time
+    /// bandwidth.
     ///
     /// # Errors
-    /// As for [`Group::apply`].
+    /// As [`Group::apply`].
     pub fn apply_limits(&self, plan: &Plan) -> Result<()> {
         super::values::write_all(&self.places, &plan.writes)
             .map_err(|e| e.within("unable to apply cgroup configuration"))
     }
 
-    /// Applies the device rules, for a caller that mounts block devices of the spec before.
+    /// Applies the device rules.
     ///
     /// # Errors
-    /// The kernel refuses a rule.
+    /// The kernel refuses a rule or the program; the container has no cgroup for device rules.
     pub fn apply_devices(&mut self, plan: &Plan) -> Result<()> {
         let Some(rules) = &plan.devices else {
             return Ok(());
@@ -369,17 +376,17 @@ impl Group {
         Ok(())
     }
 
-    /// The v2 cgroup, for CLONE_INTO_CGROUP. A child born into it needs only [`Group::join_fds`]
-    /// besides.
+    /// The v2 cgroup, for CLONE_INTO_CGROUP. A child that is created in it has only the cgroups of
+    /// [`Group::join_fds`] left to join.
     pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)
     }
 
-    /// The `tasks` files of the v1 cgroups. A child with one thread writes `0` to each: see the top
-    /// of this room.
+    /// The open `tasks` files of the v1 cgroups, to each of which the child, which has one thread,
+    /// writes `0`: see [`crate::cgroups`] for the reason.
     ///
     /// # Errors
-    /// One of them cannot be opened.
+    /// open(2) of one of them fails.
     pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
         let v1 = self.places.iter().filter(|p| p.version == Version::V1);
         v1.map(|p| {
@@ -389,10 +396,11 @@ impl Group {
         .collect()
     }
 
-    /// Moves a process with all its threads into every cgroup.
+    /// Moves a process with all its threads into every cgroup of the container.
     ///
     /// # Errors
-    /// The kernel refuses: the process is gone, or may not be moved.
+    /// Writing to `cgroup.procs` fails: ESRCH, the process has exited; EACCES, hull may not move
+    /// it.
     pub fn add(&self, pid: Pid) -> Result<()> {
         for place in &self.places {
             join(&place.dir, pid)?;
@@ -400,13 +408,13 @@ impl Group {
         Ok(())
     }
 
-    /// Keeps the directories.
+    /// Keeps the directories and the unit when the handle is dropped.
     pub fn commit(&mut self) {
         self.made.clear();
         self.started = false;
     }
 
-    /// What to write into the container's state.
+    /// What the container's record holds of its cgroups.
     pub fn record(&self) -> Record {
         Record {
             driver: self.driver,
@@ -416,12 +424,9 @@ impl Group {
         }
     }
 
-    /// The handle for cgroups that are there.
-    ///
-    /// # Errors
-    /// None now; a driver may have to be asked.
-    pub fn open(record: &Record) -> Result<Self> {
-        Ok(Self {
+    /// A handle on cgroups that were made before.
+    pub fn open(record: &Record) -> Self {
+        Self {
             driver: record.driver,
             places: record.places.clone(),
             devices: record.devices.clone(),
@@ -429,7 +434,7 @@ impl Group {
             unified: None,
             made: Vec::new(),
             started: false,
-        })
+        }
     }
 
     /// The container's directory in the hierarchy of a controller.
@@ -437,7 +442,7 @@ impl Group {
         find(&self.places, controller).map(|p| p.dir.as_str())
     }
 
-    /// All directories.
+    /// The directories of all the container's cgroups.
     pub fn dirs(&self) -> impl Iterator<Item = &str> {
         self.places.iter().map(|p| p.dir.as_str())
     }
@@ -449,14 +454,14 @@ impl Drop for Group {
             let _ = self.stop_unit();
         }
         for dir in self.made.iter().rev() {
-            // The caller's own error is on its way; what cannot be removed here, `delete --force`
-            // removes.
+            // The caller reports its own error; `delete --force` removes what cannot be removed
+            // now.
             let _ = remove_dir(dir);
         }
     }
 }
 
-/// Writes device rules, opening each file once for neighbours.
+/// Writes device rules; consecutive writes to one file share an open file.
 pub(super) fn write_devices(place: &Place, writes: &[(&str, String)]) -> Result<()> {
     for same in writes.chunk_by(|a, b| a.0 == b.0) {
         let name = same[0].0;
@@ -476,7 +481,7 @@ pub(super) fn write_devices(place: &Place, writes: &[(&str, String)]) -> Result<
     Ok(())
 }
 
-/// What the kernel has of the rules now.
+/// The device rules that a v1 cgroup has now.
 pub(super) fn read_devices(place: &Place) -> Result<Table> {
     Table::parse(
         &file::read(&place.dir, "devices.list")
@@ -491,11 +496,12 @@ fn denied(error: &Error) -> bool {
     )
 }
 
-/// The controllers to be tried each for itself where all together are refused. A cgroup with
-/// processes of its own (EBUSY) may still give cpu, cpuset and pids, and becomes the root of a
-/// threaded part by that: so only what a limit needs is asked for, and first what such a cgroup
-/// cannot give, so that nothing is changed where the limit is refused. (What is on already is not
-/// asked for: above the part that is an ordinary user's it would be refused.)
+/// The controllers to enable one by one, in their order, where the kernel refuses all together. A
+/// cgroup with processes of its own (EBUSY) may still give cpu, cpuset and pids to its children,
+/// but becomes the root of a threaded subtree by that. So only the controllers that a limit needs
+/// are tried, and those that such a cgroup cannot give come first, so that nothing has changed
+/// where the limit is refused. (The caller skips controllers that are enabled: above the part of
+/// the tree that belongs to an ordinary user the kernel would refuse the write.)
 fn one_by_one(place: &Place, why: Errno) -> Vec<&String> {
     let is_threaded = |c: &str| matches!(c, "cpu" | "cpuset" | "pids" | "perf_event");
     let only_needed = matches!(why, Errno::EBUSY | Errno::EOPNOTSUPP);
@@ -517,7 +523,7 @@ fn refused_controller(controller: &str, dir: &str, errno: Errno) -> Error {
     let why = match errno {
         Errno::EBUSY => "this cgroup has processes of its own, and on v2 an inner cgroup may not",
         Errno::EOPNOTSUPP => "this cgroup is threaded",
-        Errno::ENOENT => "the cgroup above has it off",
+        Errno::ENOENT => "the cgroup above does not give it",
         _ => "",
     };
     let error = Error::sys(
@@ -533,8 +539,8 @@ fn refused_controller(controller: &str, dir: &str, errno: Errno) -> Error {
     }
 }
 
-/// A new v1 cpuset has no processors and no memory and takes no process until it has: it gets its
-/// parent's.
+/// A new v1 cpuset has no CPUs and no memory nodes, and no process can join it: it gets those of
+/// its parent.
 fn inherit_cpuset(dir: &str, mount_point: &str, is_new: bool) -> Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         inherited(dir, mount_point, name, is_new)?;
@@ -542,8 +548,8 @@ fn inherit_cpuset(dir: &str, mount_point: &str, is_new: bool) -> Result<()> {
     Ok(())
 }
 
-/// `is_new`: it is known to have none. (A parent's `cgroup.clone_children` gives it the same values
-/// earlier.)
+/// Gives a cpuset its parent's value where it has none, and returns its value. `is_new` tells that
+/// it has none. (With `cgroup.clone_children` the kernel has copied the same value already.)
 fn inherited(dir: &str, mount_point: &str, name: &str, is_new: bool) -> Result<String> {
     let path = format!("{dir}/{name}");
     let own = if is_new {

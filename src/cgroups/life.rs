@@ -1,5 +1,5 @@
-//! The processes of a cgroup: who they are, stopping them, ending them, and the end of the cgroup
-//! itself.
+//! The processes of a container's cgroups: listing, freezing and killing them; and the removal of
+//! the cgroups.
 
 use super::directory::{PATIENCE, below, pids_below, pids_in, remove_until};
 use super::file;
@@ -14,17 +14,17 @@ use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 impl Group {
-    /// The place that tells the container's processes: the freezer's on v1, so that what is listed
-    /// is what freezing holds still.
+    /// The cgroup that lists the container's processes: on v1 the freezer's, so that the listed
+    /// processes are those that freezing stops.
     fn processes(&self) -> Option<&Place> {
         find(&self.places, "freezer").or_else(|| self.places.first())
     }
 
-    /// The container's processes, sorted; with those of sub-cgroups if asked. A cgroup that is gone
-    /// has none.
+    /// The container's processes, sorted; with `recursive` also those of sub-cgroups. A cgroup that
+    /// is gone has none.
     ///
     /// # Errors
-    /// The cgroup cannot be read.
+    /// `cgroup.procs` or a directory cannot be read.
     pub fn pids(&self, recursive: bool) -> Result<Vec<Pid>> {
         match self.processes() {
             None => Ok(Vec::new()),
@@ -33,25 +33,26 @@ impl Group {
         }
     }
 
-    /// Whether the container is stopped by the freezer, its own or one above.
+    /// Whether the container is frozen, by its own freezer or by one above.
     ///
     /// # Errors
-    /// The state cannot be read.
+    /// `freezer.state` (v1) or `cgroup.events` (v2) cannot be read.
     pub fn frozen(&self) -> Result<bool> {
         find(&self.places, "freezer").map_or(Ok(false), is_frozen)
     }
 
-    /// Stops all processes; returns when all have stopped.
+    /// Freezes all processes; returns when all have stopped.
     ///
     /// # Errors
-    /// There is no freezer; or not all stopped within ten seconds: then they go on.
+    /// The container has no freezer; the kernel refuses; not all processes stopped within ten
+    /// seconds, and hull thawed them again.
     pub fn freeze(&self) -> Result<()> {
         let place = find(&self.places, "freezer").ok_or_else(no_freezer)?;
         let end = Instant::now() + PATIENCE;
         let mut pause = Duration::from_micros(10);
         loop {
-            // v1 may stay in FREEZING when a process was forked meanwhile, and looks again only
-            // when it is written to.
+            // v1 may stay in FREEZING when a process was forked meanwhile; the kernel freezes that
+            // one only at another write.
             set_frozen(place, true)?;
             if is_frozen(place)? {
                 return Ok(());
@@ -70,21 +71,22 @@ impl Group {
         }
     }
 
-    /// Lets the processes go on.
+    /// Thaws the processes.
     ///
     /// # Errors
-    /// There is no freezer, or the kernel refuses.
+    /// The container has no freezer, or the kernel refuses.
     pub fn thaw(&self) -> Result<()> {
         set_frozen(find(&self.places, "freezer").ok_or_else(no_freezer)?, false)
     }
 
-    /// Sends a signal to all processes, those of sub-cgroups too, none of which can get away by
-    /// forking: v2 has a file for SIGKILL; for other signals, and on v1, they are frozen meanwhile.
-    /// After SIGKILL a frozen container is thawed, since on v1 a frozen process does not die; after
-    /// another signal it is as it was.
+    /// Sends a signal to all processes, also those of sub-cgroups. A process that forks cannot
+    /// escape: v2 has `cgroup.kill` for SIGKILL, and for other signals and on v1 the container is
+    /// frozen meanwhile. After SIGKILL a frozen container is thawed, because on v1 a frozen process
+    /// does not die; after another signal it is frozen again if it was before.
     ///
     /// # Errors
-    /// A process cannot be signalled, for another reason than its end.
+    /// kill(2) fails for another reason than the end of the process; the freezer cannot be read or
+    /// written.
     pub fn kill(&self, signal: Signal) -> Result<()> {
         let Some(place) = self.processes() else {
             return Ok(());
@@ -92,7 +94,7 @@ impl Group {
         if place.version == Version::V2 && signal == Signal::SIGKILL {
             match file::write(&place.dir, "cgroup.kill", "1") {
                 Ok(()) | Err(Errno::ENODEV) => return Ok(()),
-                // Before 5.14 there is none; the cgroup may be gone too, then there is nobody.
+                // Linux before 5.14 has no such file; or the cgroup is gone and has no processes.
                 Err(Errno::ENOENT) => {}
                 Err(errno) => {
                     return Err(Error::sys(
@@ -117,12 +119,12 @@ impl Group {
         result
     }
 
-    /// Lets every process go on that v1's freezer holds, in the cgroups below as well, which the
-    /// container may have frozen itself: a frozen process does not die of SIGKILL there. On v2 it
-    /// does.
+    /// Thaws the container's v1 freezer and those of sub-cgroups, which the container may have
+    /// frozen itself: on v1 a frozen process does not die of SIGKILL. On v2 it does, and there is
+    /// nothing to do.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// Writing to a `freezer.state` fails; a directory cannot be read.
     pub fn thaw_all(&self) -> Result<()> {
         let Some(place) =
             find(&self.places, "freezer").filter(|place| place.version == Version::V1)
@@ -153,11 +155,12 @@ impl Group {
         }
     }
 
-    /// Removes the cgroups with all below them, waiting up to ten seconds for processes that are
-    /// ending. Parents stay, as with runc: they may have limits of somebody else.
+    /// Removes the cgroups with all below them, and waits up to ten seconds for processes that are
+    /// ending. The cgroups above stay, as with runc: they may have limits of their own.
     ///
     /// # Errors
-    /// All cgroups that could not be removed, in one sentence; the others are gone.
+    /// rmdir(2) fails for a cgroup, or systemd cannot stop the unit. The error names all of them;
+    /// the other cgroups are removed.
     pub fn remove(&mut self) -> Result<()> {
         self.commit();
         let stopped = self.stop_unit();
@@ -198,8 +201,8 @@ fn signal_all(place: &Place, signal: Signal) -> Result<()> {
     result
 }
 
-/// Without a freezer a process can fork between the list and the signal: so until the list is
-/// empty.
+/// Kills all processes of a cgroup without a freezer: a process can fork between the listing and
+/// the signal, so this repeats both until the list is empty.
 fn kill_until_empty(place: &Place) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !pids_below(&place.dir)?.is_empty() {

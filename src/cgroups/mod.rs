@@ -1,50 +1,52 @@
 //! Resource control: cgroups v1, v2 and both at once (hybrid), by the cgroup file system or by
 //! systemd.
 //!
-//! The order of a container's life, as the room's user sees it:
+//! The order of the calls in a container's life:
 //!
 //! ```text
-//!   Tree::probe ─▶ plan(&Request, &Tree) ─▶ Group::create ─▶ apply ─▶ join ─▶ commit, record
-//!                                                                      │
-//!      v2: clone3 with CLONE_INTO_CGROUP and clone_fd()  ◀─────────────┤
-//!      v1: the child itself writes 0 to each of join_fds() ◀───────────┘
+//!   Tree::probe ─▶ plan(&CgroupRequest, &Tree) ─▶ Group::create ─▶ apply ─▶ join ─▶ commit
+//!                                                                            │
+//!      v2: clone3 with CLONE_INTO_CGROUP and clone_fd()  ◀───────────────────┤
+//!      v1: the child itself writes 0 to each of join_fds() ◀─────────────────┘
 //!
-//!      systemd: the child is there first, then Group::start(plan, pid), apply
+//!      systemd: the child is created first, then Group::start(plan, pid), apply
 //!
-//!   Group::open(&Record) ─▶ pids, freeze, thaw, kill, stats, oom_events, update, exec_target, remove
+//!   Group::open(&Record) ─▶ pids, freeze, thaw, kill, stats, oom_events, update, exec_target,
+//!                           remove
 //! ```
 //!
-//! Why the child joins v1 by itself, and by `tasks`: a write to `cgroup.procs`, or of another
-//! process's id to either file, takes the kernel's lock over every fork and exit of the machine
+//! Why the child joins v1 cgroups itself, by `tasks`: a write to `cgroup.procs`, or of another
+//! process's id to either file, takes the kernel's lock over every fork and exit of the host
 //! (`cgroup_threadgroup_rwsem`, kernel/cgroup/cgroup.c, `cgroup_procs_write_start`), which waits
-//! for an RCU grace period: seen here (6.18, 2 cores), nine hierarchies cost 11 ms by
-//! `cgroup.procs` from outside and 5.8 ms by the process itself, 11 ms by `tasks` from outside, and
-//! 0.2 ms by `tasks` with `0` from the process itself: one thread that moves itself needs no lock.
+//! for an RCU grace period. Measured for nine hierarchies (Linux 6.18, 2 cores): 11 ms by
+//! `cgroup.procs` from another process, 5.8 ms by the process itself, 11 ms by `tasks` from another
+//! process, and 0.2 ms by `tasks` with `0` from the process itself, because one thread that moves
+//! itself needs no lock.
 
 #![forbid(unsafe_code)]
 
-// The crate cgroups-rs is used for systemd's names (`systemd/`). Its file system side is not: it
-// reads the tree again for every controller, knows v1 or v2 but not both at once, and no device
-// programs; the way to a container's start has no time for that.
+// Of the crate cgroups-rs hull uses the names of systemd's properties (`systemd/`), and not the
+// part for the cgroup file system: that reads the tree again for each controller, which is slow at
+// a container's start, supports v1 or v2 but not both at once, and has no device programs.
 
-pub mod bpf;
+pub(crate) mod bpf;
 pub mod devices;
-pub mod directory;
-pub mod exec;
-pub mod file;
-pub mod freezer;
-pub mod group;
-pub mod life;
-pub mod limits;
-pub mod mounts;
-pub mod oom;
+pub(crate) mod directory;
+pub(crate) mod exec;
+pub(crate) mod file;
+pub(crate) mod freezer;
+pub(crate) mod group;
+pub(crate) mod life;
+pub(crate) mod limits;
+pub(crate) mod mounts;
+pub(crate) mod oom;
 pub mod place;
 pub mod plan;
 pub mod request;
-pub mod stats;
+pub(crate) mod stats;
 pub mod systemd;
 pub mod tree;
-pub mod update;
+pub(crate) mod update;
 pub mod values;
 
 #[cfg(test)]

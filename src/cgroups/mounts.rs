@@ -1,37 +1,37 @@
-//! What a mount of type `cgroup` becomes inside the container.
+//! What a mount of type `cgroup` of the config becomes in the container.
 
 use super::place::Place;
 use super::plan::Plan;
 use super::tree::Version;
 
-/// One thing to make below the mount's target.
+/// One mount or link to make at or below the mount's target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CgroupMount {
     /// The tmpfs that holds the hierarchies of v1.
     Tmpfs,
-    /// A cgroup file system, seen through the container's cgroup namespace.
+    /// A cgroup file system, mounted in the container's cgroup namespace.
     File {
-        /// Below the target, with a leading slash; empty for the target itself.
+        /// The path below the target, with a leading slash; empty for the target itself.
         below: String,
         /// `cgroup` or `cgroup2`.
         fstype: &'static str,
-        /// The controllers of v1.
+        /// The mount's data: on v1 the controllers.
         data: String,
-        /// What is bound where the kernel refuses the mount.
+        /// The host's directory that is bound where the kernel refuses the mount.
         host: String,
     },
     /// The container's own directory of a hierarchy, bound.
     Bind {
-        /// Below the target.
+        /// The path below the target.
         below: String,
         /// The host's directory.
         source: String,
     },
-    /// `cpu` for a hierarchy mounted as `cpu,cpuacct`.
+    /// A symbolic link, such as `cpu` to a hierarchy that is mounted as `cpu,cpuacct`.
     Symlink {
-        /// Below the target.
+        /// The path below the target.
         below: String,
-        /// The hierarchy's directory.
+        /// The name of the hierarchy's directory.
         to: String,
     },
 }
@@ -48,9 +48,9 @@ impl CgroupMount {
     }
 }
 
-/// The mounts, in order, as runc has them: on v2 one, on v1 and hybrid trees the v1 hierarchies. v2
-/// without a cgroup namespace shows the whole tree (bound where a user namespace may not mount it);
-/// v1's hierarchies are then the container's part alone.
+/// The mounts in their order, as runc has them: on v2 one, on v1 and hybrid trees the v1
+/// hierarchies. Without a cgroup namespace v2 shows the whole tree (bound where a user namespace
+/// may not mount it), and each hierarchy of v1 only the container's own cgroup.
 pub fn mounts_for_container(plan: &Plan, has_cgroup_namespace: bool) -> Vec<CgroupMount> {
     let all = || plan.places.iter().chain(&plan.stays);
     let one = |place: &Place, below: String| match (place.version, has_cgroup_namespace) {

@@ -1,4 +1,4 @@
-//! Telling of OOM kills when they happen.
+//! OOM kills, reported when they happen.
 
 use super::file;
 use super::group::Group;
@@ -13,15 +13,16 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long v1's word of a cgroup's removal may come after the removal (`css_offline` defers it to
-/// a worker), in milliseconds.
+/// How long after a cgroup's removal v1's notification of it may come (`css_offline` defers it to a
+/// worker), in milliseconds.
 const REMOVAL: u16 = 1000;
 
-/// How long before its removal a v2 cgroup may have told of memory that ran out for its parent's
-/// new kill to be its own.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// A kill that only the parent of a removed v2 cgroup counts is taken for the cgroup's own, if its
+/// `memory.events` changed at most this long before.
+const LAST_CHANGE: Duration = Duration::from_secs(1);
 
-/// Readable (poll) when something happened; then ask [`OomEvents::read`].
+/// A watch on a container's OOM kills: its descriptor becomes readable (poll(2)) when something
+/// happened, which [`OomEvents::read`] then returns.
 #[derive(Debug)]
 pub struct OomEvents {
     dir: String,
@@ -30,41 +31,43 @@ pub struct OomEvents {
 
 #[derive(Debug)]
 enum Source {
-    /// The kernel signals an eventfd when it begins to kill, and once more when the cgroup is
+    /// The kernel adds to an eventfd when it begins to kill, and once more when the cgroup is
     /// removed.
     V1 {
         event: EventFd,
         _control: OwnedFd,
         removed: bool,
     },
-    /// `memory.events` is modified; its `oom_kill` counts. The kernel tells at most every 10 ms,
-    /// and systemd removes a scope as soon as it is empty: so what the parent counted, its
-    /// children's kills included, is known too, and when the file was last modified.
+    /// The kernel modifies `memory.events`, which has the number of kills as `oom_kill`. It reports
+    /// a modification at most every 10 ms, and systemd removes a scope as soon as it is empty. So
+    /// the parent's number, which includes that of its children, is kept too, and the time of the
+    /// last modification.
     V2 {
         watch: Inotify,
         seen: u64,
         parents: Option<u64>,
-        stirred: Option<Instant>,
+        changed: Option<Instant>,
         gone: bool,
     },
 }
 
-/// What was read.
+/// What happened since the last read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oom {
     /// Nothing of interest.
     Nothing,
-    /// So many more OOM kills.
+    /// This many more processes were killed.
     Kills(u64),
-    /// The cgroup has been removed: no more will come.
+    /// The cgroup has been removed: nothing more will happen.
     Gone,
 }
 
 impl Group {
-    /// Begins to watch. Nothing before this is told.
+    /// Begins to watch. Kills before this call are not reported.
     ///
     /// # Errors
-    /// The container has no memory controller; the kernel refuses.
+    /// The container has no cgroup with the memory controller; eventfd(2), inotify(7) or opening
+    /// and writing the cgroup's files fails.
     pub fn oom_events(&self) -> Result<OomEvents> {
         let place =
             find(&self.places, "memory").ok_or_else(|| Error::new("memory controller missing"))?;
@@ -100,7 +103,7 @@ impl Group {
                     watch,
                     seen,
                     parents: parents(&dir),
-                    stirred: None,
+                    changed: None,
                     gone: false,
                 }
             }
@@ -119,10 +122,10 @@ impl AsFd for OomEvents {
 }
 
 impl OomEvents {
-    /// What happened since the last time; does not wait.
+    /// What happened since the last read; does not wait.
     ///
     /// # Errors
-    /// The kernel's answer cannot be read.
+    /// The eventfd, the inotify descriptor or `memory.events` cannot be read.
     pub fn read(&mut self) -> Result<Oom> {
         match &mut self.source {
             Source::V1 { removed: true, .. } => Ok(Oom::Gone),
@@ -131,8 +134,8 @@ impl OomEvents {
                 match count {
                     0 => Ok(Oom::Nothing),
                     n if std::path::Path::new(&self.dir).exists() => Ok(Oom::Kills(n)),
-                    // Its removal is told as well, once and at last, but a moment after the directory
-                    // is gone. So of two the first was a kill.
+                    // The last notification is for the removal of the cgroup, and it comes a moment
+                    // after the directory is gone. So of two notifications the first is for a kill.
                     n => {
                         let last = nix::poll::poll(
                             &mut [PollFd::new(event.as_fd(), PollFlags::POLLIN)],
@@ -144,7 +147,8 @@ impl OomEvents {
                         if n == 1 {
                             return Ok(Oom::Gone);
                         }
-                        // The end is still to be told: whoever polls shall come back for it.
+                        // The removal is still to be reported: the caller's poll(2) must return
+                        // once more for it.
                         event.write(1).on("tell the end of", &self.dir)?;
                         Ok(Oom::Kills(n - 1))
                     }
@@ -155,7 +159,7 @@ impl OomEvents {
                 watch,
                 seen,
                 parents: before,
-                stirred,
+                changed,
                 gone,
             } => {
                 match watch.read_events() {
@@ -164,12 +168,13 @@ impl OomEvents {
                             .iter()
                             .any(|event| event.mask.contains(AddWatchFlags::IN_MODIFY)) =>
                     {
-                        *stirred = Some(Instant::now())
+                        *changed = Some(Instant::now())
                     }
                     Ok(_) | Err(Errno::EAGAIN) => {}
                     Err(errno) => return Err(Error::sys("read OOM events of", &self.dir, errno)),
                 }
-                // The parent first: a kill in between is then the own file's to tell.
+                // The parent is read first: a kill between the two reads is then in the cgroup's
+                // own file.
                 let all = parents(&self.dir);
                 match kills(&self.dir) {
                     Ok(now) => {
@@ -187,8 +192,8 @@ impl OomEvents {
                         let unseen = all
                             .zip(*before)
                             .map_or(0, |(now, before)| now.saturating_sub(before));
-                        let last_words = stirred.is_some_and(|time| time.elapsed() < LAST_WORDS);
-                        Ok(if unseen > 0 && last_words {
+                        let recent = changed.is_some_and(|time| time.elapsed() < LAST_CHANGE);
+                        Ok(if unseen > 0 && recent {
                             Oom::Kills(unseen)
                         } else {
                             Oom::Gone
@@ -205,7 +210,7 @@ impl OomEvents {
     }
 }
 
-/// What an eventfd has counted since the last time.
+/// What an eventfd has counted since the last read.
 fn read_event(event: &EventFd) -> nix::Result<u64> {
     match event.read() {
         Err(Errno::EAGAIN) => Ok(0),
@@ -213,7 +218,8 @@ fn read_event(event: &EventFd) -> nix::Result<u64> {
     }
 }
 
-/// The kills of the parent and all below it; the root counts none.
+/// The number of kills of the parent cgroup and all below it; none where the parent is the root,
+/// which has no `memory.events`.
 fn parents(dir: &str) -> Option<u64> {
     kills(dir.rsplit_once('/')?.0).ok()
 }

@@ -3,42 +3,41 @@
 use super::tree::Version;
 use serde::{Deserialize, Serialize};
 
-/// What happens when the kernel refuses to make a cgroup (EACCES, EPERM, EROFS).
+/// What hull does where the kernel refuses to make a cgroup (EACCES, EPERM, EROFS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IfDenied {
-    /// An error.
+    /// It fails.
     Fail,
-    /// The container stays in the caller's cgroup of that hierarchy. (runc's way for rootless
-    /// without a path.)
+    /// It leaves the container in the caller's cgroup of that hierarchy, as runc does for an
+    /// ordinary user without `cgroupsPath`.
     Skip,
 }
 
-/// One cgroup to make: the container's in one hierarchy.
+/// The container's cgroup in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Which interface the hierarchy speaks.
+    /// Which interface the hierarchy has.
     pub version: Version,
-    /// The controllers that can be had there. v2 has `freezer` and `devices` always, and they are
+    /// The controllers that are available there. v2 always has freezer and device rules, which are
     /// not listed.
     pub controllers: Vec<String>,
     /// Where the hierarchy is mounted.
     pub mount_point: String,
-    /// Which cgroup the mount's root is, as /proc/PID/cgroup names it.
+    /// The cgroup that is the mount's root, as /proc/PID/cgroup names it.
     pub root: String,
-    /// The cgroup's directory; missing parents are made too.
+    /// The cgroup's directory; hull makes missing directories above it too.
     pub dir: String,
-    /// v2: controllers to be turned on in each cgroup above that has them off. Those that a limit
-    /// needs must come on.
+    /// v2: the controllers that hull enables in the cgroups above where they are not enabled.
     pub enable: Vec<String>,
-    /// v2: the ones of `enable` whose failure is an error.
+    /// v2: those of `enable` that a limit needs, so that hull fails without them.
     pub required: Vec<String>,
-    /// What a refusal means.
+    /// What hull does where the kernel refuses to make it.
     pub if_denied: IfDenied,
 }
 
-/// The place that has a controller. What v2 has without a controller goes there: its own files, and
-/// device rules when v1 has none.
+/// The cgroup with a controller. The core files of v2 (`cgroup`) and what v2 has without a
+/// controller (device rules and freezer, where v1 has none) are in the v2 cgroup.
 pub(super) fn find<'a>(places: &'a [Place], controller: &str) -> Option<&'a Place> {
     places
         .iter()
@@ -49,8 +48,7 @@ pub(super) fn find<'a>(places: &'a [Place], controller: &str) -> Option<&'a Plac
         })
 }
 
-/// The path without `.`, `..` and doubled slashes, resolved against `/` so that it cannot lead
-/// above.
+/// A path without `.`, `..` and repeated slashes, relative to `/`, so that it cannot lead above.
 pub(super) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

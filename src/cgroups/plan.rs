@@ -1,4 +1,4 @@
-//! From what is asked and what there is to what will be done: pure.
+//! The plan of a container's cgroups: a pure function of the request and the tree.
 
 use super::place::{IfDenied, Place, clean, find};
 use super::request::{CgroupRequest, Driver};
@@ -10,23 +10,23 @@ use super::{devices, limits};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Everything that will be done, as data.
+/// What hull does for a container's cgroups, as data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Who makes the cgroups.
+    /// What makes the cgroups.
     pub driver: Driver,
-    /// The cgroups, in the order in which they are made.
+    /// The cgroups, in the order in which hull makes them.
     pub places: Vec<Place>,
-    /// The caller's own cgroups in which the container stays, where it gets none: not made, limited
-    /// or removed.
+    /// The caller's own cgroups, in the hierarchies in which the container gets none: hull does not
+    /// make, limit or remove them.
     pub stays: Vec<Place>,
-    /// The values, in order.
+    /// The values, in the order in which hull writes them.
     pub writes: Vec<Write>,
-    /// The device rules, none when they are left alone.
+    /// The device rules; none where hull applies none.
     pub devices: Option<devices::Rules>,
-    /// What systemd is asked for, when it is the one who makes the cgroups.
+    /// The unit, where systemd makes the cgroups.
     pub unit: Option<Unit>,
-    /// What is not done, and why.
+    /// What hull does not do and why, one sentence each.
     pub fallbacks: Vec<String>,
 }
 
@@ -37,17 +37,17 @@ impl Plan {
         self.places.iter().filter(v1).count() as u32
     }
 
-    /// Where a controller's files are.
+    /// The cgroup that has a controller's files.
     pub fn place(&self, controller: &str) -> Option<&Place> {
         find(&self.places, controller)
     }
 }
 
-/// Compiles the request.
+/// Plans a container's cgroups.
 ///
 /// # Errors
-/// A path that leads nowhere, a limit whose controller does not exist in this tree, a value that no
-/// kernel takes.
+/// `cgroupsPath` is not valid, or is relative to a cgroup that the mount does not show; no cgroup
+/// file system is mounted; a limit's controller does not exist in this tree; a value is not valid.
 pub fn plan(request: &CgroupRequest, tree: &Tree) -> Result<Plan> {
     let mut plan = Plan {
         driver: request.driver,
@@ -75,8 +75,8 @@ pub fn plan(request: &CgroupRequest, tree: &Tree) -> Result<Plan> {
     for place in plan.places.iter_mut().filter(|p| p.version == Version::V2) {
         let needed = |c: &&String| plan.writes.iter().any(|w| w.controller == **c);
         place.required = place.controllers.iter().filter(needed).cloned().collect();
-        // A pure v2 tree gives the container all controllers, as runc does, for the statistics. In
-        // a hybrid one only those that a limit needs are turned on, so that the machine's own root
+        // In a pure v2 tree hull enables all controllers, as runc does, for the statistics. In a
+        // hybrid tree it enables only those that a limit needs, so that the host's root cgroup
         // stays as it is.
         place.enable = if pure {
             place.controllers.clone()
@@ -93,7 +93,7 @@ pub fn plan(request: &CgroupRequest, tree: &Tree) -> Result<Plan> {
     Ok(plan)
 }
 
-/// The unit, and the places where its cgroups will be.
+/// Plans the unit, and where systemd will make its cgroups.
 fn plan_unit(plan: &mut Plan, request: &CgroupRequest, tree: &Tree) -> Result<()> {
     let unit = Unit::new(request, tree)?;
     let path = unit.path(tree)?;
@@ -123,8 +123,8 @@ fn plan_unit(plan: &mut Plan, request: &CgroupRequest, tree: &Tree) -> Result<()
     Ok(())
 }
 
-/// One place in every hierarchy; in a hybrid tree the v2 one only when it has controllers. Returns
-/// the places where the caller has no rights and need not have any.
+/// Plans one cgroup in each hierarchy; in a hybrid tree the v2 one only where it has controllers.
+/// Returns those that the caller may not make and need not have.
 fn places(plan: &mut Plan, request: &CgroupRequest, tree: &Tree) -> Result<Vec<Place>> {
     let pure = tree.is_pure_v2();
     let mut denied = Vec::new();
@@ -201,7 +201,7 @@ fn place(request: &CgroupRequest, hierarchy: &Hierarchy) -> Result<Place> {
     })
 }
 
-/// The caller's own cgroup, where it can be seen.
+/// The caller's own cgroup, where the mount shows it.
 fn own_place(hierarchy: &Hierarchy) -> Option<Place> {
     Some(Place {
         version: hierarchy.version,
@@ -215,8 +215,9 @@ fn own_place(hierarchy: &Hierarchy) -> Option<Place> {
     })
 }
 
-/// The rules of the spec and then runc's defaults, which no rule can take away. Where an ordinary
-/// user has no rights, rules are not applied: its file access is what it always was.
+/// Plans the device rules: the config's, then the default devices, which no rule denies. For an
+/// ordinary user, who may not apply rules, hull applies none: the user's access to devices stays
+/// what it is on the host.
 fn plan_devices(plan: &mut Plan, request: &CgroupRequest) -> Result<()> {
     if !request.device_rules {
         return Ok(());
@@ -225,7 +226,7 @@ fn plan_devices(plan: &mut Plan, request: &CgroupRequest) -> Result<()> {
     let rules = devices::Rules::new(spec)?;
     match plan.place("devices") {
         Some(_) if request.rootless => {
-            // v1's files ask for CAP_SYS_ADMIN, bpf(2) for CAP_BPF, both in the first user
+            // v1's files need CAP_SYS_ADMIN, bpf(2) needs CAP_BPF, both in the initial user
             // namespace.
             plan.fallbacks
                 .push("device rules are not applied: an ordinary user may not set any".to_owned());

@@ -4,37 +4,37 @@ use crate::spec::config::Resources;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Who makes the cgroup.
+/// What makes the cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
-    /// hull, in the mounted file system.
+    /// hull, by mkdir(2) in the mounted cgroup file systems.
     Cgroupfs,
-    /// systemd, asked over D-Bus: the system's, or the user's own.
+    /// systemd, over D-Bus.
     Systemd {
-        /// The user's instance.
+        /// The user's own instance of systemd, and not the system's.
         user: bool,
     },
-    /// Nobody: the container stays in the caller's cgroup.
+    /// Nothing: the container stays in the caller's cgroup.
     Disabled,
 }
 
-/// What the container asks for.
+/// What a container asks of its cgroups.
 #[derive(Clone, Copy, Debug)]
 pub struct CgroupRequest<'a> {
-    /// The container's id, the name of its cgroup when no path is given.
+    /// The container's id, which is the name of its cgroup without `path`.
     pub id: &'a str,
     /// `linux.cgroupsPath`.
     pub path: Option<&'a str>,
-    /// Who makes it.
+    /// What makes the cgroup.
     pub driver: Driver,
     /// `linux.resources`.
     pub resources: Option<&'a Resources>,
-    /// Whether device rules are to be applied: those of the resources, then the default devices.
+    /// Whether hull applies device rules: those of the resources, then the default devices.
     pub device_rules: bool,
     /// The config's annotations, for `org.systemd.property.*`.
     pub annotations: &'a BTreeMap<String, String>,
-    /// Whether the caller is an ordinary user, or root of a user namespace, who may have no rights
-    /// in the tree.
+    /// Whether the caller is an ordinary user, or root of a user namespace, and so may have no
+    /// rights in the tree.
     pub rootless: bool,
 }

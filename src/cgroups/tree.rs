@@ -1,29 +1,30 @@
-//! What hierarchies there are, where they are mounted and where the caller is in each: found, never
-//! assumed.
+//! The cgroup tree: which hierarchies there are, where they are mounted, and the caller's cgroup in
+//! each. All of it is read, and none assumed.
 
 use super::file;
+use crate::sys::mountinfo::{self, Mount};
 use crate::{Context, Result};
 use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
-/// Which of the two interfaces a hierarchy speaks.
+/// Which of the two interfaces a hierarchy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Version {
-    /// `cgroup`: one hierarchy a controller, or a few together.
+    /// `cgroup`: a hierarchy for one controller, or for a few together.
     V1,
-    /// `cgroup2`: the one unified hierarchy.
+    /// `cgroup2`: the unified hierarchy.
     V2,
 }
 
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
-    /// Which interface it speaks.
+    /// Which interface it has.
     pub version: Version,
     /// Where it is mounted, e.g. `/sys/fs/cgroup/memory`.
     pub mount_point: String,
-    /// Which of its cgroups is the mount's root, as the caller's cgroup namespace names it.
+    /// The cgroup that is the mount's root, as the caller's cgroup namespace names it.
     pub root: String,
     /// v1: the mount's controllers (`name=systemd` for one without any). v2: `cgroup.controllers`
     /// of the mount's root.
@@ -33,23 +34,24 @@ pub struct Hierarchy {
     pub near_controllers: Vec<String>,
     /// The caller's own cgroup as /proc/self/cgroup names it.
     pub own: String,
-    /// Whether the caller may make cgroups in its own one (v2: beside it).
+    /// Whether the caller may make cgroups in its own cgroup (v2: next to it).
     pub writable: bool,
 }
 
-/// All hierarchies that can be reached.
+/// All hierarchies that a mount shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tree {
-    /// v1 hierarchies in the order of their mounts, and the v2 one.
+    /// The hierarchies, in the order of their mounts.
     pub hierarchies: Vec<Hierarchy>,
-    /// The caller's effective user: the user's instance of systemd lives in a cgroup named by it.
+    /// The caller's effective user id, which is in the name of the cgroup of the user's instance of
+    /// systemd.
     #[serde(default)]
     pub uid: u32,
 }
 
 impl Hierarchy {
-    /// The directory of the caller's own cgroup; none when the mount does not show it (a mount from
-    /// outside of the cgroup namespace).
+    /// The directory of the caller's own cgroup; none where the mount does not show it (a mount
+    /// that was made outside the caller's cgroup namespace).
     pub fn own_dir(&self) -> Option<String> {
         if self.root.starts_with("/..") || self.own.starts_with("/..") {
             return None;
@@ -66,9 +68,10 @@ impl Hierarchy {
         }
     }
 
-    /// Where a relative path begins. v1: the own cgroup. v2: its parent, since the own one has
-    /// processes, and a cgroup with processes cannot give controllers to its children
-    /// (cgroup-v2.rst, "No Internal Process Constraint"); runc does the same.
+    /// The directory to which a relative `cgroupsPath` is relative. On v1 it is the caller's own
+    /// cgroup; on v2 its parent, since the own one has processes, and a cgroup with processes
+    /// cannot give controllers to its children (cgroup-v2.rst, "No Internal Process Constraint").
+    /// runc does the same.
     pub fn relative_dir(&self) -> Option<String> {
         let own = self.own_dir()?;
         if self.version == Version::V1 || own == self.mount_point {
@@ -79,18 +82,19 @@ impl Hierarchy {
 }
 
 impl Tree {
-    /// Reads /proc/self/mountinfo and /proc/self/cgroup, and for v2 `cgroup.controllers`. The
-    /// caller is the effective user `uid`, in the first user namespace or another.
+    /// Reads /proc/self/mountinfo, /proc/self/cgroup and, for v2, `cgroup.controllers`. `uid` is
+    /// the caller's effective user id; `in_user_namespace` tells that the caller is in another user
+    /// namespace than the initial one.
     ///
     /// # Errors
-    /// One of these cannot be read.
+    /// One of these files cannot be read.
     pub fn probe(uid: u32, in_user_namespace: bool) -> Result<Self> {
-        let mountinfo =
-            file::read_records("/proc/self", "mountinfo").on("read", "/proc/self/mountinfo")?;
+        let mounts = mountinfo::of("self")?;
         let own = file::read("/proc/self", "cgroup").on("read", "/proc/self/cgroup")?;
-        let mut tree = Self::parse(&mountinfo, &own);
+        let mut tree = Self::of(&mounts, &own);
         tree.uid = uid;
-        // The first user namespace's root may write wherever the mount may. Everyone else must ask.
+        // Root of the initial user namespace may write wherever the mount is writable. For other
+        // callers access(2) tells.
         let privileged = uid == 0 && !in_user_namespace;
         for hierarchy in &mut tree.hierarchies {
             let begin = hierarchy.relative_dir();
@@ -109,17 +113,13 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The tree that the texts of /proc/self/mountinfo and /proc/self/cgroup describe; v2's
-    /// controllers are not in them.
-    pub fn parse(mountinfo: &str, own: &str) -> Self {
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+    /// The tree that some mounts and the text of /proc/self/cgroup describe; v2's controllers are
+    /// not in them.
+    pub(crate) fn of(mounts: &[Mount], own: &str) -> Self {
         let groups: Vec<(Vec<&str>, &str)> = own.lines().filter_map(parse_own).collect();
         let mut tree = Self::default();
-        for mount in mounts
-            .iter()
-            .filter(|m| m.version.is_some() && !m.is_covered(&mounts))
-        {
-            let Some(version) = mount.version else {
+        for mount in mounts {
+            let Some(version) = version(mount).filter(|_| !is_covered(mount, mounts)) else {
                 continue;
             };
             let group = groups.iter().find(|(names, _)| match version {
@@ -131,8 +131,8 @@ impl Tree {
             let Some((names, path)) = group else { continue };
             let hierarchy = Hierarchy {
                 version,
-                mount_point: mount.mount_point.clone(),
-                root: mount.root.clone(),
+                mount_point: mount.mount_point.to_string_lossy().into_owned(),
+                root: mount.root.to_string_lossy().into_owned(),
                 controllers: if version == Version::V1 {
                     names.iter().map(|&n| n.to_owned()).collect()
                 } else {
@@ -140,15 +140,15 @@ impl Tree {
                 },
                 near_controllers: Vec::new(),
                 own: path.trim_end_matches(" (deleted)").to_owned(),
-                writable: !mount.read_only,
+                writable: !is_read_only(mount),
             };
             tree.offer(hierarchy);
         }
         tree
     }
 
-    /// A hierarchy can be mounted more than once (bind mounts for containers): the mount that shows
-    /// most of it is taken.
+    /// Adds a hierarchy. One that is mounted more than once (bind mounts for containers) is taken
+    /// from the mount that shows most of it.
     fn offer(&mut self, new: Hierarchy) {
         let same =
             |h: &&mut Hierarchy| h.version == new.version && h.controllers == new.controllers;
@@ -187,95 +187,40 @@ fn parse_own(line: &str) -> Option<(Vec<&str>, &str)> {
     Some((fields.next()?.split(',').collect(), fields.next()?))
 }
 
-/// The fields of a mountinfo line that matter here (proc_pid_mountinfo(5)).
-struct Mount {
-    id: u64,
-    parent: u64,
-    root: String,
-    mount_point: String,
-    version: Option<Version>,
-    super_options: Vec<String>,
-    read_only: bool,
+/// Which interface a mount speaks; none where it is not a cgroup file system.
+fn version(mount: &Mount) -> Option<Version> {
+    match mount.fstype.as_str() {
+        "cgroup" => Some(Version::V1),
+        "cgroup2" => Some(Version::V2),
+        _ => None,
+    }
 }
 
-impl Mount {
-    fn parse(line: &str) -> Option<Self> {
-        let (front, back) = line.split_once(" - ")?;
-        let front: Vec<&str> = front.split(' ').collect();
-        let back: Vec<&str> = back.split(' ').collect();
-        let super_options: Vec<String> = back
-            .get(2)
-            .unwrap_or(&"")
-            .split(',')
-            .map(str::to_owned)
-            .collect();
-        let read_only =
-            front.get(5)?.split(',').any(|o| o == "ro") || super_options.iter().any(|o| o == "ro");
-        Some(Self {
-            id: front.first()?.parse().ok()?,
-            parent: front.get(1)?.parse().ok()?,
-            root: unescape(front.get(3)?),
-            mount_point: unescape(front.get(4)?),
-            version: match *back.first()? {
-                "cgroup" => Some(Version::V1),
-                "cgroup2" => Some(Version::V2),
-                _ => None,
-            },
-            super_options,
-            read_only,
+fn is_read_only(mount: &Mount) -> bool {
+    let mut options = mount.options.iter().chain(&mount.super_options);
+    options.any(|option| option == "ro")
+}
+
+/// Whether another mount lies over a mount's path. The path leads through the mounts that this one
+/// is mounted on; it is cut where one of those, or this one, carries another mount at or above the
+/// place where the path goes on.
+fn is_covered(mount: &Mount, all: &[Mount]) -> bool {
+    let mut chain = vec![mount];
+    while let Some(below) = all
+        .iter()
+        .find(|m| m.id == chain[chain.len() - 1].parent && chain.iter().all(|c| c.id != m.id))
+    {
+        chain.push(below);
+    }
+    all.iter()
+        .filter(|other| chain.iter().all(|c| c.id != other.id))
+        .any(|other| {
+            let Some(at) = chain.iter().position(|c| c.id == other.parent) else {
+                return false;
+            };
+            // Where the path goes on: at the next mount of the chain, or at this one's own root.
+            chain[at.saturating_sub(1)]
+                .mount_point
+                .starts_with(&other.mount_point)
         })
-    }
-
-    /// Whether another mount lies over this one's path. The path leads through the mounts that this
-    /// one stands on; it is cut where one of those, or this one, carries another mount at or above
-    /// the place where the way goes on.
-    fn is_covered(&self, all: &[Self]) -> bool {
-        let mut chain = vec![self];
-        while let Some(below) = all
-            .iter()
-            .find(|m| m.id == chain[chain.len() - 1].parent && chain.iter().all(|c| c.id != m.id))
-        {
-            chain.push(below);
-        }
-        let is_at_or_above = |path: &str, other: &str| {
-            other
-                .strip_prefix(path.trim_end_matches('/'))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        all.iter()
-            .filter(|other| chain.iter().all(|c| c.id != other.id))
-            .any(|other| {
-                let Some(at) = chain.iter().position(|c| c.id == other.parent) else {
-                    return false;
-                };
-                // What the way goes on with: the next mount of the chain, or this one's own root.
-                is_at_or_above(&other.mount_point, &chain[at.saturating_sub(1)].mount_point)
-            })
-    }
-}
-
-/// mountinfo writes blanks, tabs, line ends and backslashes as three octal digits.
-fn unescape(text: &str) -> String {
-    if !text.contains('\\') {
-        return text.to_owned();
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let mut ahead = bytes.clone();
-        let mut digit = || {
-            ahead
-                .next()
-                .filter(|d| (b'0'..=b'7').contains(d))
-                .map(|d| u32::from(d - b'0'))
-        };
-        match (byte, digit(), digit(), digit()) {
-            (b'\\', Some(a), Some(b), Some(c)) => {
-                out.push((a * 64 + b * 8 + c) as u8);
-                bytes = ahead;
-            }
-            _ => out.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }

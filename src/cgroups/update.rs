@@ -1,4 +1,4 @@
-//! Changing the limits of a running container: all of them, or none.
+//! Changing the limits of a running container: either all or none of them are changed.
 
 use super::devices::{Rules, Table};
 use super::directory::open_dir;
@@ -15,11 +15,12 @@ use nix::errno::Errno;
 use std::os::fd::AsFd;
 
 impl Group {
-    /// Sets what is given and leaves the rest. All values are checked before the first is written;
-    /// when the kernel refuses one, those before it are put back.
+    /// Sets the limits that are given and leaves the others. hull checks all values before it
+    /// writes the first; where the kernel refuses one, hull writes the earlier values again.
     ///
     /// # Errors
-    /// The value that was refused; and which values could not be put back.
+    /// A value is not valid, or its controller does not exist; the kernel or systemd refuses a
+    /// value. The error also names the files whose earlier values could not be restored.
     pub fn update(&mut self, resources: &Resources) -> Result<()> {
         let whole = self.with_present_values(resources)?;
         let writes = limits::writes(&whole, &self.places, &[])?;
@@ -67,8 +68,8 @@ impl Group {
         })
     }
 
-    /// systemd after the kernel, whose refusals name what is refused. It rounds a quota to whole
-    /// percents: the exact values are written once more, to have the last word.
+    /// Tells systemd the values. That comes after the kernel, whose errors name the file. systemd
+    /// rounds a quota to whole percents, so hull writes the exact values once more afterwards.
     fn tell_unit(&self, writes: &[Write], rules: Option<&Rules>, told: &mut bool) -> Result<()> {
         if self.unit.is_none() {
             return Ok(());
@@ -78,8 +79,8 @@ impl Group {
         write_all(&self.places, writes)
     }
 
-    /// Values that only make sense together are completed by those in force: v2 has quota and
-    /// period in one file, and its swap limit is v1's less the memory limit.
+    /// Completes values that only make sense together by the present ones: v2 has quota and period
+    /// in one file, and its swap limit is the config's `swap` less the memory limit.
     pub(super) fn with_present_values(&self, resources: &Resources) -> Result<Resources> {
         let mut whole = resources.clone();
         let v2 =
@@ -93,7 +94,7 @@ impl Group {
         Ok(whole)
     }
 
-    /// A hybrid tree has v2's controllers off until a limit asks for them.
+    /// Enables the v2 controllers that the values need: in a hybrid tree they are off until then.
     fn enable_for(&mut self, writes: &[Write]) -> Result<()> {
         for place in self.places.iter_mut().filter(|p| p.version == Version::V2) {
             let needed: Vec<String> = place
@@ -117,8 +118,8 @@ impl Group {
             .try_for_each(|place| self.enable(place))
     }
 
-    /// The write that brings back what a file says now. None where there is no such file: then the
-    /// write will say so.
+    /// The write that restores the present value of a file. None where the file does not exist:
+    /// then the new value fails.
     fn present(&self, write: &Write) -> Result<Option<Write>> {
         let dir = dir_of(&self.places, write)?;
         let (name, value) = match (file::read(dir, &write.file), &write.policy) {
@@ -140,8 +141,8 @@ impl Group {
         Ok(Some(old))
     }
 
-    /// Writes the old values, last first, as often as something comes of it: they may have to go in
-    /// another order.
+    /// Writes the earlier values, the last first, and repeats that for those that the kernel
+    /// refuses as long as it accepts one more: they may need another order.
     fn put_back(&self, before: &[Write], error: Error) -> Error {
         let mut left: Vec<&Write> = before.iter().rev().collect();
         loop {
@@ -164,7 +165,8 @@ impl Group {
         ))
     }
 
-    /// systemd has its own copy of the values, and would write the old ones when it is reloaded.
+    /// Gives systemd the values as properties: it has its own copy of them, and would write the
+    /// earlier ones when it is reloaded.
     fn update_unit(&self, writes: &[Write], rules: Option<&Rules>) -> Result<()> {
         let Some(name) = &self.unit else {
             return Ok(());
@@ -230,7 +232,7 @@ fn complete_memory(memory: &mut Memory, place: &Place) -> Result<()> {
     match (limit, swap) {
         (None, Some(swap)) if swap != -1 => memory.limit = Some(old_limit.unwrap_or(-1)),
         (Some(limit), None) if limit != -1 => {
-            // As v1's sum would, the sum stays: more memory is less swap. "No swap" stays that.
+            // The sum of both stays, as on v1: more memory is less swap. A limit of no swap stays.
             let old_swap = file::read(&place.dir, "memory.swap.max")
                 .unwrap_or_default()
                 .trim_end()
@@ -249,8 +251,8 @@ fn read(place: &Place, name: &str) -> Result<String> {
     file::read(&place.dir, name).on("read", format_args!("{}/{name}", place.dir))
 }
 
-/// What to write so that a file says again what it says now. Files with a line a device are
-/// restored for the device that the new value speaks of.
+/// What to write so that a file has its present text again. A file with a line for each device is
+/// restored for the device of the new value.
 pub(super) fn restoring(name: &str, text: &str, value: &str) -> String {
     let line = |key: &str| {
         text.lines()
@@ -278,7 +280,7 @@ pub(super) fn restoring(name: &str, text: &str, value: &str) -> String {
         ("io.weight" | "io.bfq.weight", None) => {
             line("default").unwrap_or(text.trim_end()).to_owned()
         }
-        // An empty write is no write.
+        // The kernel does not take a write of no bytes.
         _ if text.trim().is_empty() => "\n".to_owned(),
         _ => text.trim_end().to_owned(),
     }

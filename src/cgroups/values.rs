@@ -1,4 +1,5 @@
-//! Values for the files of cgroups: what is to be written, what a failure means, and the writing.
+//! Values for the files of cgroups: what hull writes, and what it does where the kernel refuses
+//! one.
 
 use super::file;
 use super::place::{Place, find};
@@ -6,24 +7,24 @@ use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What an unsuccessful write means.
+/// What hull does where the kernel refuses a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// An error.
+    /// It fails.
     #[default]
     Must,
-    /// Where the kernel refuses the value against the present value of the next file (EINVAL),
-    /// again after it has been written: a limit that is raised must follow the swap limit, one that
-    /// is lowered must come before.
+    /// Where the kernel answers EINVAL, because the value does not fit the present value of the
+    /// next file, hull writes it again after the next one: a memory limit that is raised must
+    /// follow the swap limit, one that is lowered must come before.
     OrAfterNext,
-    /// A file that the kernel does not have is passed over, since it would change nothing.
+    /// It skips a file that the kernel does not have, where the value would have no effect.
     IfPresent,
-    /// Where the file is missing, this value goes to that file.
+    /// Where the file is missing, it writes another value to another file.
     Else {
-        /// The other file.
+        /// The other file's name.
         file: String,
-        /// Its value.
+        /// The value for it.
         value: String,
     },
 }
@@ -35,19 +36,23 @@ pub struct Write {
     pub controller: String,
     /// The file's name in the cgroup.
     pub file: String,
-    /// What is written.
+    /// The value.
     pub value: String,
-    /// The part of the config that asks for it.
+    /// The field of the config that asks for it, for errors.
     pub from: String,
-    /// What a failure means.
+    /// What hull does where the kernel refuses it.
     #[serde(default)]
     pub policy: Policy,
-    /// v2, `memory.checkBeforeUpdate`: refused when this many bytes are in use already.
+    /// v2, `memory.checkBeforeUpdate`: hull refuses to write it when more bytes than this are in
+    /// use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unless_used: Option<u64>,
 }
 
-/// Writes all values, in order.
+/// Writes all values, in their order.
+///
+/// # Errors
+/// The kernel refuses a value: the error names the file, the value and the field of the config.
 pub(super) fn write_all(places: &[Place], writes: &[Write]) -> Result<()> {
     let mut waiting: Vec<(&Write, Errno)> = Vec::new();
     for (index, write) in writes.iter().enumerate() {
@@ -62,8 +67,8 @@ pub(super) fn write_all(places: &[Place], writes: &[Write]) -> Result<()> {
             Err(Errno::ENOENT) if write.policy == Policy::IfPresent => {}
             Err(errno) => or_else(dir, write, errno)?,
         }
-        // What waited for a value of this file's kind is written now; what still does not fit waits
-        // for the last one.
+        // The values that wait for this one are written now. Those that still do not fit wait for
+        // the next one of their controller.
         waiting.retain(|(early, _)| file::write(dir, &early.file, &early.value).is_err());
         let last = writes
             .get(index + 1)
@@ -82,7 +87,7 @@ pub(super) fn dir_of<'a>(places: &'a [Place], write: &Write) -> Result<&'a str> 
     find(places, &write.controller)
         .map(|p| p.dir.as_str())
         .ok_or_else(|| {
-            // The plan had a place; the kernel refused it when it was made.
+            // The plan has a cgroup for the controller, and the kernel refused to make it.
             Error::new(format!(
                 "cannot set {} limit: container could not join or create cgroup ({})",
                 write.controller, write.from
@@ -104,8 +109,8 @@ fn or_else(dir: &str, write: &Write, errno: Errno) -> Result<()> {
     }
 }
 
-/// `memory.checkBeforeUpdate`: on v2 the kernel takes a limit below what is in use and kills until
-/// it fits.
+/// `memory.checkBeforeUpdate`: on v2 the kernel accepts a limit below what is in use, and kills
+/// processes until it fits.
 fn refuse_used(dir: &str, write: &Write) -> Result<()> {
     let Some(limit) = write.unless_used else {
         return Ok(());
@@ -121,7 +126,7 @@ fn refuse_used(dir: &str, write: &Write) -> Result<()> {
     }
 }
 
-/// The sentence for a value that the kernel does not take.
+/// The error for a value that the kernel refuses.
 fn refused(dir: &str, write: &Write, errno: Errno) -> Error {
     let path = format!("{dir}/{}", write.file);
     let value = &write.value;

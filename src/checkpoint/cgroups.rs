@@ -75,14 +75,10 @@ mod tests {
         };
         let cpu = mount("/sys/fs/cgroup/cpu,cpuacct", "cgroup", "cpu,cpuacct");
         let systemd = mount("/sys/fs/cgroup/systemd", "cgroup", "name=systemd");
+        let tree = |text: &str| Tree::of(&crate::sys::mountinfo::parse(text.as_bytes()), own);
         let of = |unified: &str| {
-            cgroup_yard(
-                &Tree::parse(
-                    &format!("{cpu}{systemd}{}", mount(unified, "cgroup2", "nsdelegate")),
-                    own,
-                ),
-                own,
-            )
+            let text = format!("{cpu}{systemd}{}", mount(unified, "cgroup2", "nsdelegate"));
+            cgroup_yard(&tree(&text), own)
         };
         assert_eq!(
             of("/sys/fs/cgroup/unified").as_deref(),
@@ -90,7 +86,7 @@ mod tests {
         );
         assert_eq!(of("/sys/fs/cgroup"), None);
         // One hierarchy is mounted nowhere.
-        assert_eq!(cgroup_yard(&Tree::parse(&systemd, own), own), None);
+        assert_eq!(cgroup_yard(&tree(&systemd), own), None);
     }
 
     fn message(number: u8, bytes: &[u8]) -> Vec<u8> {

@@ -154,12 +154,10 @@ impl Container {
     /// # Errors
     /// It cannot be opened.
     pub fn group(&self) -> Result<Option<Group>> {
-        self.record
-            .cgroup
-            .as_ref()
+        let recorded = self.record.cgroup.as_ref();
+        Ok(recorded
             .filter(|cgroup| !cgroup.places.is_empty())
-            .map(Group::open)
-            .transpose()
+            .map(Group::open))
     }
 
     /// Its cgroup, for a command that needs one.

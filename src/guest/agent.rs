@@ -372,11 +372,8 @@ impl Agent {
 
     /// The container's cgroup.
     fn group(&self) -> Result<Group> {
-        Group::open(
-            self.cgroup
-                .as_ref()
-                .ok_or_else(|| Error::new("the container has no cgroup"))?,
-        )
+        let recorded = self.cgroup.as_ref().map(Group::open);
+        recorded.ok_or_else(|| Error::new("the container has no cgroup"))
     }
 
     /// Signals the program of a session. If the program has ended, nothing happens.

@@ -37,7 +37,7 @@ pub(crate) fn main() -> ! {
         eprintln!("hull: guest: {error}");
     }
     event::sync();
-    let _ = event::reset_machine();
+    let _ = event::reboot();
     loop {
         std::thread::sleep(Duration::from_secs(1));
     }

@@ -317,12 +317,7 @@ pub fn identity_steps(
         },
         "process.cwd",
     ));
-    let path = process
-        .env
-        .iter()
-        .rev()
-        .find_map(|variable| variable.strip_prefix("PATH="))
-        .unwrap_or_default();
+    let path = process.variable("PATH").unwrap_or_default();
     steps.push((
         Step::Program {
             name: process.args[0].clone(),

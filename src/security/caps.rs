@@ -1,24 +1,23 @@
-//! The five capability sets (config.md, `capabilities`): names to masks, and whether the kernel
-//! will grant them.
+//! The five capability sets (config.md, `capabilities`): from names to masks.
 //!
-//! A name counts only as the spec writes it, `CAP_` and upper case; any other is unknown, is warned
-//! of and skipped. Asking for what hull itself does not have:
+//! What happens with a capability that the process cannot get:
 //!
-//! | set | what happens |
+//! | in the config | what hull does |
 //! |---|---|
-//! | bounding | the capability stays out of the set: it can only shrink |
-//! | permitted | an error, as capset(2) gives it |
-//! | effective outside permitted, inheritable outside bounding | an error, likewise |
-//! | ambient outside permitted and inheritable | a warning, and the capability is left out |
+//! | a name in another form than `CAP_KILL`, or not in the kernel | warns, skips it (1) |
+//! | permitted, effective or bounding, but not hull's own | warns, clears it in these sets (2) |
+//! | effective and not permitted, inheritable and not bounding | fails, as capset(2) does (2) |
+//! | ambient, and not both permitted and inheritable | clears it, remarks it in the log (1) |
+//!
+//! (1) in [`masks`]; (2) in `process::plan`, which also clears it in the inheritable set.
 #![forbid(unsafe_code)]
 
 use crate::spec::config::Capabilities;
 use crate::{Context, Error, Result};
 use caps::{CapSet, Capability};
-use nix::errno::Errno;
 use std::str::FromStr;
 
-/// The sets as bits, bit n being capability number n of linux/capability.h.
+/// The five sets as masks; bit n is capability number n of linux/capability.h.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // named as in capabilities(7)
 pub struct Masks {
@@ -29,20 +28,18 @@ pub struct Masks {
     pub ambient: u64,
 }
 
-/// What of a config's capabilities was left out, a sentence each.
+/// Capabilities of a config that hull left out, one sentence for each reason.
 #[derive(Debug, Default, PartialEq)]
 pub struct LeftOut {
-    /// The process lacks something that was asked for.
+    /// The process does not get something that the config asks for.
     pub warnings: Vec<String>,
-    /// It lacks nothing: the kernel takes no such ambient capability, and the default configs of
-    /// runc and buildah ask for them.
+    /// The config asks for an ambient capability that the kernel cannot raise, as the default
+    /// configs of runc and buildah do. The process is the same without it.
     pub remarks: Vec<String>,
 }
 
-/// The masks of the sets that a config asks for, and what of it was left out. An absent section is
-/// five empty sets.
-///
-/// `last` is the kernel's last capability, of [`last_cap`].
+/// The masks of the sets that a config asks for, and what was left out of them. An absent section
+/// is five empty sets. `last` is the number of the kernel's last capability ([`last_cap`]).
 pub fn masks(sets: &Capabilities, last: u8) -> (Masks, LeftOut) {
     let Capabilities {
         bounding,
@@ -81,7 +78,7 @@ pub fn masks(sets: &Capabilities, last: u8) -> (Masks, LeftOut) {
     (masks, left_out)
 }
 
-/// The bits of the known names; the others are put with the unknown.
+/// The mask of the known names; the others are added to `unknown`.
 fn mask<'a>(names: &'a [String], last: u8, unknown: &mut Vec<&'a str>) -> u64 {
     let mut bits = 0;
     for name in names {
@@ -93,44 +90,16 @@ fn mask<'a>(names: &'a [String], last: u8, unknown: &mut Vec<&'a str>) -> u64 {
     bits
 }
 
-impl Masks {
-    /// Whether a process whose permitted set is `held` may take on these sets, after its bounding
-    /// set has shrunk to the one here. In a new user namespace a process holds every capability.
-    ///
-    /// # Errors
-    /// EPERM, naming the capabilities that stand in the way.
-    pub fn check(&self, held: u64) -> Result<()> {
-        let refused = [
-            (self.permitted & !held, "hull itself does not hold"),
-            (
-                self.effective & !self.permitted,
-                "effective and not permitted:",
-            ),
-            (
-                self.inheritable & !self.bounding,
-                "inheritable and not bounding:",
-            ),
-        ];
-        match refused.into_iter().find(|(mask, _)| *mask != 0) {
-            Some((mask, why)) => {
-                let object = format!("caps ({why} {})", names(mask).join(" "));
-                Err(Error::sys("unable to apply", object, Errno::EPERM))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-/// The number of a capability written as in the spec.
+/// The number of a capability by its name in the form of the spec (`CAP_KILL`).
 pub fn number(name: &str) -> Option<u8> {
     Capability::from_str(name)
         .ok()
         .map(|capability| capability.index())
 }
 
-/// The capabilities that a person names: `net_admin`, `NET_ADMIN`, `cap_net_admin`, or `all` for
-/// every one up to `last`.
-pub fn from_person(name: &str, last: u8) -> Option<u64> {
+/// The mask that a flag's value names: `net_admin`, `NET_ADMIN`, `cap_net_admin`, or `all` for
+/// every capability up to number `last`. None where there is no such capability.
+pub fn from_flag(name: &str, last: u8) -> Option<u64> {
     let upper = name.to_ascii_uppercase();
     if upper == "ALL" {
         return Some(all(last));
@@ -139,13 +108,13 @@ pub fn from_person(name: &str, last: u8) -> Option<u64> {
     (number <= last).then_some(1 << number)
 }
 
-/// Every capability up to `last`.
+/// The mask of every capability up to number `last`.
 pub fn all(last: u8) -> u64 {
     u64::MAX >> (63 - last.min(63))
 }
 
-/// The names of a mask's bits, in the order of their numbers; a bit without a name is `CAP_41` and
-/// so on.
+/// The names of the capabilities in a mask, in the order of their numbers; one that hull has no
+/// name for is `CAP_41` and so on.
 pub fn names(mask: u64) -> Vec<String> {
     let known = caps::all();
     let name = |number: u8| {
@@ -163,7 +132,7 @@ pub fn names(mask: u64) -> Vec<String> {
 /// The number of the kernel's last capability (40 since Linux 5.9).
 ///
 /// # Errors
-/// Without procfs, or where it holds no number.
+/// `/proc/sys/kernel/cap_last_cap` cannot be read, or is not a number.
 pub fn last_cap() -> Result<u8> {
     const PATH: &str = "/proc/sys/kernel/cap_last_cap";
     let text = std::fs::read_to_string(PATH).on("read", PATH)?;
@@ -172,10 +141,10 @@ pub fn last_cap() -> Result<u8> {
         .map_err(|_| Error::new(format!("read {PATH}: not a capability number: {text:?}")))
 }
 
-/// The calling thread's permitted set.
+/// The permitted set of the calling thread.
 ///
 /// # Errors
-/// None that the kernel gives.
+/// capget(2) fails, which it does not for the calling thread.
 pub fn held() -> Result<u64> {
     let set = caps::read(None, CapSet::Permitted)
         .map_err(|e| Error::new(format!("read own capabilities: {e}")))?;
@@ -189,7 +158,6 @@ mod tests {
     use super::*;
 
     const KILL: u64 = 1 << 5;
-    const CHOWN: u64 = 1;
 
     fn list(names: &[&str]) -> Vec<String> {
         names.iter().map(ToString::to_string).collect()
@@ -277,55 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn what_capset_would_refuse_is_refused_by_name() {
-        let fine = Masks {
-            bounding: KILL | CHOWN,
-            permitted: KILL,
-            effective: KILL,
-            inheritable: CHOWN,
-            ambient: 0,
-        };
-        assert!(fine.check(KILL).is_ok());
-        for (masks, held, words) in [
-            (
-                fine,
-                CHOWN,
-                "unable to apply caps (hull itself does not hold CAP_KILL): operation not \
-                    permitted",
-            ),
-            (
-                Masks {
-                    effective: KILL | CHOWN,
-                    ..fine
-                },
-                u64::MAX,
-                "unable to apply caps (effective and not permitted: CAP_CHOWN): operation not \
-                    permitted",
-            ),
-            (
-                Masks {
-                    bounding: KILL,
-                    ..fine
-                },
-                u64::MAX,
-                "unable to apply caps (inheritable and not bounding: CAP_CHOWN): operation not \
-                    permitted",
-            ),
-        ] {
-            let error = masks.check(held).unwrap_err();
-            assert_eq!(error.to_string(), words);
-            assert_eq!(error.errno(), Some(Errno::EPERM));
-        }
-    }
-
-    #[test]
-    fn people_may_name_them_as_they_like() {
+    fn a_flag_takes_names_in_several_forms() {
         for name in ["kill", "KILL", "cap_kill", "CAP_KILL", "Cap_Kill"] {
-            assert_eq!(from_person(name, 40), Some(KILL));
+            assert_eq!(from_flag(name, 40), Some(KILL));
         }
-        assert_eq!(from_person("all", 40), Some(all(40)));
-        assert_eq!(from_person("bpf", 38), None);
-        assert_eq!(from_person("", 40), None);
+        assert_eq!(from_flag("all", 40), Some(all(40)));
+        assert_eq!(from_flag("bpf", 38), None);
+        assert_eq!(from_flag("", 40), None);
     }
 
     #[test]

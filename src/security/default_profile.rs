@@ -1,12 +1,12 @@
-//! hull's own filter, for `hull run --seccomp default`: what an ordinary program needs, and not
-//! more. docs/seccomp.md gives the reasons by group. An allow list: a call that no group names is
-//! refused.
+//! hull's own filter, for `hull run --seccomp default`: the system calls that an ordinary program
+//! needs, and no others. docs/seccomp.md gives the reasons by group. It is an allow list: a call
+//! that no group names is refused.
 //!
 //! - [`ALLOWED`] calls pass.
-//! - [`GUARDED`] calls pass with a capability of their row, and answer EPERM without, as the kernel
-//!   itself would.
-//! - [`ABSENT`] calls answer ENOSYS, as a kernel built without them: programs have a fallback for
-//!   that answer.
+//! - [`GUARDED`] calls pass with one of the capabilities of their row, and answer EPERM without, as
+//!   the kernel itself would.
+//! - [`ABSENT`] calls answer ENOSYS, as a kernel that is built without them: programs have a
+//!   fallback for that answer.
 //! - `clone`, `unshare`, `personality` and `socket` pass with some arguments.
 //! - Everything else answers EPERM, and calls newer than all of these ENOSYS (see `seccomp`).
 #![forbid(unsafe_code)]
@@ -29,98 +29,79 @@ const SYSLOG: u64 = 1 << 34;
 const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
-/// Calls that every program may make, by what they are about, in words of one string each. Names of
-/// other architectures are skipped where they mean nothing.
+/// Calls that every program may make, one string for each subject. Names that an architecture does
+/// not have are skipped there.
 const ALLOWED: [&str; 11] = [
     // Open files.
     "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek _llseek close \
-        close_range dup dup2 dup3 \
-     fcntl fcntl64 flock ioctl pipe pipe2 poll ppoll ppoll_time64 select _newselect pselect6 \
-     pselect6_time64 sendfile sendfile64 \
-     splice tee vmsplice copy_file_range readahead fadvise64 fadvise64_64 arm_fadvise64_64 \
-     fallocate fsync fdatasync \
+     close_range dup dup2 dup3 fcntl fcntl64 flock ioctl pipe pipe2 poll ppoll ppoll_time64 \
+     select _newselect pselect6 pselect6_time64 sendfile sendfile64 splice tee vmsplice \
+     copy_file_range readahead fadvise64 fadvise64_64 arm_fadvise64_64 fallocate fsync fdatasync \
      sync sync_file_range sync_file_range2 arm_sync_file_range syncfs ftruncate ftruncate64 \
      cachestat",
     // Names of files.
     "open openat openat2 creat access faccessat faccessat2 stat stat64 lstat lstat64 fstat \
-        fstat64 fstatat64 newfstatat statx \
-     oldstat oldlstat oldfstat statfs statfs64 fstatfs fstatfs64 truncate truncate64 getdents \
-     getdents64 readdir getcwd chdir fchdir \
-     rename renameat renameat2 mkdir mkdirat rmdir link linkat symlink symlinkat readlink \
-     readlinkat unlink unlinkat mknod mknodat \
-     chmod fchmod fchmodat fchmodat2 chown chown32 fchown fchown32 lchown lchown32 fchownat umask \
-     utime utimes futimesat utimensat \
-     utimensat_time64 setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr \
-     llistxattr flistxattr removexattr \
+     fstat64 fstatat64 newfstatat statx oldstat oldlstat oldfstat statfs statfs64 fstatfs \
+     fstatfs64 truncate truncate64 getdents getdents64 readdir getcwd chdir fchdir rename \
+     renameat renameat2 mkdir mkdirat rmdir link linkat symlink symlinkat readlink readlinkat \
+     unlink unlinkat mknod mknodat chmod fchmod fchmodat fchmodat2 chown chown32 fchown fchown32 \
+     lchown lchown32 fchownat umask utime utimes futimesat utimensat utimensat_time64 setxattr \
+     lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr \
      lremovexattr fremovexattr inotify_init inotify_init1 inotify_add_watch inotify_rm_watch \
      name_to_handle_at",
     // Memory of the process itself.
     "brk mmap mmap2 munmap mremap mprotect msync mincore madvise mlock mlock2 munlock mlockall \
-        munlockall remap_file_pages \
-     pkey_mprotect pkey_alloc pkey_free memfd_create memfd_secret map_shadow_stack get_mempolicy \
-     set_mempolicy mbind \
-     set_mempolicy_home_node membarrier",
+     munlockall remap_file_pages pkey_mprotect pkey_alloc pkey_free memfd_create memfd_secret \
+     map_shadow_stack get_mempolicy set_mempolicy mbind set_mempolicy_home_node membarrier",
     // Processes and threads.
     "fork vfork execve execveat exit exit_group wait4 waitid waitpid getpid getppid gettid \
-        getpgid getpgrp setpgid getsid setsid \
-     set_tid_address set_robust_list get_robust_list rseq arch_prctl prctl set_thread_area \
-     get_thread_area set_tls get_tls \
-     cacheflush breakpoint pidfd_open pidfd_send_signal process_madvise process_mrelease \
-     process_vm_readv process_vm_writev ptrace \
-     restart_syscall uname olduname oldolduname sysinfo getcpu getrandom seccomp \
-     landlock_create_ruleset landlock_add_rule \
-     landlock_restrict_self",
+     getpgid getpgrp setpgid getsid setsid set_tid_address set_robust_list get_robust_list rseq \
+     arch_prctl prctl set_thread_area get_thread_area set_tls get_tls cacheflush breakpoint \
+     pidfd_open pidfd_send_signal process_madvise process_mrelease process_vm_readv \
+     process_vm_writev ptrace restart_syscall uname olduname oldolduname sysinfo getcpu getrandom \
+     seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
     // Who the process is.
     "getuid getuid32 geteuid geteuid32 getgid getgid32 getegid getegid32 getresuid getresuid32 \
-        getresgid getresgid32 getgroups \
-     getgroups32 setuid setuid32 setgid setgid32 setreuid setreuid32 setregid setregid32 \
-     setresuid setresuid32 setresgid setresgid32 \
-     setfsuid setfsuid32 setfsgid setfsgid32 setgroups setgroups32 capget capset",
+     getresgid getresgid32 getgroups getgroups32 setuid setuid32 setgid setgid32 setreuid \
+     setreuid32 setregid setregid32 setresuid setresuid32 setresgid setresgid32 setfsuid \
+     setfsuid32 setfsgid setfsgid32 setgroups setgroups32 capget capset",
     // Limits, accounting of itself, scheduling of itself.
     "getrlimit ugetrlimit setrlimit prlimit64 getrusage times getpriority setpriority nice \
-        ioprio_get ioprio_set sched_yield \
-     sched_getparam sched_setparam sched_getscheduler sched_setscheduler sched_getattr \
-     sched_setattr sched_getaffinity \
-     sched_setaffinity sched_get_priority_max sched_get_priority_min sched_rr_get_interval \
+     ioprio_get ioprio_set sched_yield sched_getparam sched_setparam sched_getscheduler \
+     sched_setscheduler sched_getattr sched_setattr sched_getaffinity sched_setaffinity \
+     sched_get_priority_max sched_get_priority_min sched_rr_get_interval \
      sched_rr_get_interval_time64",
     // Signals.
     "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait \
-        rt_sigtimedwait_time64 rt_sigqueueinfo rt_tgsigqueueinfo \
-     rt_sigsuspend sigaltstack sigaction sigprocmask sigreturn sigpending sigsuspend signal \
-     sgetmask ssetmask kill tkill tgkill pause \
+     rt_sigtimedwait_time64 rt_sigqueueinfo rt_tgsigqueueinfo rt_sigsuspend sigaltstack sigaction \
+     sigprocmask sigreturn sigpending sigsuspend signal sgetmask ssetmask kill tkill tgkill pause \
      alarm signalfd signalfd4",
     // Clocks and timers.
     "time gettimeofday clock_gettime clock_gettime64 clock_getres clock_getres_time64 \
-        clock_nanosleep clock_nanosleep_time64 \
-     nanosleep adjtimex clock_adjtime clock_adjtime64 getitimer setitimer timer_create \
-     timer_settime timer_settime64 timer_gettime \
-     timer_gettime64 timer_getoverrun timer_delete timerfd_create timerfd_settime \
-     timerfd_settime64 timerfd_gettime \
-     timerfd_gettime64",
+     clock_nanosleep clock_nanosleep_time64 nanosleep adjtimex clock_adjtime clock_adjtime64 \
+     getitimer setitimer timer_create timer_settime timer_settime64 timer_gettime timer_gettime64 \
+     timer_getoverrun timer_delete timerfd_create timerfd_settime timerfd_settime64 \
+     timerfd_gettime timerfd_gettime64",
     // Locks, events, asynchronous input and output.
     "futex futex_time64 futex_waitv futex_wake futex_wait futex_requeue epoll_create \
-        epoll_create1 epoll_ctl epoll_wait epoll_pwait \
-     epoll_pwait2 eventfd eventfd2 io_setup io_destroy io_submit io_cancel io_getevents \
-     io_pgetevents io_pgetevents_time64",
+     epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 io_setup \
+     io_destroy io_submit io_cancel io_getevents io_pgetevents io_pgetevents_time64",
     // System V and POSIX messages, semaphores, shared memory: of the IPC namespace.
     "shmget shmat shmdt shmctl semget semop semtimedop semtimedop_time64 semctl msgget msgsnd \
-        msgrcv msgctl ipc mq_open mq_unlink \
-     mq_timedsend mq_timedsend_time64 mq_timedreceive mq_timedreceive_time64 mq_notify \
-     mq_getsetattr",
+     msgrcv msgctl ipc mq_open mq_unlink mq_timedsend mq_timedsend_time64 mq_timedreceive \
+     mq_timedreceive_time64 mq_notify mq_getsetattr",
     // Sockets, once made.
     "socketpair bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt \
-        shutdown send sendto sendmsg sendmmsg \
-     recv recvfrom recvmsg recvmmsg recvmmsg_time64",
+     shutdown send sendto sendmsg sendmmsg recv recvfrom recvmsg recvmmsg recvmmsg_time64",
 ];
 
-/// Calls that act on more than the container, and the capabilities of which one opens them.
+/// Calls that act on more than the container, and the capabilities of which one is enough for them.
 const GUARDED: [(u64, &str); 15] = [
     (
         SYS_ADMIN,
         "mount umount umount2 pivot_root open_tree move_mount mount_setattr fsopen fsconfig \
-            fsmount fspick setns sethostname \
-         setdomainname quotactl quotactl_fd swapon swapoff fanotify_init fanotify_mark \
-         lookup_dcookie",
+         fsmount fspick setns sethostname setdomainname quotactl quotactl_fd swapon swapoff \
+         fanotify_init fanotify_mark lookup_dcookie",
     ),
     (SYS_MODULE, "init_module finit_module delete_module"),
     (SYS_BOOT, "reboot kexec_load kexec_file_load"),
@@ -138,17 +119,16 @@ const GUARDED: [(u64, &str); 15] = [
     (SYS_ADMIN, "clone3"),
 ];
 
-/// Calls that the container's kernel shall seem not to have.
+/// Calls for which the filter answers as a kernel without them.
 const ABSENT: [&str; 5] = [
     "add_key request_key keyctl", // keys are not namespaced
     "io_uring_setup io_uring_enter io_uring_register", // what a ring does, no filter sees
-    "modify_ldt vm86 vm86old",    // segments and modes of 16-bit programs
+    "modify_ldt vm86 vm86old",    // segments and modes for 16-bit programs
     "socketcall",                 // hides the family of a socket from the filter
     "uselib ustat sysfs _sysctl create_module get_kernel_syms query_module nfsservctl getpmsg \
-        putpmsg afs_syscall tuxcall security \
-     vserver epoll_ctl_old epoll_wait_old bdflush break gtty idle lock mpx prof profil stty ftime \
-     ulimit pciconfig_iobase \
-     pciconfig_read pciconfig_write usr26 usr32", // left over from old kernels
+     putpmsg afs_syscall tuxcall security vserver epoll_ctl_old epoll_wait_old bdflush break gtty \
+     idle lock mpx prof profil stty ftime ulimit pciconfig_iobase pciconfig_read pciconfig_write \
+     usr26 usr32", // left over from old kernels
 ];
 
 /// CLONE_NEW* of linux/sched.h as clone(2) takes them.
@@ -156,15 +136,16 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 /// unshare(2) takes CLONE_NEWTIME too; in clone(2) those bits are the exit signal.
 const NEWTIME: u64 = 0x80;
 
-/// Personalities: Linux, 32-bit Linux, each also with UNAME26; and the question which it is. The
-/// flags that the others carry make memory layout predictable or data executable.
+/// Personalities: Linux and 32-bit Linux, each also with UNAME26; and 0xffffffff, which asks for
+/// the present one. The flags of other values make the memory layout predictable or data
+/// executable.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET. Others load protocol code that is seldom used
-/// and seldom read, or reach out of the network namespace (AF_VSOCK).
+/// AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET. Other families load protocol code that is
+/// seldom used and seldom reviewed, or reach beyond the network namespace (AF_VSOCK).
 const FAMILIES: [u64; 5] = [1, 2, 10, 16, 17];
 
-/// The filter for a process whose bounding set is `capabilities` (bit n: capability n).
+/// The filter for a process with a bounding set; bit n of `capabilities` is capability number n.
 pub fn profile(capabilities: u64) -> Seccomp {
     let mut allowed: Vec<&str> = ALLOWED
         .iter()
@@ -183,8 +164,8 @@ pub fn profile(capabilities: u64) -> Seccomp {
     if capabilities & SYS_ADMIN != 0 {
         allowed.extend(["clone", "unshare"]);
     } else {
-        // clone3 has its flags in memory, where a filter cannot look: callers fall back to clone at
-        // ENOSYS.
+        // clone3 takes its flags in memory, which a filter cannot read. Callers fall back to clone
+        // when it answers ENOSYS.
         absent.push("clone3");
         rules.push(allow_if("clone", masked(NEW_NAMESPACES)));
         rules.push(allow_if("unshare", masked(NEW_NAMESPACES | NEWTIME)));
@@ -212,7 +193,8 @@ pub fn profile(capabilities: u64) -> Seccomp {
     }
 }
 
-/// The machine's own and its 32-bit calls. Not x32: nobody's programs use it.
+/// The host's own architecture and its 32-bit calls. Not x32, for which no distribution builds
+/// programs.
 fn architectures() -> Vec<Arch> {
     match std::env::consts::ARCH {
         "x86_64" => vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86],
@@ -254,7 +236,7 @@ fn equal(value: u64) -> SyscallArg {
     }
 }
 
-/// The first argument has none of the bits.
+/// The first argument has none of these bits.
 fn masked(bits: u64) -> SyscallArg {
     SyscallArg {
         index: 0,
@@ -433,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_32_bit_program_meets_the_same_walls() {
+    fn the_32_bit_calls_have_the_same_rules() {
         let filter = compile(&profile(0)).unwrap();
         let i386 = |number: u32, first: u64| {
             run(

@@ -1,9 +1,8 @@
 //! Labels of the Linux security modules: AppArmor's profile, SELinux's process and mount labels.
 //!
-//! Where the module is off, what confines the process is an error, for the process would run
-//! without it; a mount's label is left out with a warning, for the mount is the same without it:
-//! only SELinux reads labels, and file systems refuse the option (`context=`: EINVAL) where there
-//! is no SELinux.
+//! Where the module is off, a label of the process is an error, because the process would run
+//! without what confines it. A label of a mount is left out with a warning: only SELinux reads it,
+//! and without SELinux file systems refuse the option (`context=`: EINVAL).
 #![forbid(unsafe_code)]
 
 use crate::{Error, Result};
@@ -11,26 +10,27 @@ use nix::sys::statfs::{SELINUX_MAGIC, statfs};
 use std::fs;
 use std::path::Path;
 
-/// What the running kernel does. Plain data: a test makes up its own.
+/// Which security modules the running kernel has. Plain data, so that tests can describe other
+/// hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Lsm {
-    /// AppArmor confines programs.
+    /// AppArmor is enabled.
     pub apparmor: bool,
-    /// AppArmor has files of its own in /proc (Linux 5.8), so that other modules can be used beside
-    /// it.
+    /// AppArmor has files of its own in /proc (Linux 5.8), so that other modules can be used
+    /// together with it.
     pub apparmor_attr: bool,
-    /// SELinux has a policy.
+    /// SELinux is enabled and has a policy.
     pub selinux: bool,
 }
 
 impl Lsm {
-    /// Asks /sys and /proc; where they are not readable, the module counts as off.
+    /// Reads /sys and /proc; a module whose files cannot be read counts as off.
     pub fn probe() -> Self {
         let apparmor = Path::new("/sys/kernel/security/apparmor").exists()
             && fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.first() == Some(&b'Y'));
         let apparmor_attr = apparmor && Path::new("/proc/thread-self/attr/apparmor/exec").exists();
-        // Without a policy every process is `kernel`.
+        // Without a policy the label of every process is `kernel`.
         let selinux = statfs("/sys/fs/selinux")
             .is_ok_and(|stat| stat.filesystem_type() == SELINUX_MAGIC)
             && fs::read("/proc/thread-self/attr/current")
@@ -43,21 +43,21 @@ impl Lsm {
     }
 }
 
-/// A label to be written before no_new_privs and the filter. The writer verifies that the file is
-/// procfs's (CVE-2019-16884 and after).
+/// A label that the child writes before it sets no_new_privs and loads the filter. The child
+/// verifies that the file is procfs's (CVE-2019-16884, CVE-2025-52881).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attr {
-    /// Below `/proc/thread-self`.
+    /// The file's path below `/proc/thread-self`.
     pub file: &'static str,
-    /// The whole of what is written, in one write(2).
+    /// The text, for one write(2).
     pub text: String,
 }
 
-/// What to write so that the next execve(2) has `process.apparmorProfile`; none for an empty
-/// profile.
+/// What to write so that the next execve(2) changes to the profile of `process.apparmorProfile`;
+/// none for an empty profile.
 ///
 /// # Errors
-/// AppArmor is off.
+/// AppArmor is off; the profile's name contains a control character.
 pub fn apparmor_exec(profile: Option<&str>, lsm: &Lsm) -> Result<Option<Attr>> {
     let Some(profile) = profile.filter(|profile| !profile.is_empty()) else {
         return Ok(None);
@@ -80,11 +80,11 @@ pub fn apparmor_exec(profile: Option<&str>, lsm: &Lsm) -> Result<Option<Attr>> {
     }))
 }
 
-/// What to write so that the next execve(2) has `process.selinuxLabel`, and the session keyring
-/// made before it too; none for an empty label.
+/// What to write so that the next execve(2) changes to `process.selinuxLabel`, and the session
+/// keyring that is made before it has the label too; none for an empty label.
 ///
 /// # Errors
-/// SELinux is off.
+/// SELinux is off; the label contains a control character.
 pub fn selinux_exec(label: Option<&str>, lsm: &Lsm) -> Result<Vec<Attr>> {
     let Some(label) = label.filter(|label| !label.is_empty()) else {
         return Ok(Vec::new());
@@ -103,22 +103,22 @@ pub fn selinux_exec(label: Option<&str>, lsm: &Lsm) -> Result<Vec<Attr>> {
         .into())
 }
 
-/// A mount label where SELinux can hold it, or the sentence that says why not.
+/// What becomes of `linux.mountLabel`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum MountLabel {
-    /// Nothing is asked for.
+    /// The config has none.
     None,
     /// The option for every new file system but proc, sysfs and mqueue (which take none) and those
     /// that name a context themselves.
     Option(String),
-    /// Left out, with this warning.
+    /// The label is left out, with this warning.
     Off(String),
 }
 
-/// `linux.mountLabel`.
+/// The mount option for `linux.mountLabel`.
 ///
 /// # Errors
-/// A label that cannot stand between quotes.
+/// The label contains a quote or a control character.
 pub fn mount_label(label: Option<&str>, lsm: &Lsm) -> Result<MountLabel> {
     let Some(label) = label.filter(|label| !label.is_empty()) else {
         return Ok(MountLabel::None);
@@ -134,7 +134,7 @@ pub fn mount_label(label: Option<&str>, lsm: &Lsm) -> Result<MountLabel> {
             "linux.mountLabel {label} is left out: selinux is disabled or not supported"
         )));
     }
-    // Quoted, as a label has commas between its categories.
+    // Quoted, because a label has commas between its categories.
     Ok(MountLabel::Option(format!("context=\"{label}\"")))
 }
 
@@ -215,9 +215,10 @@ mod tests {
             mount_label(Some(label), &ON).unwrap(),
             MountLabel::Option(format!("context=\"{label}\""))
         );
-        assert!(
-            matches!(mount_label(Some(label), &OFF).unwrap(), MountLabel::Off(warning) if warning.contains(label))
-        );
+        let MountLabel::Off(warning) = mount_label(Some(label), &OFF).unwrap() else {
+            panic!("not left out")
+        };
+        assert!(warning.contains(label));
         assert_eq!(mount_label(None, &ON).unwrap(), MountLabel::None);
         assert!(mount_label(Some("a\",exec"), &ON).is_err());
         assert!(mount_label(Some("a\0b"), &OFF).is_err());
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn probing_agrees_with_the_list_of_modules() {
-        // securityfs is not always mounted; where it is, its list says what runs.
+        // securityfs is not always mounted; where it is, its list tells which modules are enabled.
         let Ok(list) = fs::read_to_string("/sys/kernel/security/lsm") else {
             println!("not compared: securityfs is not mounted");
             assert!(!Lsm::probe().apparmor);

@@ -1,5 +1,5 @@
-//! Scheduling, priorities, affinity, personality and memory policy of the process: the config's
-//! words as the kernel's numbers (config.md, `process`; config-linux.md, `personality` and
+//! Scheduling, priorities, CPU affinity, personality and memory policy of the process: from the
+//! config's names to the kernel's numbers (config.md, `process`; config-linux.md, `personality` and
 //! `memoryPolicy`).
 #![forbid(unsafe_code)]
 
@@ -54,15 +54,12 @@ pub const MEMORY_FLAGS: [(&str, u32); 3] = [
     ("MPOL_F_STATIC_NODES", 1 << 15),
 ];
 
-/// CPUs or memory nodes: bit n of word n/64. 1024 of them, glibc's CPU_SETSIZE and the kernel's
-/// MAX_NUMNODES at most.
+/// A set of CPUs or memory nodes: number n is bit n%64 of word n/64. There are 1024 numbers, which
+/// is glibc's CPU_SETSIZE and the most that the kernel's MAX_NUMNODES can be.
 pub type Bits = [u64; 16];
 
-/// What [`Bits`] is to set_mempolicy(2), which counts one more than it reads.
-pub const MEMORY_MAXNODE: u64 = 1025;
-
-/// `struct sched_attr` of linux/sched/types.h, but for the utilisation clamps, which the spec has
-/// not.
+/// `struct sched_attr` of linux/sched/types.h, without the utilisation clamps, which the spec does
+/// not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // named as in sched_setattr(2); the times in nanoseconds
 pub struct SchedAttr {
@@ -76,8 +73,8 @@ pub struct SchedAttr {
 }
 
 impl SchedAttr {
-    /// As sched_setattr(2) reads it. Kernels before 5.3 take the 8 bytes of the clamps as long as
-    /// they are zero.
+    /// The structure's bytes for sched_setattr(2). Kernels before 5.3 accept the 8 bytes of the
+    /// clamps as long as they are zero.
     pub fn bytes(&self) -> [u8; 56] {
         let mut bytes = [0; 56];
         let fields: [(usize, &[u8]); 8] = [
@@ -97,11 +94,12 @@ impl SchedAttr {
     }
 }
 
-/// `process.scheduler`.
+/// `process.scheduler` for sched_setattr(2).
 ///
 /// # Errors
-/// No policy; nice outside -20 to 19; a priority without a real-time policy; deadline parameters
-/// without SCHED_DEADLINE; an unknown flag. What else the kernel minds it says itself, with EINVAL.
+/// The policy is missing; nice is not within -20 to 19; there is a priority without a real-time
+/// policy, or deadline parameters without SCHED_DEADLINE; a flag is not known. The kernel checks
+/// the rest and answers EINVAL.
 pub fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
     use LinuxSchedulerPolicy::{
         SchedBatch, SchedDeadline, SchedFifo, SchedIdle, SchedIso, SchedOther, SchedRr,
@@ -140,7 +138,7 @@ pub fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
         SchedFifo => 1,
         SchedRr => 2,
         SchedBatch => 3,
-        SchedIso => 4, // reserved, and no kernel has it: EINVAL
+        SchedIso => 4, // a reserved number, for which every kernel answers EINVAL
         SchedIdle => 5,
         SchedDeadline => 6,
     };
@@ -161,7 +159,7 @@ pub fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
 /// `process.ioPriority` as ioprio_set(2) takes it: the class from bit 13 on, the level below.
 ///
 /// # Errors
-/// No class, or a level outside 0 to 7.
+/// The class is missing, or the level is not within 0 to 7.
 pub fn io_priority(io: &IoPriority) -> Result<i32> {
     let IoPriority { class, priority } = io;
     let level = i32::try_from(*priority)
@@ -178,10 +176,11 @@ pub fn io_priority(io: &IoPriority) -> Result<i32> {
     Ok(class << 13 | level)
 }
 
-/// `process.execCPUAffinity`: the CPUs before and after the process joins the container's cgroup.
+/// `process.execCPUAffinity`: the CPUs for before, and those for after the process joins the
+/// container's cgroup.
 ///
 /// # Errors
-/// A list that is no list, see [`list`].
+/// As [`list`].
 pub fn exec_cpu_affinity(affinity: &CpuAffinity) -> Result<(Option<Bits>, Option<Bits>)> {
     let CpuAffinity { initial, last } = affinity;
     let one = |list: &Option<String>, name: &str| match list.as_deref() {
@@ -193,11 +192,11 @@ pub fn exec_cpu_affinity(affinity: &CpuAffinity) -> Result<(Option<Bits>, Option
     Ok((one(initial, "Initial")?, one(last, "Final")?))
 }
 
-/// A list such as `0-3, 7`: numbers and ranges between commas, spaces around and empty elements
-/// allowed.
+/// Parses a list such as `0-3, 7`: numbers and ranges between commas; spaces around elements and
+/// empty elements are allowed.
 ///
 /// # Errors
-/// Anything else, a number above 1023, a range that runs backwards, or no number at all.
+/// An element is not a number or range, or is above 1023; a range is reversed; the list is empty.
 pub fn list(text: &str) -> Result<Bits> {
     let mut bits = Bits::default();
     for element in text
@@ -220,7 +219,7 @@ pub fn list(text: &str) -> Result<Bits> {
     Ok(bits)
 }
 
-/// Digits only: `parse` would take a sign.
+/// Parses digits only; `str::parse` accepts a sign too.
 fn number(digits: &str, element: &str) -> Result<usize> {
     let value = digits
         .bytes()
@@ -234,11 +233,11 @@ fn number(digits: &str, element: &str) -> Result<usize> {
     }
 }
 
-/// `linux.personality` as personality(2) takes it. The spec defines no flags; the kernel's names
-/// are taken.
+/// `linux.personality` for personality(2). The spec defines no flags: hull knows those of the
+/// kernel, by the kernel's names.
 ///
 /// # Errors
-/// No domain, or a flag that the kernel has not.
+/// The domain is missing, or a flag is not known.
 pub fn personality(personality: &Personality) -> Result<u32> {
     let Personality { domain, flags } = personality;
     let domain = match domain {
@@ -250,11 +249,11 @@ pub fn personality(personality: &Personality) -> Result<u32> {
     Ok(domain | flags)
 }
 
-/// `linux.memoryPolicy`: the first argument of set_mempolicy(2), and the nodes of the second.
+/// `linux.memoryPolicy` for set_mempolicy(2): the mode with its flags, and the nodes.
 ///
 /// # Errors
-/// No mode; nodes where the mode takes none, or none where it needs some; both ways of counting
-/// nodes at once.
+/// The mode is missing; there are nodes where the mode takes none, or none where it needs some; the
+/// flags for static and relative nodes come together.
 pub fn memory_policy(policy: &MemoryPolicy) -> Result<(u32, Option<Bits>)> {
     use MemoryPolicyModeType::{
         MpolBind, MpolDefault, MpolInterleave, MpolLocal, MpolPreferred, MpolPreferredMany,
@@ -297,7 +296,7 @@ pub fn memory_policy(policy: &MemoryPolicy) -> Result<(u32, Option<Bits>)> {
     Ok((mode | flags, nodes))
 }
 
-/// The numbers of the names, or-ed.
+/// The bitwise or of the numbers that the names have in a table.
 fn combine<N: Copy + Default + std::ops::BitOr<Output = N>>(
     names: &[String],
     table: &[(&str, N)],
@@ -576,7 +575,9 @@ mod tests {
             (4, None)
         );
         assert_eq!(made(json!({"mode": "MPOL_PREFERRED"})).unwrap(), (1, None));
-        let flagged = made(json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_NUMA_BALANCING"]})).unwrap();
+        let flagged = made(json!({"mode": "MPOL_BIND", "nodes": "0",
+            "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_NUMA_BALANCING"]}))
+        .unwrap();
         assert_eq!(flagged.0, 2 | 1 << 15 | 1 << 13);
         for (value, expected) in [
             (json!({}), "invalid memory policy mode"),
@@ -593,7 +594,8 @@ mod tests {
                 "invalid memory policy nodes: invalid number or range: x",
             ),
             (
-                json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}),
+                json!({"mode": "MPOL_BIND", "nodes": "0",
+                    "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}),
                 "exclude each other",
             ),
         ] {

@@ -1,4 +1,4 @@
-//! Resource limits (config.md, `rlimits`): names to numbers.
+//! Resource limits (config.md, `rlimits`): from names to the kernel's numbers.
 #![forbid(unsafe_code)]
 
 use crate::spec::config::Rlimit;
@@ -24,22 +24,23 @@ const NAMES: [(&str, libc::__rlimit_resource_t); 16] = [
     ("RLIMIT_RTTIME", libc::RLIMIT_RTTIME),
 ];
 
-/// One limit as prlimit(2) takes it; `u64::MAX` is RLIM_INFINITY.
+/// One limit as prlimit(2) takes it; `u64::MAX` is RLIM_INFINITY. Both values are in the resource's
+/// own unit, such as bytes or seconds.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Limit {
-    /// RLIMIT_*.
+    /// `RLIMIT_*`.
     pub resource: u32,
-    /// In the limit's own unit.
+    /// The soft limit.
     pub soft: u64,
-    /// Never below `soft`.
+    /// The hard limit, never below the soft one.
     pub hard: u64,
 }
 
-/// The limits in the order of the config.
+/// The limits, in the order of the config.
 ///
 /// # Errors
-/// An unknown name; a name given twice ("the runtime MUST generate an error"); a soft limit above
-/// the hard one.
+/// A name is not known, or comes twice (config.md: "the runtime MUST generate an error"); a soft
+/// limit is above the hard one.
 pub fn parse(rlimits: &[Rlimit]) -> Result<Vec<Limit>> {
     let mut limits: Vec<Limit> = Vec::with_capacity(rlimits.len());
     for Rlimit { typ, soft, hard } in rlimits {
@@ -68,7 +69,7 @@ pub fn parse(rlimits: &[Rlimit]) -> Result<Vec<Limit>> {
     Ok(limits)
 }
 
-/// The spec's name of RLIMIT_*, for messages.
+/// The spec's name of `RLIMIT_*`.
 pub fn name(resource: u32) -> Option<&'static str> {
     NAMES
         .iter()

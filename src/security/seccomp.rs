@@ -1,12 +1,12 @@
 //! The seccomp filter (config-linux.md, Seccomp), compiled to the bytes that seccomp(2) takes.
 //!
-//! Rules go through libseccomp, as they do in the runtimes whose profiles people have. In front of
-//! its program stands a prefix of our own ([`newer`]): a call with a number above all that the
+//! libseccomp compiles the rules, as in the runtimes for which profiles are written. In front of
+//! its program hull puts a prefix of its own ([`newer`]): a call with a number above all that the
 //! profile names did not exist for the profile's author, and answers ENOSYS, so that the C library
-//! falls back to an older call instead of giving up at EPERM.
+//! falls back to an older call instead of failing at EPERM.
 //!
-//! `flags` absent means SPEC_ALLOW where the kernel has it (a filter should not slow the program
-//! down by the speculative store bypass mitigation, which newer kernels leave off for seccomp as
+//! Absent `flags` mean SPEC_ALLOW where the kernel has it (a filter should not slow the program
+//! down by the mitigation of speculative store bypass, which newer kernels leave off for seccomp as
 //! well); an empty list means no flag. Engines rely on both.
 #![forbid(unsafe_code)]
 
@@ -38,8 +38,8 @@ const NEW_LISTENER: u32 = 1 << 3;
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, since Linux 5.19.
 const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
-/// The flags that a config may name. TSYNC is taken and does nothing: hull loads the filter while
-/// it has one thread.
+/// The flags that a config may name. TSYNC is accepted and has no effect: the process has one
+/// thread when it loads the filter.
 pub const KNOWN_FLAGS: [(&str, u32); 4] = [
     ("SECCOMP_FILTER_FLAG_TSYNC", 0),
     ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", SPEC_ALLOW),
@@ -47,13 +47,13 @@ pub const KNOWN_FLAGS: [(&str, u32); 4] = [
     ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", WAIT_KILLABLE_RECV),
 ];
 
-/// Calls that may not answer to a listener: they tell the parent where the listener is, so that
-/// before them nobody could answer. Every later call may be notified of: the listener is in the
-/// agent's hands then.
+/// Calls for which SCMP_ACT_NOTIFY is refused, as in runc: a runtime makes them to hand the
+/// listener over, so that nobody could answer them. For every later call the agent has the
+/// listener.
 pub const HANDOFF_CALLS: [&str; 1] = ["write"];
 
-/// libseccomp builds a binary tree above so many rules; below, a list is shorter. (Its versions to
-/// 2.5.4 build a wrong tree of none.)
+/// hull lets libseccomp build a binary tree for more rules than this; for fewer, a list is shorter.
+/// (libseccomp up to 2.5.4 builds a wrong tree of no rule.)
 const TREE_ABOVE: usize = 32;
 
 /// The largest error number that libseccomp takes, one below the kernel's MAX_ERRNO of linux/err.h.
@@ -66,25 +66,25 @@ pub struct Filter {
     pub program: Vec<u8>,
     /// `SECCOMP_FILTER_FLAG_*` for seccomp(2), NEW_LISTENER among them if the filter notifies.
     pub flags: u32,
-    /// Loading gives a listener, which goes to `listenerPath`.
+    /// Loading the filter returns a listener, which hull sends to `listenerPath`.
     pub notify: bool,
-    /// The calls that are notified of, in the profile's order.
+    /// The calls with SCMP_ACT_NOTIFY, in the profile's order.
     pub notified: Vec<String>,
-    /// What was skipped and why, a sentence each; worth a debug line, as engines' profiles name
-    /// calls of newer kernels.
+    /// Which rules were skipped and why, one sentence each. They are for the debug log: engines'
+    /// profiles name calls of newer kernels.
     pub warnings: Vec<String>,
 }
 
-/// Whether the section asks for a filter: without default action and rules it does not.
+/// Whether a section asks for a filter: one without a default action and rules does not.
 pub fn is_asked(seccomp: &Seccomp) -> bool {
     seccomp.default_action.is_some() || !seccomp.syscalls.is_empty()
 }
 
-/// Compiles the section to BPF. Reads the kernel's abilities, touches nothing else.
+/// Compiles a section to BPF; of the kernel it depends only on the supported flags.
 ///
 /// # Errors
-/// A rule, flag, architecture or listener setting that is invalid or that this kernel or libseccomp
-/// does not have.
+/// A rule, flag, architecture or listener setting is not valid, or this kernel or libseccomp does
+/// not support it; the program has more instructions than the kernel takes.
 pub fn compile(seccomp: &Seccomp) -> Result<Filter> {
     let notified = validate(seccomp)?;
     let (flags, flag_warnings) = flags(seccomp, !notified.is_empty())?;
@@ -99,7 +99,7 @@ pub fn compile(seccomp: &Seccomp) -> Result<Filter> {
     })
 }
 
-/// Version of the libseccomp that is linked in, as `2.5.4`.
+/// The version of the linked libseccomp, such as `2.5.4`.
 pub fn library_version() -> String {
     match ScmpVersion::current() {
         Ok(version) => version.to_string(),
@@ -156,7 +156,7 @@ pub fn supported_flags() -> Vec<&'static str> {
         .collect()
 }
 
-/// Checks what libseccomp does not; returns the calls that are notified of.
+/// Checks what libseccomp does not; returns the calls with SCMP_ACT_NOTIFY.
 fn validate(seccomp: &Seccomp) -> Result<Vec<String>> {
     if seccomp.default_action == Some(LinuxSeccompAction::ScmpActNotify) {
         return Err(Error::new(
@@ -232,7 +232,7 @@ fn flags(seccomp: &Seccomp, notify: bool) -> Result<(u32, Vec<String>)> {
     Ok((flags, warnings))
 }
 
-/// The program and the warnings of its making.
+/// The program, and which rules were skipped.
 fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
     let default = seccomp
         .default_action
@@ -240,13 +240,10 @@ fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
     let default_action = action(default, seccomp.default_errno_ret, "defaultErrnoRet")?;
     let mut filter =
         ScmpFilterContext::new(default_action).map_err(|e| failed("create filter", &e))?;
-    filter.set_ctl_nnp(false).map_err(|e| {
-        failed(
-            "leave no_new_privs \
-            alone",
-            &e,
-        )
-    })?; // the process does that itself, in its order
+    // The child sets no_new_privs itself, in its place of the order.
+    filter
+        .set_ctl_nnp(false)
+        .map_err(|e| failed("leave no_new_privs alone", &e))?;
     let mut archs = vec![ScmpArch::native()]; // libseccomp starts with it
     for named in &seccomp.architectures {
         let arch = architecture(*named);
@@ -268,10 +265,10 @@ fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
             .map_err(|e| failed("order rules as a tree", &e))?;
     }
     let mut program = match default_action {
-        // What is let through by default is let through when it is new, too. (A tracer answers for
-        // new calls itself.)
+        // A profile that allows by default allows new calls too. (With a tracer as the default, the
+        // tracer answers for new calls.)
         ScmpAction::Allow | ScmpAction::Log | ScmpAction::Trace(_) => Vec::new(),
-        ScmpAction::Errno(libc::ENOSYS) => Vec::new(), // says so already
+        ScmpAction::Errno(libc::ENOSYS) => Vec::new(), // the filter itself answers so
         _ => newer::prefix(&newer::last_calls(seccomp, &archs)),
     };
     export(&filter, &mut program)?;
@@ -279,13 +276,13 @@ fn program(seccomp: &Seccomp) -> Result<(Vec<u8>, Vec<String>)> {
     if count > sys::seccomp::MAX_INSTRUCTIONS {
         let most = sys::seccomp::MAX_INSTRUCTIONS;
         return Err(Error::new(format!(
-            "seccomp: the filter has {count} instructions, and the kernel takes {most}"
+            "seccomp: the filter has {count} instructions, and the kernel takes {most} at most"
         )));
     }
     Ok((program, warnings))
 }
 
-/// Adds the rules of one `syscalls` entry; returns how many.
+/// Adds the rules of one entry of `syscalls`; returns how many.
 fn add_entry(
     filter: &mut ScmpFilterContext,
     entry: &Syscall,
@@ -306,8 +303,8 @@ fn add_entry(
     })?;
     let taken = action(named, *errno_ret, "errnoRet")?;
     let conditions = args.iter().map(condition).collect::<Result<Vec<_>>>()?;
-    // libseccomp takes an argument once a rule. Two conditions on one argument are two rules:
-    // either may match.
+    // A rule of libseccomp has one condition for each argument. Two conditions on one argument
+    // become two rules, of which either may match.
     let split = args
         .iter()
         .enumerate()
@@ -320,7 +317,7 @@ fn add_entry(
             ));
         }
         if taken == default {
-            continue; // libseccomp refuses a rule that changes nothing
+            continue; // libseccomp refuses a rule with the default action
         }
         let Ok(call) = ScmpSyscall::from_name(name) else {
             warnings.push(format!("unknown seccomp syscall {name:?} ignored"));
@@ -340,7 +337,7 @@ fn add_entry(
     Ok(rules)
 }
 
-/// libseccomp's action. The error number is EPERM unless given; only ERRNO and TRACE carry one.
+/// libseccomp's action. Only ERRNO and TRACE have a number; by default it is EPERM.
 fn action(named: LinuxSeccompAction, number: Option<u32>, field: &str) -> Result<ScmpAction> {
     let carried = number.unwrap_or(libc::EPERM as u32);
     let taken = match named {
@@ -356,8 +353,8 @@ fn action(named: LinuxSeccompAction, number: Option<u32>, field: &str) -> Result
             let message = u16::try_from(carried);
             return message.map(ScmpAction::Trace).map_err(|_| {
                 Error::new(format!(
-                    "seccomp: {field} {carried} is above 65535, the \
-                    largest that a tracer can be told"
+                    "seccomp: {field} {carried} is above 65535, the largest number that a tracer \
+                        can get"
                 ))
             });
         }
@@ -441,8 +438,8 @@ fn architecture(named: Arch) -> ScmpArch {
     }
 }
 
-/// Appends libseccomp's program. By way of a memory file: `seccomp_export_bpf_mem` came with 2.6,
-/// and 2.5 is what distributions have.
+/// Appends libseccomp's program, by way of a memory file: distributions have libseccomp 2.5, and
+/// `seccomp_export_bpf_mem` came with 2.6.
 fn export(filter: &ScmpFilterContext, program: &mut Vec<u8>) -> Result<()> {
     let fd = memfd_create(c"seccomp", MFdFlags::MFD_CLOEXEC)
         .on("create memory file for", "seccomp filter")?;

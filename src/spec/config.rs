@@ -1,9 +1,9 @@
-//! `config.json` as it was said: every field of the Linux runtime config, version 1.3.
+//! `config.json` as it is written: every field of the runtime spec 1.3 for Linux and VMs.
 //!
-//! The fields are public so that the code that gives them a meaning can take each struct apart
-//! without `..`: a field that nobody handles does not compile. (The types of the crate `oci-spec`
-//! keep theirs private and do not know all of 1.3; its enums are used here, and a test holds its
-//! serialised types against these.)
+//! The fields are public so that the code that uses a struct can destructure it without `..`: a
+//! field that no code handles does not compile. (The types of the crate `oci-spec` have private
+//! fields and do not know all of 1.3; its enums are used here, and a test compares its serialised
+//! types with these.)
 
 use oci_spec::runtime::{
     Arch, IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerPolicy,
@@ -17,20 +17,25 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> R
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-/// Declares structs whose JSON names are camelCase, whose absent or null fields are their type's
-/// default, and whose fields are public.
+/// Declares structs with public fields: the JSON names are camelCase, and an absent or null field
+/// is its type's default.
 macro_rules! config {
-    ($( $(#[$meta:meta])* $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty ),* $(,)? } )*) => { $(
+    ($(
+        $(#[$meta:meta])*
+        $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty ),* $(,)? }
+    )*) => { $(
         $(#[$meta])*
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase", default)]
         #[allow(missing_docs)] // each field is the clause of the same name in the runtime spec
-        pub struct $name { $( $(#[$fmeta])* #[serde(deserialize_with = "nullable")] pub $field: $ty ),* }
+        pub struct $name {
+            $( $(#[$fmeta])* #[serde(deserialize_with = "nullable")] pub $field: $ty ),*
+        }
     )* };
 }
 
 config! {
-    /// The document itself (config.md).
+    /// The whole document (config.md).
     Config {
         oci_version: String,
         root: Option<Root>,
@@ -73,11 +78,18 @@ config! {
         scheduler: Option<Scheduler>,
         #[serde(rename = "execCPUAffinity")] exec_cpu_affinity: Option<CpuAffinity>,
     }
-    /// In characters.
+    /// config.md, `consoleSize`: in characters.
     ConsoleSize { height: u64, width: u64 }
     /// config.md, POSIX-platform User.
-    User { uid: u32, gid: u32, umask: Option<u32>, additional_gids: Vec<u32>, username: Option<String> }
-    /// The five sets, by name; unknown names are warned of and skipped (config.md, `capabilities`).
+    User {
+        uid: u32,
+        gid: u32,
+        umask: Option<u32>,
+        additional_gids: Vec<u32>,
+        username: Option<String>,
+    }
+    /// config.md, `capabilities`: the five sets by name. hull warns of unknown names and skips
+    /// them.
     Capabilities {
         bounding: Vec<String>,
         effective: Vec<String>,
@@ -85,12 +97,12 @@ config! {
         permitted: Vec<String>,
         ambient: Vec<String>,
     }
-    /// One resource limit.
+    /// config.md, `rlimits`: one limit of setrlimit(2), in its own unit.
     Rlimit { #[serde(rename = "type")] typ: String, soft: u64, hard: u64 }
-    /// `class` and level 0 to 7.
+    /// config.md, `ioPriority`: the class, and the level from 0 (highest) to 7.
     IoPriority { class: Option<IOPriorityClass>, priority: i64 }
-    /// sched_setattr(2). The flags are text: the crate's enum spells two of them otherwise than the
-    /// spec.
+    /// config.md, `scheduler` (sched_setattr(2)); the times are in nanoseconds. The flags are text,
+    /// because `oci-spec`'s enum spells two of them otherwise than the spec.
     Scheduler {
         policy: Option<LinuxSchedulerPolicy>,
         nice: Option<i32>,
@@ -100,9 +112,10 @@ config! {
         deadline: Option<u64>,
         period: Option<u64>,
     }
-    /// CPU lists such as `0-3,7`.
+    /// config.md, `execCPUAffinity`: CPU lists such as `0-3,7`, for before and after the process
+    /// joins the container's cgroup.
     CpuAffinity { initial: Option<String>, #[serde(rename = "final")] last: Option<String> }
-    /// config.md, POSIX-platform Hooks: six lists.
+    /// config.md, POSIX-platform Hooks.
     Hooks {
         prestart: Vec<Hook>,
         create_runtime: Vec<Hook>,
@@ -111,7 +124,7 @@ config! {
         poststart: Vec<Hook>,
         poststop: Vec<Hook>,
     }
-    /// `timeout` in seconds.
+    /// One hook; `timeout` is in seconds.
     Hook { path: String, args: Vec<String>, env: Vec<String>, timeout: Option<i64> }
     /// config-linux.md.
     Linux {
@@ -133,13 +146,17 @@ config! {
         mount_label: Option<String>,
         personality: Option<Personality>,
     }
-    /// A namespace to make, or to join by `path`.
+    /// config-linux.md, Namespaces: one to make, or to join by `path`.
     Namespace { #[serde(rename = "type")] typ: Option<LinuxNamespaceType>, path: Option<String> }
-    /// A run of ids.
-    IdMapping { #[serde(rename = "containerID")] container_id: u32, #[serde(rename = "hostID")] host_id: u32, size: u32 }
-    /// Offset of a clock in the time namespace.
+    /// config-linux.md, User namespace mappings: a range of ids.
+    IdMapping {
+        #[serde(rename = "containerID")] container_id: u32,
+        #[serde(rename = "hostID")] host_id: u32,
+        size: u32,
+    }
+    /// config-linux.md, Offset for Time Namespace: of one clock.
     TimeOffset { secs: i64, nanosecs: u32 }
-    /// A device node.
+    /// config-linux.md, Devices: a device node to make.
     Device {
         path: String,
         #[serde(rename = "type")] typ: String,
@@ -149,7 +166,7 @@ config! {
         uid: Option<u32>,
         gid: Option<u32>,
     }
-    /// A host's interface that moves into the container, and the name it has there.
+    /// config-linux.md, Network Devices: the name that a host's interface gets in the container.
     NetDevice { name: Option<String> }
     /// config-linux.md, Control groups.
     Resources {
@@ -163,7 +180,7 @@ config! {
         rdma: BTreeMap<String, Rdma>,
         unified: BTreeMap<String, String>,
     }
-    /// A rule of the device controller.
+    /// config-linux.md, Allowed Device list: one rule.
     DeviceRule {
         allow: bool,
         #[serde(rename = "type")] typ: Option<String>,
@@ -171,7 +188,7 @@ config! {
         minor: Option<i64>,
         access: Option<String>,
     }
-    /// Bytes; -1 is unlimited.
+    /// config-linux.md, Memory: in bytes; -1 is unlimited.
     Memory {
         limit: Option<i64>,
         reservation: Option<i64>,
@@ -183,7 +200,7 @@ config! {
         use_hierarchy: Option<bool>,
         check_before_update: Option<bool>,
     }
-    /// Times in microseconds.
+    /// config-linux.md, CPU: times in microseconds.
     Cpu {
         shares: Option<u64>,
         quota: Option<i64>,
@@ -195,29 +212,40 @@ config! {
         mems: Option<String>,
         idle: Option<i64>,
     }
-    /// Number of tasks; 0 or less is unlimited (an absent limit sets nothing).
+    /// config-linux.md, PIDs: a number of tasks. 0 or less is unlimited, an absent limit sets
+    /// nothing.
     Pids { limit: Option<i64> }
-    /// Block device weights and throttles.
+    /// config-linux.md, Block IO.
     BlockIo {
         weight: Option<u16>,
         leaf_weight: Option<u16>,
         weight_device: Vec<WeightDevice>,
         throttle_read_bps_device: Vec<ThrottleDevice>,
         throttle_write_bps_device: Vec<ThrottleDevice>,
-        #[serde(rename = "throttleReadIOPSDevice")] throttle_read_iops_device: Vec<ThrottleDevice>,
-        #[serde(rename = "throttleWriteIOPSDevice")] throttle_write_iops_device: Vec<ThrottleDevice>,
+        #[serde(rename = "throttleReadIOPSDevice")]
+        throttle_read_iops_device: Vec<ThrottleDevice>,
+        #[serde(rename = "throttleWriteIOPSDevice")]
+        throttle_write_iops_device: Vec<ThrottleDevice>,
     }
     /// One device's weight, 10 to 1000.
-    WeightDevice { major: i64, minor: i64, weight: Option<u16>, leaf_weight: Option<u16> }
-    /// One device's rate, bytes or operations a second.
+    WeightDevice {
+        major: i64,
+        minor: i64,
+        weight: Option<u16>,
+        leaf_weight: Option<u16>,
+    }
+    /// One device's rate, in bytes or operations per second.
     ThrottleDevice { major: i64, minor: i64, rate: u64 }
-    /// `pageSize` such as `2MB`; limit in bytes.
+    /// config-linux.md, Huge page limits: `pageSize` such as `2MB`; the limit is in bytes.
     HugepageLimit { page_size: String, limit: u64 }
-    /// Classes and priorities of packets.
-    Network { #[serde(rename = "classID")] class_id: Option<u32>, priorities: Vec<InterfacePriority> }
-    /// One interface's priority.
+    /// config-linux.md, Network: the class and the priorities of packets (net_cls, net_prio).
+    Network {
+        #[serde(rename = "classID")] class_id: Option<u32>,
+        priorities: Vec<InterfacePriority>,
+    }
+    /// The priority of packets that leave by one interface.
     InterfacePriority { name: String, priority: u32 }
-    /// Limits of one RDMA device.
+    /// config-linux.md, RDMA: the limits for one device.
     Rdma { hca_handles: Option<u32>, hca_objects: Option<u32> }
     /// config-linux.md, IntelRdt.
     IntelRdt {
@@ -229,8 +257,12 @@ config! {
         #[serde(rename = "enableMBM")] enable_mbm: Option<bool>,
         enable_monitoring: Option<bool>,
     }
-    /// set_mempolicy(2).
-    MemoryPolicy { mode: Option<MemoryPolicyModeType>, nodes: Option<String>, flags: Vec<MemoryPolicyFlagType> }
+    /// config-linux.md, memory policy (set_mempolicy(2)).
+    MemoryPolicy {
+        mode: Option<MemoryPolicyModeType>,
+        nodes: Option<String>,
+        flags: Vec<MemoryPolicyFlagType>,
+    }
     /// config-linux.md, Seccomp. Absent `flags` and an empty list differ: see `security::seccomp`.
     Seccomp {
         default_action: Option<LinuxSeccompAction>,
@@ -242,20 +274,30 @@ config! {
         syscalls: Vec<Syscall>,
     }
     /// One rule of the filter.
-    Syscall { names: Vec<String>, action: Option<LinuxSeccompAction>, errno_ret: Option<u32>, args: Vec<SyscallArg> }
+    Syscall {
+        names: Vec<String>,
+        action: Option<LinuxSeccompAction>,
+        errno_ret: Option<u32>,
+        args: Vec<SyscallArg>,
+    }
     /// One comparison of a rule.
     SyscallArg { index: u32, value: u64, value_two: u64, op: Option<LinuxSeccompOperator> }
-    /// personality(2).
+    /// config-linux.md, personality(2).
     Personality { domain: Option<LinuxPersonalityDomain>, flags: Vec<String> }
     /// config-vm.md.
-    Vm { hypervisor: Option<Hypervisor>, kernel: VmKernel, image: Option<VmImage>, hw_config: Option<VmHardware> }
-    /// The monitor's program.
+    Vm {
+        hypervisor: Option<Hypervisor>,
+        kernel: VmKernel,
+        image: Option<VmImage>,
+        hw_config: Option<VmHardware>,
+    }
+    /// config-vm.md, hypervisor: the program that runs the VM.
     Hypervisor { path: Option<String>, parameters: Vec<String> }
-    /// The guest's kernel.
+    /// config-vm.md, kernel: the guest's.
     VmKernel { path: String, parameters: Vec<String>, initrd: Option<String> }
-    /// The guest's root image.
+    /// config-vm.md, image: the guest's root file system.
     VmImage { path: String, format: String }
-    /// config-vm.md, hwConfig: memory in bytes.
+    /// config-vm.md, hwConfig; hull takes `memory` as bytes.
     VmHardware {
         device_tree: Option<String>,
         vcpus: Option<u32>,
@@ -265,5 +307,17 @@ config! {
         irqs: Vec<u32>,
     }
     /// One range of the host's memory handed to the guest, in frames.
-    VmIomem { #[serde(rename = "firstGFN")] first_gfn: u64, #[serde(rename = "firstMFN")] first_mfn: u64, #[serde(rename = "nrMFNs")] nr_mfns: u64 }
+    VmIomem {
+        #[serde(rename = "firstGFN")] first_gfn: u64,
+        #[serde(rename = "firstMFN")] first_mfn: u64,
+        #[serde(rename = "nrMFNs")] nr_mfns: u64,
+    }
+}
+
+impl Process {
+    /// The value of an environment variable; where `env` has it twice, the last one counts.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let mut last_first = self.env.iter().rev();
+        last_first.find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
+    }
 }

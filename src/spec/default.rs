@@ -1,9 +1,9 @@
-//! The config to begin with, the same that runc writes.
+//! The config that `hull spec` writes: runc's, with the longer list of masked paths.
 
 use serde_json::{Value, json};
 
-/// The variable PATH of a container's program, with its name.
-pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The directories in which a container's program is looked up, as PATH has them.
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// `linux.maskedPaths`: what tells of the host or reaches into it. runc's list, and the last two,
 /// which Podman masks besides.
@@ -33,7 +33,8 @@ pub const READONLY_PATHS: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
-/// The default config; for an ordinary user with its (uid, gid).
+/// The default config. For an ordinary user, given by uid and gid, it has a user namespace in which
+/// that user is root, and leaves out what the user may not do.
 pub fn document(rootless: Option<(u32, u32)>) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut linux = json!({
@@ -55,7 +56,7 @@ pub fn document(rootless: Option<(u32, u32)>) -> Value {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },
             "args": ["sh"],
-            "env": [PATH, "TERM=xterm"],
+            "env": [format!("PATH={SEARCH_PATH}"), "TERM=xterm"],
             "cwd": "/",
             "capabilities": { "bounding": caps, "effective": caps, "permitted": caps },
             "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
@@ -81,7 +82,8 @@ fn mounts(rootless: bool) -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| match options {
         [] => json!({ "destination": destination, "type": kind, "source": source }),
         options => {
-            json!({ "destination": destination, "type": kind, "source": source, "options": options })
+            json!({ "destination": destination, "type": kind, "source": source,
+                "options": options })
         }
     };
     // A single mapped id has no group 5.

@@ -1,14 +1,15 @@
-//! The bundle's configuration: what was said ([`config`]) and, validated, what it means ([`Spec`]).
+//! The bundle's configuration: the document as it is written ([`config`]), and the validated one
+//! ([`Spec`]).
 
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod default;
-pub mod mount_options;
-pub mod names;
-pub mod size;
-pub mod state;
-pub mod validate;
+pub(crate) mod default;
+pub(crate) mod mount_options;
+pub(crate) mod names;
+pub(crate) mod size;
+pub(crate) mod state;
+pub(crate) mod validate;
 
 use crate::error::Kind;
 use crate::sys::file;
@@ -20,15 +21,16 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A config that has been checked, with the bundle's directory. It cannot be made unchecked.
+/// A validated config and its bundle's directory. Only validation makes one, so that code which has
+/// a `Spec` need not check it again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spec {
     bundle: PathBuf,
     config: Config,
 }
 
-/// A directory's absolute name without links, as the kernel gives it: the C library's realpath(3) asks
-/// for each part of it.
+/// A directory's absolute path without symbolic links, by `/proc/self/fd`: realpath(3) of the C
+/// library makes a system call for each component.
 fn real_path(directory: &Path) -> Result<PathBuf> {
     let opened = std::fs::OpenOptions::new()
         .read(true)
@@ -40,11 +42,11 @@ fn real_path(directory: &Path) -> Result<PathBuf> {
 }
 
 impl Spec {
-    /// Reads and checks the `config.json` of a bundle.
+    /// Reads and validates the `config.json` of a bundle.
     ///
     /// # Errors
-    /// A missing or unreadable file; wrong JSON, with line and column; every clause of the spec
-    /// that the config breaks.
+    /// [`Kind::NoConfig`]: the bundle has no `config.json`; the file cannot be read, or is not JSON
+    /// of the spec's form (with line and column); and as [`Spec::check`].
     pub fn load(bundle: &Path) -> Result<Self> {
         let bundle = real_path(bundle)?;
         let path = bundle.join("config.json");
@@ -59,17 +61,17 @@ impl Spec {
         Self::check(config, bundle)
     }
 
-    /// Checks a config that was made in memory, for the bundle's directory given.
+    /// Validates a config that was made in memory, for a bundle's directory.
     ///
     /// # Errors
-    /// Every clause of the spec that the config breaks.
+    /// The first clause of the runtime spec that the config breaks ([`validate`]).
     pub fn check(config: Config, bundle: PathBuf) -> Result<Self> {
         validate::config(&config, &bundle)?;
         Ok(Self { bundle, config })
     }
 
-    /// A config that was made from a checked one, for another place: its root file system need not
-    /// be here.
+    /// A config that was derived from a validated one, such as a guest's: its root file system need
+    /// not exist on this host.
     pub(crate) fn rebuilt(config: Config, bundle: PathBuf) -> Self {
         Self { bundle, config }
     }
@@ -79,13 +81,13 @@ impl Spec {
         &self.bundle
     }
 
-    /// The config itself.
+    /// The config.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The same with other limits. What a limit may be is the cgroup's to say
-    /// (`cgroups::group::Group::update`).
+    /// The same with other limits (`linux.resources`). Limits are not validated here but where they
+    /// become values for the cgroup's files (`cgroups::limits`).
     #[must_use]
     pub fn with_resources(&self, resources: Resources) -> Self {
         let mut spec = self.clone();
@@ -93,7 +95,7 @@ impl Spec {
         spec
     }
 
-    /// Whether a new user namespace is asked for and nothing is said of its ids.
+    /// Whether the config asks for a new user namespace and has no id mappings.
     pub fn lacks_mappings(&self) -> bool {
         let new = self
             .namespace(LinuxNamespaceType::User)
@@ -105,7 +107,7 @@ impl Spec {
             .is_some_and(|linux| linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty())
     }
 
-    /// The same with ids for its user namespace.
+    /// The same with id mappings for its user namespace.
     #[must_use]
     pub fn with_mappings(&self, uid: Vec<IdMapping>, gid: Vec<IdMapping>) -> Self {
         let mut spec = self.clone();
@@ -114,7 +116,8 @@ impl Spec {
         spec
     }
 
-    /// The same with one more mount, and a variable for the program that tells of it.
+    /// The same with one more mount, and an environment variable that tells the program of it. A
+    /// config without a process stays as it is.
     #[must_use]
     pub fn with_mount(&self, mount: Mount, variable: String) -> Self {
         let mut spec = self.clone();
@@ -135,7 +138,7 @@ impl Spec {
         self.bundle.join(path)
     }
 
-    /// The namespace of a kind, if the config names one.
+    /// The config's entry for a kind of namespace, if it has one.
     pub fn namespace(&self, kind: LinuxNamespaceType) -> Option<&Namespace> {
         let linux = self.config.linux.as_ref()?;
         linux

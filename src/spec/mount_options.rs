@@ -1,21 +1,25 @@
-//! The options of a mount: one table of names, from which the parser and the `features` document
-//! are made.
+//! The options of a mount: one table of names, which the parser and the `features` document use.
 
 use crate::sys::mount as attr;
 use crate::{Error, Result};
 
-/// What an option's name means.
+/// What an option's name means; flags are `MS_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
+    /// The option is accepted and has no effect.
     Nothing,
-    Bind { recursive: bool },
+    Bind {
+        recursive: bool,
+    },
     Set(u64),
     Clear(u64),
     Propagation(u64),
     RecursiveSet(u64),
     RecursiveClear(u64),
     CopyUp,
-    IdMap { recursive: bool },
+    IdMap {
+        recursive: bool,
+    },
     CopySymlink,
     Remount,
 }
@@ -99,7 +103,7 @@ const OPTIONS: &[(&str, Meaning)] = &[
     ("unbindable", Propagation(libc::MS_UNBINDABLE)),
 ];
 
-/// The names of all options that have a meaning here; others go to the file system as its data.
+/// The names of all options of the table; other options go to the file system as its data.
 pub fn names() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name)
 }
@@ -107,35 +111,36 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The options of one mount, with their meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {
-    /// A bind mount; true for `rbind`.
+    /// `bind` (false) or `rbind` (true); none where it is not a bind mount.
     pub bind: Option<bool>,
     /// `MS_*` flags that are set.
     pub flags: u64,
-    /// `MS_*` flags that were cleared by name (`rw`, `exec`, …).
+    /// `MS_*` flags that an option clears by name (`rw`, `exec`, …).
     pub cleared: u64,
-    /// `MS_*` flags to set on the whole tree.
+    /// `MS_*` flags to set on the mount and all mounts below (`rro`, …).
     pub recursive_set: u64,
-    /// `MS_*` flags to clear on the whole tree.
+    /// `MS_*` flags to clear on the mount and all mounts below (`rrw`, …).
     pub recursive_clear: u64,
-    /// The propagation asked for, with `MS_REC`, or 0; the last one named counts.
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`, with `MS_REC` where it is
+    /// recursive; 0 where the options name none. The last one named counts.
     pub propagation: u64,
-    /// For the file system itself, joined by commas.
+    /// The options that are not in the table, joined by commas: the file system's own.
     pub data: String,
-    /// `tmpcopyup`.
+    /// `tmpcopyup`: the content of the image's directory is copied into the tmpfs.
     pub copy_up: bool,
-    /// `idmap` (false) or `ridmap` (true).
+    /// `idmap` (false) or `ridmap` (true); none where the mount is not id-mapped.
     pub id_map: Option<bool>,
-    /// `copy-symlink`.
+    /// `copy-symlink`: where the source is a symbolic link, the link itself is copied.
     pub copy_symlink: bool,
-    /// `remount`.
+    /// `remount`: an existing mount is changed.
     pub remount: bool,
 }
 
 impl MountOptions {
-    /// Reads a list of options.
+    /// Parses a list of options; of options that contradict each other the later one counts.
     ///
     /// # Errors
-    /// An option with a NUL byte.
+    /// An option contains a NUL byte.
     pub fn parse(options: &[String]) -> Result<Self> {
         let mut parsed = Self::default();
         let mut data: Vec<&str> = Vec::new();
@@ -182,19 +187,19 @@ impl MountOptions {
         }
     }
 
-    /// Attributes for mount_setattr(2) of the mount itself: (set, clear).
+    /// The attributes for mount_setattr(2) of the mount itself: those to set, and those to clear.
     pub fn attributes(&self) -> (u64, u64) {
         to_attributes(self.flags, self.cleared)
     }
 
-    /// The same for the whole tree.
+    /// The same for the mount and all mounts below.
     pub fn recursive_attributes(&self) -> (u64, u64) {
         to_attributes(self.recursive_set, self.recursive_clear)
     }
 }
 
-/// Turns `MS_*` flags into mount_setattr(2)'s; the access-time settings are one field there, so
-/// setting one clears the field first.
+/// Turns `MS_*` flags into the attributes of mount_setattr(2). The access-time settings are one
+/// field there, so setting one clears the field first.
 fn to_attributes(set: u64, clear: u64) -> (u64, u64) {
     const PLAIN: [(u64, u64); 6] = [
         (libc::MS_RDONLY, attr::ATTR_RDONLY),

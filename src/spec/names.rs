@@ -1,6 +1,6 @@
-//! Names and paths as the spec writes them.
+//! Names and paths in the form of the runtime spec.
 
-/// The spec's name of `CLONE_NEW*`.
+/// The runtime spec's name of a kind of namespace (`CLONE_NEW*`).
 pub fn kind_name(kind: u32) -> &'static str {
     match kind as i32 {
         libc::CLONE_NEWNS => "mount",
@@ -14,8 +14,8 @@ pub fn kind_name(kind: u32) -> &'static str {
     }
 }
 
-/// A path as the container sees it: absolute, without `.` and `..` and doubled slashes (config.md
-/// allows relative destinations of old).
+/// A path as the container sees it: absolute, without `.`, `..` and repeated slashes. (config.md
+/// still allows a relative `destination`, which is relative to `/`.)
 pub fn inside_path(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

@@ -1,9 +1,9 @@
-//! The state document (runtime.md, State).
+//! The state document (runtime.md, State), which `hull state` prints and hooks read.
 
 use super::Spec;
 use serde_json::{Map, Value, json};
 
-/// The state document of a container (runtime.md, State), with `pid` where it is known.
+/// The state document of a container; without `pid` where there is no process (yet or any more).
 pub fn state_document(spec: &Spec, id: &str, status: &str, pid: Option<i32>) -> Value {
     let mut document = Map::new();
     document.insert("ociVersion".into(), json!(spec.config().oci_version));

@@ -1,5 +1,5 @@
-//! What must hold of a config before anything is planned: the clauses of the runtime spec, in the
-//! words of the field's peers.
+//! What must hold of a config before hull plans anything: the clauses of the runtime spec. The
+//! errors have runc's words where engines know them.
 
 use super::config::{Config, Hook, Hooks, IdMapping, Linux, Mount, Process};
 use super::mount_options::MountOptions;
@@ -19,7 +19,11 @@ fn no_nul(name: &str, value: &str) -> Result<()> {
     }
 }
 
-/// Checks the whole document.
+/// Validates the whole document, for a bundle's directory.
+///
+/// # Errors
+/// The first clause that the config breaks; the root file system cannot be opened, or is not a
+/// directory.
 pub fn config(config: &Config, bundle: &Path) -> Result<()> {
     version(&config.oci_version)?;
     let Some(root) = &config.root else {
@@ -61,7 +65,7 @@ pub fn config(config: &Config, bundle: &Path) -> Result<()> {
     }
 }
 
-/// Any 1.x: engines write 1.0.2-dev to 1.3.0 (config.md, Specification version).
+/// Any 1.x is accepted: engines write 1.0.2-dev to 1.3.0 (config.md, Specification version).
 fn version(version: &str) -> Result<()> {
     if version.is_empty() {
         return refuse("ociVersion is missing from config.json");
@@ -76,9 +80,9 @@ fn version(version: &str) -> Result<()> {
     match (numbers, parts.next()) {
         ([Some(1), Some(_), Some(_)], None) => Ok(()),
         ([Some(_), Some(_), Some(_)], None) => refuse(format!(
-            "ociVersion {version} is not supported: hull executes 1.x"
+            "ociVersion {version} is not supported: hull supports 1.x"
         )),
-        _ => refuse(format!("ociVersion {version:?} is no semantic version")),
+        _ => refuse(format!("ociVersion {version:?} is not a semantic version")),
     }
 }
 
@@ -278,8 +282,8 @@ fn id_mappings(linux: &Linux) -> Result<()> {
                 "User namespace mappings specified, but user namespace isn't enabled in the config",
             );
         }
-        // With neither, an ordinary user gets its own ids (`crate::compile::compile`); anybody else is
-        // refused there.
+        // With neither, an ordinary user gets its own ids (`crate::compile::compile`), and a
+        // privileged one an error.
         Some(namespace)
             if namespace.path.as_deref().unwrap_or_default().is_empty()
                 && linux.uid_mappings.is_empty() != linux.gid_mappings.is_empty() =>
@@ -372,7 +376,7 @@ fn uts(linux: &Linux, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Only parameters that a namespace of the container's own holds may be set (as runc has it).
+/// Only parameters that belong to one of the container's own namespaces may be set (runc's rule).
 fn sysctls(linux: &Linux) -> Result<()> {
     const IPC: [&str; 8] = [
         "kernel.msgmax",
@@ -413,14 +417,14 @@ fn sysctls(linux: &Linux) -> Result<()> {
             ));
         }
         if key.split('.').any(|part| part.is_empty() || part == "..") {
-            return refuse(format!("sysctl {key:?} is no parameter's name"));
+            return refuse(format!("sysctl {key:?} is not a parameter's name"));
         }
     }
     Ok(())
 }
 
-/// A parameter's name with dots: where a slash comes first, dots and slashes have changed places
-/// (sysctl.d(5)).
+/// A parameter's name with dots as separators: where a slash comes first, dots and slashes have
+/// changed places (sysctl.d(5)).
 pub fn dotted(key: &str) -> String {
     match key.find(['.', '/']).map(|at| key.as_bytes()[at]) {
         Some(b'/') => key

@@ -109,7 +109,7 @@ impl ChildState<'_> {
             let mut answer = [0_u8; 1];
             let count = sys::socket::recv(socket, &mut answer)?;
             if count == 0 || answer[0] != kind as u8 {
-                return Err(Fault::with(sys::socket::gone(), Detail::Parent));
+                return Err(Fault::with(Errno::ECONNRESET, Detail::Parent));
             }
         }
         Ok(())
@@ -127,11 +127,9 @@ impl ChildState<'_> {
     pub fn filter(&mut self, program: &[u8], flags: u32, notify: bool) -> StepResult {
         const NEW_LISTENER: u32 = 8;
         let flags = flags | if notify { NEW_LISTENER } else { 0 };
-        let listener = sys::ids::seccomp_filter(program, flags)?;
+        let listener = sys::seccomp::set_filter(program, flags)?;
         if notify {
-            self.report
-                .listener
-                .store(listener as i32 + 1, Ordering::Release);
+            self.report.listener.store(listener + 1, Ordering::Release);
             while self.report.taken.load(Ordering::Acquire) == 0 {
                 std::hint::spin_loop();
             }

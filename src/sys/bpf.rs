@@ -1,4 +1,4 @@
-//! bpf(2): programs on cgroups, as far as device rules need them.
+//! bpf(2): the programs of type `BPF_PROG_TYPE_CGROUP_DEVICE`, which decide on device rules.
 
 use nix::errno::Errno;
 use std::ffi::c_long;
@@ -18,8 +18,8 @@ const F_REPLACE: u32 = 4;
 /// The name of a program, as the kernel keeps it (`BPF_OBJ_NAME_LEN`).
 pub type Name = [u8; 16];
 
-// Each is the beginning of `union bpf_attr` for its command: the kernel takes shorter ones and
-// reads the rest as zero.
+// Each is the beginning of `union bpf_attr` for its command: the kernel takes a shorter structure
+// and reads the rest as zero.
 #[repr(C)]
 #[derive(Default)]
 struct Load {
@@ -115,7 +115,7 @@ fn new_fd(result: c_long) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(result as RawFd) }
 }
 
-/// Loads a program for device rules. Instructions as the kernel's 64-bit words.
+/// Loads a program for device rules; the instructions are `struct bpf_insn` as 64-bit words.
 ///
 /// # Errors
 /// EPERM without CAP_BPF (or CAP_SYS_ADMIN) in the first user namespace; EINVAL or EACCES from the
@@ -132,11 +132,12 @@ pub fn load_device_program(instructions: &[u64], name: Name) -> nix::Result<Owne
     bpf(PROG_LOAD, &mut attr).map(new_fd)
 }
 
-/// Puts a device program on a cgroup beside those that are there, or in the place of one of them,
-/// at once (since 5.6).
+/// Attaches a device program to a cgroup, besides those that it has (`BPF_F_ALLOW_MULTI`), or in
+/// the place of one of them in one step (`BPF_F_REPLACE`, since Linux 5.6).
 ///
 /// # Errors
-/// As bpf(2) says: EPERM, EINVAL, ENOENT where the replaced one is not there.
+/// bpf(2) fails: EPERM without CAP_BPF and CAP_NET_ADMIN; EINVAL on a kernel without
+/// `BPF_F_REPLACE`; ENOENT, the program to be replaced is not attached.
 pub fn attach_device_program(
     cgroup: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
@@ -152,10 +153,10 @@ pub fn attach_device_program(
     bpf(PROG_ATTACH, &mut attr).map(drop)
 }
 
-/// Takes a device program from a cgroup.
+/// Detaches a device program from a cgroup.
 ///
 /// # Errors
-/// As bpf(2) says; ENOENT where it is not there.
+/// bpf(2) fails: ENOENT, the program is not attached; EPERM.
 pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> nix::Result<()> {
     let mut attr = Attach {
         target_fd: raw(cgroup),
@@ -166,10 +167,10 @@ pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
     bpf(PROG_DETACH, &mut attr).map(drop)
 }
 
-/// The device programs on this cgroup itself, with their names.
+/// The device programs that are attached to this cgroup itself, with their names.
 ///
 /// # Errors
-/// As bpf(2) says.
+/// bpf(2) fails: EPERM without CAP_NET_ADMIN (or CAP_SYS_ADMIN, for the programs' descriptors).
 pub fn device_programs(cgroup: BorrowedFd<'_>) -> nix::Result<Vec<(OwnedFd, Name)>> {
     let mut ids = [0u32; 64]; // BPF_CGROUP_MAX_PROGS
     let mut attr = Query {
@@ -190,7 +191,7 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> nix::Result<Vec<(OwnedFd, Name
             },
         ) {
             Ok(result) => new_fd(result),
-            Err(Errno::ENOENT) => continue, // taken away meanwhile
+            Err(Errno::ENOENT) => continue, // detached and unloaded meanwhile
             Err(errno) => return Err(errno),
         };
         let mut info = ProgramInfo::default();

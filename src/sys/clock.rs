@@ -1,6 +1,6 @@
-//! The clock as text.
+//! Points in time as text.
 
-/// Now, in UTC as RFC 3339 with nanoseconds.
+/// The present time in UTC, in the form of RFC 3339 with nanoseconds.
 pub fn now() -> String {
     let elapsed = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -8,7 +8,8 @@ pub fn now() -> String {
     timestamp(elapsed.as_secs(), elapsed.subsec_nanos())
 }
 
-/// Seconds since 1970 as RFC 3339, by the civil calendar's day count.
+/// Seconds since 1970 in the form of RFC 3339; the date is computed by the civil calendar's day
+/// count.
 pub fn timestamp(seconds: u64, nanos: u32) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;

@@ -1,14 +1,14 @@
 //! The program's entry, in place of the standard library's. That one prepares for threads and for
-//! reporting stack overflows: 17 system calls, and hull begins twice (`cli::own_binary`). What hull
-//! needs of it is done here.
+//! reporting stack overflows with 17 system calls, and hull starts twice (`cli::own_binary`). What
+//! hull needs of it is done here.
 
 use super::call;
 
-/// Makes `main` of a function that answers with the exit status.
+/// Makes the C `main` of a function that returns the exit status.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
-        /// The C library calls this; the standard library has the arguments from an initialiser of
+        /// The C library calls this; the standard library reads the arguments in an initialiser of
         /// its own.
         // SAFETY: it is the only symbol of its name in the program, and has the type that the C
         // library expects.
@@ -20,8 +20,9 @@ macro_rules! entry {
     };
 }
 
-/// What must hold before anything is opened to stay or written: 0, 1 and 2 are open, so that no
-/// file of hull's takes their place, and a reader that goes away is an error and not the end.
+/// What must hold before hull opens or writes anything: descriptors 0, 1 and 2 are open, so that no
+/// file of hull's own becomes stdin, stdout or stderr; and SIGPIPE is ignored, so that a reader
+/// that closes its end is an error (EPIPE) and does not end hull.
 pub fn prepare() {
     let mut stdio = [0, 1, 2].map(|fd| libc::pollfd {
         fd,
@@ -61,8 +62,8 @@ pub fn prepare() {
     super::process::ignore_broken_pipes();
 }
 
-/// The heap grows by a mebibyte at once: memory that is not touched costs nothing, each growth is a
-/// system call.
+/// Lets the heap grow by a mebibyte at once: each growth is a system call, and memory that is not
+/// touched costs nothing.
 pub fn spare_the_heap() {
     // SAFETY: the C library's own settings.
     unsafe { libc::mallopt(libc::M_TOP_PAD, 1 << 20) };

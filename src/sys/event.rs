@@ -1,13 +1,13 @@
-//! Waiting for several descriptors, and the few calls that a guest's first process makes.
+//! Waiting for several descriptors, and the few calls that only a guest's PID 1 makes.
 
 use super::{Sys, call};
 use std::ffi::CStr;
 
-/// ppoll(2) on any number of descriptors; the timeout in milliseconds, or none. Answers how many
-/// are ready.
+/// ppoll(2) on any number of descriptors; the timeout is in milliseconds, none waits for ever.
+/// Returns how many descriptors are ready.
 ///
 /// # Errors
-/// The kernel's.
+/// EINVAL: more descriptors than RLIMIT_NOFILE.
 pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<u64>) -> Sys<usize> {
     let spec = timeout_ms.map(|ms| libc::timespec {
         tv_sec: (ms / 1000) as i64,
@@ -30,7 +30,8 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<u64>) -> Sys<usize> {
     .map(|n| n as usize)
 }
 
-/// Lets reads and writes of a descriptor's open file answer EAGAIN.
+/// Sets O_NONBLOCK: reads and writes of the open file answer EAGAIN in place of waiting. Every
+/// descriptor of that open file has it then.
 ///
 /// # Errors
 /// EBADF.
@@ -52,17 +53,19 @@ pub fn nonblocking(raw: i32) -> Sys<()> {
 /// finit_module(2) without parameters.
 ///
 /// # Errors
-/// EEXIST where it is there already; ENOEXEC, EKEYREJECTED and the module's own.
+/// EEXIST: the module is loaded already; ENOEXEC: it is another kernel's; EKEYREJECTED: its
+/// signature is missing or wrong; and what the module's own init function returns.
 pub fn load_module(file: i32) -> Sys<()> {
     // SAFETY: an empty string of parameters.
     unsafe { call!(libc::SYS_finit_module, file, c"".as_ptr(), 0) }.map(drop)
 }
 
-/// reboot(2), `RB_AUTOBOOT`: the machine's end, where its monitor takes a reset for one.
+/// reboot(2), `RB_AUTOBOOT`: ends a VM whose monitor takes a reset for its end (QEMU's
+/// `-no-reboot`).
 ///
 /// # Errors
-/// EPERM.
-pub fn reset_machine() -> Sys<()> {
+/// EPERM without CAP_SYS_BOOT.
+pub fn reboot() -> Sys<()> {
     // SAFETY: the command that takes no argument; the magic numbers are those of reboot(2).
     unsafe {
         call!(
@@ -85,7 +88,7 @@ pub fn sync() {
 /// clock_settime(2) of the real-time clock, in nanoseconds since 1970.
 ///
 /// # Errors
-/// EPERM.
+/// EPERM without CAP_SYS_TIME.
 pub fn set_clock(nanoseconds: u64) -> Sys<()> {
     let time = libc::timespec {
         tv_sec: (nanoseconds / 1_000_000_000) as i64,
@@ -102,10 +105,11 @@ pub fn set_clock(nanoseconds: u64) -> Sys<()> {
     .map(drop)
 }
 
-/// `PR_SET_PDEATHSIG` with SIGKILL: this process ends with the thread that made it.
+/// `PR_SET_PDEATHSIG` with SIGKILL: the kernel kills this process when the thread that created it
+/// exits.
 ///
 /// # Errors
-/// The kernel's.
+/// None that the kernel documents for a valid signal.
 pub fn die_with_parent() -> Sys<()> {
     super::ids::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).map(drop)
 }
@@ -116,8 +120,8 @@ pub fn name_process(name: &CStr) {
     let _ = unsafe { call!(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
-/// Ends this process by a signal's default action, without a core file; returns where the signal
-/// does not end it.
+/// Ends this process by a signal's default action, without a core file. Returns where the signal's
+/// default action does not end a process.
 pub fn end_by(signal: i32) {
     let none = libc::rlimit {
         rlim_cur: 0,

@@ -1,19 +1,32 @@
-//! Owned descriptors and paths for the kernel.
+//! Owned descriptors, and strings for the kernel.
 
 use super::file;
 use crate::{Context, Error, Result};
 use std::ffi::CString;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A descriptor that is closed when its owner is done.
+/// A descriptor that is closed when it is dropped; -1 is none, which nothing closes.
+///
+/// It is a number and not std's `OwnedFd`, because most of hull's descriptors are numbers for the
+/// greater part of their life: in a plan's slots, in messages to a fresh init, across clone3(2),
+/// where the child goes by the number and must not close what its parent owns. `OwnedFd` has no
+/// value for "none", and every call of this module would need an `unsafe` conversion at its end.
+/// Where std or nix want or return an `OwnedFd`, [`From`] converts.
 pub struct Fd(pub i32);
 
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd.into_raw_fd())
+    }
+}
+
 impl Fd {
-    /// Another descriptor of the same open file, close-on-exec.
+    /// Another descriptor of the same open file, close-on-exec (`F_DUPFD_CLOEXEC`).
     ///
     /// # Errors
-    /// EMFILE.
+    /// fcntl(2) fails: EMFILE, hull has as many open files as it may.
     pub fn try_clone(&self) -> Result<Self> {
         use nix::fcntl::{FcntlArg, fcntl};
         fcntl(super::socket::borrow(self.0), FcntlArg::F_DUPFD_CLOEXEC(3))
@@ -21,18 +34,16 @@ impl Fd {
             .on("copy", "a descriptor")
     }
 
-    /// Gives the descriptor up to the caller.
+    /// Gives the descriptor to the caller, who closes it.
     pub fn keep(self) -> i32 {
         let raw = self.0;
         std::mem::forget(self);
         raw
     }
-}
 
-impl Fd {
-    /// Closes many, neighbours by one call.
+    /// Closes many descriptors, consecutive numbers by one close_range(2).
     pub fn close_all(mut many: Vec<Self>) {
-        many.sort_by_key(|held| held.0);
+        many.sort_by_key(|fd| fd.0);
         let numbers: Vec<i32> = many
             .into_iter()
             .map(Self::keep)
@@ -54,10 +65,10 @@ impl Drop for Fd {
     }
 }
 
-/// A text for the kernel.
+/// A string for the kernel.
 ///
 /// # Errors
-/// The text contains a NUL byte, with which it would end for the kernel.
+/// The text contains a NUL byte, at which it would end for the kernel.
 pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text).map_err(|error| {
         let text = error.into_vec();
@@ -76,10 +87,12 @@ pub fn c_path(path: impl AsRef<Path>) -> Result<CString> {
     c_string(path.as_ref().as_os_str().as_bytes())
 }
 
-/// A pair of connected message sockets, close-on-exec.
+/// A pair of connected sockets that keep messages apart (`SOCK_SEQPACKET`), close-on-exec.
+///
+/// # Errors
+/// socketpair(2) fails: EMFILE, hull has as many open files as it may.
 pub fn socket_pair() -> Result<(Fd, Fd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    use std::os::fd::IntoRawFd;
     let (a, b) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -87,5 +100,5 @@ pub fn socket_pair() -> Result<(Fd, Fd)> {
         SockFlag::SOCK_CLOEXEC,
     )
     .on("make", "a socket pair")?;
-    Ok((Fd(a.into_raw_fd()), Fd(b.into_raw_fd())))
+    Ok((a.into(), b.into()))
 }

@@ -1,4 +1,4 @@
-//! Files: openat2 and its resolve flags, nodes, directories, the memory file, descriptors.
+//! Files, directories, nodes, pipes and memory files, by descriptor and name.
 
 use super::{Sys, call, raw_fd};
 use nix::errno::Errno;
@@ -22,11 +22,12 @@ struct OpenHow {
     resolve: u64,
 }
 
-/// openat2(2). `O_CLOEXEC` is always added. Retries the transient EAGAIN of a racing rename a
-/// bounded number of times.
+/// openat2(2), close-on-exec. The kernel answers EAGAIN where a rename raced with the resolution of
+/// `..` (openat2(2), `RESOLVE_IN_ROOT`): the call is repeated, at most 128 times.
 ///
 /// # Errors
-/// The kernel's.
+/// openat2(2) fails: EXDEV or ELOOP, the path leaves `dir` or follows a link against `resolve`;
+/// EAGAIN, renames kept racing; ENOSYS before Linux 5.6; and as open(2).
 pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sys<i32> {
     let how = OpenHow {
         flags: (flags | libc::O_CLOEXEC) as u64,
@@ -54,7 +55,7 @@ pub fn openat2(dir: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sy
 /// openat(2), close-on-exec.
 ///
 /// # Errors
-/// The kernel's.
+/// open(2) fails: the path is missing, hull may not open it, or EMFILE.
 pub fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Sys<i32> {
     super::retry(|| {
         // SAFETY: the path is NUL-terminated.
@@ -71,17 +72,17 @@ pub fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Sys<i32> {
     .map(raw_fd)
 }
 
-/// close(2); errors have no use.
+/// close(2). Its errors are not reported: nothing can be done about them, and the descriptor is
+/// gone in every case.
 pub fn close(raw: i32) {
     // SAFETY: numbers alone are passed.
     let _ = unsafe { call!(libc::SYS_close, raw) };
 }
 
-/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on ends at execve.
-/// Falls back to nothing: ENOSYS is the caller's.
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: execve closes every descriptor from `first` on.
 ///
 /// # Errors
-/// ENOSYS before kernel 5.11.
+/// ENOSYS before Linux 5.9, EINVAL before 5.11.
 pub fn cloexec_from(first: i32) -> Sys<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
     // SAFETY: numbers alone are passed.
@@ -100,7 +101,7 @@ pub fn cloexec_from(first: i32) -> Sys<()> {
 /// one by one, up to 4096.
 ///
 /// # Errors
-/// EINVAL.
+/// None that the kernel documents: an empty range is not passed on.
 pub fn close_range(first: i32, last: i32) -> Sys<()> {
     if last < first {
         return Ok(());
@@ -115,26 +116,25 @@ pub fn close_range(first: i32, last: i32) -> Sys<()> {
     }
 }
 
-/// Closes every descriptor from `first` on but those of `kept`, which it sorts; -1 stands for none.
-/// What a process that lives on without execve(2) has inherited of its maker's: a lock held, or a
-/// pipe's end open, in a process that knows nothing of it lasts as long as that process. Allocates
-/// nothing.
+/// Closes every descriptor from `first` on except those of `kept`, which it sorts; -1 in it is
+/// none. It is for a process that runs on without execve(2): a lock or a pipe's end that it
+/// inherited without knowing would last as long as the process. Allocates nothing.
 pub fn close_all_but(first: i32, kept: &mut [i32]) {
     kept.sort_unstable();
     let mut from = first;
     for &raw in kept.iter().filter(|raw| **raw >= first) {
-        // Fails for an empty range only, and that is none to close.
+        // It cannot fail: the range is valid or empty.
         let _ = close_range(from, raw - 1);
         from = from.max(raw + 1);
     }
     let _ = close_range(from, i32::MAX);
 }
 
-/// sync_file_range(2) of the whole file with `SYNC_FILE_RANGE_WRITE`: what is dirty of it goes on
-/// its way to the disk, and nobody waits.
+/// sync_file_range(2) of the whole file with `SYNC_FILE_RANGE_WRITE`: the kernel starts to write
+/// the file's dirty pages to the disk, and the call does not wait for it.
 ///
 /// # Errors
-/// The kernel's: ESPIPE for what is no file, EIO.
+/// sync_file_range(2) fails: ESPIPE, the descriptor is not a file's; EIO.
 pub fn start_writeback(raw: i32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe {
@@ -149,10 +149,10 @@ pub fn start_writeback(raw: i32) -> Sys<()> {
     .map(drop)
 }
 
-/// A file of some kilobytes, whole, without asking for its size before.
+/// Reads a file of some kilobytes whole, without asking for its size before.
 ///
 /// # Errors
-/// The kernel's.
+/// open(2) or read(2) fails: the file is missing, or hull may not read it.
 pub fn read_whole(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(1 << 16);
     // A reader of limited length is what the standard library takes no size hint of.
@@ -163,10 +163,11 @@ pub fn read_whole(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// flock(2), exclusive; it ends with the last copy of the descriptor.
+/// flock(2), exclusive; waits for it. The kernel releases the lock with the last copy of the
+/// descriptor.
 ///
 /// # Errors
-/// The kernel's.
+/// flock(2) fails: EBADF; ENOLCK, the kernel is out of memory for locks.
 pub fn lock(raw: i32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     super::retry(|| unsafe { call!(libc::SYS_flock, raw, libc::LOCK_EX) }).map(drop)
@@ -175,7 +176,7 @@ pub fn lock(raw: i32) -> Sys<()> {
 /// mkdirat(2).
 ///
 /// # Errors
-/// The kernel's.
+/// mkdir(2) fails: EEXIST, ENOENT, EACCES, EROFS, ENOSPC.
 pub fn mkdirat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_mkdirat, dir, path.as_ptr(), mode) }.map(drop)
@@ -184,7 +185,7 @@ pub fn mkdirat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
 /// mknodat(2).
 ///
 /// # Errors
-/// The kernel's.
+/// mknod(2) fails: EEXIST; EPERM, a device without CAP_MKNOD in the first user namespace.
 pub fn mknodat(dir: i32, path: &CStr, mode: u32, dev: u64) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_mknodat, dir, path.as_ptr(), mode, dev) }.map(drop)
@@ -193,16 +194,17 @@ pub fn mknodat(dir: i32, path: &CStr, mode: u32, dev: u64) -> Sys<()> {
 /// symlinkat(2).
 ///
 /// # Errors
-/// The kernel's.
+/// symlink(2) fails: EEXIST, EACCES, EROFS.
 pub fn symlinkat(target: &CStr, dir: i32, path: &CStr) -> Sys<()> {
     // SAFETY: both NUL-terminated.
     unsafe { call!(libc::SYS_symlinkat, target.as_ptr(), dir, path.as_ptr()) }.map(drop)
 }
 
-/// readlinkat(2): the length of what was written to `buffer`.
+/// readlinkat(2): writes the link's target to `buffer`, without a NUL, and returns its length; a
+/// longer target is cut.
 ///
 /// # Errors
-/// The kernel's.
+/// readlink(2) fails: EINVAL, the name is not a symbolic link; ENOENT.
 pub fn readlinkat(dir: i32, path: &CStr, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: the buffer and its length belong together.
     unsafe {
@@ -220,16 +222,17 @@ pub fn readlinkat(dir: i32, path: &CStr, buffer: &mut [u8]) -> Sys<usize> {
 /// unlinkat(2).
 ///
 /// # Errors
-/// The kernel's.
+/// unlink(2) or rmdir(2) fails: ENOENT, ENOTEMPTY, EBUSY (a mount point).
 pub fn unlinkat(dir: i32, path: &CStr, flags: i32) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_unlinkat, dir, path.as_ptr(), flags) }.map(drop)
 }
 
-/// fchmodat(2) without following nothing: the path is one component of a directory that hull holds.
+/// fchmodat(2). It follows a symbolic link, so `path` must be a name that hull itself has just made
+/// in `dir`.
 ///
 /// # Errors
-/// The kernel's.
+/// chmod(2) fails: EPERM, the file is another user's; EROFS.
 pub fn fchmodat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_fchmodat, dir, path.as_ptr(), mode) }.map(drop)
@@ -238,7 +241,7 @@ pub fn fchmodat(dir: i32, path: &CStr, mode: u32) -> Sys<()> {
 /// fchmod(2).
 ///
 /// # Errors
-/// The kernel's.
+/// chmod(2) fails: EPERM, the file is another user's; EROFS.
 pub fn fchmod(raw: i32, mode: u32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fchmod, raw, mode) }.map(drop)
@@ -247,7 +250,7 @@ pub fn fchmod(raw: i32, mode: u32) -> Sys<()> {
 /// fchownat(2), not following a symbolic link; an empty path means `dir` itself.
 ///
 /// # Errors
-/// The kernel's.
+/// chown(2) fails: EPERM without CAP_CHOWN; EINVAL, the user namespace does not map the id.
 pub fn fchownat(dir: i32, path: &CStr, uid: u32, gid: u32) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe {
@@ -266,7 +269,7 @@ pub fn fchownat(dir: i32, path: &CStr, uid: u32, gid: u32) -> Sys<()> {
 /// fstat(2), by fstatat with an empty path, so that `O_PATH` descriptors serve.
 ///
 /// # Errors
-/// The kernel's.
+/// stat(2) fails: EBADF.
 pub fn fstat(raw: i32) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the buffer has the size of the structure.
@@ -286,7 +289,7 @@ pub fn fstat(raw: i32) -> Sys<libc::stat> {
 /// newfstatat(2) on a path, links followed.
 ///
 /// # Errors
-/// The kernel's.
+/// stat(2) fails: the path is missing or may not be searched.
 pub fn stat(path: &CStr) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: NUL-terminated; the buffer has the size of the structure.
@@ -306,7 +309,7 @@ pub fn stat(path: &CStr) -> Sys<libc::stat> {
 /// The magic number of the file system that a path is on (statfs(2), `f_type`).
 ///
 /// # Errors
-/// The kernel's.
+/// statfs(2) fails: the path is missing or may not be searched.
 pub fn filesystem_of(path: &CStr) -> Sys<i64> {
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: NUL-terminated; the buffer has the size of the structure.
@@ -318,7 +321,7 @@ pub fn filesystem_of(path: &CStr) -> Sys<i64> {
 /// The magic number of the file system that a descriptor is on (statfs(2), `f_type`).
 ///
 /// # Errors
-/// The kernel's.
+/// statfs(2) fails: EBADF.
 pub fn filesystem(raw: i32) -> Sys<i64> {
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: the buffer has the size of the structure.
@@ -330,7 +333,7 @@ pub fn filesystem(raw: i32) -> Sys<i64> {
 /// faccessat2(2) by effective ids; an empty path means the descriptor itself.
 ///
 /// # Errors
-/// EACCES, or the kernel's.
+/// EACCES: the effective ids may not execute the file, or its mount is `noexec`.
 pub fn executable(raw: i32) -> Sys<()> {
     let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
     // SAFETY: the path is NUL-terminated.
@@ -340,7 +343,7 @@ pub fn executable(raw: i32) -> Sys<()> {
 /// chdir(2).
 ///
 /// # Errors
-/// The kernel's.
+/// chdir(2) fails: the path is missing, is not a directory, or may not be searched.
 pub fn chdir(path: &CStr) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_chdir, path.as_ptr()) }.map(drop)
@@ -349,7 +352,7 @@ pub fn chdir(path: &CStr) -> Sys<()> {
 /// fchdir(2).
 ///
 /// # Errors
-/// The kernel's.
+/// chdir(2) fails: ENOTDIR, EACCES, EBADF.
 pub fn fchdir(raw: i32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fchdir, raw) }.map(drop)
@@ -358,7 +361,7 @@ pub fn fchdir(raw: i32) -> Sys<()> {
 /// chroot(2).
 ///
 /// # Errors
-/// The kernel's.
+/// chroot(2) fails: EPERM without CAP_SYS_CHROOT; the path is missing.
 pub fn chroot(path: &CStr) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_chroot, path.as_ptr()) }.map(drop)
@@ -368,13 +371,13 @@ pub fn chroot(path: &CStr) -> Sys<()> {
 /// `(unreachable)`.
 ///
 /// # Errors
-/// ENOENT when the directory is gone.
+/// ENOENT: the directory has been removed. ERANGE: the buffer is too small.
 pub fn getcwd(buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: the buffer and its length belong together.
     unsafe { call!(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }.map(|n| n as usize)
 }
 
-/// umask(2): the former mask.
+/// umask(2); returns the former mask.
 pub fn umask(mask: u32) -> u32 {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_umask, mask) }
@@ -382,20 +385,21 @@ pub fn umask(mask: u32) -> u32 {
         .unwrap_or(0)
 }
 
-/// read(2).
+/// read(2). Returns 0 at the end of the file, or where the other end is closed.
 ///
 /// # Errors
-/// The kernel's.
+/// read(2) fails; EAGAIN on a non-blocking descriptor without data.
 pub fn read(raw: i32, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: the buffer and its length belong together.
     super::retry(|| unsafe { call!(libc::SYS_read, raw, buffer.as_mut_ptr(), buffer.len()) })
         .map(|n| n as usize)
 }
 
-/// write(2), one call.
+/// write(2), one call. Returns how many bytes were written.
 ///
 /// # Errors
-/// The kernel's.
+/// write(2) fails: EPIPE, the reader has closed its end; ENOSPC; EAGAIN on a non-blocking
+/// descriptor without space.
 pub fn write(raw: i32, bytes: &[u8]) -> Sys<usize> {
     // SAFETY: the buffer and its length belong together.
     super::retry(|| unsafe { call!(libc::SYS_write, raw, bytes.as_ptr(), bytes.len()) })
@@ -411,10 +415,10 @@ pub fn status_flags(raw: i32) -> Sys<i32> {
     unsafe { call!(libc::SYS_fcntl, raw, libc::F_GETFL) }.map(raw_fd)
 }
 
-/// dup3(2) without flags: the copy survives execve.
+/// dup3(2) without flags: `new` becomes a copy of `old` that survives execve.
 ///
 /// # Errors
-/// The kernel's.
+/// dup(2) fails: EBADF, one of the numbers is not open or not possible.
 pub fn dup_to(old: i32, new: i32) -> Sys<()> {
     if old == new {
         return clear_cloexec(old);
@@ -423,7 +427,7 @@ pub fn dup_to(old: i32, new: i32) -> Sys<()> {
     unsafe { call!(libc::SYS_dup3, old, new, 0) }.map(drop)
 }
 
-/// Ends a descriptor at execve.
+/// Sets FD_CLOEXEC: execve closes the descriptor.
 ///
 /// # Errors
 /// EBADF.
@@ -432,7 +436,7 @@ pub fn set_cloexec(raw: i32) -> Sys<()> {
     unsafe { call!(libc::SYS_fcntl, raw, libc::F_SETFD, libc::FD_CLOEXEC) }.map(drop)
 }
 
-/// Lets a descriptor survive execve.
+/// Clears FD_CLOEXEC: the descriptor survives execve.
 ///
 /// # Errors
 /// EBADF.
@@ -441,10 +445,10 @@ pub fn clear_cloexec(raw: i32) -> Sys<()> {
     unsafe { call!(libc::SYS_fcntl, raw, libc::F_SETFD, 0) }.map(drop)
 }
 
-/// memfd_create(2): close-on-exec, seals allowed.
+/// memfd_create(2), close-on-exec; `flags` are `MFD_*`.
 ///
 /// # Errors
-/// The kernel's.
+/// memfd_create(2) fails: EINVAL, the kernel does not know a flag; EMFILE.
 pub fn memfd(name: &CStr, flags: u32) -> Sys<i32> {
     // SAFETY: NUL-terminated.
     unsafe {
@@ -460,25 +464,25 @@ pub fn memfd(name: &CStr, flags: u32) -> Sys<i32> {
 /// fcntl(2) `F_ADD_SEALS`.
 ///
 /// # Errors
-/// The kernel's.
+/// EPERM: the file is sealed against seals. EBUSY: it is mapped writable.
 pub fn seal(raw: i32, seals: i32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fcntl, raw, libc::F_ADD_SEALS, seals) }.map(drop)
 }
 
-/// fcntl(2) `F_GET_SEALS`; EINVAL on what is no memory file.
+/// fcntl(2) `F_GET_SEALS`: the seals as a mask.
 ///
 /// # Errors
-/// EINVAL.
+/// EINVAL: the descriptor is not a memory file's.
 pub fn seals(raw: i32) -> Sys<i32> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fcntl, raw, libc::F_GET_SEALS) }.map(|value| value as i32)
 }
 
-/// sendfile(2): how many bytes went from `from` to `to`.
+/// sendfile(2) from the present position of `from`; returns how many bytes were copied.
 ///
 /// # Errors
-/// The kernel's.
+/// sendfile(2) fails: EINVAL, `from` cannot be mapped; ENOSPC.
 pub fn sendfile(to: i32, from: i32, count: usize) -> Sys<usize> {
     // SAFETY: a null offset means the file's own position.
     unsafe { call!(libc::SYS_sendfile, to, from, std::ptr::null::<i64>(), count) }
@@ -488,7 +492,7 @@ pub fn sendfile(to: i32, from: i32, count: usize) -> Sys<usize> {
 /// pipe2(2), close-on-exec: (read end, write end).
 ///
 /// # Errors
-/// The kernel's.
+/// pipe(2) fails: EMFILE; ENFILE, the system has as many open files as it may.
 pub fn pipe() -> Sys<(i32, i32)> {
     let mut ends = [-1_i32; 2];
     // SAFETY: room for two descriptors.
@@ -496,36 +500,37 @@ pub fn pipe() -> Sys<(i32, i32)> {
     Ok((ends[0], ends[1]))
 }
 
-/// How much a pipe holds, in bytes (fcntl(2), `F_GETPIPE_SZ`).
+/// The capacity of a pipe in bytes (fcntl(2), `F_GETPIPE_SZ`).
 ///
 /// # Errors
-/// EBADF for what is no pipe.
+/// EBADF: the descriptor is not a pipe's.
 pub fn pipe_size(raw: i32) -> Sys<usize> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fcntl, raw, libc::F_GETPIPE_SZ) }.map(|size| size as usize)
 }
 
-/// Lets a pipe hold so many bytes (fcntl(2), `F_SETPIPE_SZ`). Who waits to write goes on (since
-/// Linux 5.5).
+/// Sets the capacity of a pipe in bytes (fcntl(2), `F_SETPIPE_SZ`). A writer that waits for space
+/// goes on (since Linux 5.5).
 ///
 /// # Errors
-/// EPERM beyond `fs.pipe-max-size` or the user's share; EBADF for what is no pipe; EBUSY.
+/// EPERM: more than `fs.pipe-max-size`, or than the user's share of all pipes; EBADF: not a pipe;
+/// EBUSY: less than the pipe holds now.
 pub fn set_pipe_size(raw: i32, size: usize) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fcntl, raw, libc::F_SETPIPE_SZ, size) }.map(drop)
 }
 
-/// What was written to a terminal or a socket and its reader has not taken (`TIOCOUTQ`, the same
-/// number as `SIOCOUTQ`), or to a pipe (`FIONREAD`), as a number that falls as it takes; 0 for
-/// everything else.
+/// How much was written and not yet read by the other side: the bytes in a terminal (`TIOCOUTQ`) or
+/// in a pipe (`FIONREAD`), the memory of a socket's queue (`SIOCOUTQ`, the same number as
+/// `TIOCOUTQ`); 0 for everything else.
 pub fn untaken(raw: i32) -> i32 {
     let mut count = 0_i32;
     // SAFETY: a pointer to an int.
-    let asked = |request: libc::Ioctl, count: *mut i32| unsafe {
+    let query = |request: libc::Ioctl, count: *mut i32| unsafe {
         call!(libc::SYS_ioctl, raw, request, count)
     };
-    if asked(libc::TIOCOUTQ, &raw mut count).is_err()
-        && asked(libc::FIONREAD, &raw mut count).is_err()
+    if query(libc::TIOCOUTQ, &raw mut count).is_err()
+        && query(libc::FIONREAD, &raw mut count).is_err()
     {
         return 0;
     }
@@ -535,24 +540,26 @@ pub fn untaken(raw: i32) -> i32 {
 /// lseek(2) to the beginning.
 ///
 /// # Errors
-/// The kernel's.
+/// ESPIPE: the descriptor is a pipe's, a socket's or a terminal's.
 pub fn rewind(raw: i32) -> Sys<()> {
     seek_to(raw, 0)
 }
 
-/// lseek(2) to a place, in bytes from the beginning.
+/// lseek(2) to a position, in bytes from the beginning.
 ///
 /// # Errors
-/// ESPIPE for what is no file; EINVAL.
+/// ESPIPE: the descriptor is a pipe's, a socket's or a terminal's; EINVAL.
 pub fn seek_to(raw: i32, position: u64) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_lseek, raw, position, libc::SEEK_SET) }.map(drop)
 }
 
-/// getdents64(2): how many bytes of directory entries were written to `buffer`; 0 at the end.
+/// getdents64(2): writes `struct linux_dirent64` entries to `buffer` and returns their length in
+/// bytes; 0 at the end of the directory.
 ///
 /// # Errors
-/// The kernel's.
+/// getdents64(2) fails: ENOTDIR; ENOENT, the directory has been removed; EINVAL, the buffer is
+/// too small for the next entry.
 pub fn getdents(raw: i32, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: the buffer and its length belong together.
     unsafe { call!(libc::SYS_getdents64, raw, buffer.as_mut_ptr(), buffer.len()) }

@@ -1,5 +1,5 @@
-//! Who a process is: ids, groups, capabilities, and the other attributes that prctl and its kin
-//! set.
+//! The attributes of a process: ids, groups, capabilities, limits, scheduling, keyrings, and the
+//! names of its UTS namespace.
 
 use super::{Sys, call};
 use std::ffi::CStr;
@@ -7,7 +7,7 @@ use std::ffi::CStr;
 /// setresuid(2), of this thread alone.
 ///
 /// # Errors
-/// EPERM, EINVAL for an unmapped id.
+/// EPERM without CAP_SETUID; EINVAL for an id that the user namespace does not map.
 pub fn setresuid(uid: u32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_setresuid, uid, uid, uid) }.map(drop)
@@ -16,26 +16,26 @@ pub fn setresuid(uid: u32) -> Sys<()> {
 /// setresgid(2), of this thread alone.
 ///
 /// # Errors
-/// EPERM, EINVAL for an unmapped id.
+/// EPERM without CAP_SETGID; EINVAL for an id that the user namespace does not map.
 pub fn setresgid(gid: u32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_setresgid, gid, gid, gid) }.map(drop)
 }
 
-/// setgroups(2) from little-endian words as a plan carries them; bytes beyond the last whole word
-/// are left out.
+/// setgroups(2) of native 32-bit words, as a plan's encoding carries them; bytes beyond the last
+/// whole word are ignored.
 ///
 /// # Errors
-/// EPERM where the user namespace denies it.
+/// EPERM without CAP_SETGID, or where the user namespace's `setgroups` file says `deny`.
 pub fn setgroups(groups: &[u8]) -> Sys<()> {
     // SAFETY: the bytes hold that many native 32-bit words; the kernel copies from any alignment.
     unsafe { call!(libc::SYS_setgroups, groups.len() / 4, groups.as_ptr()) }.map(drop)
 }
 
-/// prctl(2) with integers only.
+/// prctl(2) with integer arguments.
 ///
 /// # Errors
-/// The kernel's.
+/// EINVAL: the kernel does not know the option or an argument; EPERM.
 pub fn prctl(option: i32, a: u64, b: u64) -> Sys<i64> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_prctl, option, a, b, 0, 0) }
@@ -63,7 +63,8 @@ const CAP_VERSION_3: u32 = 0x2008_0522;
 /// capset(2) of this thread.
 ///
 /// # Errors
-/// EPERM.
+/// EPERM: a permitted capability that the thread does not have, an effective one outside permitted,
+/// or an inheritable one outside the bounding set.
 pub fn capset(sets: CapSets) -> Sys<()> {
     let header = CapHeader {
         version: CAP_VERSION_3,
@@ -85,7 +86,7 @@ pub fn capset(sets: CapSets) -> Sys<()> {
 /// capget(2) of this thread.
 ///
 /// # Errors
-/// None in practice.
+/// None for the calling thread.
 pub fn capget() -> Sys<CapSets> {
     let header = CapHeader {
         version: CAP_VERSION_3,
@@ -102,29 +103,10 @@ pub fn capget() -> Sys<CapSets> {
     })
 }
 
-/// seccomp(2) `SECCOMP_SET_MODE_FILTER` with a program in its native layout; the listener's
-/// descriptor with that flag, else 0.
+/// prlimit64(2) of a process (0 is the caller), in the limit's own unit.
 ///
 /// # Errors
-/// EINVAL for a bad program, EACCES without privilege.
-pub fn seccomp_filter(program: &[u8], flags: u32) -> Sys<i64> {
-    #[repr(C)]
-    struct Program {
-        len: u16,
-        filter: *const u8,
-    }
-    let program = Program {
-        len: (program.len() / 8) as u16,
-        filter: program.as_ptr(),
-    };
-    // SAFETY: pointer and length belong together; the kernel copies from any alignment.
-    unsafe { call!(libc::SYS_seccomp, 1, flags, &raw const program) }
-}
-
-/// prlimit64(2) of another process.
-///
-/// # Errors
-/// EPERM when raising without CAP_SYS_RESOURCE.
+/// EPERM: the hard limit would be raised without CAP_SYS_RESOURCE; EINVAL; ESRCH.
 pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
     let limit = [soft, hard];
     // SAFETY: the new limit only.
@@ -140,10 +122,10 @@ pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys<()> {
     .map(drop)
 }
 
-/// This process's own hard limit (prlimit64(2)); `u64::MAX` is none.
+/// This process's own hard limit (prlimit64(2)), in the limit's own unit; `u64::MAX` is unlimited.
 ///
 /// # Errors
-/// EINVAL for an unknown resource.
+/// EINVAL: the kernel does not know the resource.
 pub fn hard_limit(resource: u32) -> Sys<u64> {
     let mut limit = [0_u64; 2];
     // SAFETY: the old limit only.
@@ -159,11 +141,11 @@ pub fn hard_limit(resource: u32) -> Sys<u64> {
     Ok(limit[1])
 }
 
-/// Lets this process have as many open files as it may: the limit of select(2)'s days is a shell's,
-/// and not a server's.
+/// Raises this process's limit of open files to the hard limit. (The usual soft limit of 1024 is
+/// kept for programs that use select(2).)
 ///
 /// # Errors
-/// The kernel's.
+/// prlimit64(2) fails, which it does not for a value within the hard limit.
 pub fn raise_open_files() -> Sys<()> {
     let hard = hard_limit(libc::RLIMIT_NOFILE)?;
     prlimit(0, libc::RLIMIT_NOFILE, hard, hard)
@@ -172,43 +154,44 @@ pub fn raise_open_files() -> Sys<()> {
 /// personality(2).
 ///
 /// # Errors
-/// The kernel's.
+/// EINVAL: the kernel cannot change it.
 pub fn personality(persona: u64) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_personality, persona) }.map(drop)
 }
 
-/// ioprio_set(2) of this thread.
+/// ioprio_set(2) of this thread: the class from bit 13 on, the level below.
 ///
 /// # Errors
-/// EPERM for the real-time class.
+/// EPERM: the real-time class without CAP_SYS_ADMIN or CAP_SYS_NICE; EINVAL.
 pub fn ioprio_set(value: u32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_ioprio_set, 1, 0, value) }.map(drop)
 }
 
-/// sched_setattr(2) of this thread with the kernel's structure as bytes.
+/// sched_setattr(2) of this thread; `attr` is `struct sched_attr` as bytes.
 ///
 /// # Errors
-/// EPERM, EINVAL.
+/// EPERM: a real-time policy or a lower nice value without CAP_SYS_NICE; EINVAL; EBUSY: deadlines
+/// that the CPUs cannot meet.
 pub fn sched_setattr(attr: &[u8]) -> Sys<()> {
     // SAFETY: the structure states its own size in its first word.
     unsafe { call!(libc::SYS_sched_setattr, 0, attr.as_ptr(), 0) }.map(drop)
 }
 
-/// sched_setaffinity(2).
+/// sched_setaffinity(2) of a process (0 is the caller); bit n of the mask is CPU n.
 ///
 /// # Errors
-/// EINVAL when no CPU of the mask exists.
+/// EINVAL: no CPU of the mask exists and is in the process's cpuset; ESRCH.
 pub fn sched_setaffinity(pid: i32, mask: &[u8]) -> Sys<()> {
     // SAFETY: mask and length belong together.
     unsafe { call!(libc::SYS_sched_setaffinity, pid, mask.len(), mask.as_ptr()) }.map(drop)
 }
 
-/// set_mempolicy(2); the mask in 64-bit words.
+/// set_mempolicy(2) of this thread; the mask is 64-bit words, bit n is memory node n.
 ///
 /// # Errors
-/// EINVAL.
+/// EINVAL: the kernel does not know the mode, or the mask does not fit it.
 pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
     let pointer = if mask.is_empty() {
         std::ptr::null()
@@ -216,7 +199,7 @@ pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
         mask.as_ptr()
     };
     // SAFETY: mask and its number of bits belong together; the kernel reads whole words, and plans
-    // pad to them.
+    // pad to them. It reads one bit less than `maxnode` says.
     unsafe {
         call!(
             libc::SYS_set_mempolicy,
@@ -228,29 +211,30 @@ pub fn set_mempolicy(mode: u32, mask: &[u8]) -> Sys<()> {
     .map(drop)
 }
 
-/// keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`: the keyring's serial number.
+/// keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`: makes or joins a session keyring and returns its serial
+/// number.
 ///
 /// # Errors
-/// EDQUOT, ENOSYS, EPERM.
+/// EDQUOT: the user has as many keys as it may; ENOSYS: a kernel without keyrings; EPERM.
 pub fn join_session_keyring(name: &CStr) -> Sys<i64> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_keyctl, 1, name.as_ptr()) }
 }
 
-/// keyctl(2) `KEYCTL_DESCRIBE` then `KEYCTL_SETPERM`: adds the owner's search right as runc does
-/// (`UsrSearch` besides what is there).
+/// keyctl(2) `KEYCTL_SETPERM`: replaces a key's permission mask.
 ///
 /// # Errors
-/// The kernel's.
+/// EACCES: the caller neither owns the key nor has CAP_SYS_ADMIN; ENOKEY.
 pub fn keyring_permissions(serial: i64, permissions: u32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_keyctl, 5, serial, permissions) }.map(drop)
 }
 
-/// keyctl(2) `KEYCTL_DESCRIBE`: the length of the text.
+/// keyctl(2) `KEYCTL_DESCRIBE`: writes `type;uid;gid;permissions;description` to `buffer` and
+/// returns the whole text's length, which may be more than the buffer's.
 ///
 /// # Errors
-/// The kernel's.
+/// EACCES: the key grants no view right; ENOKEY.
 pub fn keyring_describe(serial: i64, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: the buffer and its length belong together.
     unsafe {
@@ -268,7 +252,7 @@ pub fn keyring_describe(serial: i64, buffer: &mut [u8]) -> Sys<usize> {
 /// sethostname(2).
 ///
 /// # Errors
-/// EPERM.
+/// EPERM without CAP_SYS_ADMIN in the UTS namespace's user namespace; EINVAL: more than 64 bytes.
 pub fn sethostname(name: &[u8]) -> Sys<()> {
     // SAFETY: pointer and length belong together.
     unsafe { call!(libc::SYS_sethostname, name.as_ptr(), name.len()) }.map(drop)
@@ -277,7 +261,7 @@ pub fn sethostname(name: &[u8]) -> Sys<()> {
 /// setdomainname(2).
 ///
 /// # Errors
-/// EPERM.
+/// As [`sethostname`].
 pub fn setdomainname(name: &[u8]) -> Sys<()> {
     // SAFETY: pointer and length belong together.
     unsafe { call!(libc::SYS_setdomainname, name.as_ptr(), name.len()) }.map(drop)

@@ -1,13 +1,14 @@
-//! The program of a throw-away guest, and the memory that it runs in: see `vm::vmm::probe`.
+//! The program of a throw-away guest that probes KVM, and the guest's memory: see
+//! `vm::vmm::probe`.
 
 use super::Sys;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 
-// What an unmodified x86-64 kernel does in its first moments, in its order; after each part a byte
-// goes to port 0x10. It lies at 0x1000, its page tables at 0x2000, its interrupt table at 0x5000
-// and its stack below 0x8000.
+// What an unmodified x86-64 kernel does in its first moments, in its order; after each part the
+// program writes a byte to port 0x10. The program lies at 0x1000, its page tables at 0x2000, its
+// interrupt table at 0x5000 and its stack below 0x8000.
 core::arch::global_asm!(
     ".section .rodata.hull_kvm_probe, \"a\"",
     ".globl hull_kvm_probe, hull_kvm_probe_handler, hull_kvm_probe_end",
@@ -81,30 +82,31 @@ unsafe extern "C" {
     static hull_kvm_probe_end: u8;
 }
 
-/// The program's first instruction.
+/// The guest-physical address of the program's first instruction.
 pub const ENTRY: u64 = 0x1000;
-/// What the program says last, before it halts.
+/// The byte that the program writes last, before it halts.
 pub const LAST: u8 = 7;
 
 const SIZE: usize = 0x10000;
 
-/// A guest's memory, from address 0 on; unmapped when dropped, after the machine's own end.
+/// A guest's memory, from guest-physical address 0 on; unmapped when dropped, which must be after
+/// the VM itself.
 pub struct Memory {
     address: *mut libc::c_void,
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, of this size, and no reference into it is kept.
+        // SAFETY: the mapping is this value's own, of this size, and no reference into it exists.
         unsafe { libc::munmap(self.address, SIZE) };
     }
 }
 
-/// Gives a machine its memory, with the program in it.
+/// Gives a VM its memory, with the program in it.
 ///
 /// # Errors
-/// The kernel's.
-pub fn load(machine: &VmFd) -> Sys<Memory> {
+/// mmap(2) fails: ENOMEM. The ioctl KVM_SET_USER_MEMORY_REGION fails.
+pub fn load(vm: &VmFd) -> Sys<Memory> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
     let address = unsafe {
@@ -121,8 +123,8 @@ pub fn load(machine: &VmFd) -> Sys<Memory> {
         return Err(Errno::last());
     }
     let memory = Memory { address };
-    // SAFETY: the mapping is SIZE bytes long, zeroed, writable and nobody else's; the machine does
-    // not have it yet.
+    // SAFETY: the mapping is SIZE bytes long, zeroed, writable and nobody else's; the VM does not
+    // have it yet.
     fill(unsafe { std::slice::from_raw_parts_mut(address.cast::<u8>(), SIZE) });
     let region = kvm_userspace_memory_region {
         slot: 0,
@@ -131,9 +133,8 @@ pub fn load(machine: &VmFd) -> Sys<Memory> {
         memory_size: SIZE as u64,
         userspace_addr: address as u64,
     };
-    // SAFETY: the region is the mapping, which the caller keeps as long as the machine.
-    unsafe { machine.set_user_memory_region(region) }
-        .map_err(|error| Errno::from_raw(error.errno()))?;
+    // SAFETY: the region is the mapping, which the caller keeps as long as the VM.
+    unsafe { vm.set_user_memory_region(region) }.map_err(|error| Errno::from_raw(error.errno()))?;
     Ok(memory)
 }
 

@@ -1,13 +1,13 @@
-//! Mounts: the old call and the new family (open_tree, move_mount, mount_setattr, fsopen).
+//! Mounts: mount(2), and the calls by descriptor (open_tree, move_mount, mount_setattr, fsopen).
 
 use super::{Sys, call, raw_fd};
 use std::ffi::CStr;
 
-/// open_tree(2): a detached copy and not a plain open.
+/// `OPEN_TREE_CLONE` of open_tree(2): the descriptor is of a detached copy of the mount.
 pub const OPEN_TREE_CLONE: u32 = 1;
-/// The whole tree below.
+/// `AT_RECURSIVE`: the mounts below too.
 pub const AT_RECURSIVE: u32 = 0x8000;
-/// mount_setattr(2) attributes.
+/// `MOUNT_ATTR_RDONLY` of mount_setattr(2), as all `ATTR_*` here: read-only.
 pub const ATTR_RDONLY: u64 = 0x1;
 /// No set-user-ID programs.
 pub const ATTR_NOSUID: u64 = 0x2;
@@ -23,7 +23,7 @@ pub const ATTR_NOATIME: u64 = 0x10;
 pub const ATTR_STRICTATIME: u64 = 0x20;
 /// `nodiratime`.
 pub const ATTR_NODIRATIME: u64 = 0x80;
-/// Ids translated by a user namespace.
+/// Ids are mapped by a user namespace (id-mapped mounts).
 pub const ATTR_IDMAP: u64 = 0x0010_0000;
 /// Symbolic links are not followed.
 pub const ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
@@ -32,20 +32,21 @@ pub const ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MountAttr {
-    /// Attributes to set.
+    /// `ATTR_*` to set.
     pub set: u64,
-    /// Attributes to clear.
+    /// `ATTR_*` to clear.
     pub clear: u64,
     /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE` or 0.
     pub propagation: u64,
-    /// For [`ATTR_IDMAP`]: a user namespace.
+    /// The descriptor of a user namespace, for [`ATTR_IDMAP`].
     pub userns_fd: u64,
 }
 
-/// mount(2).
+/// mount(2); `flags` are `MS_*`, `data` is the file system's own options.
 ///
 /// # Errors
-/// The kernel's.
+/// mount(2) fails: EPERM without CAP_SYS_ADMIN, or in a user namespace that may not mount this;
+/// ENODEV, the kernel does not have the file system; EINVAL, an option is not valid.
 pub fn mount(source: &CStr, target: &CStr, fstype: &CStr, flags: u64, data: &CStr) -> Sys<()> {
     let data = if data.is_empty() {
         std::ptr::null()
@@ -66,10 +67,10 @@ pub fn mount(source: &CStr, target: &CStr, fstype: &CStr, flags: u64, data: &CSt
     .map(drop)
 }
 
-/// umount2(2).
+/// umount2(2); `flags` are `MNT_*`.
 ///
 /// # Errors
-/// The kernel's.
+/// umount(2) fails: EINVAL, the path is not a mount point, or the mount is locked; EBUSY.
 pub fn umount(target: &CStr, flags: i32) -> Sys<()> {
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_umount2, target.as_ptr(), flags) }.map(drop)
@@ -78,26 +79,31 @@ pub fn umount(target: &CStr, flags: i32) -> Sys<()> {
 /// pivot_root(2).
 ///
 /// # Errors
-/// The kernel's.
+/// pivot_root(2) fails: EINVAL, `new` is not a mount point, or its mount or the parent's is shared;
+/// EPERM.
 pub fn pivot_root(new: &CStr, old: &CStr) -> Sys<()> {
     // SAFETY: both NUL-terminated.
     unsafe { call!(libc::SYS_pivot_root, new.as_ptr(), old.as_ptr()) }.map(drop)
 }
 
-/// open_tree(2), close-on-exec; an empty path means `dir` itself.
+/// open_tree(2), close-on-exec; an empty path means `dir` itself. `flags` are `OPEN_TREE_*` and
+/// `AT_*`.
 ///
 /// # Errors
-/// The kernel's.
+/// open_tree(2) fails: EPERM, a clone without CAP_SYS_ADMIN; EINVAL, the mount is of another mount
+/// namespace; ENOENT.
 pub fn open_tree(dir: i32, path: &CStr, flags: u32) -> Sys<i32> {
     let flags = flags | libc::O_CLOEXEC as u32 | libc::AT_EMPTY_PATH as u32;
     // SAFETY: NUL-terminated.
     unsafe { call!(libc::SYS_open_tree, dir, path.as_ptr(), flags) }.map(raw_fd)
 }
 
-/// move_mount(2): the mount `from` is attached on the place `to` is open at.
+/// move_mount(2): attaches the mount that `from` is open at on the directory or file that `to` is
+/// open at.
 ///
 /// # Errors
-/// The kernel's.
+/// move_mount(2) fails: EINVAL, one is a directory and the other is not, or the parent mount is
+/// shared; ELOOP; EPERM.
 pub fn move_mount(from: i32, to: i32) -> Sys<()> {
     const F_EMPTY_PATH: u32 = 0x4;
     const T_EMPTY_PATH: u32 = 0x40;
@@ -115,10 +121,10 @@ pub fn move_mount(from: i32, to: i32) -> Sys<()> {
     .map(drop)
 }
 
-/// move_mount(2) onto the caller's own root directory.
+/// move_mount(2): attaches the mount that `from` is open at on the caller's own root directory.
 ///
 /// # Errors
-/// The kernel's.
+/// As [`move_mount`].
 pub fn move_mount_on_root(from: i32) -> Sys<()> {
     const F_EMPTY_PATH: u32 = 0x4;
     // SAFETY: NUL-terminated paths.
@@ -135,10 +141,12 @@ pub fn move_mount_on_root(from: i32) -> Sys<()> {
     .map(drop)
 }
 
-/// mount_setattr(2) on the mount that `raw` is open at.
+/// mount_setattr(2) of the mount that `raw` is open at; with [`AT_RECURSIVE`] in `flags` of the
+/// mounts below too.
 ///
 /// # Errors
-/// The kernel's.
+/// mount_setattr(2) fails: EPERM, the attribute is locked or an id mapping is not permitted;
+/// EINVAL, the file system cannot be id-mapped; ENOSYS before Linux 5.12.
 pub fn mount_setattr(raw: i32, flags: u32, attr: &MountAttr) -> Sys<()> {
     let flags = flags | libc::AT_EMPTY_PATH as u32;
     // SAFETY: the structure lives across the call and its size is given.
@@ -155,28 +163,28 @@ pub fn mount_setattr(raw: i32, flags: u32, attr: &MountAttr) -> Sys<()> {
     .map(drop)
 }
 
-/// fsopen(2), close-on-exec.
+/// fsopen(2), close-on-exec: a context in which a file system is configured.
 ///
 /// # Errors
-/// The kernel's.
+/// fsopen(2) fails: ENODEV, the kernel does not have the file system; EPERM without CAP_SYS_ADMIN.
 pub fn fsopen(fstype: &CStr) -> Sys<i32> {
     // SAFETY: NUL-terminated; 1 is FSOPEN_CLOEXEC.
     unsafe { call!(libc::SYS_fsopen, fstype.as_ptr(), 1) }.map(raw_fd)
 }
 
-/// fsconfig(2) `FSCONFIG_SET_STRING`.
+/// fsconfig(2) `FSCONFIG_SET_STRING`: an option with a value.
 ///
 /// # Errors
-/// The kernel's.
+/// fsconfig(2) fails: EINVAL, the file system does not know the option or its value.
 pub fn fsconfig_string(raw: i32, key: &CStr, value: &CStr) -> Sys<()> {
     // SAFETY: both NUL-terminated.
     unsafe { call!(libc::SYS_fsconfig, raw, 1, key.as_ptr(), value.as_ptr(), 0) }.map(drop)
 }
 
-/// fsconfig(2) `FSCONFIG_SET_FLAG`.
+/// fsconfig(2) `FSCONFIG_SET_FLAG`: an option without a value.
 ///
 /// # Errors
-/// The kernel's.
+/// fsconfig(2) fails: EINVAL, the file system does not know the option.
 pub fn fsconfig_flag(raw: i32, key: &CStr) -> Sys<()> {
     // SAFETY: NUL-terminated; a flag has no value.
     unsafe {
@@ -192,10 +200,11 @@ pub fn fsconfig_flag(raw: i32, key: &CStr) -> Sys<()> {
     .map(drop)
 }
 
-/// fsconfig(2) `FSCONFIG_CMD_CREATE`.
+/// fsconfig(2) `FSCONFIG_CMD_CREATE`: makes the file system.
 ///
 /// # Errors
-/// The kernel's.
+/// fsconfig(2) fails: EINVAL, the options do not fit each other; EPERM; and what the file system
+/// says.
 pub fn fsconfig_create(raw: i32) -> Sys<()> {
     // SAFETY: null key and value for this command.
     unsafe {
@@ -211,24 +220,12 @@ pub fn fsconfig_create(raw: i32) -> Sys<()> {
     .map(drop)
 }
 
-/// fsmount(2), close-on-exec, with mount attributes.
+/// fsmount(2), close-on-exec: a detached mount of the file system of a context; `attributes` are
+/// `ATTR_*`.
 ///
 /// # Errors
-/// The kernel's.
+/// fsmount(2) fails: EBUSY or EINVAL, the file system has not been made; EPERM.
 pub fn fsmount(raw: i32, attributes: u64) -> Sys<i32> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_fsmount, raw, 1, attributes) }.map(raw_fd)
-}
-
-/// The `ST_*` flags of the mount that a descriptor is on (statfs(2), `f_flags`).
-///
-/// # Errors
-/// The kernel's.
-pub fn mount_flags(raw: i32) -> Sys<u64> {
-    // The kernel's structure on 64-bit machines is fifteen words, of which the eleventh is
-    // `f_flags`; libc hides that field.
-    let mut words = [0_u64; 15];
-    // SAFETY: the buffer has the size of the structure.
-    unsafe { call!(libc::SYS_fstatfs, raw, words.as_mut_ptr()) }?;
-    Ok(words[10])
 }

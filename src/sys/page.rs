@@ -1,5 +1,5 @@
-//! One page shared by hull and its child: the child reports by plain stores, which no system call
-//! filter can catch.
+//! One page of memory that hull shares with its child: the child reports by plain stores, which no
+//! seccomp filter can stop.
 
 use nix::errno::Errno;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -9,21 +9,23 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 pub struct Report {
     /// Index of the step being executed.
     pub step: AtomicU32,
-    /// Error number of the failed step, or 0.
+    /// The error number of the failed step, or 0.
     pub errno: AtomicI32,
-    /// What within the step failed; see `init::report`.
+    /// What within the step failed: a `step::report::Detail`.
     pub detail: AtomicU32,
-    /// Stores past the last call a filter could catch: 1 when the filter is loaded and all is done.
+    /// Becomes 1 when the filter is loaded and the child has made the last system call that the
+    /// filter could stop.
     pub filtered: AtomicU32,
     /// The seccomp listener's descriptor in the child, plus 1; 0 while there is none.
     pub listener: AtomicI32,
-    /// Set by the parent once it holds the listener.
+    /// Becomes 1 when the parent has its own descriptor of the listener.
     pub taken: AtomicU32,
-    /// The final process's id as the parent sees it, where a stage process made it.
+    /// The id of the container's process as the parent sees it, where an intermediate process
+    /// cloned it.
     pub pid: AtomicI32,
-    /// How many of the outcomes are filled.
+    /// How many entries of `outcome` are filled.
     pub outcomes: AtomicU32,
-    /// (step << 8 | outcome) of the steps whose policy had to decide.
+    /// `step << 8 | outcome` for each step whose policy had to decide.
     pub outcome: [AtomicU32; 240],
 }
 
@@ -35,18 +37,18 @@ pub struct Page {
 impl Page {
     const SIZE: usize = 4096;
 
-    /// A fresh page, shared over clone and backed by memory only.
+    /// A new page of zeros, which a cloned child shares.
     ///
     /// # Errors
-    /// ENOMEM.
+    /// mmap(2) fails: ENOMEM.
     pub fn new() -> Result<Self, Errno> {
         Self::map(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS)
     }
 
-    /// The page behind a memory file of at least one page, for a process that was not cloned.
+    /// The page of a memory file (memfd) of at least one page, for a process that was not cloned.
     ///
     /// # Errors
-    /// The kernel's.
+    /// mmap(2) fails: EBADF, EACCES, ENOMEM.
     pub fn from_file(fd: i32) -> Result<Self, Errno> {
         Self::map(fd, libc::MAP_SHARED)
     }
@@ -87,7 +89,7 @@ impl Drop for Page {
 }
 
 impl Report {
-    /// Notes what a step's policy decided; beyond the table's room it is not noted.
+    /// Records what a step's policy decided. What does not fit into the table is not recorded.
     pub fn note(&self, step: u32, outcome: u8) {
         let index = self.outcomes.load(Ordering::Relaxed) as usize;
         if let Some(place) = self.outcome.get(index) {

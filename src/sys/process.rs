@@ -4,9 +4,9 @@ use super::{Sys, call, raw_fd};
 use nix::errno::Errno;
 use std::ffi::CStr;
 
-/// clone3(2): the child is made in the cgroup whose directory is given.
+/// clone3(2): the child is created in the cgroup of `cl_args.cgroup` (v2).
 pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// clone3(2): all handlers are the default's in the child.
+/// clone3(2): all signals have their default action in the child.
 pub const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
 #[repr(C)]
@@ -25,23 +25,26 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Which side of a clone the caller is on.
+/// Which of the two processes after a clone the caller is.
 pub enum Cloned {
-    /// The new process. It may only make plain system calls until execve.
+    /// The new process. Until execve it may only make plain system calls: no allocation, no lock.
     Child,
-    /// The old one: the child's id as the caller sees it, and a pidfd.
+    /// The process that called clone.
     Parent {
-        /// The child's process id.
+        /// The child's process id as the caller sees it.
         pid: i32,
-        /// A descriptor of the child.
+        /// A pidfd of the child.
         pidfd: i32,
     },
 }
 
-/// clone3(2) in the manner of fork, with a pidfd; `cgroup` makes the child in that cgroup (v2).
+/// clone3(2) as fork(2) does it, with a pidfd; `flags` are `CLONE_NEW*` and the like. With
+/// `cgroup`, a descriptor of a v2 cgroup's directory, the child is created in that cgroup.
 ///
 /// # Errors
-/// The kernel's.
+/// clone3(2) fails: EAGAIN, too many processes, also by pids.max; EPERM without CAP_SYS_ADMIN;
+/// EINVAL, the kernel does not know a flag; EBUSY, EACCES or EOPNOTSUPP, the cgroup takes no
+/// process.
 pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs {
@@ -68,10 +71,11 @@ pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
     }
 }
 
-/// unshare(2).
+/// unshare(2); `flags` are `CLONE_NEW*`.
 ///
 /// # Errors
-/// The kernel's.
+/// unshare(2) fails: EPERM without CAP_SYS_ADMIN; ENOSPC, a limit of namespaces; EINVAL, the kernel
+/// does not have the kind.
 pub fn unshare(flags: u64) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_unshare, flags) }.map(drop)
@@ -80,7 +84,8 @@ pub fn unshare(flags: u64) -> Sys<()> {
 /// setns(2): by a namespace's descriptor, or by a pidfd with several flags.
 ///
 /// # Errors
-/// The kernel's.
+/// setns(2) fails: EPERM without CAP_SYS_ADMIN over the namespace; EINVAL, the descriptor is of
+/// another kind; ESRCH, the process has exited.
 pub fn setns(raw: i32, flags: u64) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_setns, raw, flags) }.map(drop)
@@ -89,7 +94,7 @@ pub fn setns(raw: i32, flags: u64) -> Sys<()> {
 /// setsid(2).
 ///
 /// # Errors
-/// EPERM when already a leader.
+/// EPERM: the process leads a process group already.
 pub fn setsid() -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_setsid) }.map(drop)
@@ -98,7 +103,7 @@ pub fn setsid() -> Sys<()> {
 /// pidfd_open(2).
 ///
 /// # Errors
-/// ESRCH.
+/// ESRCH: there is no such process; EMFILE.
 pub fn pidfd_open(pid: i32) -> Sys<i32> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_pidfd_open, pid, 0) }.map(raw_fd)
@@ -107,7 +112,7 @@ pub fn pidfd_open(pid: i32) -> Sys<i32> {
 /// pidfd_send_signal(2).
 ///
 /// # Errors
-/// ESRCH, EPERM, EINVAL.
+/// ESRCH: the process has exited; EPERM; EINVAL: no valid signal, or another pid namespace.
 pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Sys<()> {
     // SAFETY: no siginfo.
     unsafe {
@@ -125,13 +130,14 @@ pub fn pidfd_send_signal(pidfd: i32, signal: i32) -> Sys<()> {
 /// pidfd_getfd(2): a copy of another process's descriptor.
 ///
 /// # Errors
-/// The kernel's.
+/// pidfd_getfd(2) fails: EPERM, the caller may not trace the process; EBADF; ESRCH, it has exited.
 pub fn pidfd_getfd(pidfd: i32, raw: i32) -> Sys<i32> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_pidfd_getfd, pidfd, raw, 0) }.map(raw_fd)
 }
 
-/// getpid(2), asked of the kernel: the C library's copy may be another's after a clone.
+/// getpid(2), always by the system call: a C library may cache the id of the process before a
+/// clone.
 pub fn getpid() -> i32 {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_getpid) }.map(raw_fd).unwrap_or(0)
@@ -155,7 +161,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// The status a shell gives: the program's own, or 128 and the signal.
+    /// The status that a shell gives: the program's own, or 128 plus the signal's number.
     pub fn status(self) -> i32 {
         match self {
             Ended::Exited(status) => status,
@@ -164,10 +170,11 @@ impl Ended {
     }
 }
 
-/// waitid(2) on a pidfd; `None` with `WNOHANG` when it still runs.
+/// waitid(2) of a pidfd: waits for a child's end and reaps it. With `nohang` it does not wait, and
+/// returns none where the child still runs.
 ///
 /// # Errors
-/// ECHILD when it is no child.
+/// ECHILD: the process is not the caller's child, or has been reaped.
 pub fn wait(pidfd: i32, nohang: bool) -> Sys<Option<Ended>> {
     const P_PIDFD: i32 = 3;
     let options = libc::WEXITED | if nohang { libc::WNOHANG } else { 0 };
@@ -199,22 +206,22 @@ pub fn wait(pidfd: i32, nohang: bool) -> Sys<Option<Ended>> {
     }))
 }
 
-/// Room for the two arrays of pointers that execve takes. It is made before the clone, since
-/// nothing may be allocated after.
+/// Memory for the two arrays of pointers that execve(2) takes. It is allocated before the clone,
+/// since nothing may be allocated after.
 pub struct Arrays {
     pointers: Vec<*const libc::c_char>,
 }
 
 impl Arrays {
-    /// Room for so many arguments and variables together.
+    /// For this many arguments and environment variables together.
     pub fn with_room(strings: usize) -> Self {
         Self {
             pointers: vec![std::ptr::null(); strings + 2],
         }
     }
 
-    /// execveat(2); with an empty path the descriptor itself is run. Answers only why it failed;
-    /// E2BIG when the room is too small.
+    /// execveat(2); with an empty path and `AT_EMPTY_PATH` the file that `dir` is open at is
+    /// executed. Returns only where it failed; E2BIG where the arrays are too small.
     pub fn execveat<'a, A, E>(
         &mut self,
         dir: i32,
@@ -294,9 +301,9 @@ pub fn default_signals(mask: u64) {
     }
 }
 
-/// Ignores SIGPIPE: writing to a reader that is gone is EPIPE then.
+/// Ignores SIGPIPE: a write to a pipe or socket without a reader fails with EPIPE then.
 pub fn ignore_broken_pipes() {
-    // SAFETY: no handler of one's own is installed.
+    // SAFETY: SIG_IGN is a valid disposition, and no handler of hull's is installed.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
@@ -315,10 +322,10 @@ pub fn unblock_signals() {
     };
 }
 
-/// Whether the other side of a pipe is gone, waited for so many milliseconds.
+/// Whether the other end of a pipe is closed; waits for that for some milliseconds at most.
 ///
 /// # Errors
-/// The kernel's.
+/// EINVAL: more descriptors than RLIMIT_NOFILE.
 pub fn hung_up(pipe: i32, timeout_ms: u64) -> Sys<bool> {
     let mut fds = [libc::pollfd {
         fd: pipe,
@@ -345,11 +352,11 @@ pub fn hung_up(pipe: i32, timeout_ms: u64) -> Sys<bool> {
     Ok(fds[0].revents != 0)
 }
 
-/// ppoll(2) for reading on up to two descriptors (a negative one is skipped); the timeout in
-/// milliseconds, or none. Answers which are ready (an end or an error counts).
+/// ppoll(2) for reading of up to two descriptors (a negative number is skipped); the timeout is in
+/// milliseconds, none waits for ever. Returns which are ready; a closed end or an error counts.
 ///
 /// # Errors
-/// The kernel's.
+/// EINVAL: more descriptors than RLIMIT_NOFILE.
 pub fn poll2(first: i32, second: i32, timeout_ms: Option<u64>) -> Sys<(bool, bool)> {
     let mut fds = [
         libc::pollfd {
@@ -384,7 +391,8 @@ pub fn poll2(first: i32, second: i32, timeout_ms: Option<u64>) -> Sys<(bool, boo
     Ok((fds[0].revents != 0, fds[1].revents != 0))
 }
 
-/// Waits until a process is gone (its pidfd becomes readable), whoever reaps it.
+/// Waits until a process has exited (its pidfd becomes readable), whoever reaps it. Whether it has,
+/// within the limit.
 pub fn wait_gone(pidfd: i32, limit: std::time::Duration) -> bool {
     let until = std::time::Instant::now() + limit;
     loop {

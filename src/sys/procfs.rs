@@ -1,14 +1,14 @@
-//! What procfs tells of the system and of one process.
+//! What procfs tells of the system and of a process.
 
 use super::fd::{Fd, c_string};
 use super::{Sys, file};
 use std::ffi::CStr;
 
-/// A file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel gives it whole
-/// to one read that has room for it.
+/// Reads a file of procfs that is a single record (`status`, `stat`, a sysctl): the kernel answers
+/// it whole to one read(2) with a large enough buffer.
 ///
 /// # Errors
-/// The kernel's.
+/// open(2) or read(2) fails: ENOENT or ESRCH, the process has exited; EACCES.
 pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
     let file_fd = Fd(file::openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?);
     let mut bytes = vec![0; 8192];
@@ -23,15 +23,15 @@ pub fn read_record(path: &CStr) -> Sys<Vec<u8>> {
     }
 }
 
-/// The kernel's boot id.
+/// The kernel's boot id, empty where procfs is not mounted.
 pub fn boot_id() -> String {
     let text = read_record(c"/proc/sys/kernel/random/boot_id").unwrap_or_default();
     String::from_utf8_lossy(&text).trim().to_owned()
 }
 
-/// Whether a program that was started a moment ago has come to its first rest or its end, or has
-/// had 50 ms of processor for whatever it does first. Counted so, and not by the clock, it is the
-/// same on a busy machine.
+/// Whether a program that was started a moment ago has slept for the first time, has ended, or has
+/// had 50 ms of CPU time for whatever it does first. CPU time is counted and not the clock, so that
+/// a loaded host makes no difference.
 pub fn has_begun(pid: i32) -> bool {
     const ENOUGH_TICKS: u64 = 5;
     let Some(text) = c_string(format!("/proc/{pid}/stat"))
@@ -57,20 +57,21 @@ pub fn has_begun(pid: i32) -> bool {
     !matches!(fields.first(), Some(&("R" | "D"))) || ticks >= ENOUGH_TICKS
 }
 
-/// A process's state letter and start time (proc(5), stat); none when it is gone.
+/// A process's state letter and its start time in clock ticks since boot (proc_pid_stat(5)); none
+/// where there is no such process.
 pub fn process_stat(pid: i32) -> Option<(char, u64)> {
     let name = c_string(format!("/proc/{pid}/stat")).ok()?;
     let text = read_record(&name).ok()?;
     let text = String::from_utf8_lossy(&text);
-    // The command's name stands in parentheses and may hold anything.
+    // The command's name is in parentheses and may contain anything.
     let after = text.rsplit_once(')')?.1;
     let mut fields = after.split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// The signals that a process catches, ignores or blocks (proc_pid_status(5)), as a mask; all where
-/// it is gone.
+/// The signals that a process catches, ignores or blocks (proc_pid_status(5)), as a mask of which
+/// bit 0 is signal 1; all signals where there is no such process.
 pub fn handled(pid: i32) -> u64 {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
         return u64::MAX;

@@ -19,9 +19,9 @@ pub enum Lasting {
     PowerCut,
 }
 
-/// A file in the making. It lies in the directory of the file whose place it will take, under a name
-/// that ends in `~`; dropped before [`Replacement::commit`], it is removed. One that a killed hull
-/// left is nobody's, and may be removed.
+/// A file in the making. It is in the directory of the file whose place it will take, under a
+/// name that ends in `~`; dropped before [`Replacement::commit`], it is removed. One that a killed
+/// hull left may be removed.
 pub struct Replacement {
     file: File,
     target: PathBuf,
@@ -68,7 +68,7 @@ impl Replacement {
     ///
     /// # Errors
     /// fsync(2) fails: the disk is full or broken; rename(2) fails: the target is a directory. The
-    /// old file stands then.
+    /// old file stays then.
     pub fn commit(mut self, lasting: Lasting) -> Result<()> {
         if lasting == Lasting::PowerCut {
             self.file.sync_all().on("write", self.target.display())?;

@@ -1,12 +1,14 @@
-//! Names inside a container's root, for the child: every path is resolved by openat2 from the root's
-//! descriptor, and what is missing is made by descriptor, so that a name swapped between check and
-//! use leads nowhere else (CVE-2021-30465, CVE-2024-45310). Nothing here allocates.
+//! Paths inside a container's root, for the child: openat2(2) resolves every path from the root's
+//! descriptor, and hull makes what is missing by descriptor, so that a name that is exchanged
+//! between check and use leads nowhere else (CVE-2021-30465, CVE-2024-45310). Nothing here
+//! allocates.
 
 use super::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use nix::errno::Errno;
 use std::ffi::CStr;
+use std::ops::Range;
 
-/// Room for a path on the stack.
+/// A buffer for one path, on the stack.
 pub struct PathBuffer {
     bytes: [u8; libc::PATH_MAX as usize],
 }
@@ -18,14 +20,14 @@ impl Default for PathBuffer {
 }
 
 impl PathBuffer {
-    /// Empty.
+    /// An empty buffer.
     pub fn new() -> Self {
         Self {
             bytes: [0; libc::PATH_MAX as usize],
         }
     }
 
-    /// The first `length` bytes of a path, closed by a NUL.
+    /// The first `length` bytes of a path as a C string.
     ///
     /// # Errors
     /// ENAMETOOLONG.
@@ -37,10 +39,8 @@ impl PathBuffer {
         self.bytes[length] = 0;
         CStr::from_bytes_until_nul(&self.bytes).map_err(|_| Errno::EINVAL)
     }
-}
 
-impl PathBuffer {
-    /// The parts one after the other, closed by a NUL.
+    /// The parts one after the other as a C string.
     ///
     /// # Errors
     /// ENAMETOOLONG.
@@ -58,22 +58,25 @@ impl PathBuffer {
     }
 }
 
-/// Opens a path inside a root with `O_PATH`, symbolic links resolved within it or refused.
+/// Opens a path inside a root with `O_PATH`. Symbolic links are resolved within the root, or
+/// refused (ELOOP) without `follow`.
 ///
-/// The descriptors of this room stay open until the step that closes all at once: a call for each
-/// would double the number of calls.
+/// The child's descriptors of this module stay open until the step that closes all others at once:
+/// closing each would double the number of system calls.
 ///
 /// # Errors
-/// The kernel's.
+/// openat2(2) fails: ENOENT, the path is missing; ELOOP, a link without `follow`; EXDEV.
 pub fn lookup(root: i32, path: &CStr, flags: i32, follow: bool) -> Result<i32, Errno> {
     let resolve = RESOLVE_IN_ROOT | if follow { 0 } else { RESOLVE_NO_SYMLINKS };
     file::openat2(root, path, libc::O_PATH | flags, 0, resolve)
 }
 
-/// Opens a directory inside a root; missing directories on the way are made 0755.
+/// Opens a directory inside a root with `O_PATH`; missing directories of its path are made with
+/// mode 0755.
 ///
 /// # Errors
-/// The kernel's.
+/// As [`lookup`] and mkdir(2): EACCES, EROFS, ENOSPC. ENAMETOOLONG, a path of more than PATH_MAX
+/// bytes.
 pub fn make_directory(root: i32, path: &CStr, follow: bool) -> Result<i32, Errno> {
     make_below(root, path, follow, 8)
 }
@@ -100,9 +103,9 @@ fn make_below(root: i32, path: &CStr, follow: bool, links: usize) -> Result<i32,
             Err(Errno::ENOENT) => {
                 let name = buffer.head(&bytes[start..], end - start)?;
                 match file::mkdirat(parent, name, 0o755) {
-                    // A link that leads nowhere yet: what it names is made, inside the root.
+                    // A symbolic link whose target is missing: the target is made, inside the root.
                     Err(Errno::EEXIST) if follow && links > 0 => {
-                        return make_through(root, parent, bytes, (start, end), links - 1);
+                        return make_through(root, parent, bytes, start..end, links - 1);
                     }
                     other => other?,
                 }
@@ -115,31 +118,32 @@ fn make_below(root: i32, path: &CStr, follow: bool, links: usize) -> Result<i32,
     Ok(parent)
 }
 
-/// Goes on by a link's text in place of its name: `bytes[start..end]` is the link, what stands
-/// after it is appended.
+/// Makes the directory that a path names when a symbolic link in it is replaced by its target: the
+/// link's name is `link` in `bytes`.
 fn make_through(
     root: i32,
     parent: i32,
     bytes: &[u8],
-    (start, end): (usize, usize),
+    link: Range<usize>,
     links: usize,
 ) -> Result<i32, Errno> {
     let mut buffer = PathBuffer::new();
     let mut text = [0_u8; libc::PATH_MAX as usize];
     let length = file::readlinkat(
         parent,
-        buffer.head(&bytes[start..], end - start)?,
+        buffer.head(&bytes[link.clone()], link.len())?,
         &mut text,
     )?;
     let before = if text.first() == Some(&b'/') {
         &bytes[..0]
     } else {
-        &bytes[..start]
+        &bytes[..link.start]
     };
-    let whole = buffer.join(&[before, &text[..length], &bytes[end..]])?;
+    let whole = buffer.join(&[before, &text[..length], &bytes[link.end..]])?;
     make_below(root, whole, true, links)
 }
 
+/// Makes an empty directory or file, unless the name exists.
 pub(crate) fn create(parent: i32, name: &CStr, directory: bool) -> Result<(), Errno> {
     let made = if directory {
         file::mkdirat(parent, name, 0o755)
@@ -152,13 +156,15 @@ pub(crate) fn create(parent: i32, name: &CStr, directory: bool) -> Result<(), Er
     }
 }
 
-/// The directory that the last name was looked up in: most names of a set-up share `/dev` or
-/// `/sys/fs/cgroup`.
+/// The directory in which the last name was looked up, so that it is not opened again for the next
+/// one: most targets of a container's set-up are in `/dev` or `/sys/fs/cgroup`.
 pub struct Parent {
+    /// The first `length` bytes are its path in the container.
     pub(crate) path: [u8; 64],
+    /// 0 where none is remembered.
     pub(crate) length: usize,
-    pub(crate) descriptor: i32,
-    /// It is the working directory.
+    descriptor: i32,
+    /// The child has made it its working directory.
     pub entered: bool,
 }
 
@@ -170,10 +176,12 @@ impl Parent {
         entered: false,
     };
 
+    /// Its descriptor, if it is this directory.
     pub(crate) fn get(&self, directory: &[u8]) -> Option<i32> {
         (self.descriptor >= 0 && &self.path[..self.length] == directory).then_some(self.descriptor)
     }
 
+    /// Remembers a directory; one with a longer path than 64 bytes is not remembered.
     pub(crate) fn set(&mut self, directory: &[u8], descriptor: i32) {
         (self.descriptor, self.entered) = (-1, false);
         if let Some(place) = self.path.get_mut(..directory.len()) {
@@ -184,9 +192,11 @@ impl Parent {
     }
 }
 
-/// Where the last empty tmpfs was mounted.
+/// The target of the last tmpfs that was mounted empty: names in it cannot exist yet, nor be links.
 pub struct Fresh {
+    /// The first `length` bytes are its path in the container.
     pub(crate) path: [u8; 64],
+    /// 0 where none is remembered.
     pub(crate) length: usize,
 }
 
@@ -196,10 +206,12 @@ impl Fresh {
         length: 0,
     };
 
+    /// Whether it is this directory.
     pub(crate) fn is(&self, directory: &[u8]) -> bool {
         self.length > 0 && &self.path[..self.length] == directory
     }
 
+    /// Remembers a directory; one with a longer path than 64 bytes is not remembered.
     pub(crate) fn set(&mut self, directory: &[u8]) {
         self.length = 0;
         if let Some(place) = self.path.get_mut(..directory.len()) {
@@ -209,7 +221,10 @@ impl Fresh {
     }
 }
 
-/// A path's directory and last name; the directory of `/name` is empty.
+/// Splits a path into its directory and its last name; the directory of `/name` is empty.
+///
+/// # Errors
+/// Never: the last name of a C string is a C string.
 pub fn split(path: &CStr) -> Result<(&[u8], &CStr), Errno> {
     let bytes = path.to_bytes_with_nul();
     let cut = bytes

@@ -7,14 +7,14 @@ use std::os::fd::RawFd;
 const SET_MODE_FILTER: libc::c_ulong = 1;
 /// Bytes of one `struct sock_filter`.
 pub const INSTRUCTION_SIZE: usize = 8;
-/// `BPF_MAXINSNS` of linux/bpf_common.h: the kernel takes no longer program.
+/// `BPF_MAXINSNS` of linux/bpf_common.h: the most instructions that the kernel takes.
 pub const MAX_INSTRUCTIONS: usize = 4096;
 
-/// Whether this kernel knows all of the `SECCOMP_FILTER_FLAG_*` in `flags`: it looks at the flags
-/// before the (null) program.
+/// Whether this kernel knows all of the `SECCOMP_FILTER_FLAG_*` in `flags`: it checks the flags
+/// before it reads the program, which is null here.
 pub fn flags_supported(flags: u32) -> bool {
-    // SAFETY: a null program is never dereferenced; the kernel answers EFAULT after it has accepted
-    // the flags.
+    // SAFETY: the kernel does not dereference a null program; it answers EFAULT after it has
+    // accepted the flags.
     let result = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -26,16 +26,16 @@ pub fn flags_supported(flags: u32) -> bool {
     result == -1 && Errno::last() == Errno::EFAULT
 }
 
-/// Loads a filter for the calling thread: `program` is an array of `struct sock_filter` in native
-/// layout. With `SECCOMP_FILTER_FLAG_NEW_LISTENER` the result is the listener's descriptor (the
-/// kernel makes it CLOEXEC), otherwise 0.
+/// Loads a filter for the calling thread; `program` is an array of `struct sock_filter` in native
+/// layout. Returns the listener's descriptor with `SECCOMP_FILTER_FLAG_NEW_LISTENER` (the kernel
+/// makes it close-on-exec), else 0.
 ///
 /// Makes one system call and allocates nothing, so it may be called between clone and execve.
 ///
 /// # Errors
-/// EINVAL: not a valid program, or flags that the kernel does not know or combine. EACCES: neither
-/// CAP_SYS_ADMIN nor no_new_privs. EBUSY: a listener exists already. ENOMEM: all filters together
-/// exceed 32768 instructions.
+/// EINVAL: the program is not valid, or the kernel does not know the flags or their combination;
+/// EACCES: neither CAP_SYS_ADMIN nor no_new_privs; EBUSY: the thread has a listener already;
+/// ENOMEM: all filters together exceed 32768 instructions.
 pub fn set_filter(program: &[u8], flags: u32) -> nix::Result<RawFd> {
     let count = program.len() / INSTRUCTION_SIZE;
     if !program.len().is_multiple_of(INSTRUCTION_SIZE) || count == 0 || count > MAX_INSTRUCTIONS {

@@ -1,12 +1,11 @@
-//! Socket messages with descriptors, without allocation.
+//! Messages over sockets, also with descriptors, and the ioctls of terminals; without allocation.
 
 use super::{Sys, call};
-use nix::errno::Errno;
 
-/// Sends bytes with one descriptor attached (`SCM_RIGHTS`), no SIGPIPE.
+/// Sends bytes with one descriptor attached (`SCM_RIGHTS`), without SIGPIPE.
 ///
 /// # Errors
-/// The kernel's.
+/// sendmsg(2) fails: EPIPE or ECONNRESET, the other side has closed its end; EBADF.
 pub fn send_fd(socket: i32, bytes: &[u8], descriptor: i32) -> Sys<()> {
     let mut iov = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -47,10 +46,10 @@ pub fn send_fd(socket: i32, bytes: &[u8], descriptor: i32) -> Sys<()> {
     .map(drop)
 }
 
-/// Sends bytes, no SIGPIPE.
+/// Sends bytes, without SIGPIPE.
 ///
 /// # Errors
-/// The kernel's.
+/// send(2) fails: EPIPE or ECONNRESET, the other side has closed its end.
 pub fn send(socket: i32, bytes: &[u8]) -> Sys<()> {
     let none = std::ptr::null::<u8>();
     super::retry(|| {
@@ -70,10 +69,10 @@ pub fn send(socket: i32, bytes: &[u8]) -> Sys<()> {
     .map(drop)
 }
 
-/// Receives one message; 0 bytes means that the other side is gone.
+/// Receives one message and returns its length, which is 0 where the other side has closed its end.
 ///
 /// # Errors
-/// The kernel's.
+/// recv(2) fails: ECONNRESET; EAGAIN on a non-blocking socket without a message.
 pub fn recv(socket: i32, buffer: &mut [u8]) -> Sys<usize> {
     let none = std::ptr::null::<u8>();
     super::retry(|| {
@@ -93,10 +92,10 @@ pub fn recv(socket: i32, buffer: &mut [u8]) -> Sys<usize> {
     .map(|n| n as usize)
 }
 
-/// socketpair(2): two connected message sockets, close-on-exec.
+/// socketpair(2): two connected sockets that keep messages apart (`SOCK_SEQPACKET`), close-on-exec.
 ///
 /// # Errors
-/// The kernel's.
+/// socketpair(2) fails: EMFILE.
 pub fn message_pair() -> Sys<(i32, i32)> {
     let mut pair = [-1_i32; 2];
     // SAFETY: room for two descriptors.
@@ -112,13 +111,13 @@ pub fn message_pair() -> Sys<(i32, i32)> {
     Ok((pair[0], pair[1]))
 }
 
-/// Brings the loopback interface of this network namespace up (`SIOCSIFFLAGS`).
+/// Sets the loopback interface of the caller's network namespace up (`SIOCSIFFLAGS`).
 ///
 /// # Errors
-/// EPERM.
+/// EPERM without CAP_NET_ADMIN over the namespace.
 pub fn loopback_up() -> Sys<()> {
     #[repr(C)]
-    struct Request {
+    struct InterfaceRequest {
         name: [u8; 16],
         flags: i16,
         pad: [u8; 22],
@@ -132,7 +131,7 @@ pub fn loopback_up() -> Sys<()> {
             0
         )
     }?);
-    let mut request = Request {
+    let mut request = InterfaceRequest {
         name: [0; 16],
         flags: (libc::IFF_UP | libc::IFF_RUNNING) as i16,
         pad: [0; 22],
@@ -155,27 +154,27 @@ pub fn loopback_up() -> Sys<()> {
 /// (CVE-2025-52565).
 ///
 /// # Errors
-/// The kernel's.
+/// The ioctl fails: EIO, the other end is locked; ENOTTY, not a pseudo-terminal's master.
 pub fn pty_peer(master: i32) -> Sys<i32> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_ioctl, master, libc::TIOCGPTPEER, flags) }.map(super::raw_fd)
 }
 
-/// Unlocks a pseudo-terminal's peer (`TIOCSPTLCK`).
+/// Unlocks the other end of a pseudo-terminal (`TIOCSPTLCK`), so that it can be opened.
 ///
 /// # Errors
-/// The kernel's.
+/// ENOTTY: not a pseudo-terminal's master.
 pub fn pty_unlock(master: i32) -> Sys<()> {
     let locked = 0_i32;
     // SAFETY: a pointer to an int.
     unsafe { call!(libc::SYS_ioctl, master, libc::TIOCSPTLCK, &raw const locked) }.map(drop)
 }
 
-/// Makes a terminal the controlling one of this session (`TIOCSCTTY`).
+/// Makes a terminal the controlling terminal of the caller's session (`TIOCSCTTY`).
 ///
 /// # Errors
-/// EPERM.
+/// EPERM: the caller leads no session, or has or shares a controlling terminal.
 pub fn controlling_terminal(terminal: i32) -> Sys<()> {
     // SAFETY: numbers alone are passed.
     unsafe { call!(libc::SYS_ioctl, terminal, libc::TIOCSCTTY, 0) }.map(drop)
@@ -184,7 +183,7 @@ pub fn controlling_terminal(terminal: i32) -> Sys<()> {
 /// Sets a terminal's size in characters (`TIOCSWINSZ`).
 ///
 /// # Errors
-/// The kernel's.
+/// ENOTTY: not a terminal.
 pub fn window_size(terminal: i32, rows: u16, columns: u16) -> Sys<()> {
     let size = libc::winsize {
         ws_row: rows,
@@ -196,25 +195,21 @@ pub fn window_size(terminal: i32, rows: u16, columns: u16) -> Sys<()> {
     unsafe { call!(libc::SYS_ioctl, terminal, libc::TIOCSWINSZ, &raw const size) }.map(drop)
 }
 
-/// Whether the other side of a socket is gone, as an error number that says so.
-pub fn gone() -> Errno {
-    Errno::ECONNRESET
-}
-
-/// Takes a descriptor over as an owned one.
+/// Makes an owned descriptor of a number, of which nobody else may know.
 pub fn owned(raw: i32) -> std::os::fd::OwnedFd {
-    // SAFETY: the callers give up the only handle on an open descriptor (`Fd::keep`, or a message
-    // just received).
+    // SAFETY: the callers give the only handle on an open descriptor away (`Fd::keep`, or a call or
+    // message that has just returned it).
     unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) }
 }
 
-/// A view of a descriptor whose owner outlives it.
+/// Borrows a descriptor by its number; its owner must outlive the result.
 pub fn borrow<'a>(raw: i32) -> std::os::fd::BorrowedFd<'a> {
-    // SAFETY: the callers hold the descriptor's owner for as long as they use the view.
+    // SAFETY: the callers keep the descriptor open for as long as they use the result.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(raw) }
 }
 
-/// A terminal's size (`TIOCGWINSZ`): rows and columns; none where it is no terminal or has none.
+/// A terminal's size in characters (`TIOCGWINSZ`): rows and columns; none where the descriptor is
+/// not a terminal's, or the terminal has no size.
 pub fn terminal_size(raw: i32) -> Option<(u16, u16)> {
     let mut size = libc::winsize {
         ws_row: 0,
@@ -227,7 +222,7 @@ pub fn terminal_size(raw: i32) -> Option<(u16, u16)> {
     (size.ws_row != 0 || size.ws_col != 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Whether a descriptor is a terminal.
+/// Whether a descriptor is a terminal's.
 pub fn is_terminal(raw: i32) -> bool {
     // SAFETY: isatty(3) takes any number.
     unsafe { libc::isatty(raw) == 1 }

@@ -1,7 +1,7 @@
 //! The order of the top-level modules, and who imports whom.
 
 use crate::source::{File, files};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The top-level modules, from the top down: each imports only from those below it.
 ///
@@ -182,6 +182,48 @@ fn no_import_runs_upward() {
         }
     }
     crate::fail_on(wrong, "imports from above");
+}
+
+/// Files of one directory may name each other where that is said here with its reason; files of
+/// different top-level modules cannot, as no import runs upward.
+const CIRCLES: [(&str, &str); 0] = [];
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let library = library();
+    let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (module, file) in &library {
+        for (_, path) in paths(module, code(file)) {
+            let target = (1..=path.len()).rev().find_map(|n| library.get(&path[..n]));
+            if let Some(target) = target.filter(|target| target.name != file.name) {
+                edges.entry(&file.name).or_default().insert(&target.name);
+            }
+        }
+    }
+    let mut wrong = Vec::new();
+    for file in edges.keys().copied() {
+        let reached = reach(&edges, file);
+        if reached.contains(file) && !CIRCLES.iter().any(|(known, _)| *known == file) {
+            let back = reached
+                .iter()
+                .filter(|other| reach(&edges, other).contains(file));
+            let back: Vec<&str> = back.copied().collect();
+            wrong.push(format!("{file}: {}", back.join(" ")));
+        }
+    }
+    crate::fail_on(wrong, "files that import each other in a circle");
+}
+
+/// Every file to which imports lead from one.
+fn reach<'a>(edges: &BTreeMap<&'a str, BTreeSet<&'a str>>, from: &str) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<&str> = edges.get(from).into_iter().flatten().copied().collect();
+    while let Some(file) = next.pop() {
+        if reached.insert(file) {
+            next.extend(edges.get(file).into_iter().flatten().copied());
+        }
+    }
+    reached
 }
 
 #[test]

@@ -7,11 +7,11 @@ use crate::spec::config::Cpu;
 use crate::{Error, Result};
 use cgroups_rs::{CPU_SHARES_V1_MAX, CPU_WEIGHT_V2_MAX};
 
-/// The kernel's period where none is set, in microseconds.
+/// The kernel's default period, in microseconds.
 const PERIOD: u64 = 100_000;
 
 impl Sink<'_> {
-    /// Zero is "not set" for all but `burst` and `idle`, as in runc.
+    /// Adds the CPU limits. Zero is "not set" except for `burst` and `idle`, as in runc.
     pub(super) fn cpu(&mut self, cpu: &Cpu) -> Result<()> {
         let Cpu {
             shares,
@@ -26,8 +26,8 @@ impl Sink<'_> {
         } = cpu;
         self.cpuset(cpus.as_deref(), "cpuset.cpus", "cpu.cpus")?;
         self.cpuset(mems.as_deref(), "cpuset.mems", "cpu.mems")?;
-        // Before the process comes: one with a real-time policy cannot enter a group without
-        // real-time share.
+        // A process with a real-time policy cannot join a cgroup without real-time bandwidth, so
+        // this is written before the process joins.
         self.realtime(
             realtime_period.filter(|v| *v != 0),
             realtime_runtime.filter(|v| *v != 0),
@@ -64,7 +64,7 @@ impl Sink<'_> {
     }
 
     fn realtime(&mut self, period: Option<u64>, runtime: Option<i64>) -> Result<()> {
-        let why = "cgroup v2 does not ration real-time processes";
+        let why = "cgroup v2 does not control the bandwidth of real-time processes";
         if let Some(period) = period {
             self.need_v1("cpu", "cpu", "cpu.realtimePeriod", why)?;
             self.put_with(
@@ -82,9 +82,9 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// v1's range is the kernel's (`MIN_SHARES`, `MAX_SHARES`); it would take another value for its
-    /// nearest and say nothing. An idle group has no weight: v2 refuses one, so it is not written
-    /// there.
+    /// The range on v1 is the kernel's (`MIN_SHARES`, `MAX_SHARES`), which would change another
+    /// value to the nearest one without an error. v2 refuses a weight for an idle cgroup, so none
+    /// is written.
     fn shares(&mut self, shares: u64, idle: bool) -> Result<()> {
         match self.need("cpu", Some("cpu"), "cpu.shares")? {
             Version::V1 if shares < 2 => Err(Error::new(
@@ -106,8 +106,8 @@ impl Sink<'_> {
         }
     }
 
-    /// The kernel holds each value against the others: burst against quota, quota over period
-    /// against the parent's.
+    /// The kernel compares each value with the others: burst with quota, and the ratio of quota and
+    /// period with the parent's.
     fn bandwidth_v1(&mut self, quota: Option<i64>, period: Option<u64>, burst: Option<u64>) {
         let policy = || {
             if quota.is_some() {
@@ -155,9 +155,9 @@ impl Sink<'_> {
     }
 }
 
-/// Shares (2 to 262144, usual 1024) as a weight (1 to 10000, usual 100): the curve through these
-/// three points that runc has since 1.3.2 (its issue 4896 gives a value) and crun since 1.23 (pull
-/// request 1767), in place of the straight line that made 39 of 1024.
+/// Converts shares (2 to 262144, default 1024) to a weight (1 to 10000, default 100) by the curve
+/// through these three points that runc has since 1.3.2 (its issue 4896 gives a value) and crun
+/// since 1.23 (pull request 1767). The straight line before it made 39 of 1024.
 pub(in crate::cgroups) fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,

@@ -7,7 +7,8 @@ use crate::spec::config::{BlockIo, ThrottleDevice, WeightDevice};
 use crate::{Error, Result};
 
 impl Sink<'_> {
-    /// A weight of zero is "not set"; a rate of zero takes the throttle away.
+    /// Adds the block IO limits. A weight of zero is "not set"; a rate of zero removes the
+    /// throttle.
     pub(super) fn block_io(&mut self, block_io: &BlockIo) -> Result<()> {
         let BlockIo {
             weight,
@@ -59,8 +60,8 @@ impl Sink<'_> {
         )
     }
 
-    /// BFQ's own file where that scheduler is in the kernel: it takes the same numbers; v1's older
-    /// file was CFQ's (gone in 5.0).
+    /// The scheduler BFQ has a file of its own, which takes the same numbers. On v1 the file
+    /// without `bfq` in its name was CFQ's, which Linux 5.0 removed.
     fn weight(&mut self, weight: u16) -> Result<()> {
         const FROM: &str = "blockIO.weight";
         in_range(weight, FROM)?;
@@ -169,7 +170,7 @@ fn in_range(weight: u16, from: &str) -> Result<()> {
     )))
 }
 
-/// 10 to 1000 as `io.weight`'s 1 to 10000 (runc's conversion).
+/// Converts a weight of 10 to 1000 to the 1 to 10000 of `io.weight` (runc's conversion).
 pub(in crate::cgroups) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight) - 10) * 9999 / 990
 }

@@ -7,7 +7,7 @@ use crate::spec::config::Memory;
 use crate::{Error, Result};
 
 impl Sink<'_> {
-    /// Zero is "not set", as in runc; -1 is unlimited.
+    /// Adds the memory limits. Zero is "not set", as in runc; -1 is unlimited.
     pub(super) fn memory(&mut self, memory: &Memory) -> Result<()> {
         let Memory {
             limit,
@@ -77,16 +77,16 @@ impl Sink<'_> {
             )?;
             self.put("memory", "memory.oom_control", 1, "memory.disableOOMKiller");
         }
-        // Since Linux 5.11 every v1 memory cgroup is hierarchical, as v2 always was: "no" is
-        // refused by the kernel or here.
+        // Since Linux 5.11 every v1 memory cgroup is hierarchical, as on v2: `false` is refused by
+        // the kernel or here.
         match (
             use_hierarchy,
             use_hierarchy
                 .map(|_| self.need("memory", Some("memory"), "memory.useHierarchy"))
                 .transpose()?,
         ) {
-            (Some(wish), Some(Version::V1)) => {
-                let policy = if *wish {
+            (Some(value), Some(Version::V1)) => {
+                let policy = if *value {
                     Policy::IfPresent
                 } else {
                     Policy::Must
@@ -94,7 +94,7 @@ impl Sink<'_> {
                 self.put_with(
                     "memory",
                     "memory.use_hierarchy",
-                    u8::from(*wish),
+                    u8::from(*value),
                     "memory.useHierarchy",
                     policy,
                 );
@@ -115,8 +115,8 @@ impl Sink<'_> {
     fn memory_v1(&mut self, limit: Option<i64>, reservation: Option<i64>, swap: Option<i64>) {
         const SWAP: &str = "memory.memsw.limit_in_bytes";
         if let Some(limit) = limit {
-            // Unlimited memory under a swap limit is no unlimited memory: that goes too, where the
-            // kernel counts swap.
+            // With a limit of memory and swap together, memory is not unlimited: that limit is
+            // removed too, where the kernel counts swap.
             let policy = if swap.is_some() || limit == -1 {
                 Policy::OrAfterNext
             } else {
@@ -146,7 +146,7 @@ impl Sink<'_> {
         }
     }
 
-    /// v2 counts swap alone: the difference is written.
+    /// v2 limits swap alone: the difference of both is written.
     fn memory_v2(
         &mut self,
         limit: Option<i64>,
@@ -155,7 +155,7 @@ impl Sink<'_> {
         check: bool,
     ) -> Result<()> {
         if let Some((value, from)) = swap_v2(limit, swap)? {
-            // Without swap in the kernel, "none" and "any amount" are the same.
+            // In a kernel without swap, no swap and unlimited swap are the same.
             let policy = if value == "max" || value == "0" {
                 Policy::IfPresent
             } else {
@@ -194,7 +194,7 @@ impl Sink<'_> {
         for (value, file, from) in files {
             let Some(value) = value else { continue };
             if value == -1 && self.need("memory", Some("memory"), from)? == Version::V2 {
-                continue; // there is no such limit to lift
+                continue; // v2 has no such limit, so there is nothing to remove
             }
             self.need_v1(
                 "memory",
@@ -208,7 +208,7 @@ impl Sink<'_> {
     }
 }
 
-/// The value of `memory.swap.max` and the field that it comes from (the conversion of runc).
+/// The value of `memory.swap.max`, and the field that it comes from (runc's conversion).
 fn swap_v2(limit: Option<i64>, swap: Option<i64>) -> Result<Option<(String, &'static str)>> {
     let error = |why: &str| Err(Error::new(format!("{why} (linux.resources.memory.swap)")));
     match (limit, swap) {

@@ -1,5 +1,5 @@
-//! From `linux.resources` to values in files. Every struct is taken apart without `..`: a field
-//! that is forgotten does not compile.
+//! From `linux.resources` to values for files. Every struct of the config is destructured without
+//! `..`, so that a field without code does not compile.
 
 pub(crate) mod cpu;
 pub(crate) mod io;
@@ -13,7 +13,11 @@ use crate::Result;
 use crate::spec::config::Resources;
 use sink::Sink;
 
-/// The writes for all limits, in the order in which they must be made. Devices are not among them.
+/// The writes for all limits but the device rules, in the order in which they must be made.
+/// `denied` are the cgroups that the caller may not make.
+///
+/// # Errors
+/// A value is not valid; a limit's controller does not exist, or has no cgroup for the container.
 pub(super) fn writes(
     resources: &Resources,
     places: &[Place],

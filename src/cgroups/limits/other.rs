@@ -1,5 +1,5 @@
-//! The smaller parts of `linux.resources`: pids, hugepages, network classes, RDMA, and v2's files
-//! by name.
+//! The smaller parts of `linux.resources`: pids, huge pages, network classes, RDMA, and v2's files
+//! by their names.
 
 use super::sink::Sink;
 use crate::cgroups::tree::Version;
@@ -9,6 +9,7 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 impl Sink<'_> {
+    /// Adds the limit of tasks; 0 or less is unlimited.
     pub(super) fn pids(&mut self, pids: &Pids) -> Result<()> {
         let Pids { limit } = pids;
         if let Some(limit) = limit {
@@ -23,9 +24,9 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Both what is used and, since 5.7, what is reserved: a fault on a reserved page is never
-    /// refused, so without the second limit a program would be killed by SIGBUS where mmap should
-    /// have failed.
+    /// Limits the pages in use and, since Linux 5.7, those that are reserved: with only the first
+    /// limit mmap(2) succeeds beyond it, and the program is killed by SIGBUS when it touches the
+    /// page.
     pub(super) fn hugepages(&mut self, limits: &[HugepageLimit]) -> Result<()> {
         for (index, HugepageLimit { page_size, limit }) in limits.iter().enumerate() {
             let from = format!("hugepageLimits[{index}]");
@@ -55,6 +56,7 @@ impl Sink<'_> {
         Ok(())
     }
 
+    /// Adds the class and priorities of packets, which only v1 has.
     pub(super) fn network(&mut self, network: &Network) -> Result<()> {
         let Network {
             class_id,
@@ -77,6 +79,7 @@ impl Sink<'_> {
         Ok(())
     }
 
+    /// Adds the limits of RDMA devices.
     pub(super) fn rdma(&mut self, devices: &BTreeMap<String, Rdma>) -> Result<()> {
         for (
             device,
@@ -108,7 +111,8 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Files of v2 by name, after all else, so that they have the last word.
+    /// Adds values for v2's files by their names. They come after all other values, which they
+    /// override.
     pub(super) fn unified(&mut self, files: &BTreeMap<String, String>) -> Result<()> {
         for (file, value) in files {
             let error = |why: String| Err(Error::new(format!("unified resource \"{file}\" {why}")));

@@ -5,7 +5,7 @@ use crate::cgroups::tree::Version;
 use crate::cgroups::values::{Policy, Write};
 use crate::{Error, Result};
 
-/// Collects writes, knowing which controllers there are.
+/// Collects writes, and knows which controllers the container has.
 pub(super) struct Sink<'a> {
     /// The container's cgroups.
     pub(super) places: &'a [Place],
@@ -16,10 +16,11 @@ pub(super) struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Which interface the limit goes to.
+    /// Which interface a limit is for; `v1` and `v2` are the controller's names, `from` is the
+    /// field below `linux.resources`.
     ///
     /// # Errors
-    /// The controller is not in this tree, or the caller has no rights there.
+    /// The tree does not have the controller, or the caller may not make a cgroup there.
     pub(super) fn need(&self, v1: &str, v2: Option<&str>, from: &str) -> Result<Version> {
         let has = |places: &[Place], name: &str, version| {
             find(places, name).is_some_and(|p| p.version == version)
@@ -56,7 +57,10 @@ impl Sink<'_> {
         )))
     }
 
-    /// A limit that exists in v1 only, of a controller that v2 may have too.
+    /// Demands v1 for a limit that v2's controller does not have; `why` says that.
+    ///
+    /// # Errors
+    /// As [`Sink::need`]; the controller is in v2.
     pub(super) fn need_v1(&self, v1: &str, v2: &str, from: &str, why: &str) -> Result<()> {
         match self.need(v1, Some(v2), from)? {
             Version::V1 => Ok(()),
@@ -66,10 +70,12 @@ impl Sink<'_> {
         }
     }
 
+    /// Adds a value; where the kernel refuses it, hull fails.
     pub(super) fn put(&mut self, controller: &str, file: &str, value: impl ToString, from: &str) {
         self.put_with(controller, file, value, from, Policy::Must);
     }
 
+    /// Adds a value with a policy.
     pub(super) fn put_with(
         &mut self,
         controller: &str,
@@ -89,7 +95,7 @@ impl Sink<'_> {
     }
 }
 
-/// `max` where v1 has -1.
+/// The value as v2 has it: `max` for -1.
 pub(super) fn or_max(value: i64) -> String {
     if value < 0 {
         "max".to_owned()

@@ -1,13 +1,12 @@
-//! What a container uses, in the shape of `runc events --stats`: the names are runc's, engines read
-//! them.
+//! What a container uses, in the form of `runc events --stats`, which engines read.
 //!
-//! The structs of the crate cgroups-rs are not used: they have other names, and its readers know v1
-//! or v2 but not both at once.
+//! hull does not use the structs of the crate cgroups-rs: their fields have other names, and its
+//! readers support v1 or v2 but not both at once.
 
 pub(super) mod reader;
-pub mod types;
-pub mod v1;
-pub mod v2;
+pub(crate) mod types;
+pub(crate) mod v1;
+pub(crate) mod v2;
 
 use super::group::Group;
 use super::tree::Version;
@@ -16,11 +15,11 @@ use reader::has;
 use types::Stats;
 
 impl Group {
-    /// What the kernel has counted. Controllers that are not there leave zeros.
+    /// What the kernel has counted for the container. The numbers of a controller that it does not
+    /// have are zero.
     ///
     /// # Errors
-    /// A file that is there cannot be read, or has something else in it than the kernel's
-    /// documentation says.
+    /// A file that exists cannot be read, or does not have the form of the kernel's documentation.
     pub fn stats(&self) -> Result<Stats> {
         let mut stats = Stats::default();
         let v1_counts_time = self

@@ -7,18 +7,18 @@ use crate::{Error, Result};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 
-/// Reads the files of one cgroup.
+/// Reads the files of one cgroup. A file that the kernel does not have is empty, or zero.
 pub(super) struct Reader<'a> {
     /// The cgroup's directory.
     pub(super) dir: &'a str,
 }
 
 impl Reader<'_> {
-    /// A file's text, none where the kernel does not have it.
+    /// A file's text; none where the kernel does not have the file.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
         match file::read(self.dir, name) {
             Ok(text) => Ok(Some(text)),
-            // EOPNOTSUPP: a pressure file where pressure is not kept.
+            // EOPNOTSUPP: a pressure file, where the kernel does not measure pressure.
             Err(Errno::ENOENT | Errno::ENODEV | Errno::EOPNOTSUPP) => Ok(None),
             Err(errno) => Err(Error::sys("read", self.path(name), errno)),
         }
@@ -28,6 +28,7 @@ impl Reader<'_> {
         format!("{}/{name}", self.dir)
     }
 
+    /// The error for a text of another form.
     pub(super) fn bad(&self, name: &str, text: &str) -> Error {
         Error::new(format!(
             "parse {}: unexpected \"{}\"",
@@ -36,7 +37,7 @@ impl Reader<'_> {
         ))
     }
 
-    /// A number; `max` is all ones, as in runc. What v1 writes as -1 too.
+    /// A file with one number; `max` (v2) and -1 (v1) are `u64::MAX`, as in runc.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
@@ -47,11 +48,12 @@ impl Reader<'_> {
         }
     }
 
+    /// The same, and 0 where the kernel does not have the file.
     pub(super) fn number_or_zero(&self, name: &str) -> Result<u64> {
         Ok(self.number(name)?.unwrap_or(0))
     }
 
-    /// Lines of a key and a number.
+    /// A file with a key and a number on each line.
     pub(super) fn table(&self, name: &str) -> Result<BTreeMap<String, u64>> {
         let text = self.text(name)?.unwrap_or_default();
         let pair = |line: &str| {
@@ -63,6 +65,7 @@ impl Reader<'_> {
             .collect()
     }
 
+    /// A file with numbers between blanks.
     pub(super) fn numbers(&self, name: &str) -> Result<Vec<u64>> {
         let text = self.text(name)?.unwrap_or_default();
         text.split_whitespace()
@@ -70,7 +73,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    /// `0-2,5` as single numbers.
+    /// A file with a list such as `0-2,5`, as single numbers.
     pub(super) fn list(&self, name: &str) -> Result<Vec<u16>> {
         let text = self.text(name)?.unwrap_or_default();
         let mut all = Vec::new();
@@ -84,7 +87,7 @@ impl Reader<'_> {
         Ok(all)
     }
 
-    /// Pressure stall information (Documentation/accounting/psi.rst).
+    /// A file with pressure stall information (Documentation/accounting/psi.rst).
     pub(super) fn pressure(&self, name: &str) -> Result<Option<Pressure>> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
@@ -112,7 +115,7 @@ impl Reader<'_> {
         Ok(Some(pressure))
     }
 
-    /// The huge page sizes that this cgroup has files for.
+    /// The huge page sizes for which the cgroup has files that end in `end`.
     pub(super) fn page_sizes(&self, end: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir)
             .into_iter()
@@ -128,6 +131,7 @@ impl Reader<'_> {
     }
 }
 
+/// Whether a cgroup has a controller.
 pub(super) fn has(place: &Place, controller: &str) -> bool {
     place.controllers.iter().any(|c| c == controller)
 }

@@ -1,5 +1,4 @@
-//! The documents, field by field as runc writes them: zeros are left out where runc leaves them
-//! out.
+//! The document of the counters, with runc's fields: zeros are left out where runc leaves them out.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -8,9 +7,12 @@ fn zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// Declares documents whose numbers are left out when zero if marked `?`, and lists when empty.
+/// Declares the structs of the document: public fields, and in JSON the default for absent ones.
 macro_rules! documents {
-    ($( $(#[doc = $doc:literal])* $($case:literal)? $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty ),* $(,)? } )*) => { $(
+    ($(
+        $(#[doc = $doc:literal])* $($case:literal)?
+        $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty ),* $(,)? }
+    )*) => { $(
         $(#[doc = $doc])*
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default $(, rename_all = $case)?)]
@@ -20,7 +22,7 @@ macro_rules! documents {
 }
 
 documents! {
-    /// The whole. Network interfaces are the caller's to add.
+    /// The whole document. The caller adds the network interfaces.
     Stats {
         cpu: Cpu,
         cpuset: CpuSet,
@@ -31,9 +33,9 @@ documents! {
         intel_rdt: IntelRdt,
         network_interfaces: Option<Vec<NetworkInterface>>,
     }
-    /// Nothing is measured by resctrl.
+    /// Empty: hull does not use resctrl.
     IntelRdt {}
-    /// Bytes and packets of one interface.
+    /// What one network interface has received and sent: bytes and packets.
     NetworkInterface {
         #[serde(rename = "Name")] name: String,
         #[serde(rename = "RxBytes")] rx_bytes: u64,
@@ -45,13 +47,13 @@ documents! {
         #[serde(rename = "TxErrors")] tx_errors: u64,
         #[serde(rename = "TxDropped")] tx_dropped: u64,
     }
-    /// Times in nanoseconds.
+    /// CPU time and pressure.
     Cpu {
         usage: CpuUsage,
         throttling: Throttling,
         #[serde(skip_serializing_if = "Option::is_none")] psi: Option<Pressure>,
     }
-    /// Times in nanoseconds, by processor too on v1.
+    /// CPU time in nanoseconds; on v1 also for each CPU.
     CpuUsage {
         #[serde(skip_serializing_if = "zero")] total: u64,
         #[serde(skip_serializing_if = "Vec::is_empty")] percpu: Vec<u64>,
@@ -60,17 +62,17 @@ documents! {
         kernel: u64,
         user: u64,
     }
-    /// Periods of the quota; time in nanoseconds.
+    /// How often and how long the quota stopped the container: periods, and time in nanoseconds.
     Throttling {
         #[serde(skip_serializing_if = "zero")] periods: u64,
         #[serde(rename = "throttledPeriods", skip_serializing_if = "zero")] throttled_periods: u64,
         #[serde(rename = "throttledTime", skip_serializing_if = "zero")] throttled_time: u64,
     }
-    /// Shares of time in percent, `total` in microseconds.
+    /// The share of time in percent over 10, 60 and 300 seconds; `total` is in microseconds.
     PressurePart { avg10: f64, avg60: f64, avg300: f64, total: u64 }
-    /// Time in which some, or all, waited.
+    /// Pressure: time in which some, or all, tasks waited for the resource.
     Pressure { some: PressurePart, full: PressurePart }
-    /// v1's flags, and the sets.
+    /// The CPUs and memory nodes, and v1's flags.
     CpuSet {
         #[serde(skip_serializing_if = "Vec::is_empty")] cpus: Vec<u16>,
         cpu_exclusive: u64,
@@ -84,7 +86,7 @@ documents! {
         sched_load_balance: u64,
         sched_relax_domain_level: i64,
     }
-    /// Bytes. `swap` counts memory and swap together, on v2 too.
+    /// Memory in bytes. `swap` counts memory and swap together, also on v2.
     Memory {
         #[serde(skip_serializing_if = "zero")] cache: u64,
         usage: MemoryEntry,
@@ -94,19 +96,20 @@ documents! {
         #[serde(skip_serializing_if = "BTreeMap::is_empty")] raw: BTreeMap<String, u64>,
         #[serde(skip_serializing_if = "Option::is_none")] psi: Option<Pressure>,
     }
-    /// Bytes; `failcnt` is how often the limit was hit.
+    /// One kind of memory in bytes; `max` is the highest usage, `failcnt` how often the limit was
+    /// hit.
     MemoryEntry {
         limit: u64,
         #[serde(skip_serializing_if = "zero")] usage: u64,
         #[serde(skip_serializing_if = "zero")] max: u64,
         failcnt: u64,
     }
-    /// Tasks; a limit of 0 is none.
+    /// Numbers of tasks; a limit of 0 is unlimited.
     Pids {
         #[serde(skip_serializing_if = "zero")] current: u64,
         #[serde(skip_serializing_if = "zero")] limit: u64,
     }
-    /// By device.
+    /// Block IO, by device and operation.
     "camelCase" Blkio {
         #[serde(skip_serializing_if = "Vec::is_empty")] io_service_bytes_recursive: Vec<BlkioEntry>,
         #[serde(skip_serializing_if = "Vec::is_empty")] io_serviced_recursive: Vec<BlkioEntry>,
@@ -118,14 +121,14 @@ documents! {
         #[serde(skip_serializing_if = "Vec::is_empty")] sectors_recursive: Vec<BlkioEntry>,
         #[serde(skip_serializing_if = "Option::is_none")] psi: Option<Pressure>,
     }
-    /// One device and operation.
+    /// The number for one device and operation.
     BlkioEntry {
         #[serde(skip_serializing_if = "zero")] major: u64,
         #[serde(skip_serializing_if = "zero")] minor: u64,
         #[serde(skip_serializing_if = "String::is_empty")] op: String,
         #[serde(skip_serializing_if = "zero")] value: u64,
     }
-    /// Bytes.
+    /// Huge pages of one size, in bytes.
     Hugetlb {
         #[serde(skip_serializing_if = "zero")] usage: u64,
         #[serde(skip_serializing_if = "zero")] max: u64,

@@ -1,11 +1,14 @@
-//! v1's files.
+//! The counters of cgroup v1.
 
 use super::reader::{Reader, has};
 use super::types::{BlkioEntry, Hugetlb, MemoryEntry, Stats};
 use crate::Result;
 use crate::cgroups::place::Place;
 
-/// Adds what one hierarchy counts.
+/// Adds the counters of one hierarchy.
+///
+/// # Errors
+/// A file cannot be read, or does not have the form that the kernel documents.
 pub(super) fn add(place: &Place, stats: &mut Stats) -> Result<()> {
     let reader = Reader { dir: &place.dir };
     if has(place, "cpuacct") {
@@ -43,8 +46,8 @@ pub(super) fn add(place: &Place, stats: &mut Stats) -> Result<()> {
 
 impl Reader<'_> {
     fn cpu_usage(&self, stats: &mut Stats) -> Result<()> {
-        /// cpuacct.stat counts in USER_HZ, 100 a second on every architecture that Linux containers
-        /// know.
+        /// Nanoseconds of a tick: cpuacct.stat counts in USER_HZ, which is 100 per second on every
+        /// architecture that hull supports.
         const TICK: u64 = 10_000_000;
         let usage = &mut stats.cpu.usage;
         usage.total = self.number_or_zero("cpuacct.usage")?;
@@ -103,8 +106,8 @@ impl Reader<'_> {
         })
     }
 
-    /// BFQ counts most where the kernel has its debugging; else it counts two, if it schedules at
-    /// all; else the throttle's counts.
+    /// The scheduler BFQ counts most where the kernel has `CONFIG_BFQ_CGROUP_DEBUG`, else two
+    /// numbers; without BFQ the numbers of the throttle are taken.
     fn blkio(&self, stats: &mut Stats) -> Result<()> {
         let blkio = &mut stats.blkio;
         let bfq = self.devices("blkio.bfq.sectors_recursive")?;
@@ -129,7 +132,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// `8:0 Read 5`, `8:0 5`; the sum of all at the end is left out.
+    /// A file with lines such as `8:0 Read 5` or `8:0 5`; the sum at its end is left out.
     fn devices(&self, name: &str) -> Result<Vec<BlkioEntry>> {
         let text = self.text(name)?.unwrap_or_default();
         let mut entries = Vec::new();

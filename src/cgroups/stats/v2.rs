@@ -1,12 +1,15 @@
-//! v2's files, under v1's names.
+//! The counters of cgroup v2, under v1's names.
 
 use super::reader::{Reader, has};
 use super::types::{BlkioEntry, Hugetlb, MemoryEntry, Stats};
 use crate::Result;
 use crate::cgroups::place::Place;
 
-/// Adds what the unified hierarchy counts. It counts the processor's time always: in a hybrid tree
-/// v1 has that already.
+/// Adds the counters of the unified hierarchy. It always counts CPU time, which in a hybrid tree v1
+/// has counted already.
+///
+/// # Errors
+/// As for v1.
 pub(super) fn add(place: &Place, v1_counts_time: bool, stats: &mut Stats) -> Result<()> {
     let reader = Reader { dir: &place.dir };
     if !v1_counts_time {
@@ -22,7 +25,7 @@ pub(super) fn add(place: &Place, v1_counts_time: bool, stats: &mut Stats) -> Res
     if has(place, "pids") {
         stats.pids.current = match reader.number("pids.current")? {
             Some(n) => n,
-            // The controller is off here: the processes are counted.
+            // The controller is not enabled: the processes are counted.
             None => reader
                 .text("cgroup.procs")?
                 .unwrap_or_default()
@@ -76,7 +79,7 @@ impl Reader<'_> {
             max: self.number_or_zero("memory.peak")?,
             failcnt: failed("memory.events")?,
         };
-        // v1 counts memory and swap together, and what is read as such stays so.
+        // v1 counts memory and swap together, and so does the document.
         if let (Some(limit), Some(usage)) = (
             self.number("memory.swap.max")?,
             self.number("memory.swap.current")?,

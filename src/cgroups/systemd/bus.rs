@@ -1,16 +1,17 @@
-//! D-Bus on a blocking socket: one call at a time, no thread (D-Bus specification 0.41; the
-//! marshalling is zvariant's).
+//! D-Bus on a blocking socket: one call at a time, and no thread (D-Bus specification 0.41).
+//! zvariant marshals the values.
 
 use super::value::Value;
 use crate::{Context as _, Error, Result};
 use serde::Serialize;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 use zvariant::serialized::{Context, Data};
 use zvariant::{Array, DynamicType, LE, ObjectPath, Signature, Structure, Type, to_bytes};
 
-/// How long an answer, or the end of systemd's job, may take (runc's 30 s).
+/// How long hull waits for an answer, or for the end of systemd's job (30 s, as runc).
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const CALL: u8 = 1;
@@ -18,7 +19,7 @@ const RETURN: u8 = 2;
 const ERROR: u8 = 3;
 const SIGNAL: u8 = 4;
 
-/// The header's fields: code and value.
+/// The fields of a message's header: code and value.
 type Fields<'a> = Vec<(u8, zvariant::Value<'a>)>;
 type Header<'a> = (u8, u8, u8, u8, u32, u32, Fields<'a>);
 
@@ -27,15 +28,15 @@ type Header<'a> = (u8, u8, u8, u8, u32, u32, Fields<'a>);
 pub(in crate::cgroups) struct Bus {
     stream: UnixStream,
     serial: u32,
-    /// A bus in between needs a destination; systemd's own socket has none.
+    /// The socket is systemd's private one: messages have no destination there.
     pub(super) is_direct: bool,
-    /// Bytes that came with the answer to the authentication.
-    come: Vec<u8>,
-    /// Signals that came while an answer was waited for.
+    /// Bytes that were read together with the answer to the authentication.
+    unread: Vec<u8>,
+    /// Signals that arrived while hull waited for an answer.
     signals: Vec<Message>,
 }
 
-/// A message that came.
+/// A message that hull received.
 #[derive(Debug)]
 pub(in crate::cgroups) struct Message {
     kind: u8,
@@ -45,11 +46,11 @@ pub(in crate::cgroups) struct Message {
     body: Vec<u8>,
 }
 
-/// What a call came back with when not with an answer.
+/// Why a call has no answer.
 pub(in crate::cgroups) enum Failure {
-    /// The other side refuses: the error's name, and its words.
+    /// The other side answers with an error: its name, and its text.
     Refused(String, String),
-    /// The connection does not work.
+    /// The connection failed.
     Broken(Error),
 }
 
@@ -64,12 +65,15 @@ impl From<Failure> for Error {
 }
 
 impl Bus {
-    /// Connects and authenticates: the socket tells who we are, so no name is given (also right
-    /// within a user namespace).
+    /// Connects and authenticates. The other side gets hull's user id from the socket, so hull
+    /// names none, which would be wrong in a user namespace.
+    ///
+    /// # Errors
+    /// connect(2) fails: nothing listens at the path; the authentication is refused, or has no
+    /// answer within 30 s.
     pub(in crate::cgroups) fn connect(path: &str, is_direct: bool) -> Result<Self> {
         let stream = if let Some(name) = path.strip_prefix('@') {
-            let address = <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
-            address.and_then(|a| UnixStream::connect_addr(&a))
+            SocketAddr::from_abstract_name(name).and_then(|a| UnixStream::connect_addr(&a))
         } else {
             UnixStream::connect(path)
         };
@@ -84,7 +88,7 @@ impl Bus {
             stream,
             serial: 0,
             is_direct,
-            come: Vec::new(),
+            unread: Vec::new(),
             signals: Vec::new(),
         };
         bus.authenticate()
@@ -101,17 +105,17 @@ impl Bus {
         Ok(bus)
     }
 
-    /// All in one piece, as systemd's own programs send it, and nothing more before the answer:
-    /// what comes in one read with BEGIN lies unread in systemd until something follows. Signals
-    /// may come right behind the answer.
+    /// Sends the authentication in one write, as systemd's own programs do, and nothing more before
+    /// the answer: systemd does not handle what it reads together with BEGIN until more arrives.
+    /// Signals may arrive together with the answer.
     fn authenticate(&mut self) -> Result<()> {
         self.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         loop {
             let mut buffer = [0; 256];
             let count = self.stream.read(&mut buffer).map_err(|e| broken(&e))?;
-            self.come.extend_from_slice(&buffer[..count]);
-            while let Some(end) = self.come.windows(2).position(|w| w == b"\r\n") {
-                let line: Vec<u8> = self.come.drain(..end + 2).take(end).collect();
+            self.unread.extend_from_slice(&buffer[..count]);
+            while let Some(end) = self.unread.windows(2).position(|w| w == b"\r\n") {
+                let line: Vec<u8> = self.unread.drain(..end + 2).take(end).collect();
                 match line {
                     _ if line.starts_with(b"OK") => return Ok(()),
                     _ if line.starts_with(b"DATA") => {}
@@ -123,7 +127,7 @@ impl Bus {
                     }
                 }
             }
-            if count == 0 || self.come.len() > 4096 {
+            if count == 0 || self.unread.len() > 4096 {
                 return Err(Error::new("authentication: no answer"));
             }
         }
@@ -134,6 +138,9 @@ impl Bus {
     }
 
     /// Calls a method and waits for its answer.
+    ///
+    /// # Errors
+    /// The other side answers with an error, or the connection fails.
     pub(in crate::cgroups) fn call<B: Serialize + DynamicType>(
         &mut self,
         destination: &str,
@@ -177,8 +184,8 @@ impl Bus {
         }
         let mut bytes = Vec::new();
         if let Some(body) = body {
-            // A body of several values is their sequence: the signature without the structure's
-            // brackets.
+            // The signature of a body of several values is their sequence, without the brackets of
+            // a structure.
             push_field(
                 &mut fields,
                 8,
@@ -201,7 +208,10 @@ impl Bus {
         Ok(self.serial)
     }
 
-    /// The next signal of a name.
+    /// The next signal of a name, one that has arrived before included.
+    ///
+    /// # Errors
+    /// The connection fails, or there is no message within 30 s.
     pub(super) fn signal(&mut self, member: &str) -> Result<Message> {
         loop {
             if let Some(at) = self.signals.iter().position(|m| m.member == member) {
@@ -215,8 +225,8 @@ impl Bus {
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
-        let here = self.come.len().min(bytes.len());
-        for (to, from) in bytes.iter_mut().zip(self.come.drain(..here)) {
+        let here = self.unread.len().min(bytes.len());
+        for (to, from) in bytes.iter_mut().zip(self.unread.drain(..here)) {
             *to = from;
         }
         self.stream
@@ -263,7 +273,10 @@ impl Bus {
 }
 
 impl Message {
-    /// The body as values of known types.
+    /// The body, as values of the expected types.
+    ///
+    /// # Errors
+    /// The body has other types.
     pub(in crate::cgroups) fn body<T: for<'d> serde::Deserialize<'d> + Type>(&self) -> Result<T> {
         let data = Data::new(self.body.clone(), Context::new_dbus(LE, 0));
         data.deserialize()
@@ -272,12 +285,12 @@ impl Message {
     }
 }
 
-/// One field of a header: its code, its type and a text. (By hand: zvariant has no type for a
+/// Appends a field of a header: its code, its type and a text. (zvariant has no type for a
 /// signature of several values.)
 fn push_field(fields: &mut Vec<u8>, code: u8, kind: u8, text: &str) {
     fields.resize(fields.len().next_multiple_of(8), 0);
     fields.extend([code, 1, kind, 0]);
-    // The four bytes end where a text's length may begin.
+    // After these four bytes the length of a text is aligned.
     if kind == b'g' {
         fields.push(text.len() as u8);
     } else {
@@ -304,7 +317,10 @@ fn signature_of(text: &str) -> Result<Signature> {
     Signature::try_from(text).map_err(|e| Error::new(format!("D-Bus: type {text}: {e}")))
 }
 
-/// hull's value as zvariant's.
+/// A property's value as zvariant's.
+///
+/// # Errors
+/// An object path or an array's type is not valid.
 pub(super) fn variant(value: &Value) -> Result<zvariant::Value<'static>> {
     Ok(match value {
         Value::Bool(v) => (*v).into(),

@@ -1,4 +1,4 @@
-//! What hull asks of systemd (org.freedesktop.systemd1(5)).
+//! The methods of systemd that hull calls (org.freedesktop.systemd1(5)).
 
 use super::bus::{Bus, Failure, Message, variant};
 use super::unit::Unit;
@@ -13,20 +13,20 @@ const OBJECT: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
-/// A connection to one instance of systemd. It has no thread and ends when it is dropped.
+/// A connection to an instance of systemd. It has no thread, and closes when it is dropped.
 #[derive(Debug)]
 pub struct Client {
     bus: Bus,
-    /// Asked for when needed.
+    /// systemd's version, once it has been queried.
     version: Option<u32>,
 }
 
 impl Client {
-    /// Connects to the system's instance or the user's: over the bus, else over systemd's own
-    /// socket.
+    /// Connects to the system's instance or, with `user`, the user's: over the bus, else over
+    /// systemd's private socket.
     ///
     /// # Errors
-    /// Neither answers.
+    /// Neither socket answers; the error has the reason of each.
     pub fn connect(user: bool) -> Result<Self> {
         let context = if user {
             "reach the user's systemd"
@@ -50,7 +50,7 @@ impl Client {
         Err(Error::new(format!("{context}: {}", failed.join("; "))))
     }
 
-    /// systemd tells of its jobs only when somebody has asked for it.
+    /// Subscribes to the signals about jobs, which systemd sends only to subscribers.
     fn subscribed(mut self) -> Result<Self> {
         if !self.bus.is_direct {
             let rule = format!(
@@ -76,7 +76,7 @@ impl Client {
         self.bus.call(SYSTEMD, OBJECT, MANAGER, member, body)
     }
 
-    /// systemd's version: the first number of `252.39-1~deb12u1`, `v245`.
+    /// systemd's version: the first number of texts such as `252.39-1~deb12u1` and `v245`.
     fn version(&mut self) -> Result<u32> {
         if let Some(version) = self.version {
             return Ok(version);
@@ -103,7 +103,7 @@ impl Client {
         Ok(version)
     }
 
-    /// The properties as systemd's of this version take them.
+    /// The properties that this version of systemd has, as D-Bus values.
     fn fitting(
         &mut self,
         properties: &[Property],
@@ -121,11 +121,11 @@ impl Client {
             .collect()
     }
 
-    /// Starts the unit around a process and waits until systemd has done it. A failed unit of the
-    /// name is cleared away.
+    /// Starts a unit with a process in it and waits until systemd has finished the job. A failed
+    /// unit of the same name is reset before.
     ///
     /// # Errors
-    /// systemd refuses, or does not end the job within 30 s.
+    /// systemd refuses, or does not finish the job within 30 s.
     pub fn start(&mut self, unit: &Unit, more: &[Property], pid: Pid) -> Result<()> {
         let mut all = unit.properties.clone();
         all.extend(more.iter().cloned());
@@ -158,9 +158,9 @@ impl Client {
         })
     }
 
-    /// Waits for the job that a call has begun.
-    fn wait(&mut self, begun: &Message) -> Result<()> {
-        let job: zvariant::OwnedObjectPath = begun.body()?;
+    /// Waits for the job that a call has started.
+    fn wait(&mut self, started: &Message) -> Result<()> {
+        let job: zvariant::OwnedObjectPath = started.body()?;
         loop {
             let removed = self.bus.signal("JobRemoved")?;
             let (_, path, unit, result): (u32, zvariant::OwnedObjectPath, String, String) =
@@ -175,10 +175,10 @@ impl Client {
         }
     }
 
-    /// Ends the unit with its processes. One that is gone is ended.
+    /// Stops a unit with its processes; one that does not exist is no error.
     ///
     /// # Errors
-    /// systemd refuses.
+    /// systemd refuses, or does not finish the job within 30 s.
     pub fn stop(&mut self, name: &str) -> Result<()> {
         let stopped = match self.manager("StopUnit", Some(&(name, names::UNIT_MODE_REPLACE))) {
             Ok(message) => self.wait(&message),
@@ -189,10 +189,10 @@ impl Client {
         stopped.map_err(|e| e.within(format_args!("unable to stop unit \"{name}\"")))
     }
 
-    /// Gives the running unit other values, until it ends.
+    /// Changes properties of a running unit, until it stops.
     ///
     /// # Errors
-    /// systemd refuses.
+    /// systemd refuses a property, or the unit does not exist.
     pub fn set(&mut self, name: &str, properties: &[Property]) -> Result<()> {
         let properties = self.fitting(properties)?;
         if properties.is_empty() {
@@ -202,17 +202,16 @@ impl Client {
         set.map(drop).map_err(|e| {
             Error::from(e).within(format_args!("unable to set properties of unit \"{name}\""))
         })?;
-        // It answers before it writes the files, and writes them before it takes the next call
-        // (`manager_loop`, src/core/manager.c).
+        // systemd answers before it writes the cgroup's files, and writes them before it handles
+        // the next call (`manager_loop`, src/core/manager.c).
         self.version = None;
         self.version().map(drop)
     }
 
-    /// Moves a process into the unit's cgroup, or one below: an ordinary user may not write where
-    /// the two cgroups meet.
+    /// Moves a process into a unit's cgroup, or into the one at `below` in it.
     ///
     /// # Errors
-    /// systemd refuses.
+    /// systemd refuses, or the unit does not exist.
     pub fn attach(&mut self, name: &str, below: &str, pid: Pid) -> Result<()> {
         let pids = vec![pid.as_raw().cast_unsigned()];
         let done = self.manager("AttachProcessesToUnit", Some(&(name, below, &pids)));
@@ -223,13 +222,13 @@ impl Client {
         })
     }
 
-    /// A unit that failed keeps its name until this; one that did not has nothing to be reset.
+    /// Resets a failed unit, which keeps its name until then. For another unit it has no effect.
     fn reset_failed(&mut self, name: &str) {
         let _ = self.manager("ResetFailedUnit", Some(&name));
     }
 }
 
-/// Sockets to try, and whether each is systemd's own.
+/// The sockets to try in their order, and whether each is systemd's private one.
 fn addresses(user: bool) -> Vec<(String, bool)> {
     let mut all = Vec::new();
     let variable = if user {
@@ -259,7 +258,7 @@ fn addresses(user: bool) -> Vec<(String, bool)> {
     all
 }
 
-/// The first Unix socket of a D-Bus address; an abstract one with `@`.
+/// The path of the first Unix socket of a D-Bus address; an abstract one begins with `@`.
 pub(in crate::cgroups) fn socket(address: &str) -> Option<String> {
     address.split(';').find_map(|one| {
         let keys = one.strip_prefix("unix:")?;

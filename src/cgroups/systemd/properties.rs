@@ -1,5 +1,5 @@
-//! The same limits as properties of the unit, so that systemd, which writes a unit's values again
-//! when it is reloaded, writes hull's.
+//! The limits as properties of the unit: systemd writes a unit's values again when it is reloaded,
+//! and they must be the same.
 
 use super::value::{Property, Value};
 use crate::cgroups::devices::{ALL, Device, Kind, MKNOD, READ, Rules, WRITE};
@@ -7,20 +7,23 @@ use crate::cgroups::values::Write;
 use crate::{Error, Result};
 use cgroups_rs::systemd as names;
 
-/// Properties for the files that systemd knows; the rest is in the files alone. From the writes,
-/// and so for `unified` too.
+/// The properties for the files that systemd has one for; other values are in the files alone. They
+/// are made from the writes, so that `linux.resources.unified` has them too.
+///
+/// # Errors
+/// A value is not a number, or not a list of CPUs or memory nodes.
 pub(in crate::cgroups) fn of_writes(writes: &[Write]) -> Result<Vec<Property>> {
     let mut all: Vec<Property> = Vec::new();
     let mut quota = Bandwidth::default();
     for write in writes {
         let one = one(write, &mut quota).map_err(|e| e.within(&write.from))?;
         for property in one {
-            // As in the file, the last word counts.
+            // As in the file, the last value counts.
             all.retain(|p| p.name != property.name);
             all.push(property);
         }
     }
-    // An idle group has no weight, and systemd has one property for both.
+    // systemd has one property for the weight and for idle, which has no weight.
     if writes
         .iter()
         .any(|w| w.file == "cpu.idle" && w.value == "1")
@@ -93,7 +96,7 @@ fn one(write: &Write, bandwidth: &mut Bandwidth) -> Result<Vec<Property>> {
     Ok(vec![Property::new(name, Value::U64(number))])
 }
 
-/// systemd has the quota as microseconds a second.
+/// The CPU bandwidth: systemd has the quota in microseconds per second.
 #[derive(Default)]
 struct Bandwidth {
     set: bool,
@@ -120,7 +123,8 @@ impl Bandwidth {
             .filter(|q| *q != 0)
         {
             None => u64::MAX,
-            // systemd keeps whole percents: rounded up, so that the file's own value fits below.
+            // systemd keeps whole percents. They are rounded up, so that the exact value, which
+            // hull writes afterwards, is not above systemd's.
             Some(quota) => {
                 (quota * 1_000_000 / period.unwrap_or(100_000)).div_ceil(10_000) * 10_000
             }
@@ -153,13 +157,14 @@ fn bits(list: &str) -> Result<Vec<u8>> {
             mask[bit / 8] |= 1 << (bit % 8);
         }
     }
-    // None at all is systemd's word for "not limited": what was before a first limit.
+    // An empty mask is systemd's "not limited", which restores the state before a first limit.
     Ok(mask)
 }
 
-/// The device rules as systemd's list. On v1 it would, when reloaded, allow all again without; on
-/// v2 hull's own program stays. What the list cannot say (a minor of every major; a default of
-/// "allow" with exceptions) is left to hull's rules, with systemd's set to let all through.
+/// The device rules as properties. Without them systemd would allow all devices again on v1 when it
+/// is reloaded; on v2 hull's own program stays attached. For rules that systemd's list cannot
+/// express (a minor number of every major; a default of "allow" with exceptions) systemd's policy
+/// allows all, and hull's own rules decide.
 pub(in crate::cgroups) fn of_devices(rules: &Rules) -> Vec<Property> {
     let policy = |name: &str, list| {
         vec![
@@ -183,7 +188,7 @@ pub(in crate::cgroups) fn of_devices(rules: &Rules) -> Vec<Property> {
 
 /// `/dev/char/1:3`, `char-136`, `block-*`.
 fn allow(device: &Device, access: u8) -> Option<(String, String)> {
-    let (kind, major, minor) = *device;
+    let Device { kind, major, minor } = *device;
     let kind = if kind == Kind::Block { "block" } else { "char" };
     let path = match (major, minor) {
         (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),

@@ -1,13 +1,13 @@
-//! GVariant's text form, as far as annotations use it: `true`, `'text'`, `5`, `uint64 5`, `1.5`,
-//! `['a', 'b']`, `@as []`.
+//! The text form of GVariant, as far as annotations use it: `true`, `'text'`, `5`, `uint64 5`,
+//! `1.5`, `['a', 'b']`, `@as []`.
 
 use super::value::{Value, signature};
 use crate::{Error, Result};
 
-/// Reads one value.
+/// Parses one value.
 ///
 /// # Errors
-/// The text is no value, or has more than one.
+/// The text is not a value, or has more after it.
 pub fn parse_value(text: &str) -> Result<Value> {
     let mut reader = Reader {
         text,
@@ -17,7 +17,7 @@ pub fn parse_value(text: &str) -> Result<Value> {
     if reader.rest.trim().is_empty() {
         Ok(value)
     } else {
-        Err(reader.bad("something follows it"))
+        Err(reader.bad("there is more text after it"))
     }
 }
 
@@ -41,10 +41,10 @@ impl Reader<'_> {
         word.to_owned()
     }
 
-    /// `kind` is D-Bus' letter where it is known from outside.
+    /// `kind` is the D-Bus type, where a type name or an array's type before the value gives it.
     fn value(&mut self, kind: Option<&str>) -> Result<Value> {
         match self.rest.chars().next() {
-            None => Err(self.bad("there is nothing")),
+            None => Err(self.bad("the value is missing")),
             Some('@') => {
                 self.rest = &self.rest[1..];
                 let kind = self.word();
@@ -105,10 +105,10 @@ impl Reader<'_> {
                 _ => text.push(c),
             }
         }
-        Err(self.bad("the quote does not end"))
+        Err(self.bad("the closing quote is missing"))
     }
 
-    /// A number or a truth value, or a type's name before one.
+    /// A number or a boolean, or a type's name before one.
     fn plain(&mut self, kind: Option<&str>) -> Result<Value> {
         let word = self.word();
         let named = match word.as_str() {

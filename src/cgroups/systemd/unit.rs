@@ -8,25 +8,27 @@ use crate::{Error, Result};
 use cgroups_rs::systemd as names;
 use serde::{Deserialize, Serialize};
 
-/// What systemd is asked for.
+/// The unit that systemd is to start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unit {
-    /// `prefix-name.scope`, or a slice.
+    /// The unit's name: `prefix-name.scope`, or a slice.
     pub name: String,
-    /// The slice that it is in.
+    /// The slice that the unit is in.
     pub slice: String,
-    /// Asked of the user's own instance.
+    /// Whether the user's own instance of systemd starts it.
     pub user: bool,
-    /// All but the process.
+    /// The unit's properties, without the process.
     pub properties: Vec<Property>,
 }
 
 impl Unit {
-    /// The unit for a request: `cgroupsPath` is `slice:prefix:name`, each with a default (runc's
-    /// form).
+    /// The unit for a request; `cgroupsPath` is `slice:prefix:name`, each part of which may be
+    /// empty (runc's form).
     ///
     /// # Errors
-    /// The path has another form; an annotation's name or value is none of systemd's.
+    /// The path has another form; the name of the slice or unit is not valid; the name or value of
+    /// an annotation `org.systemd.property.*` is not valid; the user's instance is to be used on a
+    /// tree with v1 hierarchies.
     pub(in crate::cgroups) fn new(request: &CgroupRequest, tree: &Tree) -> Result<Self> {
         let user = request.driver == Driver::Systemd { user: true };
         if user && !tree.is_pure_v2() {
@@ -61,7 +63,7 @@ impl Unit {
         };
         if name.is_empty() || unit.contains('/') {
             return Err(Error::new(format!(
-                "cgroupsPath: \"{unit}\" is no unit's name"
+                "cgroupsPath: \"{unit}\" is not a unit's name"
             )));
         }
         let mut properties = basic(slice, name, is_slice, tree.is_pure_v2());
@@ -81,8 +83,11 @@ impl Unit {
         })
     }
 
-    /// The unit's cgroup below a hierarchy's root. The user's instance is itself in
+    /// The path of the unit's cgroup below a hierarchy's root. The user's instance itself is in
     /// `user@UID.service`.
+    ///
+    /// # Errors
+    /// The name of the slice is not valid.
     pub(in crate::cgroups) fn path(&self, tree: &Tree) -> Result<String> {
         let below = expand(&self.slice)?;
         let below = if self.name.ends_with(names::SLICE_SUFFIX) {
@@ -109,13 +114,13 @@ fn join(above: &str, below: &str) -> String {
     }
 }
 
-/// `a-b.slice` is in `a.slice`: `a.slice/a-b.slice`.
+/// The path of a slice: `a-b.slice` is in `a.slice`, so it is `a.slice/a-b.slice`.
 fn expand(slice: &str) -> Result<String> {
     names::utils::expand_slice(slice)
         .map_err(|_| Error::new(format!("invalid slice name: {slice}")))
 }
 
-/// What every unit of a container has (runc's list).
+/// The properties of every container's unit (runc's list).
 fn basic(slice: &str, name: &str, is_slice: bool, v2: bool) -> Vec<Property> {
     let yes = |name: &str| Property::new(name, Value::Bool(true));
     let mut all = vec![Property::new(
@@ -123,14 +128,14 @@ fn basic(slice: &str, name: &str, is_slice: bool, v2: bool) -> Vec<Property> {
         Value::Str(format!("hull container {name}")),
     )];
     if is_slice {
-        // A slice's place is its name.
+        // The name of a slice tells where it is.
         all.push(Property::new(
             names::WANTS,
             Value::Array("s".to_owned(), vec![Value::Str(slice.to_owned())]),
         ));
     } else {
         all.push(Property::new(names::SLICE, Value::Str(slice.to_owned())));
-        // What is below belongs to the container: systemd keeps its hands off.
+        // The cgroups below belong to the container: systemd does not manage them.
         all.push(yes(names::DELEGATE));
     }
     all.push(yes(names::MEMORY_ACCOUNTING));
@@ -148,8 +153,9 @@ fn basic(slice: &str, name: &str, is_slice: bool, v2: bool) -> Vec<Property> {
     all
 }
 
-/// `org.systemd.property.NAME`: NAME of at least three letters, the value in GVariant's text form.
-/// systemd's `...Sec` is on the bus `...USec`, in microseconds.
+/// The property of an annotation `org.systemd.property.NAME`: NAME has at least three letters, the
+/// value is in the text form of GVariant. A property `...Sec` is on the bus `...USec`, in
+/// microseconds.
 fn annotation(name: &str, text: &str) -> Result<Property> {
     if name.len() < 3 {
         return Err(Error::new("name incorrect: too short"));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A property's value; the letters are D-Bus' types.
+/// A property's value; the letters are the types of D-Bus.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Value {
@@ -28,26 +28,27 @@ pub enum Value {
     Str(String),
     /// o
     Path(String),
-    /// a: the element's type, and the elements.
+    /// a: the type of the elements, and the elements.
     Array(String, Vec<Value>),
-    /// a(ss), as DeviceAllow has it.
+    /// a(ss), the type of DeviceAllow.
     Pairs(Vec<(String, String)>),
 }
 
 /// A property of a unit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Property {
-    /// As org.freedesktop.systemd1 names it.
+    /// The name, as in org.freedesktop.systemd1(5).
     pub name: String,
-    /// Its value.
+    /// The value.
     pub value: Value,
-    /// The first systemd that knows it; 0 for all. An older one is not given it: the cgroup's file
-    /// has the value all the same.
+    /// The first version of systemd that has it; 0 for every version. hull does not give it to an
+    /// older one: the cgroup's file has the value in any case.
     #[serde(default)]
     pub since: u32,
 }
 
 impl Property {
+    /// A property that every version of systemd has.
     pub(in crate::cgroups) fn new(name: &str, value: Value) -> Self {
         Self {
             name: name.to_owned(),
@@ -57,7 +58,7 @@ impl Property {
     }
 }
 
-/// D-Bus' signature of a value.
+/// The D-Bus signature of a value.
 pub(super) fn signature(value: &Value) -> String {
     match value {
         Value::Bool(_) => "b".to_owned(),

@@ -1,7 +1,7 @@
-//! The program is run here, instruction by instruction, and must say what the rules say.
+//! The program, run instruction by instruction, decides as the rules do.
 
 use crate::cgroups::bpf::program;
-use crate::cgroups::devices::{ALL, Kind, MKNOD, READ, Rules, WRITE};
+use crate::cgroups::devices::{ALL, Device, Kind, MKNOD, READ, Rules, WRITE};
 use crate::spec::config::DeviceRule;
 
 /// Runs the few instructions that are used, as the kernel defines them
@@ -37,14 +37,18 @@ fn run(code: &[u64], kind: Kind, access: u8, major: u32, minor: u32) -> u64 {
     panic!("the program does not end");
 }
 
-/// What the rules mean, said another way: every single access by the last rule that speaks of it.
+/// What the rules mean: the last rule that matches decides on each access.
 fn meaning(rules: &Rules, kind: Kind, access: u8, major: u32, minor: u32) -> bool {
     [READ, WRITE, MKNOD]
         .into_iter()
         .filter(|bit| access & bit != 0)
         .all(|bit| {
             let hit = rules.rules.iter().rev().find(|r| {
-                let (k, ma, mi) = r.device;
+                let Device {
+                    kind: k,
+                    major: ma,
+                    minor: mi,
+                } = r.device;
                 k == kind
                     && ma.is_none_or(|m| m == major)
                     && mi.is_none_or(|m| m == minor)
@@ -66,9 +70,13 @@ fn the_program_means_what_the_rules_mean() {
         r#"[{"allow":false}]"#,
         r#"[{"allow":true}]"#,
         r#"[{"allow":true},{"allow":false,"type":"b","major":8,"access":"w"}]"#,
-        r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#,
-        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},{"allow":true,"type":"c","minor":200,"access":"w"}]"#,
-        r#"[{"allow":true,"type":"a","major":8,"access":"r"},{"allow":false,"type":"b","minor":1,"access":"rm"},{"allow":true,"type":"b","major":8,"minor":1,"access":"m"}]"#,
+        r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},
+            {"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#,
+        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},
+            {"allow":true,"type":"c","minor":200,"access":"w"}]"#,
+        r#"[{"allow":true,"type":"a","major":8,"access":"r"},
+            {"allow":false,"type":"b","minor":1,"access":"rm"},
+            {"allow":true,"type":"b","major":8,"minor":1,"access":"m"}]"#,
     ];
     for list in lists {
         let rules = rules(list);

@@ -1,4 +1,4 @@
-use crate::cgroups::devices::{ALL, Kind, MKNOD, READ, Rules, Table, WRITE};
+use crate::cgroups::devices::{ALL, Device, MKNOD, READ, Rules, Table, WRITE};
 use crate::spec::config::DeviceRule;
 
 fn rules(json: &str) -> crate::Result<Rules> {
@@ -57,28 +57,37 @@ fn privileged_is_one_write() {
 
 #[test]
 fn a_later_rule_takes_back_what_an_earlier_one_gave() {
-    let t = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},{"allow":false,"type":"c","major":10,"access":"w"}]"#).unwrap();
+    let t = table(
+        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},
+        {"allow":false,"type":"c","major":10,"access":"w"}]"#,
+    )
+    .unwrap();
     assert_eq!(
-        t.exceptions[&(Kind::Char, Some(10), Some(200))],
+        t.exceptions[&Device::char(Some(10), Some(200))],
         READ | MKNOD
     );
 }
 
 #[test]
 fn a_hole_in_a_wider_rule_is_refused_for_v1_in_words() {
-    let json = r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#;
+    let json = r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},
+        {"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#;
     let error = table(json).unwrap_err().to_string();
     assert!(
         error.contains("c 10:200 rw cannot be denied within c 10:* rwm"),
         "{error}"
     );
-    // v2's program has no such limit.
+    // v2's program can hold it.
     assert_eq!(rules(json).unwrap().rules.len(), 12);
 }
 
 #[test]
 fn default_allow_with_exceptions() {
-    let t = table(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","major":8,"minor":-1,"access":"rw"}]"#).unwrap();
+    let t = table(
+        r#"[{"allow":true,"access":"rwm"},
+        {"allow":false,"type":"b","major":8,"minor":-1,"access":"rw"}]"#,
+    )
+    .unwrap();
     assert_eq!(
         text(t.writes()),
         ["devices.allow a", "devices.deny b 8:* rw"]
@@ -90,7 +99,7 @@ fn any_kind_with_numbers_is_both_kinds() {
     let r = rules(r#"[{"allow":true,"type":"a","major":7,"access":"r"}]"#).unwrap();
     assert_eq!(
         r.rules[..2].iter().map(|r| r.device).collect::<Vec<_>>(),
-        [(Kind::Block, Some(7), None), (Kind::Char, Some(7), None)]
+        [Device::block(Some(7), None), Device::char(Some(7), None)]
     );
 }
 
@@ -119,7 +128,11 @@ fn bad_rules_say_which_one() {
 fn an_update_writes_the_difference_only_and_gives_before_it_takes() {
     let old =
         table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"}]"#).unwrap();
-    let new = table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#).unwrap();
+    let new = table(
+        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},
+        {"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#,
+    )
+    .unwrap();
     assert_eq!(
         text(new.writes_from(&old)),
         ["devices.allow c 10:229 rw", "devices.deny c 10:200 wm"]
@@ -133,9 +146,9 @@ fn the_kernels_list_is_read() {
     assert_eq!(
         t.exceptions.into_iter().collect::<Vec<_>>(),
         [
-            ((Kind::Block, Some(8), None), READ | WRITE),
-            ((Kind::Char, None, None), MKNOD),
-            ((Kind::Char, Some(1), Some(3)), ALL),
+            (Device::block(Some(8), None), READ | WRITE),
+            (Device::char(None, None), MKNOD),
+            (Device::char(Some(1), Some(3)), ALL),
         ]
     );
     assert!(Table::parse("a *:* rwm\n").unwrap().default_allow);

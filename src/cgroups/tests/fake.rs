@@ -1,4 +1,4 @@
-//! Trees of other machines.
+//! Trees of other hosts.
 
 use crate::cgroups::request::{CgroupRequest, Driver};
 use crate::cgroups::tree::{Hierarchy, Tree, Version};
@@ -61,7 +61,7 @@ pub fn v1() -> Tree {
     }
 }
 
-/// v1, and hugetlb in v2: like the machine of these tests.
+/// v1, and hugetlb in v2, as on the host of these tests.
 pub fn hybrid() -> Tree {
     let names = [
         "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",

@@ -1,4 +1,4 @@
-//! On the machine's own tree. Every test makes cgroups named `/hull-test-...` and removes them,
+//! Tests on the host's own tree. Each one makes cgroups named `/hull-test-...` and removes them,
 //! also when it fails.
 
 use super::fake::{request, resources};
@@ -12,7 +12,7 @@ use std::fs::{read_to_string, write};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A name nobody else has, and its removal.
+/// A unique name of a cgroup, which is removed with this value.
 pub struct Name(pub String);
 
 impl Name {
@@ -39,8 +39,8 @@ impl Drop for Name {
     }
 }
 
-/// What the root of the v2 tree gives its children, put back at the end; one test at a time, of all
-/// that run on the machine.
+/// The controllers that the root of the v2 tree gives to its children, restored at the end. Only
+/// one of all tests on the host has it at a time.
 pub struct RootControl {
     before: Option<(String, String)>,
     _alone: Option<std::fs::File>,
@@ -75,7 +75,7 @@ impl Drop for RootControl {
     }
 }
 
-/// A program that is ended with the test.
+/// A program that is killed at the end of the test.
 pub struct Program(pub Child);
 
 impl Program {
@@ -106,7 +106,7 @@ pub fn planned(request: &CgroupRequest) -> Plan {
     plan(request, &super::here()).unwrap()
 }
 
-/// Whether this machine has a v1 hierarchy of the controller; says so when it does not.
+/// Whether the host has a v1 hierarchy with the controller; prints that it does not.
 pub fn has_v1(controller: &str) -> bool {
     let tree = super::here();
     let has = tree
@@ -149,7 +149,7 @@ fn created_joined_found_again_and_removed() {
     let record = serde_json::to_string(&group.record()).unwrap();
     drop(group);
 
-    let mut group = Group::open(&serde_json::from_str(&record).unwrap()).unwrap();
+    let mut group = Group::open(&serde_json::from_str(&record).unwrap());
     assert!(group.pids(true).unwrap().contains(&program.pid()));
     let own = read_to_string(format!("/proc/{}/cgroup", program.pid())).unwrap();
     let in_it = own.lines().filter(|line| line.ends_with(&name.0)).count();
@@ -219,8 +219,10 @@ fn limits_are_read_back_from_the_kernel() {
     }
     let name = Name::new();
     let r = resources(
-        r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10,"disableOOMKiller":true},
-        "cpu":{"shares":512,"quota":20000,"period":50000,"burst":5000,"cpus":"0","mems":"0"},"pids":{"limit":7}}"#,
+        r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10,
+            "disableOOMKiller":true},
+        "cpu":{"shares":512,"quota":20000,"period":50000,"burst":5000,"cpus":"0","mems":"0"},
+            "pids":{"limit":7}}"#,
     );
     let plan = planned(&request(Some(&name.0), Some(&r)));
     let mut group = Group::create(&plan).unwrap();
@@ -240,7 +242,7 @@ fn limits_are_read_back_from_the_kernel() {
         assert_eq!(value(&group, controller, file), expected, "{file}");
     }
     assert!(value(&group, "memory", "memory.oom_control").contains("oom_kill_disable 1"));
-    // The other way round: all up, then all down, over values that forbid the wrong order.
+    // All values are raised, then lowered, past values that forbid the wrong order.
     for (limit, swap) in [(268_435_456u64, 536_870_912u64), (33_554_432, 33_554_432)] {
         let r = resources(&format!(
             r#"{{"memory":{{"limit":{limit},"swap":{swap}}}}}"#
@@ -301,7 +303,8 @@ fn device_rules_act() {
     }
     let name = Name::new();
     let r = resources(
-        r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]}"#,
+        r#"{"devices":[{"allow":false,"access":"rwm"},
+            {"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]}"#,
     );
     let mut wish = request(Some(&name.0), Some(&r));
     wish.device_rules = true;
@@ -333,7 +336,7 @@ fn a_cgroup_with_processes_is_refused() {
     let name = Name::new();
     let plan = planned(&request(Some(&name.0), None));
     let group = Group::create(&plan).unwrap();
-    // Empty, it may be taken over: engines make cgroups themselves.
+    // An empty cgroup may exist before: engines make cgroups themselves.
     drop(Group::create(&plan).unwrap());
     assert!(group.dirs().all(|dir| std::path::Path::new(dir).exists()));
     let program = Program::new("exec sleep 100");
@@ -359,7 +362,7 @@ fn frozen_thawed_and_killed_while_frozen() {
     assert!(!group.frozen().unwrap());
     group.freeze().unwrap();
     assert!(group.frozen().unwrap());
-    // A signal that is not the last one leaves it frozen.
+    // Another signal than SIGKILL leaves it frozen.
     group.kill(Signal::SIGTERM).unwrap();
     assert!(group.frozen().unwrap());
     assert!(program.0.try_wait().unwrap().is_none());
@@ -443,8 +446,7 @@ fn device_rules_act_on_v2_and_are_replaced() {
         return;
     };
     let _root = RootControl::keep();
-    // Only the v2 part of the machine's tree, so that a v1 devices hierarchy does not take the
-    // rules.
+    // Only the v2 part of the host's tree, so that the rules do not go to a v1 devices hierarchy.
     let name = Name::new();
     let tree = Tree {
         hierarchies: vec![v2],

@@ -1,5 +1,5 @@
-//! Pure parts on faked trees; the rest on this machine's own cgroups, under absolute names that
-//! each test removes.
+//! The pure parts on trees of other hosts; the rest on the host's own cgroups, under absolute names
+//! that each test removes.
 
 mod bpf;
 mod devices;
@@ -12,7 +12,7 @@ mod tree;
 mod update;
 mod watch;
 
-/// This machine's tree.
+/// The host's tree.
 fn here() -> crate::cgroups::tree::Tree {
     crate::cgroups::tree::Tree::probe(
         nix::unistd::geteuid().as_raw(),

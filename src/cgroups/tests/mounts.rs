@@ -68,7 +68,7 @@ fn v1_without_one_binds_the_containers_own() {
         below: below.into(),
         source: source.into(),
     };
-    // Where it has none, it is in the caller's.
+    // A container without a cgroup of its own is in the caller's.
     let expected = [
         CgroupMount::Tmpfs,
         bind("/memory", "/sys/fs/cgroup/memory/user/ctr"),

@@ -42,7 +42,7 @@ fn absolute_paths_begin_at_the_mount_relative_ones_at_the_own_cgroup() {
     );
     assert_eq!(dirs(None, &v1())[1], "/sys/fs/cgroup/cpu,cpuacct/user/ctr");
     assert_eq!(dirs(Some(""), &v1())[10], "/sys/fs/cgroup/systemd/user/ctr");
-    // v2: beside the own cgroup, which has processes.
+    // v2: next to the caller's own cgroup, which has processes.
     assert_eq!(dirs(None, &v2()), ["/sys/fs/cgroup/user.slice/ctr"]);
     assert_eq!(dirs(Some("/x"), &v2()), ["/sys/fs/cgroup/x"]);
     assert!(
@@ -218,7 +218,8 @@ fn what_v1_does_not_have_is_an_error_that_names_it() {
     );
 }
 
-const CPU: &str = r#"{"cpu":{"shares":1024,"quota":50000,"period":200000,"burst":1000,"cpus":"0-1","mems":"0","idle":0}}"#;
+const CPU: &str = r#"{"cpu":{"shares":1024,"quota":50000,"period":200000,"burst":1000,"cpus":"0-1",
+    "mems":"0","idle":0}}"#;
 
 #[test]
 fn cpu_on_both() {
@@ -268,7 +269,8 @@ fn cpu_on_both() {
 #[test]
 fn block_io_on_both() {
     let json = r#"{"blockIO":{"weight":100,"weightDevice":[{"major":8,"minor":0,"weight":500}],
-        "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1024}],"throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":0}]}}"#;
+        "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1024}],
+            "throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":0}]}}"#;
     let b = "/sys/fs/cgroup/blkio/c/blkio";
     assert_eq!(
         on(&v1(), json),
@@ -299,7 +301,8 @@ fn block_io_on_both() {
 
 #[test]
 fn the_others() {
-    let json = r#"{"pids":{"limit":0},"network":{"classID":7,"priorities":[{"name":"eth0","priority":3}]},
+    let json = r#"{"pids":{"limit":0},"network":{"classID":7,
+        "priorities":[{"name":"eth0","priority":3}]},
         "rdma":{"mlx5":{"hcaHandles":3,"hcaObjects":10}}}"#;
     assert_eq!(
         on(&v1(), json),
@@ -337,7 +340,7 @@ fn rootless_without_rights_stays_where_it_is_and_the_plan_shows_it() {
         assert!(p.places.is_empty() && p.devices.is_none());
         assert!(p.fallbacks.len() >= 2, "{:?}", p.fallbacks);
     }
-    // With a path the caller means it.
+    // With a path it is an error.
     r.path = Some("/x");
     assert!(
         plan(&r, &unwritable(v1()))

@@ -88,7 +88,7 @@ fn names_and_paths() {
         ("a:b", "slice:prefix:name"),
         ("a:b:c", "invalid slice name: a"),
         ("a--b.slice:b:c", "invalid slice name"),
-        (":p:a/b", "no unit's name"),
+        (":p:a/b", "not a unit's name"),
     ] {
         let error = planned(Some(path), false, None, &v2())
             .unwrap_err()
@@ -106,7 +106,8 @@ fn names_and_paths() {
 #[test]
 fn limits_become_properties_on_v2() {
     let r = resources(
-        r#"{"memory":{"limit":1000,"swap":3000,"reservation":-1},"cpu":{"shares":1024,"quota":15000,"period":40000,"cpus":"0-2,9"},
+        r#"{"memory":{"limit":1000,"swap":3000,"reservation":-1},
+            "cpu":{"shares":1024,"quota":15000,"period":40000,"cpus":"0-2,9"},
         "pids":{"limit":-1},"unified":{"memory.high":"77","memory.oom.group":"1","pids.max":"5"}}"#,
     );
     let p = planned(None, false, Some(&r), &v2()).unwrap();
@@ -132,7 +133,7 @@ fn limits_become_properties_on_v2() {
     assert_eq!(property(&p, "OOMPolicy"), Some(Value::Str("kill".into())));
     assert_eq!(property(&p, "IOAccounting"), Some(Value::Bool(true)));
     assert_eq!(property(&p, "Delegate"), Some(Value::Bool(true)));
-    // The files are written all the same.
+    // The files are written in any case.
     assert!(
         p.writes
             .iter()
@@ -151,7 +152,8 @@ fn limits_become_properties_on_v2() {
 #[test]
 fn limits_become_properties_on_v1() {
     let r = resources(
-        r#"{"memory":{"limit":1000},"cpu":{"shares":512,"quota":-1,"period":50000},"blockIO":{"weight":100}}"#,
+        r#"{"memory":{"limit":1000},"cpu":{"shares":512,"quota":-1,"period":50000},
+            "blockIO":{"weight":100}}"#,
     );
     let p = planned(None, false, Some(&r), &v1()).unwrap();
     for (name, value) in [
@@ -194,7 +196,7 @@ fn device_rules_become_a_strict_list_or_none() {
     }
     let auto = (Value::Str("auto".into()), Value::Pairs(Vec::new()));
     assert_eq!(of(r#"{"devices":[{"allow":true}]}"#), auto);
-    // "Minor 5 of any" cannot be said.
+    // A minor number of every major cannot be expressed.
     assert_eq!(
         of(r#"{"devices":[{"allow":true,"type":"c","minor":5,"access":"r"}]}"#),
         auto
@@ -280,7 +282,7 @@ fn addresses() {
     assert_eq!(socket("unixexec:path=x"), None);
 }
 
-/// A program that ends with the test.
+/// A program that is killed at the end of the test.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -353,13 +355,16 @@ fn a_real_bus_takes_what_is_sent() {
     let _ = std::fs::remove_file(path);
 }
 
-/// A systemd of its own: first process of a PID namespace, in cgroups of its own, with a unit that
+/// Starts a systemd for the test: PID 1 of a PID namespace, in cgroups of its own, with a unit that
 /// does nothing.
 const BOOT: &str = r#"
 set -e
 for dir in $DIRS; do
     mkdir "$dir"
-    case $dir in */cpuset/*) cat /sys/fs/cgroup/cpuset/cpuset.cpus > "$dir/cpuset.cpus"; cat /sys/fs/cgroup/cpuset/cpuset.mems > "$dir/cpuset.mems";; esac
+    case $dir in */cpuset/*)
+        cat /sys/fs/cgroup/cpuset/cpuset.cpus > "$dir/cpuset.cpus"
+        cat /sys/fs/cgroup/cpuset/cpuset.mems > "$dir/cpuset.mems";;
+    esac
     echo $$ > "$dir/cgroup.procs"
 done
 exec unshare --mount --pid --cgroup --fork --kill-child --mount-proc --propagation private sh -ec '
@@ -375,7 +380,8 @@ exec unshare --mount --pid --cgroup --fork --kill-child --mount-proc --propagati
         esac
     done
     printf "[Unit]\nDefaultDependencies=no\n" > /run/systemd/system/nothing.target
-    exec env -i container=other PATH="$PATH" /lib/systemd/systemd --system --unit=nothing.target --log-target=null --show-status=no
+    exec env -i container=other PATH="$PATH" /lib/systemd/systemd --system \
+        --unit=nothing.target --log-target=null --show-status=no
 '
 "#;
 
@@ -448,7 +454,7 @@ fn show(unit: &str, name: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// The other half of the test above, run by it.
+/// The second half of the test above, which runs it in that systemd's namespaces.
 #[test]
 fn inside() {
     if std::env::var_os("HULL_TEST_SYSTEMD").is_none() {
@@ -457,7 +463,8 @@ fn inside() {
     }
     let tree = super::here();
     let r = resources(
-        r#"{"memory":{"limit":67108864},"pids":{"limit":33},"cpu":{"shares":512,"quota":20000,"period":50000,"cpus":"0"}}"#,
+        r#"{"memory":{"limit":67108864},"pids":{"limit":33},
+            "cpu":{"shares":512,"quota":20000,"period":50000,"cpus":"0"}}"#,
     );
     let mut wish = request(Some("machine-x.slice:hull:t"), Some(&r));
     (wish.driver, wish.device_rules) = (Driver::Systemd { user: false }, true);
@@ -467,7 +474,7 @@ fn inside() {
     let mut group = Group::start(&plan, pid).unwrap();
     group.apply(&plan).unwrap();
     group.commit();
-    // No thread was started that could outlive the connection.
+    // The connection has started no thread.
     assert_eq!(
         std::fs::read_dir("/proc/self/task").unwrap().count(),
         2,
@@ -509,7 +516,7 @@ fn inside() {
             .dirs()
             .all(|dir| dir.ends_with("/machine.slice/machine-x.slice/hull-t.scope"))
     );
-    let mut group = Group::open(&group.record()).unwrap();
+    let mut group = Group::open(&group.record());
     group
         .update(&resources(
             r#"{"memory":{"limit":33554432},"pids":{"limit":44}}"#,
@@ -519,7 +526,7 @@ fn inside() {
         ["MemoryLimit", "TasksMax"].map(|p| show(unit, p)),
         ["33554432", "44"]
     );
-    // What systemd writes again when it is reloaded is what hull wrote.
+    // systemd writes the values again when it is reloaded: they are hull's.
     assert!(
         Command::new("systemctl")
             .arg("daemon-reload")
@@ -545,7 +552,7 @@ fn inside() {
     group.remove().unwrap();
     assert_eq!(show(unit, "LoadState"), "not-found");
     assert!(group.dirs().all(|dir| !Path::new(dir).exists()));
-    // Of a start that is not committed nothing stays, and a name can be had again.
+    // A start without commit leaves nothing, and the name can be used again.
     let program = Running(Command::new("sleep").arg("100").spawn().unwrap());
     let pid = Pid::from_raw(program.0.id() as i32);
     drop(Group::start(&plan, pid).unwrap());

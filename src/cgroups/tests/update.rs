@@ -92,7 +92,6 @@ impl Directory {
             devices: None,
             unit: None,
         })
-        .unwrap()
     }
 
     fn read(&self, file: &str) -> String {
@@ -106,8 +105,8 @@ impl Drop for Directory {
     }
 }
 
-/// v2's files are regular ones here, and a write leaves what is longer: blanks stand where nothing
-/// is.
+/// The files of this v2 cgroup are regular ones, in which a shorter value leaves the end of a
+/// longer one: blanks fill them.
 #[test]
 fn half_of_a_pair_is_completed_by_what_is_in_force() {
     let directory = Directory::new(
@@ -178,7 +177,8 @@ fn all_or_nothing() {
     let _root = RootControl::keep();
     let name = Name::new();
     let first = resources(
-        r#"{"memory":{"limit":67108864,"swap":67108864},"cpu":{"shares":512,"quota":20000,"period":50000},"pids":{"limit":7}}"#,
+        r#"{"memory":{"limit":67108864,"swap":67108864},
+            "cpu":{"shares":512,"quota":20000,"period":50000},"pids":{"limit":7}}"#,
     );
     let plan = planned(&request(Some(&name.0), Some(&first)));
     let mut group = Group::create(&plan).unwrap();
@@ -195,15 +195,16 @@ fn all_or_nothing() {
         .map(|(c, f)| value(group, c, f))
     };
     let before = all(&group);
-    // The last one is refused by the kernel, which has no such page size; or already before
-    // anything is written.
+    // The kernel, which has no such page size, refuses the last value; or hull does so before it
+    // writes anything.
     for last in [
         r#""hugepageLimits":[{"pageSize":"3MB","limit":0}]"#,
         r#""rdma":{"x":{"hcaHandles":1}}"#,
         r#""blockIO":{"weight":5000}"#,
     ] {
         let json = format!(
-            r#"{{"memory":{{"limit":134217728,"swap":268435456}},"cpu":{{"shares":100,"quota":90000,"cpus":"0"}},"pids":{{"limit":50}},{last}}}"#
+            r#"{{"memory":{{"limit":134217728,"swap":268435456}},
+                "cpu":{{"shares":100,"quota":90000,"cpus":"0"}},"pids":{{"limit":50}},{last}}}"#
         );
         let error = group.update(&resources(&json)).unwrap_err().to_string();
         assert!(
@@ -212,12 +213,17 @@ fn all_or_nothing() {
         );
         assert_eq!(all(&group), before, "{last}");
     }
-    group.update(&resources(r#"{"memory":{"limit":134217728,"swap":268435456},"cpu":{"shares":100,"cpus":"0"},"pids":{"limit":50}}"#)).unwrap();
+    group
+        .update(&resources(
+            r#"{"memory":{"limit":134217728,"swap":268435456},
+        "cpu":{"shares":100,"cpus":"0"},"pids":{"limit":50}}"#,
+        ))
+        .unwrap();
     assert_eq!(
         all(&group),
         ["134217728", "268435456", "100", "20000", "50", "0"]
     );
-    // Nothing said, nothing changed.
+    // An update without values changes nothing.
     group.update(&resources("{}")).unwrap();
     assert_eq!(all(&group)[4], "50");
 }
@@ -230,7 +236,7 @@ fn a_limit_below_the_usage_says_both() {
     let name = Name::new();
     let plan = planned(&request(Some(&name.0), None));
     let mut group = Group::create(&plan).unwrap();
-    // The shell's own memory, which without swap cannot be got rid of.
+    // The shell's own memory, which the kernel cannot reclaim without swap.
     let procs = format!("{}/cgroup.procs", group.dir("memory").unwrap());
     let mut program = Program::new(&format!(
         "echo $$ > {procs}; x=$(head -c 33554432 /dev/zero | tr '\\0' x); echo ok; kill -STOP $$"

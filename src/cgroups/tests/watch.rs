@@ -1,4 +1,4 @@
-//! Counters, OOM kills and where exec goes, on this machine's tree.
+//! Counters, OOM kills and the cgroup of an exec, on the host's tree.
 
 use super::fake::{request, resources};
 use super::kernel::{Name, Program, RootControl, has_v1, may_write, planned};
@@ -56,16 +56,20 @@ fn an_idle_groups_document_has_runcs_fields() {
         json,
         serde_json::json!({
             "cpu": {"usage": {"kernel": 0, "user": 0}, "throttling": {}},
-            "cpuset": {"cpu_exclusive": 0, "mem_hardwall": 0, "mem_exclusive": 0, "memory_migrate": 0, "memory_spread_page": 0,
-                "memory_spread_slab": 0, "memory_pressure": 0, "sched_load_balance": 0, "sched_relax_domain_level": 0},
-            "memory": {"usage": {"limit": 0, "failcnt": 0}, "swap": {"limit": 0, "failcnt": 0}, "kernel": {"limit": 0, "failcnt": 0},
+            "cpuset": {"cpu_exclusive": 0, "mem_hardwall": 0, "mem_exclusive": 0,
+                "memory_migrate": 0, "memory_spread_page": 0,
+                "memory_spread_slab": 0, "memory_pressure": 0, "sched_load_balance": 0,
+                    "sched_relax_domain_level": 0},
+            "memory": {"usage": {"limit": 0, "failcnt": 0}, "swap": {"limit": 0, "failcnt": 0},
+                "kernel": {"limit": 0, "failcnt": 0},
                 "kernelTCP": {"limit": 0, "failcnt": 0}},
             "pids": {}, "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null
         })
     );
 }
 
-/// A group of 16 MiB, its events, and a program that is killed for wanting more.
+/// A cgroup with a limit of 16 MiB, its OOM events, and a program that is killed because it needs
+/// more.
 fn oom(name: &Name) -> (Group, OomEvents, Program) {
     let r = resources(r#"{"memory":{"limit":16777216,"swap":16777216}}"#);
     let plan = planned(&request(Some(&name.0), Some(&r)));
@@ -74,7 +78,7 @@ fn oom(name: &Name) -> (Group, OomEvents, Program) {
     let mut events = group.oom_events().unwrap();
     assert_eq!(events.read().unwrap(), Oom::Nothing);
     let procs = format!("{}/cgroup.procs", group.dir("memory").unwrap());
-    // The shell itself grows: it is the one that is killed.
+    // The shell itself grows, and so is killed.
     let program = Program::new(&format!(
         "echo $$ > {procs}; x=$(head -c 67108864 /dev/zero | tr '\\0' x); echo alive"
     ));
@@ -116,7 +120,7 @@ fn a_kill_and_the_end_at_once_are_both_told() {
     assert_eq!(
         poll(&mut fds, PollTimeout::try_from(30_000).unwrap()).unwrap(),
         1,
-        "the end wakes nobody"
+        "the removal wakes no poll(2)"
     );
     assert_eq!(events.read().unwrap(), Oom::Gone);
 }
@@ -176,8 +180,8 @@ fn exec_into_a_v2_cgroup_that_has_become_inner() {
     let controller = v2.controllers[0].clone();
     let _root = RootControl::keep();
     let name = Name::new();
-    // As if a limit needed the controller: it is on in the container's cgroup, and the container
-    // gives it on.
+    // As if a limit needed the controller: it is enabled for the container's cgroup, and the
+    // container gives it to sub-cgroups.
     let mut plan = plan(
         &request(Some(&name.0), None),
         &Tree {
@@ -206,9 +210,9 @@ fn exec_into_a_v2_cgroup_that_has_become_inner() {
     group.kill(Signal::SIGKILL).unwrap();
 }
 
-/// Somebody else, as systemd does with a scope, ends the processes and removes the cgroup at any
-/// moment of hull's work: there is nobody left then, which is no error of a signal or of the
-/// removal, and freezing says only that the cgroup is gone.
+/// Another program, as systemd with a scope, kills the processes and removes the cgroup at any
+/// moment while hull works on it. Then there is no process, which is no error for a signal or for
+/// the removal, and freezing reports that the cgroup is gone.
 #[test]
 fn a_v2_cgroup_that_vanishes_meanwhile_is_no_error() {
     let v2 = Tree::probe(

@@ -1,12 +1,12 @@
-//! Compiled filters, kept by content.
+//! A cache of compiled filters, found by the content of the section.
 //!
-//! A filter that somebody else put here would be loaded into a container in place of its own, so
-//! the directory must belong to the user that hull runs as and be writable by nobody else, and so
-//! must each file; both are judged by descriptor. A file holds the whole text it was made from,
-//! which is compared byte for byte: the hash in the name only finds it.
+//! hull would load a file of another user in the place of a container's own filter. So the
+//! directory and each file must belong to hull's user, and no other user may be able to write them;
+//! both are checked by descriptor. A file contains the whole text that it was made from, which is
+//! compared byte for byte: the hash in its name only finds it.
 //!
-//! A file appears complete, by link from an unnamed file, or not at all. What is there and does not
-//! fit is replaced.
+//! A file gets its name when it is complete, by a link from an unnamed file (O_TMPFILE). A file
+//! that does not match is replaced.
 
 use super::{Filter, flags, library_version, program, validate};
 use crate::spec::config::Seccomp;
@@ -23,24 +23,24 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// Raised when this program compiles the same section to another filter.
+/// To be raised when hull compiles the same section to another filter than before.
 const SCHEMA: u32 = 1;
-/// First bytes of a file.
+/// The first bytes of a file.
 const MAGIC: [u8; 8] = *b"hullbpf1";
-/// Magic and three lengths of 4 bytes.
+/// The magic bytes, and three lengths of 4 bytes.
 const HEADER: usize = MAGIC.len() + 12;
-/// A section of more bytes than this is compiled each time.
+/// The largest entry, in bytes; a larger one is not cached.
 const LARGEST: usize = 1 << 20;
-/// At so many files the directory is emptied before one is added: 32 profiles are some 700 kB of
-/// memory in /run.
+/// With this many files the directory is emptied before one is added: 32 profiles are some 700 kB
+/// of memory in /run.
 const MOST_FILES: usize = 32;
 
-/// As [`super::compile`], by way of `dir`, an existing directory owned by the effective user and
-/// writable by that user alone.
+/// As [`super::compile`], with a cache in `dir`, an existing directory that belongs to the
+/// effective user and that only this user may write.
 ///
 /// # Errors
-/// Those of [`super::compile`], and a directory that others could write to. A file that cannot be
-/// written is not an error.
+/// As [`super::compile`]; the directory cannot be opened, or others can write to it. A cache file
+/// that cannot be written is not an error.
 pub fn compile_cached(seccomp: &Seccomp, dir: &Path) -> Result<Filter> {
     let notified = validate(seccomp)?;
     let (flags, flag_warnings) = flags(seccomp, !notified.is_empty())?;
@@ -51,7 +51,7 @@ pub fn compile_cached(seccomp: &Seccomp, dir: &Path) -> Result<Filter> {
         Some(entry) => entry,
         None => {
             let made = program(seccomp)?;
-            // The cache saves time only: with a full disk the container still gets its filter.
+            // The cache only saves time: on a full disk the container still gets its filter.
             let _ = write(&dir_fd, &name, &key, &made.0, &made.1);
             made
         }
@@ -66,8 +66,8 @@ pub fn compile_cached(seccomp: &Seccomp, dir: &Path) -> Result<Filter> {
     })
 }
 
-/// Everything that the program depends on, as text: this file's schema, the library, the machine,
-/// and the section without what goes to seccomp(2) beside the program or to the listener.
+/// All that the program depends on, as text: the schema of this file, libseccomp's version, the
+/// architecture, and the section without the flags and the listener, which are not in the program.
 fn key(seccomp: &Seccomp) -> Result<Vec<u8>> {
     let Seccomp {
         default_action,
@@ -110,9 +110,10 @@ fn open_dir(dir: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The program and warnings, if the file is there, ours, whole, and made from this key.
+/// The program and warnings, if there is a file that belongs to hull's user, is complete, and was
+/// made from this key.
 fn read(dir: &OwnedFd, name: &CString, key: &[u8]) -> Option<(Vec<u8>, Vec<String>)> {
-    // A fifo must not hold us up.
+    // O_NONBLOCK: opening a fifo must not wait for a writer.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let fd = openat(dir, name.as_c_str(), flags, Mode::empty()).ok()?;
     let stat = fstat(&fd).ok()?;
@@ -155,7 +156,7 @@ fn read(dir: &OwnedFd, name: &CString, key: &[u8]) -> Option<(Vec<u8>, Vec<Strin
     Some((program.to_vec(), warnings))
 }
 
-/// Puts a whole file there, in place of one that did not fit.
+/// Writes a file, in the place of one that did not match.
 fn write(
     dir: &OwnedFd,
     name: &CString,
@@ -163,7 +164,7 @@ fn write(
     program: &[u8],
     warnings: &[String],
 ) -> nix::Result<()> {
-    let warnings = warnings.join("\n"); // names are quoted with escapes, so no warning spans lines
+    let warnings = warnings.join("\n"); // names in them are escaped: none has a line end
     if key.len() + warnings.len() + program.len() > LARGEST {
         return Ok(());
     }
@@ -180,8 +181,8 @@ fn write(
     let mut file = File::from(openat(dir, c".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
     file.write_all(&bytes)
         .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-    // By its name in /proc: AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH, which an ordinary user has
-    // not.
+    // By its name in /proc: AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH, which an ordinary user does
+    // not have.
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     let link = || {
         linkat(
@@ -213,7 +214,7 @@ fn make_room(dir: &OwnedFd) -> nix::Result<()> {
         .collect();
     if names.len() >= MOST_FILES {
         for name in names {
-            // Another hull may have been here first.
+            // Another process may have removed it.
             let _ = unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
@@ -256,8 +257,11 @@ mod tests {
     }
 
     fn section(errno: u32) -> Seccomp {
-        let rules = json!([{"names": ["getppid", "nonsense"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno}]);
-        serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"], "syscalls": rules})).unwrap()
+        let rules = json!([{"names": ["getppid", "nonsense"], "action": "SCMP_ACT_ERRNO",
+            "errnoRet": errno}]);
+        serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "flags": ["SECCOMP_FILTER_FLAG_LOG"], "syscalls": rules}))
+        .unwrap()
     }
 
     #[test]
@@ -289,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_hit_is_read_from_the_file() {
-        // The only proof that the file is used at all: what stands in it comes back.
+        // Proves that the file is used at all: a changed file gives another filter.
         let scratch = Scratch::new("read");
         compile_cached(&section(9), &scratch.0).unwrap();
         let [file] = scratch.files().try_into().unwrap();

@@ -1,5 +1,5 @@
-//! Runs a seccomp program on made-up calls, as the kernel would: the subset of classic BPF that
-//! seccomp admits (kernel/seccomp.c, seccomp_check_filter) and that compilers of filters emit.
+//! Runs a seccomp program on given calls as the kernel does: the part of classic BPF that seccomp
+//! accepts (kernel/seccomp.c, seccomp_check_filter) and that compilers of filters emit.
 
 /// The part of `struct seccomp_data` that filters read; the instruction pointer reads as 0.
 pub(in crate::security) struct Data {
@@ -9,7 +9,7 @@ pub(in crate::security) struct Data {
 }
 
 impl Data {
-    /// The 32 bits at an offset, on a little endian machine.
+    /// The 32 bits at an offset, on a little endian architecture.
     fn word(&self, offset: u32) -> u32 {
         assert!(
             offset.is_multiple_of(4),

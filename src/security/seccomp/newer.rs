@@ -1,20 +1,21 @@
-//! The prefix that answers ENOSYS for calls newer than the profile.
+//! The prefix of a filter that answers ENOSYS for calls newer than the profile.
 //!
-//! For each architecture of the filter, a section of its own with only forward jumps inside it:
+//! It has a section for each architecture of the filter, with forward jumps only:
 //!
 //! ```text
 //!     load arch
 //!     is it ARCH?            no: next section
 //!     load number
-//!     (x86_64) has it the x32 bit?   yes: compare with the last x32 call, if x32 is in the filter, else go to the filter
-//!     above the last call?   yes: return ENOSYS    no: go to the filter
+//!     (x86_64) has it the x32 bit?
+//!                            yes: compare with the last x32 call, if x32 is in the filter,
+//!                                 else go to the filter
+//!     above the last call?   yes: return ENOSYS, no: go to the filter
 //!     ... next section ...
 //! filter:
 //! ```
 //!
-//! The number compared with is the largest that any rule names for that architecture, so a profile
-//! that names no call newer than its author knew gets the boundary right. Holes below it go to the
-//! filter.
+//! The last call is the one with the largest number that any rule names for that architecture.
+//! Numbers below it that no rule names go to the filter.
 
 use crate::spec::config::Seccomp;
 use libseccomp::{ScmpArch, ScmpSyscall};
@@ -89,8 +90,8 @@ pub(super) fn last_calls(seccomp: &Seccomp, archs: &[ScmpArch]) -> Vec<Last> {
     last
 }
 
-/// AUDIT_ARCH_* of linux/audit.h: machine number, and bits for 64 bits, little endian and the n32
-/// calling convention.
+/// AUDIT_ARCH_* of linux/audit.h: the number of elf.h (`EM_*`), and bits for 64 bits, little endian
+/// and the n32 calling convention.
 fn audit_arch(arch: ScmpArch) -> u32 {
     const WIDE: u32 = 0x8000_0000;
     const LITTLE: u32 = 0x4000_0000;
@@ -193,7 +194,7 @@ fn section(last: &Last) -> Option<Vec<Instruction>> {
             }
             body.extend(refuse_above(number));
         }
-        (None, Some(_)) => return None, // x32 numbers stand on x86_64 only
+        (None, Some(_)) => return None, // only x86_64 has x32 numbers
     }
     let mut section = vec![Instruction::test(EQUAL, last.arch, 0, body.len() as u8)];
     section.extend(body);
@@ -235,7 +236,7 @@ mod tests {
     use super::*;
     use crate::security::seccomp::interpreter::{Data, run};
 
-    /// What stands behind the prefix in these tests.
+    /// What follows the prefix in these tests.
     const REACHED: u32 = libc::SECCOMP_RET_TRAP;
 
     fn answer(last: &[Last], arch: u32, number: u32) -> u32 {

@@ -78,7 +78,8 @@ fn every_action_returns_its_value() {
             rule["errnoRet"] = json!(number);
         }
         let filter = made(
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent", "syscalls": [rule]}),
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+                "syscalls": [rule]}),
         );
         assert_eq!(
             native(&filter, libc::SYS_getppid, [0; 6]),
@@ -100,9 +101,8 @@ fn every_default_action_but_notify() {
         ("SCMP_ACT_TRACE", libc::SECCOMP_RET_TRACE | 1),
         ("SCMP_ACT_ERRNO", errno(libc::EPERM)),
     ] {
-        let filter = made(
-            json!({"defaultAction": action, "syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ALLOW"}]}),
-        );
+        let filter = made(json!({"defaultAction": action,
+                "syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ALLOW"}]}));
         assert_eq!(
             native(&filter, libc::SYS_getpid, [0; 6]),
             expected,
@@ -134,7 +134,8 @@ fn every_operator_compares_all_64_bits() {
     ] {
         for index in 0..6 {
             let filter = made(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
-                {"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "args": [{"index": index, "value": value, "op": op}]}]}));
+                {"names": ["getppid"], "action": "SCMP_ACT_ERRNO",
+                    "args": [{"index": index, "value": value, "op": op}]}]}));
             let with = |arg: u64| {
                 let mut args = [0; 6];
                 args[index] = arg;
@@ -156,10 +157,9 @@ fn every_operator_compares_all_64_bits() {
 
 #[test]
 fn masked_equal_takes_the_mask_from_value_and_the_datum_from_value_two() {
-    let filter = made(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["chmod"], "action": "SCMP_ACT_ERRNO",
-        "args": [{"index": 1, "value": 0o700, "valueTwo": 0o500, "op": "SCMP_CMP_MASKED_EQ"}]}]}),
-    );
+    let filter = made(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["chmod"], "action": "SCMP_ACT_ERRNO",
+        "args": [{"index": 1, "value": 0o700, "valueTwo": 0o500, "op": "SCMP_CMP_MASKED_EQ"}]}]}));
     // What runc and crun answer to chmod(1) on the same section.
     for (mode, expected) in [
         (0o500, errno(1)),
@@ -178,17 +178,18 @@ fn masked_equal_takes_the_mask_from_value_and_the_datum_from_value_two() {
 
 #[test]
 fn conditions_on_different_arguments_hold_together_and_on_the_same_argument_each_alone() {
-    let both = made(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "args": [
-        {"index": 0, "value": 7, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 8, "op": "SCMP_CMP_EQ"}]}]}),
-    );
+    let both = made(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "args": [
+        {"index": 0, "value": 7, "op": "SCMP_CMP_EQ"},
+            {"index": 1, "value": 8, "op": "SCMP_CMP_EQ"}]}]}));
     assert_eq!(native(&both, libc::SYS_dup2, [7, 8, 0, 0, 0, 0]), errno(1));
     assert_eq!(native(&both, libc::SYS_dup2, [7, 9, 0, 0, 0, 0]), ALLOW);
     assert_eq!(native(&both, libc::SYS_dup2, [6, 8, 0, 0, 0, 0]), ALLOW);
-    let either = made(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "args": [
-        {"index": 0, "value": 7, "op": "SCMP_CMP_EQ"}, {"index": 0, "value": 9, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 8, "op": "SCMP_CMP_EQ"}]}]}),
-    );
+    let either = made(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "args": [
+        {"index": 0, "value": 7, "op": "SCMP_CMP_EQ"},
+            {"index": 0, "value": 9, "op": "SCMP_CMP_EQ"},
+            {"index": 1, "value": 8, "op": "SCMP_CMP_EQ"}]}]}));
     for (args, expected) in [
         ([7, 0], errno(1)),
         ([9, 0], errno(1)),
@@ -207,11 +208,12 @@ fn conditions_on_different_arguments_hold_together_and_on_the_same_argument_each
 fn other_architectures_have_the_rules_only_if_named() {
     let rules = json!([{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 9}]);
     let alone = made(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}));
-    let named = made(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": rules}),
-    );
+    let named = made(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+            "syscalls": rules}));
     let foreign = made(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_AARCH64"], "syscalls": rules}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_AARCH64"],
+            "syscalls": rules}),
     );
     for filter in [&alone, &named, &foreign] {
         assert_eq!(native(filter, libc::SYS_getppid, [0; 6]), errno(9)); // native is always in
@@ -232,9 +234,9 @@ fn calls_newer_than_the_profile_do_not_exist() {
     // Statx: 332, and 383 on i386.
     let rules = json!([{"names": ["getppid", "statx"], "action": "SCMP_ACT_ALLOW"}]);
     for default in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"] {
-        let filter = made(
-            json!({"defaultAction": default, "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": rules}),
-        );
+        let filter = made(json!({"defaultAction": default,
+                "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+                "syscalls": rules}));
         assert_eq!(native(&filter, libc::SYS_statx, [0; 6]), ALLOW);
         assert_eq!(
             native(&filter, libc::SYS_statx + 1, [0; 6]),
@@ -264,13 +266,20 @@ fn calls_newer_than_the_profile_do_not_exist() {
 
 #[test]
 fn a_tree_answers_as_a_list_does() {
-    // 40 rules are a tree and 30 a list; names and answers differ by call, with holes between.
+    // 40 rules become a tree and 30 a list; each call has its own answer, and some have no rule.
     let names: Vec<String> = (0..80)
         .step_by(2)
         .map(|number| ScmpSyscall::from(number).get_name().unwrap())
         .collect();
     let rules = |count: usize| -> Vec<Value> {
-        names[..count].iter().enumerate().map(|(i, name)| json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": 100 + i})).collect()
+        names[..count]
+            .iter()
+            .enumerate()
+            .map(|(i, name)| {
+                json!({"names": [name], "action": "SCMP_ACT_ERRNO",
+            "errnoRet": 100 + i})
+            })
+            .collect()
     };
     for count in [1, 30, 33, 40] {
         let filter = made(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules(count)}));
@@ -292,7 +301,8 @@ fn a_tree_answers_as_a_list_does() {
 
 #[test]
 fn unknown_names_are_warned_of_and_redundant_rules_dropped() {
-    let rules = json!([{"names": ["nonsense", "getppid", "x".repeat(200), "new\nline"], "action": "SCMP_ACT_ERRNO"}, {"names": ["getpid"], "action": "SCMP_ACT_ALLOW"}]);
+    let rules = json!([{"names": ["nonsense", "getppid", "x".repeat(200), "new\nline"],
+        "action": "SCMP_ACT_ERRNO"}, {"names": ["getpid"], "action": "SCMP_ACT_ALLOW"}]);
     let filter = made(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}));
     assert_eq!(filter.warnings.len(), 3);
     assert_eq!(
@@ -306,9 +316,8 @@ fn unknown_names_are_warned_of_and_redundant_rules_dropped() {
     assert_eq!(native(&filter, libc::SYS_getppid, [0; 6]), errno(1));
     assert_eq!(native(&filter, libc::SYS_getpid, [0; 6]), ALLOW);
     let unknown: Vec<String> = (0..40).map(|i| format!("nonsense{i}")).collect();
-    let filter = made(
-        json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": unknown, "action": "SCMP_ACT_ALLOW"}]}),
-    );
+    let filter = made(json!({"defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [{"names": unknown, "action": "SCMP_ACT_ALLOW"}]}));
     // 40 names and no rule: no tree.
     assert_eq!(native(&filter, libc::SYS_getpid, [0; 6]), errno(1));
 }
@@ -316,7 +325,10 @@ fn unknown_names_are_warned_of_and_redundant_rules_dropped() {
 #[test]
 fn invalid_sections_are_refused_in_words() {
     let rule = |rule: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
-    let notify = |names: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent", "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}]});
+    let notify = |names: Value| {
+        json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": "/run/agent", "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}]})
+    };
     for (value, words) in [
         (
             json!({"syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ALLOW"}]}),
@@ -371,15 +383,13 @@ fn invalid_sections_are_refused_in_words() {
             "empty string is not a valid syscall",
         ),
         (
-            rule(
-                json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}),
-            ),
+            rule(json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO",
+                    "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]})),
             "argument index 6",
         ),
         (
-            rule(
-                json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 1}]}),
-            ),
+            rule(json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO",
+                    "args": [{"index": 1, "value": 1}]})),
             "has no op",
         ),
     ] {
@@ -393,9 +403,8 @@ fn a_program_that_the_kernel_would_not_take_is_refused() {
     let args: Vec<Value> = (0..4200)
         .map(|value| json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"}))
         .collect();
-    let error = refused(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "args": args}]}),
-    );
+    let error = refused(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "args": args}]}));
     assert!(
         error.contains("instructions, and the kernel takes 4096"),
         "{error}"
@@ -422,7 +431,8 @@ fn flags_are_the_kernels_numbers() {
     let idle = with(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]));
     assert_eq!((idle.flags, idle.warnings.len()), (0, 1));
     let notify = made(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+            "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
         "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}),
     );
     assert_eq!(
@@ -456,12 +466,14 @@ fn an_absent_filter_is_not_asked_for() {
 #[test]
 fn the_kernel_takes_the_filter_and_does_what_it_says() {
     let filter = made(
-        json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 111, "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": [
+        json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 111,
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": [
         {"names": ["exit_group", "getppid", "statx"], "action": "SCMP_ACT_ALLOW"},
         {"names": ["getuid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0},
         {"names": ["getgid"], "action": "SCMP_ACT_TRAP"},
         {"names": ["geteuid"], "action": "SCMP_ACT_KILL_PROCESS"},
-        {"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77, "args": [{"index": 0, "value": 0xf0, "valueTwo": 0x50, "op": "SCMP_CMP_MASKED_EQ"}]}]}),
+        {"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77,
+            "args": [{"index": 0, "value": 0xf0, "valueTwo": 0x50, "op": "SCMP_CMP_MASKED_EQ"}]}]}),
     );
     let behind = |number, arg| call_behind(&filter.program, filter.flags, number, first(arg));
     assert!(matches!(behind(libc::SYS_getppid, 0), Outcome::Returned(_)));
@@ -496,10 +508,11 @@ fn the_kernel_takes_the_filter_and_does_what_it_says() {
 #[test]
 fn loading_a_notifying_filter_gives_a_listener() {
     let filter = made(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}),
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+            "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}),
     );
-    // The child finds the listener among its descriptors: the highest, as nothing else was opened
-    // since the fork.
+    // The child finds the listener as its highest descriptor: it has opened nothing else since the
+    // fork.
     let listener = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
     assert!(filter.flags & NEW_LISTENER != 0);
     let cloexec = (0..listener + 64).any(|fd| {
