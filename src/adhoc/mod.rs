@@ -6,12 +6,12 @@
 //! one has a log, which a process of hull's writes ([`keeper`]) and `hull logs` shows ([`logs`]).
 #![forbid(unsafe_code)]
 
-pub mod config;
-pub mod flags;
-pub mod keeper;
-pub mod layers;
-pub mod logs;
-pub mod options;
-pub mod run;
-pub mod users;
-pub mod values;
+pub(crate) mod config;
+pub(crate) mod flags;
+pub(crate) mod keeper;
+pub(crate) mod layers;
+pub(crate) mod logs;
+pub(crate) mod options;
+pub(crate) mod run;
+pub(crate) mod users;
+pub(crate) mod values;

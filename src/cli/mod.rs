@@ -27,7 +27,7 @@ mod spec;
 mod start;
 mod state;
 mod stats;
-pub mod table;
+mod table;
 mod update;
 mod version;
 mod vm;

@@ -4,7 +4,7 @@
 use super::netlink::{Link, Namespace, Socket};
 use super::record::{self, MovedDevice};
 use super::{address, link};
-use crate::{Context, Error, Result};
+use crate::{Error, Result};
 use ipnet::IpNet;
 use std::path::Path;
 
@@ -141,17 +141,4 @@ pub fn give_back(moved: &MovedDevice, pinned: &Namespace) -> Result<()> {
         ))),
         false => Ok(()),
     }
-}
-
-/// Whether two descriptors are of the same network namespace.
-///
-/// # Errors
-/// fstat(2) fails.
-pub fn same(a: &Namespace, b: &Namespace) -> Result<bool> {
-    let identity = |n: &Namespace| {
-        crate::sys::file::fstat(n.0.0)
-            .map(|stat| (stat.st_dev, stat.st_ino))
-            .on("stat", "a network namespace")
-    };
-    Ok(identity(a)? == identity(b)?)
 }

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-pub mod foreground;
-pub mod notify;
-pub mod output;
-pub mod streams;
+pub(crate) mod foreground;
+pub(crate) mod notify;
+pub(crate) mod output;
+pub(crate) mod streams;
