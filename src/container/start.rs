@@ -30,7 +30,7 @@ pub fn begin(container: &Container, made: &Created) -> Result<Option<Notify>> {
 /// Waits until the started program is there ([`Created::executed`]).
 ///
 /// # Errors
-/// A startContainer hook failed; its machine does not answer.
+/// A startContainer hook failed; its VM does not answer.
 pub fn executed(container: &Container, made: &Created) -> Result<()> {
     if container.record.vm.is_some() && !container.wait_for_end_of(&made.child.sync)? {
         return Ok(());
@@ -148,7 +148,7 @@ impl Container {
     }
 
     /// Waits until nobody has the other end of a descriptor any more; false where the container is
-    /// paused. A hook may take its time: a machine is asked now and then whether it is there at
+    /// paused. A hook may take its time: a VM is asked now and then whether it answers at
     /// all.
     fn wait_for_end_of(&self, descriptor: &Fd) -> Result<bool> {
         const LOOK_MS: u64 = 100;

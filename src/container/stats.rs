@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 pub enum OomKills {
     /// This kernel.
     Cgroup(OomEvents),
-    /// The monitor of a machine.
+    /// The monitor of a VM.
     Vm(Fd),
 }
 
@@ -29,7 +29,7 @@ impl OomKills {
         }
     }
 
-    /// Whether a machine's monitor tells.
+    /// Whether the monitor of a VM reports the kills.
     pub fn is_vm(&self) -> bool {
         matches!(self, OomKills::Vm(_))
     }

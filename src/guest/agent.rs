@@ -18,7 +18,7 @@ use crate::sys::process::{self, Cloned};
 use crate::sys::{event, file, mount, socket};
 use crate::vm::channel::frame::{Frame, Kind, LONGEST};
 use crate::vm::channel::message::{
-    FromGuest, MACHINE, PROGRAM, Process, SHARE, Setup, Task, ToGuest,
+    AGENT, FromGuest, PROGRAM, Process, SHARE, Setup, Task, ToGuest,
 };
 use crate::vm::channel::mux::{Channel, STDERR, STDIN, STDOUT, Streams, stream};
 use crate::{Context, Error, Result};
@@ -521,7 +521,7 @@ impl Agent {
 
     fn report_oom(&mut self) -> Result<()> {
         match self.oom.as_mut().map(OomEvents::read) {
-            Some(Ok(Oom::Kills(count))) => self.channel.message(MACHINE, &FromGuest::Oom(count)),
+            Some(Ok(Oom::Kills(count))) => self.channel.message(AGENT, &FromGuest::Oom(count)),
             Some(Ok(Oom::Gone) | Err(_)) => {
                 self.oom = None;
                 Ok(())
@@ -539,7 +539,7 @@ impl Agent {
             };
             if let Some(line) = notification {
                 self.notify = None;
-                self.channel.message(MACHINE, &FromGuest::Notify(line))?;
+                self.channel.message(AGENT, &FromGuest::Notify(line))?;
             }
         }
         Ok(())
@@ -601,7 +601,7 @@ impl Agent {
                 self.channel.message(number, &end)?;
             }
         }
-        debug_assert!(!self.sessions.contains_key(&MACHINE));
+        debug_assert!(!self.sessions.contains_key(&AGENT));
         Ok(())
     }
 }

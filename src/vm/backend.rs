@@ -37,7 +37,7 @@ use crate::vm::vmm::Accelerator;
 use crate::{Context, Error, Result};
 use std::time::Duration;
 
-/// How long a guest may take to stand before its program, in seconds: emulation on a busy machine
+/// How long a guest may take to come to the wait for start, in seconds: emulation on a busy host
 /// is slow.
 const BOOT: u64 = 120;
 
@@ -249,7 +249,7 @@ fn compile(
     Ok((translated, create, plan))
 }
 
-/// What a machine would be made of, for `hull plan`.
+/// What a VM would be made of, for `hull plan`.
 pub struct Preview {
     /// The kernel that it would boot.
     pub kernel: kernel::Kernel,
@@ -278,7 +278,7 @@ pub fn preview(
     spec: &Spec,
     id: &str,
     options: &CreateOptions,
-    machine: &crate::settings::vm::VmOptions,
+    vm: &crate::settings::vm::VmOptions,
 ) -> Result<Preview> {
     let of_container = |other: &str| network_namespace(store, other);
     let (spec, network) = options.network.apply(store, id, spec, &of_container)?;
@@ -290,24 +290,20 @@ pub fn preview(
     let facts = Facts::probe(&spec)?;
     let (own, guests) = IdMaps::for_spec(&spec, &facts)?.unzip();
     let root = RootImage {
-        from: &machine.root(),
+        from: &vm.root(),
         make: false,
     };
     let guests = guests.as_ref().unwrap_or(&spec);
     let (translated, _, plan) = compile(store, guests, id, options, root)?;
-    let kernel = kernel::find(machine.kernel.as_deref())?;
-    let accelerator = accelerator(store, machine.engine.unwrap_or_default())?;
-    let (memory, memory_max, cpus) = (
-        machine.memory(&spec),
-        machine.memory_max(&spec),
-        machine.cpus(&spec),
-    );
+    let kernel = kernel::find(vm.kernel.as_deref())?;
+    let accelerator = accelerator(store, vm.engine.unwrap_or_default())?;
+    let (memory, memory_max, cpus) = (vm.memory(&spec), vm.memory_max(&spec), vm.cpus(&spec));
     let cgroup = host_cgroup(&HostCgroup {
         spec: &spec,
         id,
         options,
         facts: &facts,
-        memory: memory + machine.plugged(&spec),
+        memory: memory + vm.plugged(&spec),
     })?;
     let (host, _) = vm::plan::host(vm::plan::HostRequest {
         spec: &spec,
@@ -425,7 +421,7 @@ fn accelerator(store: &Store, engine: Engine) -> Result<Accelerator> {
         (Ok(()), _) => Ok(Accelerator::Kvm),
         (Err(error), Engine::Kvm) => Err(error),
         (Err(error), _) => {
-            let said = format!("the machine is emulated, which is slow: {error}");
+            let said = format!("the VM is emulated, which is slow: {error}");
             let mark = store.cache("vm")?.join("emulated");
             let boot = crate::sys::procfs::boot_id();
             if std::fs::read_to_string(&mark).is_ok_and(|text| text == boot)

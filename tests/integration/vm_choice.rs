@@ -106,7 +106,7 @@ fn kvm_is_used_where_it_can_run_a_kernel() {
     }
     assert_eq!(run("auto").success().stdout, "here\n");
     let log = text(logs.join("auto"));
-    let emulated = log.matches("the machine is emulated, which is slow");
+    let emulated = log.matches("the VM is emulated, which is slow");
     assert_eq!(emulated.count(), usize::from(by_kvm.status != 0), "{log}");
     assert_eq!(log.contains("/dev/kvm"), by_kvm.status != 0, "{log}");
 }

@@ -22,8 +22,8 @@ use crate::step::host::{HostStep, Interface};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// The session that is the machine itself.
-pub const MACHINE: u32 = 0;
+/// The session of the guest's agent itself.
+pub const AGENT: u32 = 0;
 /// The session of the container's own program.
 pub const PROGRAM: u32 = 1;
 
@@ -50,7 +50,7 @@ pub struct Guest {
     pub uptime: u64,
 }
 
-/// What the machine needs before it can have programs.
+/// What the agent needs before it can make programs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Setup {
     /// Kernel modules beyond those of the boot, by name.
@@ -65,7 +65,7 @@ pub struct Setup {
     pub interpreter: Option<String>,
     /// Device nodes that a container's are bound from, where it may not make them on the share.
     pub nodes: Vec<Node>,
-    /// The machine's disks, in the order of their serial numbers.
+    /// The VM's disks, in the order of their serial numbers.
     pub disks: Vec<Disk>,
     /// The container has a socket to say that it is ready.
     pub notify: bool,
@@ -120,7 +120,7 @@ pub struct Task {
 /// From the host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToGuest {
-    /// To the machine: once.
+    /// To the agent: once.
     Setup(Setup),
     /// Makes a session.
     Spawn(Box<Task>),
@@ -128,24 +128,24 @@ pub enum ToGuest {
     Start,
     /// A signal for the session's program.
     Signal(i32),
-    /// To the machine: a signal for the container's program, which is answered.
+    /// To the agent: a signal for the container's program, which is answered.
     SignalProgram(i32),
     /// A signal for everything in the container.
     SignalAll(i32),
     /// The terminal's size in characters: rows, columns.
     Resize(u16, u16),
-    /// To the machine: the container's counters, as `cgroups::Stats`.
+    /// To the agent: the container's counters, as `cgroups::Stats`.
     Stats,
-    /// To the machine: the processes, as a list of [`Process`].
+    /// To the agent: the processes, as a list of [`Process`].
     Processes,
-    /// To the machine: the signals that the container's program catches, ignores or blocks, as a
+    /// To the agent: the signals that the container's program catches, ignores or blocks, as a
     /// mask.
     Handled,
-    /// To the machine: new limits.
+    /// To the agent: new limits.
     Update(Box<Resources>),
-    /// To the machine: nanoseconds since 1970, after a pause.
+    /// To the agent: nanoseconds since 1970, after a pause.
     Clock(u64),
-    /// To the machine: a connection to an address of the container's own, carried by a session's
+    /// To the agent: a connection to an address of the container's own, carried by a session's
     /// streams; there is no answer but theirs.
     Connect(u32, SocketAddr),
 }
@@ -168,15 +168,15 @@ pub struct Process {
 /// From the guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum FromGuest {
-    /// A request to the machine is executed.
+    /// A request to the agent has been executed.
     Done,
     /// A request is refused, in words.
     Refused(String),
     /// A request's answer.
     Value(serde_json::Value),
-    /// From the machine, unasked: so many more kills for lack of memory in the container's cgroup.
+    /// From the agent, unasked: so many more kills for lack of memory in the container's cgroup.
     Oom(u64),
-    /// From the machine, unasked, once: the container says that it is ready, in this line of
+    /// From the agent, unasked, once: the container says that it is ready, in this line of
     /// sd_notify(3).
     Notify(String),
     /// `inside` stands before its program, or with an exec runs it; what its policies decided.

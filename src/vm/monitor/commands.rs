@@ -5,7 +5,7 @@ use super::state::{Monitor, PAUSED, PendingCommand, Stage, VmmCommand};
 use crate::sys::fd::Fd;
 use crate::vm::channel::client::{self, MonitorRequest};
 use crate::vm::channel::frame::Kind;
-use crate::vm::channel::message::{FromGuest, MACHINE, PROGRAM, Task, ToGuest};
+use crate::vm::channel::message::{AGENT, FromGuest, PROGRAM, Task, ToGuest};
 use crate::vm::host_process::{Forwarded, forwarded};
 use crate::vm::stdio::Ends;
 use crate::{Error, Result};
@@ -69,7 +69,7 @@ impl Monitor {
             }
             MonitorRequest::SignalAll(signal) if self.paused => {
                 self.pending_guest.push_back(None);
-                self.channel.message(MACHINE, &ToGuest::SignalAll(signal))?;
+                self.channel.message(AGENT, &ToGuest::SignalAll(signal))?;
                 self.answer(number, &FromGuest::Done);
                 Ok(())
             }
@@ -125,7 +125,7 @@ impl Monitor {
             return Err(vm_paused());
         }
         self.pending_guest.push_back(Some(number));
-        self.channel.message(MACHINE, message)
+        self.channel.message(AGENT, message)
     }
 
     /// Notes a command to QEMU, whose reply goes to the connection.
@@ -176,7 +176,7 @@ impl Monitor {
                 let _ = std::fs::remove_file(&mark);
                 // The guest's clock was stopped.
                 self.pending_guest.push_back(None);
-                self.channel.message(MACHINE, &ToGuest::Clock(clock()))?;
+                self.channel.message(AGENT, &ToGuest::Clock(clock()))?;
             }
             VmmCommand::SetBalloon { plugged } if self.config.memory_max.is_some() => {
                 self.qemu.set_plugged(plugged)?;

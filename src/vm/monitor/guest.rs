@@ -11,7 +11,7 @@ use crate::sys::fd::Fd;
 use crate::sys::process::Ended;
 use crate::vm::channel::client::ToParent;
 use crate::vm::channel::frame::{Frame, Kind};
-use crate::vm::channel::message::{FromGuest, Guest, MACHINE, PROGRAM, Setup, ToGuest};
+use crate::vm::channel::message::{AGENT, FromGuest, Guest, PROGRAM, Setup, ToGuest};
 use crate::vm::channel::mux::{STDERR, STDIN, STDOUT, Streams, stream};
 use crate::vm::host_process::decode_ended;
 use crate::vm::stdio::Ends;
@@ -53,7 +53,7 @@ impl Monitor {
             Kind::Message => {
                 let message = serde_json::from_slice(&frame.payload).map_err(invalid_message)?;
                 match frame.stream {
-                    MACHINE => self.agent_message(message),
+                    AGENT => self.agent_message(message),
                     PROGRAM => self.program_message(message),
                     session => self.exec_message(session, &message),
                 }
@@ -114,7 +114,7 @@ impl Monitor {
         self.facts = Some(facts);
         self.stage = Stage::SettingUp;
         self.pending_guest.push_back(None);
-        self.channel.message(MACHINE, &ToGuest::Setup(setup))
+        self.channel.message(AGENT, &ToGuest::Setup(setup))
     }
 
     /// A message of the guest's agent: a notification, or the answer to the oldest request.

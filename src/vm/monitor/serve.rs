@@ -6,7 +6,7 @@ use crate::sys::fd::Fd;
 use crate::sys::process::Ended;
 use crate::sys::{event, file, socket};
 use crate::vm::channel::client;
-use crate::vm::channel::message::{MACHINE, PROGRAM, ToGuest};
+use crate::vm::channel::message::{AGENT, PROGRAM, ToGuest};
 use crate::vm::channel::mux::{STDIN, STDOUT, StreamEnd, stream};
 use crate::{Context, Error, Result};
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -272,7 +272,7 @@ impl Monitor {
             match added {
                 Ok(()) => self
                     .channel
-                    .message(MACHINE, &ToGuest::Connect(session, address))?,
+                    .message(AGENT, &ToGuest::Connect(session, address))?,
                 Err(_) => self.streams.remove_session(session),
             }
         }
