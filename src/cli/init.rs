@@ -6,9 +6,9 @@ use crate::init::fresh::run_init;
 /// Options of `init`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Descriptor of the encoded steps
+    /// Descriptor of the encoded container steps
     #[arg(long)]
-    script: i32,
+    steps: i32,
     /// Descriptors of the slots, with commas between them; -1 is an empty slot
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     slots: Vec<i32>,
@@ -16,5 +16,5 @@ pub struct Args {
 
 /// Executes the steps; returns only with an error.
 pub fn run(args: &Args) -> Result<u8> {
-    match run_init(args.script, &args.slots)? {}
+    match run_init(args.steps, &args.slots)? {}
 }
