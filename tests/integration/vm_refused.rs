@@ -91,7 +91,7 @@ fn resources_of_the_host_are_refused_by_field() {
     refused(
         bundle.join("ipc", holder.path("net")),
         &[],
-        "is a network namespace, where ipc is asked for",
+        "is a network namespace, not an ipc namespace",
     );
     let mut bundle = Bundle::new();
     refused(
