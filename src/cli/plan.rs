@@ -132,8 +132,9 @@ fn create_vm(preview: &Preview) -> Printed {
     });
     let (image, release, accelerator) =
         (kernel.image.display(), &kernel.release, accelerator.name());
+    let cpu_word = if *cpus == 1 { "CPU" } else { "CPUs" };
     let mut text = format!(
-        "vm        {image} ({release}), {accelerator}, {} MiB{most}, {cpus} CPUs\n",
+        "vm        {image} ({release}), {accelerator}, {} MiB{most}, {cpus} {cpu_word}\n",
         memory >> 20
     );
     for share in shares {
