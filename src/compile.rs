@@ -44,6 +44,17 @@ pub struct CreateOptions {
 }
 
 impl CreateOptions {
+    /// Who makes the cgroup.
+    pub fn cgroup_driver(&self, facts: &Facts) -> Driver {
+        if self.systemd_cgroup {
+            Driver::Systemd {
+                user: facts.euid != 0,
+            }
+        } else {
+            Driver::Cgroupfs
+        }
+    }
+
     /// Those of the options that apply to the plan in the guest.
     pub fn for_guest(&self) -> Self {
         Self {
@@ -131,17 +142,10 @@ pub fn request(
     let config = spec.config();
     let linux = config.linux.as_ref();
     let rootless = !facts.privileged || facts.in_user_namespace;
-    let driver = if options.systemd_cgroup {
-        Driver::Systemd {
-            user: facts.euid != 0,
-        }
-    } else {
-        Driver::Cgroupfs
-    };
     let cgroup = cgroups::request::CgroupRequest {
         id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
-        driver,
+        driver: options.cgroup_driver(facts),
         resources: linux.and_then(|linux| linux.resources.as_ref()),
         device_rules: !rootless,
         annotations: &config.annotations,

@@ -78,7 +78,42 @@ pub struct Record {
     pub vm: Option<crate::state::VmRecord>,
 }
 
+/// What a run of host steps has made, for the record.
+#[derive(Default)]
+pub struct Made {
+    /// The process id of init, or of a VM's monitor; 0 before the clone.
+    pub pid: i32,
+    /// The cgroup.
+    pub cgroup: Option<cgroups::group::Record>,
+    /// What the policies of the container steps decided.
+    pub outcomes: Vec<PolicyOutcome>,
+    /// The VM, once its guest has booted.
+    pub vm: Option<VmRecord>,
+}
+
 impl Record {
+    /// Takes over what was made; with a process id, the container is [`Phase::Made`].
+    ///
+    /// # Errors
+    /// The process has exited.
+    pub fn fill(&mut self, made: Made) -> Result<()> {
+        let Made {
+            pid,
+            cgroup,
+            outcomes,
+            vm,
+        } = made;
+        (self.cgroup, self.outcomes, self.vm) = (cgroup, outcomes, vm);
+        if pid > 0 {
+            self.pid = pid;
+            self.phase = Phase::Made;
+            self.start_time = process_stat(pid)
+                .map(|(_, started)| started)
+                .ok_or_else(|| Error::new("the container's process is gone"))?;
+        }
+        Ok(())
+    }
+
     /// Reads a container's record.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 
 use super::errors;
 use super::run::{Backend, CloneRequest, Network, Progress};
-use crate::cgroups;
 use crate::cgroups::exec::ExecTarget;
 use crate::cgroups::group::Group;
 use crate::hooks::{host, listener};
@@ -14,7 +13,7 @@ use crate::rootfs::sources;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
 use crate::spec::state::state_document;
-use crate::state::PolicyOutcome;
+use crate::state;
 use crate::step::draft::Plan;
 use crate::step::host::{HookList, Open};
 use crate::store::START_FIFO;
@@ -94,9 +93,8 @@ pub struct EnteredContainer {
     pub tasks: Vec<Option<Fd>>,
 }
 
-/// Writes the record: the process id (0 before the clone), the cgroup, the outcomes.
-pub type Recorder<'a> =
-    dyn FnMut(i32, Option<cgroups::group::Record>, Vec<PolicyOutcome>) -> Result<()> + 'a;
+/// Writes the record: before the clone with its cgroup alone.
+pub type Recorder<'a> = dyn FnMut(state::Made) -> Result<()> + 'a;
 
 /// What the host steps are executed for.
 pub enum Role<'a> {
@@ -202,10 +200,16 @@ impl Backend for Namespaces<'_> {
             return Err(Error::new("an exec has no record"));
         };
         match made {
-            Progress::Cgroup(cgroup) => write(0, Some(cgroup), Vec::new()),
-            Progress::Process { child, cgroup } => {
-                write(child.pid, cgroup, errors::decided(self.plan, child))
-            }
+            Progress::Cgroup(cgroup) => write(state::Made {
+                cgroup: Some(cgroup),
+                ..state::Made::default()
+            }),
+            Progress::Process { child, cgroup } => write(state::Made {
+                pid: child.pid,
+                cgroup,
+                outcomes: errors::decided(self.plan, child),
+                vm: None,
+            }),
         }
     }
 

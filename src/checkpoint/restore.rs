@@ -14,10 +14,9 @@ use crate::backend::namespaces::Target;
 use crate::backend::run;
 use crate::compile::{self, Compiled, CreateOptions};
 use crate::container::{Container, create};
-use crate::net::names;
 use crate::net::saved::Identity;
+use crate::net::setup::on_own_networks;
 use crate::spec::Spec;
-use crate::spec::config::{Mount, Namespace};
 use crate::step::draft::{Placed, Plan};
 use crate::step::host::HostStep;
 use crate::store::Store;
@@ -71,7 +70,7 @@ impl Planned {
             .map(|saved| saved.setup(store, id, identity))
             .transpose()?;
         let spec = if network.is_some() {
-            with_hulls_network(store, id, spec)?
+            on_own_networks(store, id, spec)?
         } else {
             spec.clone()
         };
@@ -231,47 +230,6 @@ impl Drop for ReadableImages {
             let _ = chown(path, None, Some(0));
         }
     }
-}
-
-/// The config for a container on hull's own networks: hull creates its network namespace, and
-/// mounts the hosts and resolv.conf that hull writes.
-fn with_hulls_network(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
-    let mut config = spec.config().clone();
-    let linux = config.linux.get_or_insert_default();
-    linux
-        .namespaces
-        .retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
-    linux.namespaces.push(Namespace {
-        typ: Some(LinuxNamespaceType::Network),
-        path: None,
-    });
-    let directory = std::path::absolute(store.directory(id)).on("find", store.root().display())?;
-    for (destination, source) in [
-        ("/etc/hosts", names::hosts_path(&directory)),
-        ("/etc/resolv.conf", names::resolv_path(&directory)),
-    ] {
-        if !config
-            .mounts
-            .iter()
-            .any(|mount| mount.destination == destination)
-        {
-            let options = ["bind", "rprivate", "nosuid", "noexec", "nodev"]
-                .map(str::to_owned)
-                .to_vec();
-            let (typ, source) = (
-                Some("bind".to_owned()),
-                Some(source.to_string_lossy().into_owned()),
-            );
-            config.mounts.push(Mount {
-                destination: destination.to_owned(),
-                typ,
-                source,
-                options,
-                ..Mount::default()
-            });
-        }
-    }
-    Spec::check(config, spec.bundle().to_owned())
 }
 
 /// The arguments of [`restore`], and what they were resolved to.

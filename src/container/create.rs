@@ -3,14 +3,13 @@
 use crate::backend::Created;
 use crate::backend::namespaces::{Namespaces, Role, Target};
 use crate::backend::{self, run};
-use crate::cgroups;
 use crate::compile::{self, Compiled, CreateOptions};
 use crate::container::Container;
 use crate::facts::Facts;
 use crate::net::setup::Setup;
 use crate::settings::vm;
 use crate::spec::Spec;
-use crate::state::{self, Phase, Record, VERSION, network_namespace};
+use crate::state::{Made, Phase, Record, VERSION, network_namespace};
 use crate::stdio::notify;
 use crate::store::Store;
 use crate::sys::fd::Fd;
@@ -142,8 +141,8 @@ impl CreateRequest<'_> {
         } = compiled;
         let directory = self.store.directory(self.id);
         let mut record = blank_record(self.id, &spec, facts, self.options, stdio);
-        let mut write = |pid: i32, cgroup, outcomes| {
-            fill_record(&mut record, pid, cgroup, outcomes)?;
+        let mut write = |made: Made| {
+            record.fill(made)?;
             record.write(self.store)
         };
         let mut namespaces = Namespaces {
@@ -181,9 +180,8 @@ impl CreateRequest<'_> {
     ) -> Result<(Container, Created)> {
         let directory = self.store.directory(self.id);
         let mut record = blank_record(self.id, spec, facts.clone(), self.options, compile::stdio());
-        let mut write = |pid: i32, cgroup, outcomes, vm| {
-            record.vm = vm;
-            fill_record(&mut record, pid, cgroup, outcomes)?;
+        let mut write = |made: Made| {
+            record.fill(made)?;
             record.write(self.store)
         };
         let created = crate::vm::backend::create(crate::vm::backend::Request {
@@ -264,25 +262,6 @@ pub fn blank_record(
         no_new_keyring: options.no_new_keyring,
         vm: None,
     }
-}
-
-/// What is known of it now; with a process id, that it is made.
-fn fill_record(
-    record: &mut Record,
-    pid: i32,
-    cgroup: Option<cgroups::group::Record>,
-    outcomes: Vec<state::PolicyOutcome>,
-) -> Result<()> {
-    record.cgroup = cgroup;
-    record.outcomes = outcomes;
-    if pid > 0 {
-        record.pid = pid;
-        record.phase = Phase::Made;
-        record.start_time = crate::sys::procfs::process_stat(pid)
-            .map(|(_, started)| started)
-            .ok_or_else(|| Error::new("the container's process is gone"))?;
-    }
-    Ok(())
 }
 
 /// Tells the caller who init is: by pid file and by pidfd.

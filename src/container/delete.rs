@@ -118,7 +118,7 @@ impl Container {
         }
     }
 
-    /// The cgroup that hull itself names for people's containers goes with the last of them. With
+    /// The cgroup that hull itself names for ad hoc containers goes with the last of them. With
     /// others in it the kernel refuses.
     fn leave_common_cgroup(&self) {
         for place in self.record.cgroup.iter().flat_map(|cgroup| &cgroup.places) {

@@ -6,6 +6,7 @@ use crate::spec::config::{IdMapping, Linux};
 use crate::spec::names::kind_name;
 use crate::step::container::{Attribute, Barrier, Step};
 use crate::step::draft::Draft;
+use crate::step::draft::become_root;
 use crate::step::draft::set;
 use crate::step::draft::{JoinedNamespace, Namespaces};
 use crate::step::host::{HostStep, MapWriter, Open, Stage};
@@ -337,14 +338,7 @@ pub fn map_writer(facts: &Facts, uid: bool, mappings: &[IdMapping]) -> Result<Ma
 /// loopback.
 pub fn enter(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     if namespaces.user && namespaces.has_root {
-        let ids = Step::Ids {
-            uid: 0,
-            gid: 0,
-            groups: Vec::new(),
-            set_groups: false,
-            keep: false,
-        };
-        draft.container(ids, "linux.namespaces[user]");
+        draft.container(become_root(), "linux.namespaces[user]");
         draft.container(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
     }
     if namespaces.late_ipc {

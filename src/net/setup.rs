@@ -11,7 +11,7 @@ use super::shape::Rate;
 use super::store::NetworkStore;
 use super::subnets;
 use crate::spec::Spec;
-use crate::spec::config::{Linux, Mount, Namespace};
+use crate::spec::config::{Config, Mount, Namespace};
 use crate::store::Store;
 use crate::{Context, Error, Result};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -202,43 +202,61 @@ pub fn apply(
     of_container: NamespaceOf,
 ) -> Result<(Spec, Option<Setup>)> {
     let mut config = spec.config().clone();
-    let linux = config.linux.get_or_insert_with(Linux::default);
-    let mut set_namespace = |path: Option<Option<String>>| {
-        linux
-            .namespaces
-            .retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
-        linux.namespaces.extend(path.map(|path| Namespace {
-            typ: Some(LinuxNamespaceType::Network),
-            path,
-        }));
-    };
     let mut setup = None;
     match &request.mode {
         NetworkMode::FromConfig => return Ok((spec, None)),
-        NetworkMode::None => set_namespace(Some(None)),
-        NetworkMode::Host => set_namespace(None),
-        NetworkMode::Path(path) => set_namespace(Some(Some(path.clone()))),
-        NetworkMode::Container(other) => set_namespace(Some(Some(of_container(other)?))),
+        NetworkMode::None => set_namespace(&mut config, Some(None)),
+        NetworkMode::Host => set_namespace(&mut config, None),
+        NetworkMode::Path(path) => set_namespace(&mut config, Some(Some(path.clone()))),
+        NetworkMode::Container(other) => {
+            set_namespace(&mut config, Some(Some(of_container(other)?)))
+        }
         NetworkMode::Networks(_) => {
-            set_namespace(Some(None));
+            set_namespace(&mut config, Some(None));
             setup = Some(prepare(request, store, id, config.hostname.as_deref())?);
-            let directory =
-                std::path::absolute(store.directory(id)).on("find", store.root().display())?;
-            for (destination, source) in [
-                ("/etc/hosts", names::hosts_path(&directory)),
-                ("/etc/resolv.conf", names::resolv_path(&directory)),
-            ] {
-                if !config
-                    .mounts
-                    .iter()
-                    .any(|mount| mount.destination == destination)
-                {
-                    config.mounts.push(bind(destination, source));
-                }
-            }
+            mount_files(&mut config, store, id)?;
         }
     }
     Ok((Spec::check(config, spec.bundle().to_owned())?, setup))
+}
+
+/// Mounts the hosts and resolv.conf that hull writes, unless the config mounts there itself.
+fn mount_files(config: &mut Config, store: &Store, id: &str) -> Result<()> {
+    let directory = std::path::absolute(store.directory(id)).on("find", store.root().display())?;
+    for (destination, source) in [
+        ("/etc/hosts", names::hosts_path(&directory)),
+        ("/etc/resolv.conf", names::resolv_path(&directory)),
+    ] {
+        let mut mounts = config.mounts.iter();
+        if !mounts.any(|mount| mount.destination == destination) {
+            config.mounts.push(bind(destination, source));
+        }
+    }
+    Ok(())
+}
+
+/// The config for a container that hull puts on its own networks again, at a restore: hull creates
+/// the network namespace, and mounts the hosts and resolv.conf that it writes.
+///
+/// # Errors
+/// The config becomes invalid by that.
+pub fn on_own_networks(store: &Store, id: &str, spec: &Spec) -> Result<Spec> {
+    let mut config = spec.config().clone();
+    set_namespace(&mut config, Some(None));
+    mount_files(&mut config, store, id)?;
+    Spec::check(config, spec.bundle().to_owned())
+}
+
+/// Replaces the config's network namespace: none, a new one (`Some(None)`), or the one at a path.
+fn set_namespace(config: &mut Config, path: Option<Option<String>>) {
+    let linux = config.linux.get_or_insert_default();
+    linux
+        .namespaces
+        .retain(|namespace| namespace.typ != Some(LinuxNamespaceType::Network));
+    linux.namespaces.extend(path.map(|path| Namespace {
+        typ: Some(LinuxNamespaceType::Network),
+        path,
+    }));
 }
 
 fn bind(destination: &str, source: PathBuf) -> Mount {

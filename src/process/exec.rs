@@ -14,6 +14,7 @@ use crate::security::seccomp::Filter;
 use crate::spec::Spec;
 use crate::spec::config::{Personality, Process};
 use crate::step::container::{Attribute, Barrier, Step, slot};
+use crate::step::draft::become_root;
 use crate::step::draft::{Placed, Plan, set};
 use crate::step::host::{HostStep, Open, Stage};
 use oci_spec::runtime::LinuxNamespaceType;
@@ -259,14 +260,7 @@ impl Exec<'_> {
     fn enter(&mut self) {
         self.container(set(Attribute::Session, 0), "[session]");
         if self.request.joins.user {
-            let ids = Step::Ids {
-                uid: 0,
-                gid: 0,
-                groups: Vec::new(),
-                set_groups: false,
-                keep: false,
-            };
-            self.container(ids, "linux.namespaces[user]");
+            self.container(become_root(), "linux.namespaces[user]");
             self.container(set(Attribute::Dumpable, 0), "[CVE-2016-9962]");
         }
         self.barrier(Barrier::Placed);

@@ -201,3 +201,14 @@ pub fn set(what: Attribute, number: u64) -> Step {
         bytes: Vec::new(),
     }
 }
+
+/// The step by which the child becomes root of its user namespace.
+pub fn become_root() -> Step {
+    Step::Ids {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        set_groups: false,
+        keep: false,
+    }
+}

@@ -3,11 +3,10 @@
 
 use crate::backend::Created;
 use crate::backend::barrier::{BarrierError, BarrierResult};
-use crate::backend::namespaces::{Target, open_common};
+use crate::backend::namespaces::{Recorder, Target, open_common};
 use crate::backend::run::{self, Backend, CloneRequest, Network, Progress};
 use crate::binfmt;
 use crate::cgroups;
-use crate::cgroups::request::Driver;
 use crate::compile::CreateOptions;
 use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
@@ -16,7 +15,7 @@ use crate::net::setup::Setup;
 use crate::settings::values::{Engine, RootFrom};
 use crate::spec::Spec;
 use crate::spec::config::Hook;
-use crate::state::{PolicyOutcome, VmRecord, network_namespace};
+use crate::state::{self, PolicyOutcome, VmRecord, network_namespace};
 use crate::step::container::Barrier;
 use crate::step::draft::{Placed, Plan};
 use crate::step::host::{HookList, HostStep, Open};
@@ -57,13 +56,9 @@ pub struct Request<'a> {
     pub network: Option<&'a Setup>,
     /// The socket that takes the terminal.
     pub console: Option<Fd>,
-    /// Writes the record: process id (0 before there is one), cgroup, outcomes, the VM.
+    /// Writes the record.
     pub record: &'a mut Recorder<'a>,
 }
-
-/// Writes the record of a container in a VM.
-pub type Recorder<'a> = dyn FnMut(i32, Option<cgroups::group::Record>, Vec<PolicyOutcome>, Option<VmRecord>) -> Result<()>
-    + 'a;
 
 /// Makes a container in a VM; it waits for start.
 ///
@@ -163,11 +158,16 @@ impl Backend for VmBackend<'_> {
 
     fn record(&mut self, made: Progress) -> Result<()> {
         match made {
-            Progress::Cgroup(cgroup) => (self.record)(0, Some(cgroup), Vec::new(), None),
-            Progress::Process { child, cgroup } => {
-                let outcomes = std::mem::take(&mut self.outcomes);
-                (self.record)(child.pid, cgroup, outcomes, Some(self.vm.clone()))
-            }
+            Progress::Cgroup(cgroup) => (self.record)(state::Made {
+                cgroup: Some(cgroup),
+                ..state::Made::default()
+            }),
+            Progress::Process { child, cgroup } => (self.record)(state::Made {
+                pid: child.pid,
+                cgroup,
+                outcomes: std::mem::take(&mut self.outcomes),
+                vm: Some(self.vm.clone()),
+            }),
         }
     }
 
@@ -460,17 +460,10 @@ fn host_cgroup(request: &HostCgroup) -> Result<cgroups::plan::Plan> {
     let linux = config.linux.as_ref();
     let resources =
         translate::limits::host_limits(linux.and_then(|linux| linux.resources.as_ref()), *memory);
-    let driver = if options.systemd_cgroup {
-        Driver::Systemd {
-            user: facts.euid != 0,
-        }
-    } else {
-        Driver::Cgroupfs
-    };
     let asked = cgroups::request::CgroupRequest {
         id,
         path: linux.and_then(|linux| linux.cgroups_path.as_deref()),
-        driver,
+        driver: options.cgroup_driver(facts),
         resources: Some(&resources),
         device_rules: false,
         annotations: &config.annotations,

@@ -16,8 +16,8 @@ pub struct File {
 pub fn files() -> Vec<File> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for folder in ["src", "tests", "benches", "conformance"] {
-        collect(&top.join(folder), &mut found);
+    for directory in ["src", "tests", "benches", "conformance"] {
+        collect(&top.join(directory), &mut found);
     }
     found.sort();
     let read = |path: &PathBuf| {
@@ -32,8 +32,8 @@ pub fn files() -> Vec<File> {
     found.iter().map(read).collect()
 }
 
-fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
+fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(directory) else {
         return;
     };
     for path in entries.map(|entry| entry.unwrap().path()) {

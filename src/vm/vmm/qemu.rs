@@ -327,9 +327,7 @@ fn spawn_confined(config: &VmConfig, args: Vec<String>, last: i32) -> Result<Chi
         ..PlanRequest::default()
     };
     let plan = plan::plan(&spec, &facts, &request)?;
-    let mut no_record = |_: i32,
-                         _: Option<crate::cgroups::group::Record>,
-                         _: Vec<crate::state::PolicyOutcome>| Ok(());
+    let mut no_record = |_: crate::state::Made| Ok(());
     let mut namespaces = Namespaces {
         target: Target {
             spec: &spec,
