@@ -28,6 +28,7 @@ test-vm: ## run the integration suite and OCI runtime-tools on the VM backend: h
 
 fmt: ## format Rust and Python
 	cargo fmt
+	rustfmt --edition 2024 crates/*/src/*.rs
 	scripts/ruff check --quiet --select I --fix
 	scripts/ruff format --quiet
 

@@ -34,8 +34,8 @@ fn from_git() -> Option<String> {
     git(&["rev-parse", "HEAD"])
 }
 
-/// A question to git about the package's directory, in which cargo runs this program; none where there
-/// is no git or no answer.
+/// A question to git about the package's directory, in which cargo runs this program; none where
+/// there is no git or no answer.
 fn git(args: &[&str]) -> Option<String> {
     let output = Command::new("git")
         .args(args)

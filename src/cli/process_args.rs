@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Flags of `exec` that describe the process.
 #[derive(clap::Args)]
 pub struct ProcessArgs {
-    /// JSON file with the process, as in a config.json; then other flags for the process have no effect
+    /// JSON file with the process, as in a config.json; then other flags for the process have no
+    /// effect
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,
     /// Working directory

@@ -104,9 +104,9 @@ impl Container {
 
     /// The kernel drops what process 1 of a namespace has no handler for (pid_namespaces(7)),
     /// SIGKILL and SIGSTOP apart. A program that was started a moment ago may be about to install
-    /// its handlers, so it gets that moment (`crate::sys::procfs::has_begun`). From `start` to `kill` takes hull
-    /// little more than a shell needs for its first `trap`; slower runtimes give it ten times that
-    /// by being slow.
+    /// its handlers, so it gets that moment (`crate::sys::procfs::has_begun`). From `start` to
+    /// `kill` takes hull little more than a shell needs for its first `trap`; slower runtimes give
+    /// it ten times that by being slow.
     fn let_settle(&self, signal: i32) {
         if [0, libc::SIGKILL, libc::SIGSTOP].contains(&signal)
             || !has_pid_namespace(&self.record.spec)

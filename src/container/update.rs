@@ -343,20 +343,28 @@ mod tests {
     #[test]
     fn what_is_given_replaces_and_the_rest_stays() {
         let present = resources(
-            r#"{"memory":{"limit":100,"swap":200,"swappiness":5},"cpu":{"shares":512,"quota":5000,"cpus":"0"},"pids":{"limit":7},
-                "blockIO":{"weight":300,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":16,"rate":2}]},
+            r#"{"memory":{"limit":100,"swap":200,"swappiness":5},"cpu":{"shares":512,
+                "quota":5000,"cpus":"0"},"pids":{"limit":7},
+                "blockIO":{"weight":300,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},
+                {"major":8,"minor":16,"rate":2}]},
                 "hugepageLimits":[{"pageSize":"2MB","limit":9}],"unified":{"a.b":"1","a.c":"2"}}"#,
         );
         // Docker's way: zeros for all that is not asked.
         let change = resources(
-            r#"{"memory":{"limit":150,"swap":0,"kernel":0,"reservation":0,"swappiness":0},"cpu":{"shares":0,"period":1000,"cpus":"","mems":"0"},
-                "pids":{"limit":0},"blockIO":{"weight":0,"throttleReadBpsDevice":[{"major":8,"minor":16,"rate":5}]},
-                "hugepageLimits":[{"pageSize":"2MB","limit":0},{"pageSize":"1GB","limit":3}],"unified":{"a.c":"3"}}"#,
+            r#"{"memory":{"limit":150,"swap":0,"kernel":0,"reservation":0,"swappiness":0},
+                "cpu":{"shares":0,"period":1000,"cpus":"","mems":"0"},
+                "pids":{"limit":0},"blockIO":{"weight":0,"throttleReadBpsDevice":[{"major":8,
+                "minor":16,"rate":5}]},
+                "hugepageLimits":[{"pageSize":"2MB","limit":0},{"pageSize":"1GB","limit":3}],
+                "unified":{"a.c":"3"}}"#,
         );
         let expected = resources(
-            r#"{"memory":{"limit":150,"swap":200,"swappiness":0},"cpu":{"shares":512,"quota":5000,"period":1000,"cpus":"0","mems":"0"},"pids":{"limit":7},
-                "blockIO":{"weight":300,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":16,"rate":5}]},
-                "hugepageLimits":[{"pageSize":"2MB","limit":0},{"pageSize":"1GB","limit":3}],"unified":{"a.b":"1","a.c":"3"}}"#,
+            r#"{"memory":{"limit":150,"swap":200,"swappiness":0},"cpu":{"shares":512,
+                "quota":5000,"period":1000,"cpus":"0","mems":"0"},"pids":{"limit":7},
+                "blockIO":{"weight":300,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},
+                {"major":8,"minor":16,"rate":5}]},
+                "hugepageLimits":[{"pageSize":"2MB","limit":0},{"pageSize":"1GB","limit":3}],
+                "unified":{"a.b":"1","a.c":"3"}}"#,
         );
         let change = complete(&change, &present);
         assert_eq!(

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn ranges_are_found_by_name_or_number() {
-        let text = "bob:100000:65536\nada:165536:65536\nada:900000:5\n1001:231072:10\nbroken\nzoe:4294967290:100\n";
+        let text = "bob:100000:65536\nada:165536:65536\nada:900000:5\n1001:231072:10\nbroken\n\
+            zoe:4294967290:100\n";
         assert_eq!(
             first_range(text, Some("ada"), 1000),
             Some((165_536, 65_536))

@@ -37,8 +37,8 @@ pub enum RootFrom {
     },
 }
 
-/// Parses the size of a guest's memory, such as `512m` ([`crate::spec::size::parse`]). The result is
-/// in bytes.
+/// Parses the size of a guest's memory, such as `512m` ([`crate::spec::size::parse`]). The result
+/// is in bytes.
 ///
 /// # Errors
 /// The text is not a size, or the size is below 64 MiB, which a guest's kernel needs.

@@ -1,5 +1,5 @@
-//! `exec` in a VM: the plan is made on the host, the guest executes it, and a process of hull's on the
-//! host stands for the program.
+//! `exec` in a VM: the plan is made on the host, the guest executes it, and a process of hull's on
+//! the host stands for the program.
 
 use crate::backend::barrier::{BarrierError, BarrierResult};
 use crate::backend::run::{self, Backend, CloneRequest};

@@ -1,5 +1,6 @@
-//! The plan of a container in a VM: host steps for the host, around the VM's monitor, and host steps
-//! for the guest, around the container's process. The container steps are those of the guest's plan.
+//! The plan of a container in a VM: host steps for the host, around the VM's monitor, and host
+//! steps for the guest, around the container's process. The container steps are those of the
+//! guest's plan.
 
 use super::channel::message::Task;
 use super::rootless::{self, IdMaps};
@@ -29,8 +30,8 @@ pub struct HostRequest<'a> {
 
 /// The host's part of creating a container in a VM, and how many slots it uses.
 ///
-/// The monitor comes to [`Barrier::Hooks`] in its network namespace, before there is a guest: a hook
-/// may be what brings the network (Docker's is), which the guest then finds. It comes to
+/// The monitor comes to [`Barrier::Hooks`] in its network namespace, before there is a guest: a
+/// hook may be what brings the network (Docker's is), which the guest then finds. It comes to
 /// [`Barrier::Ready`] when the container in the guest stands before its program.
 pub fn host(request: HostRequest) -> (Vec<Placed<HostStep>>, u32) {
     let HostRequest {

@@ -24,9 +24,9 @@
 //!
 //! `HULL_RUNTIME=/usr/sbin/runc` runs the suite on another runtime: each test was first proved on
 //! runc. A test of what only hull or a newer runc has is skipped there, with the reason.
-//! `HULL_TEST_BACKEND=vm` runs it in VM mode (`tests/vm-backend`). Arguments are filters on the tests'
-//! names; `--list`, `--skip`, `--jobs` and `--nocapture` are as usual. `HULL_LOAD_RUNS` is the
-//! number of runs of the tests of `load`, `HULL_RACE_SECONDS` the time of each test of `races`.
+//! `HULL_TEST_BACKEND=vm` runs it in VM mode (`tests/vm-backend`). Arguments are filters on the
+//! tests' names; `--list`, `--skip`, `--jobs` and `--nocapture` are as usual. `HULL_LOAD_RUNS` is
+//! the number of runs of the tests of `load`, `HULL_RACE_SECONDS` the time of each test of `races`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // test code
 
 #[macro_use]

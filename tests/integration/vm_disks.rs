@@ -28,8 +28,8 @@ fn the_root_comes_from_an_image() {
     );
     vm.bundle.writable();
     let root = vm.bundle.rootfs();
-    // Each new bundle of another test changes the ctime of a shared file, and hull makes no image of
-    // files that change meanwhile.
+    // Each new bundle of another test changes the ctime of a shared file, and hull makes no image
+    // of files that change meanwhile.
     for name in ["busybox", "probe"] {
         fixture::make_private(&root.join("bin").join(name));
     }

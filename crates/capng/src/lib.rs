@@ -68,7 +68,9 @@ thread_local! {
 }
 
 fn known(number: Capability) -> Result<caps::Capability> {
-    let found = caps::all().into_iter().find(|capability| u32::from(capability.index()) == number);
+    let found = caps::all()
+        .into_iter()
+        .find(|capability| u32::from(capability.index()) == number);
     found.ok_or_else(|| Error("no such capability".into()))
 }
 
@@ -78,13 +80,20 @@ fn known(number: Capability) -> Result<caps::Capability> {
 /// There is none of that name.
 pub fn name_to_capability(name: &str) -> Result<Capability> {
     let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    full.parse::<caps::Capability>().map(|capability| u32::from(capability.index())).map_err(Error)
+    let full = if upper.starts_with("CAP_") {
+        upper
+    } else {
+        format!("CAP_{upper}")
+    };
+    full.parse::<caps::Capability>()
+        .map(|capability| u32::from(capability.index()))
+        .map_err(Error)
 }
 
 /// Whether this thread's effective set has it.
 pub fn have_capability(_: Type, capability: Capability) -> bool {
-    known(capability).is_ok_and(|capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false))
+    let held = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    known(capability).is_ok_and(held)
 }
 
 /// Nothing is kept beside the kernel's own sets.
@@ -97,7 +106,12 @@ pub fn get_caps_process() -> Result<()> {
 
 /// Notes that all sets are to be empty.
 pub fn clear(_: Set) {
-    let all = caps::all().into_iter().map(|capability| CUpdate { action: Action::DROP, cap_type: Type::EFFECTIVE, capability: u32::from(capability.index()) });
+    let drop = |capability: caps::Capability| CUpdate {
+        action: Action::DROP,
+        cap_type: Type::EFFECTIVE,
+        capability: u32::from(capability.index()),
+    };
+    let all = caps::all().into_iter().map(drop);
     NOTED.with_borrow_mut(|noted| noted.extend(all));
 }
 
@@ -115,7 +129,12 @@ pub fn update(updates: Vec<CUpdate>) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn apply(_: Set) -> Result<()> {
-    for CUpdate { action, cap_type: _, capability } in NOTED.take() {
+    for CUpdate {
+        action,
+        cap_type: _,
+        capability,
+    } in NOTED.take()
+    {
         let capability = known(capability)?;
         match action {
             Action::ADD => caps::raise(None, CapSet::Effective, capability),

@@ -1,8 +1,8 @@
 //! Generates the Rust types in `src/checkpoint/proto` from the `.proto` files there.
 //!
 //! `criu-proto OUT` writes them to the directory OUT. `criu-proto OUT RPC_PROTO` also compares
-//! hull's `rpc.proto` with RPC_PROTO, the file that CRIU installs, and fails where a field or an enum
-//! value differs. It needs protoc. `scripts/criu-proto` runs it; the build of hull does not.
+//! hull's `rpc.proto` with RPC_PROTO, the file that CRIU installs, and fails where a field or an
+//! enum value differs. It needs protoc. `scripts/criu-proto` runs it; the build of hull does not.
 
 use prost_build::Config;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};

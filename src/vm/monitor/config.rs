@@ -89,7 +89,8 @@ impl MonitorConfig {
             .collect()
     }
 
-    /// Takes the descriptors of the slots that the host steps have filled, in the monitor's process.
+    /// Takes the descriptors of the slots that the host steps have filled, in the monitor's
+    /// process.
     pub fn with_slots(mut self, slots: &[i32]) -> Self {
         let at = |number: u32| slots.get(number as usize).copied().unwrap_or(-1);
         self.start = Fd(at(slot::START));
