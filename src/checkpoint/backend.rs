@@ -18,7 +18,7 @@ use crate::net::netlink::Namespace;
 use crate::net::saved;
 use crate::spec::Spec;
 use crate::spec::config::Hook;
-use crate::state::{Phase, PolicyOutcome, Record};
+use crate::state::{self, PolicyOutcome, Record};
 use crate::step::container::{Barrier, Refused, Step, slot};
 use crate::step::draft::Plan;
 use crate::step::host::{HookList, Open};
@@ -400,16 +400,18 @@ impl Backend for CriuBackend<'_> {
                 let pid = self.pid;
                 let opened = process::pidfd_open(pid).map(Fd);
                 self.pidfd = Some(opened.on("open", "the restored process")?);
-                self.record.cgroup = cgroup.or(self.record.cgroup.take());
-                self.record.pid = pid;
-                self.record.phase = Phase::Made;
-                self.record.start_time = crate::sys::procfs::process_stat(pid)
-                    .map(|(_, started)| started)
-                    .ok_or_else(|| Error::new("the restored process is gone"))?;
-                if self.record.outcomes.is_empty() {
+                let mut outcomes = std::mem::take(&mut self.record.outcomes);
+                if outcomes.is_empty() {
                     let user = self.spec().namespace(LinuxNamespaceType::User).is_some();
-                    self.record.outcomes = observed(self.plan(), &Mounts::of(pid)?, user);
+                    outcomes = observed(self.plan(), &Mounts::of(pid)?, user);
                 }
+                let cgroup = cgroup.or(self.record.cgroup.take());
+                self.record.fill(state::Made {
+                    pid,
+                    cgroup,
+                    outcomes,
+                    vm: None,
+                })?;
             }
         }
         self.record.write(self.store)

@@ -10,7 +10,7 @@ from pathlib import Path
 import checkpoints
 import image
 from drill import Drills, expect, phrases
-from session import RESIZING, alive, answers, living, load, packaged, split_command
+from session import RESIZING, alive, answers, exec_cases, living, load, packaged, split_command
 
 drills = Drills()
 CLIENT = "/usr/bin/docker"  # Debian's; another one may come first in PATH
@@ -435,26 +435,7 @@ def health(e):
 @drills("exec: status, 126, 127, user, cwd, environment, paused, stopped")
 def exec_status(e):
     e.launch("xx", "--", "/bin/sleep", "1000")
-    cases = [
-        ["xx", "/bin/sh", "-c", "echo o; echo e >&2; exit 5"],
-        ["xx", "/nowhere"],
-        ["xx", "nowhere"],
-        ["xx", "/bin/not-executable"],
-        [
-            "--user",
-            "user",
-            "--workdir",
-            "/tmp",
-            "--env",
-            "A=b",
-            "xx",
-            "/bin/sh",
-            "-c",
-            "id; pwd; echo $A",
-        ],
-        ["--user", "1000:3000", "xx", "/bin/show", "credentials"],
-        ["xx", "/bin/sh", "-c", "kill -9 $$"],
-    ]
+    cases = exec_cases("xx")
     ran = [e.docker("exec", *case) for case in cases]
     e.docker("pause", "xx").ok()
     paused = e.docker("exec", "xx", "/bin/true")

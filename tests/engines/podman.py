@@ -13,6 +13,7 @@ from session import (
     alive,
     answers,
     descriptor_three,
+    exec_cases,
     load,
     notify_socket,
     packaged,
@@ -482,27 +483,7 @@ def generate_systemd(e):
 @drills("exec: status, 126, 127, user, cwd, environment, stopped and paused containers")
 def exec_status(e):
     e.launch("xx", "--", "/bin/sleep", "1000")
-    cases = [
-        ["xx", "/bin/sh", "-c", "echo o; echo e >&2; exit 5"],
-        ["xx", "/nowhere"],
-        ["xx", "nowhere"],
-        ["xx", "/bin/not-executable"],
-        [
-            "--user",
-            "user",
-            "--workdir",
-            "/tmp",
-            "--env",
-            "A=b",
-            "xx",
-            "/bin/sh",
-            "-c",
-            "id; pwd; echo $A",
-        ],
-        ["--user", "1000:3000", "xx", "/bin/show", "credentials"],
-        ["xx", "/bin/sh", "-c", "kill -9 $$"],
-        ["--privileged", "xx", "/bin/show", "credentials"],
-    ]
+    cases = [*exec_cases("xx"), ["--privileged", "xx", "/bin/show", "credentials"]]
     ran = [e.podman("exec", *case) for case in cases]
     e.podman("kill", "xx").ok()
     e.podman("wait", "xx")

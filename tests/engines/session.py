@@ -335,3 +335,17 @@ def answers(at):
             return connection.recv(1000).startswith(b"HTTP/1.")
     except OSError:
         return False
+
+
+def exec_cases(name):
+    """Arguments of `exec` in a container of the test image, as Docker and Podman take them."""
+    environment = ["--user", "user", "--workdir", "/tmp", "--env", "A=b"]
+    return [
+        [name, "/bin/sh", "-c", "echo o; echo e >&2; exit 5"],
+        [name, "/nowhere"],
+        [name, "nowhere"],
+        [name, "/bin/not-executable"],
+        [*environment, name, "/bin/sh", "-c", "id; pwd; echo $A"],
+        ["--user", "1000:3000", name, "/bin/show", "credentials"],
+        [name, "/bin/sh", "-c", "kill -9 $$"],
+    ]

@@ -57,24 +57,29 @@ fn a_hundred_parallel_starts_have_distinct_addresses() {
     until("the links are gone", || links().len() == 1);
 }
 
+/// The arguments that create a container with everything that hull makes for a network.
+fn create_flags(b: &Bundle) -> [&str; 10] {
+    [
+        "create",
+        "--bundle",
+        b.dir.to_str().unwrap(),
+        "--network",
+        "default",
+        "-p",
+        "8080:80",
+        "--net-rate",
+        "10mbit",
+        &b.id,
+    ]
+}
+
 fn a_kill_at_any_point_leaves_nothing() {
     only_hull!("networks are hull's own");
     let w = World::new();
     let b = w.bundle("sleep 1000");
     b.write();
     for step in 0..60_u64 {
-        let flags = [
-            "create",
-            "--bundle",
-            b.dir.to_str().unwrap(),
-            "--network",
-            "default",
-            "-p",
-            "8080:80",
-            "--net-rate",
-            "10mbit",
-            &b.id,
-        ];
+        let flags = create_flags(&b);
         let mut child = leaks::spawn(&mut b.runtime.command(&flags)).unwrap();
         std::thread::sleep(Duration::from_micros(step * 1200));
         child.kill().ok();
@@ -123,18 +128,7 @@ fn a_kill_before_each_call_leaves_nothing() {
     ] {
         for number in 1.. {
             let inject = format!("inject={call}:signal=KILL:when={number}");
-            let flags = [
-                "create",
-                "--bundle",
-                b.dir.to_str().unwrap(),
-                "--network",
-                "default",
-                "-p",
-                "8080:80",
-                "--net-rate",
-                "10mbit",
-                &b.id,
-            ];
+            let flags = create_flags(&b);
             let hull = b.runtime.command(&flags);
             let mut command = std::process::Command::new("strace");
             command
