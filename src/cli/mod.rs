@@ -118,8 +118,10 @@ enum LogFormat {
 impl Global {
     /// The store of containers.
     fn store(&self) -> Store {
-        let default = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(directory) if !is_host_root() => PathBuf::from(directory).join("hull"),
+        // An empty or relative one counts as not set (XDG Base Directory Specification).
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let default = || match runtime.filter(|directory| directory.is_absolute()) {
+            Some(directory) if !is_host_root() => directory.join("hull"),
             _ if nix::unistd::geteuid().is_root() => PathBuf::from("/run/hull"),
             _ => PathBuf::from(format!("/tmp/hull-{}", nix::unistd::geteuid())),
         };

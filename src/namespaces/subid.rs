@@ -2,6 +2,9 @@
 //! that the host grants (subuid(5)).
 
 use crate::spec::config::IdMapping;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
 
 /// The id maps of a user namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,25 +16,24 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// The maps that this user may use: with ranges if both `/etc/subuid` and `/etc/subgid` grant
-    /// one and the helpers are usable, a single id otherwise.
+    /// The maps that this user may use: with all ranges if both `/etc/subuid` and `/etc/subgid`
+    /// grant one and the helpers are usable, a single id otherwise.
+    ///
+    /// A range that cannot be used is left out with a warning that names its file and line.
     pub fn of_user(uid: u32, gid: u32) -> Self {
-        let name = host_name_of(uid);
-        let range = |file: &str| {
-            std::fs::read_to_string(file)
-                .ok()
-                .and_then(|text| first_range(&text, name.as_deref(), uid))
-        };
         // newuidmap refuses a user that has no name.
-        let ranges = if name.is_some() && helpers_usable() {
-            range("/etc/subuid").zip(range("/etc/subgid"))
-        } else {
-            None
-        };
-        let (uids, gids) = ranges.unzip();
+        let ranges = host_name_of(uid)
+            .filter(|_| helpers_usable())
+            .and_then(|name| {
+                let user = Owner { name: &name, uid };
+                let uids = granted(&user, &SUBUID, uid);
+                let gids = granted(&user, &SUBGID, gid);
+                (!uids.is_empty() && !gids.is_empty()).then_some((uids, gids))
+            });
+        let (uids, gids) = ranges.unwrap_or_default();
         Self {
-            uid: with_range(uid, uids),
-            gid: with_range(gid, gids),
+            uid: with_ranges(uid, &uids),
+            gid: with_ranges(gid, &gids),
         }
     }
 
@@ -55,45 +57,181 @@ impl Maps {
     }
 }
 
-fn with_range(own: u32, range: Option<(u32, u32)>) -> Vec<IdMapping> {
-    let alone = IdMapping {
-        container_id: 0,
-        host_id: own,
-        size: 1,
-    };
-    match range {
-        Some((first, count)) => vec![
-            alone,
-            IdMapping {
-                container_id: 1,
-                host_id: first,
-                size: count,
-            },
-        ],
-        None => vec![alone],
+/// Whose ranges are looked up: subuid(5) takes either.
+struct Owner<'a> {
+    name: &'a [u8],
+    uid: u32,
+}
+
+/// A file of subuid(5), and the option by which getsubids(1) prints the same ids.
+struct Source {
+    file: &'static str,
+    option: Option<&'static str>,
+}
+
+const SUBUID: Source = Source {
+    file: "/etc/subuid",
+    option: None,
+};
+const SUBGID: Source = Source {
+    file: "/etc/subgid",
+    option: Some("-g"),
+};
+
+/// A range of ids of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    first: u32,
+    count: u32,
+}
+
+impl Range {
+    fn overlaps(self, other: Self) -> bool {
+        self.first < other.first + other.count && other.first < self.first + self.count
     }
 }
 
-/// The first range of a user in the text of `/etc/subuid`, by name or number: each line is
-/// `name:first:count`.
-fn first_range(text: &str, name: Option<&str>, uid: u32) -> Option<(u32, u32)> {
-    let number = uid.to_string();
-    text.lines().find_map(|line| {
-        let mut fields = line.trim().split(':');
-        let owner = fields.next()?;
-        let (first, count): (u32, u32) =
-            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        let own = Some(owner) == name || owner == number;
-        (own && count > 0 && first.checked_add(count).is_some()).then_some((first, count))
+/// The kernel takes 340 lines of an id map (user_namespaces(7)); one is the user's own id.
+const MOST_RANGES: usize = 339;
+
+fn with_ranges(own: u32, ranges: &[Range]) -> Vec<IdMapping> {
+    let mut maps = vec![IdMapping {
+        container_id: 0,
+        host_id: own,
+        size: 1,
+    }];
+    let mut next = 1_u32;
+    for range in ranges.iter().take(MOST_RANGES) {
+        let Some(after) = next.checked_add(range.count) else {
+            break;
+        };
+        maps.push(IdMapping {
+            container_id: next,
+            host_id: range.first,
+            size: range.count,
+        });
+        next = after;
+    }
+    maps
+}
+
+/// The ranges that the host grants a user: of the file, or, where nsswitch.conf(5) names another
+/// source, of getsubids(1), since a static binary cannot load the name service's modules.
+fn granted(user: &Owner, source: &Source, own: u32) -> Vec<Range> {
+    let text = std::fs::read(source.file).unwrap_or_default();
+    let lines = ranges(&text, user).map(|(line, range)| (format!("line {line}"), range));
+    let (found, place) = if subid_service() {
+        let listed = by_service(user, source).into_iter();
+        let named = listed.map(|range| ("getsubids".to_owned(), range));
+        (named.collect::<Vec<_>>(), "the name service")
+    } else {
+        (lines.collect(), source.file)
+    };
+    let (usable, warnings) = usable(found, own);
+    for (line, why) in warnings {
+        crate::log::warn(&format!("{place}, {line}: hull leaves out {why}"));
+    }
+    usable
+}
+
+/// The ranges that fit into one map, and for each other the line and the reason.
+fn usable(found: Vec<(String, Range)>, own: u32) -> (Vec<Range>, Vec<(String, String)>) {
+    let (mut usable, mut warnings) = (Vec::<Range>::new(), Vec::new());
+    for (line, range) in found {
+        let Range { first, count } = range;
+        let shown = format!("the range {first}:{count}");
+        if range.overlaps(Range {
+            first: own,
+            count: 1,
+        }) {
+            warnings.push((
+                line,
+                format!("{shown}, which holds the user's own id {own}"),
+            ));
+        } else if usable.iter().any(|other| other.overlaps(range)) {
+            warnings.push((line, format!("{shown}, which overlaps an earlier one")));
+        } else {
+            usable.push(range);
+        }
+    }
+    (usable, warnings)
+}
+
+/// The ranges of a user in the text of a file of subuid(5) with the numbers of their lines, by name
+/// or number: each line is `name:first:count`.
+fn ranges<'a>(text: &'a [u8], user: &'a Owner<'a>) -> impl Iterator<Item = (usize, Range)> + 'a {
+    let number = user.uid.to_string();
+    text.split(|byte| *byte == b'\n')
+        .enumerate()
+        .filter_map(move |(index, line)| {
+            let mut fields = line.trim_ascii().split(|byte| *byte == b':');
+            let owner = fields.next()?;
+            let range = Range {
+                first: digits(fields.next()?)?,
+                count: digits(fields.next()?)?,
+            };
+            let own = owner == user.name || owner == number.as_bytes();
+            (own && usable_size(range)).then_some((index + 1, range))
+        })
+}
+
+fn usable_size(range: Range) -> bool {
+    range.count > 0 && range.first.checked_add(range.count).is_some()
+}
+
+fn digits(bytes: &[u8]) -> Option<u32> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// Whether `subid:` of nsswitch.conf(5) names another source than the files: then they do not
+/// count.
+fn subid_service() -> bool {
+    let text = std::fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("subid:"))
+        .any(|sources| sources.split_whitespace().any(|source| source != "files"))
+}
+
+/// The ranges that getsubids(1) prints: lines of `index: name first count`.
+fn by_service(user: &Owner, source: &Source) -> Vec<Range> {
+    let mut arguments: Vec<&OsStr> = source.option.iter().map(OsStr::new).collect();
+    arguments.push(OsStr::from_bytes(user.name));
+    let text = output("getsubids", &arguments).unwrap_or_default();
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.trim_ascii().rsplit(|byte| *byte == b' ');
+            let count = digits(fields.next()?)?;
+            let first = digits(fields.next()?)?;
+            Some(Range { first, count }).filter(|range| usable_size(*range))
+        })
+        .collect()
+}
+
+/// The name of a user of the host: of `/etc/passwd`, else of getent(1), which asks the name service
+/// (LDAP, sssd, userdb).
+fn host_name_of(uid: u32) -> Option<Vec<u8>> {
+    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    name_in(&passwd, uid).or_else(|| {
+        let listed = output("getent", &["passwd".as_ref(), uid.to_string().as_ref()])?;
+        name_in(&listed, uid)
     })
 }
 
-fn host_name_of(uid: u32) -> Option<String> {
-    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        (fields.get(2)? == &uid.to_string()).then(|| (*fields.first().unwrap_or(&"")).to_owned())
+/// The name of a user in text of passwd(5), which need not be UTF-8.
+fn name_in(passwd: &[u8], uid: u32) -> Option<Vec<u8>> {
+    let number = uid.to_string();
+    passwd.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number.as_bytes()).then(|| name.to_owned())
     })
+}
+
+/// What a program of the host prints, where it is installed and succeeds.
+fn output(program: &str, arguments: &[&OsStr]) -> Option<Vec<u8>> {
+    let path = crate::sys::search::in_path_or_sbin(program)?;
+    let output = Command::new(path).args(arguments).output().ok()?;
+    output.status.success().then_some(output.stdout)
 }
 
 /// Whether newuidmap(1) and newgidmap(1) are installed and usable: they gain their privilege at
@@ -111,26 +249,63 @@ fn helpers_usable() -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ranges_are_found_by_name_or_number() {
-        let text = "bob:100000:65536\nada:165536:65536\nada:900000:5\n1001:231072:10\nbroken\n\
-            zoe:4294967290:100\n";
-        assert_eq!(
-            first_range(text, Some("ada"), 1000),
-            Some((165_536, 65_536))
-        );
-        assert_eq!(first_range(text, None, 1001), Some((231_072, 10)));
-        assert_eq!(first_range(text, Some("eve"), 1002), None);
-        assert_eq!(first_range(text, Some("zoe"), 1003), None);
+    fn range(first: u32, count: u32) -> Range {
+        Range { first, count }
     }
 
     #[test]
-    fn the_own_id_is_root_and_ranges_follow() {
+    fn all_ranges_of_a_user_are_found_by_name_or_number() {
+        let text = b"bob:100000:65536\nada:165536:65536\nada:900000:5\n1001:231072:10\nbroken\n\
+            zoe:4294967290:100\nf\xfcr:7000:10\n1000:70:2";
+        let of =
+            |name: &[u8], uid| ranges(text, &Owner { name, uid }).collect::<Vec<(usize, Range)>>();
+        let both = [
+            (2, range(165_536, 65_536)),
+            (3, range(900_000, 5)),
+            (8, range(70, 2)),
+        ];
+        assert_eq!(of(b"ada", 1000), both);
+        assert_eq!(of(b"eve", 1001), [(4, range(231_072, 10))]);
+        assert_eq!(of(b"eve", 1002), []);
+        assert_eq!(of(b"zoe", 1003), []);
+        assert_eq!(of(b"f\xfcr", 1004), [(7, range(7000, 10))]);
+    }
+
+    #[test]
+    fn a_range_with_the_own_id_or_an_overlap_is_left_out_and_named() {
+        let found = [
+            range(500, 1000),
+            range(2000, 10),
+            range(2005, 10),
+            range(3000, 1),
+        ];
+        let numbered = found.iter().enumerate();
+        let lines = numbered
+            .map(|(n, range)| (format!("line {n}"), *range))
+            .collect();
+        let (usable, warnings) = usable(lines, 1000);
+        assert_eq!(usable, [range(2000, 10), range(3000, 1)]);
+        let lines: Vec<&str> = warnings.iter().map(|(line, _)| line.as_str()).collect();
+        assert_eq!(lines, ["line 0", "line 2"]);
+        assert!(warnings[0].1.contains("own id 1000"));
+    }
+
+    #[test]
+    fn users_are_named_by_passwd_text_of_any_bytes() {
+        let passwd = b"root:x:0:0::/:/bin/sh\nf\xfcr:x:1004:1004::/:/bin/sh\n";
+        assert_eq!(name_in(passwd, 1004), Some(b"f\xfcr".to_vec()));
+        assert_eq!(name_in(passwd, 100), None);
+    }
+
+    #[test]
+    fn the_own_id_is_root_and_ranges_follow_one_another() {
         let maps = Maps {
-            uid: with_range(1000, Some((100_000, 10))),
-            gid: with_range(1000, None),
+            uid: with_ranges(1000, &[range(100_000, 10), range(200_000, 5)]),
+            gid: with_ranges(1000, &[]),
         };
-        assert!(maps.has(0, 0) && maps.has(10, 0));
-        assert!(!maps.has(11, 0) && !maps.has(0, 1));
+        assert!(maps.has(0, 0) && maps.has(15, 0));
+        assert!(!maps.has(16, 0) && !maps.has(0, 1));
+        assert_eq!(maps.uid[2].host_id, 200_000);
+        assert_eq!(maps.uid[2].container_id, 11);
     }
 }
