@@ -5,7 +5,7 @@
 use crate::Result;
 use crate::cgroups::{self, request::Driver};
 use crate::facts::Facts;
-use crate::namespaces::subid::Maps;
+use crate::namespaces::subid::{Layout, Maps};
 use crate::plan;
 use crate::security::seccomp::{self, Filter};
 use crate::spec::Spec;
@@ -123,7 +123,7 @@ fn with_own_ids(facts: Facts, spec: Spec) -> (Spec, Facts) {
     if facts.privileged || !spec.lacks_mappings() {
         return (spec, facts);
     }
-    let Maps { uid, gid } = Maps::of_user(facts.euid, facts.egid);
+    let Maps { uid, gid } = Maps::of_user(facts.euid, facts.egid, Layout::Root);
     (spec.with_mappings(uid, gid), facts.for_mappings())
 }
 

@@ -49,6 +49,11 @@ pub fn generate(options: &AdhocOptions, host: &Host) -> Result<Config> {
         mounts: mounts(options, host)?,
         process: Some(process(options, host)),
         hostname: Some(options.hostname.clone()),
+        annotations: options
+            .keep_groups
+            .then(|| ("run.oci.keep_original_groups".to_owned(), "1".to_owned()))
+            .into_iter()
+            .collect(),
         linux: Some(linux(options, host)?),
         ..Config::default()
     })

@@ -38,6 +38,13 @@ pub struct AdhocFlags {
     /// User and group, each by name or id
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
+    /// User namespace of an ordinary user's container: keep-id gives the caller the same ids in the
+    /// container, nomap does not map them [default: the caller is the container's root]
+    #[arg(long, value_name = "keep-id[:uid=N,gid=N] | nomap")]
+    pub userns: Option<String>,
+    /// Add a supplementary group of the container, by name or id; keep-groups keeps the caller's
+    #[arg(long, value_name = "GROUP | keep-groups")]
+    pub group_add: Vec<String>,
     /// Bind mount a path of the host into the container
     #[arg(short, long, value_name = "HOST:CONTAINER[:ro]")]
     pub volume: Vec<String>,

@@ -3,6 +3,7 @@
 
 use crate::adhoc::flags::AdhocFlags;
 use crate::adhoc::values::{self, Volume};
+use crate::namespaces::subid::Layout;
 use crate::security::caps;
 use crate::{Context, Error, Result};
 use std::path::PathBuf;
@@ -45,6 +46,12 @@ pub struct AdhocOptions {
     pub workdir: String,
     /// `--user`, as it was given.
     pub user: Option<String>,
+    /// `--userns`: where the maps of an ordinary user's container put the caller's ids.
+    pub layout: Layout,
+    /// `--group-add`, as they were given, without `keep-groups`.
+    pub groups: Vec<String>,
+    /// Whether the program keeps the caller's supplementary groups.
+    pub keep_groups: bool,
     /// The bind mounts, in the order of the flags.
     pub volumes: Vec<Volume>,
     /// Limit of memory and swap together, in bytes.
@@ -146,6 +153,14 @@ impl AdhocOptions {
                 .collect::<Result<_>>()?,
             workdir,
             user: flags.user.clone(),
+            layout: values::layout(flags.userns.as_deref())?,
+            groups: flags
+                .group_add
+                .iter()
+                .filter(|name| *name != KEEP_GROUPS)
+                .cloned()
+                .collect(),
+            keep_groups: keep_groups(&flags.group_add)?,
             volumes: flags
                 .volume
                 .iter()
@@ -163,6 +178,20 @@ impl AdhocOptions {
             remove: flags.rm,
         })
     }
+}
+
+/// The value of `--group-add` that keeps the caller's groups (Podman's word).
+const KEEP_GROUPS: &str = "keep-groups";
+
+fn keep_groups(names: &[String]) -> Result<bool> {
+    let keep = names.iter().any(|name| name == KEEP_GROUPS);
+    if keep && names.len() > 1 {
+        return Err(Error::new(
+            "--group-add keep-groups: the caller's groups stay as they are, so that no other group \
+             can be added",
+        ));
+    }
+    Ok(keep)
 }
 
 fn hostname(flags: &AdhocFlags, id: &str) -> Result<String> {

@@ -12,7 +12,7 @@ use crate::container::create::create;
 use crate::container::start::{begin, executed};
 use crate::container::{Container, delete};
 use crate::facts;
-use crate::namespaces::subid::Maps;
+use crate::namespaces::subid::{Layout, Maps};
 use crate::security::caps;
 use crate::spec::Spec;
 use crate::stdio::foreground::{Console, Relays, Signals, attend_init};
@@ -57,7 +57,7 @@ pub fn run(
     root.warnings
         .iter()
         .for_each(|warning| crate::log::warn(warning));
-    let maps = (!privileged).then(|| Maps::of_user(geteuid().as_raw(), getegid().as_raw()));
+    let maps = maps(&adhoc, privileged)?;
     let host = Host {
         user: user_ids(&adhoc, maps.as_ref())?,
         maps,
@@ -88,10 +88,50 @@ pub fn run(
     result
 }
 
+/// The id maps of an ordinary user's container; root's have no user namespace.
+fn maps(adhoc: &AdhocOptions, privileged: bool) -> Result<Option<Maps>> {
+    if privileged {
+        return match adhoc.layout {
+            Layout::Root => Ok(None),
+            Layout::Keep { .. } | Layout::Unmapped => Err(Error::new(
+                "--userns: this is root's container, which has no user namespace; an ordinary \
+                 user's has one",
+            )),
+        };
+    }
+    let maps = Maps::of_user(geteuid().as_raw(), getegid().as_raw(), adhoc.layout);
+    if adhoc.layout == Layout::Unmapped && maps.uid.is_empty() {
+        return Err(Error::new(
+            "--userns nomap: /etc/subuid and /etc/subgid give you no ids, or newuidmap is missing, \
+             so that no id would be mapped",
+        ));
+    }
+    Ok(Some(maps))
+}
+
 fn user_ids(adhoc: &AdhocOptions, maps: Option<&Maps>) -> Result<UserIds> {
-    let Some(text) = &adhoc.user else {
-        return Ok(UserIds::default());
+    let mut ids = match (&adhoc.user, adhoc.layout) {
+        (None, Layout::Keep { uid, gid }) => UserIds {
+            uid,
+            gid,
+            groups: Vec::new(),
+        },
+        (None, _) => UserIds::default(),
+        (Some(text), _) => mapped_user(adhoc, text, maps)?,
     };
+    for name in &adhoc.groups {
+        let gid = users::find_group(&adhoc.rootfs, name)?;
+        if maps.is_some_and(|maps| !maps.has_group(gid)) {
+            return Err(Error::new(format!(
+                "--group-add {name:?}: group {gid} is not mapped"
+            )));
+        }
+        ids.groups.push(gid);
+    }
+    Ok(ids)
+}
+
+fn mapped_user(adhoc: &AdhocOptions, text: &str, maps: Option<&Maps>) -> Result<UserIds> {
     let mut ids = users::find(&adhoc.rootfs, text)?;
     if let Some(maps) = maps {
         if !maps.has(ids.uid, ids.gid) {

@@ -123,6 +123,24 @@ pub fn find(rootfs: &Path, text: &str) -> Result<UserIds> {
     })
 }
 
+/// Looks up a group by name or id.
+///
+/// # Errors
+/// The container's `/etc/group` does not have the name.
+pub fn find_group(rootfs: &Path, name: &str) -> Result<u32> {
+    let groups = read(rootfs, c"etc/group")?;
+    let named = groups.lines().filter_map(Group::parse);
+    let found = named.into_iter().find(|entry| entry.name == name);
+    found
+        .map(|entry| entry.gid)
+        .or_else(|| number(name))
+        .ok_or_else(|| {
+            Error::new(format!(
+                "--group-add {name:?}: there is no group {name:?} in the container's /etc/group"
+            ))
+        })
+}
+
 /// An entry of `/etc/group` (group(5)).
 struct Group {
     name: String,

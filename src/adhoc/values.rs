@@ -1,5 +1,6 @@
 //! Values of flags: sizes, CPUs, volumes, environment variables.
 
+use crate::namespaces::subid::Layout;
 use crate::{Context, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -64,6 +65,39 @@ pub fn pids(text: &str) -> Result<i64> {
             "--pids-limit {text:?}: not a number of processes, such as 100, or -1 for no limit"
         ))),
     }
+}
+
+/// Parses `keep-id[:uid=N,gid=N]` or `nomap`. Without N the caller's own ids are meant.
+///
+/// # Errors
+/// The text is neither; an id is not a number.
+pub fn layout(text: Option<&str>) -> Result<Layout> {
+    let Some(text) = text else {
+        return Ok(Layout::Root);
+    };
+    let refuse = |why: &str| Error::new(format!("--userns {text:?}: {why}"));
+    let (kind, ids) = text.split_once(':').unwrap_or((text, ""));
+    let (mut uid, mut gid) = (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    );
+    match kind {
+        "nomap" if ids.is_empty() => return Ok(Layout::Unmapped),
+        "keep-id" => {}
+        _ => return Err(refuse("not keep-id, keep-id:uid=N,gid=N or nomap")),
+    }
+    for part in ids.split(',').filter(|part| !part.is_empty()) {
+        let id = |digits: &str| {
+            let number = digits.parse::<u32>().ok().filter(|id| *id != u32::MAX);
+            number.ok_or_else(|| refuse("an id is a number from 0 to 4294967294"))
+        };
+        match part.split_once('=') {
+            Some(("uid", digits)) => uid = id(digits)?,
+            Some(("gid", digits)) => gid = id(digits)?,
+            _ => return Err(refuse("keep-id takes uid=N and gid=N")),
+        }
+    }
+    Ok(Layout::Keep { uid, gid })
 }
 
 /// Parses `HOST:CONTAINER[:ro|rw]`. A relative path of the host starts from the working directory.

@@ -15,12 +15,40 @@ pub struct Maps {
     pub gid: Vec<IdMapping>,
 }
 
+/// Where the maps put the user's own ids (Podman's `--userns`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// The own ids are the container's root; the ranges follow from 1 on.
+    #[default]
+    Root,
+    /// `keep-id`: the own ids are these of the container; the ranges fill the ids around them.
+    Keep {
+        /// The user id in the container.
+        uid: u32,
+        /// The group id in the container.
+        gid: u32,
+    },
+    /// `nomap`: the own ids are not mapped; the ranges begin at 0.
+    Unmapped,
+}
+
+impl Layout {
+    /// The id in the container that stands for the user's own.
+    fn own(self, group: bool) -> Option<u32> {
+        match self {
+            Self::Root => Some(0),
+            Self::Keep { uid, gid } => Some(if group { gid } else { uid }),
+            Self::Unmapped => None,
+        }
+    }
+}
+
 impl Maps {
     /// The maps that this user may use: with all ranges if both `/etc/subuid` and `/etc/subgid`
     /// grant one and the helpers are usable, a single id otherwise.
     ///
     /// A range that cannot be used is left out with a warning that names its file and line.
-    pub fn of_user(uid: u32, gid: u32) -> Self {
+    pub fn of_user(uid: u32, gid: u32, layout: Layout) -> Self {
         // newuidmap refuses a user that has no name.
         let ranges = host_name_of(uid)
             .filter(|_| helpers_usable())
@@ -32,8 +60,8 @@ impl Maps {
             });
         let (uids, gids) = ranges.unwrap_or_default();
         Self {
-            uid: with_ranges(uid, &uids),
-            gid: with_ranges(gid, &gids),
+            uid: lines(layout.own(false), uid, &uids),
+            gid: lines(layout.own(true), gid, &gids),
         }
     }
 
@@ -91,28 +119,50 @@ impl Range {
     }
 }
 
-/// The kernel takes 340 lines of an id map (user_namespaces(7)); one is the user's own id.
-const MOST_RANGES: usize = 339;
+/// The kernel takes 340 lines of an id map (user_namespaces(7)); one is the user's own id, and
+/// one range may be split by it.
+const MOST_RANGES: usize = 338;
 
-fn with_ranges(own: u32, ranges: &[Range]) -> Vec<IdMapping> {
-    let mut maps = vec![IdMapping {
-        container_id: 0,
-        host_id: own,
+/// The lines of a map: the user's own id of the host stands at `own` of the container, where there
+/// is one, and the ranges fill the other ids from 0 on.
+fn lines(own: Option<u32>, host_own: u32, ranges: &[Range]) -> Vec<IdMapping> {
+    let mut own = own.map(|container_id| IdMapping {
+        container_id,
+        host_id: host_own,
         size: 1,
-    }];
-    let mut next = 1_u32;
+    });
+    let mut maps = Vec::new();
+    let mut next = 0_u32;
     for range in ranges.iter().take(MOST_RANGES) {
-        let Some(after) = next.checked_add(range.count) else {
+        let Range {
+            mut first,
+            mut count,
+        } = *range;
+        if next.checked_add(count).is_none_or(|end| end == u32::MAX) {
             break;
-        };
-        maps.push(IdMapping {
-            container_id: next,
-            host_id: range.first,
-            size: range.count,
-        });
-        next = after;
+        }
+        if let Some(line) = own.take_if(|line| line.container_id - next <= count) {
+            let before = line.container_id - next;
+            push(&mut maps, next, first, before);
+            next = line.container_id + 1;
+            maps.push(line);
+            (first, count) = (first + before, count - before);
+        }
+        push(&mut maps, next, first, count);
+        next += count;
     }
+    maps.extend(own);
     maps
+}
+
+fn push(maps: &mut Vec<IdMapping>, container_id: u32, host_id: u32, size: u32) {
+    if size > 0 {
+        maps.push(IdMapping {
+            container_id,
+            host_id,
+            size,
+        });
+    }
 }
 
 /// The ranges that the host grants a user: of the file, or, where nsswitch.conf(5) names another
@@ -297,15 +347,40 @@ mod tests {
         assert_eq!(name_in(passwd, 100), None);
     }
 
+    /// Lines as `(container, host, size)`.
+    fn shown(own: Option<u32>, ranges: &[Range]) -> Vec<[u32; 3]> {
+        let maps = lines(own, 1000, ranges).into_iter();
+        maps.map(|line| [line.container_id, line.host_id, line.size])
+            .collect()
+    }
+
     #[test]
-    fn the_own_id_is_root_and_ranges_follow_one_another() {
+    fn the_own_id_stands_where_it_was_asked_for_and_ranges_fill_the_rest() {
+        let ranges = [range(100_000, 10), range(200_000, 5)];
+        let root = [[0, 1000, 1], [1, 100_000, 10], [11, 200_000, 5]];
+        assert_eq!(shown(Some(0), &ranges), root);
+        assert_eq!(shown(None, &ranges), [[0, 100_000, 10], [10, 200_000, 5]]);
+        let split = [
+            [0, 100_000, 3],
+            [3, 1000, 1],
+            [4, 100_003, 7],
+            [11, 200_000, 5],
+        ];
+        assert_eq!(shown(Some(3), &ranges), split);
+        let between = [[0, 100_000, 10], [10, 1000, 1], [11, 200_000, 5]];
+        assert_eq!(shown(Some(10), &ranges), between);
+        let after = [[0, 100_000, 10], [10, 200_000, 5], [1000, 1000, 1]];
+        assert_eq!(shown(Some(1000), &ranges), after);
+        assert_eq!(shown(Some(0), &[]), [[0, 1000, 1]]);
+    }
+
+    #[test]
+    fn mapped_ids_are_those_of_all_lines() {
         let maps = Maps {
-            uid: with_ranges(1000, &[range(100_000, 10), range(200_000, 5)]),
-            gid: with_ranges(1000, &[]),
+            uid: lines(Some(0), 1000, &[range(100_000, 10), range(200_000, 5)]),
+            gid: lines(Some(0), 1000, &[]),
         };
         assert!(maps.has(0, 0) && maps.has(15, 0));
         assert!(!maps.has(16, 0) && !maps.has(0, 1));
-        assert_eq!(maps.uid[2].host_id, 200_000);
-        assert_eq!(maps.uid[2].container_id, 11);
     }
 }

@@ -4,7 +4,7 @@
 //! of that namespace, so a user namespace of the config maps each id to itself within the guest.
 
 use crate::facts::Facts;
-use crate::namespaces::subid::Maps;
+use crate::namespaces::subid::{Layout, Maps};
 use crate::spec::Spec;
 use crate::spec::config::IdMapping;
 use crate::step::host::{HostStep, MapWriter};
@@ -44,6 +44,7 @@ impl IdMaps {
             None => Maps::of_user(
                 nix::unistd::geteuid().as_raw(),
                 nix::unistd::getegid().as_raw(),
+                Layout::Root,
             ),
         };
         if !maps.has(0, 0) {
