@@ -14,7 +14,8 @@ use crate::stdio::notify;
 use crate::step::draft::{Plan, PlanRequest};
 use crate::step::layers::Layers;
 use crate::store::Store;
-use std::path::PathBuf;
+use crate::sys::mountinfo;
+use std::path::{Path, PathBuf};
 
 /// The options of `create` and `run`.
 #[derive(Clone, Default)]
@@ -156,6 +157,11 @@ pub fn request(
     Ok(PlanRequest {
         id: id.to_owned(),
         no_pivot: options.no_pivot,
+        revealing: if options.no_pivot {
+            whole_kernel_mounts(&spec.rootfs())?
+        } else {
+            Vec::new()
+        },
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds + listen_fds,
         extra_env,
@@ -166,6 +172,22 @@ pub fn request(
         null_stdio: 0,
         dies_with_parent: false,
     })
+}
+
+/// Where a whole procfs or sysfs is mounted outside the root filesystem, the last mount first.
+///
+/// # Errors
+/// Reading mountinfo fails.
+fn whole_kernel_mounts(rootfs: &Path) -> Result<Vec<String>> {
+    let mounts = mountinfo::of("self")?;
+    let whole = mounts.into_iter().rev().filter(|mount| {
+        matches!(mount.fstype.as_str(), "proc" | "sysfs")
+            && mount.root == Path::new("/")
+            && !mount.mount_point.starts_with(rootfs)
+    });
+    Ok(whole
+        .filter_map(|mount| mount.mount_point.into_os_string().into_string().ok())
+        .collect())
 }
 
 /// The seccomp filter of a config. It is compiled once for each profile and then cached, because

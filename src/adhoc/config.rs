@@ -171,7 +171,10 @@ fn mounts(options: &AdhocOptions, host: &Host) -> Result<Vec<Mount>> {
             &["nosuid", "nodev", &format!("mode={mode:o}")],
         ));
     }
-    for volume in &options.volumes {
+    // Parents first, however they were given: a later mount on a parent would cover the others.
+    let mut volumes: Vec<_> = options.volumes.iter().collect();
+    volumes.sort_by_key(|volume| Path::new(&volume.target).components().count());
+    for volume in volumes {
         let source = volume
             .source
             .to_str()

@@ -183,6 +183,8 @@ fn operation(step: &Step) -> String {
         Step::Bind { target, source, .. } => {
             format!("error mounting \"{source}\" to rootfs at \"{target}\": bind on {target}")
         }
+        Step::Copy { source, .. } => format!("copy the mounts of {source}"),
+        Step::Uncover { path } => format!("unmount the host's {path}"),
         Step::Attributes { target, .. } => format!("change the mount at {target}"),
         Step::Protect {
             target,

@@ -50,8 +50,13 @@ impl CgroupMount {
 
 /// The mounts in their order, as runc has them: on v2 one, on v1 and hybrid trees the v1
 /// hierarchies. Without a cgroup namespace v2 shows the whole tree (bound where a user namespace
-/// may not mount it), and each hierarchy of v1 only the container's own cgroup.
-pub fn mounts_for_container(plan: &Plan, has_cgroup_namespace: bool) -> Vec<CgroupMount> {
+/// may not mount it), and each hierarchy of v1 only the container's own cgroup. With `only_v2`
+/// (type `cgroup2`) it is the v2 tree of a hybrid host.
+pub fn mounts_for_container(
+    plan: &Plan,
+    has_cgroup_namespace: bool,
+    only_v2: bool,
+) -> Vec<CgroupMount> {
     let all = || plan.places.iter().chain(&plan.stays);
     let one = |place: &Place, below: String| match (place.version, has_cgroup_namespace) {
         (Version::V1, true) => CgroupMount::File {
@@ -74,6 +79,9 @@ pub fn mounts_for_container(plan: &Plan, has_cgroup_namespace: bool) -> Vec<Cgro
             }
         }
     };
+    if let Some(place) = all().find(|place| only_v2 && place.version == Version::V2) {
+        return vec![one(place, String::new())];
+    }
     if let (Some(place), true) = (
         all().next(),
         all().all(|place| place.version == Version::V2),

@@ -142,6 +142,8 @@ fn mount_overlay(modules: &mut Modules) -> Result<()> {
         OVERLAY,
         "overlay",
         0,
-        &format!("lowerdir={IMAGE},upperdir={upper},workdir={CHANGES}/work"),
+        // As in the namespace backend (`rootfs/child/layers.rs`): hard links to the image's files
+        // are seen as such.
+        &format!("lowerdir={IMAGE},upperdir={upper},workdir={CHANGES}/work,xino=on"),
     )
 }

@@ -101,6 +101,13 @@ impl ChildState<'_> {
             StepRef::Gather {} => self.gather(),
             StepRef::Mount { .. } => self.mount(step),
             StepRef::Bind { .. } => self.bind(step),
+            StepRef::Copy {
+                slot,
+                source,
+                recursive,
+                link,
+            } => self.copy(slot, source, recursive, link),
+            StepRef::Uncover { path } => Self::uncover(path),
             StepRef::Attributes { .. } => self.attributes(step),
             StepRef::Protect { target, how } => self.protect(target, how),
             StepRef::Node { .. } => self.node(step),

@@ -49,8 +49,14 @@ pub fn devices(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         .as_ref()
         .map_or(&none, |linux| &linux.devices);
     let bind = namespaces.user || draft.facts.in_user_namespace;
+    // What the config mounts in the place of a device is what the container sees.
+    let mounts = &spec.config().mounts;
+    let covered = |path: &str| {
+        let mut targets = mounts.iter().map(|mount| inside_path(&mount.destination));
+        targets.any(|target| target == path)
+    };
     for (path, major, minor) in DEFAULTS {
-        if !asked.iter().any(|device| inside_path(&device.path) == path) {
+        if !covered(path) && !asked.iter().any(|device| inside_path(&device.path) == path) {
             let device = libc::makedev(major as u32, minor as u32);
             let step = Step::Node {
                 path: path.into(),
@@ -63,7 +69,11 @@ pub fn devices(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             draft.container(step, "[default device]");
         }
     }
-    for (index, device) in asked.iter().enumerate() {
+    // A device without a path is there for the cgroup's rules alone, as in runc.
+    let nodes = asked.iter().enumerate();
+    for (index, device) in
+        nodes.filter(|(_, device)| !device.path.is_empty() && !covered(&inside_path(&device.path)))
+    {
         let step =
             node(device, bind).map_err(|error| error.within(format!("linux.devices[{index}]")))?;
         draft.container(step, format!("linux.devices[{index}]"));

@@ -99,6 +99,8 @@ fn read_only(target: &str, source: &str) -> Step {
         link: false,
         set: 0,
         clear: 0,
+        implied: 0,
+        locked: false,
         rset: crate::sys::mount::ATTR_RDONLY,
         rclear: 0,
         propagation: 0,

@@ -13,7 +13,7 @@ use crate::step::host::{IdMap, Open};
 use crate::sys::mount::ATTR_RDONLY;
 use crate::{Error, Result};
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const MS_REC: u64 = libc::MS_REC;
 
@@ -116,14 +116,69 @@ pub fn open_sources(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         if !is_bind(mount, &options) || options.remount {
             continue;
         }
+        let id_map = id_map(draft, mount, &options)?;
+        if id_map.is_none() && shown_by_earlier(draft, index).is_some() {
+            continue;
+        }
         let what = Open::Tree {
             path: source_path(draft, mount),
             recursive: options.bind == Some(true),
             propagation,
-            id_map: id_map(draft, mount, &options)?,
+            id_map,
             link: options.copy_symlink,
         };
         draft.sources[index] = draft.open(what, format!("mounts[{index}].source"));
+    }
+    Ok(())
+}
+
+/// The path in the container's root of a source that an earlier mount shows: the source lies in the
+/// root filesystem, below that mount's target. On the host there is nothing at the path.
+fn shown_by_earlier(draft: &Draft, index: usize) -> Option<String> {
+    if draft.request.layers.is_some() {
+        return None;
+    }
+    let mounts = &draft.spec.config().mounts;
+    let source = source_path(draft, mounts.get(index)?);
+    let inside = Path::new("/").join(source.strip_prefix(draft.spec.rootfs()).ok()?);
+    let mut earlier = mounts.iter().take(index);
+    earlier
+        .any(|mount| {
+            let target = inside_path(&mount.destination);
+            target != "/" && inside.starts_with(target)
+        })
+        .then(|| inside.to_str().map(str::to_owned))
+        .flatten()
+}
+
+/// Adds the steps that copy the host's root for later bind mounts of `/`: once the container's root
+/// is attached, a copy of the host's tree shows it too.
+///
+/// # Errors
+/// An unknown mount option.
+fn copies_of_root(draft: &mut Draft) -> Result<()> {
+    let mut next = slot::FIRST_COPY;
+    for (index, mount) in draft.spec.config().mounts.iter().enumerate() {
+        let options = MountOptions::parse(&mount.options)?;
+        let opened = draft
+            .sources
+            .get(index)
+            .is_some_and(|held| *held != slot::NONE);
+        let of_root = source_path(draft, mount) == Path::new("/");
+        if opened || !of_root || !is_bind(mount, &options) || options.remount {
+            continue;
+        }
+        draft.container(
+            Step::Copy {
+                slot: next,
+                source: "/".into(),
+                recursive: options.bind == Some(true),
+                link: false,
+            },
+            format!("mounts[{index}].source"),
+        );
+        draft.sources[index] = next;
+        next += 1;
     }
     Ok(())
 }
@@ -179,6 +234,7 @@ pub fn root(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
             libc::MS_SLAVE
         };
     draft.container(Step::Propagation { flags }, "linux.rootfsPropagation");
+    copies_of_root(draft)?;
     if let Some(layers) = draft.request.layers.clone() {
         return crate::rootfs::layers::root(draft, &layers);
     }
@@ -240,6 +296,8 @@ fn take_label(draft: &mut Draft) -> Result<()> {
 pub fn mounts(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     let spec = draft.spec;
     take_label(draft)?;
+    // Directories of mounts to come are made on these first.
+    let mut read_only: Vec<(String, String)> = Vec::new();
     for (index, mount) in spec.config().mounts.iter().enumerate() {
         let Mount {
             destination,
@@ -267,12 +325,26 @@ pub fn mounts(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
                 from,
             );
         } else if is_bind(mount, &options) {
-            bind(draft, mount, index, target, &options)?;
-        } else if matches!(typ.as_deref(), Some("cgroup" | "cgroup2")) {
-            cgroup(draft, namespaces, target, &options, &from)?;
-        } else {
-            file_system(draft, namespaces, mount, target, &options, from)?;
+            bind(draft, namespaces, index, target, &options)?;
+        } else if let Some(fstype @ ("cgroup" | "cgroup2")) = typ.as_deref() {
+            let only_v2 = fstype == "cgroup2";
+            if cgroup(draft, namespaces, &target, &options, only_v2, &from)? {
+                read_only.push((target, from.into_owned()));
+            }
+        } else if file_system(draft, namespaces, mount, &target, &options, &from)? {
+            read_only.push((target, from.into_owned()));
         }
+    }
+    for (target, from) in read_only {
+        let step = Step::Attributes {
+            target,
+            set: ATTR_RDONLY,
+            clear: 0,
+            recursive: false,
+            propagation: 0,
+            missing: true,
+        };
+        draft.container(step, from);
     }
     Ok(())
 }
@@ -317,13 +389,17 @@ fn check_proc(target: &str, source: &str) -> Result<bool> {
 
 fn bind(
     draft: &mut Draft,
-    mount: &Mount,
+    namespaces: &Namespaces,
     index: usize,
     target: String,
     options: &MountOptions,
 ) -> Result<()> {
     let from = format!("mounts[{index}]");
-    let source = path_text(source_path(draft, mount))?;
+    let mount = &draft.spec.config().mounts[index];
+    let (source, held) = match (draft.sources[index], shown_by_earlier(draft, index)) {
+        (slot::NONE, Some(inside)) => (inside, slot::IN_ROOT),
+        (held, _) => (path_text(source_path(draft, mount))?, held),
+    };
     let in_proc = check_proc(&target, &source).map_err(|error| error.within(&from))?;
     if !options.data.is_empty() {
         draft.warn(format!(
@@ -336,7 +412,7 @@ fn bind(
     draft.container(
         Step::Bind {
             target,
-            slot: draft.sources[index],
+            slot: held,
             source,
             recursive: options.bind == Some(true),
             create: Create::LikeSource,
@@ -344,6 +420,14 @@ fn bind(
             link: options.copy_symlink,
             set,
             clear,
+            // In a new user namespace the source's flags are locked (mount_namespaces(7)), also
+            // where hull has opened the source, and the kernel does not know.
+            implied: if namespaces.user {
+                0
+            } else {
+                options.implied()
+            },
+            locked: namespaces.user,
             rset,
             rclear,
             propagation: options.propagation,
@@ -353,18 +437,26 @@ fn bind(
     Ok(())
 }
 
+/// Adds the step of a new file system. Returns whether it becomes read-only after all mounts.
 fn file_system(
     draft: &mut Draft,
     namespaces: &Namespaces,
     mount: &Mount,
-    target: String,
+    target: &str,
     options: &MountOptions,
-    from: Cow<'static, str>,
-) -> Result<()> {
+    from: &str,
+) -> Result<bool> {
     let fstype = mount.typ.clone().unwrap_or_default();
     let is_kernel = fstype == "proc" || fstype == "sysfs";
-    if target.starts_with("/proc/") || (target == "/proc" && fstype != "proc") {
-        check_proc(&target, "").map_err(|error| error.within(&from))?;
+    // runc lets a tmpfs cover a directory of /proc, and so do engines' users (`--tmpfs /proc/acpi`).
+    if target == "/proc" && fstype != "proc" || target.starts_with("/proc/") && fstype != "tmpfs" {
+        check_proc(target, "").map_err(|error| error.within(from))?;
+    }
+    if target == "/" {
+        return Err(Error::new(format!(
+            "{from}: a new file system of type {fstype:?} cannot cover the root; a bind mount on / \
+             can"
+        )));
     }
     if fstype.is_empty()
         && mount.source.as_deref().unwrap_or_default().is_empty()
@@ -372,9 +464,10 @@ fn file_system(
     {
         return Err(Error::new(format!("{from}: mount on {target} has no type")));
     }
-    // A read-only /dev is made read-only after its nodes are made. (The step itself makes any other
-    // tmpfs read-only after it has copied files into it.)
-    let late_ro = target == "/dev" && options.flags & libc::MS_RDONLY != 0;
+    // A tmpfs becomes read-only after all mounts, since targets of later ones are made in it, and
+    // /dev after its nodes are made. (One that takes a copy is made read-only by the step itself.)
+    let read_only = options.flags & libc::MS_RDONLY != 0;
+    let late_ro = read_only && (target == "/dev" || fstype == "tmpfs" && !options.copy_up);
     let flags = options.flags & if late_ro { !libc::MS_RDONLY } else { !0 };
     let refused = match fstype.as_str() {
         "sysfs" if namespaces.user || draft.facts.in_user_namespace => Refused::BindHost,
@@ -383,7 +476,7 @@ fn file_system(
     };
     draft.container(
         Step::Mount {
-            target,
+            target: target.to_owned(),
             source: mount
                 .source
                 .clone()
@@ -398,23 +491,25 @@ fn file_system(
             follow: !is_kernel,
             copy_up: options.copy_up,
         },
-        from,
+        from.to_owned(),
     );
-    Ok(())
+    Ok(late_ro && target != "/dev")
 }
 
 /// Adds the steps of a mount of type cgroup: one for each v1 hierarchy of the host, or one for v2.
+/// Returns whether the target becomes read-only after all mounts.
 fn cgroup(
     draft: &mut Draft,
     namespaces: &Namespaces,
-    target: String,
+    target: &str,
     options: &MountOptions,
+    only_v2: bool,
     from: &str,
-) -> Result<()> {
+) -> Result<bool> {
     let Some(plan) = &draft.request.cgroup else {
-        return Ok(());
+        return Ok(false);
     };
-    let mounts = cgroups::mounts::mounts_for_container(plan, namespaces.cgroup);
+    let mounts = cgroups::mounts::mounts_for_container(plan, namespaces.cgroup, only_v2);
     let refused = if namespaces.user || draft.facts.in_user_namespace {
         Refused::Skip
     } else {
@@ -473,6 +568,8 @@ fn cgroup(
                     link: false,
                     set,
                     clear,
+                    implied: options.implied(),
+                    locked: false,
                     rset: 0,
                     rclear: 0,
                     propagation: options.propagation,
@@ -484,20 +581,7 @@ fn cgroup(
             }
         }
     }
-    if options.flags & libc::MS_RDONLY != 0 {
-        draft.container(
-            Step::Attributes {
-                target,
-                set: ATTR_RDONLY,
-                clear: 0,
-                recursive: false,
-                propagation: 0,
-                missing: true,
-            },
-            from.to_owned(),
-        );
-    }
-    Ok(())
+    Ok(options.flags & libc::MS_RDONLY != 0)
 }
 
 /// A file system of a mount of type cgroup; the fields are those of [`Step::Mount`].
@@ -539,6 +623,9 @@ pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         (true, true) => (Leave::Move, "[--no-pivot]"),
         (true, false) => (Leave::Pivot, "[pivot_root]"),
     };
+    for path in &draft.request.revealing {
+        draft.container(Step::Uncover { path: path.clone() }, from);
+    }
     draft.container(Step::Leave { how }, from);
     for (index, mount) in spec.config().mounts.iter().enumerate() {
         let options = MountOptions::parse(&mount.options)?;

@@ -192,36 +192,50 @@ impl MountOptions {
         to_attributes(self.flags, self.cleared)
     }
 
+    /// The attributes that a bind mount loses because its options do not name them: with any option
+    /// it has exactly those that are given, as in runc and crun; with none it keeps the source's.
+    /// Access times are kept unless an option names them (mount(2), `MS_REMOUNT`).
+    pub fn implied(&self) -> u64 {
+        let (set, clear) = self.attributes();
+        if self.flags | self.cleared == 0 {
+            return 0;
+        }
+        let plain = PLAIN
+            .iter()
+            .fold(0, |mask, (_, attribute)| mask | attribute);
+        plain & !attr::ATTR_NODIRATIME & !set & !clear
+    }
+
     /// The same for the mount and all mounts below.
     pub fn recursive_attributes(&self) -> (u64, u64) {
         to_attributes(self.recursive_set, self.recursive_clear)
     }
 }
 
+const PLAIN: [(u64, u64); 6] = [
+    (libc::MS_RDONLY, attr::ATTR_RDONLY),
+    (libc::MS_NOSUID, attr::ATTR_NOSUID),
+    (libc::MS_NODEV, attr::ATTR_NODEV),
+    (libc::MS_NOEXEC, attr::ATTR_NOEXEC),
+    (libc::MS_NODIRATIME, attr::ATTR_NODIRATIME),
+    (MS_NOSYMFOLLOW, attr::ATTR_NOSYMFOLLOW),
+];
+
 /// Turns `MS_*` flags into the attributes of mount_setattr(2). The access-time settings are one
 /// field there, so setting one clears the field first.
 fn to_attributes(set: u64, clear: u64) -> (u64, u64) {
-    const PLAIN: [(u64, u64); 6] = [
-        (libc::MS_RDONLY, attr::ATTR_RDONLY),
-        (libc::MS_NOSUID, attr::ATTR_NOSUID),
-        (libc::MS_NODEV, attr::ATTR_NODEV),
-        (libc::MS_NOEXEC, attr::ATTR_NOEXEC),
-        (libc::MS_NODIRATIME, attr::ATTR_NODIRATIME),
-        (MS_NOSYMFOLLOW, attr::ATTR_NOSYMFOLLOW),
-    ];
     let mut result = (0, 0);
     for (old, new) in PLAIN {
         result.0 |= if set & old != 0 { new } else { 0 };
         result.1 |= if clear & old != 0 { new } else { 0 };
     }
+    // A setting that is only cleared leaves relatime, the kernel's default, as in runc.
     let times = libc::MS_NOATIME | libc::MS_RELATIME | libc::MS_STRICTATIME;
     if (set | clear) & times != 0 {
         result.1 |= attr::ATTR_ATIME;
         if set & libc::MS_NOATIME != 0 {
             result.0 |= attr::ATTR_NOATIME;
-        } else if set & libc::MS_STRICTATIME != 0
-            || (clear & libc::MS_RELATIME != 0 && set & libc::MS_RELATIME == 0)
-        {
+        } else if set & libc::MS_STRICTATIME != 0 {
             result.0 |= attr::ATTR_STRICTATIME;
         }
     }

@@ -1,7 +1,7 @@
 //! The child's state while it executes container steps. Its buffers are allocated before the clone;
 //! from there to execve(2) nothing allocates, locks or logs.
 
-use super::container::{Barrier, StepRef, slot};
+use super::container::{Attribute, Barrier, StepRef, slot};
 use super::report::{Detail, Fault};
 use super::wire::{Malformed, Reader};
 use crate::sys::fd::Fd;
@@ -23,6 +23,10 @@ pub struct Buffers {
     pub text: Vec<u8>,
     /// The state document of a hook.
     pub state: Vec<u8>,
+    /// Detached copies of mount trees: the slots from [`slot::FIRST_COPY`] on.
+    pub copies: Vec<i32>,
+    /// The first descriptor that the program does not inherit.
+    pub inherited_end: i32,
 }
 
 impl Buffers {
@@ -34,7 +38,7 @@ impl Buffers {
     /// [`Malformed`]: the bytes are not container steps.
     pub fn for_steps(steps: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(steps);
-        let (mut strings, mut state) = (0, 0);
+        let (mut strings, mut state, mut copies, mut inherited_end) = (0, 0, 0, i32::MAX);
         while !reader.is_empty() {
             match StepRef::get(&mut reader)? {
                 StepRef::Exec { args, env, .. } => {
@@ -49,10 +53,18 @@ impl Buffers {
                     strings = strings.max(args.len() + env.len());
                     state = state.max(template.len());
                 }
+                StepRef::Copy { .. } => copies += 1,
+                StepRef::Set {
+                    what: Attribute::Descriptors,
+                    number,
+                    ..
+                } => inherited_end = i32::try_from(number).unwrap_or(i32::MAX),
                 _ => {}
             }
         }
         Ok(Self {
+            copies: vec![-1; copies],
+            inherited_end,
             arrays: process::Arrays::with_room(strings),
             text: vec![0; Self::TEXT],
             state: vec![0; state],
@@ -85,8 +97,31 @@ pub struct ChildState<'a> {
 }
 
 impl ChildState<'_> {
+    /// Closes the descriptors of finished mounts when `newest` shows that there are many: they stay
+    /// open otherwise, because closing each would cost a system call, and all are closed at once
+    /// before execve(2). A limit of 1024 descriptors holds any number of mounts this way.
+    pub(crate) fn sweep(&mut self, newest: i32) {
+        const MOST: i32 = 64;
+        if newest < MOST {
+            return;
+        }
+        let slots = self.slots.iter().chain(&self.buffers.copies);
+        let first = slots.fold(self.buffers.inherited_end, |first, slot| {
+            first.max(*slot + 1)
+        });
+        if newest.saturating_sub(first) < MOST {
+            return;
+        }
+        self.parent = crate::sys::resolve::Parent::NONE;
+        sys::file::close_all_but(first, &mut [self.root, self.empty, self.null]);
+    }
+
     pub(crate) fn slot(&self, index: u32) -> Sys<i32> {
-        match self.slots.get(index as usize) {
+        let held = match index.checked_sub(slot::FIRST_COPY) {
+            Some(copy) => self.buffers.copies.get(copy as usize),
+            None => self.slots.get(index as usize),
+        };
+        match held {
             Some(&descriptor) if descriptor >= 0 => Ok(descriptor),
             _ => Err(Errno::EBADF),
         }

@@ -8,6 +8,13 @@ use crate::step::wire::{Bytes, Flag, Str, Strs, U32, U32s, U64, choice, steps};
 pub mod slot {
     /// No slot: the step has no descriptor.
     pub const NONE: u32 = u32::MAX;
+    /// The source of a bind mount is a path in the container's root, where an earlier mount shows
+    /// it.
+    pub const IN_ROOT: u32 = u32::MAX - 1;
+    /// The first slot of the copies that the child itself makes ([`Step::Copy`]).
+    ///
+    /// [`Step::Copy`]: super::Step::Copy
+    pub const FIRST_COPY: u32 = 1 << 16;
     /// The socket over which hull and the child synchronise at barriers.
     pub const SYNC: u32 = 0;
     /// The report page as a memfd, for an init that is a fresh process and not the cloned one.
@@ -167,11 +174,19 @@ steps! {
         create: Create, refused: Refused, follow: Flag, copy_up: Flag,
     }
     /// Binds the detached mount in a slot, or a path of the host; attributes as for
-    /// mount_setattr(2), `r*` for the whole tree.
+    /// mount_setattr(2), `r*` for the whole tree. `implied` are attributes that are cleared because
+    /// the options do not name them; those that the kernel has locked stay. With `locked` a read-only source cannot become writable.
     Bind = 9 {
         target: Str, slot: U32, source: Str, recursive: Flag, create: Create, in_proc: Flag,
-        link: Flag, set: U64, clear: U64, rset: U64, rclear: U64, propagation: U64,
+        link: Flag, set: U64, clear: U64, implied: U64, locked: Flag, rset: U64,
+        rclear: U64, propagation: U64,
     }
+    /// Makes a detached copy of a mount tree of the host, before the root is attached: a copy of
+    /// `/` that is made later shows the container's own root. The bind mounts of that slot use it.
+    Copy = 31 { slot: U32, source: Str, recursive: Flag, link: Flag }
+    /// Unmounts what a path of the host shows, or covers it with an empty tmpfs where the mount is
+    /// locked.
+    Uncover = 32 { path: Str }
     /// Changes attributes and propagation of the mount at a target.
     Attributes = 10 {
         target: Str, set: U64, clear: U64, recursive: Flag, propagation: U64, missing: Flag,

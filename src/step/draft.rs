@@ -85,6 +85,10 @@ pub struct PlanRequest {
     pub id: String,
     /// `--no-pivot`.
     pub no_pivot: bool,
+    /// With `--no-pivot`: where the host has a whole procfs or sysfs. As long as one is visible in
+    /// the mount namespace, the kernel lets a nested user namespace mount a fresh one without
+    /// masks.
+    pub revealing: Vec<String>,
     /// `--no-new-keyring`.
     pub no_new_keyring: bool,
     /// `--preserve-fds` and socket activation: the number of descriptors from 3 on that the program

@@ -330,6 +330,20 @@ pub fn filesystem(raw: i32) -> Sys<i64> {
     Ok(unsafe { stat.assume_init() }.f_type)
 }
 
+/// The flags of the mount that a descriptor is on (statfs(2), `f_flags`): `ST_RDONLY`, `ST_NOSUID`,
+/// `ST_NODEV`, `ST_NOEXEC`, …
+///
+/// # Errors
+/// fstatfs(2) fails: EBADF.
+pub fn mount_flags(raw: i32) -> Sys<u64> {
+    // `struct statfs` of the 64-bit architectures; libc has no name for this member.
+    const FLAGS: usize = 10;
+    let mut words = [0_u64; 15];
+    // SAFETY: the buffer has the size of the structure, 120 bytes.
+    unsafe { call!(libc::SYS_fstatfs, raw, words.as_mut_ptr()) }?;
+    Ok(words[FLAGS])
+}
+
 /// faccessat2(2) by effective ids; an empty path means the descriptor itself.
 ///
 /// # Errors

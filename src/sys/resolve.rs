@@ -118,6 +118,46 @@ fn make_below(root: i32, path: &CStr, follow: bool, links: usize) -> Result<i32,
     Ok(parent)
 }
 
+/// Opens a mount's target inside a root with `O_PATH`, and makes it if it is missing: a directory,
+/// or an empty file. Missing directories of its path are made, and so is what a symbolic link
+/// names whose target is missing, as images have for `/etc/resolv.conf` (runc issue 4991).
+///
+/// # Errors
+/// As [`make_directory`].
+pub fn make_target(root: i32, path: &CStr, directory: bool, follow: bool) -> Result<i32, Errno> {
+    if directory {
+        make_directory(root, path, follow)
+    } else {
+        make_file(root, path, follow, 8)
+    }
+}
+
+fn make_file(root: i32, path: &CStr, follow: bool, links: usize) -> Result<i32, Errno> {
+    match lookup(root, path, 0, follow) {
+        Err(Errno::ENOENT) => {}
+        other => return other,
+    }
+    let (directory, name) = split(path)?;
+    let mut buffer = PathBuffer::new();
+    let parent = make_directory(root, buffer.join(&[b"/", directory])?, follow)?;
+    create(parent, name, false)?;
+    match lookup(root, path, 0, follow) {
+        // A symbolic link has the name, and its target is missing.
+        Err(Errno::ENOENT) if follow && links > 0 => {
+            let mut text = [0_u8; libc::PATH_MAX as usize];
+            let length = file::readlinkat(parent, name, &mut text)?;
+            let before = if text.first() == Some(&b'/') {
+                &b""[..]
+            } else {
+                directory
+            };
+            let target = buffer.join(&[before, b"/", &text[..length]])?;
+            make_file(root, target, follow, links - 1)
+        }
+        other => other,
+    }
+}
+
 /// Makes the directory that a path names when a symbolic link in it is replaced by its target: the
 /// link's name is `link` in `bytes`.
 fn make_through(

@@ -16,6 +16,9 @@ tests![
     an_ordinary_user_runs_on_the_hosts_root,
     only_the_containers_mounts_are_seen,
     changes_are_discarded,
+    a_hard_link_to_a_file_of_the_root_is_one_file,
+    the_hosts_root_is_a_volume,
+    volumes_are_mounted_parents_first,
     changes_are_kept_with_keep_changes,
     an_ordinary_users_changes_are_kept,
     the_directory_itself_is_changed_with_read_write,
@@ -754,4 +757,63 @@ fn malformed_options_are_errors() {
     ]);
     assert_eq!(file.status, 125);
     assert_has!(file.failure(), "not a directory");
+}
+
+fn a_hard_link_to_a_file_of_the_root_is_one_file() {
+    let root = small_root();
+    fs::write(root.join("file"), "text").unwrap();
+    // Not for an ordinary user: overlayfs stores where a file came from only with
+    // CAP_DAC_READ_SEARCH on the host.
+    let script = "ln /file /link && stat -c '%d %i' /file /link /bin | sort | uniq -c";
+    let args = [
+        "run",
+        "--rootfs",
+        root.to_str().unwrap(),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let out = hull().call(&args).success().stdout;
+    let counts: Vec<&str> = out.lines().map(|line| line.trim_start()).collect();
+    assert!(counts.iter().any(|line| line.starts_with("2 ")), "{out}");
+    let devices: std::collections::BTreeSet<_> = counts
+        .iter()
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    assert_eq!(devices.len(), 1, "one file system has one device: {out}");
+}
+
+fn the_hosts_root_is_a_volume() {
+    let root = small_root();
+    let mark = new_dir("mark");
+    fs::write(mark.join("file"), "here").unwrap();
+    for runtime in [hull(), ordinary()] {
+        let path = format!("/mnt{}/file", mark.display());
+        let root = root.to_str().unwrap();
+        let args = [
+            "run",
+            "--rootfs",
+            root,
+            "-v",
+            "/:/mnt:ro",
+            "--",
+            "cat",
+            &path,
+        ];
+        assert_eq!(runtime.call(&args).success().stdout, "here");
+    }
+}
+
+fn volumes_are_mounted_parents_first() {
+    let (parent, child) = (new_dir("parent"), new_dir("child"));
+    fs::create_dir(parent.join("below")).unwrap();
+    fs::write(child.join("file"), "text").unwrap();
+    let below = format!("{}:/mnt/below", child.display());
+    let above = format!("{}:/mnt", parent.display());
+    let root = small_root();
+    let root = root.to_str().unwrap();
+    let args = ["run", "--rootfs", root, "-v", &below, "-v", &above, "--"];
+    let args = [&args[..], &["cat", "/mnt/below/file"]].concat();
+    assert_eq!(hull().call(&args).success().stdout, "text");
 }

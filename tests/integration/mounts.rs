@@ -26,6 +26,20 @@ tests![
     symlinked_target_stays_in_the_root,
     absolute_symlinked_target_stays_in_the_root,
     mounts_come_in_order,
+    targets_may_be_dangling_symlinks,
+    a_bind_on_the_root_replaces_it,
+    a_new_file_system_on_the_root_is_refused,
+    a_bind_of_the_hosts_root_shows_the_host,
+    a_source_below_an_earlier_mount_is_that_mounts,
+    a_bind_has_exactly_the_flags_that_are_given,
+    a_locked_flag_cannot_be_cleared_by_name,
+    cleared_atime_settings_leave_relatime,
+    mounts_below_a_read_only_tmpfs_are_made,
+    mounts_below_the_read_only_cgroup_directory_are_made,
+    a_bind_on_a_default_device_wins,
+    a_tmpfs_may_cover_a_directory_of_proc,
+    many_mounts_fit_into_a_small_limit_of_descriptors,
+    without_pivot_a_nested_namespace_gets_no_fresh_proc,
     tmpcopyup_copies_the_directory,
     mount_without_source,
     mount_without_type_and_bind_option_is_an_error,
@@ -531,4 +545,207 @@ fn recursive_idmapped_mount() {
         b.mount("/mnt", "bind", &source, &["rbind", option]);
         assert_eq!(b.output_of("stat -c %u /mnt/sub/inner"), owner, "{option}");
     }
+}
+
+fn targets_may_be_dangling_symlinks() {
+    only_hull!("runc 1.1.5 refuses them");
+    for user in [false, true] {
+        let source = fixture::new_dir("source");
+        fs::write(source.join("file"), "text").unwrap();
+        let mut b = Bundle::new();
+        if user {
+            b.add_user_namespace();
+        }
+        let root = b.rootfs();
+        symlink("/usr/share/zoneinfo/X", root.join("etc/localtime")).unwrap();
+        symlink("../run/here/resolv.conf", root.join("etc/resolv.conf")).unwrap();
+        symlink("/data/new", root.join("logs")).unwrap();
+        symlink("through", root.join("first")).unwrap();
+        symlink("/somewhere", root.join("through")).unwrap();
+        let file = source.join("file");
+        let file = file.to_str().unwrap();
+        b.mount("/etc/localtime", "bind", file, &["bind"]);
+        b.mount("/etc/resolv.conf", "bind", file, &["bind"]);
+        b.mount("/logs", "bind", source.to_str().unwrap(), &["bind"]);
+        b.mount("/first", "tmpfs", "tmpfs", &[]);
+        let script = "cat /usr/share/zoneinfo/X /run/here/resolv.conf /data/new/file; \
+                      touch /first/made && ls /somewhere";
+        assert_eq!(b.output_of(script), "texttexttextmade", "user: {user}");
+    }
+}
+
+fn a_bind_on_the_root_replaces_it() {
+    for read_only in [false, true] {
+        let mut b = Bundle::new();
+        b.set("/root/readonly", json!(read_only));
+        let other = b.dir.join("other");
+        fixture::fill_rootfs(&other);
+        fs::write(other.join("marker"), "new").unwrap();
+        let mount = json!({
+            "destination": "/", "type": "bind", "source": other, "options": ["rbind"],
+        });
+        let mounts = b.spec["mounts"].as_array_mut().unwrap();
+        mounts.insert(0, mount);
+        let script = "cat /marker; test -e /dev/null && test -d /proc/self && echo; \
+                      touch /x 2>&1; true";
+        let out = b.output_of(script);
+        assert!(out.starts_with("new"), "{out}");
+        assert_eq!(out.contains("Read-only"), read_only, "{out}");
+    }
+}
+
+fn a_new_file_system_on_the_root_is_refused() {
+    only_hull!("runc covers the root, and then finds no program");
+    let mut b = Bundle::new();
+    b.mount("/", "tmpfs", "tmpfs", &[]);
+    assert_has!(b.run().failure(), "cannot cover the root");
+}
+
+fn a_bind_of_the_hosts_root_shows_the_host() {
+    let place = fixture::new_dir("host");
+    fs::write(place.join("mark"), "here").unwrap();
+    for user in [false, true] {
+        let mut b = Bundle::new();
+        if user {
+            b.add_user_namespace();
+        }
+        b.mount("/mnt", "bind", "/", &["rbind", "ro"]);
+        let script = format!("cat /mnt{}/mark", place.display());
+        assert_eq!(b.output_of(&script), "here", "user: {user}");
+    }
+}
+
+fn a_source_below_an_earlier_mount_is_that_mounts() {
+    for user in [false, true] {
+        let source = fixture::new_dir("source");
+        fs::create_dir(source.join("below")).unwrap();
+        fs::write(source.join("below/file"), "text").unwrap();
+        let mut b = Bundle::new();
+        if user {
+            b.add_user_namespace();
+        }
+        b.mount("/mnt", "bind", source.to_str().unwrap(), &["bind"]);
+        let below = b.rootfs().join("mnt/below");
+        b.mount("/copy", "bind", below.to_str().unwrap(), &["bind"]);
+        assert_eq!(b.output_of("cat /copy/file"), "text", "user: {user}");
+    }
+}
+
+fn a_bind_has_exactly_the_flags_that_are_given() {
+    private_mounts();
+    let source = fixture::new_dir("flags");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    fixture::mount_tmpfs(&source, flags | MsFlags::MS_NOATIME, None);
+    let source = source.to_str().unwrap();
+    let all = &["nosuid", "nodev", "noexec"][..];
+    for (options, with, without) in [
+        (&["bind"][..], all, &[][..]),
+        (&["bind", "ro"], &["ro", "noatime"], all),
+        (&["bind", "rw"], &["rw"], all),
+        (&["bind", "nodev"], &["nodev"], &["nosuid", "noexec"]),
+        (&["bind", "rprivate"], all, &[]),
+    ] {
+        let mut b = Bundle::new();
+        b.mount("/mnt", "bind", source, options);
+        assert_options(&mut b, "/mnt", with, without);
+    }
+}
+
+fn a_locked_flag_cannot_be_cleared_by_name() {
+    private_mounts();
+    let source = fixture::new_dir("locked");
+    fixture::mount_tmpfs(&source, MsFlags::MS_RDONLY | MsFlags::MS_NODEV, None);
+    let source = source.to_str().unwrap();
+    let mut b = Bundle::with_user_namespace();
+    b.mount("/mnt", "bind", source, &["bind", "nosuid"]);
+    assert_options(&mut b, "/mnt", &["ro", "nodev", "nosuid"], &[]);
+    let mut b = Bundle::with_user_namespace();
+    b.mount("/mnt", "bind", source, &["bind", "rw"]);
+    assert_has!(b.run().failure(), "/mnt");
+}
+
+fn cleared_atime_settings_leave_relatime() {
+    only_hull!("runc 1.1.5 does not know all of them");
+    let source = tree_with_submount();
+    for option in ["rnorelatime", "rnostrictatime", "ratime"] {
+        let mut b = Bundle::new();
+        b.mount("/mnt", "bind", &source, &["rbind", option]);
+        assert_options(&mut b, "/mnt/sub", &["relatime"], &[]);
+    }
+}
+
+fn mounts_below_a_read_only_tmpfs_are_made() {
+    let source = fixture::new_dir("source");
+    fs::write(source.join("file"), "text").unwrap();
+    let mut b = Bundle::new();
+    b.mount("/mnt", "tmpfs", "tmpfs", &["ro"]);
+    b.mount("/mnt/new", "bind", source.to_str().unwrap(), &["bind"]);
+    let script = "cat /mnt/new/file; touch /mnt/x 2>/dev/null || echo refused";
+    assert_eq!(b.output_of(script), "textrefused");
+}
+
+fn mounts_below_the_read_only_cgroup_directory_are_made() {
+    let mut b = Bundle::new();
+    b.mount("/sys/fs/cgroup/mine", "tmpfs", "tmpfs", &["mode=711"]);
+    if crate::support::cgroups::is_pure_v2() {
+        // The kernel lets nobody make a directory of another name in a cgroup2 mount that is
+        // read-only, and the container's cgroup is not the place for one.
+        return;
+    }
+    let script = "stat -c %a /sys/fs/cgroup/mine; touch /sys/fs/cgroup/x 2>&1; true";
+    let out = b.output_of(script);
+    assert!(out.starts_with("711"), "{out}");
+    assert_has!(out, "Read-only");
+}
+
+fn a_bind_on_a_default_device_wins() {
+    let file = fixture::new_dir("source").join("file");
+    fs::write(&file, "text").unwrap();
+    for user in [false, true] {
+        let mut b = Bundle::new();
+        if user {
+            b.add_user_namespace();
+        }
+        b.mount("/dev/random", "bind", "/dev/urandom", &["bind"]);
+        b.mount("/dev/tty", "bind", file.to_str().unwrap(), &["bind"]);
+        let script = "stat -c %t:%T /dev/random; cat /dev/tty";
+        assert_eq!(b.output_of(script), "1:9\ntext", "user: {user}");
+    }
+}
+
+fn a_tmpfs_may_cover_a_directory_of_proc() {
+    let mut b = Bundle::new();
+    b.mount("/proc/irq", "tmpfs", "tmpfs", &["ro"]);
+    assert_eq!(b.output_of("ls /proc/irq | wc -l"), "0");
+    let mut b = Bundle::new();
+    b.mount("/proc", "tmpfs", "tmpfs", &[]);
+    b.run().failure();
+}
+
+fn many_mounts_fit_into_a_small_limit_of_descriptors() {
+    only_hull!("runc needs more than 128 descriptors for itself");
+    let source = fixture::new_dir("source");
+    let mut b = Bundle::new();
+    b.spec["process"]["rlimits"] = json!([]);
+    for number in 0..300 {
+        let target = format!("/q/{number}");
+        b.mount(&target, "bind", source.to_str().unwrap(), &["bind"]);
+    }
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 128, 1024).unwrap();
+    assert_eq!(b.output_of("grep -c ' /q/' /proc/self/mountinfo"), "300");
+}
+
+fn without_pivot_a_nested_namespace_gets_no_fresh_proc() {
+    let mut b = Bundle::new();
+    b.spec["process"]["capabilities"] = json!({});
+    b.args(&[
+        "sh",
+        "-c",
+        "unshare -Urmpf sh -c 'mkdir -p /tmp/p && mount -t proc proc /tmp/p' 2>&1 \
+         && echo mounted; unshare -Urm sh -c 'mount -t sysfs sysfs /tmp/p' 2>&1 && echo mounted",
+    ]);
+    b.mount("/tmp", "tmpfs", "tmpfs", &[]);
+    let out = b.run_with(&["--no-pivot"]).stdout;
+    assert!(!out.contains("mounted"), "{out}");
+    assert_has!(out.to_lowercase(), "permitted");
 }

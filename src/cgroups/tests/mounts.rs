@@ -16,7 +16,7 @@ fn file(below: &str, fstype: &'static str, data: &str, host: &str) -> CgroupMoun
 #[test]
 fn v1_with_a_cgroup_namespace_mounts_each_hierarchy_anew() {
     let p = plan(&request(Some("/c"), None), &v1()).unwrap();
-    let steps = mounts_for_container(&p, true);
+    let steps = mounts_for_container(&p, true, false);
     assert_eq!(steps[0], CgroupMount::Tmpfs);
     assert_eq!(
         steps[2],
@@ -74,7 +74,7 @@ fn v1_without_one_binds_the_containers_own() {
         bind("/memory", "/sys/fs/cgroup/memory/user/ctr"),
         bind("/pids", "/sys/fs/cgroup/pids/user"),
     ];
-    assert_eq!(mounts_for_container(&p, false), expected);
+    assert_eq!(mounts_for_container(&p, false, false), expected);
 }
 
 #[test]
@@ -82,17 +82,17 @@ fn v2_is_one_mount_with_a_way_out() {
     let mut r = request(Some("/c"), None);
     let p = plan(&r, &v2()).unwrap();
     assert_eq!(
-        mounts_for_container(&p, true),
+        mounts_for_container(&p, true, false),
         [file("", "cgroup2", "", "/sys/fs/cgroup/c")]
     );
     assert_eq!(
-        mounts_for_container(&p, false),
+        mounts_for_container(&p, false, false),
         [file("", "cgroup2", "", "/sys/fs/cgroup")]
     );
     r.driver = Driver::Disabled;
     let p = plan(&r, &v2()).unwrap();
     assert_eq!(
-        mounts_for_container(&p, true),
+        mounts_for_container(&p, true, false),
         [file(
             "",
             "cgroup2",
@@ -100,4 +100,19 @@ fn v2_is_one_mount_with_a_way_out() {
             "/sys/fs/cgroup/user.slice/session-1.scope"
         )]
     );
+}
+
+#[test]
+fn type_cgroup2_is_the_v2_tree_of_a_hybrid_host() {
+    let tree = Tree {
+        hierarchies: vec![v1_hierarchy("memory", "/"), v2().hierarchies.remove(0)],
+        uid: 0,
+    };
+    let p = plan(&request(None, None), &tree).unwrap();
+    let steps = mounts_for_container(&p, true, true);
+    assert_eq!(steps.len(), 1, "{steps:?}");
+    assert!(
+        matches!(&steps[0], CgroupMount::File { below, fstype: "cgroup2", .. } if below.is_empty())
+    );
+    assert!(mounts_for_container(&p, true, false).len() > 1);
 }

@@ -93,6 +93,13 @@ fn overlay(lower: &CStr, upper: &CStr, work: &CStr, marks: &CStr) -> Result<Fd, 
         (c"lowerdir", lower),
         (c"upperdir", upper),
         (c"workdir", work),
+        // Inode numbers stay one space, so that hard links to files of the lower layer are seen as
+        // such (tar, rsync -H, du). The others are off whatever the kernel's defaults are: hull
+        // reads the changes of a directory that may have moved.
+        (c"xino", c"on"),
+        (c"redirect_dir", c"nofollow"),
+        (c"index", c"off"),
+        (c"metacopy", c"off"),
     ] {
         mount::fsconfig_string(context.0, key, value)?;
     }

@@ -5,7 +5,7 @@ use crate::rootfs::child::copyup;
 use crate::step::child::{ChildState, StepResult};
 use crate::step::container::{Create, Protection, Refused, StepRef, slot};
 use crate::step::report::{Detail, Fault, Outcome};
-use crate::sys::file;
+use crate::sys::file::{self, RESOLVE_IN_ROOT};
 use crate::sys::mount::{
     self, AT_RECURSIVE, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr,
     OPEN_TREE_CLONE,
@@ -79,6 +79,7 @@ impl ChildState<'_> {
             self.mounted(target)
         }
         if !copy_up && propagation == 0 {
+            self.sweep(place);
             return Ok(());
         }
         let mounted = self.target(target, Create::No, true, follow)?;
@@ -165,6 +166,8 @@ impl ChildState<'_> {
             link,
             set,
             clear,
+            implied,
+            locked,
             rset,
             rclear,
             propagation,
@@ -172,18 +175,16 @@ impl ChildState<'_> {
         else {
             return Err(Errno::EINVAL.into());
         };
-        let tree = if index == slot::NONE {
-            let flags = OPEN_TREE_CLONE
-                | if recursive { AT_RECURSIVE } else { 0 }
-                | if link {
-                    libc::AT_SYMLINK_NOFOLLOW as u32
-                } else {
-                    0
-                };
-            mount::open_tree(libc::AT_FDCWD, source, flags)
-                .map_err(|errno| Fault::with(errno, Detail::Source))?
-        } else {
-            self.slot(index)?
+        let tree = match index {
+            slot::NONE => copy(libc::AT_FDCWD, source, recursive, link)?,
+            slot::IN_ROOT => {
+                let resolve = RESOLVE_IN_ROOT;
+                let flags = if link { libc::O_NOFOLLOW } else { 0 };
+                let held = file::openat2(self.root, source, libc::O_PATH | flags, 0, resolve)
+                    .map_err(|errno| Fault::with(errno, Detail::Source))?;
+                copy(held, c"", recursive, false)?
+            }
+            _ => self.slot(index)?,
         };
         if link && file::fstat(tree)?.st_mode & libc::S_IFMT == libc::S_IFLNK {
             return self.copy_link(tree, target);
@@ -196,6 +197,12 @@ impl ChildState<'_> {
             return Err(Fault::with(Errno::EPERM, Detail::InsideProc));
         }
         let attributes = |errno| Fault::with(errno, Detail::Attributes);
+        if locked && (clear | rclear) & ATTR_RDONLY != 0 {
+            let read_only = file::mount_flags(tree)? & libc::ST_RDONLY != 0;
+            if read_only {
+                return Err(attributes(Errno::EPERM));
+            }
+        }
         if rset | rclear != 0 {
             mount::mount_setattr(
                 tree,
@@ -208,41 +215,59 @@ impl ChildState<'_> {
             )
             .map_err(attributes)?;
         }
-        if set | clear | propagation != 0 {
-            // The plan marks a recursive propagation (`rprivate`) by MS_REC.
+        bind_attributes(tree, set, clear, implied).map_err(attributes)?;
+        // The plan marks a recursive propagation (`rprivate`) by MS_REC.
+        let kind = propagation & !libc::MS_REC;
+        if kind != 0 {
             let deep = if propagation & libc::MS_REC != 0 {
                 AT_RECURSIVE
             } else {
                 0
             };
-            if set | clear != 0 {
-                mount::mount_setattr(
-                    tree,
-                    0,
-                    &MountAttr {
-                        set,
-                        clear,
-                        ..MountAttr::default()
-                    },
-                )
-                .map_err(attributes)?;
-            }
-            let propagation = propagation & !libc::MS_REC;
-            if propagation != 0 {
-                mount::mount_setattr(
-                    tree,
-                    deep,
-                    &MountAttr {
-                        propagation,
-                        ..MountAttr::default()
-                    },
-                )
-                .map_err(attributes)?;
-            }
+            let attr = MountAttr {
+                propagation: kind,
+                ..MountAttr::default()
+            };
+            mount::mount_setattr(tree, deep, &attr).map_err(attributes)?;
         }
         mount::move_mount(tree, place)?;
         self.mounted(target);
+        if target == c"/" {
+            // The new mount covers the root; what comes after is below it.
+            self.root = tree;
+        }
+        self.sweep(tree.max(place));
         Ok(())
+    }
+
+    /// Makes a detached copy of a tree of the host for later binds.
+    pub(crate) fn copy(
+        &mut self,
+        index: u32,
+        source: &CStr,
+        recursive: bool,
+        link: bool,
+    ) -> StepResult {
+        let tree = copy(libc::AT_FDCWD, source, recursive, link)?;
+        let place = index.checked_sub(slot::FIRST_COPY);
+        let place = place.and_then(|at| self.buffers.copies.get_mut(at as usize));
+        *place.ok_or(Errno::EINVAL)? = tree;
+        Ok(())
+    }
+
+    /// Unmounts what a path of the host shows, or covers it where the kernel has locked the mount.
+    pub(crate) fn uncover(path: &CStr) -> StepResult {
+        match mount::umount(path, libc::MNT_DETACH) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::EINVAL | Errno::EPERM) => Ok(mount::mount(
+                c"tmpfs",
+                path,
+                c"tmpfs",
+                libc::MS_RDONLY,
+                c"nr_blocks=1",
+            )?),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn copy_link(&mut self, link: i32, target: &CStr) -> StepResult {
@@ -415,6 +440,33 @@ impl ChildState<'_> {
         let place = self.target(c"/dev/console", Create::LikeSource, false, false)?;
         let tree = mount::open_tree(peer, c"", OPEN_TREE_CLONE)?;
         Ok(mount::move_mount(tree, place)?)
+    }
+}
+
+/// Makes a detached copy of the mount tree at a path.
+fn copy(directory: i32, path: &CStr, recursive: bool, link: bool) -> Result<i32, Fault> {
+    let nofollow = libc::AT_SYMLINK_NOFOLLOW as u32;
+    let flags = OPEN_TREE_CLONE
+        | if recursive { AT_RECURSIVE } else { 0 }
+        | if link { nofollow } else { 0 };
+    mount::open_tree(directory, path, flags).map_err(|errno| Fault::with(errno, Detail::Source))
+}
+
+/// Sets the attributes of a bind mount. Where the kernel has locked one of those that are only
+/// implied (mount_namespaces(7)), all of them stay as they are.
+fn bind_attributes(tree: i32, set: u64, clear: u64, implied: u64) -> Result<(), Errno> {
+    if set | clear | implied == 0 {
+        return Ok(());
+    }
+    let attr = |clear| MountAttr {
+        set,
+        clear,
+        ..MountAttr::default()
+    };
+    match mount::mount_setattr(tree, 0, &attr(clear | implied)) {
+        Err(Errno::EPERM) if implied != 0 && set | clear == 0 => Ok(()),
+        Err(Errno::EPERM) if implied != 0 => mount::mount_setattr(tree, 0, &attr(clear)),
+        other => other,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::sys::resolve::PathBuffer;
 use crate::sys::resolve::create;
 use crate::sys::resolve::lookup;
 use crate::sys::resolve::make_directory;
+use crate::sys::resolve::make_target;
 use crate::sys::resolve::split;
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -49,7 +50,7 @@ impl ChildState<'_> {
         } else {
             self.parent.get(parent_path)
         };
-        match (cached, directory) {
+        let found = match (cached, directory) {
             // hull has just made the cached directory, so the name is most likely missing in it.
             (Some(parent), Some(directory)) => {
                 create(parent, name, directory)?;
@@ -64,6 +65,13 @@ impl ChildState<'_> {
                 }
                 (found, _) => found,
             },
+        };
+        match (found, directory) {
+            // A symbolic link has the name, and its target is missing.
+            (Err(Errno::ENOENT), Some(directory)) if follow => {
+                make_target(self.root, path, directory, follow)
+            }
+            (found, _) => found,
         }
     }
 
