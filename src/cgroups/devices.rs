@@ -113,7 +113,7 @@ pub struct Table {
 /// The devices that every container may use, whatever the config's rules are (config-linux.md,
 /// Default Devices; runc's list): making any node, and null, zero, full, random, urandom, tty, ptmx
 /// and the terminals of devpts.
-const DEFAULTS: [(Device, u8); 10] = [
+const DEFAULTS: [(Device, u8); 11] = [
     (Device::char(None, None), MKNOD),
     (Device::block(None, None), MKNOD),
     (Device::char(Some(1), Some(3)), ALL),
@@ -124,6 +124,8 @@ const DEFAULTS: [(Device, u8); 10] = [
     (Device::char(Some(1), Some(9)), ALL),
     (Device::char(Some(136), None), ALL),
     (Device::char(Some(5), Some(2)), ALL),
+    // /dev/net/tun: VPNs in containers rely on it (runc 1.2.4 gave it back).
+    (Device::char(Some(10), Some(200)), ALL),
 ];
 
 impl Rules {
@@ -343,18 +345,20 @@ impl Table {
     }
 }
 
-/// Parses `rwm` and parts of it; an empty text is all.
+/// Parses `rwm` and parts of it; an empty text is all. Other letters have no meaning, as in runc:
+/// engines' users write `rwa`.
 fn accesses(text: &str) -> Result<u8> {
     let bit = |c| match c {
-        'r' => Ok(READ),
-        'w' => Ok(WRITE),
-        'm' => Ok(MKNOD),
-        _ => Err(Error::new(format!("invalid device access \"{text}\""))),
+        'r' => READ,
+        'w' => WRITE,
+        'm' => MKNOD,
+        _ => 0,
     };
-    if text.is_empty() {
-        return Ok(ALL);
+    match text.chars().fold(0, |all, c| all | bit(c)) {
+        0 if text.is_empty() => Ok(ALL),
+        0 => Err(Error::new(format!("invalid device access \"{text}\""))),
+        all => Ok(all),
     }
-    text.chars().try_fold(0, |all, c| Ok(all | bit(c)?))
 }
 
 /// Devices and accesses in the form of v1's files: `c 1:3 rwm`.

@@ -33,6 +33,7 @@ pub fn execute(steps: &[u8], slots: &[i32], report: &Report, buffers: &mut Buffe
         parent: crate::sys::resolve::Parent::NONE,
         fresh: crate::sys::resolve::Fresh::NONE,
         own_mounts: true,
+        entered: false,
         program: 0,
     };
     let mut reader = Reader::new(steps);
@@ -82,7 +83,7 @@ impl ChildState<'_> {
                 groups,
                 set_groups,
                 keep,
-            } => identity::ids(uid, gid, set_groups.then_some(groups), keep),
+            } => Self::ids(uid, gid, set_groups.then_some(groups), keep),
             StepRef::Keyring { name } => identity::keyring(name),
             StepRef::Propagation { flags } => Ok(sys::mount::mount(c"", c"/", c"", flags, c"")?),
             StepRef::Root {
@@ -139,7 +140,7 @@ impl ChildState<'_> {
                 },
                 ambient,
             ),
-            StepRef::WorkingDirectory { path, create } => self.working_directory(path, create),
+            StepRef::WorkingDirectory { path, how } => self.working_directory(path, how),
             StepRef::Program {
                 name,
                 path,
@@ -166,6 +167,13 @@ fn set(what: Attribute, number: u64, bytes: &[u8]) -> Sys<()> {
         Attribute::Scheduler => sys::ids::sched_setattr(bytes),
         Attribute::IoPriority => sys::ids::ioprio_set(number as u32),
         Attribute::MemoryPolicy => sys::ids::set_mempolicy(number as u32, bytes),
+        Attribute::Affinity if bytes.is_empty() => {
+            // Every CPU that the cgroup allows. A kernel or a filter that refuses leaves the
+            // caller's affinity, which is no reason to start nothing (as in runc).
+            const ALL: [u8; 1024] = [0xff; 1024];
+            let _ = sys::ids::sched_setaffinity(0, &ALL);
+            Ok(())
+        }
         Attribute::Affinity => sys::ids::sched_setaffinity(0, bytes),
         Attribute::Umask => {
             sys::file::umask(number as u32);

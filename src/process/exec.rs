@@ -289,6 +289,8 @@ impl Exec<'_> {
                 };
                 self.container(step, "process.execCPUAffinity.final");
             }
+        } else {
+            self.container(set(Attribute::Affinity, 0), "[affinity of the cgroup]");
         }
         if let Some(scheduler) = &self.process.scheduler {
             let step = Step::Set {

@@ -4,7 +4,7 @@ use crate::facts::Facts;
 use crate::security::caps::{self, LeftOut, Masks};
 use crate::security::{lsm, process as tables, rlimits};
 use crate::spec::config::{Capabilities, IntelRdt, Linux, Process, User};
-use crate::step::container::{Attribute, Barrier, Step, slot};
+use crate::step::container::{Attribute, Barrier, Cwd, Step, slot};
 use crate::step::draft::Draft;
 use crate::step::draft::{Namespaces, set};
 use crate::step::host::{HostStep, Open};
@@ -90,6 +90,8 @@ pub fn attributes(draft: &mut Draft) -> Result<()> {
     let spec = draft.spec;
     let none = Linux::default();
     let linux = spec.config().linux.as_ref().unwrap_or(&none);
+    // The container has its cgroup's CPUs and not those of hull's caller, as in runc.
+    draft.container(set(Attribute::Affinity, 0), "[affinity of the cgroup]");
     if let Some(personality) = &linux.personality {
         draft.container(
             set(
@@ -290,6 +292,11 @@ pub fn identity_steps(
             "process.capabilities.bounding",
         ));
     }
+    if process.cwd != "/" {
+        let path = process.cwd.clone();
+        let how = Cwd::Try;
+        steps.push((Step::WorkingDirectory { path, how }, "process.cwd"));
+    }
     steps.push((ids_step(&process.user, context)?, "process.user"));
     let needs_admin = context.filter.is_some() && !process.no_new_privileges;
     let extra = if needs_admin {
@@ -313,7 +320,7 @@ pub fn identity_steps(
     steps.push((
         Step::WorkingDirectory {
             path: process.cwd.clone(),
-            create: false,
+            how: Cwd::Enter,
         },
         "process.cwd",
     ));
@@ -536,13 +543,14 @@ pub fn program(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// Whether hull sets HOME, because the config does not (as in runc).
+/// Whether hull sets HOME, because the config does not (as in runc): of repeated variables the last
+/// one counts.
 fn needs_home(env: &[String]) -> bool {
-    !env.iter().any(|variable| {
-        variable
-            .strip_prefix("HOME=")
-            .is_some_and(|home| !home.is_empty())
-    })
+    let last = env
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("HOME="));
+    last.is_none_or(str::is_empty)
 }
 
 /// Removes repeated variables: the last value of each stays, in its place.

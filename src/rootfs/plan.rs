@@ -5,7 +5,7 @@ use crate::security::lsm;
 use crate::spec::config::Mount;
 use crate::spec::mount_options::MountOptions;
 use crate::spec::names::inside_path;
-use crate::step::container::{Create, Leave, Refused, Step, slot};
+use crate::step::container::{Create, Cwd, Leave, Refused, Step, slot};
 use crate::step::draft::Draft;
 use crate::step::draft::Namespaces;
 use crate::step::host::HostStep;
@@ -659,7 +659,7 @@ pub fn leave(draft: &mut Draft, namespaces: &Namespaces) -> Result<()> {
         draft.container(
             Step::WorkingDirectory {
                 path: cwd,
-                create: true,
+                how: Cwd::Make,
             },
             "process.cwd",
         );

@@ -92,6 +92,10 @@ pub struct ChildState<'a> {
     pub fresh: crate::sys::resolve::Fresh,
     /// The mount namespace is new, so no other process is in it.
     pub own_mounts: bool,
+    /// The working directory has been entered ([`Cwd::Try`]).
+    ///
+    /// [`Cwd::Try`]: super::container::Cwd::Try
+    pub entered: bool,
     /// The length of the program's path in [`Buffers::text`] with its NUL; 0 before it is found.
     pub program: usize,
 }

@@ -120,6 +120,20 @@ choice! {
 }
 
 choice! {
+    /// What a step does with the working directory.
+    Cwd {
+        /// Make it if it is missing.
+        Make = 0,
+        /// Change to it with hull's privileges, if they permit it: the program's user may not be
+        /// allowed to enter it, as in runc.
+        Try = 1,
+        /// Change to it unless that is done, and check that it lies within the root
+        /// (CVE-2024-21626).
+        Enter = 2,
+    }
+}
+
+choice! {
     /// What the child does if a mount's target does not exist.
     Create {
         /// Error.
@@ -215,9 +229,8 @@ steps! {
     Bounding = 19 { drop: U64 }
     /// Sets the capability sets of the process (masks of bits, capabilities(7)).
     Capabilities = 20 { effective: U64, permitted: U64, inheritable: U64, ambient: U64 }
-    /// With `create`, makes the working directory if it is missing; without, changes to it and
-    /// checks that it lies within the root (CVE-2024-21626).
-    WorkingDirectory = 21 { path: Str, create: Flag }
+    /// Makes the working directory, or changes to it.
+    WorkingDirectory = 21 { path: Str, how: Cwd }
     /// Finds the program in PATH, so that `create` reports a missing one; with `home`, also reads
     /// the user's home directory from the container's passwd.
     Program = 22 { name: Str, path: Str, home: Flag, uid: U32 }

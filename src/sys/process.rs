@@ -143,11 +143,34 @@ pub fn getpid() -> i32 {
     unsafe { call!(libc::SYS_getpid) }.map(raw_fd).unwrap_or(0)
 }
 
-/// Ends this process without any of the C library's exit machinery.
+/// Ends this process without any of the C library's exit machinery. Where a seccomp filter refuses
+/// even that, a fault ends it: the kernel forces its signal also on a namespace's init.
 pub fn exit(status: i32) -> ! {
     loop {
         // SAFETY: numbers alone are passed.
         let _ = unsafe { call!(libc::SYS_exit_group, status) };
+        // SAFETY: as above.
+        let _ = unsafe { call!(libc::SYS_exit, status) };
+        fault();
+    }
+}
+
+/// Executes an instruction that no processor knows, which raises SIGILL.
+fn fault() {
+    #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
+    // SAFETY: the instruction touches neither memory nor registers.
+    unsafe {
+        core::arch::asm!("ud2", options(nomem, nostack));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("udf #0", options(nomem, nostack));
+    }
+    #[cfg(any(target_arch = "riscv64", target_arch = "riscv32"))]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("unimp", options(nomem, nostack));
     }
 }
 
@@ -221,7 +244,9 @@ impl Arrays {
     }
 
     /// execveat(2); with an empty path and `AT_EMPTY_PATH` the file that `dir` is open at is
-    /// executed. Returns only where it failed; E2BIG where the arrays are too small.
+    /// executed. Where a path serves, the call is execve(2): a seccomp filter of the container that
+    /// allows that alone lets its program begin. Returns only where it failed; E2BIG where the
+    /// arrays are too small.
     pub fn execveat<'a, A, E>(
         &mut self,
         dir: i32,
@@ -253,17 +278,16 @@ impl Arrays {
         let Some(envp) = self.pointers.get(count + 1..).filter(|_| whole) else {
             return Errno::E2BIG;
         };
-        // SAFETY: both arrays end in null, and the strings that they point to outlive this call.
-        match unsafe {
-            call!(
-                libc::SYS_execveat,
-                dir,
-                path.as_ptr(),
-                self.pointers.as_ptr(),
-                envp.as_ptr(),
-                flags
-            )
-        } {
+        let (argv, envp) = (self.pointers.as_ptr(), envp.as_ptr());
+        let done = if dir == libc::AT_FDCWD && flags == 0 {
+            // SAFETY: both arrays end in null, and the strings that they point to outlive this
+            // call.
+            unsafe { call!(libc::SYS_execve, path.as_ptr(), argv, envp) }
+        } else {
+            // SAFETY: as above.
+            unsafe { call!(libc::SYS_execveat, dir, path.as_ptr(), argv, envp, flags) }
+        };
+        match done {
             Err(errno) => errno,
             Ok(_) => Errno::UnknownErrno,
         }

@@ -1,9 +1,11 @@
 //! `process`: the user, working directory, environment, limits, scheduling and labels of the
 //! program, and how the program is found. (`capabilities` and `terminal` have files of their own.)
 
+use crate::support::users::Holder;
 use crate::support::{Bundle, fixture, runtime, until};
 use serde_json::json;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 tests![
@@ -15,10 +17,12 @@ tests![
     missing_working_directory_is_made,
     working_directory_that_is_a_file_is_an_error,
     working_directory_of_the_users_own,
+    working_directory_that_hull_may_enter_and_the_user_may_not,
     relative_working_directory_is_an_error,
     environment_is_what_was_given,
     home_comes_from_the_containers_passwd,
     home_that_was_given_is_kept,
+    home_that_was_given_and_emptied_is_looked_up,
     path_is_searched_for_the_program,
     program_is_taken_from_the_working_directory,
     rlimits,
@@ -31,6 +35,8 @@ tests![
     scheduler_with_impossible_fields_is_an_error,
     io_priority,
     exec_cpu_affinity,
+    the_callers_cpu_affinity_is_not_inherited,
+    a_joined_user_namespace_may_deny_setgroups,
     script_with_interpreter,
     missing_interpreter_is_an_error,
     program_for_another_architecture_is_an_error,
@@ -503,4 +509,67 @@ fn memory_policy() {
         json!({ "mode": "MPOL_NOSUCH", "nodes": "0" }),
     );
     assert_has!(b.run().failure(), "mpol_nosuch");
+}
+
+fn working_directory_that_hull_may_enter_and_the_user_may_not() {
+    only_hull!("runc 1.1.5 does not try with its own privileges at exec");
+    let private = |b: &Bundle, name: &str, owner: u32| {
+        let path = b.rootfs().join(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner), Some(owner)).unwrap();
+    };
+    let mut b = Bundle::new();
+    private(&b, "root", 0);
+    b.set("/process/cwd", json!("/root"));
+    b.set("/process/user", json!({ "uid": 42, "gid": 42 }));
+    assert_eq!(b.output_of("pwd"), "/root");
+    let mut b = Bundle::sleeper();
+    private(&b, "home", 65532);
+    b.set("/process/cwd", json!("/home"));
+    b.set("/process/capabilities", json!({}));
+    let c = b.started();
+    let process = json!({
+        "cwd": "/home", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"], "args": ["pwd"],
+        "capabilities": {},
+    });
+    assert_eq!(c.exec_process(&process).success().stdout, "/home\n");
+}
+
+fn home_that_was_given_and_emptied_is_looked_up() {
+    let mut b = Bundle::new();
+    b.push("/process/env", json!("HOME=/elsewhere"));
+    b.push("/process/env", json!("HOME="));
+    assert_eq!(b.output_of("env | grep HOME"), "HOME=/root");
+}
+
+fn the_callers_cpu_affinity_is_not_inherited() {
+    only_hull!("runc does so from 1.3.1 on");
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        skip!("this host has one CPU only");
+    }
+    let before = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = |text: &str| {
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with("Cpus_allowed_list"));
+        line.unwrap_or_default().to_owned()
+    };
+    let mut one = nix::sched::CpuSet::new();
+    one.set(0).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
+    let b = Bundle::sleeper();
+    let c = b.started();
+    let of_init = fs::read_to_string(format!("/proc/{}/status", c.pid())).unwrap();
+    assert_eq!(allowed(&of_init), allowed(&before));
+    let of_exec = c.exec(&["cat", "/proc/self/status"]).success().stdout;
+    assert_eq!(allowed(&of_exec), allowed(&before));
+}
+
+fn a_joined_user_namespace_may_deny_setgroups() {
+    only_hull!("runc 1.1.5 fails with EPERM");
+    let holder = Holder::new(&["-Ur"]);
+    let mut b = Bundle::new();
+    let path = holder.path("user");
+    b.push("/linux/namespaces", json!({ "type": "user", "path": path }));
+    assert_eq!(b.output_of("id -u; cat /proc/self/setgroups"), "0\ndeny");
 }

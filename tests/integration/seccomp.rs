@@ -33,6 +33,8 @@ tests![
     notify_without_listener_path_is_an_error,
     notify_on_the_handoffs_own_call_is_an_error,
     filter_may_forbid_what_set_up_needs,
+    a_filter_without_execveat_starts_the_program,
+    a_filter_that_refuses_everything_ends_the_container,
 ];
 
 fn allow_all_but(rules: Value) -> Bundle {
@@ -473,4 +475,20 @@ fn filter_may_forbid_what_set_up_needs() {
     ];
     let mut b = allow_all_but(json!([{ "names": names, "action": "SCMP_ACT_KILL_PROCESS" }]));
     assert_eq!(b.output_of("hostname"), "box");
+}
+
+fn a_filter_without_execveat_starts_the_program() {
+    let mut b = allow_all_but(json!([{ "names": ["execveat"], "action": "SCMP_ACT_ERRNO" }]));
+    assert_eq!(b.output_of("echo ran"), "ran");
+}
+
+fn a_filter_that_refuses_everything_ends_the_container() {
+    only_hull!("runc's init waits in a loop of its own");
+    for action in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"] {
+        let mut b = Bundle::new();
+        b.set("/linux/seccomp", json!({ "defaultAction": action }));
+        b.args(&["true"]);
+        let out = b.run();
+        assert_ne!(out.status, 0, "{action}: {out:?}");
+    }
 }

@@ -9,17 +9,17 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 impl Sink<'_> {
-    /// Adds the limit of tasks; 0 or less is unlimited.
+    /// Adds the limit of tasks: less than 0 is unlimited, and needs no cgroup; 0 is a limit like
+    /// others (runtime-spec 1.3, "a value of `-1` indicates unlimited"; runc since 1.4).
     pub(super) fn pids(&mut self, pids: &Pids) -> Result<()> {
-        let Pids { limit } = pids;
-        if let Some(limit) = limit {
-            self.need("pids", Some("pids"), "pids.limit")?;
-            let value = if *limit > 0 {
-                limit.to_string()
-            } else {
-                "max".to_owned()
-            };
-            self.put("pids", "pids.max", value, "pids.limit");
+        match pids.limit {
+            None => {}
+            Some(limit) if limit >= 0 => {
+                self.need("pids", Some("pids"), "pids.limit")?;
+                self.put("pids", "pids.max", limit.to_string(), "pids.limit");
+            }
+            Some(_) if self.need("pids", Some("pids"), "pids.limit").is_err() => {}
+            Some(_) => self.put("pids", "pids.max", "max".to_owned(), "pids.limit"),
         }
         Ok(())
     }

@@ -89,6 +89,8 @@ fn one(write: &Write, bandwidth: &mut Bandwidth) -> Result<Vec<Property>> {
     };
     let number = match value {
         "max" | "-1" => u64::MAX,
+        // systemd refuses a limit of no tasks (runc sets 1 too).
+        "0" if name == names::TASKS_MAX => 1,
         _ => value
             .parse()
             .map_err(|_| Error::new(format!("\"{value}\" is not a number")))?,

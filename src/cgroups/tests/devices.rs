@@ -33,6 +33,7 @@ fn the_usual_spec_denies_all_and_allows_the_default_devices() {
             "devices.allow c 1:9 rwm",
             "devices.allow c 5:0 rwm",
             "devices.allow c 5:2 rwm",
+            "devices.allow c 10:200 rwm",
             "devices.allow c 136:* rwm",
         ]
     );
@@ -58,12 +59,12 @@ fn privileged_is_one_write() {
 #[test]
 fn a_later_rule_takes_back_what_an_earlier_one_gave() {
     let t = table(
-        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},
+        r#"[{"allow":true,"type":"c","major":10,"minor":228,"access":"rwm"},
         {"allow":false,"type":"c","major":10,"access":"w"}]"#,
     )
     .unwrap();
     assert_eq!(
-        t.exceptions[&Device::char(Some(10), Some(200))],
+        t.exceptions[&Device::char(Some(10), Some(228))],
         READ | MKNOD
     );
 }
@@ -71,14 +72,14 @@ fn a_later_rule_takes_back_what_an_earlier_one_gave() {
 #[test]
 fn a_hole_in_a_wider_rule_is_refused_for_v1_in_words() {
     let json = r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},
-        {"allow":false,"type":"c","major":10,"minor":200,"access":"rw"}]"#;
+        {"allow":false,"type":"c","major":10,"minor":228,"access":"rw"}]"#;
     let error = table(json).unwrap_err().to_string();
     assert!(
-        error.contains("c 10:200 rw cannot be denied within c 10:* rwm"),
+        error.contains("c 10:228 rw cannot be denied within c 10:* rwm"),
         "{error}"
     );
     // v2's program can hold it.
-    assert_eq!(rules(json).unwrap().rules.len(), 12);
+    assert_eq!(rules(json).unwrap().rules.len(), 13);
 }
 
 #[test]
@@ -127,15 +128,15 @@ fn bad_rules_say_which_one() {
 #[test]
 fn an_update_writes_the_difference_only_and_gives_before_it_takes() {
     let old =
-        table(r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"}]"#).unwrap();
+        table(r#"[{"allow":true,"type":"c","major":10,"minor":228,"access":"rwm"}]"#).unwrap();
     let new = table(
-        r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"r"},
+        r#"[{"allow":true,"type":"c","major":10,"minor":228,"access":"r"},
         {"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#,
     )
     .unwrap();
     assert_eq!(
         text(new.writes_from(&old)),
-        ["devices.allow c 10:229 rw", "devices.deny c 10:200 wm"]
+        ["devices.allow c 10:229 rw", "devices.deny c 10:228 wm"]
     );
     assert!(new.writes_from(&new).is_empty());
 }
@@ -152,4 +153,10 @@ fn the_kernels_list_is_read() {
         ]
     );
     assert!(Table::parse("a *:* rwm\n").unwrap().default_allow);
+}
+
+#[test]
+fn letters_without_a_meaning_are_ignored_as_in_runc() {
+    let r = rules(r#"[{"allow":true,"type":"c","major":7,"access":"rwa"}]"#).unwrap();
+    assert_eq!(r.rules[0].access, READ | WRITE);
 }

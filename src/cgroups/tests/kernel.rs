@@ -304,7 +304,7 @@ fn device_rules_act() {
     let name = Name::new();
     let r = resources(
         r#"{"devices":[{"allow":false,"access":"rwm"},
-            {"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]}"#,
+            {"allow":true,"type":"c","major":10,"minor":228,"access":"r"}]}"#,
     );
     let mut wish = request(Some(&name.0), Some(&r));
     wish.device_rules = true;
@@ -312,7 +312,7 @@ fn device_rules_act() {
     let mut group = Group::create(&plan).unwrap();
     group.apply(&plan).unwrap();
     let list = value(&group, "devices", "devices.list");
-    assert!(list.lines().any(|line| line == "c 10:200 r"), "{list}");
+    assert!(list.lines().any(|line| line == "c 10:228 r"), "{list}");
     let tasks = format!("{}/tasks", group.dir("devices").unwrap());
     // The console of the kernel's log is 1:11, in no default list.
     let script = format!(

@@ -307,7 +307,7 @@ fn the_others() {
     assert_eq!(
         on(&v1(), json),
         [
-            "/sys/fs/cgroup/pids/c/pids.max=max",
+            "/sys/fs/cgroup/pids/c/pids.max=0",
             "/sys/fs/cgroup/net_cls,net_prio/c/net_cls.classid=7",
             "/sys/fs/cgroup/net_cls,net_prio/c/net_prio.ifpriomap=eth0 3",
             "/sys/fs/cgroup/rdma/c/rdma.max=mlx5 hca_handle=3 hca_object=10",

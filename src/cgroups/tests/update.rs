@@ -260,7 +260,7 @@ fn device_rules_are_updated() {
     }
     let name = Name::new();
     let r = resources(
-        r#"{"devices":[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"}]}"#,
+        r#"{"devices":[{"allow":true,"type":"c","major":10,"minor":228,"access":"rwm"}]}"#,
     );
     let mut wish = request(Some(&name.0), Some(&r));
     wish.device_rules = true;
@@ -274,7 +274,7 @@ fn device_rules_are_updated() {
         .unwrap();
     let list = value(&group, "devices", "devices.list");
     assert!(
-        list.contains("c 10:229 rw") && !list.contains("10:200") && list.contains("c 1:3 rwm"),
+        list.contains("c 10:229 rw") && !list.contains("10:228") && list.contains("c 1:3 rwm"),
         "{list}"
     );
 }

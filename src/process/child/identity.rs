@@ -13,18 +13,10 @@ const PR_CAP_AMBIENT_IS_SET: u64 = 1;
 const PR_CAP_AMBIENT_RAISE: u64 = 2;
 const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
 
-/// Changes to these ids. The groups come first, because setresuid(2) drops the privilege to change
-/// them.
-pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> StepResult {
-    if keep {
-        ids::prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
-    }
-    if let Some(groups) = groups {
-        ids::setgroups(groups).map_err(|errno| Fault::with(errno, Detail::Groups))?;
-    }
-    ids::setresgid(gid)?;
-    ids::setresuid(uid)?;
-    Ok(())
+/// Whether the child holds CAP_SETGID: what refuses setgroups(2) then is its user namespace.
+fn may_set_groups() -> bool {
+    const CAP_SETGID: u64 = 1 << 6;
+    ids::capget().is_ok_and(|held| held.effective & CAP_SETGID != 0)
 }
 
 /// Drops the capabilities of the mask from the bounding set.
@@ -134,6 +126,25 @@ pub fn own_stdio(uid: u32) -> Result<(), Errno> {
 }
 
 impl ChildState<'_> {
+    /// Changes to these ids. The groups come first, because setresuid(2) drops the privilege to
+    /// change them.
+    pub fn ids(uid: u32, gid: u32, groups: Option<&[u8]>, keep: bool) -> StepResult {
+        if keep {
+            ids::prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
+        }
+        if let Some(groups) = groups {
+            match ids::setgroups(groups) {
+                // A joined user namespace forbids it (`unshare -Ur`), and the child keeps the groups
+                // of its caller, as in crun: user_namespaces(7), `/proc/PID/setgroups`.
+                Err(Errno::EPERM) if groups.is_empty() && may_set_groups() => {}
+                done => done.map_err(|errno| Fault::with(errno, Detail::Groups))?,
+            }
+        }
+        ids::setresgid(gid)?;
+        ids::setresuid(uid)?;
+        Ok(())
+    }
+
     /// Writes an attribute of this task, such as `attr/exec`. While a process is not dumpable, the
     /// host's root owns these files, so a child in a user namespace becomes dumpable for this
     /// write; no other process is in the container yet.

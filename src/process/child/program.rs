@@ -1,6 +1,7 @@
 //! Finds the program and executes it.
 
 use crate::step::child::{Buffers, ChildState, StepResult};
+use crate::step::container::Cwd;
 use crate::step::report::{Detail, Fault};
 use crate::step::wire::StrList;
 use crate::sys::fd::Fd;
@@ -204,15 +205,17 @@ impl ChildState<'_> {
     /// Makes the working directory, or changes to it and checks that it is within the root. A
     /// directory of a leaked descriptor is not (CVE-2024-21626), and getcwd(2) returns a path
     /// without a leading slash then.
-    pub fn working_directory(&self, path: &CStr, create: bool) -> StepResult {
-        if create && path != c"/" {
-            make_directory(self.root, path, true)?;
-            return Ok(());
+    pub fn working_directory(&mut self, path: &CStr, how: Cwd) -> StepResult {
+        match how {
+            Cwd::Make if path == c"/" => return Ok(()),
+            Cwd::Make => return Ok(make_directory(self.root, path, true).map(drop)?),
+            Cwd::Try => {
+                self.entered = file::chdir(path).is_ok();
+                return Ok(());
+            }
+            Cwd::Enter if !self.entered => file::chdir(path)?,
+            Cwd::Enter => {}
         }
-        if create {
-            return Ok(());
-        }
-        file::chdir(path)?;
         if path == c"/" {
             // Every directory is within `/`.
             return Ok(());

@@ -52,7 +52,7 @@ impl ChildState<'_> {
                 .new_name(target)
                 .map_err(|errno| Fault::with(errno, Detail::Target))?
         {
-            return Ok(mount::mount(source, name, fstype, flags, data)?);
+            return Ok(mount_new(source, name, fstype, flags, data)?);
         }
         let place = self.target(target, create, true, follow)?;
         self.enter(place)
@@ -62,7 +62,7 @@ impl ChildState<'_> {
         } else {
             flags
         };
-        match mount::mount(source, c".", fstype, flags_now, data) {
+        match mount_new(source, c".", fstype, flags_now, data) {
             Ok(()) => {}
             Err(Errno::EPERM) if refused == Refused::BindHost => {
                 return self.bind_host(target, source, place, flags);
@@ -441,6 +441,37 @@ impl ChildState<'_> {
         let tree = mount::open_tree(peer, c"", OPEN_TREE_CLONE)?;
         Ok(mount::move_mount(tree, place)?)
     }
+}
+
+/// Mounts a file system. A devpts whose group the user namespace does not map is mounted without
+/// it.
+fn mount_new(
+    source: &CStr,
+    place: &CStr,
+    fstype: &CStr,
+    flags: u64,
+    data: &CStr,
+) -> Result<(), Errno> {
+    match mount::mount(source, place, fstype, flags, data) {
+        Err(Errno::EINVAL) if fstype == c"devpts" => {
+            let mut buffer = PathBuffer::new();
+            let data = without_group(data, &mut buffer)?;
+            mount::mount(source, place, fstype, flags, data)
+        }
+        done => done,
+    }
+}
+
+/// The options of a devpts without `gid=`.
+fn without_group<'b>(data: &CStr, buffer: &'b mut PathBuffer) -> Result<&'b CStr, Errno> {
+    let bytes = data.to_bytes();
+    let start = bytes.windows(4).position(|part| part == b"gid=");
+    let start = start
+        .filter(|at| *at == 0 || bytes[at - 1] == b',')
+        .ok_or(Errno::EINVAL)?;
+    let end = bytes[start..].iter().position(|byte| *byte == b',');
+    let rest = end.map_or(&b""[..], |end| &bytes[start + end + 1..]);
+    buffer.join(&[&bytes[..start], rest])
 }
 
 /// Makes a detached copy of the mount tree at a path.
