@@ -214,13 +214,21 @@ pub fn filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
     Ok(Some(filter))
 }
 
+/// The most descriptors that a program can inherit: the kernel's default limit of open files
+/// (proc_sys_fs(5), nr_open).
+pub const MOST_PRESERVED: u32 = 1 << 20;
+
 /// The variables and the number of the sockets that systemd opened for hull, which the container
-/// inherits (sd_listen_fds(3)). `LISTEN_PID` is 1, the container's init, as in runc.
+/// inherits (sd_listen_fds(3)): they count only where `LISTEN_PID` is hull itself. In the container
+/// `LISTEN_PID` is 1, its init, as in runc.
 pub fn socket_activation() -> (Vec<String>, u32) {
-    let count = std::env::var("LISTEN_FDS")
-        .ok()
-        .and_then(|text| text.parse::<u32>().ok())
-        .unwrap_or(0);
+    let number = |name: &str| {
+        let text = std::env::var(name).ok();
+        text.and_then(|text| text.parse::<u32>().ok())
+    };
+    let mine = number("LISTEN_PID") == Some(std::process::id());
+    let count = number("LISTEN_FDS").filter(|count| mine && *count <= MOST_PRESERVED);
+    let count = count.unwrap_or(0);
     if count == 0 {
         return (Vec::new(), 0);
     }

@@ -25,6 +25,7 @@ pub fn child_error(plan: &Plan, child: &Child) -> Error {
         errno,
         detail,
         ended: ended.ok().flatten(),
+        said: report.said(),
     };
     failed_step(plan, &failure)
 }
@@ -39,6 +40,8 @@ pub struct Failure {
     pub detail: u32,
     /// How the process ended, if it was waited for.
     pub ended: Option<Ended>,
+    /// What a failed hook said.
+    pub said: Vec<u8>,
 }
 
 /// The error of a failed child, with the exit status of `hull` if the program could not be
@@ -49,6 +52,7 @@ pub fn failed_step(plan: &Plan, failure: &Failure) -> Error {
         errno,
         detail,
         ended,
+        ref said,
     } = *failure;
     let Some(placed) = plan.container.get(index as usize).filter(|_| errno != 0) else {
         let how = match ended {
@@ -69,10 +73,22 @@ pub fn failed_step(plan: &Plan, failure: &Failure) -> Error {
         plan.container.len(),
         placed.from
     );
-    let error = Error::new(format!(
-        "unable to start container process: {}",
-        sentence(&placed.step, errno, detail, &place)
-    ));
+    let hook = placed
+        .from
+        .strip_prefix("hooks.")
+        .and_then(|from| from.split_once('['));
+    let error = match (&placed.step, hook) {
+        (Step::Hook { path, .. }, Some((list, rest))) => {
+            let index = rest.trim_end_matches(']').parse().unwrap_or(0);
+            let text = hook_sentence(list, index, path, &cause(errno, detail));
+            let output = quoted(said);
+            Error::new(format!("unable to start container process: {text}{output}"))
+        }
+        _ => Error::new(format!(
+            "unable to start container process: {}",
+            sentence(&placed.step, errno, detail, &place)
+        )),
+    };
     match &placed.step {
         Step::Program { .. } | Step::Exec { .. } => error.with_status(shell_status(errno)),
         _ => error,
@@ -100,7 +116,7 @@ pub fn refused_program(child: &Child) -> Option<u8> {
 
 /// The error of a step between `start` and execve(2). `start` does not have the plan, but the only
 /// steps there are startContainer hooks.
-pub fn start_error(spec: &Spec, fault: &[u8; FAULT_SIZE]) -> Error {
+pub fn start_error(spec: &Spec, fault: &[u8]) -> Error {
     let StartFault {
         steps,
         errno,
@@ -115,12 +131,25 @@ pub fn start_error(spec: &Spec, fault: &[u8; FAULT_SIZE]) -> Error {
     let why = cause(errno, detail);
     Error::new(match hook {
         Some(hook) => format!(
-            "unable to start container process: error running hook {}: {why} (from \
-                hooks.startContainer[{index}])",
-            hook.path
+            "unable to start container process: {}{}",
+            hook_sentence("startContainer", index, &hook.path, &why),
+            quoted(fault.get(FAULT_SIZE..).unwrap_or_default())
         ),
         None => format!("unable to start container process: {why}"),
     })
+}
+
+/// The message of a failed hook, with the list and the index in it, as runc has them.
+fn hook_sentence(list: &str, index: usize, path: &str, why: &str) -> String {
+    format!("error running hook #{index}: error running {list} hook #{index}: {path}: {why}")
+}
+
+/// What a failed hook said, for its error.
+fn quoted(text: &[u8]) -> String {
+    match String::from_utf8_lossy(text).trim() {
+        "" => String::new(),
+        text => format!(", output: {text}"),
+    }
 }
 
 /// The message of one failed step. Engines match the messages of a missing program, a bad working

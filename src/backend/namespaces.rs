@@ -128,6 +128,12 @@ impl Namespaces<'_> {
 }
 
 impl Backend for Namespaces<'_> {
+    fn stopped(&mut self) {
+        if let Role::Create(_) = self.role {
+            host::poststop(self.target.spec, self.target.id);
+        }
+    }
+
     fn open(&mut self, what: &Open) -> Result<Fd> {
         match what {
             Open::StartFifo => self.target.start_fifo(),

@@ -110,6 +110,10 @@ pub trait Backend {
 
     /// Is called when a step has failed, before everything that was made is undone.
     fn abandon(&mut self) {}
+
+    /// Is called when a failed run is undone and hooks may have run: runs the poststop hooks
+    /// (runtime.md, Lifecycle 12 and 13).
+    fn stopped(&mut self) {}
 }
 
 /// The error of a step that a backend does not implement: its plans have no such step.
@@ -203,9 +207,20 @@ pub fn run(
         slots: vec![-1; slots as usize],
         held: Vec::new(),
     };
+    // From the first barrier with the hooks or after them.
+    let mut hooks = false;
     for placed in steps {
+        hooks |= matches!(
+            placed.step,
+            HostStep::Barrier(Barrier::Hooks | Barrier::Ready)
+        );
         if let Err(error) = run.step(&placed.step) {
             run.backend.abandon();
+            let Run { backend, made, .. } = run;
+            drop(made);
+            if hooks {
+                backend.stopped();
+            }
             return Err(if error.errno().is_some() {
                 error.within(&placed.from)
             } else {

@@ -311,6 +311,10 @@ impl<'a> CriuBackend<'a> {
 }
 
 impl Backend for CriuBackend<'_> {
+    fn stopped(&mut self) {
+        crate::hooks::host::poststop(self.target.spec, self.target.id);
+    }
+
     fn open(&mut self, what: &Open) -> Result<Fd> {
         open_common(what)
     }

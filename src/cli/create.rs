@@ -36,7 +36,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
     /// Number of descriptors besides stdio that the program inherits
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(crate::compile::MOST_PRESERVED)))]
     pub preserve_fds: u32,
     /// Use MS_MOVE and chroot(2) instead of pivot_root(2)
     #[arg(long)]

@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
     /// Number of descriptors besides stdio that the program inherits
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(crate::compile::MOST_PRESERVED)))]
     preserve_fds: u32,
     /// Existing cgroup below the container's; on cgroup v1 also for single controllers
     #[arg(long, value_name = "[CONTROLLER:]PATH")]

@@ -4,7 +4,6 @@
 use super::create::has_pid_namespace;
 use super::{Container, Status};
 use crate::error::Kind;
-use crate::spec::state::state_document;
 use crate::store::Store;
 use crate::sys::process;
 use crate::{Context, Error, Result};
@@ -106,7 +105,7 @@ impl Container {
             note(crate::net::release::release(&self.directory()));
             note(self.store.remove(&self.record.id));
         }
-        self.poststop();
+        crate::hooks::host::poststop(&self.record.spec, &self.record.id);
         if failed.is_empty() {
             Ok(())
         } else {
@@ -144,20 +143,5 @@ impl Container {
         crate::sys::process::wait_gone(pidfd.0, Duration::from_secs(10))
             .then_some(())
             .ok_or_else(|| Error::new("init did not end within 10 s of SIGKILL"))
-    }
-
-    /// Failures of these hooks are warned of, and the rest run (runtime.md, Lifecycle 12).
-    fn poststop(&self) {
-        let Some(hooks) = &self.record.spec.config().hooks else {
-            return;
-        };
-        for (index, hook) in hooks.poststop.iter().enumerate() {
-            let state = state_document(&self.record.spec, &self.record.id, "stopped", Some(0));
-            if let Err(error) =
-                crate::hooks::host::run("poststop", index, hook, &state, self.record.spec.bundle())
-            {
-                crate::log::warn(&error.to_string());
-            }
-        }
     }
 }

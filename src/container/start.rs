@@ -13,6 +13,7 @@ use crate::stdio::notify::Notify;
 use crate::step::report::FAULT_SIZE;
 use crate::store::START_FIFO;
 use crate::sys::fd::Fd;
+use crate::sys::page::SAID;
 use crate::sys::process;
 use crate::{Context, Error, Result};
 use std::time::Duration;
@@ -174,11 +175,11 @@ impl Container {
         if !self.wait_for_end_of(answer)? {
             return Ok(());
         }
-        let mut bytes = [0_u8; FAULT_SIZE];
+        let mut bytes = [0_u8; FAULT_SIZE + SAID];
         match crate::sys::file::read(answer.0, &mut bytes) {
-            Ok(FAULT_SIZE) => Err(crate::backend::errors::start_error(
+            Ok(count @ FAULT_SIZE..) => Err(crate::backend::errors::start_error(
                 &self.record.spec,
-                &bytes,
+                &bytes[..count],
             )),
             // The byte of start itself: nobody took it.
             Ok(1) => Err(Error::new("cannot start a container that has stopped")),

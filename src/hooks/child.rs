@@ -5,6 +5,7 @@ use crate::step::child::{ChildState, StepResult};
 use crate::step::container::StepRef;
 use crate::step::report::{Detail, Fault};
 use crate::sys::fd::Fd;
+use crate::sys::page::SAID;
 use crate::sys::process::{self, Cloned, Ended};
 use crate::sys::{self, file};
 use nix::errno::Errno;
@@ -37,9 +38,19 @@ impl ChildState<'_> {
         file::write(stdin.0, filled)?;
         // The hook reads from the beginning.
         sys::file::rewind(stdin.0)?;
+        // What it says is shown if it fails.
+        let said = Fd(file::memfd(c"hull:said", 0)?);
         match process::clone(0, None)? {
             Cloned::Child => {
                 let _ = file::dup_to(stdin.0, 0);
+                let _ = file::dup_to(said.0, 1);
+                let _ = file::dup_to(said.0, 2);
+                // Before the change of the root, hooks begin in the container's root (runc).
+                if self.started.is_none() {
+                    let _ = file::fchdir(self.root);
+                }
+                // Its children go with it if it is killed.
+                let _ = process::setpgid();
                 // The hook inherits neither the descriptors of --preserve-fds nor those that hull's
                 // caller left open.
                 file::close_all_but(3, &mut []);
@@ -48,7 +59,16 @@ impl ChildState<'_> {
                     .execveat(libc::AT_FDCWD, path, args, env, 0);
                 process::exit(CANNOT_RUN)
             }
-            Cloned::Parent { pidfd, .. } => wait_hook(Fd(pidfd), timeout),
+            Cloned::Parent { pidfd, pid } => {
+                let done = wait_hook(&Fd(pidfd), pid, timeout);
+                if done.is_err() {
+                    let mut text = [0_u8; SAID];
+                    sys::file::rewind(said.0)?;
+                    let count = file::read(said.0, &mut text)?;
+                    self.report.say(&text[..count]);
+                }
+                done
+            }
         }
     }
 }
@@ -68,10 +88,11 @@ fn write_pid(state: &mut [u8], at: usize, pid: i32) {
     }
 }
 
-fn wait_hook(pidfd: Fd, timeout: u32) -> StepResult {
+fn wait_hook(pidfd: &Fd, pid: i32, timeout: u32) -> StepResult {
     let limit = (timeout != 0).then_some(u64::from(timeout) * 1000);
     let (ended, _) = process::poll2(pidfd.0, -1, limit)?;
     if !ended {
+        let _ = process::kill_group(pid);
         let _ = process::pidfd_send_signal(pidfd.0, libc::SIGKILL);
         process::wait(pidfd.0, false)?;
         return Err(Fault::with_value(

@@ -89,8 +89,17 @@ pub fn start(draft: &mut Draft) {
     let Some(hooks) = &spec.config().hooks else {
         return;
     };
+    // Without an environment of its own such a hook has the process's, as in runc.
+    let process = spec.config().process.as_ref();
+    let env = process
+        .map(|process| process.env.clone())
+        .unwrap_or_default();
     for (index, hook) in hooks.start_container.iter().enumerate() {
-        let step = step(draft, hook, "created");
+        let mut hook = hook.clone();
+        if hook.env.is_empty() {
+            hook.env.clone_from(&env);
+        }
+        let step = step(draft, &hook, "created");
         draft.container(step, format!("hooks.startContainer[{index}]"));
     }
 }

@@ -93,7 +93,7 @@ fn places_of_hooks(hooks: &Hooks) {
         create_container: _, // hooks/plan.rs create | hooks/child.rs hook
         start_container: _,  // hooks/plan.rs start | hooks/child.rs hook
         poststart: _,        // container/start.rs poststart | hooks/host.rs run
-        poststop: _,         // container/delete.rs poststop | hooks/host.rs run
+        poststop: _,         // hooks/host.rs poststop | hooks/host.rs run
     } = hooks;
 }
 

@@ -2,11 +2,11 @@
 //! from there to execve(2) nothing allocates, locks or logs.
 
 use super::container::{Attribute, Barrier, StepRef, slot};
-use super::report::{Detail, Fault};
+use super::report::{Detail, FAULT_SIZE, Fault};
 use super::wire::{Malformed, Reader};
 use crate::sys::fd::Fd;
 use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS};
-use crate::sys::page::Report;
+use crate::sys::page::{Report, SAID};
 use crate::sys::{self, Sys, process};
 use nix::errno::Errno;
 use std::ffi::CStr;
@@ -188,7 +188,18 @@ impl ChildState<'_> {
 
     pub(crate) fn fail(&self, fault: Fault) -> ! {
         if let (Some(wait), Ok(fifo)) = (self.started, self.slot(slot::START)) {
-            let _ = sys::file::write(fifo, &fault.to_bytes(self.step - wait));
+            let mut message = [0_u8; FAULT_SIZE + SAID];
+            message[..FAULT_SIZE].copy_from_slice(&fault.to_bytes(self.step - wait));
+            let said = self
+                .report
+                .said
+                .iter()
+                .map(|byte| byte.load(Ordering::Relaxed));
+            let places = message[FAULT_SIZE..].iter_mut();
+            places.zip(said).for_each(|(place, byte)| *place = byte);
+            let length = self.report.said_length.load(Ordering::Relaxed) as usize;
+            let whole = FAULT_SIZE + length.min(SAID);
+            let _ = sys::file::write(fifo, &message[..whole]);
         }
         self.report.detail.store(fault.detail, Ordering::Relaxed);
         self.report

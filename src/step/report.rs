@@ -59,10 +59,11 @@ pub struct StartFault {
 }
 
 impl StartFault {
-    /// Decodes what [`Fault::to_bytes`] encoded.
-    pub fn from_bytes(bytes: &[u8; FAULT_SIZE]) -> Self {
+    /// Decodes what [`Fault::to_bytes`] encoded; bytes that are missing are 0.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
         let word = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+            let four = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
+            u32::from_le_bytes(four.unwrap_or_default())
         };
         Self {
             steps: word(0),

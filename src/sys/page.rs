@@ -2,7 +2,7 @@
 //! seccomp filter can stop.
 
 use nix::errno::Errno;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 
 /// Layout of the page. All fields start as zero.
 #[repr(C)]
@@ -27,7 +27,14 @@ pub struct Report {
     pub outcomes: AtomicU32,
     /// `step << 8 | outcome` for each step whose policy had to decide.
     pub outcome: [AtomicU32; 240],
+    /// How many bytes of `said` are filled.
+    pub said_length: AtomicU32,
+    /// What a failed hook wrote to its stdout and stderr, the beginning of it.
+    pub said: [AtomicU8; SAID],
 }
+
+/// The most that is kept of a failed hook's output, in bytes.
+pub const SAID: usize = 1024;
 
 /// The mapping; unmapped when dropped.
 pub struct Page {
@@ -89,6 +96,22 @@ impl Drop for Page {
 }
 
 impl Report {
+    /// Records what a failed hook said; bytes beyond [`SAID`] are left out.
+    pub fn say(&self, text: &[u8]) {
+        for (place, byte) in self.said.iter().zip(text) {
+            place.store(*byte, Ordering::Relaxed);
+        }
+        let length = text.len().min(SAID) as u32;
+        self.said_length.store(length, Ordering::Release);
+    }
+
+    /// What a failed hook said.
+    pub fn said(&self) -> Vec<u8> {
+        let length = self.said_length.load(Ordering::Acquire) as usize;
+        let bytes = self.said.iter().take(length);
+        bytes.map(|byte| byte.load(Ordering::Relaxed)).collect()
+    }
+
     /// Records what a step's policy decided. What does not fit into the table is not recorded.
     pub fn note(&self, step: u32, outcome: u8) {
         let index = self.outcomes.load(Ordering::Relaxed) as usize;

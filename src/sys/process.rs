@@ -136,6 +136,24 @@ pub fn pidfd_getfd(pidfd: i32, raw: i32) -> Sys<i32> {
     unsafe { call!(libc::SYS_pidfd_getfd, pidfd, raw, 0) }.map(raw_fd)
 }
 
+/// Makes the caller the leader of a process group of its own (setpgid(2)).
+///
+/// # Errors
+/// EPERM: the caller is a session leader.
+pub fn setpgid() -> Sys<()> {
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_setpgid, 0, 0) }.map(drop)
+}
+
+/// Kills the processes of a group (kill(2), SIGKILL).
+///
+/// # Errors
+/// ESRCH: the group has no process.
+pub fn kill_group(leader: i32) -> Sys<()> {
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_kill, -leader, libc::SIGKILL) }.map(drop)
+}
+
 /// getpid(2), always by the system call: a C library may cache the id of the process before a
 /// clone.
 pub fn getpid() -> i32 {

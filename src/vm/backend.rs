@@ -108,6 +108,10 @@ struct VmBackend<'a> {
 }
 
 impl Backend for VmBackend<'_> {
+    fn stopped(&mut self) {
+        crate::hooks::host::poststop(self.target.spec, self.target.id);
+    }
+
     fn open(&mut self, what: &Open) -> Result<Fd> {
         match what {
             Open::StartFifo => self.target.start_fifo(),

@@ -87,6 +87,7 @@ impl Proxy {
                         errno,
                         detail,
                         ended: ended.map(decode_ended),
+                        said: Vec::new(),
                     },
                 ));
             }

@@ -28,6 +28,13 @@ tests![
     hook_that_is_missing_is_an_error,
     hook_that_hangs_is_ended,
     hook_output_is_in_the_error,
+    output_of_hooks_in_the_container_is_in_the_error,
+    hooks_may_write_more_than_a_pipe_holds,
+    the_timeout_counts_while_a_big_state_is_written,
+    children_of_a_hook_that_is_ended_are_ended,
+    create_container_hooks_begin_in_the_root,
+    start_container_hooks_have_the_environment_of_the_process,
+    poststop_runs_after_a_failed_create,
     relative_hook_path_is_an_error,
     hooks_run_without_a_terminal_of_the_program,
     hooks_can_call_state,
@@ -346,7 +353,7 @@ fn start_container_failure_stops_start() {
         // runc 1.1.5 does not wait for it.
         assert_has!(
             out.failure(),
-            "error running hook /bin/sh: exit status 3 (from hooks.startcontainer[0])"
+            "error running startcontainer hook #0: /bin/sh: exit status 3"
         );
     }
     c.wait_for("stopped");
@@ -495,4 +502,117 @@ fn hooks_can_call_state() {
     until("the hook", || {
         crate::support::runtime::text(dir.join("state")).contains("\"status\"")
     });
+}
+
+fn output_of_hooks_in_the_container_is_in_the_error() {
+    only_hull!("runc 1.1.5 names neither the list nor the index");
+    if is_vm() {
+        skip!("the VM backend refuses these hooks");
+    }
+    for kind in ["createContainer", "startContainer"] {
+        let mut b = Bundle::new();
+        add(&mut b, kind, "true");
+        add(&mut b, kind, "echo to stdout; echo to stderr >&2; exit 3");
+        b.args(&["true"]);
+        let error = b.run().failure();
+        let list = format!("running {} hook #1", kind.to_lowercase());
+        for words in [list.as_str(), "to stdout", "to stderr", "3"] {
+            assert_has!(error, words);
+        }
+    }
+}
+
+fn hooks_may_write_more_than_a_pipe_holds() {
+    for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
+        let mut b = Bundle::new();
+        add(
+            &mut b,
+            kind,
+            "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2",
+        );
+        b.args(&["true"]);
+        b.run().success();
+    }
+}
+
+fn the_timeout_counts_while_a_big_state_is_written() {
+    let mut b = Bundle::new();
+    b.spec["annotations"] = json!({ "big": "x".repeat(200_000) });
+    b.spec["hooks"] = json!({ "createRuntime": [
+        { "path": "/bin/sleep", "args": ["sleep", "50"], "timeout": 1 },
+    ] });
+    b.args(&["true"]);
+    let begin = std::time::Instant::now();
+    assert_has!(b.run().failure(), "timeout");
+    assert!(begin.elapsed().as_secs() < 20);
+}
+
+fn children_of_a_hook_that_is_ended_are_ended() {
+    only_hull!("runc ends the hook alone");
+    let mut b = Bundle::new();
+    let file = b.dir.join("child");
+    let script = format!("sleep 300 & echo $! > {}; wait", file.display());
+    b.spec["hooks"] = json!({ "createRuntime": [
+        { "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1 },
+    ] });
+    b.args(&["true"]);
+    assert_has!(b.run().failure(), "timeout");
+    let pid = fs::read_to_string(file).unwrap();
+    let status = PathBuf::from(format!("/proc/{}/status", pid.trim()));
+    until("the hook's child ends", || {
+        fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"))
+    });
+}
+
+fn create_container_hooks_begin_in_the_root() {
+    if is_vm() {
+        skip!("the VM backend refuses these hooks");
+    }
+    let mut b = Bundle::new();
+    fs::write(b.rootfs().join("marker"), "").unwrap();
+    add(
+        &mut b,
+        "createContainer",
+        "test -e marker || { pwd; ls; exit 1; }",
+    );
+    b.args(&["true"]);
+    b.run().success();
+}
+
+fn start_container_hooks_have_the_environment_of_the_process() {
+    if is_vm() {
+        skip!("the VM backend refuses these hooks");
+    }
+    let mut b = Bundle::new();
+    b.push("/process/env", json!("GREETING=hello"));
+    let script = r#"test "$GREETING" = hello"#;
+    b.spec["hooks"] = json!({ "startContainer": [
+        { "path": "/bin/sh", "args": ["sh", "-c", script] },
+    ] });
+    b.args(&["true"]);
+    b.run().success();
+}
+
+fn poststop_runs_after_a_failed_create() {
+    let fail = |kind: &str| {
+        let mut b = Bundle::new();
+        let file = b.dir.join("stopped");
+        b.args(&["true"]);
+        match kind {
+            "program" => drop(b.args(&["/no/such/program"])),
+            _ => add(&mut b, kind, "exit 1"),
+        }
+        add(&mut b, "poststop", &format!("cat > {}", file.display()));
+        let (container, out) = b.try_create(&[]);
+        assert!(container.is_none(), "{kind}");
+        out.failure();
+        let state = fs::read_to_string(&file).unwrap_or_else(|_| panic!("{kind}: no poststop"));
+        let state: Value = serde_json::from_str(&state).unwrap();
+        assert_eq!(state["status"], "stopped", "{kind}");
+    };
+    fail("createRuntime");
+    fail("program");
+    if !is_vm() {
+        fail("createContainer");
+    }
 }

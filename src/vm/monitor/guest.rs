@@ -204,6 +204,7 @@ impl Monitor {
                     errno,
                     detail,
                     ended: ended.map(decode_ended),
+                    said: Vec::new(),
                 };
                 Err(errors::failed_step(self.plan()?, &failure))
             }
