@@ -131,6 +131,12 @@ impl Store {
         })
     }
 
+    /// Whether another command has the container locked now.
+    pub fn is_locked(&self, id: &str) -> bool {
+        let directory = File::open(self.directory(id));
+        directory.is_ok_and(|directory| file::try_lock(directory.as_raw_fd()).is_err())
+    }
+
     /// Reads a container's record.
     ///
     /// # Errors

@@ -199,13 +199,25 @@ pub fn run(options: &KeeperOptions) -> Result<()> {
         sources.retain(|(name, source)| {
             let open = !ready.get(index).copied().unwrap_or(false) || log.relay(name, source);
             index += 1;
-            open
+            open || options.terminal && may_open_again(&options.directory)
         });
     }
     match &options.remove {
         Some((store, id)) => remove(store, id),
         None => Ok(()),
     }
+}
+
+/// Whether a container's program, which has closed its terminal, may open it again: waits a moment
+/// and looks whether the container still runs.
+fn may_open_again(directory: &Path) -> bool {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let (Some(root), Some(id)) = (directory.parent(), directory.file_name()) else {
+        return false;
+    };
+    let store = Store::new(root.to_path_buf());
+    Container::open(&store, &id.to_string_lossy())
+        .is_ok_and(|container| container.status() != crate::container::Status::Stopped)
 }
 
 /// Waits until sources are readable or at their end, and tells which.

@@ -15,7 +15,7 @@ use crate::facts;
 use crate::namespaces::subid::{Layout, Maps};
 use crate::security::caps;
 use crate::spec::Spec;
-use crate::stdio::foreground::{Console, Relays, Signals, attend_init};
+use crate::stdio::foreground::{Console, Relays, Signals, attend_init, own_size};
 use crate::stdio::streams::Pipes;
 use crate::step::layers::Layers;
 use crate::store::Store;
@@ -63,8 +63,7 @@ pub fn run(
         maps,
         privileged: !locked,
         tmpfs: root.tmpfs,
-        window: crate::sys::socket::terminal_size(0)
-            .or_else(|| crate::sys::socket::terminal_size(1)),
+        window: own_size(),
         term: std::env::var("TERM").ok(),
     };
     let spec = Spec::check(config::generate(&adhoc, &host)?, store.directory(&adhoc.id))?;
@@ -181,10 +180,11 @@ impl Run<'_> {
             console.sender.take(),
         )?;
         let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams);
+        let terminal = console.receive();
         let started = self
             .write_bundle(&container)
             .and_then(|()| begin(&container, &made));
-        let ended = match (started, console.receive()) {
+        let ended = match (started, terminal) {
             (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
                 let relays = Relays {
                     terminal,

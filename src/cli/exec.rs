@@ -7,7 +7,8 @@ use crate::Result;
 use crate::container::Container;
 use crate::container::create::write_pid_file;
 use crate::container::exec::ExecOptions;
-use crate::stdio::foreground::{Console, Relays, Signals, attend};
+use crate::spec::config::ConsoleSize;
+use crate::stdio::foreground::{Console, Relays, Signals, attend, own_size};
 use crate::stdio::streams::Pipes;
 use crate::{Context, Error};
 use std::path::PathBuf;
@@ -61,6 +62,13 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
         .process(container.record.spec.config(), &args.command)?;
     if args.process.tty {
         process.terminal = true;
+    }
+    if process.terminal && !args.detach && process.console_size.is_none() {
+        // The program may look at its window before hull has the terminal.
+        process.console_size = own_size().map(|(rows, columns)| ConsoleSize {
+            height: rows.into(),
+            width: columns.into(),
+        });
     }
     let given = connect_console(args.console_socket.as_deref())?;
     match (process.terminal, args.detach, &given) {

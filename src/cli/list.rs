@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use crate::cli::table::Table;
 use crate::container::{Container, Status};
+use crate::error::Kind;
 use crate::stdio::output::{print, print_line};
 use crate::{Context, Result};
 use clap::ValueEnum;
@@ -28,19 +29,30 @@ enum ListFormat {
 /// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let store = global.store();
-    // A container that is deleted meanwhile is left out.
-    let containers: Vec<Container> = store
-        .ids()?
-        .iter()
-        .filter_map(|id| Container::open(&store, id).ok())
-        .collect();
+    let (mut containers, mut damaged) = (Vec::new(), Vec::new());
+    let ids = store.ids()?;
+    for id in &ids {
+        match Container::open(&store, id) {
+            Ok(container) => containers.push(container),
+            // A container that is deleted meanwhile is left out.
+            Err(error) if error.kind() == Kind::NoSuchContainer => {}
+            Err(error) => damaged.push((id, error)),
+        }
+    }
+    for (id, error) in &damaged {
+        crate::log::warn(&format!(
+            "container {id} has a damaged record ({error}); hull delete --force {id} removes it"
+        ));
+    }
     if args.quiet {
-        let mut ids = containers.iter().map(|container| &container.record.id);
-        return ids.try_for_each(print_line).map(|()| 0);
+        return ids.iter().try_for_each(print_line).map(|()| 0);
     }
     match args.format {
         ListFormat::Json => {
-            let list: Vec<Value> = containers.iter().map(entry).collect();
+            let broken = damaged
+                .iter()
+                .map(|(id, _)| json!({ "id": id, "pid": 0, "status": "damaged" }));
+            let list: Vec<Value> = containers.iter().map(entry).chain(broken).collect();
             let list = if list.is_empty() {
                 Value::Null
             } else {
@@ -51,7 +63,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         ListFormat::Table => {
             let mut table = Table::new(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
             for container in &containers {
-                let status = container.status();
+                let status = container.seen_status();
                 let pid = if status == Status::Stopped {
                     0
                 } else {
@@ -66,6 +78,17 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
                     bundle,
                     record.created.clone(),
                     owner(record.owner),
+                ]);
+            }
+            for (id, _) in &damaged {
+                let none = String::new;
+                table.row([
+                    (*id).clone(),
+                    "0".into(),
+                    "damaged".into(),
+                    none(),
+                    none(),
+                    none(),
                 ]);
             }
             print(table)?;

@@ -98,7 +98,8 @@ fn run_bundle(args: &Args, store: &Store, global: &Global) -> Result<u8> {
     let pipes = Pipes::replace_nonblocking()?;
     let (container, made) = create(store, id, &spec, &options, console.sender.take())?;
     let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams);
-    let ended = match (begin(&container, &made), console.receive()) {
+    let terminal = console.receive();
+    let ended = match (begin(&container, &made), terminal) {
         (Ok(notify), Ok(terminal)) => pipes.and_then(|pipes| {
             attend(
                 &made.child.pidfd,

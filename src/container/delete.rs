@@ -21,8 +21,9 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         other => other?,
     };
     let container = match Container::open(store, id) {
-        // A directory without a record: hull died before it wrote one.
-        Err(_) if force && !store.directory(id).join("state.json").exists() => {
+        // A directory without a record, or with one that cannot be read: hull died before it wrote
+        // it, or the disk was full.
+        Err(_) if force => {
             return crate::net::release::release(&store.directory(id))
                 .and_then(|()| store.remove(id));
         }

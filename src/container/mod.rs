@@ -115,6 +115,21 @@ impl Container {
         }
     }
 
+    /// The status for a reader who holds no lock: while `create` works the container is `creating`
+    /// (runtime.md, State), also before it has a process.
+    pub fn seen_status(&self) -> Status {
+        match self.status() {
+            Status::Stopped
+                if self.record.phase == Phase::Creating
+                    && self.record.pid == 0
+                    && self.store.is_locked(&self.record.id) =>
+            {
+                Status::Creating
+            }
+            status => status,
+        }
+    }
+
     /// Init's process id, 0 when it is not there.
     pub fn pid(&self) -> i32 {
         if self.record.init_lives() {
@@ -171,7 +186,7 @@ impl Container {
 
     /// The state document, as `hull state` prints it: the spec's fields, and runc's beside them.
     pub fn state(&self) -> Value {
-        let status = self.status();
+        let status = self.seen_status();
         let pid = if status == Status::Stopped {
             0
         } else {

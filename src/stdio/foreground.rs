@@ -10,7 +10,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr,
+    tcsetattr,
+};
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -29,7 +32,6 @@ impl Signals {
     pub fn block() -> Result<Self> {
         let mut set = SigSet::all();
         for signal in [
-            Signal::SIGTSTP,
             Signal::SIGTTIN,
             Signal::SIGTTOU,
             Signal::SIGSEGV,
@@ -53,6 +55,29 @@ impl Drop for Signals {
     }
 }
 
+/// Switches ONLCR off on a container's terminal that hull relays: where hull's stdout is a terminal
+/// too, that one ends the lines, and where it is a file, lines end as the program wrote them (runc
+/// does the same).
+fn plain_line_ends(terminal: &OwnedFd) {
+    if let Ok(mut settings) = tcgetattr(terminal) {
+        settings.output_flags.remove(OutputFlags::ONLCR);
+        let _ = tcsetattr(terminal, SetArg::TCSANOW, &settings);
+    }
+}
+
+/// The size of hull's own terminal: rows and columns.
+pub fn own_size() -> Option<(u16, u16)> {
+    let mut stdio = [1, 0, 2].into_iter();
+    stdio.find_map(crate::sys::socket::terminal_size)
+}
+
+/// Gives a container's terminal the size of hull's own.
+fn take_own_size(terminal: &OwnedFd) {
+    if let Some((rows, columns)) = own_size() {
+        let _ = crate::sys::socket::window_size(terminal.as_raw_fd(), rows, columns);
+    }
+}
+
 /// hull's own terminal in raw mode; dropping this restores its settings.
 struct Raw {
     former: Termios,
@@ -64,6 +89,8 @@ impl Raw {
         let former = tcgetattr(stdin.as_fd()).ok()?;
         let mut raw = former.clone();
         cfmakeraw(&mut raw);
+        // The container's terminal sends plain line ends ([`plain_line_ends`]), as with runc.
+        raw.output_flags |= OutputFlags::OPOST & former.output_flags;
         tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
         Some(Self { former })
     }
@@ -111,12 +138,18 @@ impl Console {
         })
     }
 
-    /// Receives the terminal's master where hull itself relays it.
+    /// Receives the terminal's master where hull itself relays it, and gives it the size of hull's
+    /// own before the program begins.
     ///
     /// # Errors
     /// As of [`receive_terminal`].
     pub fn receive(&self) -> Result<Option<OwnedFd>> {
-        self.receiver.as_ref().map(receive_terminal).transpose()
+        let terminal = self.receiver.as_ref().map(receive_terminal).transpose()?;
+        if let Some(terminal) = &terminal {
+            plain_line_ends(terminal);
+            take_own_size(terminal);
+        }
+        Ok(terminal)
     }
 }
 
@@ -225,7 +258,13 @@ const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTE
 fn forward(signal: i32, pidfd: &Fd, relay: &Relay) {
     match signal {
         libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE => {}
-        libc::SIGWINCH => relay.resize(),
+        libc::SIGWINCH if relay.terminal.is_some() => relay.resize(),
+        libc::SIGTSTP => {
+            // The program has a session of its own, which the terminal's ^Z does not reach. hull
+            // stops too, so that its shell goes on.
+            let _ = process::pidfd_send_signal(pidfd.0, signal);
+            let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+        }
         other => drop(process::pidfd_send_signal(pidfd.0, other)),
     }
 }
@@ -236,7 +275,40 @@ struct Relay {
     output: Vec<Stream>,
     /// To the container.
     input: Option<Stream>,
+    /// The input has ended, and the terminal passes that on.
+    end_of_input: Option<EndOfInput>,
     notify: Option<Notify>,
+}
+
+/// Passes the end of an input that is no terminal on to the container's terminal: as a user's ^D,
+/// for each read that waits for input.
+struct EndOfInput {
+    /// The input ended within a line, which the first ^D completes.
+    within_a_line: bool,
+    /// The program that reads in raw mode, such as a shell's line editor, has had its ^D.
+    raw_has_it: bool,
+}
+
+impl EndOfInput {
+    /// Writes the terminal's end-of-file character unless something is waiting to be read. In raw
+    /// mode it is a character like others, and comes once.
+    fn pass_on(&mut self, terminal: &OwnedFd) {
+        let Ok(settings) = tcgetattr(terminal) else {
+            return;
+        };
+        let Ok(program_end) = crate::sys::socket::pty_peer(terminal.as_raw_fd()).map(Fd) else {
+            return;
+        };
+        let waiting = process::poll2(program_end.0, -1, Some(0)).is_ok_and(|(ready, _)| ready);
+        let raw = !settings.local_flags.contains(LocalFlags::ICANON);
+        if waiting || raw && self.raw_has_it {
+            return;
+        }
+        self.raw_has_it = raw;
+        let character = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
+        let count = 1 + usize::from(std::mem::take(&mut self.within_a_line));
+        let _ = nix::unistd::write(terminal, &[character; 2][..count]);
+    }
 }
 
 /// Why [`Relay::wait`] returned.
@@ -270,8 +342,20 @@ impl Relay {
             terminal,
             output,
             input,
+            end_of_input: None,
             notify,
         })
+    }
+
+    /// How long to wait for something to happen: a terminal that nobody has open, and one whose
+    /// input has ended, are looked at again.
+    fn patience(&self) -> PollTimeout {
+        const LOOK_MS: u16 = 50;
+        if self.end_of_input.is_some() || self.output.iter().any(Stream::is_hung) {
+            PollTimeout::from(LOOK_MS)
+        } else {
+            PollTimeout::NONE
+        }
     }
 
     /// Waits until a descriptor is ready, and relays what can be read or written then.
@@ -287,8 +371,14 @@ impl Relay {
                 PollFlags::POLLIN,
             )
         }));
-        fds.extend(self.input.iter().chain(&self.output).map(Stream::poll_fd));
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience = self.patience();
+        let streams = self.input.iter().chain(&self.output);
+        fds.extend(
+            streams
+                .filter(|stream| !stream.is_hung())
+                .map(Stream::poll_fd),
+        );
+        match poll(&mut fds, patience) {
             Err(Errno::EINTR) => {
                 return Ok(Woken {
                     ended: false,
@@ -315,28 +405,39 @@ impl Relay {
                     .map_or(true, |forwarded| forwarded.is_some())
             });
         }
-        self.input
-            .iter_mut()
-            .chain(&mut self.output)
-            .filter(|_| ready.next() == Some(true))
-            .for_each(Stream::relay);
+        for stream in self.input.iter_mut().chain(&mut self.output) {
+            if stream.is_hung() {
+                stream.retry();
+            } else if ready.next() == Some(true) {
+                stream.relay();
+            }
+        }
         // Dropping the stream closes the container's stdin.
-        self.input.take_if(|stream| !stream.is_open());
+        if let Some(ended) = self.input.take_if(|stream| !stream.is_open())
+            && self.terminal.is_some()
+            && !std::io::stdin().is_terminal()
+        {
+            self.end_of_input = Some(EndOfInput {
+                within_a_line: ended.ends_within_a_line(),
+                raw_has_it: false,
+            });
+        }
+        if let (Some(end), Some(terminal)) = (&mut self.end_of_input, &self.terminal) {
+            end.pass_on(terminal);
+        }
         self.output.retain(Stream::is_open);
         if self.terminal.is_some() && self.output.is_empty() {
             // The reader of hull's stdout has closed it: closing the master sends SIGHUP to the
             // container's session.
-            (self.terminal, self.input) = (None, None);
+            (self.terminal, self.input, self.end_of_input) = (None, None, None);
         }
         Ok(woken)
     }
 
     /// Gives the container's terminal the size of hull's own.
     fn resize(&self) {
-        if let Some(terminal) = &self.terminal
-            && let Some((rows, columns)) = crate::sys::socket::terminal_size(1)
-        {
-            let _ = crate::sys::socket::window_size(terminal.as_raw_fd(), rows, columns);
+        if let Some(terminal) = &self.terminal {
+            take_own_size(terminal);
         }
     }
 }

@@ -16,6 +16,11 @@ pub struct Stream {
     open: bool,
     /// Whether it leads to the container.
     input: bool,
+    /// It reads a terminal's master, which no process has open at the moment: the read is tried
+    /// again ([`Stream::retry`]), since a program may close its terminal and open it again.
+    hung: bool,
+    /// The last byte that it has read.
+    last: u8,
 }
 
 impl Stream {
@@ -38,12 +43,29 @@ impl Stream {
             buffer: Vec::new(),
             open: true,
             input: false,
+            hung: false,
+            last: b'\n',
         })
     }
 
     /// Whether there may be more to relay.
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Whether it waits for a process to open the terminal again.
+    pub fn is_hung(&self) -> bool {
+        self.hung
+    }
+
+    /// Lets a hung terminal be read again.
+    pub fn retry(&mut self) {
+        self.hung = false;
+    }
+
+    /// Whether what it has read ends in the middle of a line.
+    pub fn ends_within_a_line(&self) -> bool {
+        self.last != b'\n'
     }
 
     /// Whether it leads to the container.
@@ -65,9 +87,13 @@ impl Stream {
             let mut window = [0_u8; Self::WINDOW];
             match nix::unistd::read(&self.from, &mut window) {
                 Ok(0) => self.open = false,
-                Ok(count) => self.buffer.extend_from_slice(&window[..count]),
+                Ok(count) => {
+                    self.buffer.extend_from_slice(&window[..count]);
+                    self.last = window[count - 1];
+                }
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
-                // EIO: no process has the terminal open any more.
+                // No process has the terminal open at the moment.
+                Err(Errno::EIO) if !self.input => self.hung = true,
                 Err(_) => self.open = false,
             }
         }
@@ -86,7 +112,8 @@ impl Stream {
 
     /// Relays what is left after the program's end, however slowly it is read.
     pub fn drain(&mut self) {
-        while self.open {
+        self.retry();
+        while self.open && !self.hung {
             let limit = if self.buffer.is_empty() {
                 PollTimeout::ZERO
             } else {

@@ -173,6 +173,16 @@ pub fn lock(raw: i32) -> Sys<()> {
     super::retry(|| unsafe { call!(libc::SYS_flock, raw, libc::LOCK_EX) }).map(drop)
 }
 
+/// flock(2), exclusive, without waiting.
+///
+/// # Errors
+/// EWOULDBLOCK: another process has the lock; EBADF; ENOLCK.
+pub fn try_lock(raw: i32) -> Sys<()> {
+    let operation = libc::LOCK_EX | libc::LOCK_NB;
+    // SAFETY: numbers alone are passed.
+    unsafe { call!(libc::SYS_flock, raw, operation) }.map(drop)
+}
+
 /// mkdirat(2).
 ///
 /// # Errors

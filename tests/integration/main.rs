@@ -6,7 +6,8 @@
 //! - commands: `lifecycle` (create, start, state, kill, delete, run, pause, resume), `exec`,
 //!   `update`, `events_and_stats`, `commands` (list, ps, spec, features, the log), `completions`;
 //! - errors in the bundle and in arguments: `bad_input`;
-//! - `process`: `process`, `capabilities`, `terminal`, `descriptors`, `stdio`, `readiness`;
+//! - `process`: `process`, `capabilities`, `terminal`, `descriptors`, `stdio`, `streams`,
+//!   `readiness`;
 //! - `root`, masked and read-only paths, propagation: `root_filesystem`;
 //! - `mounts`: `mounts`; `linux.devices`: `devices`; `hooks`: `hooks`;
 //! - `linux.namespaces`, sysctls, time offsets: `namespaces`; id mappings: `user_namespaces`;
@@ -79,6 +80,7 @@ mod resources_limits;
 mod root_filesystem;
 mod seccomp;
 mod stdio;
+mod streams;
 mod terminal;
 mod threads;
 mod update;
@@ -144,6 +146,7 @@ const MODULES: &[&[support::harness::Test]] = &[
     root_filesystem::TESTS,
     seccomp::TESTS,
     stdio::TESTS,
+    streams::TESTS,
     terminal::TESTS,
     threads::TESTS,
     update::TESTS,

@@ -104,17 +104,16 @@ pub fn keyring(name: &CStr) -> StepResult {
     Ok(ids::keyring_permissions(serial, permissions | USER_SEARCH)?)
 }
 
-/// Changes the owner of stdin, stdout and stderr to the user, as runc does, so that a program may
-/// reopen `/dev/stdout`. The null device keeps its owner, and so do files whose file system or user
-/// namespace does not permit the change.
+/// Changes the owner of stdin, stdout and stderr to the user where they are pipes or sockets, as
+/// runc does, so that a program may reopen `/dev/stdout`. Files and devices are the caller's own,
+/// and keep their owner.
 pub fn own_stdio(uid: u32) -> Result<(), Errno> {
     for descriptor in 0..3 {
         let Ok(stat) = file::fstat(descriptor) else {
             continue;
         };
-        let null =
-            stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
-        if null || stat.st_uid == uid {
+        let passing = matches!(stat.st_mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK);
+        if !passing || stat.st_uid == uid {
             continue;
         }
         match file::fchownat(descriptor, c"", uid, u32::MAX) {
