@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The name of a container's record in its directory.
@@ -57,6 +57,28 @@ impl Store {
         Self { root }
     }
 
+    /// Checks that an ordinary user's store is the user's own: in a directory where everybody may
+    /// write, such as `/tmp`, somebody else may have made it first, with records whose hooks would
+    /// run as this user. (The parent of root's store is root's own.)
+    fn check_owner(&self) -> Result<()> {
+        let own = nix::unistd::geteuid().as_raw();
+        if own == 0 {
+            return Ok(());
+        }
+        let why = match std::fs::symlink_metadata(&self.root) {
+            Err(_) => return Ok(()),
+            Ok(made) if !made.is_dir() => "it is not a directory",
+            Ok(made) if made.uid() != own => "it belongs to another user",
+            Ok(made) if made.mode() & 0o022 != 0 => "other users may write to it",
+            Ok(_) => return Ok(()),
+        };
+        Err(Error::new(format!(
+            "the store {} cannot be trusted: {why}; name another one with --root, or set \
+             XDG_RUNTIME_DIR",
+            self.root.display()
+        )))
+    }
+
     /// The store's directory.
     pub fn root(&self) -> &Path {
         &self.root
@@ -92,6 +114,7 @@ impl Store {
     /// may not write to the store.
     pub fn make(&self, id: &str) -> Result<Lock> {
         check_id(id)?;
+        self.check_owner()?;
         let directory = self.directory(id);
         let builder = |recursive| {
             let mut builder = std::fs::DirBuilder::new();
@@ -124,6 +147,7 @@ impl Store {
     /// not read the directory.
     pub fn lock(&self, id: &str) -> Result<Lock> {
         check_id(id)?;
+        self.check_owner()?;
         let directory = File::open(self.directory(id)).map_err(|error| missing(id, &error))?;
         file::lock(directory.as_raw_fd()).on("lock container", id)?;
         Ok(Lock {
@@ -144,6 +168,7 @@ impl Store {
     /// record of this type.
     pub fn read<T: DeserializeOwned>(&self, id: &str) -> Result<T> {
         check_id(id)?;
+        self.check_owner()?;
         let path = self.directory(id).join(RECORD);
         let text = file::read_whole(&path).map_err(|error| missing(id, &error))?;
         serde_json::from_slice(&text).on("read", path.display())
@@ -187,6 +212,7 @@ impl Store {
     /// # Errors
     /// The store's directory cannot be read.
     pub fn ids(&self) -> Result<Vec<String>> {
+        self.check_owner()?;
         let entries = match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.on("read", self.root.display())?,

@@ -208,7 +208,9 @@ fn keep_changes(
              {directory}/changes"
         )));
     };
-    let work = parent.join(format!(".hull-work-{id}"));
+    // Others may write to the parent directory: nobody can put something there before.
+    let unguessable = crate::sys::replace::unguessable();
+    let work = parent.join(format!(".hull-work-{id}-{unguessable:016x}"));
     let alone = parts
         .iter()
         .filter(|part| matches!(part, Part::Overlay { .. }))

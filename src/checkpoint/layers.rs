@@ -11,7 +11,12 @@ use crate::spec::Spec;
 use crate::step::container::Step;
 use crate::step::draft::Plan;
 use crate::step::layers::{Kept, Layers, Part};
+use crate::sys::fd::{Fd, c_path};
+use crate::sys::file;
 use crate::{Context, Error, Result};
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -210,38 +215,64 @@ fn make_directories(kept: &Kept, lower: &Path, changes: Option<&Path>) -> Result
     Ok(())
 }
 
-/// Gives a copied root a new machine-id(5), if it has one.
+/// Gives a copied root a new machine-id(5), if it has one. The container may have put a symbolic
+/// link in the place of `/etc` or of the file: every name is opened without following one.
 fn replace_machine_id(upper: &Path, lower: &Path) -> Result<()> {
-    const FILE: &str = "etc/machine-id";
-    let is_file = |path: PathBuf| {
-        path.symlink_metadata()
-            .is_ok_and(|stat| stat.is_file() && stat.len() > 1)
+    const NAME: &CStr = c"machine-id";
+    let shown = upper.join("etc/machine-id");
+    let upper = directory_in(libc::AT_FDCWD, &c_path(upper)?)?;
+    let Some(upper) = upper else { return Ok(()) };
+    let below = directory_in(libc::AT_FDCWD, &c_path(lower)?)?;
+    let below = below.map_or(Ok(None), |below| directory_in(below.0, c"etc"))?;
+    let etc = match (directory_in(upper.0, c"etc")?, &below) {
+        (Some(own), _) => own,
+        (None, Some(below)) if exists(upper.0, c"etc").is_none() => {
+            let like = file::fstat(below.0).on("stat", "etc")?;
+            file::mkdirat(upper.0, c"etc", like.st_mode & 0o7777).on("make", "etc")?;
+            file::fchownat(upper.0, c"etc", like.st_uid, like.st_gid)
+                .on("change the owner of", "etc")?;
+            let Some(own) = directory_in(upper.0, c"etc")? else {
+                return Ok(());
+            };
+            own
+        }
+        _ => return Ok(()),
     };
-    let (own, below) = (
-        is_file(upper.join(FILE)),
-        upper.join(FILE).symlink_metadata().is_err() && is_file(lower.join(FILE)),
-    );
-    if !own && !below {
+    let is_id = |stat: libc::stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_size > 1;
+    let own = exists(etc.0, NAME);
+    let seen = own.or_else(|| below.and_then(|below| exists(below.0, NAME)));
+    if !seen.is_some_and(is_id) {
         return Ok(());
     }
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
         .on("make", "a machine id")?
         .trim()
         .replace('-', "");
-    let etc = upper.join("etc");
-    if !etc.exists() {
-        let like = std::fs::metadata(lower.join("etc")).on("stat", lower.join("etc").display())?;
-        std::fs::DirBuilder::new()
-            .mode(like.mode() & 0o7777)
-            .create(&etc)
-            .on("make", etc.display())?;
-        std::os::unix::fs::chown(&etc, Some(like.uid()), Some(like.gid()))
-            .on("change the owner of", etc.display())?;
-    }
-    let path = upper.join(FILE);
     // A new file: the old one may have other links, or may be open in a restored process.
-    let _ = std::fs::remove_file(&path);
-    std::fs::write(&path, format!("{id}\n")).on("write", path.display())?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444))
-        .on("change the mode of", path.display())
+    match file::unlinkat(etc.0, NAME, 0) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(Error::sys("remove", shown.display(), errno)),
+    }
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    let made = file::openat(etc.0, NAME, flags, 0o444).on("make", shown.display())?;
+    let mut made = std::fs::File::from(crate::sys::socket::owned(made));
+    made.write_all(format!("{id}\n").as_bytes())
+        .and_then(|()| made.set_permissions(std::fs::Permissions::from_mode(0o444)))
+        .on("write", shown.display())
+}
+
+/// A directory by its name, which is no symbolic link; `None` where it is missing or no directory.
+fn directory_in(parent: i32, name: &CStr) -> Result<Option<Fd>> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    match file::openat(parent, name, flags, 0) {
+        Ok(held) => Ok(Some(Fd(held))),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        Err(errno) => Err(Error::sys("open", name.to_string_lossy(), errno)),
+    }
+}
+
+/// What has a name in a directory, without following a symbolic link.
+fn exists(parent: i32, name: &CStr) -> Option<libc::stat> {
+    let held = file::openat(parent, name, libc::O_PATH | libc::O_NOFOLLOW, 0);
+    held.map(Fd).and_then(|held| file::fstat(held.0)).ok()
 }

@@ -123,9 +123,21 @@ impl CommonOptions {
 }
 
 /// The configuration file that hull names to CRIU: that of the annotation `org.criu.config` (none
-/// where it is empty), else hull's, else the one that engines write for runc.
+/// where it is empty) if the administrator allows it, since such a file may name programs that
+/// CRIU runs as root; else hull's, else the one that engines write for runc.
 fn config_file(annotations: &BTreeMap<String, String>) -> Option<String> {
-    match annotations.get("org.criu.config") {
+    const ANNOTATION: &str = "org.criu.config";
+    let named = annotations.get(ANNOTATION).filter(|path| {
+        let allowed = path.is_empty() || crate::settings::allows(ANNOTATION).unwrap_or(false);
+        if !allowed {
+            crate::log::warn(&format!(
+                "annotation {ANNOTATION} has no effect: the annotations in hull's config do not \
+                 name it"
+            ));
+        }
+        allowed
+    });
+    match named {
         Some(path) => Some(path.clone()).filter(|path| !path.is_empty()),
         None => ["/etc/criu/hull.conf", "/etc/criu/runc.conf"]
             .iter()

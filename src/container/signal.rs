@@ -72,6 +72,11 @@ impl Container {
         if all && self.record.vm.is_some() && signal != libc::SIGKILL {
             return self.vm().signal(&MonitorRequest::SignalAll(signal));
         }
+        // Without a process namespace of its own the end of init ends nobody else, and others may
+        // have outlived it: SIGKILL is for all, as in runc since 1.2.
+        let whole = signal == libc::SIGKILL && !has_pid_namespace(&self.record.spec);
+        let left = || self.pids().is_ok_and(|pids| !pids.is_empty());
+        let all = all || whole && matches!(self.group(), Ok(Some(_))) && left();
         if all && self.record.vm.is_none() {
             return self.kill_all(signal);
         }

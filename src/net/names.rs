@@ -158,13 +158,25 @@ pub fn refresh(all: &[Endpoint], changed: &BTreeSet<String>) -> Result<()> {
 /// the same name. The file of a removed container does not exist any more.
 fn rewrite(path: &Path, text: &str) -> Result<()> {
     let name = crate::sys::fd::c_path(path)?;
-    let raw = match file::openat(libc::AT_FDCWD, &name, libc::O_RDWR | libc::O_NOFOLLOW, 0) {
+    // The container may have taken a lease on it (fcntl(2), F_SETLEASE): its neighbours, whose start
+    // or end this is, do not wait for it.
+    let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let raw = match file::openat(libc::AT_FDCWD, &name, flags, 0) {
         Err(nix::errno::Errno::ENOENT) => return Ok(()),
+        Err(nix::errno::Errno::EAGAIN) => {
+            let path = path.display();
+            crate::log::warn(&format!(
+                "{path} is left as it is: its container has a lease on it"
+            ));
+            return Ok(());
+        }
         other => other.on("open", path.display())?,
     };
     let mut file = std::fs::File::from(crate::sys::socket::owned(raw));
-    let mut old = String::new();
-    if file.read_to_string(&mut old).is_ok() && old == text {
+    // It may be of any size: no more is read than can be equal.
+    let mut old = Vec::new();
+    let most = text.len() as u64 + 1;
+    if (&mut file).take(most).read_to_end(&mut old).is_ok() && old == text.as_bytes() {
         return Ok(());
     }
     file.seek(SeekFrom::Start(0)).on("write", path.display())?;

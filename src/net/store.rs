@@ -15,6 +15,7 @@ use crate::{Context, Error, Result};
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The directory of networks that belongs to a store of containers.
@@ -69,14 +70,24 @@ impl NetworkStore {
     /// # Errors
     /// The directory or the lock file cannot be made; flock(2) fails.
     pub fn lock(&self) -> Result<Guard> {
-        std::fs::create_dir_all(&self.directory).on("make", self.directory.display())?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .on("make", self.directory.display())?;
         let path = self.directory.join("lock");
+        // Whoever may open it may lock it, and stop every container that has a network.
         let mut file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .on("open", path.display())?;
+        if file.metadata().is_ok_and(|made| made.mode() & 0o077 != 0) {
+            let _ = file.set_permissions(std::fs::Permissions::from_mode(0o600));
+        }
         loop {
             match Flock::lock(file, FlockArg::LockExclusive) {
                 Ok(lock) => return Ok(Guard { file: lock }),

@@ -65,7 +65,7 @@ pub fn plan(spec: &Spec, facts: &Facts, request: &PlanRequest) -> Result<Plan> {
     crate::hooks::plan::create(&mut draft)?;
     crate::rootfs::plan::leave(&mut draft, &namespaces)?;
     crate::process::plan::null_device(&mut draft, &namespaces);
-    crate::namespaces::sysctl::sysctl(&mut draft);
+    crate::namespaces::sysctl::sysctl(&mut draft)?;
     crate::rootfs::protect::protect(&mut draft);
     crate::process::plan::attributes(&mut draft)?;
     crate::rootfs::plan::propagation(&mut draft);

@@ -1,8 +1,8 @@
 //! The part of `delete` that concerns the root file system: it unmounts mounts below the root and
 //! removes the work directories of overlayfs.
 
-use crate::sys::fd::c_path;
-use crate::sys::{mount, mountinfo};
+use crate::sys::fd::{Fd, c_path};
+use crate::sys::{file, mount, mountinfo};
 use crate::{Context, Error, Result};
 use std::path::Path;
 
@@ -14,10 +14,14 @@ use std::path::Path;
 /// chmod(2), rmdir(2) or unlink(2) fails. A missing directory is no error.
 pub fn remove_work(work: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let inner = work.join("work");
-    if inner.is_dir() {
-        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o700))
-            .on("change the mode of", inner.display())?;
+    // By descriptor, and through no symbolic link that somebody else may have put there.
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let open = |parent: i32, name: &std::ffi::CStr| file::openat(parent, name, flags, 0).map(Fd);
+    let inner = open(libc::AT_FDCWD, &c_path(work)?).and_then(|held| open(held.0, c"work"));
+    if let Ok(inner) = inner {
+        let path = format!("/proc/self/fd/{}", inner.0);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+            .on("change the mode of the work directory in", work.display())?;
     }
     match std::fs::remove_dir_all(work) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -4,6 +4,7 @@
 //!
 //! ```toml
 //! criu = "/opt/criu/sbin/criu"
+//! annotations = ["io.kubernetes.cri.container-type"]
 //!
 //! [vm]
 //! kernel = "/boot/vmlinuz-6.1.0-9-cloud-amd64"
@@ -35,6 +36,8 @@ static NAMED: OnceLock<PathBuf> = OnceLock::new();
 pub struct Settings {
     /// Path of the criu program.
     pub criu: Option<PathBuf>,
+    /// Annotations of bundles that may do what only the administrator decides ([`allows`]).
+    pub annotations: Vec<String>,
     /// Defaults of the VM backend.
     pub vm: VmSettings,
 }
@@ -88,6 +91,16 @@ fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::
         Size::Text(text) => text,
     };
     memory_size(&text).map(Some).map_err(D::Error::custom)
+}
+
+/// Whether the administrator lets an annotation take isolation away, or name what hull runs or reads
+/// on the host. Annotations come with images and from users of an engine; without this they can
+/// ask for more isolation only (CVE-2026-84042 was a VM handler that did what the image named).
+///
+/// # Errors
+/// As of [`read`].
+pub fn allows(annotation: &str) -> Result<bool> {
+    Ok(read()?.annotations.iter().any(|name| name == annotation))
 }
 
 /// Names the settings file (`--config`). Only the first call has an effect.
@@ -163,6 +176,7 @@ mod tests {
             parse(text, Path::new("file")).unwrap(),
             Settings {
                 criu: Some("/c".into()),
+                annotations: Vec::new(),
                 vm
             }
         );

@@ -86,14 +86,12 @@ impl VmOptions {
                 )));
             }
         };
-        // The sandbox of a pod only holds namespaces, which the container engine joins by path. A
-        // VM for it would have no use.
-        if !self.enabled && is_sandbox(spec) {
-            return Ok(None);
-        }
         let names_kernel = |vm: &Vm| !vm.kernel.path.is_empty();
         let default = self.by_program_name || config.vm.as_ref().is_some_and(names_kernel);
-        if !(self.enabled || annotated.unwrap_or(default)) {
+        if !(self.enabled || default || annotated == Some(true)) {
+            return Ok(None);
+        }
+        if !self.enabled && self.less_isolated(spec, annotated)? {
             return Ok(None);
         }
         let mut options = Self {
@@ -106,6 +104,31 @@ impl VmOptions {
         options.add_settings(&crate::settings::read()?.vm);
         options.check(spec)?;
         Ok(Some(options))
+    }
+
+    /// Whether an annotation puts a container that was to get a VM on the host's kernel, which the
+    /// administrator must have allowed: the choice of the backend, or the mark of a pod's sandbox.
+    /// (A sandbox only holds namespaces, which the engine joins by path: a VM for it would have no
+    /// use.)
+    fn less_isolated(&self, spec: &Spec, annotated: Option<bool>) -> Result<bool> {
+        if annotated == Some(false) {
+            if crate::settings::allows(ANNOTATION)? {
+                return Ok(true);
+            }
+            crate::log::warn(&format!(
+                "annotation {ANNOTATION}=\"namespaces\" has no effect: it asks for less isolation, \
+                 and the annotations in hull's config do not name it"
+            ));
+        }
+        match sandbox_mark(spec) {
+            None => Ok(false),
+            Some(mark) if crate::settings::allows(mark)? => Ok(true),
+            Some(mark) => Err(Error::new(format!(
+                "the annotation {mark} says that this is a pod's sandbox, which would run on the \
+                 host's kernel and not in a VM: if hull-vm serves pods, allow it in hull's config: \
+                 annotations = [\"{mark}\"]"
+            ))),
+        }
     }
 
     /// Adds the config's `vm` section (runtime spec, config-vm.md).
@@ -296,14 +319,14 @@ const CONTAINER_TYPES: [&str; 2] = [
     "io.kubernetes.cri-o.ContainerType",
 ];
 
-/// Whether the container is the sandbox of a pod: it runs no program of the user, and the
-/// container engine passes its namespaces by path to the pod's other containers.
-pub(crate) fn is_sandbox(spec: &Spec) -> bool {
-    CONTAINER_TYPES.iter().any(|name| {
-        spec.config()
-            .annotations
-            .get(*name)
-            .is_some_and(|value| value == "sandbox")
+/// The annotation that says that the container is the sandbox of a pod: it runs no program of the
+/// user, and the container engine passes its namespaces by path to the pod's other containers.
+fn sandbox_mark(spec: &Spec) -> Option<&'static str> {
+    let annotations = &spec.config().annotations;
+    let mut marks = CONTAINER_TYPES.into_iter();
+    marks.find(|name| {
+        let value = annotations.get(*name);
+        value.is_some_and(|value| value == "sandbox")
     })
 }
 
@@ -343,9 +366,9 @@ mod tests {
         assert!(!chosen(&nothing, None, false) && !chosen(&nothing, Some("namespaces"), false));
         assert!(chosen(&nothing, Some("vm"), false) && chosen(&nothing, None, true));
         assert!(chosen(&named, None, false) && chosen(&named, Some("vm"), false));
+        // Less isolation than was asked for is the administrator's choice.
         assert!(
-            !chosen(&named, Some("namespaces"), false)
-                && !chosen(&nothing, Some("namespaces"), true)
+            chosen(&named, Some("namespaces"), false) && chosen(&nothing, Some("namespaces"), true)
         );
         assert!(chosen(&enabled, Some("namespaces"), false));
     }
@@ -392,14 +415,12 @@ mod tests {
 
     #[test]
     fn a_sandbox_is_recognised_by_its_annotation() {
-        assert!(!is_sandbox(&spec_of(&json!({}))));
+        assert!(!sandbox_mark(&spec_of(&json!({}))).is_some());
         for name in CONTAINER_TYPES {
-            assert!(is_sandbox(&spec_of(
-                &json!({ "annotations": { name: "sandbox" } })
-            )));
-            assert!(!is_sandbox(&spec_of(
-                &json!({ "annotations": { name: "container" } })
-            )));
+            let marked =
+                |word: &str| sandbox_mark(&spec_of(&json!({ "annotations": { name: word } })));
+            assert_eq!(marked("sandbox"), Some(name));
+            assert_eq!(marked("container"), None);
         }
     }
 }

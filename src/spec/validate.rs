@@ -376,8 +376,9 @@ fn uts(linux: &Linux, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Only parameters that belong to one of the container's own namespaces may be set (runc's rule).
-fn sysctls(linux: &Linux) -> Result<()> {
+/// The namespace that a kernel parameter belongs to, and its name in messages; `None` where it is
+/// the whole kernel's.
+pub fn namespace_of_sysctl(key: &str) -> Option<(LinuxNamespaceType, &'static str)> {
     const IPC: [&str; 8] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -388,33 +389,47 @@ fn sysctls(linux: &Linux) -> Result<()> {
         "kernel.shmmni",
         "kernel.shm_rmid_forced",
     ];
+    let key = dotted(key);
+    if IPC.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
+        Some((LinuxNamespaceType::Ipc, "IPC"))
+    } else if key.starts_with("net.") {
+        Some((LinuxNamespaceType::Network, "network"))
+    } else if key == "kernel.domainname" {
+        Some((LinuxNamespaceType::Uts, "UTS"))
+    } else if key.starts_with("user.") {
+        Some((LinuxNamespaceType::User, "user"))
+    } else {
+        None
+    }
+}
+
+/// The error of a parameter that would be the host's.
+pub fn sysctl_of_the_host(key: &str, name: &str) -> Error {
+    Error::new(format!(
+        "sysctl {:?} is not allowed in the hosts {name} namespace",
+        dotted(key)
+    ))
+}
+
+/// Only parameters that belong to one of the container's own namespaces may be set (runc's rule).
+fn sysctls(linux: &Linux) -> Result<()> {
     for (key, value) in &linux.sysctl {
         no_nul("linux.sysctl", key)?;
         no_nul("linux.sysctl", value)?;
         let key = dotted(key);
-        let (needed, name) = if IPC.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
-            (LinuxNamespaceType::Ipc, "IPC")
-        } else if key.starts_with("net.") {
-            (LinuxNamespaceType::Network, "network")
-        } else if key == "kernel.domainname" || key == "kernel.hostname" {
-            if key == "kernel.hostname" {
-                return refuse(
-                    "sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \
-                        \"hostname\" field",
-                );
-            }
-            (LinuxNamespaceType::Uts, "UTS")
-        } else if key.starts_with("user.") {
-            (LinuxNamespaceType::User, "user")
-        } else {
+        if key == "kernel.hostname" {
+            return refuse(
+                "sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \
+                    \"hostname\" field",
+            );
+        }
+        let Some((needed, name)) = namespace_of_sysctl(&key) else {
             return refuse(format!(
                 "sysctl {key:?} is not in a separate kernel namespace"
             ));
         };
         if !has(linux, needed) {
-            return refuse(format!(
-                "sysctl {key:?} is not allowed in the hosts {name} namespace"
-            ));
+            return Err(sysctl_of_the_host(&key, name));
         }
         if key.split('.').any(|part| part.is_empty() || part == "..") {
             return refuse(format!("sysctl {key:?} is not a parameter's name"));

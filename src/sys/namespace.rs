@@ -16,7 +16,9 @@ const NS_GET_NSTYPE: u64 = 0xb703;
 /// checking"); the path contains a NUL byte.
 pub fn open(path: impl AsRef<Path>) -> Result<Fd> {
     let path = path.as_ref();
-    file::openat(libc::AT_FDCWD, &c_path(path)?, libc::O_RDONLY, 0)
+    // A fifo or a device at the path shall not make hull wait.
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+    file::openat(libc::AT_FDCWD, &c_path(path)?, flags, 0)
         .map(Fd)
         .on("open namespace", path.display())
 }

@@ -98,8 +98,8 @@ pub fn replace(target: &Path, text: &[u8], mode: u32, lasting: Lasting) -> Resul
 }
 
 /// A number from the standard library's keyed hash, whose key is the kernel's random bytes: no
-/// system call more than the first.
-fn unguessable() -> u64 {
+/// system call more than the first. For names that others must not know beforehand.
+pub fn unguessable() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 

@@ -74,6 +74,8 @@ fn gnutls_is_initialised_where_criu_may_need_it() {
     let switched_off = |config: &str, flags: &[&str]| {
         let mut b = bundle("sleep 1000");
         b.set("/annotations", json!({ "org.criu.config": config }));
+        b.runtime
+            .set_defaults("annotations = [\"org.criu.config\"]\n");
         let double = Double::of(&mut b);
         let _c = started(&b);
         Checkpoint::new().dump(&b, flags).failure();

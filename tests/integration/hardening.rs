@@ -1,6 +1,8 @@
 //! Attacks that succeeded against other runtimes, named after their CVEs; and rules that protect
 //! the host. (`races` has the attacks that need a race.)
 
+use crate::support::runtime::Runtime;
+use crate::support::users::ORDINARY;
 use crate::support::{Bundle, fixture, runtime, until};
 use serde_json::json;
 use std::fs;
@@ -26,6 +28,14 @@ tests![
     mounts_are_made_below_the_root_only,
     run_as_root_without_capabilities_cannot_change_the_host,
     exec_does_not_trust_the_containers_proc,
+    a_store_of_another_user_is_refused,
+    the_lock_of_the_networks_is_hulls_alone,
+    annotations_take_no_isolation_away,
+    a_sparse_passwd_ends_exec_soon,
+    a_fifo_as_a_namespace_is_an_error,
+    unified_values_move_no_process,
+    descriptors_of_a_number_out_of_range_are_an_error,
+    sockets_of_another_process_are_not_passed_on,
 ];
 
 /// The size, time and inode of the runtime's own file, which a change of the file would change.
@@ -422,4 +432,118 @@ fn exec_does_not_trust_the_containers_proc() {
     let out = c.exec(&["echo", "words"]);
     assert!(out.status != 0 || out.stdout == "words\n", "{out:?}");
     assert!(out.status != 0 || fake().stdout == "fake\n", "{:?}", fake());
+}
+
+/// Without XDG_RUNTIME_DIR an ordinary user's store is in /tmp, where anybody may make it first.
+fn a_store_of_another_user_is_refused() {
+    only_hull!("runc's store is its own matter");
+    let directory = fixture::new_dir("store");
+    let planted = directory.join("planted");
+    fs::create_dir(&planted).unwrap();
+    let mut runtime = Runtime::new(planted.clone());
+    runtime.user = Some(ORDINARY);
+    for (owner, mode) in [(0, 0o777), (ORDINARY, 0o777)] {
+        std::os::unix::fs::chown(&planted, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&planted, fs::Permissions::from_mode(mode)).unwrap();
+        for args in [&["list"][..], &["state", "x"], &["delete", "--force", "x"]] {
+            assert_has!(runtime.call(args).failure(), "cannot be trusted");
+        }
+    }
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o700)).unwrap();
+    runtime.call(&["list"]).success();
+}
+
+fn the_lock_of_the_networks_is_hulls_alone() {
+    only_hull!("runc has no networks");
+    let runtime = Runtime::new(fixture::new_dir("state"));
+    let networks = runtime.state.join("@networks");
+    fs::create_dir_all(&networks).unwrap();
+    fs::write(networks.join("lock"), "").unwrap();
+    runtime.call(&["network", "create", "one"]);
+    let mode = fs::metadata(networks.join("lock"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    runtime.call(&["network", "rm", "one"]);
+}
+
+/// Annotations come with images. Under the name hull-vm they lead back to the host's kernel only
+/// where hull's own config says so.
+fn annotations_take_no_isolation_away() {
+    only_hull!("runc has one backend");
+    let mut b = Bundle::new();
+    b.args(&["true"]);
+    let program = fixture::new_dir("vm").join("hull-vm");
+    std::os::unix::fs::symlink(&b.runtime.program, &program).unwrap();
+    b.runtime.program = program;
+    let chosen = |b: &Bundle| {
+        b.write();
+        let out = b.call(&["plan", b.dir.to_str().unwrap()]);
+        format!("{}{}", out.stdout, out.stderr)
+    };
+    b.set("/annotations", json!({ "org.hull.backend": "namespaces" }));
+    assert_has!(chosen(&b), "has no effect");
+    b.set(
+        "/annotations",
+        json!({ "io.kubernetes.cri.container-type": "sandbox" }),
+    );
+    assert_has!(chosen(&b), "allow it in hull's config");
+    b.runtime
+        .set_defaults("annotations = [\"io.kubernetes.cri.container-type\"]\n");
+    let plan = chosen(&b);
+    assert!(!plan.contains("allow it"), "{plan}");
+    assert_has!(plan, "pivot");
+}
+
+fn a_sparse_passwd_ends_exec_soon() {
+    let mut b = Bundle::sleeper();
+    only_hull!("runc reads all of it");
+    let passwd = fs::File::create(b.rootfs().join("etc/passwd")).unwrap();
+    passwd.set_len(1 << 40).unwrap();
+    b.set("/root/readonly", json!(true));
+    let c = b.started();
+    assert_eq!(c.exec(&["sh", "-c", "echo $HOME"]).success().stdout, "/\n");
+}
+
+fn a_fifo_as_a_namespace_is_an_error() {
+    only_hull!("runc waits for a writer");
+    let fifo = fixture::new_dir("fifo").join("net");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let mut b = Bundle::new();
+    b.args(&["true"]);
+    let namespaces = b.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    namespaces.push(json!({ "type": "network", "path": fifo }));
+    b.run().failure();
+}
+
+fn unified_values_move_no_process() {
+    let mut b = Bundle::new();
+    b.args(&["true"]);
+    for file in ["cgroup.procs", "cgroup.kill", "cgroup.subtree_control"] {
+        b.set("/linux/resources/unified", json!({ file: "1" }));
+        assert_has!(b.run().failure(), "unified");
+    }
+}
+
+fn descriptors_of_a_number_out_of_range_are_an_error() {
+    only_hull!("runc has other words");
+    let mut b = Bundle::new();
+    b.args(&["true"]);
+    for count in ["4294967295", "4294967293", "2147483647"] {
+        let error = b.run_with(&["--preserve-fds", count]).failure();
+        assert_has!(error, "preserve-fds");
+    }
+}
+
+fn sockets_of_another_process_are_not_passed_on() {
+    let mut b = Bundle::new();
+    for pid in ["", "1"] {
+        b.runtime.env = vec![
+            ("LISTEN_FDS".into(), "1".into()),
+            ("LISTEN_PID".into(), pid.into()),
+        ];
+        assert_eq!(b.output_of("echo [$LISTEN_FDS]"), "[]");
+    }
 }

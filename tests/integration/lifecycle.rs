@@ -27,6 +27,7 @@ tests![
     kill_of_a_created_container_stops_it,
     kill_of_a_stopped_container_says_not_running,
     kill_all_reaches_every_process,
+    kill_without_a_process_namespace_reaches_every_process,
     kill_of_pid_namespaces_first_process_ends_the_others,
     delete_of_a_running_container_is_an_error,
     delete_of_a_created_container_works,
@@ -454,4 +455,29 @@ fn start_returns_when_the_program_is_there() {
         let program = c.program();
         assert!(program.ends_with("bin/busybox"), "{}", program.display());
     }
+}
+
+fn kill_without_a_process_namespace_reaches_every_process() {
+    only_hull!("runc does so from 1.2 on");
+    let mut b = Bundle::new();
+    let namespaces = b.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    b.args(&["sh", "-c", "sleep 1000 & echo $! > /dev/shm/child; wait"]);
+    let c = b.started();
+    let path = format!("/proc/{}/root/dev/shm/child", c.pid());
+    let child = || crate::support::runtime::text(&path).trim().to_owned();
+    crate::support::until("the child is there", || !child().is_empty());
+    let child = child();
+    let lives = || {
+        let status = crate::support::runtime::text(format!("/proc/{child}/status"));
+        !status.is_empty() && !status.contains("State:\tZ")
+    };
+    assert!(lives());
+    // Init's end alone leaves the child; the next signal is for all.
+    let init = rustix::process::Pid::from_raw(c.pid()).unwrap();
+    rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
+    c.wait_for("stopped");
+    assert!(lives());
+    b.call(&["kill", &b.id, "KILL"]).success();
+    crate::support::until("the child ends", || !lives());
 }

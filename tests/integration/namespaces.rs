@@ -8,6 +8,7 @@ use serde_json::json;
 use std::fs;
 
 tests![
+    sysctls_of_the_callers_own_namespace_are_refused,
     new_namespaces_differ_from_the_hosts,
     namespaces_left_out_are_the_runtimes,
     namespaces_are_joined_by_path,
@@ -328,4 +329,25 @@ fn personality_is_set() {
         c.proc_file("personality").trim() == "00000008"
     });
     assert_eq!(c.exec(&["uname", "-m"]).success().stdout.trim(), "i686");
+}
+
+/// Docker's `--network host` names the host's namespace by its path.
+fn sysctls_of_the_callers_own_namespace_are_refused() {
+    only_hull!("runc 1.1.5 compares the paths of network namespaces only");
+    for (kind, file, key) in [
+        ("network", "net", "net.ipv4.ip_forward"),
+        ("ipc", "ipc", "kernel.msgmax"),
+        ("uts", "uts", "kernel.domainname"),
+    ] {
+        let mut b = Bundle::new();
+        b.without_namespace(kind);
+        let path = format!("/proc/{}/ns/{file}", std::process::id());
+        b.push("/linux/namespaces", json!({ "type": kind, "path": path }));
+        if kind == "uts" {
+            b.spec.as_object_mut().unwrap().remove("hostname");
+        }
+        b.set("/linux/sysctl", json!({ key: "1" }));
+        b.args(&["true"]);
+        assert_has!(b.run().failure(), "is not allowed in the hosts");
+    }
 }

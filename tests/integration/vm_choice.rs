@@ -59,10 +59,19 @@ fn the_name_hull_vm_chooses_the_backend() {
     vm.bundle
         .set("/annotations", json!({ ANNOTATION: NAMESPACES }));
     vm.bundle.args(&["/bin/cat", BOOT_ID]);
+    assert_ne!(
+        plain(&vm, "run").success().stdout,
+        hosts,
+        "the annotation of the container takes its VM away"
+    );
+    vm.bundle.runtime.set_defaults(&format!(
+        "annotations = [{ANNOTATION:?}]\n[vm]\nkernel = {:?}\n",
+        vm.kernel
+    ));
     assert_eq!(
         plain(&vm, "run").success().stdout,
         hosts,
-        "the annotation of the container overrides the name"
+        "the annotation that the administrator allows overrides the name"
     );
 }
 

@@ -125,6 +125,12 @@ impl Sink<'_> {
             else {
                 return error("must be in the form CONTROLLER.PARAMETER".to_owned());
             };
+            // `cgroup.procs` would move processes of the host in, `cgroup.kill` end the container.
+            if controller == "cgroup" && !file.starts_with("cgroup.max.") {
+                return error(
+                    "is not a limit: of the files cgroup.* only cgroup.max.* can be set".to_owned(),
+                );
+            }
             let v2 = |name: &str| {
                 self.places.iter().any(|p| {
                     p.version == Version::V2
