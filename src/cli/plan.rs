@@ -104,6 +104,7 @@ fn create(args: &Args, global: &Global, options: &CreateOptions) -> Result<Print
     let spec = Spec::load(&args.bundle)?;
     match options.vm.for_spec(&spec)? {
         Some(vm) => {
+            vm.warnings.iter().for_each(|text| crate::log::warn(text));
             let store = global.store();
             vm::backend::preview(&store, &spec, &args.id, options, &vm)
                 .map(|preview| create_vm(&preview))

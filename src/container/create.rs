@@ -46,7 +46,10 @@ pub fn create(
         console,
     };
     match options.vm.for_spec(spec)? {
-        Some(vm) => request.create_vm(spec, vm),
+        Some(vm) => {
+            vm.warnings.iter().for_each(|text| crate::log::warn(text));
+            request.create_vm(spec, vm)
+        }
         None => request.create_namespaces(spec),
     }
 }

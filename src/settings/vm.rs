@@ -61,6 +61,8 @@ pub struct VmOptions {
     pub hypervisor: Option<PathBuf>,
     /// The source of the root filesystem.
     pub rootfs: Option<RootFrom>,
+    /// What the caller prints before anything is made.
+    pub warnings: Vec<String>,
 }
 
 impl VmOptions {
@@ -98,6 +100,12 @@ impl VmOptions {
             enabled: true,
             ..self.clone()
         };
+        if annotated == Some(false) && !self.enabled {
+            options.warnings.push(format!(
+                "annotation {ANNOTATION}=\"namespaces\" has no effect: it asks for less isolation, \
+                 and the annotations in hull's config do not name it"
+            ));
+        }
         if let Some(vm) = &config.vm {
             options.add_section(vm)?;
         }
@@ -111,14 +119,8 @@ impl VmOptions {
     /// (A sandbox only holds namespaces, which the engine joins by path: a VM for it would have no
     /// use.)
     fn less_isolated(&self, spec: &Spec, annotated: Option<bool>) -> Result<bool> {
-        if annotated == Some(false) {
-            if crate::settings::allows(ANNOTATION)? {
-                return Ok(true);
-            }
-            crate::log::warn(&format!(
-                "annotation {ANNOTATION}=\"namespaces\" has no effect: it asks for less isolation, \
-                 and the annotations in hull's config do not name it"
-            ));
+        if annotated == Some(false) && crate::settings::allows(ANNOTATION)? {
+            return Ok(true);
         }
         match sandbox_mark(spec) {
             None => Ok(false),
@@ -415,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_sandbox_is_recognised_by_its_annotation() {
-        assert!(!sandbox_mark(&spec_of(&json!({}))).is_some());
+        assert!(sandbox_mark(&spec_of(&json!({}))).is_none());
         for name in CONTAINER_TYPES {
             let marked =
                 |word: &str| sandbox_mark(&spec_of(&json!({ "annotations": { name: word } })));
