@@ -17,11 +17,23 @@ use crate::store::Store;
 use crate::sys::mountinfo;
 use std::path::{Path, PathBuf};
 
+/// Who makes the containers' cgroups: `--cgroup-manager` (crun's option), or `--systemd-cgroup`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupManager {
+    /// hull, in the mounted cgroup file systems.
+    #[default]
+    Cgroupfs,
+    /// systemd: of the system, or of the user.
+    Systemd,
+    /// Nobody: the container stays in the cgroup of hull's caller.
+    Disabled,
+}
+
 /// The options of `create` and `run`.
 #[derive(Clone, Default)]
 pub struct CreateOptions {
-    /// `--systemd-cgroup`.
-    pub systemd_cgroup: bool,
+    /// `--cgroup-manager`.
+    pub cgroup_manager: CgroupManager,
     /// `--no-pivot`.
     pub no_pivot: bool,
     /// `--no-new-keyring`.
@@ -47,12 +59,12 @@ pub struct CreateOptions {
 impl CreateOptions {
     /// Who makes the cgroup.
     pub fn cgroup_driver(&self, facts: &Facts) -> Driver {
-        if self.systemd_cgroup {
-            Driver::Systemd {
+        match self.cgroup_manager {
+            CgroupManager::Cgroupfs => Driver::Cgroupfs,
+            CgroupManager::Systemd => Driver::Systemd {
                 user: facts.euid != 0,
-            }
-        } else {
-            Driver::Cgroupfs
+            },
+            CgroupManager::Disabled => Driver::Disabled,
         }
     }
 

@@ -396,6 +396,10 @@ impl Run<'_> {
             Err(error)
                 if lenient && matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) =>
             {
+                crate::log::warn(&format!(
+                    "process.oomScoreAdj: {value} has no effect: without CAP_SYS_RESOURCE on the \
+                     host the score can only be raised"
+                ));
                 Ok(())
             }
             other => other.map_err(|error| error.within("unable to set the oom score")),

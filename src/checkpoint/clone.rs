@@ -8,7 +8,7 @@ use super::options::CommonOptions;
 use super::request::RestoreOptions;
 use super::restore::restore;
 use crate::adhoc::keeper::LoggedOutput;
-use crate::compile::CreateOptions;
+use crate::compile::{CgroupManager, CreateOptions};
 use crate::container::Container;
 use crate::error::Kind;
 use crate::step::container::Step;
@@ -25,8 +25,8 @@ pub struct CloneOptions {
     pub names: Vec<String>,
     /// `--share-volumes`: copies may share writable volumes and a writable root with the source.
     pub share_volumes: bool,
-    /// `--systemd-cgroup`.
-    pub systemd_cgroup: bool,
+    /// `--cgroup-manager`.
+    pub cgroup_manager: CgroupManager,
 }
 
 /// Creates all of the copies, or none.
@@ -75,7 +75,7 @@ pub fn clone(store: &Store, id: &str, options: &CloneOptions) -> Result<()> {
             ..common
         },
         options: CreateOptions {
-            systemd_cgroup: options.systemd_cgroup,
+            cgroup_manager: options.cgroup_manager,
             ..CreateOptions::default()
         },
         copy: true,

@@ -20,6 +20,7 @@ use super::{archive, cgroups, layers};
 use crate::cgroups::place::Place;
 use crate::cgroups::request::Driver;
 use crate::cgroups::tree::Version;
+use crate::compile::CgroupManager;
 use crate::container::{Container, Status};
 use crate::net::netlink::Namespace;
 use crate::state::Record;
@@ -414,12 +415,13 @@ fn criu_opts(
 
 /// The plan by which a container was created, compiled from its record again.
 pub(super) fn plan_of(store: &Store, record: &Record) -> Result<Plan> {
-    let systemd_cgroup = record
-        .cgroup
-        .as_ref()
-        .is_some_and(|cgroup| matches!(cgroup.driver, Driver::Systemd { .. }));
+    let cgroup_manager = match record.cgroup.as_ref().map(|cgroup| &cgroup.driver) {
+        None | Some(Driver::Cgroupfs) => CgroupManager::Cgroupfs,
+        Some(Driver::Systemd { .. }) => CgroupManager::Systemd,
+        Some(Driver::Disabled) => CgroupManager::Disabled,
+    };
     let options = crate::compile::CreateOptions {
-        systemd_cgroup,
+        cgroup_manager,
         no_new_keyring: record.no_new_keyring,
         layers: record.layers.clone(),
         ..crate::compile::CreateOptions::default()

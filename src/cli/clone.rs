@@ -39,7 +39,7 @@ pub fn run(args: &Args, global: &Global) -> Result<u8> {
         common: args.criu.common(global),
         names,
         share_volumes: args.share_volumes,
-        systemd_cgroup: global.systemd_cgroup,
+        cgroup_manager: global.cgroup_manager(),
     };
     checkpoint::clone::clone(&global.store(), &args.id, &options)
         .map_err(|error| error.within(format!("clone {}", args.id)))?;

@@ -33,6 +33,7 @@ mod version;
 mod vm;
 
 use crate::Result;
+use crate::compile::CgroupManager;
 use crate::error::Kind;
 use crate::log::{self, Format};
 use crate::store::Store;
@@ -81,6 +82,9 @@ pub struct Global {
     /// Let systemd create the cgroups; cgroupsPath is slice:prefix:name then
     #[arg(long, global = true)]
     systemd_cgroup: bool,
+    /// Who makes the cgroups: hull, systemd, or nobody; crun's option
+    #[arg(long, global = true, value_name = "NAME")]
+    cgroup_manager: Option<ManagerName>,
     /// No effect, for callers of runc: hull finds out by itself whether it is rootless
     #[arg(
         id = "when_rootless",
@@ -102,6 +106,14 @@ pub struct Global {
     version: bool,
 }
 
+/// A value of `--cgroup-manager`.
+#[derive(Clone, Copy, ValueEnum)]
+enum ManagerName {
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Rootless {
     True,
@@ -116,6 +128,16 @@ enum LogFormat {
 }
 
 impl Global {
+    /// Who makes the containers' cgroups.
+    fn cgroup_manager(&self) -> CgroupManager {
+        match self.cgroup_manager {
+            _ if self.systemd_cgroup => CgroupManager::Systemd,
+            None | Some(ManagerName::Cgroupfs) => CgroupManager::Cgroupfs,
+            Some(ManagerName::Systemd) => CgroupManager::Systemd,
+            Some(ManagerName::Disabled) => CgroupManager::Disabled,
+        }
+    }
+
     /// The store of containers.
     fn store(&self) -> Store {
         // An empty or relative one counts as not set (XDG Base Directory Specification).

@@ -61,7 +61,7 @@ struct Printed {
 /// Executes the command.
 pub fn run(args: &Args, global: &Global) -> Result<u8> {
     let options = CreateOptions {
-        systemd_cgroup: global.systemd_cgroup,
+        cgroup_manager: global.cgroup_manager(),
         layers: recorded_layers(&args.bundle)?,
         network: crate::net::setup::NetworkOptions {
             preview: true,

@@ -80,7 +80,8 @@ impl ProcessArgs {
         }
         let base = config.process.clone().unwrap_or_default();
         let mut user = base.user.clone();
-        if let Some(text) = &self.user {
+        // An empty one is the container's user, as in engines that pass on what they were given.
+        if let Some(text) = self.user.as_ref().filter(|text| !text.is_empty()) {
             let (uid, gid) = parse_user(text)?;
             user = User {
                 uid,

@@ -147,7 +147,7 @@ fn restore(args: Args, global: &Global) -> Result<u8> {
     let options = RestoreOptions {
         common,
         options: CreateOptions {
-            systemd_cgroup: global.systemd_cgroup,
+            cgroup_manager: global.cgroup_manager(),
             no_pivot: args.no_pivot,
             pid_file: args.pid_file.clone(),
             ..CreateOptions::default()

@@ -35,11 +35,13 @@ pub const READONLY_PATHS: [&str; 5] = [
 
 /// The default config. For an ordinary user, given by uid and gid, it has a user namespace in which
 /// that user is root, and leaves out what the user may not do.
-pub fn document(rootless: Option<(u32, u32)>) -> Value {
+///
+/// A cgroup namespace is in it where the host has one v2 tree, as in `runc spec`.
+pub fn document(rootless: Option<(u32, u32)>, unified: bool) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut linux = json!({
         "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
-        "namespaces": namespaces(rootless.is_some()),
+        "namespaces": namespaces(rootless.is_some(), unified),
         "maskedPaths": MASKED_PATHS,
         "readonlyPaths": READONLY_PATHS,
     });
@@ -69,11 +71,12 @@ pub fn document(rootless: Option<(u32, u32)>) -> Value {
     })
 }
 
-fn namespaces(rootless: bool) -> Value {
+fn namespaces(rootless: bool, unified: bool) -> Value {
     let kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
     let kinds = kinds
         .iter()
         .filter(|kind| !(rootless && **kind == "network"))
+        .filter(|kind| unified || **kind != "cgroup")
         .chain(rootless.then_some(&"user"));
     kinds.map(|kind| json!({ "type": kind })).collect()
 }

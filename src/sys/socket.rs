@@ -150,6 +150,32 @@ pub fn loopback_up() -> Sys<()> {
     result.map(drop)
 }
 
+/// Connects to a Unix socket. A path that is longer than an address holds (unix(7): 108 bytes) is
+/// reached by the descriptor of its directory.
+///
+/// # Errors
+/// connect(2) fails: ENOENT, ECONNREFUSED, EACCES.
+pub fn connect_unix(path: &std::path::Path) -> std::io::Result<std::os::unix::net::UnixStream> {
+    use std::os::unix::net::UnixStream;
+    const LONGEST: usize = 107;
+    let (Some(parent), Some(name), true) = (
+        path.parent(),
+        path.file_name(),
+        path.as_os_str().len() > LONGEST,
+    ) else {
+        return UnixStream::connect(path);
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        std::path::Path::new(".")
+    } else {
+        parent
+    };
+    let directory = std::fs::File::open(parent)?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let short = format!("/proc/self/fd/{number}");
+    UnixStream::connect(std::path::Path::new(&short).join(name))
+}
+
 /// ioctl(2) `TIOCGPTPEER`: the other end of a pseudo-terminal, by its descriptor and not by a path
 /// (CVE-2025-52565).
 ///

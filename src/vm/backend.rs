@@ -233,7 +233,6 @@ fn compile(
     translated.add_interpreter(binfmt::of_bundle(spec)?);
     let facts = translate::facts::guest_facts(&translated.spec, None);
     let create = CreateOptions {
-        systemd_cgroup: false,
         layers: translated.layers.take(),
         ..options.for_guest()
     };

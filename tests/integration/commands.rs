@@ -31,6 +31,10 @@ tests![
     root_is_made_where_it_is_missing,
     rootless_flag_is_accepted,
     systemd_cgroup_without_systemd_is_an_error,
+    spec_has_a_cgroup_namespace_where_runc_has_one,
+    without_a_cgroup_manager_the_container_stays_in_the_callers_cgroup,
+    exec_with_an_empty_user_is_the_containers_user,
+    console_sockets_may_have_long_paths,
 ];
 
 fn plain(args: &[&str]) -> runtime::Output {
@@ -452,4 +456,68 @@ fn systemd_cgroup_without_systemd_is_an_error() {
     b.runtime.global = vec!["--systemd-cgroup".into()];
     b.set("/linux/cgroupsPath", "system.slice:hull:test".into());
     assert_has!(b.try_create(&[]).1.failure(), "systemd");
+}
+
+fn spec_has_a_cgroup_namespace_where_runc_has_one() {
+    let b = Bundle::new();
+    spec_in(&b, &[]).success();
+    let text = fs::read_to_string(b.dir.join("config.json")).unwrap();
+    let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+    let has = namespaces
+        .iter()
+        .any(|namespace| namespace["type"] == "cgroup");
+    assert_eq!(has, crate::support::cgroups::is_pure_v2());
+}
+
+fn without_a_cgroup_manager_the_container_stays_in_the_callers_cgroup() {
+    only_hull!("it is an option of crun's");
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let mut b = Bundle::new();
+    for part in ["resources", "cgroupsPath"] {
+        b.spec["linux"].as_object_mut().unwrap().remove(part);
+    }
+    b.without_namespace("cgroup");
+    b.runtime.global = vec!["--cgroup-manager=disabled".into()];
+    b.args(&["sleep", "1000"]);
+    let c = b.started();
+    let of_init = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+    assert_eq!(of_init, own);
+    assert_eq!(c.exec(&["echo", "here"]).success().stdout, "here\n");
+    c.kill("KILL").success();
+    c.wait_for("stopped");
+    let mut b = Bundle::new();
+    b.runtime.global = vec!["--cgroup-manager=cgroupfs".into()];
+    assert_eq!(b.output_of("echo here"), "here");
+}
+
+fn exec_with_an_empty_user_is_the_containers_user() {
+    only_hull!("runc 1.1.5 refuses it");
+    let mut b = Bundle::sleeper();
+    b.set(
+        "/process/user",
+        serde_json::json!({ "uid": 1000, "gid": 29 }),
+    );
+    let c = b.started();
+    let out = c.exec_with(&["-u", ""], &["id", "-u"]).success();
+    assert_eq!(out.stdout, "1000\n");
+}
+
+fn console_sockets_may_have_long_paths() {
+    only_hull!("runc fails with EINVAL");
+    let long = fixture::new_dir("long").join("d".repeat(120));
+    fs::create_dir(&long).unwrap();
+    let directory = fs::File::open(&long).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let short = format!("/proc/self/fd/{number}/socket");
+    let listener = std::os::unix::net::UnixListener::bind(short).unwrap();
+    let mut b = Bundle::sleeper();
+    b.set("/process/terminal", true.into());
+    let socket = long.join("socket");
+    let (c, out) = b.try_create(&["--console-socket", socket.to_str().unwrap()]);
+    out.success();
+    let (stream, _) = listener.accept().unwrap();
+    let (_, descriptors) = crate::support::console::receive_on(&stream);
+    assert_eq!(descriptors.len(), 1);
+    drop(c);
 }
