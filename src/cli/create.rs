@@ -6,7 +6,6 @@ use crate::container::create::create;
 use crate::spec::Spec;
 use crate::sys::fd::Fd;
 use crate::{Context, Result};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Options of `create`.
@@ -79,7 +78,7 @@ impl CreateArgs {
 pub fn connect_console(path: Option<&Path>) -> Result<Option<Fd>> {
     use std::os::fd::IntoRawFd;
     path.map(|path| {
-        UnixStream::connect(path)
+        crate::sys::socket::connect(path)
             .map(|socket| Fd(socket.into_raw_fd()))
             .on("connect to console socket", path.display())
     })

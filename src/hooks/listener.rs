@@ -8,7 +8,7 @@ use crate::sys::socket;
 use crate::{Context, Result};
 use serde_json::json;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A process that has loaded its seccomp filter, and the agent of its listener.
 pub struct Filtered<'a> {
@@ -50,7 +50,7 @@ pub fn send(filtered: &Filtered) -> Result<()> {
         "metadata": metadata,
         "state": state_document(spec, id, status, Some(init)),
     });
-    let agent = UnixStream::connect(path).on("connect to seccomp listener", path)?;
+    let agent = socket::connect(Path::new(path)).on("connect to seccomp listener", path)?;
     socket::send_fd(agent.as_raw_fd(), state.to_string().as_bytes(), listener.0)
         .on("send the seccomp listener to", path)
 }

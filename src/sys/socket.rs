@@ -1,6 +1,28 @@
-//! Messages over sockets, also with descriptors, and the ioctls of terminals; without allocation.
+//! Messages over sockets, also with descriptors, and the ioctls of terminals; without allocation,
+//! [`connect`] apart, which only hull itself calls.
 
 use super::{Sys, call};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Connects to a listening socket in the file system. A path longer than `sun_path` (unix(7), 108
+/// bytes) is opened first, and named by its descriptor.
+///
+/// # Errors
+/// There is no such socket, or nobody listens.
+pub fn connect(path: &Path) -> std::io::Result<UnixStream> {
+    const SUN_PATH: usize = 108;
+    if path.as_os_str().len() < SUN_PATH {
+        return UnixStream::connect(path);
+    }
+    let opened = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+        .open(path)?;
+    UnixStream::connect(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+}
 
 /// Sends bytes with one descriptor attached (`SCM_RIGHTS`), without SIGPIPE.
 ///
