@@ -78,7 +78,7 @@ impl CreateArgs {
 pub fn connect_console(path: Option<&Path>) -> Result<Option<Fd>> {
     use std::os::fd::IntoRawFd;
     path.map(|path| {
-        crate::sys::socket::connect_unix(path)
+        crate::sys::socket::connect(path)
             .map(|socket| Fd(socket.into_raw_fd()))
             .on("connect to console socket", path.display())
     })

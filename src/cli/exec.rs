@@ -104,7 +104,7 @@ fn exec(args: &Args, global: &Global) -> Result<u8> {
     let pipes = pipes.map_or(Ok(Vec::new()), Pipes::into_streams)?;
     if let Some(path) = &args.pidfd_socket {
         let socket =
-            crate::sys::socket::connect_unix(path).on("connect to pidfd socket", path.display())?;
+            crate::sys::socket::connect(path).on("connect to pidfd socket", path.display())?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
         crate::sys::socket::send_fd(raw, b"pidfd", child.pidfd.0)
             .on("send the pidfd to", path.display())?;

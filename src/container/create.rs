@@ -274,7 +274,7 @@ pub fn blank_record(
 pub fn announce(container: &Container, pidfd: &Fd, options: &CreateOptions) -> Result<()> {
     if let Some(path) = &options.pidfd_socket {
         let socket =
-            crate::sys::socket::connect_unix(path).on("connect to pidfd socket", path.display())?;
+            crate::sys::socket::connect(path).on("connect to pidfd socket", path.display())?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
         crate::sys::socket::send_fd(raw, b"pidfd", pidfd.0)
             .on("send the pidfd to", path.display())?;

@@ -95,24 +95,26 @@ impl Container {
         if self.record.phase == Phase::Creating {
             return Status::Creating;
         }
-        if self.directory().join(START_FIFO).exists() {
-            return Status::Created;
+        // Before the fifo: a created container can be paused too, and must be resumed before it can
+        // be started.
+        if self.is_paused() {
+            Status::Paused
+        } else if self.directory().join(START_FIFO).exists() {
+            Status::Created
+        } else {
+            Status::Running
         }
+    }
+
+    /// Whether its processes, or its VM, are stopped by `pause`.
+    fn is_paused(&self) -> bool {
         if self.record.vm.is_some() {
-            return if self
+            return self
                 .directory()
                 .join(crate::vm::monitor::state::PAUSED)
-                .exists()
-            {
-                Status::Paused
-            } else {
-                Status::Running
-            };
+                .exists();
         }
-        match self.group() {
-            Ok(Some(group)) if group.frozen().unwrap_or(false) => Status::Paused,
-            _ => Status::Running,
-        }
+        matches!(self.group(), Ok(Some(group)) if group.frozen().unwrap_or(false))
     }
 
     /// The status for a reader who holds no lock: while `create` works the container is `creating`

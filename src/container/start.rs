@@ -50,8 +50,11 @@ impl Container {
         match self.status() {
             Status::Created => {}
             Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
-            Status::Running | Status::Paused => {
+            Status::Running => {
                 return Err(Error::new("cannot start an already running container"));
+            }
+            Status::Paused => {
+                return Err(Error::new("cannot start a container in the paused state"));
             }
             Status::Creating => {
                 return Err(Error::new(

@@ -116,6 +116,16 @@ fn complete(change: &Resources, present: &Resources) -> Resources {
     if change.devices == present.devices {
         change.devices.clear();
     }
+    if let (Some(memory), Some(present)) = (&mut change.memory, &present.memory)
+        && memory.swap.is_none_or(|swap| swap == 0)
+        && memory.limit.is_some_and(|limit| limit > 0)
+        && present.swap.is_some_and(|swap| swap > 0)
+        && present.swap == present.limit
+    {
+        // A container without swap stays without it. v1 limits memory and swap together: it would
+        // refuse a higher limit of memory, and a lower one would allow swap. v2 limits swap alone.
+        memory.swap = memory.limit;
+    }
     if let (Some(cpu), Some(present)) = (&mut change.cpu, &present.cpu)
         && cpu.idle.is_none()
         && present.idle == Some(1)

@@ -50,7 +50,7 @@ pub fn send(filtered: &Filtered) -> Result<()> {
         "state": state_document(spec, id, status, Some(init)),
     });
     let agent =
-        crate::sys::socket::connect_unix(path.as_ref()).on("connect to seccomp listener", path)?;
+        crate::sys::socket::connect(path.as_ref()).on("connect to seccomp listener", path)?;
     socket::send_fd(agent.as_raw_fd(), state.to_string().as_bytes(), listener.0)
         .on("send the seccomp listener to", path)
 }

@@ -1,6 +1,28 @@
-//! Messages over sockets, also with descriptors, and the ioctls of terminals; without allocation.
+//! Messages over sockets, also with descriptors, and the ioctls of terminals; without allocation,
+//! [`connect`] apart, which only hull itself calls.
 
 use super::{Sys, call};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Connects to a listening socket in the file system. A path longer than `sun_path` (unix(7), 108
+/// bytes) is opened first, and named by its descriptor.
+///
+/// # Errors
+/// There is no such socket, or nobody listens.
+pub fn connect(path: &Path) -> std::io::Result<UnixStream> {
+    const SUN_PATH: usize = 108;
+    if path.as_os_str().len() < SUN_PATH {
+        return UnixStream::connect(path);
+    }
+    let opened = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+        .open(path)?;
+    UnixStream::connect(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+}
 
 /// Sends bytes with one descriptor attached (`SCM_RIGHTS`), without SIGPIPE.
 ///
@@ -148,32 +170,6 @@ pub fn loopback_up() -> Sys<()> {
     };
     super::file::close(socket);
     result.map(drop)
-}
-
-/// Connects to a Unix socket. A path that is longer than an address holds (unix(7): 108 bytes) is
-/// reached by the descriptor of its directory.
-///
-/// # Errors
-/// connect(2) fails: ENOENT, ECONNREFUSED, EACCES.
-pub fn connect_unix(path: &std::path::Path) -> std::io::Result<std::os::unix::net::UnixStream> {
-    use std::os::unix::net::UnixStream;
-    const LONGEST: usize = 107;
-    let (Some(parent), Some(name), true) = (
-        path.parent(),
-        path.file_name(),
-        path.as_os_str().len() > LONGEST,
-    ) else {
-        return UnixStream::connect(path);
-    };
-    let parent = if parent.as_os_str().is_empty() {
-        std::path::Path::new(".")
-    } else {
-        parent
-    };
-    let directory = std::fs::File::open(parent)?;
-    let number = std::os::fd::AsRawFd::as_raw_fd(&directory);
-    let short = format!("/proc/self/fd/{number}");
-    UnixStream::connect(std::path::Path::new(&short).join(name))
 }
 
 /// ioctl(2) `TIOCGPTPEER`: the other end of a pseudo-terminal, by its descriptor and not by a path

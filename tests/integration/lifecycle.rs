@@ -37,6 +37,7 @@ tests![
     commands_on_a_missing_container_say_so,
     an_id_in_use_is_an_error,
     pause_freezes_and_resume_thaws,
+    a_created_container_can_be_paused_and_resumed,
     pid_file_names_the_first_process,
     options_stand_before_or_after_the_id,
     relative_bundle_is_taken_from_the_working_directory,
@@ -369,6 +370,18 @@ fn pause_freezes_and_resume_thaws() {
     assert_eq!(state(), expected("THAWED", "0"));
     until("the program to continue", || written() > before);
     assert_has!(c.call(&["resume"]).failure(), "not paused");
+}
+
+fn a_created_container_can_be_paused_and_resumed() {
+    let b = Bundle::sleeper();
+    let c = b.create();
+    c.call(&["pause"]).success();
+    assert_eq!(c.status(), "paused");
+    assert_has!(c.call(&["start"]).failure(), "paused");
+    c.call(&["resume"]).success();
+    assert_eq!(c.status(), "created");
+    c.call(&["start"]).success();
+    assert_eq!(c.status(), "running");
 }
 
 fn pid_file_names_the_first_process() {

@@ -19,6 +19,7 @@ tests![
     terminal_without_console_socket_is_an_error,
     console_socket_without_terminal_is_an_error,
     console_socket_that_is_missing_is_an_error,
+    console_socket_may_have_a_long_path,
     exec_has_a_terminal_of_its_own,
     exec_with_a_process_file_has_a_terminal,
     terminal_belongs_to_the_user,
@@ -179,6 +180,20 @@ fn console_socket_that_is_missing_is_an_error() {
         .1
         .failure();
     assert_has!(b.call(&["state", &b.id]).failure(), "does not exist");
+}
+
+/// `sockaddr_un` holds 108 bytes; engines' state directories may be deeper.
+fn console_socket_may_have_a_long_path() {
+    let b = with_terminal("echo from the box; sleep 1000");
+    let socket = FdSocket::new();
+    let mut long = socket.path.parent().unwrap().join("d".repeat(150));
+    std::fs::create_dir(&long).unwrap();
+    long.push("s");
+    std::fs::rename(&socket.path, &long).unwrap();
+    let (c, out) = b.try_create(&["--console-socket", long.to_str().unwrap()]);
+    out.success();
+    let _terminal = socket.terminal();
+    c.unwrap().start();
 }
 
 fn exec_has_a_terminal_of_its_own() {

@@ -15,6 +15,7 @@ tests![
     with_wrong_values_is_an_error,
     is_all_or_nothing_and_remembered,
     takes_sizes_with_units,
+    of_memory_keeps_a_container_without_swap,
 ];
 
 /// A file of a container's cgroup, in the hierarchy of v1 and in that of v2.
@@ -30,6 +31,11 @@ const MEMORY: File = File {
     controller: "memory",
     v1: "memory.limit_in_bytes",
     v2: "memory.max",
+};
+const SWAP: File = File {
+    controller: "memory",
+    v1: "memory.memsw.limit_in_bytes",
+    v2: "memory.swap.max",
 };
 const RESERVATION: File = File {
     controller: "memory",
@@ -105,6 +111,20 @@ fn by_flags() {
         update(
             &["--cpuset-cpus", "0", "--cpuset-mems", "0"],
             &[(CPUS, ["0"; 2])],
+        );
+    }
+}
+
+/// `run --memory` limits memory and swap together; so does `update --memory` then.
+fn of_memory_keeps_a_container_without_swap() {
+    let size = 64 << 20;
+    let b = Bundle::limited(&json!({ "memory": { "limit": size, "swap": size } }));
+    let c = b.started();
+    for bytes in ["134217728", "33554432"] {
+        assert_update(
+            &c,
+            &["--memory", bytes],
+            &[(MEMORY, [bytes; 2]), (SWAP, [bytes, "0"])],
         );
     }
 }
