@@ -149,7 +149,7 @@ fn is_permanent(message: &AddressMessage) -> bool {
         || message.attributes.iter().any(in_attribute)
 }
 
-/// A route of the main table.
+/// A route of the host, of any table.
 pub struct Route {
     /// The network that it leads to.
     pub destination: IpNet,
@@ -157,7 +157,9 @@ pub struct Route {
     pub link: Option<u32>,
 }
 
-/// The routes of the main table, without the default routes.
+/// The routes of all tables, without the default routes. Policy rules select a table by mark, by
+/// source or always (tailscale has its routes in table 52), and the table `local` has each address of
+/// the host, also one that no network belongs to.
 ///
 /// # Errors
 /// The dump of the kernel's routes fails (RTM_GETROUTE).
@@ -168,7 +170,12 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<Route>> {
             continue;
         };
         let length = message.header.destination_prefix_length;
-        if message.header.table != RouteHeader::RT_TABLE_MAIN || length == 0 {
+        // An IPv6 address has a route outside of the table `local` too, and some kernels say of
+        // the one in it that it leads over lo, so that a bridge's own address would look foreign.
+        let header = &message.header;
+        let repeated =
+            header.table == libc::RT_TABLE_LOCAL && header.address_family == AddressFamily::Inet6;
+        if repeated || length == 0 {
             continue;
         }
         let link = message.attributes.iter().find_map(|attribute| {

@@ -1,6 +1,7 @@
 //! Runs nft(8).
 
 use super::store::Guard;
+use crate::sys::search::in_path_or_sbin;
 use crate::{Context, Error, Result};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -33,7 +34,9 @@ pub fn list(what: &[&str]) -> Result<serde_json::Value> {
 }
 
 fn run(args: &[&str], input: &str) -> Result<String> {
-    let mut command = Command::new("nft");
+    // cron and su give a PATH without the sbin directories, a keeper of logs has none at all.
+    let program = in_path_or_sbin("nft").unwrap_or_else(|| "nft".into());
+    let mut command = Command::new(program);
     command
         .args(args)
         .stdin(Stdio::piped())

@@ -40,7 +40,7 @@ pub fn provision(
                 network
                     .subnets
                     .iter()
-                    .any(|s| address::overlap(&s.prefix, route))
+                    .any(|s| subnets::collides(route, &s.prefix))
             })
             .copied()
     };

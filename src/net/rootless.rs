@@ -8,7 +8,7 @@
 use super::ports::{PortMapping, Protocol};
 use crate::sys::fd::Fd;
 use crate::sys::process;
-use crate::sys::search::in_path;
+use crate::sys::search::in_path_or_sbin;
 use crate::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -39,14 +39,14 @@ impl Program {
     }
 }
 
-/// Finds the program in PATH.
+/// Finds the program in PATH, or in the directories that the PATH of cron or su lacks.
 ///
 /// # Errors
 /// Neither pasta nor slirp4netns is installed.
 pub fn find() -> Result<Program> {
-    in_path("pasta")
+    in_path_or_sbin("pasta")
         .map(Program::Pasta)
-        .or_else(|| in_path("slirp4netns").map(Program::Slirp4netns))
+        .or_else(|| in_path_or_sbin("slirp4netns").map(Program::Slirp4netns))
         .ok_or_else(|| {
             Error::new(
                 "an unprivileged user's --network default needs pasta (package passt) or \

@@ -27,6 +27,15 @@ pub fn occupied(host: &mut Socket, except: Option<u32>) -> Result<Vec<IpNet>> {
 /// The range that IPv4 subnets are chosen from.
 const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 15);
 
+/// Whether a route of the host leads to a part of a subnet. A less specific route that covers the
+/// whole pool, or at least a /8, does not: it says where everything else goes, as a default route
+/// does (a VPN's 0.0.0.0/1 and 128.0.0.0/1, a company's 10.0.0.0/8), and the subnet's own route is
+/// preferred to it.
+pub fn collides(route: &IpNet, subnet: &IpNet) -> bool {
+    let broad = route.prefix_len() <= 8 || route.contains(&IpNet::V4(POOL));
+    overlap(route, subnet) && !(broad && route.prefix_len() < subnet.prefix_len())
+}
+
 /// Chooses an IPv4 /24 from 10.90.0.0/15 and, with `ipv6`, an IPv6 /64 with a random global id (RFC
 /// 4193, 3.2), which collide neither with a route of the host (`occupied`) nor with another
 /// network.
@@ -34,14 +43,15 @@ const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 90, 0, 0), 15);
 /// # Errors
 /// Every IPv4 subnet collides; a record or /dev/urandom cannot be read.
 pub fn choose(networks: &NetworkStore, occupied: &[IpNet], ipv6: bool) -> Result<Vec<Subnet>> {
-    let mut taken = occupied.to_vec();
-    taken.extend(
-        networks
-            .all()?
-            .iter()
-            .flat_map(|network| network.subnets.iter().map(|subnet| subnet.prefix)),
-    );
-    let free = |prefix: &IpNet| !taken.iter().any(|other| overlap(other, prefix));
+    let others: Vec<IpNet> = networks
+        .all()?
+        .iter()
+        .flat_map(|network| network.subnets.iter().map(|subnet| subnet.prefix))
+        .collect();
+    let free = |prefix: &IpNet| {
+        !occupied.iter().any(|route| collides(route, prefix))
+            && !others.iter().any(|other| overlap(other, prefix))
+    };
     let mut candidates = POOL.subnets(24).into_iter().flatten().map(IpNet::V4);
     let v4 = candidates.find(free).ok_or_else(|| {
         Error::new(
@@ -106,7 +116,7 @@ pub fn check(subnet: &Subnet, occupied: &[IpNet], others: &[Network]) -> Result<
             subnet.gateway
         )));
     }
-    if let Some(route) = occupied.iter().find(|route| overlap(route, &prefix)) {
+    if let Some(route) = occupied.iter().find(|route| collides(route, &prefix)) {
         return Err(Error::new(format!(
             "subnet {prefix} collides with the host's route to {route}"
         )));
