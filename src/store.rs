@@ -61,7 +61,7 @@ impl Store {
     /// write, such as `/tmp`, somebody else may have made it first, with records whose hooks would
     /// run as this user. (The parent of root's store is root's own.)
     fn check_owner(&self) -> Result<()> {
-        let own = nix::unistd::geteuid().as_raw();
+        let own = crate::sys::ids::own_euid();
         if own == 0 {
             return Ok(());
         }

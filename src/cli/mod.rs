@@ -37,6 +37,7 @@ use crate::compile::CgroupManager;
 use crate::error::Kind;
 use crate::log::{self, Format};
 use crate::store::Store;
+use crate::sys::ids::own_euid;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -144,8 +145,8 @@ impl Global {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let default = || match runtime.filter(|directory| directory.is_absolute()) {
             Some(directory) if !is_host_root() => directory.join("hull"),
-            _ if nix::unistd::geteuid().is_root() => PathBuf::from("/run/hull"),
-            _ => PathBuf::from(format!("/tmp/hull-{}", nix::unistd::geteuid())),
+            _ if own_euid() == 0 => PathBuf::from("/run/hull"),
+            _ => PathBuf::from(format!("/tmp/hull-{}", own_euid())),
         };
         Store::new(self.root.clone().unwrap_or_else(default))
     }
@@ -157,7 +158,7 @@ impl Global {
 /// rule).
 fn is_host_root() -> bool {
     let named = std::env::var_os("USER").is_some_and(|user| user == "root");
-    nix::unistd::geteuid().is_root() && (named || !crate::facts::in_user_namespace())
+    own_euid() == 0 && (named || !crate::facts::in_user_namespace())
 }
 
 // A process has one value of it.

@@ -181,3 +181,23 @@ pub fn default_network(networks: &NetworkStore) -> Result<Network> {
         chosen: true,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_that_cover_everything_or_the_pool_are_no_collision() {
+        let network = |text: &str| address::parse_prefix(text).unwrap();
+        let subnet = network("10.90.0.0/24");
+        for broad in ["0.0.0.0/1", "10.0.0.0/8", "10.64.0.0/10", "10.90.0.0/15"] {
+            assert!(!collides(&network(broad), &subnet), "{broad}");
+        }
+        for taken in ["10.90.0.0/16", "10.90.0.0/24", "10.90.0.7/32"] {
+            assert!(collides(&network(taken), &subnet), "{taken}");
+        }
+        assert!(collides(&network("10.0.0.0/8"), &network("10.0.0.0/8")));
+        assert!(!collides(&network("fc00::/7"), &network("fd00:1::/64")));
+        assert!(collides(&network("fd00:1::/48"), &network("fd00:1::/64")));
+    }
+}

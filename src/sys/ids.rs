@@ -4,6 +4,12 @@
 use super::{Sys, call};
 use std::ffi::CStr;
 
+/// hull's effective user id, asked for once: hull itself never changes it.
+pub fn own_euid() -> u32 {
+    static OWN: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *OWN.get_or_init(|| nix::unistd::geteuid().as_raw())
+}
+
 /// setresuid(2), of this thread alone.
 ///
 /// # Errors

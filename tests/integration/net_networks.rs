@@ -2,8 +2,8 @@
 //! other options of networks; `network capture`.
 
 use crate::support::network::{
-    EXTERNAL, HOST, World, eventually, host_reaches, ip, links, reaches, rules, run, shell, start,
-    within,
+    EXTERNAL, HOST, World, eventually, hide, host_reaches, ip, links, reaches, rules, run, shell,
+    start, within,
 };
 use crate::support::{Bundle, fixture, plan, runtime, until, users};
 use serde_json::json;
@@ -26,6 +26,7 @@ tests![
     network_of_the_host_and_of_another_container,
     annotations_count_with_network_annotations_only,
     colliding_subnets_are_refused_or_moved,
+    routes_of_every_table_count_and_broad_ones_do_not,
     forward_chains_of_others_are_opened_and_closed,
     rules_are_restored_after_a_reload,
     a_port_in_use_is_refused,
@@ -539,6 +540,20 @@ fn annotations_count_with_network_annotations_only() {
     );
 }
 
+fn routes_of_every_table_count_and_broad_ones_do_not() {
+    only_hull!("networks are hull's own");
+    let w = World::new();
+    for broad in ["0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8"] {
+        ip(&format!("route add {broad} via 198.51.100.2"));
+    }
+    ip("route add 10.90.0.0/24 via 198.51.100.2 table 52");
+    ip("addr add 10.90.1.7/32 dev lo");
+    let b = w.bundle("true");
+    b.run_with(&["--network", "default"]).success();
+    assert_eq!(w.inspect("default")["subnets"][0]["prefix"], "10.90.2.0/24");
+    b.run_with(&["--network", "default"]).success();
+}
+
 fn colliding_subnets_are_refused_or_moved() {
     only_hull!("networks are hull's own");
     let w = World::new();
@@ -755,6 +770,9 @@ fn nft_is_the_only_program_needed() {
         .runtime
         .env
         .push(("PATH".into(), "/nonexistent".into()));
+    // Without it in PATH it is found where distributions have it.
+    without.run_with(&["--network", "default"]).success();
+    let _hidden = hide(&["nft"]);
     let (_c, out) = without.try_create(&["--network", "default"]);
     assert_has!(out.failure(), "need the program nft");
 }

@@ -1,6 +1,6 @@
 //! The network of an ordinary user's container, by pasta or slirp4netns.
 
-use crate::support::network::{EXTERNAL, HOST, World, eventually, reaches, shell, start};
+use crate::support::network::{EXTERNAL, HOST, World, eventually, hide, reaches, shell, start};
 use crate::support::{Bundle, fixture, users};
 use serde_json::json;
 
@@ -46,6 +46,11 @@ fn forwards(program: &str) {
     if found.status != 0 {
         skip!("{program} is not installed");
     }
+    let _hidden = hide(if program == "pasta" {
+        &["slirp4netns"]
+    } else {
+        &["pasta"]
+    });
     let dir = fixture::new_dir("path");
     std::os::unix::fs::symlink(found.stdout.trim(), dir.join(program)).unwrap();
     let mut b = server();
@@ -92,6 +97,7 @@ fn without_either_it_is_an_error() {
     let mut b = server();
     b.args(&["true"]);
     b.runtime.env.push(("PATH".into(), "/nonexistent".into()));
+    let _hidden = hide(&["pasta", "slirp4netns"]);
     let (_c, out) = b.try_create(&["--network", "default"]);
     assert_has!(
         out.failure(),

@@ -12,11 +12,12 @@ use super::{Filter, flags, library_version, program, validate};
 use crate::spec::config::Seccomp;
 use crate::sys;
 use crate::sys::fd::c_string;
+use crate::sys::ids::own_euid;
 use crate::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -101,7 +102,7 @@ fn open_dir(dir: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = open(dir, flags, Mode::empty()).on("open seccomp cache", dir.display())?;
     let stat = fstat(&fd).on("stat seccomp cache", dir.display())?;
-    if stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
+    if stat.st_uid != own_euid() || stat.st_mode & 0o022 != 0 {
         return Err(Error::new(format!(
             "seccomp cache {}: others than hull's own user can write to it",
             dir.display()
@@ -119,11 +120,7 @@ fn read(dir: &OwnedFd, name: &CString, key: &[u8]) -> Option<(Vec<u8>, Vec<Strin
     let stat = fstat(&fd).ok()?;
     let regular = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
     let size = usize::try_from(stat.st_size).ok()?;
-    if !regular
-        || stat.st_uid != geteuid().as_raw()
-        || stat.st_mode & 0o077 != 0
-        || size > 2 * LARGEST
-    {
+    if !regular || stat.st_uid != own_euid() || stat.st_mode & 0o077 != 0 || size > 2 * LARGEST {
         return None;
     }
     let mut bytes = vec![0; size];
@@ -370,7 +367,7 @@ mod tests {
             prepare();
             assert!(compile_cached(&section(9), &scratch.0).unwrap() == expected);
         }
-        if geteuid().is_root() {
+        if own_euid() == 0 {
             fs::write(&file, &poisoned).unwrap();
             std::os::unix::fs::chown(&file, Some(1), None).unwrap();
             assert!(compile_cached(&section(9), &scratch.0).unwrap() == expected);

@@ -216,3 +216,39 @@ pub fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Sen
         .join()
         .expect("the thread in the other namespace failed")
 }
+
+/// Programs that are not there for now: another file covers them, in this test's mount namespace.
+pub struct Hidden(Vec<std::path::PathBuf>);
+
+/// Hides programs wherever hull looks for them, whatever PATH says.
+pub fn hide(programs: &[&str]) -> Hidden {
+    const DIRECTORIES: [&str; 5] = [
+        "/usr/local/sbin",
+        "/usr/sbin",
+        "/sbin",
+        "/usr/local/bin",
+        "/usr/bin",
+    ];
+    super::users::private_mounts();
+    let mut hidden = Hidden(Vec::new());
+    for directory in DIRECTORIES {
+        for program in programs {
+            let path = std::path::Path::new(directory).join(program);
+            if path.is_file() {
+                let none: Option<&str> = None;
+                let flags = nix::mount::MsFlags::MS_BIND;
+                nix::mount::mount(Some("/dev/null"), &path, none, flags, none).unwrap();
+                hidden.0.push(path);
+            }
+        }
+    }
+    hidden
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).ok();
+        }
+    }
+}
