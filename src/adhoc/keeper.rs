@@ -152,6 +152,7 @@ impl LoggedOutput {
                 .arg(id);
         }
         command.stdin(stdin).stdout(stdout).stderr(kept);
+        process::in_own_session(&mut command);
         command.spawn().map(drop).on("start", "the log keeper")
     }
 }
@@ -171,7 +172,6 @@ pub struct KeeperOptions {
 /// # Errors
 /// The child does not send the terminal; the container cannot be deleted.
 pub fn run(options: &KeeperOptions) -> Result<()> {
-    let _ = process::setsid();
     file::close_all_but(3, &mut []);
     let copy = |fd: std::os::fd::BorrowedFd| fd.try_clone_to_owned().on("copy", "a stream");
     let mut sources = if options.terminal {

@@ -12,7 +12,7 @@ use crate::security::process as tables;
 use crate::security::rlimits;
 use crate::security::seccomp::Filter;
 use crate::spec::Spec;
-use crate::spec::config::{Personality, Process};
+use crate::spec::config::{MemoryPolicy, Personality, Process};
 use crate::step::container::{Attribute, Barrier, Step, slot};
 use crate::step::draft::become_root;
 use crate::step::draft::{Placed, Plan, set};
@@ -39,6 +39,8 @@ pub struct ExecRequest {
     pub cgroups: CgroupEntry,
     /// The container's execution domain (personality(2)).
     pub personality: Option<Personality>,
+    /// The container's memory policy (set_mempolicy(2)).
+    pub memory_policy: Option<MemoryPolicy>,
     /// The session keyring's name, if the container has one.
     pub keyring: Option<String>,
 }
@@ -88,6 +90,7 @@ impl ExecRequest {
                 metadata: seccomp.listener_metadata.clone().unwrap_or_default(),
             }),
             personality: linux.and_then(|linux| linux.personality.clone()),
+            memory_policy: linux.and_then(|linux| linux.memory_policy.clone()),
             ..Self::default()
         }
     }
@@ -278,6 +281,15 @@ impl Exec<'_> {
         if let Some(personality) = &self.request.personality {
             let number = u64::from(tables::personality(personality)?);
             self.container(set(Attribute::Personality, number), "linux.personality");
+        }
+        if let Some(policy) = &self.request.memory_policy {
+            let (mode, mask) = tables::memory_policy(policy)?;
+            let step = Step::Set {
+                what: Attribute::MemoryPolicy,
+                number: u64::from(mode),
+                bytes: mask_bytes(mask),
+            };
+            self.container(step, "linux.memoryPolicy");
         }
         if let Some(affinity) = &self.process.exec_cpu_affinity {
             let (_, last) = tables::exec_cpu_affinity(affinity)?;

@@ -100,6 +100,15 @@ pub fn setsid() -> Sys<()> {
     unsafe { call!(libc::SYS_setsid) }.map(drop)
 }
 
+/// Lets a command begin in a session of its own: when `spawn` returns, no hang-up of the caller's
+/// terminal reaches it any more.
+pub fn in_own_session(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let begin = || setsid().map_err(std::io::Error::from);
+    // SAFETY: between fork and execve the closure only makes a system call and does not allocate.
+    unsafe { command.pre_exec(begin) };
+}
+
 /// pidfd_open(2).
 ///
 /// # Errors

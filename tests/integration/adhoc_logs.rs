@@ -16,6 +16,7 @@ tests![
     rm_removes_the_container_with_its_log,
     a_failed_start_leaves_nothing,
     containers_of_bundles_have_no_log,
+    the_keeper_has_its_own_session_when_run_returns,
 ];
 
 /// A runtime, and a root filesystem for its containers.
@@ -227,4 +228,35 @@ fn containers_of_bundles_have_no_log() {
     let bundle = crate::support::bundle::Bundle::sleeper();
     let container = bundle.started();
     assert_has!(container.call(&["logs"]).failure(), "has no log");
+}
+
+/// A terminal that hangs up when `run -d` was its command must not end the keeper.
+fn the_keeper_has_its_own_session_when_run_returns() {
+    let a = Adhoc::new();
+    for round in 0..8 {
+        let id = format!("adhoc-session-{round}");
+        a.detached(&id, &[], "sleep 1000").success();
+        let (pid, stat) = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| {
+                entry
+                    .ok()?
+                    .file_name()
+                    .into_string()
+                    .ok()?
+                    .parse::<i32>()
+                    .ok()
+            })
+            .find_map(|pid| {
+                let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+                let keeper = arguments.contains("log-keeper") && arguments.contains(&id);
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+                keeper.then_some((pid, stat))
+            })
+            .expect("the keeper runs");
+        // proc_pid_stat(5): state, ppid, pgrp, session.
+        let session = stat.rsplit(") ").next().unwrap().split(' ').nth(3);
+        assert_eq!(session, Some(pid.to_string().as_str()), "{stat}");
+        a.delete(&id);
+    }
 }

@@ -503,6 +503,10 @@ fn memory_policy() {
     );
     let c = b.started();
     until("numa_maps", || c.proc_file("numa_maps").contains("bind"));
+    let of_exec = b
+        .call(&["exec", &b.id, "/bin/cat", "/proc/self/numa_maps"])
+        .success();
+    assert_has!(of_exec.stdout, "bind");
     drop(c);
     b.set(
         "/linux/memoryPolicy",
