@@ -5,6 +5,7 @@ use crate::adhoc::options::AdhocOptions;
 use crate::step::layers::{Kept, Layers, Part};
 use crate::sys::mountinfo;
 use crate::{Context, Error, Result};
+use std::hash::{Hash, Hasher};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -210,13 +211,26 @@ fn keep_changes(
     };
     // Others may write to the parent directory: nobody can put something there before.
     let unguessable = crate::sys::replace::unguessable();
-    let work = parent.join(format!(".hull-work-{id}-{unguessable:016x}"));
+    let work = parent.join(format!(
+        "{}{id}-{unguessable:016x}",
+        work_prefix(&directory)
+    ));
     let alone = parts
         .iter()
         .filter(|part| matches!(part, Part::Overlay { .. }))
         .count()
         == 1
         || !matches!(&parts[0], Part::Overlay { target, .. } if target == "/");
+    let whole = parts
+        .iter()
+        .any(|part| matches!(part, Part::Overlay { target, .. } if target == "/"));
+    if !whole {
+        warnings.push(
+            "--keep-changes: each top-level directory has a layer of its own, so that new files and \
+             directories in / itself are not kept"
+                .to_owned(),
+        );
+    }
     for part in parts.iter_mut() {
         let Part::Overlay {
             target,
@@ -248,6 +262,42 @@ fn keep_changes(
         }
     }
     Ok(())
+}
+
+/// What the names of work directories for one directory of changes begin with; the container's id
+/// follows.
+fn work_prefix(directory: &Path) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    directory.hash(&mut hasher);
+    format!(".hull-work-{:016x}-", hasher.finish())
+}
+
+/// The ids of other containers that keep their changes in the same directory, by their work
+/// directories: two overlays with one upper directory are undefined (overlayfs.rst). Those of an
+/// earlier boot are gone.
+pub fn others_with_the_changes_of(options: &AdhocOptions) -> Vec<String> {
+    let Some(directory) = options
+        .keep_changes
+        .as_ref()
+        .and_then(|d| d.canonicalize().ok())
+    else {
+        return Vec::new();
+    };
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime = uptime.split('.').next().and_then(|text| text.parse().ok());
+    let since_boot = std::time::Duration::from_secs(uptime.unwrap_or(u64::MAX));
+    let prefix = work_prefix(&directory);
+    let siblings = directory.parent().map(std::fs::read_dir);
+    let siblings = siblings.and_then(std::result::Result::ok);
+    let names = siblings.into_iter().flatten().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let age = entry.metadata().ok()?.modified().ok()?.elapsed();
+        let name = entry.file_name().into_string().ok()?;
+        let rest = name.strip_prefix(&prefix)?;
+        let (id, _) = rest.rsplit_once('-')?;
+        age.is_ok_and(|age| age < since_boot).then(|| id.to_owned())
+    });
+    names.collect()
 }
 
 fn overlapping(directory: &Path, lower: &Path) -> Error {

@@ -53,6 +53,7 @@ pub fn run(
         if privileged { capabilities } else { u64::MAX },
         mode.detach,
     )?;
+    refuse_shared_changes(&store, &adhoc)?;
     let root = layers::root(&adhoc, locked)?;
     root.warnings
         .iter()
@@ -85,6 +86,22 @@ pub fn run(
         remove_work(&kept)?;
     }
     result
+}
+
+/// Refuses a directory of `--keep-changes` in which a container that runs keeps its changes.
+fn refuse_shared_changes(store: &Store, adhoc: &AdhocOptions) -> Result<()> {
+    for id in layers::others_with_the_changes_of(adhoc) {
+        let ended = Container::open(store, &id)
+            .is_ok_and(|other| other.status() == crate::container::Status::Stopped);
+        if !ended {
+            return Err(Error::new(format!(
+                "--keep-changes: container {id} keeps its changes in this directory now, and two at \
+                 once would destroy each other's; if it is gone, hull delete --force {id} in its \
+                 store removes what it left"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The id maps of an ordinary user's container; root's have no user namespace.

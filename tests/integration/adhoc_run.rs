@@ -17,6 +17,7 @@ tests![
     only_the_containers_mounts_are_seen,
     changes_are_discarded,
     a_hard_link_to_a_file_of_the_root_is_one_file,
+    changes_are_one_running_containers_at_a_time,
     the_hosts_root_is_a_volume,
     volumes_are_mounted_parents_first,
     changes_are_kept_with_keep_changes,
@@ -816,4 +817,26 @@ fn volumes_are_mounted_parents_first() {
     let args = ["run", "--rootfs", root, "-v", &below, "-v", &above, "--"];
     let args = [&args[..], &["cat", "/mnt/below/file"]].concat();
     assert_eq!(hull().call(&args).success().stdout, "text");
+}
+
+fn changes_are_one_running_containers_at_a_time() {
+    let (root, changes) = (small_root(), new_dir("kept").join("changes"));
+    let runtime = hull();
+    let common = ["--rootfs", root.to_str().unwrap(), "--keep-changes"];
+    let common = [&common[..], &[changes.to_str().unwrap(), "--"]].concat();
+    let run = |flags: &[&str], program: &[&str]| {
+        runtime.call(&[&["run"], flags, &common[..], program].concat())
+    };
+    run(&["-d", "--name", "one"], &["sleep", "1000"]).success();
+    assert_has!(
+        run(&[], &["true"]).failure(),
+        "container one keeps its changes"
+    );
+    runtime.call(&["kill", "one", "KILL"]).success();
+    crate::support::until("it ends", || {
+        runtime.call(&["state", "one"]).stdout.contains("stopped")
+    });
+    run(&[], &["true"]).success();
+    runtime.call(&["delete", "one"]).success();
+    run(&[], &["true"]).success();
 }

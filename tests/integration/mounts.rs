@@ -662,6 +662,12 @@ fn a_locked_flag_cannot_be_cleared_by_name() {
     let mut b = Bundle::with_user_namespace();
     b.mount("/mnt", "bind", source, &["bind", "rw"]);
     assert_has!(b.run().failure(), "/mnt");
+    only_hull!("runc 1.1.5 does not know the recursive one");
+    for options in [&["bind", "dev"][..], &["rbind", "rdev"]] {
+        let mut b = Bundle::with_user_namespace();
+        b.mount("/mnt", "bind", source, options);
+        assert_options(&mut b, "/mnt", &["ro", "nodev"], &[]);
+    }
 }
 
 fn cleared_atime_settings_leave_relatime() {
@@ -688,9 +694,7 @@ fn mounts_below_the_read_only_cgroup_directory_are_made() {
     let mut b = Bundle::new();
     b.mount("/sys/fs/cgroup/mine", "tmpfs", "tmpfs", &["mode=711"]);
     if crate::support::cgroups::is_pure_v2() {
-        // The kernel lets nobody make a directory of another name in a cgroup2 mount that is
-        // read-only, and the container's cgroup is not the place for one.
-        return;
+        skip!("in a v2 tree a new directory is a cgroup, and no place for a mount");
     }
     let script = "stat -c %a /sys/fs/cgroup/mine; touch /sys/fs/cgroup/x 2>&1; true";
     let out = b.output_of(script);
@@ -738,6 +742,8 @@ fn many_mounts_fit_into_a_small_limit_of_descriptors() {
 fn without_pivot_a_nested_namespace_gets_no_fresh_proc() {
     let mut b = Bundle::new();
     b.spec["process"]["capabilities"] = json!({});
+    // Root without CAP_SETFCAP may not map ids.
+    b.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
     b.args(&[
         "sh",
         "-c",
@@ -747,5 +753,5 @@ fn without_pivot_a_nested_namespace_gets_no_fresh_proc() {
     b.mount("/tmp", "tmpfs", "tmpfs", &[]);
     let out = b.run_with(&["--no-pivot"]).stdout;
     assert!(!out.contains("mounted"), "{out}");
-    assert_has!(out.to_lowercase(), "permitted");
+    assert_has!(out, "mount: ");
 }

@@ -16,6 +16,9 @@ use std::ffi::CStr;
 
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
+/// What the kernel locks on a mount that a user namespace gets from outside (mount_namespaces(7)).
+const LOCKED: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+
 fn is_directory(descriptor: i32) -> Result<bool, Errno> {
     Ok(file::fstat(descriptor)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
@@ -197,12 +200,17 @@ impl ChildState<'_> {
             return Err(Fault::with(Errno::EPERM, Detail::InsideProc));
         }
         let attributes = |errno| Fault::with(errno, Detail::Attributes);
-        if locked && (clear | rclear) & ATTR_RDONLY != 0 {
-            let read_only = file::mount_flags(tree)? & libc::ST_RDONLY != 0;
-            if read_only {
+        let (clear, rclear) = if locked && (clear | rclear) & LOCKED != 0 {
+            // `ST_*` and `MOUNT_ATTR_*` of these four are the same bits.
+            let held = file::mount_flags(tree)? & LOCKED;
+            if (clear | rclear) & held & ATTR_RDONLY != 0 {
                 return Err(attributes(Errno::EPERM));
             }
-        }
+            // What mounts below hold is not looked at, so that nothing of them is cleared.
+            (clear & !held, rclear & !LOCKED)
+        } else {
+            (clear, rclear)
+        };
         if rset | rclear != 0 {
             mount::mount_setattr(
                 tree,
