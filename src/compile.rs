@@ -238,9 +238,9 @@ pub fn socket_activation() -> (Vec<String>, u32) {
         let text = std::env::var(name).ok();
         text.and_then(|text| text.parse::<u32>().ok())
     };
-    let mine = number("LISTEN_PID") == Some(std::process::id());
-    let count = number("LISTEN_FDS").filter(|count| mine && *count <= MOST_PRESERVED);
-    let count = count.unwrap_or(0);
+    let count = number("LISTEN_FDS").filter(|count| *count <= MOST_PRESERVED);
+    let mine = count.is_some() && number("LISTEN_PID") == Some(std::process::id());
+    let count = count.filter(|_| mine).unwrap_or(0);
     if count == 0 {
         return (Vec::new(), 0);
     }

@@ -29,22 +29,27 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         }
         other => other?,
     };
-    match container.status() {
-        Status::Stopped | Status::Created => {}
-        _ if force => {}
-        status => {
-            return Err(Error::of_kind(
-                Kind::NotStopped,
-                format!(
-                    "cannot delete container {id} that is not stopped: {}",
-                    status.word()
-                ),
-            ));
-        }
+    if !force {
+        check_ended(&container)?;
     }
     let result = container.take_down();
     drop(lock);
     result
+}
+
+/// Only a container that has stopped, or that has not been started, is deleted without force.
+fn check_ended(container: &Container) -> Result<()> {
+    match container.status() {
+        Status::Stopped | Status::Created => Ok(()),
+        status => Err(Error::of_kind(
+            Kind::NotStopped,
+            format!(
+                "cannot delete container {} that is not stopped: {}",
+                container.record.id,
+                status.word()
+            ),
+        )),
+    }
 }
 
 impl Container {
