@@ -33,7 +33,7 @@ fn read(rootfs: &Path, name: &CStr) -> Result<String> {
     );
     let root = root.map(Fd).on("open", rootfs.display())?;
     let bytes = untrusted::read(&root, name, LARGEST)
-        .map_err(|error| error.within(&format!("root filesystem {}", rootfs.display())))?;
+        .map_err(|error| error.within(format!("root filesystem {}", rootfs.display())))?;
     Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
 }
 

@@ -128,7 +128,7 @@ const RULES: [(&str, &str, &str); 32] = [
     (
         "files without end",
         "",
-        "files that an image or a container controls are read without waiting, up to a limit, and only if they are regular",
+        "files that an image or a container controls are read without waiting, up to a limit, and only if they are regular; holes stay holes, and what a checkpoint file unpacks to has to fit into the free space",
     ),
     (
         "cgroup.procs",
