@@ -1,6 +1,7 @@
 //! Attacks that succeeded against other runtimes, named after their CVEs; and rules that protect
 //! the host. (`races` has the attacks that need a race.)
 
+use crate::support::console::FdSocket;
 use crate::support::runtime::Runtime;
 use crate::support::users::ORDINARY;
 use crate::support::{Bundle, fixture, runtime, until};
@@ -20,6 +21,8 @@ tests![
     cve_2023_25809_cgroup_is_read_only,
     cve_2025_31133_dev_null_is_a_symlink,
     cve_2026_41579_dev_is_a_symlink,
+    cve_2026_88264_nodes_of_dev_are_symlinks,
+    cve_2025_52881_sysctls_under_a_planted_tmpfs,
     bind_of_the_hosts_root,
     hostile_passwd_does_not_matter,
     hostile_libraries_do_not_matter,
@@ -304,6 +307,98 @@ fn cve_2026_41579_dev_is_a_symlink() {
         0,
         "with no tmpfs on /dev"
     );
+}
+/// Where nothing is mounted on `/dev`, the image's own has the nodes: each is a link to a file of the
+/// host, with a terminal and without.
+// Attack: CVE-2026-41579
+fn cve_2026_88264_nodes_of_dev_are_symlinks() {
+    only_hull!("runc 1.1.5 is open to it");
+    let hosts = fixture::new_dir("hosts");
+    let up = format!("../../../../../../../../..{}", hosts.display());
+    let nodes = [
+        "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "fd",
+        "stdin", "stdout", "stderr",
+    ];
+    for node in nodes {
+        fs::write(hosts.join(node), "as it was").unwrap();
+    }
+    let seen = || -> Vec<(String, u32, u32)> {
+        let stat = |node: &&str| {
+            let path = hosts.join(node);
+            let stat = fs::symlink_metadata(&path).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            (text, stat.mode(), stat.uid())
+        };
+        nodes.iter().map(|node| stat(node)).collect()
+    };
+    let before = seen();
+    let mut started = 0;
+    for target in [hosts.to_str().unwrap(), &up] {
+        for terminal in [false, true] {
+            let mut b = Bundle::new();
+            b.spec["mounts"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+            for node in nodes {
+                let path = b.rootfs().join("dev").join(node);
+                let _ = fs::remove_file(&path);
+                let _ = fs::remove_dir_all(&path);
+                symlink(format!("{target}/{node}"), path).unwrap();
+            }
+            b.set("/process/terminal", json!(terminal));
+            b.set("/process/user", json!({ "uid": 0, "gid": 5 }));
+            b.writable()
+                .args(&["/bin/sh", "-c", "echo words > /dev/console; sleep 1"]);
+            let socket = FdSocket::new();
+            let path = socket.path.to_str().unwrap();
+            let flags: &[&str] = if terminal {
+                &["--console-socket", path]
+            } else {
+                &[]
+            };
+            let (c, _) = b.try_create(flags);
+            if let Some(c) = c {
+                started += 1;
+                c.start();
+                c.exec(&["/bin/sh", "-c", "echo words > /dev/null"]);
+            }
+            assert_eq!(seen(), before, "terminal {terminal}, {target}");
+            assert_eq!(fs::read_dir(&hosts).unwrap().count(), nodes.len());
+        }
+    }
+    assert!(started > 0, "no container was made");
+}
+
+/// CVE-2025-52881 without the race: a tmpfs covers the directory that hull writes to. The value
+/// reaches the kernel, or the container is refused.
+// Attack: CVE-2025-52881
+fn cve_2025_52881_sysctls_under_a_planted_tmpfs() {
+    only_hull!("runc 1.1.5 is open to it");
+    let mut started = 0;
+    for place in ["/proc/sys", "/proc/sys/net", "/proc/self", "/proc"] {
+        let mut b = Bundle::sleeper();
+        b.push(
+            "/mounts",
+            json!({ "destination": place, "type": "tmpfs", "source": "tmpfs" }),
+        );
+        b.set("/linux/sysctl", json!({ "net.ipv4.ip_default_ttl": "77" }));
+        b.remove("/linux/readonlyPaths");
+        b.remove("/linux/maskedPaths");
+        let (c, out) = b.try_create(&[]);
+        let Some(c) = c else {
+            out.failure();
+            continue;
+        };
+        started += 1;
+        let seen = std::process::Command::new("nsenter")
+            .args(["--net", "--target", &c.pid().to_string()])
+            .args(["cat", "/proc/sys/net/ipv4/ip_default_ttl"])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&seen.stdout), "77\n", "{place}");
+    }
+    assert!(started > 0, "every tmpfs was refused: nothing was written");
 }
 
 /// The host's root as a volume. (Another runtime resolved a path after setns, in the wrong mount
