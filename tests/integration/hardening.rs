@@ -333,39 +333,32 @@ fn cve_2026_88264_nodes_of_dev_are_symlinks() {
     };
     let before = seen();
     let mut started = 0;
-    for target in [hosts.to_str().unwrap(), &up] {
-        for terminal in [false, true] {
-            let mut b = Bundle::new();
-            b.spec["mounts"]
-                .as_array_mut()
-                .unwrap()
-                .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
-            for node in nodes {
-                let path = b.rootfs().join("dev").join(node);
-                let _ = fs::remove_file(&path);
-                let _ = fs::remove_dir_all(&path);
-                symlink(format!("{target}/{node}"), path).unwrap();
-            }
-            b.set("/process/terminal", json!(terminal));
-            b.set("/process/user", json!({ "uid": 0, "gid": 5 }));
-            b.writable()
-                .args(&["/bin/sh", "-c", "echo words > /dev/console; sleep 1"]);
-            let socket = FdSocket::new();
-            let path = socket.path.to_str().unwrap();
-            let flags: &[&str] = if terminal {
-                &["--console-socket", path]
-            } else {
-                &[]
-            };
-            let (c, _) = b.try_create(flags);
-            if let Some(c) = c {
-                started += 1;
-                c.start();
-                c.exec(&["/bin/sh", "-c", "echo words > /dev/null"]);
-            }
-            assert_eq!(seen(), before, "terminal {terminal}, {target}");
-            assert_eq!(fs::read_dir(&hosts).unwrap().count(), nodes.len());
+    let places = [hosts.to_str().unwrap(), &up];
+    let links = nodes
+        .iter()
+        .flat_map(|node| places.map(|place| (node, place)));
+    for ((node, place), terminal) in links.flat_map(|link| [(link, false), (link, true)]) {
+        let mut b = Bundle::new();
+        b.spec["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+        let path = b.rootfs().join("dev").join(node);
+        let _ = fs::remove_dir_all(&path);
+        symlink(format!("{place}/{node}"), path).unwrap();
+        b.set("/process/terminal", json!(terminal));
+        b.set("/process/user", json!({ "uid": 0, "gid": 5 }));
+        b.writable().args(&["/bin/sleep", "100"]);
+        let socket = FdSocket::new();
+        let console = ["--console-socket", socket.path.to_str().unwrap()];
+        let (c, _) = b.try_create(if terminal { &console } else { &[] });
+        if let Some(c) = c {
+            started += 1;
+            c.start();
+            c.exec(&["/bin/sh", "-c", "for n in /dev/*; do echo words > $n; done"]);
         }
+        assert_eq!(seen(), before, "terminal {terminal}, {node}, {place}");
+        assert_eq!(fs::read_dir(&hosts).unwrap().count(), nodes.len());
     }
     assert!(started > 0, "no container was made");
 }
