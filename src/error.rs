@@ -148,25 +148,52 @@ impl fmt::Display for Error {
     /// One line: what a config or an image put into a name can neither end the line of a log nor
     /// speak to a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_escaped(f, &self.message)?;
+        Escaped(&self.message).fmt(f)?;
         match &self.source {
             None => Ok(()),
             Some(Source::Errno(errno)) => write!(f, ": {}", words(*errno)),
             Some(Source::Other(source)) => {
                 f.write_str(": ")?;
-                write_escaped(f, &source.to_string())
+                Escaped(&source.to_string()).fmt(f)
             }
         }
     }
 }
 
-fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    for part in text.split_inclusive(char::is_control) {
-        match part.char_indices().next_back() {
-            Some((at, last)) if last.is_control() => {
-                write!(f, "{}{}", &part[..at], last.escape_default())?
-            }
-            _ => f.write_str(part)?,
+/// A text on one line without control characters: what a name brought along can neither begin a
+/// second line nor speak to a terminal.
+pub struct Escaped<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, &[])
+    }
+}
+
+/// A text of several lines: as [`Escaped`], with its line ends and tabs.
+pub struct EscapedLines<'a>(pub &'a str);
+
+impl fmt::Display for EscapedLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, &['\n', '\t'])
+    }
+}
+
+/// The one place that escapes what hull prints. The forms are JSON's, so that a string in printed
+/// JSON stays one.
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, kept: &[char]) -> fmt::Result {
+    let escapes = |c: char| c.is_control() && !kept.contains(&c);
+    for part in text.split_inclusive(escapes) {
+        let Some((at, last)) = part.char_indices().next_back().filter(|(_, c)| escapes(*c)) else {
+            f.write_str(part)?;
+            continue;
+        };
+        f.write_str(&part[..at])?;
+        match last {
+            '\n' => f.write_str("\\n")?,
+            '\r' => f.write_str("\\r")?,
+            '\t' => f.write_str("\\t")?,
+            other => write!(f, "\\u{:04x}", u32::from(other))?,
         }
     }
     Ok(())

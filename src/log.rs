@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::error::Escaped;
 use crate::{Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -63,7 +64,10 @@ pub fn warn(message: &str) {
         }
         Some(target) if target.file.is_some() => {}
         // One write(2), so that lines of several processes on one terminal are not mixed.
-        _ => drop(std::io::stderr().write_all(format!("hull: warning: {message}\n").as_bytes())),
+        _ => {
+            let text = format!("hull: warning: {}\n", Escaped(message));
+            drop(std::io::stderr().write_all(text.as_bytes()));
+        }
     }
 }
 

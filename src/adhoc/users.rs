@@ -3,10 +3,9 @@
 
 use crate::sys::fd::Fd;
 use crate::sys::fd::c_path;
-use crate::sys::file::{self, RESOLVE_IN_ROOT};
-use crate::{Error, Result};
-use nix::errno::Errno;
-use std::io::Read;
+use crate::sys::{file, untrusted};
+use crate::{Context, Error, Result};
+use std::ffi::CStr;
 use std::path::Path;
 
 /// The ids that the program runs with.
@@ -20,34 +19,22 @@ pub struct UserIds {
     pub groups: Vec<u32>,
 }
 
-/// hull reads only this much of a passwd or group file, in bytes.
+/// The largest passwd or group file that hull reads, in bytes.
 const LARGEST: u64 = 16 << 20;
 
 /// Reads a text file of a root filesystem; symlinks are resolved inside it. Empty if the file does
-/// not exist.
-fn read(rootfs: &Path, name: &std::ffi::CStr) -> Result<String> {
-    let shown = || format!("{} in {}", name.to_string_lossy(), rootfs.display());
-    let root = c_path(rootfs)?;
-    let fail = |errno| Error::sys("read", shown(), errno);
-    let root = file::openat(libc::AT_FDCWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0)
-        .map(Fd)
-        .map_err(fail)?;
-    let opened = match file::openat2(
-        root.0,
-        name,
-        libc::O_RDONLY | libc::O_NONBLOCK,
+/// not exist or is not a regular file.
+fn read(rootfs: &Path, name: &CStr) -> Result<String> {
+    let root = file::openat(
+        libc::AT_FDCWD,
+        &c_path(rootfs)?,
+        libc::O_PATH | libc::O_DIRECTORY,
         0,
-        RESOLVE_IN_ROOT,
-    ) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(String::new()),
-        other => other.map_err(fail)?,
-    };
-    let mut bytes = Vec::new();
-    let read = std::fs::File::from(crate::sys::socket::owned(opened))
-        .take(LARGEST)
-        .read_to_end(&mut bytes);
-    read.map_err(|error| Error::io("read", shown(), &error))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    );
+    let root = root.map(Fd).on("open", rootfs.display())?;
+    let bytes = untrusted::read(&root, name, LARGEST)
+        .map_err(|error| error.within(format!("root filesystem {}", rootfs.display())))?;
+    Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
 }
 
 fn number(text: &str) -> Option<u32> {

@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"HULLCKPT";
@@ -197,13 +198,27 @@ fn is_image(name: &Path) -> bool {
         && parts.all(|part| part == Component::Normal(PARENT.as_ref()))
 }
 
-/// Verifies a file and unpacks it into an existing directory.
+/// Verifies a file and unpacks it into an existing directory. A twentieth of the file system stays
+/// free: a small file can hold any number of bytes.
 ///
 /// # Errors
 /// The file is not an exported checkpoint, was cut off, or was changed: then nothing was unpacked.
-/// An image cannot be written.
+/// An image cannot be written, or the images do not fit.
 pub fn unpack(from: &Path, directory: &Path) -> Result<()> {
-    let mut file = File::open(from).on("open", from.display())?;
+    let space = nix::sys::statvfs::statvfs(directory).on("stat", directory.display())?;
+    let unit = space.fragment_size();
+    let (free, kept) = (space.blocks_available(), space.blocks() / 20);
+    unpack_within(from, directory, free.saturating_sub(kept) * unit)
+}
+
+/// Unpacks as [`unpack`], and writes at most `left` bytes that are not zero.
+fn unpack_within(from: &Path, directory: &Path, mut left: u64) -> Result<()> {
+    // Neither a fifo nor a lease makes hull wait.
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(from)
+        .on("open", from.display())?;
     let length = verify(&mut file, from)?;
     file.seek(SeekFrom::Start(HEADER as u64))
         .on("read", from.display())?;
@@ -237,16 +252,43 @@ pub fn unpack(from: &Path, directory: &Path) -> Result<()> {
             .write(true)
             .open(&path)
             .on("open", path.display())?;
-        std::io::copy(&mut entry, &mut to).on("write", path.display())?;
+        copy(&mut entry, &mut to, &mut left).on("write", path.display())?;
     }
     progress.finish_and_clear();
     Ok(())
 }
 
+/// Copies an image; zeros become holes. `left` is the number of other bytes that may be written.
+fn copy(from: &mut impl Read, to: &mut File, left: &mut u64) -> std::io::Result<()> {
+    let mut buffer = vec![0_u8; 64 << 10];
+    let mut length = 0;
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return to.set_len(length),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        let bytes = &buffer[..count];
+        length += count as u64;
+        if bytes.iter().all(|byte| *byte == 0) {
+            to.seek(SeekFrom::Start(length))?;
+            continue;
+        }
+        *left = left.checked_sub(count as u64).ok_or_else(|| {
+            std::io::Error::other("the images are larger than the space that is free")
+        })?;
+        to.write_all(bytes)?;
+    }
+}
+
 /// Verifies header, length and checksum. Returns the length of the body in bytes.
 fn verify(file: &mut File, path: &Path) -> Result<u64> {
     let place = path.to_string_lossy();
-    let whole = file.metadata().on("stat", &place)?.len();
+    let stat = file.metadata().on("stat", &place)?;
+    if !stat.is_file() {
+        return Err(Error::new(format!("{place} is not a regular file")));
+    }
+    let whole = stat.len();
     let mut head = [0_u8; HEADER];
     let read = file.read_exact(&mut head);
     if read.is_err() || head[..8] != MAGIC[..] {
@@ -267,11 +309,10 @@ fn verify(file: &mut File, path: &Path) -> Result<u64> {
         )));
     }
     let length = number(16);
-    if length == 0 || whole != HEADER as u64 + length {
+    let should = length.saturating_add(HEADER as u64);
+    if length == 0 || whole != should {
         return Err(Error::new(format!(
-            "{place} is cut off: it has {} bytes and should have {}",
-            whole,
-            HEADER as u64 + length
+            "{place} is cut off: it has {whole} bytes and should have {should}"
         )));
     }
     let progress = progress_bar("checking", length);
@@ -340,6 +381,29 @@ mod tests {
         }
     }
 
+    // Attack: files without end
+    #[test]
+    fn a_small_file_does_not_fill_the_disk() {
+        use std::os::unix::fs::MetadataExt;
+        let top = std::env::temp_dir().join(format!("hull-archive-bomb-{}", std::process::id()));
+        for directory in ["in", "out", "small"] {
+            std::fs::create_dir_all(top.join(directory)).unwrap();
+        }
+        let zeros = File::create(top.join("in/pages.img")).unwrap();
+        zeros.set_len(32 << 20).unwrap();
+        std::fs::write(top.join("in/words.img"), vec![7_u8; 1 << 20]).unwrap();
+        let file = top.join("file");
+        pack(&top.join("in"), &file).unwrap();
+        assert!(std::fs::metadata(&file).unwrap().len() < 100_000);
+        unpack(&file, &top.join("out")).unwrap();
+        let pages = std::fs::metadata(top.join("out/pages.img")).unwrap();
+        assert_eq!(pages.len(), 32 << 20);
+        assert!(pages.blocks() < 100, "{}", pages.blocks());
+        let error = unpack_within(&file, &top.join("small"), 1 << 19).unwrap_err();
+        assert!(error.to_string().contains("space that is free"), "{error}");
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
     #[test]
     fn what_is_packed_is_unpacked_and_what_is_changed_is_refused() {
         let top = std::env::temp_dir().join(format!("hull-archive-{}", std::process::id()));
@@ -370,6 +434,9 @@ mod tests {
             says(&good[..length], "cut off");
         }
         says(&good[..20], "not a checkpoint");
+        let mut endless = good.clone();
+        endless[16..24].copy_from_slice(&(u64::MAX - 3).to_le_bytes());
+        says(&endless, "cut off");
         says(
             b"PK\x03\x04 something else that is long enough to hold a header of this kind....",
             "not a checkpoint",

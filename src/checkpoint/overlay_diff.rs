@@ -192,10 +192,15 @@ impl Walk<'_> {
             }
             (EntryType::Regular, Some(stat)) => {
                 header.set_size(stat.len());
-                let file = File::open(&whole).on("open", whole.display())?;
-                // Exactly as many bytes as the header says.
-                self.out
-                    .append_data(&mut header, path, std::io::Read::take(file, stat.len()))
+                let mut file = File::open(&whole).on("open", whole.display())?;
+                if stat.blocks() * 512 < stat.len() {
+                    // Its holes stay holes: `truncate -s 1T` takes no space.
+                    self.out.append_file(path, &mut file)
+                } else {
+                    // Exactly as many bytes as the header says.
+                    let bytes = std::io::Read::take(file, stat.len());
+                    self.out.append_data(&mut header, path, bytes)
+                }
             }
             (EntryType::Char | EntryType::Block, Some(stat)) => {
                 let _ = header.set_device_major(libc::major(stat.rdev()));
@@ -325,6 +330,7 @@ mod tests {
 
     /// Two directories are used as merged and lower directory: what is in both with the same times
     /// counts as unchanged.
+    // Attack: files without end
     #[test]
     fn changes_are_saved_and_applied() {
         let top = std::env::temp_dir().join(format!("hull-changes-{}", std::process::id()));
@@ -340,6 +346,11 @@ mod tests {
         std::fs::write(merged.join("etc/new"), "new").unwrap();
         std::os::unix::fs::symlink("new", merged.join("etc/link")).unwrap();
         std::fs::create_dir(merged.join("mounted")).unwrap();
+        let long = merged.join("etc/sparse");
+        std::fs::write(&long, "begin").unwrap();
+        let sparse = File::options().write(true).open(&long).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        std::os::unix::fs::FileExt::write_at(&sparse, b"later", 1 << 30).unwrap();
         let overlay = Overlay {
             merged: &merged,
             lower: &lower,
@@ -357,8 +368,25 @@ mod tests {
                 .iter()
                 .map(|name| name.trim_end_matches('/'))
                 .collect::<Vec<_>>(),
-            ["etc", "etc/.wh.old", "etc/link", "etc/new", "mounted"]
+            [
+                "etc",
+                "etc/.wh.old",
+                "etc/link",
+                "etc/new",
+                "etc/sparse",
+                "mounted"
+            ]
         );
+        assert!(std::fs::metadata(top.join("layer.tar")).unwrap().len() < 1 << 20);
+        let mut archive = Archive::new(File::open(top.join("layer.tar")).unwrap());
+        archive.unpack(&upper).unwrap();
+        let copy = File::open(upper.join("etc/sparse")).unwrap();
+        let stat = copy.metadata().unwrap();
+        assert_eq!(stat.len(), 1 << 40);
+        assert!(stat.blocks() < 1000, "{}", stat.blocks());
+        let mut words = [0; 5];
+        std::os::unix::fs::FileExt::read_exact_at(&copy, &mut words, 1 << 30).unwrap();
+        assert_eq!(&words, b"later");
         std::fs::remove_dir_all(&top).unwrap();
     }
 

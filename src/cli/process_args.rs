@@ -155,6 +155,7 @@ pub fn read(path: &Path) -> Result<Process> {
 mod tests {
     use super::parse_user;
 
+    // Attack: CVE-2026-30892
     #[test]
     fn users_are_numbers_and_nothing_else() {
         assert_eq!(parse_user("7").unwrap(), (7, None));

@@ -2,6 +2,7 @@
 
 use super::Global;
 use crate::container::Container;
+use crate::error::Escaped;
 use crate::stdio::output::print_line;
 use crate::{Context, Error, Result};
 use clap::ValueEnum;
@@ -96,7 +97,10 @@ fn of_guest(container: &Container, options: &[String]) -> Result<u8> {
         );
         print_line(format_args!(
             "{:<8} {:>7} {:>7} {time:>8} {}",
-            process.uid, process.pid, process.parent, process.command
+            process.uid,
+            process.pid,
+            process.parent,
+            Escaped(&process.command)
         ))?;
     }
     Ok(0)

@@ -7,7 +7,7 @@ use crate::cli::events::duration;
 use crate::cli::table::Table;
 use crate::container::{Container, Status};
 use crate::error::Kind;
-use crate::stdio::output::print;
+use crate::stdio::output::print_raw;
 use crate::store::Store;
 use crate::sys::socket::{is_terminal, terminal_size};
 use crate::{Context, Error, Result};
@@ -305,7 +305,7 @@ impl Screen {
         } else {
             out.push_str(text);
         }
-        match print(out) {
+        match print_raw(out) {
             Err(error) if error.kind() == Kind::OutputClosed => Ok(false),
             other => other.map(|()| true),
         }

@@ -1,6 +1,7 @@
 //! Tables as runc and Podman print them: each column is as wide as its widest cell, with three
 //! spaces between columns.
 
+use crate::error::Escaped;
 use std::fmt;
 
 /// A table of text cells.
@@ -16,9 +17,11 @@ impl Table {
         }
     }
 
-    /// Adds a row.
+    /// Adds a row. A cell is one line, whatever is in it ([`Escaped`]).
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        let cells = cells.into_iter();
+        self.rows
+            .push(cells.map(|cell| Escaped(&cell).to_string()).collect());
     }
 }
 

@@ -221,7 +221,10 @@ fn host_line(text: &str) -> Result<(String, IpAddr)> {
 }
 
 /// Refuses names with characters that would end a line or a field of the hosts file.
-fn check_host(name: &str) -> Result<()> {
+///
+/// # Errors
+/// The name has other characters than letters, digits, `-`, `.` and `_`, or is empty or too long.
+pub fn check_host(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     if name.is_empty() || name.len() > 253 || !name.chars().all(plain) {
         return Err(Error::new(format!("{name:?} is not a host name")));

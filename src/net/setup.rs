@@ -5,7 +5,7 @@ use super::link::{mac_of, mac_text};
 use super::names;
 use super::network::{DEFAULT, Driver, Network};
 use super::ports::PortMapping;
-use super::request::{self, AttachRequest, NetworkFlags, NetworkMode, NetworkRequest};
+use super::request::{self, AttachRequest, NetworkFlags, NetworkMode, NetworkRequest, check_host};
 use super::rootless;
 use super::shape::Rate;
 use super::store::NetworkStore;
@@ -356,7 +356,11 @@ fn prepare(
         });
     }
     let mut names = vec![id.to_owned()];
-    names.extend(hostname.filter(|name| *name != id).map(str::to_owned));
+    if let Some(name) = hostname.filter(|name| !name.is_empty() && *name != id) {
+        // It will be in the hosts files of the neighbours.
+        check_host(name).map_err(|error| error.within("hostname"))?;
+        names.push(name.to_owned());
+    }
     names.extend(request.aliases.iter().cloned());
     let NetworkRequest {
         ports,

@@ -363,7 +363,17 @@ fn time_offsets(linux: &Linux) -> Result<()> {
     }
 }
 
+/// Neither name is more than a line, nor speaks to the terminal on which it is printed.
 fn uts(linux: &Linux, config: &Config) -> Result<()> {
+    for (field, name) in [
+        ("hostname", &config.hostname),
+        ("domainname", &config.domainname),
+    ] {
+        let name = name.as_deref().unwrap_or_default();
+        if name.chars().any(char::is_control) {
+            return refuse(format!("{field} {name:?} has a control character"));
+        }
+    }
     if has(linux, LinuxNamespaceType::Uts) {
         return Ok(());
     }

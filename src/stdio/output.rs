@@ -1,16 +1,25 @@
 //! What a command prints on standard output. If its reader has closed it (`hull list | head -1`),
 //! the error is [`Kind::OutputClosed`], for which the command line exits without a message.
 
-use crate::error::Kind;
+use crate::error::{EscapedLines, Kind};
 use crate::{Error, Result};
 use std::fmt;
 use std::io::{self, Write};
 
-/// Writes a text to standard output.
+/// Writes a text to standard output. What an image or a container put into it does not reach the
+/// terminal as a control sequence ([`EscapedLines`]).
 ///
 /// # Errors
 /// write(2) fails, for instance with ENOSPC; [`Kind::OutputClosed`] where it fails with EPIPE.
 pub fn print(text: impl fmt::Display) -> Result<()> {
+    print_raw(EscapedLines(&text.to_string()))
+}
+
+/// Writes a text with control sequences of hull's own.
+///
+/// # Errors
+/// As of [`print`].
+pub fn print_raw(text: impl fmt::Display) -> Result<()> {
     let mut out = io::stdout().lock();
     write!(out, "{text}")
         .and_then(|()| out.flush())

@@ -26,6 +26,7 @@ pub(crate) mod resolve;
 pub(crate) mod search;
 pub(crate) mod seccomp;
 pub mod socket;
+pub mod untrusted;
 
 use nix::errno::Errno;
 

@@ -33,6 +33,7 @@ pub fn prove() -> ExitCode {
 }
 
 /// Without it, the other tests would prove nothing.
+// Attack: youki issue 2144
 fn the_trap_catches_an_allocation() {
     let out = Command::new(std::env::current_exe().unwrap())
         .arg("--prove")
@@ -45,6 +46,7 @@ fn the_trap_catches_an_allocation() {
     );
 }
 
+// Attack: youki issue 2144
 fn default_container() {
     let out = Bundle::sh("echo in").run().success();
     assert_eq!(out.stdout, "in\n");
@@ -90,6 +92,7 @@ fn filter_without_no_new_privileges() {
     assert_has!(out.stdout, "0000000020000420");
 }
 
+// Attack: youki issue 2144
 fn user_namespace_with_all_of_it() {
     let mut b = Bundle::with_user_namespace();
     b.args(&[

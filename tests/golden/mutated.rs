@@ -258,6 +258,7 @@ fn rich_document() -> Value {
 }
 
 /// Every field of a rich document with every wrong value, removed, and doubled.
+// Attack: bad input
 #[test]
 fn every_field_with_every_value() {
     let bundle = Bundle::new("values");
@@ -309,6 +310,7 @@ fn every_field_with_every_value() {
 
 /// Fields of one real config get values of others: each value is valid, but may contradict the
 /// rest.
+// Attack: bad input
 #[test]
 fn real_configs_mixed() {
     let bundle = Bundle::new("mixed");
@@ -351,6 +353,7 @@ fn real_configs_mixed() {
 
 /// Changes of the text itself: truncated, with changed bytes, deeply nested, with numbers beyond
 /// any type.
+// Attack: bad input
 #[test]
 fn text_that_is_hardly_json() {
     let bundle = Bundle::new("text");

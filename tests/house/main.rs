@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // test code
 
+mod attacks;
 mod fields;
 mod imports;
 mod source;

@@ -89,6 +89,7 @@ fn five_sets_of_an_ordinary_id() {
     b.start_and_check([KILL | BIND, BIND, BIND, KILL | BIND | CHROOT, BIND]);
 }
 
+// Attack: CVE-2022-29162
 fn inheritable_is_empty_by_default() {
     let [inheritable, permitted, effective, bounding, ambient] = of(&mut Bundle::new());
     let given = KILL | BIND | AUDIT;
@@ -180,6 +181,7 @@ fn exec_with_capabilities_of_its_own() {
     );
 }
 
+// Attack: CVE-2022-29162
 fn exec_with_further_capabilities() {
     let b = Bundle::sleeper();
     let c = b.started();
@@ -188,6 +190,7 @@ fn exec_with_further_capabilities() {
     assert_eq!([permitted, effective, bounding], [more; 3]);
 }
 
+// Attack: CVE-2022-29162
 fn exec_keeps_inheritable_empty() {
     only_hull!("runc 1.1.5 makes the ambient set of further capabilities inheritable");
     let b = Bundle::sleeper();

@@ -114,6 +114,7 @@ fn exec_through_shell(b: &Bundle, set_up: &str, flags: &[&str], program: &[&str]
     fs::read_to_string(file).unwrap()
 }
 
+// Attack: CVE-2024-21626
 fn program_sees_three_descriptors() {
     for mut b in [
         Bundle::new(),
@@ -125,6 +126,7 @@ fn program_sees_three_descriptors() {
     }
 }
 
+// Attack: CVE-2024-21626
 fn exec_sees_three_descriptors() {
     let b = Bundle::sleeper();
     let _c = b.started();
@@ -133,6 +135,7 @@ fn exec_sees_three_descriptors() {
 
 const STRAY: &str = "exec 3</etc/passwd 4</etc 5</ 7</proc 9</etc/group 63</tmp";
 
+// Attack: CVE-2024-21626
 fn stray_descriptors_do_not_reach_the_program() {
     let b = Bundle::sleeper();
     let c = started_through_shell(&b, STRAY, &[]);
@@ -386,6 +389,7 @@ fn refused(n: i32, out: &runtime::Output) {
 }
 
 /// CVE-2024-21626: a leaked descriptor of a directory of the host as the working directory.
+// Attack: CVE-2024-21626
 fn working_directory_in_a_descriptor_is_refused() {
     for n in (3..=12).chain([63]) {
         let mut b = Bundle::sh("cat etc/shadow ../../../../etc/shadow; pwd");
@@ -395,6 +399,7 @@ fn working_directory_in_a_descriptor_is_refused() {
     }
 }
 
+// Attack: CVE-2024-21626
 fn exec_working_directory_in_a_descriptor_is_refused() {
     let b = Bundle::sleeper();
     let _c = b.started();

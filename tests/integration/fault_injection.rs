@@ -86,6 +86,7 @@ fn killed_at_each(b: &Bundle, args: &[&str], prepare: impl Fn()) -> usize {
     killed
 }
 
+// Attack: death at any point
 fn create_killed_before_any_call_leaves_nothing() {
     needs_strace();
     let b = Bundle::sleeper();
@@ -98,6 +99,7 @@ fn create_killed_before_any_call_leaves_nothing() {
     assert!(killed > 60, "only {killed} kills");
 }
 
+// Attack: death at any point
 fn run_killed_before_any_call_leaves_nothing() {
     needs_strace();
     let mut b = Bundle::with_user_namespace();
@@ -111,6 +113,7 @@ fn run_killed_before_any_call_leaves_nothing() {
     assert!(killed > 80, "only {killed} kills");
 }
 
+// Attack: death at any point
 fn start_killed_before_any_call_leaves_nothing() {
     needs_strace();
     let b = Bundle::sleeper();
@@ -124,6 +127,7 @@ fn start_killed_before_any_call_leaves_nothing() {
     assert!(killed > 8, "only {killed} kills");
 }
 
+// Attack: death at any point
 fn delete_killed_before_any_call_leaves_nothing() {
     needs_strace();
     let b = Bundle::sleeper();
@@ -145,6 +149,7 @@ fn delete_killed_before_any_call_leaves_nothing() {
 
 /// The container's init is killed at each of its steps: hull reports an error and removes what it
 /// had made.
+// Attack: death at any point
 fn init_killed_before_any_step_is_an_error() {
     needs_strace();
     let mut b = Bundle::new();
@@ -221,6 +226,7 @@ fn full_at_each(b: &Bundle, call: &str) -> u32 {
     refused
 }
 
+// Attack: a full disk
 fn full_disk_at_any_write() {
     needs_strace();
     let b = Bundle::sh("echo ran");
@@ -230,6 +236,7 @@ fn full_disk_at_any_write() {
     assert!(refused >= 5, "only {refused} writes mattered");
 }
 
+// Attack: a full disk
 fn full_disk_at_any_new_file() {
     needs_strace();
     let b = Bundle::sh("echo ran");
@@ -240,6 +247,7 @@ fn full_disk_at_any_new_file() {
 }
 
 /// On a kernel without a system call, `run` works or its error says what is missing.
+// Attack: old kernels
 fn kernels_without_newer_calls() {
     needs_strace();
     let b = Bundle::sh("echo ran");

@@ -1,6 +1,7 @@
 //! Attacks that succeeded against other runtimes, named after their CVEs; and rules that protect
 //! the host. (`races` has the attacks that need a race.)
 
+use crate::support::console::FdSocket;
 use crate::support::runtime::Runtime;
 use crate::support::users::ORDINARY;
 use crate::support::{Bundle, fixture, runtime, until};
@@ -20,6 +21,8 @@ tests![
     cve_2023_25809_cgroup_is_read_only,
     cve_2025_31133_dev_null_is_a_symlink,
     cve_2026_41579_dev_is_a_symlink,
+    cve_2026_88264_nodes_of_dev_are_symlinks,
+    cve_2025_52881_sysctls_under_a_planted_tmpfs,
     bind_of_the_hosts_root,
     hostile_passwd_does_not_matter,
     hostile_libraries_do_not_matter,
@@ -36,6 +39,11 @@ tests![
     unified_values_move_no_process,
     descriptors_of_a_number_out_of_range_are_an_error,
     sockets_of_another_process_are_not_passed_on,
+    a_pid_file_follows_no_planted_link,
+    host_names_are_one_word,
+    what_hull_prints_cannot_speak_to_the_terminal,
+    a_device_in_the_place_of_passwd_is_not_opened,
+    a_mount_point_of_any_bytes_is_unmounted,
 ];
 
 /// The size, time and inode of the runtime's own file, which a change of the file would change.
@@ -50,6 +58,7 @@ fn fingerprint() -> [i128; 3] {
 
 /// The container looks at every process that it can see, and reads the program of each: it must not
 /// be able to do so for a process of hull that joins it.
+// Attack: CVE-2016-9962
 fn cve_2016_9962_exec_is_not_dumpable() {
     // The files of /proc/PID belong to root of the host where a process is not dumpable: in the
     // user namespace, to nobody.
@@ -78,6 +87,7 @@ fn cve_2016_9962_exec_is_not_dumpable() {
     );
 }
 
+// Attack: CVE-2019-5736
 fn cve_2019_5736_entrypoint_is_proc_self_exe() {
     let before = fingerprint();
     let mut b = Bundle::new();
@@ -88,6 +98,7 @@ fn cve_2019_5736_entrypoint_is_proc_self_exe() {
     assert_eq!(fingerprint(), before);
 }
 
+// Attack: CVE-2019-5736
 fn cve_2019_5736_interpreter_is_proc_self_exe() {
     let before = fingerprint();
     let mut b = Bundle::new();
@@ -105,6 +116,7 @@ fn cve_2019_5736_interpreter_is_proc_self_exe() {
 
 /// The container looks for the runtime's process, and opens its binary for writing as soon as it is
 /// not busy.
+// Attack: CVE-2019-5736
 fn cve_2019_5736_exec_of_proc_self_exe() {
     let before = fingerprint();
     let script = "while :; do for p in /proc/[0-9]*; do case $p in /proc/1) ;; *) \
@@ -135,6 +147,7 @@ fn cve_2019_5736_exec_of_proc_self_exe() {
     assert_eq!(fingerprint(), before, "the host's binary was changed");
 }
 
+// Attack: CVE-2019-5736
 fn cve_2019_5736_own_binary_cannot_be_written() {
     let b = Bundle::sleeper();
     let c = b.create();
@@ -149,6 +162,7 @@ fn cve_2019_5736_own_binary_cannot_be_written() {
     );
 }
 
+// Attack: CVE-2019-19921
 fn cve_2019_19921_proc_is_a_symlink() {
     let hosts = fixture::new_dir("hosts");
     let mut b = Bundle::new();
@@ -164,6 +178,7 @@ fn cve_2019_19921_proc_is_a_symlink() {
 
 /// Every path that the runtime uses for the set-up is a symlink to a directory of the host,
 /// absolute and relative; nothing in it may change.
+// Attack: CVE-2019-18837
 fn cve_2019_18837_farm_of_symlinks() {
     only_hull!("runc 1.1.5 is open to it where /dev is a symlink");
     for climb in [String::new(), "../".repeat(20)] {
@@ -208,6 +223,7 @@ fn cve_2019_18837_farm_of_symlinks() {
     }
 }
 
+// Attack: CVE-2022-29162
 fn cve_2022_29162_inheritable_is_empty() {
     let b = Bundle::sleeper();
     let c = b.started();
@@ -220,6 +236,7 @@ fn cve_2022_29162_inheritable_is_empty() {
     );
 }
 
+// Attack: CVE-2023-25809
 fn cve_2023_25809_cgroup_is_read_only() {
     // hull also makes the tmpfs read-only that has the hierarchies, which is the container's own.
     let places = if runtime::drives_hull() {
@@ -243,6 +260,7 @@ fn cve_2023_25809_cgroup_is_read_only() {
     }
 }
 
+// Attack: CVE-2025-31133
 fn cve_2025_31133_dev_null_is_a_symlink() {
     only_hull!("runc 1.1.5 is open to it");
     let mut b = Bundle::new();
@@ -268,6 +286,7 @@ fn cve_2025_31133_dev_null_is_a_symlink() {
     );
 }
 
+// Attack: CVE-2026-41579
 fn cve_2026_41579_dev_is_a_symlink() {
     only_hull!("runc 1.1.5 is open to it");
     let hosts = fixture::new_dir("hosts");
@@ -289,9 +308,95 @@ fn cve_2026_41579_dev_is_a_symlink() {
         "with no tmpfs on /dev"
     );
 }
+/// Where nothing is mounted on `/dev`, the image's own has the nodes: each is a link to a file of the
+/// host, with a terminal and without.
+// Attack: CVE-2026-41579
+fn cve_2026_88264_nodes_of_dev_are_symlinks() {
+    only_hull!("runc 1.1.5 is open to it");
+    let hosts = fixture::new_dir("hosts");
+    let up = format!("../../../../../../../../..{}", hosts.display());
+    let nodes = [
+        "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "fd",
+        "stdin", "stdout", "stderr",
+    ];
+    for node in nodes {
+        fs::write(hosts.join(node), "as it was").unwrap();
+    }
+    let seen = || -> Vec<(String, u32, u32)> {
+        let stat = |node: &&str| {
+            let path = hosts.join(node);
+            let stat = fs::symlink_metadata(&path).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            (text, stat.mode(), stat.uid())
+        };
+        nodes.iter().map(|node| stat(node)).collect()
+    };
+    let before = seen();
+    let mut started = 0;
+    let places = [hosts.to_str().unwrap(), &up];
+    let links = nodes
+        .iter()
+        .flat_map(|node| places.map(|place| (node, place)));
+    for ((node, place), terminal) in links.flat_map(|link| [(link, false), (link, true)]) {
+        let mut b = Bundle::new();
+        b.spec["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+        let path = b.rootfs().join("dev").join(node);
+        let _ = fs::remove_dir_all(&path);
+        symlink(format!("{place}/{node}"), path).unwrap();
+        b.set("/process/terminal", json!(terminal));
+        b.set("/process/user", json!({ "uid": 0, "gid": 5 }));
+        b.writable().args(&["/bin/sleep", "100"]);
+        let socket = FdSocket::new();
+        let console = ["--console-socket", socket.path.to_str().unwrap()];
+        let (c, _) = b.try_create(if terminal { &console } else { &[] });
+        if let Some(c) = c {
+            started += 1;
+            c.start();
+            c.exec(&["/bin/sh", "-c", "for n in /dev/*; do echo words > $n; done"]);
+        }
+        assert_eq!(seen(), before, "terminal {terminal}, {node}, {place}");
+        assert_eq!(fs::read_dir(&hosts).unwrap().count(), nodes.len());
+    }
+    assert!(started > 0, "no container was made");
+}
+
+/// CVE-2025-52881 without the race: a tmpfs covers the directory that hull writes to. The value
+/// reaches the kernel, or the container is refused.
+// Attack: CVE-2025-52881
+fn cve_2025_52881_sysctls_under_a_planted_tmpfs() {
+    only_hull!("runc 1.1.5 is open to it");
+    let mut started = 0;
+    for place in ["/proc/sys", "/proc/sys/net", "/proc/self", "/proc"] {
+        let mut b = Bundle::sleeper();
+        b.push(
+            "/mounts",
+            json!({ "destination": place, "type": "tmpfs", "source": "tmpfs" }),
+        );
+        b.set("/linux/sysctl", json!({ "net.ipv4.ip_default_ttl": "77" }));
+        b.remove("/linux/readonlyPaths");
+        b.remove("/linux/maskedPaths");
+        let (c, out) = b.try_create(&[]);
+        let Some(c) = c else {
+            out.failure();
+            continue;
+        };
+        started += 1;
+        let seen = std::process::Command::new("nsenter")
+            .args(["--net", "--target", &c.pid().to_string()])
+            .args(["cat", "/proc/sys/net/ipv4/ip_default_ttl"])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&seen.stdout), "77\n", "{place}");
+    }
+    assert!(started > 0, "every tmpfs was refused: nothing was written");
+}
 
 /// The host's root as a volume. (Another runtime resolved a path after setns, in the wrong mount
 /// namespace.)
+// Attack: crun issue 2262
 fn bind_of_the_hosts_root() {
     let mut b = Bundle::new();
     b.mount("/mnt", "bind", "/", &["rbind", "ro", "rprivate"]);
@@ -301,6 +406,7 @@ fn bind_of_the_hosts_root() {
     );
 }
 
+// Attack: CVE-2019-14271
 fn hostile_passwd_does_not_matter() {
     let mut b = Bundle::new();
     // runc fails with a line of a mebibyte.
@@ -335,6 +441,7 @@ fn hostile_passwd_does_not_matter() {
 }
 
 /// CVE-2019-14271: no process with rights on the host loads a library of the image.
+// Attack: CVE-2019-14271
 fn hostile_libraries_do_not_matter() {
     let mut b = Bundle::new();
     for d in ["lib", "lib64", "lib/x86_64-linux-gnu", "etc"] {
@@ -352,6 +459,7 @@ fn hostile_libraries_do_not_matter() {
     assert_eq!(b.output_of("hostname"), "box");
 }
 
+// Attack: CVE-2016-9962
 fn program_is_not_dumpable_before_its_start() {
     let b = Bundle::sleeper();
     let c = b.create();
@@ -417,6 +525,7 @@ fn run_as_root_without_capabilities_cannot_change_the_host() {
 }
 
 /// The container may have mounted anything on its /proc before an exec.
+// Attack: CVE-2019-19921, CVE-2025-52881
 fn exec_does_not_trust_the_containers_proc() {
     let mut b = Bundle::sh(
         "mount -t tmpfs tmpfs /proc && mkdir -p /proc/self/attr /proc/self/fd /proc/1 && echo \
@@ -435,6 +544,7 @@ fn exec_does_not_trust_the_containers_proc() {
 }
 
 /// Without XDG_RUNTIME_DIR an ordinary user's store is in /tmp, where anybody may make it first.
+// Attack: planted files
 fn a_store_of_another_user_is_refused() {
     only_hull!("runc's store is its own matter");
     let directory = fixture::new_dir("store");
@@ -453,6 +563,7 @@ fn a_store_of_another_user_is_refused() {
     runtime.call(&["list"]).success();
 }
 
+// Attack: locks of others
 fn the_lock_of_the_networks_is_hulls_alone() {
     only_hull!("runc has no networks");
     let runtime = Runtime::new(fixture::new_dir("state"));
@@ -470,6 +581,7 @@ fn the_lock_of_the_networks_is_hulls_alone() {
 
 /// Annotations come with images. Under the name hull-vm they lead back to the host's kernel only
 /// where hull's own config says so.
+// Attack: CVE-2026-84042
 fn annotations_take_no_isolation_away() {
     only_hull!("runc has one backend");
     let mut b = Bundle::new();
@@ -496,6 +608,7 @@ fn annotations_take_no_isolation_away() {
     assert_has!(plan, "pivot");
 }
 
+// Attack: files without end
 fn a_sparse_passwd_ends_exec_soon() {
     let mut b = Bundle::sleeper();
     only_hull!("runc reads all of it");
@@ -506,6 +619,7 @@ fn a_sparse_passwd_ends_exec_soon() {
     assert_eq!(c.exec(&["sh", "-c", "echo $HOME"]).success().stdout, "/\n");
 }
 
+// Attack: files without end
 fn a_fifo_as_a_namespace_is_an_error() {
     only_hull!("runc waits for a writer");
     let fifo = fixture::new_dir("fifo").join("net");
@@ -518,6 +632,7 @@ fn a_fifo_as_a_namespace_is_an_error() {
     b.run().failure();
 }
 
+// Attack: cgroup.procs
 fn unified_values_move_no_process() {
     let mut b = Bundle::new();
     b.args(&["true"]);
@@ -527,6 +642,7 @@ fn unified_values_move_no_process() {
     }
 }
 
+// Attack: CVE-2024-21626
 fn descriptors_of_a_number_out_of_range_are_an_error() {
     only_hull!("runc has other words");
     let mut b = Bundle::new();
@@ -546,4 +662,123 @@ fn sockets_of_another_process_are_not_passed_on() {
         ];
         assert_eq!(b.output_of("echo [$LISTEN_FDS]"), "[]");
     }
+}
+
+/// In a directory of everybody another user may put a link in the place of a file that hull is about
+/// to make.
+// Attack: planted files
+fn a_pid_file_follows_no_planted_link() {
+    let directory = fixture::new_dir("shared");
+    let victim = directory.join("victim");
+    fs::write(&victim, "as it was").unwrap();
+    let file = directory.join("pid");
+    let b = Bundle::sleeper();
+    b.write();
+    for link in ["pid", ".pid", "pid~", ".pid~", "pid.tmp"] {
+        let link = directory.join(link);
+        if !link.exists() {
+            symlink(&victim, link).unwrap();
+        }
+    }
+    let (c, out) = b.try_create(&["--pid-file", file.to_str().unwrap()]);
+    out.success();
+    let c = c.unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
+    assert!(fs::symlink_metadata(&file).unwrap().is_file());
+    assert_eq!(fs::read_to_string(&file).unwrap(), c.pid().to_string());
+}
+
+/// A line end in a host name would be a line of its neighbours' hosts files.
+// Attack: control characters
+fn host_names_are_one_word() {
+    only_hull!("runc writes no hosts files");
+    let mut b = Bundle::new();
+    b.args(&["true"]);
+    for name in ["a\n192.0.2.1 bank.example", "a\u{1b}[2J", "a\u{9b}2J"] {
+        b.set("/hostname", json!(name));
+        assert_has!(b.run().failure(), "has a control character");
+    }
+}
+
+/// Names come from images, configs and containers, and a terminal obeys them.
+// Attack: control characters
+fn what_hull_prints_cannot_speak_to_the_terminal() {
+    only_hull!("runc prints names as they are");
+    let strange = "x\u{1b}]0;owned\u{7}\u{9b}2J\nhull: second line";
+    let silent = |text: &str, what: &str| {
+        let loud = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(loud), "{what}: {text:?}");
+        assert!(!text.contains("\nhull: second"), "{what}: {text:?}");
+    };
+    let mut b = Bundle::sleeper();
+    let directory = b.dir.parent().unwrap().join(format!("{strange}-bundle"));
+    b.set(
+        "/annotations",
+        json!({ strange: strange, "org.hull.vm.memory": strange }),
+    );
+    b.set("/process/args/0", json!(strange));
+    silent(&b.run().failure(), "run");
+    let plan = b.call(&["plan", b.dir.to_str().unwrap()]);
+    silent(&plan.stderr, "plan's warnings");
+    silent(&plan.stdout, "plan");
+    b.args(&["sleep", "1000"]);
+    fs::rename(&b.dir, &directory).unwrap();
+    b.dir.clone_from(&directory);
+    let c = b.started();
+    let list = c.bundle.call(&["list"]);
+    let state = c.bundle.call(&["state", &c.bundle.id]);
+    silent(&list.success().stdout, "list");
+    let state = state.success().stdout;
+    silent(&state, "state");
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["bundle"], directory.to_str().unwrap());
+}
+
+/// Opening a device may do something by itself: it rewinds a tape, or starts a watchdog.
+// Attack: files without end
+fn a_device_in_the_place_of_passwd_is_not_opened() {
+    only_hull!("runc has no containers from flags");
+    let b = Bundle::new();
+    let root = b.rootfs();
+    let passwd = root.join("etc/passwd");
+    let _ = fs::remove_file(&passwd);
+    // No driver has this number: open(2) of the device is an error.
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    let device = nix::sys::stat::makedev(240, 77);
+    nix::sys::stat::mknod(&passwd, nix::sys::stat::SFlag::S_IFCHR, mode, device).unwrap();
+    let run = |user: &str| {
+        let root = root.to_str().unwrap();
+        b.runtime
+            .call(&["run", "--rootfs", root, "-u", user, "--", "/bin/id", "-u"])
+    };
+    assert_eq!(run("77").success().stdout, "77\n");
+    assert_has!(run("ada").failure(), "no user");
+}
+
+/// A file's name is bytes: `delete` finds the mounts of a container without a mount namespace also
+/// where a name is no text.
+// Attack: planted files
+fn a_mount_point_of_any_bytes_is_unmounted() {
+    use std::os::unix::ffi::OsStrExt;
+    only_hull!("runc leaves such mounts");
+    crate::support::users::private_mounts();
+    let mut b = Bundle::sleeper();
+    b.without_namespace("mount");
+    b.remove("/linux/maskedPaths");
+    b.remove("/linux/readonlyPaths");
+    b.set("/mounts", json!([]));
+    let name = std::ffi::OsStr::from_bytes(b"strange \xff\xfe\nname");
+    let point = b.rootfs().join(name);
+    fs::create_dir(&point).unwrap();
+    let c = b.started();
+    nix::mount::mount(
+        Some("tmpfs"),
+        &point,
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        None::<&str>,
+    )
+    .unwrap();
+    b.call(&["delete", "--force", &c.bundle.id]).success();
+    fs::remove_dir(&point).unwrap();
 }

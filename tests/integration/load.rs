@@ -61,6 +61,7 @@ fn four_at_a_time(count: u32, work: impl Fn(u32) + Sync) {
     });
 }
 
+// Attack: youki hang of run
 fn run_four_at_a_time() {
     let _burners = Burners::new();
     let bundles: Vec<_> = (0..4)

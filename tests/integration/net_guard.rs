@@ -260,6 +260,7 @@ fn arrives(socket: &UdpSocket) -> bool {
     socket.recv_from(&mut [0; 8]).is_ok()
 }
 
+// Attack: CVE-2020-8558
 fn a_neighbours_packet_for_127_0_0_1_is_dropped() {
     only_hull!("networks are hull's own");
     let w = World::new();
@@ -293,6 +294,7 @@ fn a_neighbours_packet_for_127_0_0_1_is_dropped() {
     assert!(!arrives(&loopback), "a container reaches the host's ::1");
 }
 
+// Attack: CVE-2020-8558
 fn a_source_address_of_another_is_dropped() {
     only_hull!("networks are hull's own");
     let w = World::new();
@@ -343,6 +345,7 @@ fn believes(sender: &Sender, address: IpAddr, frame: &[u8]) -> bool {
     !ip(&format!("neigh show {address} dev {}", sender.link)).contains("02:00:00:00:00:aa")
 }
 
+// Attack: CVE-2020-8558
 fn arp_and_neighbour_discovery_spoofing_is_dropped() {
     only_hull!("networks are hull's own");
     let w = World::new();
@@ -363,6 +366,7 @@ fn arp_and_neighbour_discovery_spoofing_is_dropped() {
     }
 }
 
+// Attack: CVE-2020-8558
 fn the_gateways_address_cannot_be_taken() {
     only_hull!("networks are hull's own");
     let w = World::new();
@@ -398,6 +402,7 @@ fn the_gateways_address_cannot_be_taken() {
     }
 }
 
+// Attack: CVE-2020-8558
 fn a_vlan_tag_does_not_pass_the_rules() {
     only_hull!("networks are hull's own");
     let w = World::new();

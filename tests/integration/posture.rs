@@ -157,6 +157,7 @@ fn of_bundle(name: &str, b: &mut Bundle) -> String {
     text
 }
 
+// Attack: posture
 fn processes_have_the_posture_of_the_golden_text() {
     only_hull!("the golden text is hull's");
     let mut plain = Bundle::sleeper();

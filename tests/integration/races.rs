@@ -140,6 +140,7 @@ fn race(b: &mut Bundle) {
     }
 }
 
+// Attack: CVE-2019-18837
 fn swapped_directory_of_a_tmpfs() {
     let mut b = Bundle::new();
     b.mount("/vol/sub", "tmpfs", "tmpfs", &[]).mount(
@@ -151,6 +152,7 @@ fn swapped_directory_of_a_tmpfs() {
     race(&mut b);
 }
 
+// Attack: CVE-2019-18837
 fn swapped_directory_of_a_bound_directory() {
     let source = fixture::new_dir("source");
     let mut b = Bundle::new();
@@ -161,6 +163,7 @@ fn swapped_directory_of_a_bound_directory() {
     assert_eq!(fs::read_dir(source).unwrap().count(), 0);
 }
 
+// Attack: CVE-2019-18837
 fn swapped_directory_of_a_bound_file() {
     let source = fixture::new_dir("source").join("one");
     fs::write(&source, "bound").unwrap();
@@ -172,6 +175,7 @@ fn swapped_directory_of_a_bound_file() {
     assert_eq!(fs::read_to_string(source).unwrap(), "bound");
 }
 
+// Attack: CVE-2019-18837
 fn swapped_directory_of_a_device() {
     let mut b = Bundle::new();
     b.push(
@@ -185,6 +189,7 @@ fn swapped_directory_of_a_device() {
     race(&mut b);
 }
 
+// Attack: CVE-2019-18837
 fn swapped_directory_of_protected_paths() {
     let mut b = Bundle::new();
     for (kind, path) in [
@@ -198,6 +203,7 @@ fn swapped_directory_of_protected_paths() {
     race(&mut b);
 }
 
+// Attack: CVE-2024-21626
 fn swapped_working_directory() {
     let mut b = Bundle::new();
     b.set("/process/cwd", json!("/vol/work/here"));
@@ -205,6 +211,7 @@ fn swapped_working_directory() {
 }
 
 /// The link leads to a descriptor of hull's while it enters the container (CVE-2024-21626).
+// Attack: CVE-2024-21626
 fn swapped_working_directory_of_exec() {
     let mut b = Bundle::sleeper();
     b.writable();

@@ -320,6 +320,7 @@ fn mounts_of_the_host_are_not_visible() {
 }
 
 /// CVE-2019-16884 and similar ones.
+// Attack: CVE-2019-19921
 fn proc_cannot_be_a_volume() {
     let fake = fixture::new_dir("fake-proc");
     fs::create_dir_all(fake.join("self/attr")).unwrap();

@@ -84,6 +84,7 @@ fn program_has_the_terminal_as_its_own() {
     );
 }
 
+// Attack: CVE-2025-52565
 fn console_is_the_terminal() {
     let b = with_terminal(
         "stat -c '%F %t:%T' /dev/console; echo words > /dev/console; grep -c ' /dev/console ' \

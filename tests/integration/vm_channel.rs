@@ -109,6 +109,7 @@ fn rest_of(child: &mut Child) -> String {
     rest
 }
 
+// Attack: a hostile guest
 fn ten_thousand_frames_of_twenty_execs() {
     only_hull!("the VM backend");
     let mut vm = Vm::sh(

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 tests![qemu_is_confined_and_its_end_ends_the_container];
 
+// Attack: QEMU taken over by its guest
 fn qemu_is_confined_and_its_end_ends_the_container() {
     only_hull!("the VM backend");
     let vm = Vm::sh("exec sleep 1000");

@@ -29,6 +29,7 @@ fn fingerprint(directory: &Path) -> String {
     finish(command, LIMIT).success().stdout
 }
 
+// Attack: a hostile guest
 fn a_share_reaches_only_its_directories() {
     only_hull!("the VM backend");
     let mut vm = Vm::sh("true");
@@ -124,6 +125,7 @@ fn a_share_reaches_only_its_directories() {
 
 /// In the guest, with every capability that helps, while the host exchanges a directory of the
 /// share and a link out of it.
+// Attack: a hostile guest
 fn attacks_on_the_share_fail() {
     only_hull!("the VM backend");
     let mut vm = Vm::sh("true");
@@ -234,6 +236,7 @@ fn an_annotation_chooses_the_backend_and_ids_are_translated() {
     assert_eq!((made.uid(), made.gid()), (100_007, 100_008));
 }
 
+// Attack: CVE-2025-24965
 fn a_read_only_root_leaves_the_bundle_unchanged() {
     only_hull!("the VM backend");
     let mut vm = Vm::sh("touch /file; echo $?; ls /proc/self >/dev/null && echo proc");

@@ -30,6 +30,7 @@ fn shuffled(random: &mut Random) -> Vec<Step> {
     steps
 }
 
+// Attack: CVE-2021-43784
 #[test]
 fn every_step_is_decoded_as_it_was_encoded() {
     let mut random = Random::new(1);
@@ -74,6 +75,7 @@ fn truncated_steps() {
 
 /// Bytes are changed, inserted and removed: the result is a list of steps or `Malformed`. The steps
 /// that are decoded encode to the same bytes again, which shows that the decoder used every byte.
+// Attack: CVE-2021-43784
 #[test]
 fn mutated_steps() {
     let mut random = Random::new(4);
