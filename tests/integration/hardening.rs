@@ -329,7 +329,7 @@ fn cve_2026_88264_nodes_of_dev_are_symlinks() {
             let text = fs::read_to_string(&path).unwrap();
             (text, stat.mode(), stat.uid())
         };
-        nodes.iter().map(|node| stat(node)).collect()
+        nodes.iter().map(stat).collect()
     };
     let before = seen();
     let mut started = 0;
