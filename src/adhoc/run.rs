@@ -224,7 +224,9 @@ impl Run<'_> {
     /// write any more.
     fn detached(&self) -> Result<u8> {
         let mut output = keeper::LoggedOutput::new(self.adhoc.tty)?;
-        null_stdin()?;
+        if !self.adhoc.interactive {
+            null_stdin()?;
+        }
         let created = output.while_redirected(|console| {
             create(self.store, &self.adhoc.id, self.spec, self.options, console)
         });

@@ -8,6 +8,7 @@ use crate::cgroups::exec::sub_cgroups;
 use crate::facts::Facts;
 use crate::namespaces::spawn::Child;
 use crate::process::exec::{self, CgroupEntry, ExecRequest};
+use crate::security::lsm::Lsm;
 use crate::spec::config::Process;
 use crate::state::VmRecord;
 use crate::sys::fd::Fd;
@@ -55,7 +56,12 @@ impl Container {
         if let Some(vm) = &self.record.vm {
             return self.exec_in_vm(vm, process, options, console);
         }
-        let facts = Facts::probe(&self.record.spec)?;
+        let mut facts = Facts::probe(&self.record.spec)?;
+        let labels = [&process.apparmor_profile, &process.selinux_label];
+        // The container's config may have no label where the exec has one.
+        if facts.lsm.is_none() && labels.into_iter().flatten().any(|label| !label.is_empty()) {
+            facts.lsm = Some(Lsm::probe());
+        }
         let entered = self.enter(options)?;
         let request = self.exec_request(options, &entered)?;
         let plan = exec::exec(process, &facts, &request)?;

@@ -54,9 +54,16 @@ pub const MEMORY_FLAGS: [(&str, u32); 3] = [
     ("MPOL_F_STATIC_NODES", 1 << 15),
 ];
 
-/// A set of CPUs or memory nodes: number n is bit n%64 of word n/64. There are 1024 numbers, which
-/// is glibc's CPU_SETSIZE and the most that the kernel's MAX_NUMNODES can be.
-pub type Bits = [u64; 16];
+/// A set of CPUs or memory nodes: number n is bit n%64 of word n/64. There is room for 1024 numbers,
+/// glibc's CPU_SETSIZE, or for more where one of them is larger.
+pub type Bits = Vec<u64>;
+
+/// The largest number of a CPU: the kernel's NR_CPUS is 8192 at the most.
+const LAST_CPU: usize = 8191;
+
+fn no_bits() -> Bits {
+    vec![0; 16]
+}
 
 /// `struct sched_attr` of linux/sched/types.h, without the utilisation clamps, which the spec does
 /// not have.
@@ -196,9 +203,9 @@ pub fn exec_cpu_affinity(affinity: &CpuAffinity) -> Result<(Option<Bits>, Option
 /// empty elements are allowed.
 ///
 /// # Errors
-/// An element is not a number or range, or is above 1023; a range is reversed; the list is empty.
+/// An element is not a number or range, or is above 8191; a range is reversed; the list is empty.
 pub fn list(text: &str) -> Result<Bits> {
-    let mut bits = Bits::default();
+    let mut bits = no_bits();
     for element in text
         .split(',')
         .map(str::trim)
@@ -209,11 +216,12 @@ pub fn list(text: &str) -> Result<Bits> {
         if first > last {
             return Err(Error::new(format!("invalid range: {element}")));
         }
+        bits.resize(bits.len().max(last / 64 + 1), 0);
         for bit in first..=last {
             bits[bit / 64] |= 1 << (bit % 64);
         }
     }
-    if bits == Bits::default() {
+    if bits.iter().all(|word| *word == 0) {
         return Err(Error::new(format!("no numbers found in {text:?}")));
     }
     Ok(bits)
@@ -227,8 +235,8 @@ fn number(digits: &str, element: &str) -> Result<usize> {
         .then(|| digits.parse::<usize>().ok())
         .flatten();
     match value {
-        Some(value) if value < 64 * Bits::default().len() => Ok(value),
-        Some(value) => Err(Error::new(format!("{value} is above 1023"))),
+        Some(value) if value <= LAST_CPU => Ok(value),
+        Some(value) => Err(Error::new(format!("{value} is above {LAST_CPU}"))),
         None => Err(Error::new(format!("invalid number or range: {element}"))),
     }
 }
@@ -322,8 +330,9 @@ mod tests {
     }
 
     fn bits(numbers: &[usize]) -> Bits {
-        let mut bits = Bits::default();
+        let mut bits = no_bits();
         for number in numbers {
+            bits.resize(bits.len().max(number / 64 + 1), 0);
             bits[number / 64] |= 1 << (number % 64);
         }
         bits
@@ -495,6 +504,7 @@ mod tests {
             ("0", vec![0]),
             ("0-3", vec![0, 1, 2, 3]),
             ("0-1,3,1023", vec![0, 1, 3, 1023]),
+            ("1024,8191", vec![1024, 8191]),
             (" 63 , 64 ,,", vec![63, 64]),
             ("5-5,5", vec![5]),
         ] {
@@ -511,8 +521,8 @@ mod tests {
             "+1",
             "1 2",
             "0x1",
-            "1024",
-            "0-1024",
+            "8192",
+            "0-8192",
             "1--2",
             "99999999999999999999",
         ] {

@@ -250,9 +250,6 @@ fn linux(linux: &Linux, config: &Config) -> Result<()> {
                 device.typ
             ));
         }
-        if device.path.is_empty() {
-            return refuse(format!("linux.devices[{index}]: path is missing"));
-        }
         if device.typ != "p" && (device.major.is_none() || device.minor.is_none()) {
             return refuse(format!(
                 "linux.devices[{index}]: {} has no major and minor number",

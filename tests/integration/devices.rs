@@ -7,6 +7,7 @@ use serde_json::json;
 use std::os::unix::fs::symlink;
 
 tests![
+    a_device_without_a_path_is_none_in_dev,
     default_devices_are_there,
     default_devices_work,
     standard_links_are_there,
@@ -238,4 +239,15 @@ fn an_empty_file_at_a_devices_path_is_covered() {
     std::fs::remove_file(dev.join("zero")).unwrap();
     std::fs::write(dev.join("zero"), "not empty").unwrap();
     assert_has!(b.run().failure(), "file exists");
+}
+
+/// runc makes no node for it: it is there for the cgroup's rules alone.
+fn a_device_without_a_path_is_none_in_dev() {
+    let mut b = Bundle::new();
+    let before = b.output_of("ls /dev");
+    b.push(
+        "/linux/devices",
+        json!({ "path": "", "type": "c", "major": 10, "minor": 229 }),
+    );
+    assert_eq!(b.output_of("ls /dev"), before);
 }

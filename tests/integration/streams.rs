@@ -21,6 +21,7 @@ tests![
     lines_of_a_terminal_end_once_where_stdin_is_a_pipe,
     a_program_may_close_its_terminal_and_open_it_again,
     a_log_goes_on_after_a_terminal_was_closed,
+    a_detached_container_has_the_stdin_that_was_asked_for,
     exec_has_the_window_from_its_beginning,
     the_end_of_an_exec_is_no_hangup,
     files_and_devices_of_the_caller_keep_their_owner,
@@ -245,4 +246,19 @@ fn a_container_that_is_being_created_is_creating() {
     let seen = fs::read_to_string(&out).unwrap();
     assert_has!(seen, "\"creating\"");
     drop(c);
+}
+
+fn a_detached_container_has_the_stdin_that_was_asked_for() {
+    let (runtime, root) = (hull(), small_root());
+    let root = root.to_str().unwrap();
+    for (flags, said) in [("-di", "words"), ("-d", "")] {
+        let args = ["run", flags, "--name", "c", "--rootfs", root, "--"];
+        let args = [&args[..], &["sh", "-c", "cat; echo over"]].concat();
+        runtime.call_with_input(&args, "words").success();
+        until("the program ends", || {
+            runtime.call(&["logs", "c"]).stdout.contains("over")
+        });
+        assert_eq!(runtime.call(&["logs", "c"]).stdout, format!("{said}over\n"));
+        runtime.call(&["delete", "--force", "c"]).success();
+    }
 }
