@@ -40,7 +40,9 @@ pub fn check_id(id: &str) -> Result<()> {
         return Err(Error::new("container id cannot be empty"));
     }
     if !id.chars().all(plain) || id == "." || id == ".." {
-        return Err(Error::new(format!("invalid container ID format: {id:?}")));
+        return Err(Error::new(format!(
+            "invalid container ID format: {id:?} (letters, digits and _+-. are allowed)"
+        )));
     }
     if id.len() > 255 {
         return Err(Error::new(format!(

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::namespaces::spawn::Child;
+use crate::security::rlimits;
 use crate::spec::Spec;
 use crate::state::PolicyOutcome;
 use crate::step::container::{Attribute, Protection, Step};
@@ -184,6 +185,14 @@ pub fn sentence(step: &Step, errno: i32, detail: u32, place: &str) -> String {
 fn operation(step: &Step) -> String {
     match step {
         Step::Barrier { kind } => format!("wait for hull at the barrier {kind:?}"),
+        Step::Set {
+            what: Attribute::Rlimit,
+            number,
+            ..
+        } => {
+            let limit = u32::try_from(*number).ok().and_then(rlimits::name);
+            format!("error setting rlimits: {}", limit.unwrap_or("unknown"))
+        }
         Step::Set { what, .. } => attribute(*what).to_owned(),
         Step::Join { kind, .. } => format!(
             "join the {} namespace",

@@ -319,8 +319,13 @@ fn command() -> u8 {
         && args
             .iter()
             .any(|arg| arg.as_encoded_bytes().starts_with(b"--rootfs"));
+    let asks_version = args.iter().any(|arg| arg == "--version" || arg == "-v");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
+        // Other global options may come before it, as in `hull --root DIR --version`.
+        Err(error) if asks_version && lacks_command(&error) => {
+            return status(version::print(), 1);
+        }
         Err(error) => {
             let _ = error.print();
             if lacks_value(&error) {
@@ -363,6 +368,15 @@ fn command() -> u8 {
     status(
         protected.and_then(|()| cli.command.execute(&cli.global)),
         common,
+    )
+}
+
+/// Whether no command was given.
+fn lacks_command(error: &clap::Error) -> bool {
+    matches!(
+        error.kind(),
+        clap::error::ErrorKind::MissingSubcommand
+            | clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     )
 }
 

@@ -35,6 +35,8 @@ tests![
     without_a_cgroup_manager_the_container_stays_in_the_callers_cgroup,
     exec_with_an_empty_user_is_the_containers_user,
     console_sockets_may_have_long_paths,
+    the_version_is_printed_after_global_options_too,
+    errors_name_the_limit_and_the_characters_of_an_id,
 ];
 
 fn plain(args: &[&str]) -> runtime::Output {
@@ -520,4 +522,27 @@ fn console_sockets_may_have_long_paths() {
     let (_, descriptors) = crate::support::console::receive_on(&stream);
     assert_eq!(descriptors.len(), 1);
     drop(c);
+}
+
+fn the_version_is_printed_after_global_options_too() {
+    let b = Bundle::new();
+    let out = b.call(&["--version"]).success().stdout;
+    assert_has!(out, "version");
+}
+
+fn errors_name_the_limit_and_the_characters_of_an_id() {
+    only_hull!("runc has other words");
+    let mut b = Bundle::new();
+    let limit = serde_json::json!([
+        { "type": "RLIMIT_NOFILE", "soft": 99_999_999_999_u64, "hard": 99_999_999_999_u64 },
+    ]);
+    b.set("/process/rlimits", limit);
+    b.args(&["true"]);
+    assert_has!(b.run().failure(), "rlimit_nofile");
+    b.id = "an id".into();
+    assert_has!(b.run().failure(), "letters, digits");
+    let mut b = Bundle::new();
+    b.args(&["echo", &"x".repeat(3_000_000)]);
+    let said = b.run().stderr;
+    assert_has!(said, "argument list too long");
 }

@@ -125,6 +125,10 @@ impl ChildState<'_> {
             Errno::ENOEXEC => b": exec format error\n",
             Errno::ENOENT => b": no such file or directory\n",
             Errno::EACCES => b": permission denied\n",
+            Errno::E2BIG => b": argument list too long\n",
+            Errno::ENOMEM => b": cannot allocate memory\n",
+            Errno::ELOOP => b": too many levels of symbolic links\n",
+            Errno::ETXTBSY => b": text file busy\n",
             _ => b": the kernel refused it\n",
         };
         for part in [b"exec ", path, why] {
