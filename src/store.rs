@@ -5,13 +5,13 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Kind;
-use crate::sys::file;
 use crate::sys::replace::{Lasting, replace};
+use crate::sys::{file, process};
 use crate::{Context, Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -24,9 +24,21 @@ pub struct Store {
     root: PathBuf,
 }
 
-/// The exclusive lock on one container's directory (flock(2)); released when dropped.
+/// The exclusive lock on one container's directory (flock(2)); released when dropped, and with the
+/// end of hull: its children do not have it.
 pub struct Lock {
-    _directory: File,
+    /// The open directory. A child that goes on in hull's code drops it without closing it.
+    directory: i32,
+    /// Whether it is kept from hull's children.
+    own: bool,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.own || process::share_again(self.directory) {
+            file::close(self.directory);
+        }
+    }
 }
 
 /// Checks an id: letters, digits and `_+-.` (runc's rule), but neither `.` nor `..`, and at most
@@ -152,9 +164,9 @@ impl Store {
         self.check_owner()?;
         let directory = File::open(self.directory(id)).map_err(|error| missing(id, &error))?;
         file::lock(directory.as_raw_fd()).on("lock container", id)?;
-        Ok(Lock {
-            _directory: directory,
-        })
+        let directory = directory.into_raw_fd();
+        let own = process::keep_from_children(directory);
+        Ok(Lock { directory, own })
     }
 
     /// Whether another command has the container locked now.

@@ -75,8 +75,9 @@ impl Container {
         match self.group() {
             Ok(Some(mut group)) => {
                 // With init the kernel ends all of its process namespace; only what is left is
-                // sought.
+                // sought. A hull that was killed while it made the container has recorded no init.
                 if self.record.vm.is_some()
+                    || self.record.pid <= 0
                     || !has_pid_namespace(&self.record.spec)
                     || group.remove().is_err()
                 {

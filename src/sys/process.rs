@@ -3,6 +3,7 @@
 use super::{Sys, call, raw_fd};
 use nix::errno::Errno;
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// clone3(2): the child is created in the cgroup of `cl_args.cgroup` (v2).
 pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -63,11 +64,50 @@ pub fn clone(flags: u64, cgroup: Option<i32>) -> Sys<Cloned> {
     }
     // SAFETY: without CLONE_VM and a stack the child goes on here on its own copy of this one.
     match unsafe { call!(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) }? {
-        0 => Ok(Cloned::Child),
+        0 => {
+            // With CLONE_FILES the table of descriptors is the parent's own.
+            if flags & libc::CLONE_FILES as u64 == 0 {
+                close_own();
+            }
+            Ok(Cloned::Child)
+        }
         pid => Ok(Cloned::Parent {
             pid: raw_fd(pid),
             pidfd,
         }),
+    }
+}
+
+/// The descriptors that no child of [`clone`] keeps; -1 is none.
+static OWN: [AtomicI32; 4] = [const { AtomicI32::new(-1) }; 4];
+
+/// Keeps a descriptor from the children of [`clone`] until [`share_again`]. A lock of flock(2) is
+/// held as long as any copy of its descriptor is open: a child that lives on when hull was killed
+/// would hold it. False beyond four at a time: the descriptor is inherited as others are.
+pub fn keep_from_children(raw: i32) -> bool {
+    let free = |own: &AtomicI32| {
+        own.compare_exchange(-1, raw, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    };
+    OWN.iter().any(free)
+}
+
+/// Undoes [`keep_from_children`], before the descriptor is closed. False in a child, where it has
+/// been closed and the number may be another's.
+pub fn share_again(raw: i32) -> bool {
+    OWN.iter().any(|own| {
+        own.compare_exchange(raw, -1, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    })
+}
+
+/// In a new child. A child of the child must not close what has these numbers then.
+fn close_own() {
+    for own in &OWN {
+        let raw = own.swap(-1, Ordering::Relaxed);
+        if raw >= 0 {
+            super::file::close(raw);
+        }
     }
 }
 

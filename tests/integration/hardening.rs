@@ -39,6 +39,7 @@ tests![
     unified_values_move_no_process,
     descriptors_of_a_number_out_of_range_are_an_error,
     sockets_of_another_process_are_not_passed_on,
+    a_child_of_a_killed_hull_holds_up_no_delete,
     a_pid_file_follows_no_planted_link,
     host_names_are_one_word,
     what_hull_prints_cannot_speak_to_the_terminal,
@@ -781,4 +782,42 @@ fn a_mount_point_of_any_bytes_is_unmounted() {
     .unwrap();
     b.call(&["delete", "--force", &c.bundle.id]).success();
     fs::remove_dir(&point).unwrap();
+}
+
+/// The lock on a container's directory comes with the clone: a child that lives on when hull was
+/// killed must not keep it.
+// Attack: locks of others
+fn a_child_of_a_killed_hull_holds_up_no_delete() {
+    for kind in ["createRuntime", "createContainer"] {
+        let mut b = Bundle::sleeper();
+        let mark = fixture::new_dir("mark").join("began");
+        let script = format!("echo $$ > {}; exec sleep 300", mark.display());
+        b.push(
+            &format!("/hooks/{kind}"),
+            json!({ "path": "/bin/sh", "args": ["sh", "-c", script] }),
+        );
+        b.write();
+        let mut hull = b
+            .runtime
+            .command(&["create", "--bundle", b.dir.to_str().unwrap(), &b.id])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the hook has begun", || {
+            fs::read_to_string(&mark).is_ok_and(|text| text.ends_with('\n'))
+        });
+        hull.kill().unwrap();
+        hull.wait().unwrap();
+        let began = std::time::Instant::now();
+        b.call(&["delete", "--force", &b.id]).success();
+        let took = began.elapsed();
+        // A hook on the host is in no cgroup of the container's: nobody ends it but its own end.
+        if kind == "createRuntime" {
+            let hook = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
+            let hook = nix::unistd::Pid::from_raw(hook);
+            nix::sys::signal::kill(hook, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+        assert!(took < std::time::Duration::from_secs(5), "{kind}: {took:?}");
+    }
 }
