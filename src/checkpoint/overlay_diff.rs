@@ -424,7 +424,7 @@ mod tests {
         }
         std::fs::write(merged.join("d/.wh.data"), "mine").unwrap();
         std::fs::write(merged.join("d/data"), "too").unwrap();
-        let fifo = c_path(&merged.join("d/fifo")).unwrap();
+        let fifo = c_path(merged.join("d/fifo")).unwrap();
         file::mknodat(libc::AT_FDCWD, &fifo, libc::S_IFIFO | 0o600, 0).unwrap();
         let mode = |path: &Path, mode| {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
