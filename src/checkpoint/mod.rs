@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod archive;
+mod attributes;
 pub(crate) mod backend;
 pub(crate) mod cgroups;
 pub(crate) mod clone;

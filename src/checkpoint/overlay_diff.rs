@@ -1,17 +1,21 @@
 //! The changes that a container made in an overlay, as a tar file: `.wh.NAME` stands for a removed
-//! NAME (OCI image spec, Whiteouts). At restore hull unpacks them into a new upper directory.
+//! NAME (OCI image spec, Whiteouts); a pax record marks a file to which the container itself gave such
+//! a name. At restore hull unpacks them into a new upper directory.
 //!
 //! The upper directory may be in memory, where it has no path. Therefore hull compares the merged
 //! directory with the lower one. It need not enter equal directories: overlayfs copies a directory
 //! up before it changes anything below it, and the copy has a new change time.
 
+use super::attributes::{self, Attributes};
 use crate::sys::fd::{Fd, c_path};
 use crate::sys::file;
 use crate::sys::resolve::make_directory;
 use crate::{Context, Error, Result};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{BufReader, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
@@ -45,6 +49,7 @@ pub fn save(overlay: &Overlay, to: &Path) -> Result<()> {
         out: Builder::new(BufWriter::new(file)),
         links: HashMap::new(),
     };
+    walk.top()?;
     walk.directory(Path::new(""), true)?;
     let mut out = walk.out.into_inner().on("write", to.display())?;
     out.flush().on("write", to.display())
@@ -93,6 +98,20 @@ fn is_unchanged(merged: &Metadata, lower: &Metadata) -> bool {
 }
 
 impl Walk<'_> {
+    /// The overlay's own top directory: the container may have changed its mode or owner.
+    fn top(&mut self) -> Result<()> {
+        let whole = self.overlay.merged;
+        let stat = whole.metadata().on("stat", whole.display())?;
+        self.records(Path::new(""), &stat)?;
+        let mut header = header(EntryType::Directory, Some(&stat));
+        // The crate tar would normalise the name to an empty one.
+        header.as_old_mut().name[..2].copy_from_slice(b"./");
+        header.set_cksum();
+        self.out
+            .append(&header, std::io::empty())
+            .on("save", whole.display())
+    }
+
     fn directory(&mut self, path: &Path, has_lower: bool) -> Result<()> {
         let lower = if has_lower {
             names(&self.overlay.lower.join(path))?
@@ -160,6 +179,7 @@ impl Walk<'_> {
         if stat.nlink() > 1 && kind.is_file() {
             let inode = (stat.dev(), stat.ino());
             if let Some(first) = self.links.get(&inode).cloned() {
+                self.records(path, &stat)?;
                 let mut header = header(EntryType::Link, Some(&stat));
                 header.set_size(0);
                 return self
@@ -182,8 +202,8 @@ impl Walk<'_> {
     fn put(&mut self, path: &Path, kind: EntryType, stat: Option<&Metadata>) -> Result<()> {
         let whole = self.overlay.merged.join(path);
         let mut header = header(kind, stat);
-        if stat.is_some() && kind != EntryType::Symlink {
-            self.attributes(&whole)?;
+        if let Some(stat) = stat {
+            self.records(path, stat)?;
         }
         let done = match (kind, stat) {
             (EntryType::Symlink, _) => {
@@ -212,25 +232,13 @@ impl Walk<'_> {
         done.on("save", whole.display())
     }
 
-    /// Writes the file's extended attributes in front of it, as GNU tar and others do. Those of
-    /// overlayfs do not belong to the file.
-    fn attributes(&mut self, whole: &Path) -> Result<()> {
-        let Ok(names) = xattr::list(whole) else {
-            return Ok(());
-        };
-        let mut found = Vec::new();
-        for name in names {
-            let Some(text) = name.to_str().filter(|text| {
-                !text.starts_with("trusted.overlay.") && !text.starts_with("user.overlay.")
-            }) else {
-                continue;
-            };
-            if let Ok(Some(value)) = xattr::get(whole, &name) {
-                found.push((format!("SCHILY.xattr.{text}"), value));
-            }
-        }
-        if found.is_empty() {
-            return Ok(());
+    /// Writes the file's pax records in front of it, as GNU tar and others do.
+    fn records(&mut self, path: &Path, stat: &Metadata) -> Result<()> {
+        let whole = self.overlay.merged.join(path);
+        let mut found = attributes::records(&whole, stat)?;
+        let name = path.file_name().unwrap_or_default();
+        if name.as_encoded_bytes().starts_with(WHITEOUT.as_bytes()) {
+            found.push((attributes::LITERAL.to_owned(), b"1".to_vec()));
         }
         self.out
             .append_pax_extensions(
@@ -249,7 +257,7 @@ fn header(kind: EntryType, stat: Option<&Metadata>) -> Header {
     header.set_mode(stat.map_or(0o600, |stat| stat.mode() & 0o7777));
     header.set_uid(stat.map_or(0, |stat| u64::from(stat.uid())));
     header.set_gid(stat.map_or(0, |stat| u64::from(stat.gid())));
-    header.set_mtime(stat.map_or(0, |stat| stat.mtime().unsigned_abs()));
+    header.set_mtime(stat.map_or(0, |stat| stat.mtime().max(0).unsigned_abs()));
     header
 }
 
@@ -262,7 +270,9 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
     let mut archive = Archive::new(BufReader::new(file));
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
-    archive.set_unpack_xattrs(true);
+    archive.set_unpack_xattrs(false);
+    // Making a file in a directory changes the directory's times.
+    let mut directories = Vec::new();
     let root = file::openat(
         libc::AT_FDCWD,
         &c_path(upper)?,
@@ -276,7 +286,7 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
         let path = entry.path().on("read", from.display())?.into_owned();
         if !path
             .components()
-            .all(|part| matches!(part, Component::Normal(_)))
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
         {
             return Err(Error::new(format!(
                 "{}: {} leads outside",
@@ -284,27 +294,41 @@ pub fn apply(from: &Path, upper: &Path) -> Result<()> {
                 path.display()
             )));
         }
-        let last = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let attributes = Attributes::of(&mut entry, &path).on("read", from.display())?;
+        let name = path.file_name().unwrap_or_default();
+        let mark = name
+            .as_encoded_bytes()
+            .strip_prefix(WHITEOUT.as_bytes())
+            .filter(|_| !attributes.is_literal())
+            .map(OsStr::from_bytes);
         let header = entry.header().clone();
         let device = libc::makedev(
             header.device_major().ok().flatten().unwrap_or(0),
             header.device_minor().ok().flatten().unwrap_or(0),
         );
         let mode = header.mode().unwrap_or(0o600) & 0o7777;
-        match (header.entry_type(), last.strip_prefix(WHITEOUT)) {
+        match (header.entry_type(), mark) {
             // overlayfs's whiteout is a character device with the numbers 0 and 0.
-            (_, Some(name)) => node(&root, &path.with_file_name(name), libc::S_IFCHR, 0)?,
+            (_, Some(name)) => {
+                node(&root, &path.with_file_name(name), libc::S_IFCHR, 0)?;
+                continue;
+            }
+            (EntryType::Directory, None) if path.file_name().is_none() => {}
             (EntryType::Char, None) => node(&root, &path, libc::S_IFCHR | mode, device)?,
             (EntryType::Block, None) => node(&root, &path, libc::S_IFBLK | mode, device)?,
             (EntryType::Fifo, None) => node(&root, &path, libc::S_IFIFO | mode, 0)?,
             _ => drop(entry.unpack_in(upper).on("unpack", path.display())?),
         }
+        match header.entry_type() {
+            EntryType::Directory => directories.push(attributes),
+            EntryType::Link => {}
+            _ => attributes.set(&root)?,
+        }
     }
-    Ok(())
+    directories
+        .iter()
+        .rev()
+        .try_for_each(|directory| directory.set(&root))
 }
 
 fn node(root: &Fd, path: &Path, mode: u32, device: u64) -> Result<()> {
@@ -369,6 +393,7 @@ mod tests {
                 .map(|name| name.trim_end_matches('/'))
                 .collect::<Vec<_>>(),
             [
+                ".",
                 "etc",
                 "etc/.wh.old",
                 "etc/link",
@@ -387,6 +412,56 @@ mod tests {
         let mut words = [0; 5];
         std::os::unix::fs::FileExt::read_exact_at(&copy, &mut words, 1 << 30).unwrap();
         assert_eq!(&words, b"later");
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn attributes_come_back_whole() {
+        let top = std::env::temp_dir().join(format!("hull-attributes-{}", std::process::id()));
+        let (lower, merged, upper) = (top.join("lower"), top.join("merged"), top.join("upper"));
+        for directory in [&lower, &merged.join("d"), &upper] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        std::fs::write(merged.join("d/.wh.data"), "mine").unwrap();
+        std::fs::write(merged.join("d/data"), "too").unwrap();
+        let fifo = c_path(merged.join("d/fifo")).unwrap();
+        file::mknodat(libc::AT_FDCWD, &fifo, libc::S_IFIFO | 0o600, 0).unwrap();
+        let mode = |path: &Path, mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(path, mode).unwrap();
+        };
+        mode(&merged.join("d/fifo"), 0o622);
+        mode(&merged.join("d"), 0o2775);
+        mode(&merged, 0o751);
+        // A group of 10 in an ACL is a newline in the attribute.
+        let attribute = xattr::set(merged.join("d"), "user.hull", b"a\nb");
+        if let Err(error) = &attribute {
+            eprintln!("no extended attributes are tested: {error}");
+        }
+        let old = std::time::UNIX_EPOCH - std::time::Duration::from_nanos(1_500_000_007);
+        for path in ["d/data", "d", ""] {
+            let path = merged.join(path);
+            File::open(path).unwrap().set_modified(old).unwrap();
+        }
+        let overlay = Overlay {
+            merged: &merged,
+            lower: &lower,
+            mounts: HashSet::new(),
+        };
+        save(&overlay, &top.join("layer.tar")).unwrap();
+        apply(&top.join("layer.tar"), &upper).unwrap();
+        for path in ["", "d", "d/.wh.data", "d/data", "d/fifo"] {
+            let (from, to) = (merged.join(path), upper.join(path));
+            let (from, to) = (from.metadata().unwrap(), to.metadata().unwrap());
+            assert_eq!(from.mode(), to.mode(), "{path}");
+            assert_eq!(from.modified().unwrap(), to.modified().unwrap(), "{path}");
+            assert_eq!((from.uid(), from.gid()), (to.uid(), to.gid()), "{path}");
+        }
+        if attribute.is_ok() {
+            let value = xattr::get(upper.join("d"), "user.hull").unwrap();
+            assert_eq!(value.as_deref(), Some(&b"a\nb"[..]));
+        }
+        assert_eq!(std::fs::read(upper.join("d/.wh.data")).unwrap(), b"mine");
         std::fs::remove_dir_all(&top).unwrap();
     }
 
