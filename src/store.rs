@@ -184,7 +184,7 @@ impl Store {
         check_id(id)?;
         self.check_owner()?;
         let path = self.directory(id).join(RECORD);
-        let text = file::read_whole(&path).map_err(|error| missing(id, &error))?;
+        let text = file::read_regular(&path).map_err(|error| missing(id, &error))?;
         serde_json::from_slice(&text).on("read", path.display())
     }
 

@@ -163,6 +163,28 @@ pub fn read_whole(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a regular file whole. A read that fills less than its room is at the end of such a file
+/// (read(2)), so that no further call is needed to see it.
+pub fn read_regular(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    let mut file = std::fs::File::open(path)?;
+    let mut bytes = vec![0_u8; 1 << 14];
+    let mut filled = 0;
+    loop {
+        match std::io::Read::read(&mut file, &mut bytes[filled..]) {
+            Ok(count) => {
+                filled += count;
+                if filled < bytes.len() {
+                    bytes.truncate(filled);
+                    return Ok(bytes);
+                }
+                bytes.resize(bytes.len() * 4, 0);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// flock(2), exclusive; waits for it. The kernel releases the lock with the last copy of the
 /// descriptor.
 ///

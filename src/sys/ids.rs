@@ -236,25 +236,6 @@ pub fn keyring_permissions(serial: i64, permissions: u32) -> Sys<()> {
     unsafe { call!(libc::SYS_keyctl, 5, serial, permissions) }.map(drop)
 }
 
-/// keyctl(2) `KEYCTL_DESCRIBE`: writes `type;uid;gid;permissions;description` to `buffer` and
-/// returns the whole text's length, which may be more than the buffer's.
-///
-/// # Errors
-/// EACCES: the key grants no view right; ENOKEY.
-pub fn keyring_describe(serial: i64, buffer: &mut [u8]) -> Sys<usize> {
-    // SAFETY: the buffer and its length belong together.
-    unsafe {
-        call!(
-            libc::SYS_keyctl,
-            6,
-            serial,
-            buffer.as_mut_ptr(),
-            buffer.len()
-        )
-    }
-    .map(|n| n as usize)
-}
-
 /// sethostname(2).
 ///
 /// # Errors

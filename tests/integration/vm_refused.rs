@@ -158,9 +158,24 @@ fn values_of_the_vm_section_are_refused_by_field() {
 fn options_that_name_host_resources_are_refused() {
     only_hull!("the VM backend");
     refused(&Bundle::new(), &["--preserve-fds", "1"], "--preserve-fds");
-    let mut bundle = Bundle::new();
-    bundle.runtime.env.push(("LISTEN_FDS".into(), "1".into()));
-    refused(&bundle, &[], "LISTEN_FDS");
+    let bundle = Bundle::new();
+    bundle.write();
+    let args = [
+        "run",
+        "--vm",
+        "--bundle",
+        bundle.dir.to_str().unwrap(),
+        &bundle.id,
+    ];
+    let command = bundle.runtime.command(&args);
+    let mut activated = std::process::Command::new("sh");
+    // The sockets are hull's own where LISTEN_PID says so.
+    activated
+        .args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let said = crate::support::runtime::finish(activated, crate::support::runtime::LIMIT);
+    assert_has!(said.failure(), "listen_fds");
     refused(&Bundle::new(), &["--vm-memory", "1m"], "a guest needs 64m");
     let (b, root) = (Bundle::new(), fixture::new_dir("root"));
     fixture::fill_rootfs(&root);

@@ -86,22 +86,14 @@ pub fn kept_over_execve() -> Result<(), Errno> {
 /// Joins a new session keyring of this name, and permits its user to search it (`KEY_USR_SEARCH`),
 /// as images of the engines expect. A kernel without keyrings is no error.
 pub fn keyring(name: &CStr) -> StepResult {
-    const USER_SEARCH: u32 = 0x0008_0000;
+    // What the kernel gives a new session keyring (all for its possessor; view, read and link for
+    // its user), and search.
+    const PERMISSIONS: u32 = 0x3f1b_0000;
     let serial = match ids::join_session_keyring(name) {
         Err(Errno::ENOSYS) => return Ok(()),
         other => other?,
     };
-    let mut text = [0_u8; 256];
-    let length = ids::keyring_describe(serial, &mut text)?.min(text.len());
-    // "type;uid;gid;permissions;description"
-    let field = text[..length].split(|&b| b == b';').nth(3).unwrap_or(b"0");
-    let permissions = field
-        .iter()
-        .try_fold(0_u32, |sum, &b| {
-            (b as char).to_digit(16).map(|d| (sum << 4) | d)
-        })
-        .unwrap_or(0);
-    Ok(ids::keyring_permissions(serial, permissions | USER_SEARCH)?)
+    Ok(ids::keyring_permissions(serial, PERMISSIONS)?)
 }
 
 /// Changes the owner of stdin, stdout and stderr to the user where they are pipes or sockets, as

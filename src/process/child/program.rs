@@ -52,10 +52,7 @@ fn check(path: &CStr) -> Result<(), Fault> {
     if file::fstat(file.0)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
         return Err(Fault::with(Errno::EISDIR, Detail::IsDirectory));
     }
-    file::executable(file.0).map_err(|errno| Fault::with(errno, Detail::NotExecutable))?;
-    // execve(2) closes it, or the step that closes descriptors: one call less.
-    file.keep();
-    Ok(())
+    file::executable(file.0).map_err(|errno| Fault::with(errno, Detail::NotExecutable))
 }
 
 impl ChildState<'_> {
