@@ -192,12 +192,13 @@ impl MountOptions {
         to_attributes(self.flags, self.cleared)
     }
 
-    /// The attributes that a bind mount loses because its options do not name them: with any option
-    /// it has exactly those that are given, as in runc and crun; with none it keeps the source's.
-    /// Access times are kept unless an option names them (mount(2), `MS_REMOUNT`).
+    /// The attributes that a bind mount loses because its options do not name them: where they set a
+    /// flag it has exactly those that are given, as in runc and crun; where they set none it keeps
+    /// the source's but for those that they clear, as CRI's `rw` on /dev/shm relies on. Access times
+    /// are kept unless an option names them (mount(2), `MS_REMOUNT`).
     pub fn implied(&self) -> u64 {
         let (set, clear) = self.attributes();
-        if self.flags | self.cleared == 0 {
+        if self.flags == 0 {
             return 0;
         }
         let plain = PLAIN
