@@ -827,16 +827,19 @@ fn changes_are_one_running_containers_at_a_time() {
     let run = |flags: &[&str], program: &[&str]| {
         runtime.call(&[&["run"], flags, &common[..], program].concat())
     };
-    run(&["-d", "--name", "one"], &["sleep", "1000"]).success();
+    run(&["-d", "--name", "changes-one"], &["sleep", "1000"]).success();
     assert_has!(
         run(&[], &["true"]).failure(),
-        "container one keeps its changes"
+        "container changes-one keeps its changes"
     );
-    runtime.call(&["kill", "one", "KILL"]).success();
+    runtime.call(&["kill", "changes-one", "KILL"]).success();
     crate::support::until("it ends", || {
-        runtime.call(&["state", "one"]).stdout.contains("stopped")
+        runtime
+            .call(&["state", "changes-one"])
+            .stdout
+            .contains("stopped")
     });
     run(&[], &["true"]).success();
-    runtime.call(&["delete", "one"]).success();
+    runtime.call(&["delete", "changes-one"]).success();
     run(&[], &["true"]).success();
 }

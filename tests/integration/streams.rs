@@ -135,13 +135,26 @@ fn a_log_goes_on_after_a_terminal_was_closed() {
     let (runtime, root) = (hull(), small_root());
     let script = format!("{REOPEN}; sleep 100");
     let root = root.to_str().unwrap();
-    let args = ["run", "-dt", "--name", "c", "--rootfs", root, "--"];
+    let args = [
+        "run",
+        "-dt",
+        "--name",
+        "streams-log",
+        "--rootfs",
+        root,
+        "--",
+    ];
     let args = [&args[..], &["sh", "-c", &script]].concat();
     runtime.call(&args).success();
     until("the log has the line", || {
-        runtime.call(&["logs", "c"]).stdout.contains("back")
+        runtime
+            .call(&["logs", "streams-log"])
+            .stdout
+            .contains("back")
     });
-    runtime.call(&["delete", "--force", "c"]).success();
+    runtime
+        .call(&["delete", "--force", "streams-log"])
+        .success();
 }
 
 fn exec_has_the_window_from_its_beginning() {
@@ -252,13 +265,29 @@ fn a_detached_container_has_the_stdin_that_was_asked_for() {
     let (runtime, root) = (hull(), small_root());
     let root = root.to_str().unwrap();
     for (flags, said) in [("-di", "words"), ("-d", "")] {
-        let args = ["run", flags, "--name", "c", "--rootfs", root, "--"];
+        let args = [
+            "run",
+            flags,
+            "--name",
+            "streams-stdin",
+            "--rootfs",
+            root,
+            "--",
+        ];
         let args = [&args[..], &["sh", "-c", "cat; echo over"]].concat();
         runtime.call_with_input(&args, "words").success();
         until("the program ends", || {
-            runtime.call(&["logs", "c"]).stdout.contains("over")
+            runtime
+                .call(&["logs", "streams-stdin"])
+                .stdout
+                .contains("over")
         });
-        assert_eq!(runtime.call(&["logs", "c"]).stdout, format!("{said}over\n"));
-        runtime.call(&["delete", "--force", "c"]).success();
+        assert_eq!(
+            runtime.call(&["logs", "streams-stdin"]).stdout,
+            format!("{said}over\n")
+        );
+        runtime
+            .call(&["delete", "--force", "streams-stdin"])
+            .success();
     }
 }
