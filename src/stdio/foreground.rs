@@ -16,6 +16,7 @@ use nix::sys::termios::{
 };
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// Signals that are blocked from the moment before hull creates the child, so that none is lost
 /// until hull forwards them. Dropping this restores the signal mask.
@@ -285,13 +286,16 @@ struct Relay {
 struct EndOfInput {
     /// The input ended within a line, which the first ^D completes.
     within_a_line: bool,
-    /// The program that reads in raw mode, such as a shell's line editor, has had its ^D.
-    raw_has_it: bool,
+    /// When a program that reads in raw mode, such as a shell's line editor, has had its ^D last.
+    raw_had_it: Option<Instant>,
 }
 
 impl EndOfInput {
+    const AGAIN: Duration = Duration::from_millis(500);
+
     /// Writes the terminal's end-of-file character unless something is waiting to be read. In raw
-    /// mode it is a character like others, and comes once.
+    /// mode it is a character like others, which the program may have discarded when it changed the
+    /// mode, and comes again after a while.
     fn pass_on(&mut self, terminal: &OwnedFd) {
         let Ok(settings) = tcgetattr(terminal) else {
             return;
@@ -301,10 +305,11 @@ impl EndOfInput {
         };
         let waiting = process::poll2(program_end.0, -1, Some(0)).is_ok_and(|(ready, _)| ready);
         let raw = !settings.local_flags.contains(LocalFlags::ICANON);
-        if waiting || raw && self.raw_has_it {
+        let lately = |then: Instant| then.elapsed() < Self::AGAIN;
+        if waiting || raw && self.raw_had_it.is_some_and(lately) {
             return;
         }
-        self.raw_has_it = raw;
+        self.raw_had_it = raw.then(Instant::now);
         let character = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
         let count = 1 + usize::from(std::mem::take(&mut self.within_a_line));
         let _ = nix::unistd::write(terminal, &[character; 2][..count]);
@@ -419,7 +424,7 @@ impl Relay {
         {
             self.end_of_input = Some(EndOfInput {
                 within_a_line: ended.ends_within_a_line(),
-                raw_has_it: false,
+                raw_had_it: None,
             });
         }
         if let (Some(end), Some(terminal)) = (&mut self.end_of_input, &self.terminal) {
